@@ -1,0 +1,71 @@
+# make demo   set up .venv, condense the embedded photographs, say where the pictures are
+# make test   set up .venv with everything, then ruff, mypy, pytest
+# make format rewrite the code in the one style
+#
+# PYTHON=/path/to/python chooses an interpreter; otherwise the first that runs and is new enough.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+ifndef PYTHON
+PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do \
+  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
+endif
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+DEMO := idc_demo
+
+# With a GPU pip's newest torch is right. Without one it would bring gigabytes of CUDA that nothing uses.
+HAS_GPU := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
+ifeq ($(HAS_GPU),yes)
+TORCH := torch
+CONSTRAINTS :=
+else
+TORCH := $(shell grep '^torch==' constraints-cpu.txt)
+CONSTRAINTS := -c constraints-cpu.txt
+endif
+
+.PHONY: help demo test lint format clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+# Each stamp is written last, so that an interrupted set-up is repeated, and a finished one is not.
+$(VENV)/.torch: constraints-cpu.txt
+	@"$(or $(PYTHON),python3)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(or $(PYTHON),python3) is no Python 3.11 or newer; name one: make PYTHON=/path/to/python ..." >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$("$(PYTHON)" --version) and $(TORCH) ($(if $(HAS_GPU),an NVIDIA GPU is visible,no NVIDIA GPU is visible)); some minutes"
+	"$(PYTHON)" -m venv $(VENV)
+	$(PIP) install -q $(CONSTRAINTS) $(TORCH)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(PIP) install -q $(CONSTRAINTS) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(PIP) install -q $(CONSTRAINTS) -e '.[dev,teachers]'
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	$(RUN) jobs/condense.py --output $(DEMO)
+	@echo "Condensed set: $(DEMO)/shards/*.parquet"
+	@echo "Pictures:      $(DEMO)/gallery.png"
+
+test: lint
+	$(RUN) -m pytest
+
+lint: $(VENV)/.dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(VENV)/.dev
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+clean:
+	rm -rf $(VENV) $(DEMO) $(DEMO).photographs

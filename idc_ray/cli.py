@@ -1,0 +1,161 @@
+"""Command lines made from typed configurations, and the way from errors to exit codes. Shared by all jobs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import traceback
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+
+from idc_ray.config import Setting, load, settings_of, unknown_setting
+from idc_ray.errors import BadRequest, IdcError, Interrupted
+
+__all__ = ["parse", "run_job"]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parse(model: type[Model], argv: Sequence[str], description: str) -> Model:
+    """Configuration from a command line: every setting is an option, ``--config FILE`` is read first.
+
+    ``--tile-size 48``, ``--tile_size=48``, ``--rlff.num-frequencies 512``, ``--strict``, ``--no-strict``,
+    ``--strict false``, ``--rlff.bandwidths "[0.5, 1]"``, ``--teacher null``. Options may not be shortened.
+
+    Args:
+        model: the configuration's type.
+        argv: arguments without the program's name.
+        description: first lines of ``--help``.
+
+    Raises:
+        BadRequest: an unknown option (with the nearest valid one), a missing value, a wrong type or range.
+    """
+    settings = {setting.name: setting for setting in settings_of(model)}
+    parser = _parser(settings, description)
+    known, rest = parser.parse_known_args(_normalised(argv))
+    if rest:
+        _refuse(model, rest[0])
+    overrides = {name: _value(settings[name], text) for name, text in vars(known).items() if name in settings}
+    return load(model, known.config, overrides)
+
+
+def run_job(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a job and leave the process with its exit code; the only ``sys.exit`` of a job.
+
+    An :class:`IdcError` is one clear message and its own exit code, Ctrl-C is 130, anything else is a bug:
+    traceback and 1.
+    """
+    try:
+        code = main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except IdcError as error:
+        print(error if isinstance(error, Interrupted) else f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, the same command continues", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # `... --help | head`: the reader has left, there is nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    sys.exit(code)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # argparse would print its whole usage, a screen of options, and exit by itself.
+        raise BadRequest(f"{message}; --help lists all settings")
+
+
+def _parser(settings: dict[str, Setting], description: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        description=f"{description}\n\nSettings may be written with - or _; --no-NAME turns a switch off.",
+        usage="%(prog)s [--config FILE] [--SETTING VALUE ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # only what was given overrides the file
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", default=None, help="YAML file of settings; options win over it")
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name, setting in settings.items():
+        group = groups.setdefault(setting.section, parser.add_argument_group(setting.section or "settings"))
+        option = name.replace("_", "-")
+        text = f"{setting.field.description or ''} (default: {_default(setting)})".replace("%", "%%")
+        if setting.field.annotation is bool:
+            group.add_argument(f"--{option}", dest=name, nargs="?", const="true", metavar="true|false", help=text)
+            group.add_argument(f"--no-{option}", dest=name, action="store_const", const="false", help=argparse.SUPPRESS)
+        else:
+            group.add_argument(f"--{option}", dest=name, metavar=_metavar(setting), help=text)
+    return parser
+
+
+def _normalised(argv: Sequence[str]) -> list[str]:
+    """Underscores in an option's name become dashes; its value stays."""
+    options = re.compile(r"--\w")
+    parts = [(token, *token.partition("=")) for token in argv]
+    return [
+        name.replace("_", "-") + equals + value if options.match(token) else token
+        for token, name, equals, value in parts
+    ]
+
+
+def _refuse(model: type[BaseModel], token: str) -> NoReturn:
+    if not token.startswith("-"):
+        raise BadRequest(f"unexpected argument {token!r}; settings are given as --NAME VALUE")
+    name = token.lstrip("-").partition("=")[0].replace("-", "_")
+    raise unknown_setting(model, name)
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, else the annotation itself."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _base(annotation: Any) -> Any:
+    """``Annotated[int, ...]`` is an int."""
+    while hasattr(annotation, "__metadata__"):
+        annotation = annotation.__origin__
+    return annotation
+
+
+def _is_text(kind: Any) -> bool:
+    return kind is str or (get_origin(kind) is Literal and isinstance(get_args(kind)[0], str))
+
+
+def _value(setting: Setting, text: str) -> object:
+    """A value as the setting's type asks: text as it stands (``[a-z]*.png`` is no list), the rest as YAML."""
+    kinds = [_base(kind) for kind in _choices(_base(setting.field.annotation))]
+    if type(None) in kinds and text in ("null", "None"):
+        return None
+    if any(_is_text(kind) for kind in kinds):
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text  # the typed check names the setting and what it expects
+
+
+def _metavar(setting: Setting) -> str:
+    kinds = [_base(kind) for kind in _choices(_base(setting.field.annotation))]
+    for kind in kinds:
+        if get_origin(kind) is Literal:
+            return "{" + ",".join(str(choice) for choice in get_args(kind)) + "}"
+        if get_origin(kind) is tuple:
+            return "LIST"
+    return {int: "INT", float: "NUMBER", str: "TEXT"}.get(kinds[0], "VALUE")
+
+
+def _default(setting: Setting) -> str:
+    if setting.field.is_required():
+        return "none, required"
+    value = setting.field.get_default()
+    text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True)
+    return str(text).removesuffix("...\n").strip()

@@ -1,0 +1,297 @@
+"""From images to condensed tiles with labels: the whole method for a few images at a time.
+
+Knows nothing of Ray, files or stores; a notebook can use it as it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from idc_ray.condensation import slots as slot_calls
+from idc_ray.condensation import starts
+from idc_ray.condensation.budget import difficulty_budget, per_image_budget
+from idc_ray.condensation.groups import balanced_groups, spread_centres
+from idc_ray.condensation.matching import Matched, MatchingProblem, TileMatcher, calls_are_independent
+from idc_ray.condensation.rlff import draw_bank, fourier_sums
+from idc_ray.condensation.seeding import generator
+from idc_ray.condensation.selection import NEEDS_HR, SelectionTask, select
+from idc_ray.condensation.targets import RealImage, difficulty_map, measure_image, standardise
+from idc_ray.condensation.teacher_features import FeatureReader, Teacher
+from idc_ray.config import CondenseConfig
+from idc_ray.images.tiles import grid_count
+
+__all__ = ["Condensed", "Condenser", "ImageTask", "needs_hr"]
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """One image to condense.
+
+    Attributes:
+        image_id: seeds everything random about the image.
+        lr: uint8 (H, W, 3), at least one tile large.
+        hr: uint8 (scale H, scale W, 3), where :func:`needs_hr` asks for it.
+    """
+
+    image_id: str
+    lr: NDArray[np.uint8]
+    hr: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class Condensed:
+    """What became of one image.
+
+    Attributes:
+        lr_tiles: uint8 (n, p, p, 3).
+        hr_tiles: uint8 (n, scale p, scale p, 3).
+        corners: (top, left) in LR pixels of the chosen crop or of the start; None if from no one place.
+        candidates: how many whole tiles the image holds.
+        loss_start: held-out loss of the start; None for methods that choose, and for no tiles.
+        loss_end: held-out loss of the optimised tiles after rounding; may be above ``loss_start``, see ``kept_start``.
+        bandwidth_start: held-out loss of the start at each bandwidth.
+        bandwidth_end: held-out loss of the optimised tiles at each bandwidth.
+        kept_start: the optimised tiles were no better, the start was kept.
+        seconds: time by stage; stages done for several images together are shared equally.
+    """
+
+    lr_tiles: NDArray[np.uint8]
+    hr_tiles: NDArray[np.uint8]
+    corners: list[tuple[int, int] | None]
+    candidates: int
+    loss_start: float | None = None
+    loss_end: float | None = None
+    bandwidth_start: list[float] = field(default_factory=list)
+    bandwidth_end: list[float] = field(default_factory=list)
+    kept_start: bool | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Chosen:
+    """Tiles of one image on their way."""
+
+    tiles: Tensor
+    corners: list[tuple[int, int] | None]
+    match: Matched | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def needs_hr(config: CondenseConfig) -> bool:
+    """Whether a run's method or labels look at real HR images."""
+    return config.labels == "real" or config.method in NEEDS_HR
+
+
+class Condenser:
+    """Condenses images with one teacher on one device.
+
+    Args:
+        teacher: of the configuration's scale, on ``device``, its feature layer chosen.
+        config: the run's configuration.
+        device: where to compute.
+        mean_difficulty: the run's mean difficulty, what ``allocation: difficulty`` divides by.
+    """
+
+    def __init__(
+        self, teacher: Teacher, config: CondenseConfig, device: torch.device, mean_difficulty: float | None = None
+    ) -> None:
+        if teacher.scale != config.scale:
+            raise ValueError(f"teacher upscales by {teacher.scale}, scale is {config.scale}")
+        if config.allocation == "difficulty" and not mean_difficulty:
+            raise ValueError(f"allocation is difficulty; expected mean_difficulty above 0, got {mean_difficulty}")
+        rlff = config.rlff
+        dtype = {"float32": None, "bfloat16": torch.bfloat16}[config.actors.dtype]
+        self.config, self.device, self.mean_difficulty = config, device, mean_difficulty
+        self.slots = config.slots
+        self.reader = FeatureReader(teacher, config.tile_size, rlff.padding, rlff.kernel_size, dtype)
+        self.bank = draw_bank(
+            config.seed,
+            teacher.channels,
+            rlff.kernel_size,
+            rlff.bandwidths,
+            rlff.num_sets,
+            rlff.num_frequencies,
+            rlff.num_held_out,
+        ).to(device)
+        shared = calls_are_independent(self.reader, self.bank, self.slots)
+        self.matcher = TileMatcher(self.reader, self.bank, config.loss, config.optimizer, self.slots, shared)
+
+    def difficulty(self, lr: NDArray[np.uint8]) -> float:
+        """Mean difficulty of an image, uint8 (H, W, 3): what its budget is weighed by."""
+        return float(difficulty_map(self.reader, self._tensor(lr), self.slots).double().mean())
+
+    def condense(
+        self, images: Sequence[ImageTask], on_step: Callable[[int], None] | None = None
+    ) -> list[Condensed | Exception]:
+        """Condense several images together; the result for one does not depend on the others.
+
+        Args:
+            images: tasks.
+            on_step: called after each step of the optimisation with the number of steps done.
+
+        Returns:
+            For each task its result, or the exception that its own preparation raised.
+        """
+        chosen: list[_Chosen | Exception] = []
+        problems: dict[int, MatchingProblem] = {}
+        for index, image in enumerate(images):
+            begin = time.perf_counter()
+            try:
+                part, problem = self._prepare(image)
+            except (ArithmeticError, RuntimeError, ValueError) as error:
+                chosen.append(error)
+                continue
+            part.seconds["targets"] = time.perf_counter() - begin
+            chosen.append(part)
+            if problem is not None:
+                problems[index] = problem
+        self._match(chosen, problems, on_step)
+        return [
+            part if isinstance(part, Exception) else self._label(image, part)
+            for image, part in zip(images, chosen, strict=True)
+        ]
+
+    def _prepare(self, image: ImageTask) -> tuple[_Chosen, MatchingProblem | None]:
+        lr = self._tensor(image.lr)
+        hardness = self._hardness(lr)
+        count = self._budget(image, hardness)
+        size = self.config.tile_size
+        if count == 0:
+            return _Chosen(lr.new_empty(0, 3, size, size), []), None
+        if self.config.method != "idc":
+            hr = None if image.hr is None else self._tensor(image.hr)
+            task = SelectionTask(lr, hr, (self.config.seed, image.image_id))
+            corners = select(self.config.method, task, self.reader, self.slots, count)
+            return _Chosen(*starts.crop_start(lr, torch.tensor(corners), size)), None
+        if hardness is None:
+            hardness = torch.zeros(lr.shape[1:])
+        real = measure_image(
+            self.reader,
+            self.bank,
+            lr,
+            hardness,
+            self.slots,
+            self.config.loss.gamma,
+            self.config.loss.weight_floor,
+            self.config.loss.clip_percentile,
+        )
+        tiles, corners_or_none = self._start(image, lr, hardness, real, count)
+        targets = real.targets(balanced_groups(*self._group_centres(image, real, tiles)))
+        problem = MatchingProblem(tiles, real.mean, real.std, real.weighting, targets)
+        return _Chosen(tiles, corners_or_none), problem
+
+    def _hardness(self, lr: Tensor) -> Tensor | None:
+        """Difficulty map of an image, if anything in the run looks at it."""
+        config = self.config
+        matters = config.method == "idc" and (config.loss.gamma > 0 or config.init in ("hardest", "hardest_packed"))
+        if matters or config.allocation == "difficulty":
+            return difficulty_map(self.reader, lr, self.slots)
+        return None
+
+    def _budget(self, image: ImageTask, hardness: Tensor | None) -> int:
+        candidates = grid_count(image.lr.shape[0], image.lr.shape[1], self.config.tile_size)
+        if self.config.allocation == "per_image" or hardness is None or self.mean_difficulty is None:
+            return per_image_budget(self.config.ratio, candidates)
+        weight = float(hardness.double().mean()) / self.mean_difficulty
+        return difficulty_budget(self.config.ratio, candidates, weight, self.config.seed, image.image_id)
+
+    def _start(self, image: ImageTask, lr: Tensor, hardness: Tensor, real: RealImage, count: int) -> starts.Start:
+        size = self.config.tile_size
+        key = (self.config.seed, image.image_id, "start")
+        match self.config.init:
+            case "random":
+                positions = starts.random_windows(lr.shape[1], lr.shape[2], size, count, generator(*key))
+                return starts.crop_start(lr, positions, size)
+            case "medoid":
+                return starts.medoid_start(lr, real, self.config.rlff.num_frequencies, size, count, key)
+            case "hardest":
+                return starts.crop_start(lr, starts.hardest_windows(hardness, size, count), size)
+            case "hardest_packed":
+                return starts.packed_start(lr, hardness, size, count)
+            case "noise":
+                return starts.noise_start(lr, size, count, generator(*key))
+
+    @torch.no_grad()
+    def _group_centres(self, image: ImageTask, real: RealImage, tiles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Points, masses and first centres for :func:`balanced_groups`: group j grows round tile j's start."""
+        frequencies = self.config.rlff.num_frequencies
+        points = real.embeddings(frequencies)
+        if self.config.init == "noise":  # noise is like no crop; centres come from the crops themselves
+            random = generator(self.config.seed, image.image_id, "groups")
+            return points, real.masses, spread_centres(points, real.masses, len(tiles), random)
+        centres = []
+        for part in slot_calls.chunks([len(tiles)], self.slots, True):
+            unit = slot_calls.pad(tiles[part], self.slots).float() / 255
+            hard = self.matcher.weights_of(unit, real.weighting)
+            sums = fourier_sums(standardise(self.reader.features(unit), real.mean, real.std), self.bank.sets[0], hard)
+            mass = hard.sum((1, 2))[:, None]
+            centres.append((sums.flatten(1) / mass)[: part.stop - part.start].double().cpu())
+        return points, real.masses, torch.cat(centres)
+
+    def _match(
+        self,
+        chosen: list[_Chosen | Exception],
+        problems: dict[int, MatchingProblem],
+        on_step: Callable[[int], None] | None,
+    ) -> None:
+        if not problems:
+            return
+        begin = time.perf_counter()
+        results = self.matcher.match(list(problems.values()), self.config.iterations, on_step)
+        tiles = sum(len(problem.start) for problem in problems.values())
+        elapsed = time.perf_counter() - begin
+        for (index, problem), result in zip(problems.items(), results, strict=True):
+            part = chosen[index]
+            assert isinstance(part, _Chosen)
+            part.tiles, part.match = result.tiles, result
+            part.seconds["optimise"] = elapsed * len(problem.start) / tiles
+
+    def _label(self, image: ImageTask, part: _Chosen) -> Condensed:
+        begin = time.perf_counter()
+        hr_tiles = self._real_labels(image, part) if self.config.labels == "real" else self._teacher_labels(part.tiles)
+        match = part.match
+        return Condensed(
+            lr_tiles=part.tiles.permute(0, 2, 3, 1).cpu().numpy(),
+            hr_tiles=hr_tiles,
+            corners=part.corners,
+            candidates=grid_count(image.lr.shape[0], image.lr.shape[1], self.config.tile_size),
+            loss_start=match.start.total if match else None,
+            loss_end=match.end.total if match else None,
+            bandwidth_start=match.start.per_bandwidth if match else [],
+            bandwidth_end=match.end.per_bandwidth if match else [],
+            kept_start=match.kept_start if match else None,
+            seconds=part.seconds | {"upsample": time.perf_counter() - begin},
+        )
+
+    @torch.no_grad()
+    def _teacher_labels(self, tiles: Tensor) -> NDArray[np.uint8]:
+        """The teacher's HR for 8-bit tiles (n, 3, p, p), by one rule for every method: reflect-padded, cropped, 8 bits."""
+        scale, size = self.config.scale, self.config.tile_size
+        if len(tiles) == 0:
+            return np.empty((0, scale * size, scale * size, 3), np.uint8)
+
+        def upscale(batch: Tensor) -> Tensor:
+            return self.reader.upscale(batch.float() / 255).mul(255).round_().to(torch.uint8)
+
+        return slot_calls.run(upscale, tiles, self.slots).permute(0, 2, 3, 1).cpu().numpy()
+
+    def _real_labels(self, image: ImageTask, part: _Chosen) -> NDArray[np.uint8]:
+        scale, size = self.config.scale, self.config.tile_size
+        if image.hr is None:
+            raise ValueError("labels is real, but the task has no HR image")
+        tiles = [
+            image.hr[scale * top : scale * (top + size), scale * left : scale * (left + size)]
+            for top, left in (corner for corner in part.corners if corner is not None)
+        ]
+        return np.stack(tiles) if tiles else np.empty((0, scale * size, scale * size, 3), np.uint8)
+
+    def _tensor(self, image: NDArray[np.uint8]) -> Tensor:
+        """(H, W, 3) to (3, H, W) on the device."""
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(self.device)

@@ -1,0 +1,73 @@
+"""Groups of real crops for the group level: balanced k-means in which every group has the same mass.
+
+Students sample tiles uniformly, and tile j stands for group j; only with equal masses is what is
+matched also what is trained on.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["balanced_groups", "spread_centres"]
+
+
+def spread_centres(points: Tensor, masses: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """k-means++ centres (Arthur and Vassilvitskii 2007): (count, d) rows of ``points`` (n, d), drawn by mass."""
+    chosen = [int(torch.multinomial(masses, 1, generator=generator))]
+    distance = (points - points[chosen[0]]).square().sum(1)
+    while len(chosen) < count:
+        chance = distance * masses
+        if float(chance.sum()) <= 0:  # fewer distinct points than centres: repeat by mass
+            chance = masses
+        chosen.append(int(torch.multinomial(chance, 1, generator=generator)))
+        distance = torch.minimum(distance, (points - points[chosen[-1]]).square().sum(1))
+    return points[chosen]
+
+
+def _assign(cost: Tensor, masses: Tensor) -> Tensor:
+    """Shares (n, g) with row sums ``masses`` and equal column sums; crops with most to lose choose first."""
+    crops, groups = cost.shape
+    share = torch.zeros(crops, groups, dtype=torch.float64)
+    room = torch.full((groups,), float(masses.sum()) / groups, dtype=torch.float64)
+    preference = cost.argsort(dim=1, stable=True)
+    if groups > 1:
+        best_two = cost.gather(1, preference[:, :2])
+        order = (best_two[:, 1] - best_two[:, 0]).argsort(descending=True, stable=True).tolist()
+    else:
+        order = list(range(crops))
+    for crop in order:
+        left = float(masses[crop])
+        for group in preference[crop].tolist():
+            part = min(left, float(room[group]))
+            if part > 0:
+                share[crop, group] += part
+                room[group] -= part
+                left -= part
+            if left <= 0:
+                break
+    return share
+
+
+def balanced_groups(points: Tensor, masses: Tensor, centres: Tensor, rounds: int = 10) -> Tensor:
+    """Split crops into groups of equal mass that are compact in ``points``; a crop may be shared by two.
+
+    Args:
+        points: (n, d) embeddings of the crops, on the CPU.
+        masses: (n,) positive.
+        centres: (g, d) first centres; group j grows round centre j.
+        rounds: most rounds of assigning and averaging (ours: 10; it stops when nothing moves).
+
+    Returns:
+        float64 (n, g) not negative: the mass of each crop in each group. Rows sum to ``masses``,
+        columns to ``masses.sum() / g``, both up to rounding.
+    """
+    points, masses, centres = points.double(), masses.double(), centres.double()
+    share = torch.zeros(len(points), len(centres), dtype=torch.float64)
+    for _ in range(rounds):
+        cost = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").square()
+        previous, share = share, _assign(cost, masses)
+        if torch.equal(previous, share):
+            break
+        centres = (share.T @ points) / share.sum(0).unsqueeze(1).clamp_min(1e-300)
+    return share

@@ -1,0 +1,228 @@
+"""Multi-level distribution matching: learn the pixels of several images' tiles together (IDC, section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from idc_ray.condensation import slots as slot_calls
+from idc_ray.condensation.characteristic import discrepancy_per_frequency
+from idc_ray.condensation.difficulty import Weighting, difficulty
+from idc_ray.condensation.rlff import FrequencyBank, fourier_sums
+from idc_ray.condensation.targets import RealTargets, standardise
+from idc_ray.condensation.teacher_features import FeatureReader
+from idc_ray.config import Loss, Optimizer
+
+__all__ = ["HeldOutLoss", "Matched", "MatchingProblem", "TileMatcher"]
+
+#: Above this many teacher calls a step, activations are recomputed in the backward pass instead of kept.
+KEPT_CALLS = 8
+
+
+@dataclass(frozen=True)
+class MatchingProblem:
+    """One image's start and targets; statistics and weighting are those of its real side."""
+
+    start: Tensor  # uint8 (n, 3, p, p)
+    mean: Tensor  # (c,)
+    std: Tensor  # (c,)
+    weighting: Weighting
+    targets: RealTargets
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """Loss on the held-out frequencies, after rounding to 8 bits."""
+
+    total: float
+    per_bandwidth: list[float]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The tiles that are kept, uint8 (n, 3, p, p), and the held-out loss of the start and of the optimised tiles."""
+
+    tiles: Tensor
+    start: HeldOutLoss
+    end: HeldOutLoss
+    kept_start: bool
+
+
+class TileMatcher:
+    """Optimises tiles of many images with teacher calls of a fixed size.
+
+    Args:
+        reader: the teacher and the tile geometry.
+        bank: the run's frequencies, on the teacher's device.
+        loss: levels, weights and discrepancy.
+        optimizer: Adam's settings.
+        slots: tiles of one teacher call.
+        shared: whether tiles of different images may share a call (see :func:`calls_are_independent`).
+    """
+
+    def __init__(
+        self,
+        reader: FeatureReader,
+        bank: FrequencyBank,
+        loss: Loss,
+        optimizer: Optimizer,
+        slots: int,
+        shared: bool,
+    ) -> None:
+        self.reader, self.bank, self.loss, self.optimizer = reader, bank, loss, optimizer
+        self.slots, self.shared = slots, shared
+
+    def match(
+        self, problems: Sequence[MatchingProblem], iterations: int, on_step: Callable[[int], None] | None = None
+    ) -> list[Matched]:
+        """Optimise every problem's tiles; the result for one does not depend on the others.
+
+        Args:
+            problems: images; all tiles on the teacher's device.
+            iterations: Adam steps; 0 keeps the starts.
+            on_step: called after each step with the number of steps done.
+        """
+        starts = [problem.start for problem in problems]
+        before = self._held_out(problems, starts)
+        tiles, after = starts, before
+        if iterations:
+            tiles = self._optimise(problems, iterations, on_step)
+            after = self._held_out(problems, tiles)
+        return [_better(*ends) for ends in zip(starts, tiles, before, after, strict=True)]
+
+    def _optimise(
+        self, problems: Sequence[MatchingProblem], iterations: int, on_step: Callable[[int], None] | None
+    ) -> list[Tensor]:
+        # One tensor an image: where an image's values lie in memory does not depend on its neighbours.
+        pixels = [(problem.start.float() / 255).requires_grad_() for problem in problems]
+        adam = torch.optim.Adam(
+            pixels, lr=self.optimizer.learning_rate, betas=self.optimizer.betas, foreach=False, fused=False
+        )
+        weights = self._weights(problems, pixels)
+        for step in range(iterations):
+            if step and step % self.optimizer.weight_refresh == 0:
+                weights = self._weights(problems, pixels)
+            for group in adam.param_groups:
+                group["lr"] = self.optimizer.learning_rate * 0.5 * (1 + math.cos(math.pi * step / iterations))
+            adam.zero_grad(set_to_none=True)
+            index = step % len(self.bank.sets)
+            sums = self._sums(problems, pixels, weights, self.bank.sets[index])
+            losses = [
+                self._loss(s, w, problem.targets, index).mean()
+                for s, w, problem in zip(sums, weights, problems, strict=True)
+            ]
+            torch.stack(losses).sum().backward()
+            adam.step()
+            with torch.no_grad():
+                for image in pixels:
+                    image.clamp_(0, 1)
+            if on_step is not None:
+                on_step(step + 1)
+        return [image.detach().mul(255).round_().to(torch.uint8) for image in pixels]
+
+    def _loss(self, sums: Tensor, weights: Tensor, targets: RealTargets, index: int | None) -> Tensor:
+        """Loss at each frequency, (m,): lambda_instance L_instance + lambda_group L_group."""
+        image, groups = targets.at(index, sums.shape[1])
+        mass = weights.sum((1, 2))
+        kind, alpha, beta = self.loss.discrepancy, self.loss.alpha, self.loss.beta
+        instance = discrepancy_per_frequency(sums.sum(0) / mass.sum(), image, kind, alpha, beta)
+        group = discrepancy_per_frequency(sums / mass[:, None, None], groups, kind, alpha, beta).mean(0)
+        return self.loss.instance * instance + self.loss.group * group
+
+    @torch.no_grad()
+    def _held_out(self, problems: Sequence[MatchingProblem], tiles: Sequence[Tensor]) -> list[HeldOutLoss]:
+        pixels = [image.float() / 255 for image in tiles]
+        weights = self._weights(problems, pixels)
+        sums = self._sums(problems, pixels, weights, self.bank.held_out)
+        out = []
+        for s, w, problem in zip(sums, weights, problems, strict=True):
+            loss = self._loss(s, w, problem.targets, None)
+            out.append(HeldOutLoss(float(loss.mean()), self.bank.per_bandwidth(loss).tolist()))
+        return out
+
+    def _calls(self, problems: Sequence[MatchingProblem]) -> list[slice]:
+        return list(slot_calls.chunks([len(problem.start) for problem in problems], self.slots, self.shared))
+
+    @torch.no_grad()
+    def _weights(self, problems: Sequence[MatchingProblem], pixels: Sequence[Tensor]) -> list[Tensor]:
+        """Weights of each image's local features, (n, positions, positions): what the real side would give them."""
+        if all(problem.weighting.uniform for problem in problems):
+            return [self.weights_of(image, problem.weighting) for image, problem in zip(pixels, problems, strict=True)]
+        joined = torch.cat([image.detach() for image in pixels])
+        maps = [self._hardness(joined[call]) for call in self._calls(problems)]
+        by_image = torch.cat(maps).split([len(image) for image in pixels])
+        return [problem.weighting(values) for problem, values in zip(problems, by_image, strict=True)]
+
+    def _hardness(self, tiles: Tensor) -> Tensor:
+        padded = slot_calls.pad(tiles, self.slots)
+        maps = difficulty(padded, self.reader.upscale(padded), self.reader.teacher.scale)
+        return self.reader.centres(maps)[: len(tiles)]
+
+    @torch.no_grad()
+    def weights_of(self, tiles: Tensor, weighting: Weighting) -> Tensor:
+        """Weights (n, positions, positions) of the local features of tiles in [0, 1], (n <= slots, 3, p, p)."""
+        if weighting.uniform:
+            return torch.ones(len(tiles), self.reader.positions, self.reader.positions, device=tiles.device)
+        return weighting(self._hardness(tiles))
+
+    def _sums(
+        self, problems: Sequence[MatchingProblem], pixels: Sequence[Tensor], weights: Sequence[Tensor], kernels: Tensor
+    ) -> list[Tensor]:
+        """Weighted sums of Fourier features for each image: (n, m, 2)."""
+        counts = [len(image) for image in pixels]
+        joined, joined_weights = torch.cat(list(pixels)), torch.cat(list(weights))
+        repeats = torch.tensor(counts, device=joined.device)
+        mean = torch.stack([problem.mean for problem in problems]).repeat_interleave(repeats, 0)
+        std = torch.stack([problem.std for problem in problems]).repeat_interleave(repeats, 0)
+
+        def call(part: slice) -> Tensor:
+            arguments = [slot_calls.pad(t[part], self.slots) for t in (joined, mean, joined_weights)]
+            spread = torch.cat([std[part], std.new_ones(self.slots - len(std[part]), std.shape[1])])
+            features = standardise(self.reader.features(arguments[0]), arguments[1], spread)
+            return fourier_sums(features, kernels, arguments[2])[: part.stop - part.start]
+
+        parts = self._calls(problems)
+        if len(parts) > KEPT_CALLS and torch.is_grad_enabled():
+            sums = [checkpoint(call, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+        else:
+            sums = [call(part) for part in parts]
+        return list(torch.cat(sums).split(counts))
+
+
+def _better(start: Tensor, end: Tensor, before: HeldOutLoss, after: HeldOutLoss) -> Matched:
+    if after.total < before.total:
+        return Matched(end, before, after, kept_start=False)
+    # An optimisation that went astray has no loss worth reporting: what is kept is the start.
+    return Matched(start, before, after if math.isfinite(after.total) else before, kept_start=True)
+
+
+def calls_are_independent(reader: FeatureReader, bank: FrequencyBank, slots: int) -> bool:
+    """Whether a tile's features, Fourier sums and gradient are the same bits in any slot beside any neighbours.
+
+    True wherever convolutions are computed one sample at a time; where it is not, images must not share calls.
+    """
+    device = bank.sets.device
+    random = torch.Generator().manual_seed(0)
+    side = reader.positions
+
+    def result(slot: int) -> list[Tensor]:
+        tiles = torch.rand(slots, 3, reader.tile, reader.tile, generator=random).to(device)
+        weights = torch.rand(slots, side, side, generator=random).to(device)
+        tiles[slot], weights[slot] = tile, weight
+        tiles.requires_grad_()
+        sums = fourier_sums(reader.features(tiles), bank.sets[0], weights)
+        sums.square().sum().backward()
+        assert tiles.grad is not None
+        return [sums[slot].detach(), tiles.grad[slot], reader.upscale(tiles.detach())[slot]]
+
+    tile = torch.rand(3, reader.tile, reader.tile, generator=random).to(device)
+    weight = torch.rand(side, side, generator=random).to(device)
+    first = result(0)
+    return all(
+        all(torch.equal(a, b) for a, b in zip(first, result(slot), strict=True)) for slot in {1, slots // 2, slots - 1}
+    )

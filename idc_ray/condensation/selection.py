@@ -1,0 +1,161 @@
+"""Selection baselines: real tiles, chosen by a rule.
+
+Each rule ranks candidate windows (stride p/4); the first that do not overlap are taken. All rules
+share one signature, so adding one is adding a function to the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from idc_ray.condensation import slots as slot_calls
+from idc_ray.condensation.difficulty import bicubic_upscale
+from idc_ray.condensation.seeding import generator
+from idc_ray.condensation.targets import difficulty_map
+from idc_ray.condensation.teacher_features import FeatureReader
+from idc_ray.condensation.windows import candidate_positions, choose, cut, window_means
+
+__all__ = ["NEEDS_HR", "SELECTORS", "SelectionTask", "select"]
+
+#: Rules that compare with the real HR image, whatever labels the run stores.
+NEEDS_HR = frozenset({"psnr_bicubic", "loss"})
+
+#: Share of the candidates with the largest loss that ``loss`` drops: the teacher fails there on noise and moire (ours).
+DROPPED_HARDEST = 0.05
+
+
+@dataclass(frozen=True)
+class SelectionTask:
+    """One image to choose from.
+
+    Attributes:
+        lr: uint8 (3, H, W) on the teacher's device.
+        hr: uint8 (3, scale H, scale W) likewise; only for rules in ``NEEDS_HR``.
+        key: (seed, image id): what random rules are seeded from.
+    """
+
+    lr: Tensor
+    hr: Tensor | None
+    key: tuple[object, ...]
+
+
+Rule = Callable[[SelectionTask, FeatureReader, int, Tensor], list[int]]
+"""(task, reader, slots, candidate positions) to candidate indices, best first."""
+
+SELECTORS: dict[str, Rule] = {}
+
+
+def _rule(function: Rule) -> Rule:
+    SELECTORS[function.__name__] = function
+    return function
+
+
+def _by_map(score: Tensor, positions: Tensor, size: int) -> list[int]:
+    order: list[int] = window_means(score, positions, size).argsort(descending=True, stable=True).tolist()
+    return order
+
+
+@_rule
+def random(task: SelectionTask, reader: FeatureReader, slots: int, positions: Tensor) -> list[int]:
+    """Uniformly at random."""
+    order: list[int] = torch.randperm(len(positions), generator=generator(*task.key, "random selection")).tolist()
+    return order
+
+
+@_rule
+def hardest(task: SelectionTask, reader: FeatureReader, slots: int, positions: Tensor) -> list[int]:
+    """Where the teacher adds most to bicubic interpolation; needs no HR."""
+    return _by_map(difficulty_map(reader, task.lr, slots), positions, reader.tile)
+
+
+@_rule
+def sobel(task: SelectionTask, reader: FeatureReader, slots: int, positions: Tensor) -> list[int]:
+    """Largest mean gradient of the luma, by Sobel's operator."""
+    red, green, blue = task.lr.float().cpu()
+    luma = torch.nn.functional.pad((0.299 * red + 0.587 * green + 0.114 * blue)[None, None], (1,) * 4, mode="replicate")
+    across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+    gradient = torch.nn.functional.conv2d(luma, torch.stack([across, across.T]).unsqueeze(1))
+    return _by_map(gradient[0].square().sum(0).sqrt(), positions, reader.tile)
+
+
+@_rule
+def psnr_bicubic(task: SelectionTask, reader: FeatureReader, slots: int, positions: Tensor) -> list[int]:
+    """Lowest PSNR of bicubic interpolation against the real HR: the hardest to interpolate."""
+    interpolated = bicubic_upscale(task.lr[None].float(), reader.teacher.scale)[0].clamp(0, 255)
+    return _by_map(_pooled((interpolated - _real(task)).square(), reader.teacher.scale), positions, reader.tile)
+
+
+@_rule
+def loss(task: SelectionTask, reader: FeatureReader, slots: int, positions: Tensor) -> list[int]:
+    """Largest L1 loss of the teacher against the real HR, without the top 5 %."""
+    upscaled = _upscale_image(reader, task.lr, slots).mul(255)
+    order = _by_map(_pooled((upscaled - _real(task).cpu()).abs(), reader.teacher.scale), positions, reader.tile)
+    dropped = int(len(order) * DROPPED_HARDEST)
+    return order[dropped:] + order[:dropped]  # last, not gone: a budget of all candidates can still be met
+
+
+@_rule
+def kcenter(task: SelectionTask, reader: FeatureReader, slots: int, positions: Tensor) -> list[int]:
+    """Greedy k-centre (Sener and Savarese 2018) on each window's mean and deviation of the teacher's features."""
+    points = _window_features(task.lr, reader, slots, positions)
+    distance = (points - points.mean(0)).square().sum(1)
+    order = [int(distance.argmin())]
+    distance = (points - points[order[0]]).square().sum(1)
+    for _ in range(len(points) - 1):
+        distance[order[-1]] = -1.0
+        order.append(int(distance.argmax()))
+        distance = torch.minimum(distance, (points - points[order[-1]]).square().sum(1))
+    return order
+
+
+def select(method: str, task: SelectionTask, reader: FeatureReader, slots: int, count: int) -> list[tuple[int, int]]:
+    """Positions (top, left) of the ``count`` tiles that ``method`` chooses from an image.
+
+    Raises:
+        KeyError: no rule of that name.
+        ValueError: the rule compares with the real HR image and the task has none.
+    """
+    size = reader.tile
+    positions = candidate_positions(task.lr.shape[1], task.lr.shape[2], size, max(1, size // 4))
+    order = SELECTORS[method](task, reader, slots, positions)
+    return [(top, left) for top, left in positions[choose(order, positions, size, count)].tolist()]
+
+
+def _real(task: SelectionTask) -> Tensor:
+    if task.hr is None:
+        raise ValueError("this method compares with the real HR image, which the task does not have")
+    return task.hr.float()
+
+
+def _pooled(error: Tensor, scale: int) -> Tensor:
+    """(3, scale H, scale W) to (H, W) on the CPU."""
+    return torch.nn.functional.avg_pool2d(error.mean(0)[None, None], scale)[0, 0].cpu()
+
+
+@torch.no_grad()
+def _upscale_image(reader: FeatureReader, lr: Tensor, slots: int) -> Tensor:
+    """The teacher's output for a whole image, tile by tile: (3, scale H, scale W), on the CPU."""
+    size, scale = reader.tile, reader.teacher.scale
+    positions = candidate_positions(lr.shape[1], lr.shape[2], size, size)
+    out = torch.empty(3, scale * lr.shape[1], scale * lr.shape[2])
+    for part in slot_calls.chunks([len(positions)], slots, True):
+        tiles = slot_calls.run(lambda x: reader.upscale(x.float() / 255), cut(lr, positions[part], size), slots)
+        for (top, left), tile in zip((positions[part] * scale).tolist(), tiles.cpu(), strict=True):
+            out[:, top : top + scale * size, left : left + scale * size] = tile
+    return out
+
+
+@torch.no_grad()
+def _window_features(lr: Tensor, reader: FeatureReader, slots: int, positions: Tensor) -> Tensor:
+    """(n, 2 c) float64: mean and standard deviation of each channel over each window, channels standardised."""
+    described = []
+    for part in slot_calls.chunks([len(positions)], slots, True):
+        maps = slot_calls.run(lambda x: reader.features(x.float() / 255), cut(lr, positions[part], reader.tile), slots)
+        flat = maps.flatten(2).double().cpu()
+        described.append(torch.cat([flat.mean(2), flat.std(2)], dim=1))
+    points = torch.cat(described)
+    return (points - points.mean(0)) / points.std(0, correction=0).clamp_min(1e-9)

@@ -1,0 +1,197 @@
+"""What the synthetic tiles of one image are matched to, computed once.
+
+The teacher is frozen and the bank of frequencies fixed, so the real side never changes: it is
+measured in two passes over the image's crops (statistics, then projections) and never touched again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from idc_ray.condensation import slots as slot_calls
+from idc_ray.condensation.difficulty import Weighting, difficulty
+from idc_ray.condensation.rlff import FrequencyBank, fourier_sums
+from idc_ray.condensation.teacher_features import FeatureReader
+from idc_ray.condensation.windows import candidate_positions, cut
+
+__all__ = ["RealImage", "RealTargets", "difficulty_map", "measure_image", "standardise"]
+
+#: Least standard deviation of a channel, relative to the largest of the image and absolute: flat channels stay finite.
+RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-3, 1e-5
+
+
+def standardise(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Features (B, c, h, w) with the real image's statistics, (c,) or one row for each tile (B, c)."""
+    return (features - mean[..., None, None]) / std[..., None, None]
+
+
+@dataclass(frozen=True)
+class RealImage:
+    """One image measured on the real side.
+
+    Attributes:
+        mean: (c,) of the teacher's features.
+        std: (c,) likewise, floored.
+        weighting: from difficulty to weight.
+        positions: (n, 2) crops.
+        masses: (n,) float64, sum of the weights of the positions that the crop is the first to cover.
+        sums: (n, B m + h, 2), weighted sums of the Fourier features: all sets, then the held-out one.
+        sets: B, number of sets.
+    """
+
+    mean: Tensor
+    std: Tensor
+    weighting: Weighting
+    positions: Tensor
+    masses: Tensor
+    sums: Tensor
+    sets: int
+
+    def targets(self, shares: Tensor) -> RealTargets:
+        """Characteristic functions of the image and of its groups.
+
+        Args:
+            shares: (n, g) mass of each crop in each group, as :func:`balanced_groups` gives it.
+        """
+        fraction = (shares / self.masses.unsqueeze(1).clamp_min(1e-300)).to(self.sums.device)
+        flat = self.sums.flatten(1).double()
+        groups = (fraction.T @ flat) / shares.sum(0).unsqueeze(1).to(flat.device)
+        image = flat.sum(0) / float(self.masses.sum())
+        return RealTargets(*(t.float().unflatten(-1, (-1, 2)) for t in (image, groups)), sets=self.sets)  # type: ignore[misc]
+
+    def embeddings(self, frequencies: int) -> Tensor:
+        """(n, 2 m) characteristic functions of the crops on the first set, on the CPU: what groups are made of."""
+        mass = self.masses.unsqueeze(1).clamp_min(1e-12)
+        return self.sums[:, :frequencies].cpu().double().flatten(1) / mass
+
+
+@dataclass(frozen=True)
+class RealTargets:
+    """Characteristic functions of an image (B m + h, 2) and of its groups (g, B m + h, 2)."""
+
+    image: Tensor
+    groups: Tensor
+    sets: int
+
+    def at(self, index: int | None, frequencies: int) -> tuple[Tensor, Tensor]:
+        """Those of set ``index`` (of ``frequencies`` members), or of the held-out set for None."""
+        begin = (self.sets if index is None else index) * frequencies
+        end = None if index is None else begin + frequencies
+        return self.image[begin:end], self.groups[:, begin:end]
+
+
+def _coverage(starts: list[int], reader: FeatureReader) -> Tensor:
+    """(n, positions) 0/1: which positions of each crop no earlier crop has covered, in one dimension."""
+    mask = torch.ones(len(starts), reader.positions)
+    for i in range(1, len(starts)):
+        overlap = starts[i - 1] + reader.positions - starts[i]
+        mask[i, : max(0, overlap)] = 0
+    return mask
+
+
+def _crop_coverage(positions: Tensor, reader: FeatureReader) -> Tensor:
+    """(n, positions, positions) 0/1: each local feature of the image counts once, however crops overlap."""
+    tops, row = positions[:, 0].unique(return_inverse=True)
+    lefts, column = positions[:, 1].unique(return_inverse=True)
+    down, across = _coverage(tops.tolist(), reader), _coverage(lefts.tolist(), reader)
+    return down[row].unsqueeze(2) * across[column].unsqueeze(1)
+
+
+def _to_unit(tiles: Tensor) -> Tensor:
+    return tiles.float().div(255)
+
+
+@torch.no_grad()
+def difficulty_map(reader: FeatureReader, lr: Tensor, slots: int) -> Tensor:
+    """Difficulty of every LR pixel of an image.
+
+    Args:
+        reader: the teacher and the tile geometry.
+        lr: uint8 (3, H, W), at least one tile large.
+        slots: tiles of one teacher call.
+
+    Returns:
+        float32 (H, W) on the CPU.
+    """
+    size, scale = reader.tile, reader.teacher.scale
+    positions = candidate_positions(lr.shape[1], lr.shape[2], size, size)
+
+    def measure(tiles: Tensor) -> Tensor:
+        tiles = _to_unit(tiles)
+        return difficulty(tiles, reader.upscale(tiles), scale)
+
+    out = torch.empty(lr.shape[1:])
+    for part in slot_calls.chunks([len(positions)], slots, True):
+        maps = slot_calls.run(measure, cut(lr, positions[part], size), slots).cpu()
+        for (top, left), values in zip(positions[part].tolist(), maps, strict=True):
+            out[top : top + size, left : left + size] = values
+    return out
+
+
+@torch.no_grad()
+def _channel_statistics(
+    reader: FeatureReader, lr: Tensor, positions: Tensor, coverage: Tensor, slots: int
+) -> tuple[Tensor, Tensor]:
+    total: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+    for part in slot_calls.chunks([len(positions)], slots, True):
+        maps = slot_calls.run(lambda x: reader.features(_to_unit(x)), cut(lr, positions[part], reader.tile), slots)
+        centres = reader.centres(maps).double()
+        seen = coverage[part].unsqueeze(1).to(maps.device)
+        total = total + (centres * seen).sum((0, 2, 3))
+        squares = squares + (centres.square() * seen).sum((0, 2, 3))
+    count = float(coverage.sum())
+    mean = torch.as_tensor(total) / count
+    std = (torch.as_tensor(squares) / count - mean.square()).clamp_min(0).sqrt()
+    floor = max(RELATIVE_FLOOR * float(std.max()), ABSOLUTE_FLOOR)
+    return mean.float(), std.clamp_min(floor).float()
+
+
+@torch.no_grad()
+def measure_image(
+    reader: FeatureReader,
+    bank: FrequencyBank,
+    lr: Tensor,
+    hardness: Tensor,
+    slots: int,
+    gamma: float,
+    weight_floor: float,
+    clip_percentile: float,
+) -> RealImage:
+    """Measure an image's real side.
+
+    Crops start every p pixels, the last flush with the border; each local feature counts once.
+
+    Args:
+        reader: the teacher and the tile geometry.
+        bank: the run's frequencies, on the teacher's device.
+        lr: uint8 (3, H, W) on the teacher's device, at least one tile large.
+        hardness: (H, W) from :func:`difficulty_map` (any finite values if gamma is 0).
+        slots: tiles of one teacher call.
+        gamma: exponent of the weights.
+        weight_floor: see :class:`Weighting`.
+        clip_percentile: see :class:`Weighting`.
+
+    Raises:
+        ValueError: the teacher's features are not finite.
+    """
+    positions = candidate_positions(lr.shape[1], lr.shape[2], reader.tile, reader.tile)
+    coverage = _crop_coverage(positions, reader)
+    hard = reader.centres(cut(hardness[None], positions, reader.tile).squeeze(1))
+    weighting = Weighting.fit(hard[coverage > 0], gamma, weight_floor, clip_percentile)
+    weights = weighting(hard) * coverage
+    mean, std = _channel_statistics(reader, lr, positions, coverage, slots)
+    sums = []
+    for part in slot_calls.chunks([len(positions)], slots, True):
+        tiles = slot_calls.pad(cut(lr, positions[part], reader.tile), slots)
+        chosen = slot_calls.pad(weights[part], slots).to(lr.device)
+        features = standardise(reader.features(_to_unit(tiles)), mean, std)
+        by_set = [fourier_sums(features, kernels, chosen) for kernels in (*bank.sets, bank.held_out)]
+        sums.append(torch.cat(by_set, dim=1)[: part.stop - part.start])
+    joined = torch.cat(sums)
+    if not bool(joined.isfinite().all()):
+        raise ValueError("the teacher's features of this image are not finite; check the teacher, or use float32")
+    return RealImage(mean, std, weighting, positions, weights.double().sum((1, 2)), joined, len(bank.sets))

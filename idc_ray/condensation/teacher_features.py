@@ -1,0 +1,92 @@
+"""The one way in which real crops, synthetic tiles and labels pass through the teacher."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["LABEL_PADDING", "FeatureReader", "Teacher"]
+
+
+#: LR pixels of reflection round a tile when the teacher upscales it; cropped again (ours).
+LABEL_PADDING = 8
+
+
+class Teacher(Protocol):
+    """What condensation needs of a teacher; :class:`idc_ray.models.Teacher` has it."""
+
+    scale: int
+    channels: int
+
+    def features(self, lr: Tensor) -> Tensor: ...
+
+    def upscale(self, lr: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class FeatureReader:
+    """Features and outputs of tiles, each seen as if it went on, mirrored, beyond its border.
+
+    A teacher's features depend on where a tile ends, so real crops and synthetic tiles go through the
+    same call. The tile is reflected by ``padding`` pixels and the features of the tile itself are kept,
+    all of them: dropping a margin instead leaves its pixels without features of their own, and
+    the optimiser paints noise there to steer the features further inside.
+
+    Attributes:
+        teacher: the network.
+        tile: side p of all tiles, LR pixels.
+        padding: LR pixels of reflection at each border, less than p.
+        kernel: side k of the local features.
+        autocast: dtype to run the teacher in, or None for its own.
+    """
+
+    teacher: Teacher
+    tile: int
+    padding: int
+    kernel: int
+    autocast: torch.dtype | None = None
+
+    @property
+    def positions(self) -> int:
+        """Side of the map of local features: each needs its whole neighbourhood inside the tile."""
+        return self.tile - self.kernel + 1
+
+    def _precision(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, self.autocast)
+
+    def features(self, tiles: Tensor) -> Tensor:
+        """(B, 3, p, p) in [0, 1] to float32 (B, c, p, p); differentiable."""
+        with self._precision(tiles.device):
+            maps = self.teacher.features(_reflect(tiles, self.padding))
+        inside = slice(self.padding, self.padding + tiles.shape[-1])
+        return maps[..., inside, inside].float()
+
+    def upscale(self, tiles: Tensor) -> Tensor:
+        """(B, 3, p, p) in [0, 1] to float32 (B, 3, scale p, scale p), clamped to [0, 1]: the rule for all labels."""
+        with self._precision(tiles.device):
+            out = self.teacher.upscale(_reflect(tiles, LABEL_PADDING))
+        begin, side = self.teacher.scale * LABEL_PADDING, self.teacher.scale * tiles.shape[-1]
+        return out[..., begin : begin + side, begin : begin + side].float().clamp(0, 1)
+
+    def centres(self, maps: Tensor) -> Tensor:
+        """A map over whole tiles (..., p, p) at the centres of the local features, (..., positions, positions)."""
+        inside = slice(self.kernel // 2, self.kernel // 2 + self.positions)
+        return maps[..., inside, inside]
+
+
+def _reflect(tiles: Tensor, padding: int) -> Tensor:
+    """Reflection without repeating the border pixel. Torch's own has no deterministic gradient on GPUs."""
+    if padding == 0:
+        return tiles
+    for dim in (-2, -1):
+        length = tiles.shape[dim]
+        before = tiles.narrow(dim, 1, padding).flip(dim)
+        after = tiles.narrow(dim, length - 1 - padding, padding).flip(dim)
+        tiles = torch.cat([before, tiles, after], dim)
+    return tiles

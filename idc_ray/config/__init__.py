@@ -1,0 +1,24 @@
+"""Typed configuration: unknown settings are an error, the digest names what affects the result."""
+
+from idc_ray.config.base import Neutral, Section, Setting, settings_of
+from idc_ray.config.condense import METHOD_VERSION, Actors, CondenseConfig, Loss, Mlflow, Optimizer, Rlff, Source, Store
+from idc_ray.config.loading import load, load_config, unknown_setting
+
+__all__ = [
+    "METHOD_VERSION",
+    "Actors",
+    "CondenseConfig",
+    "Loss",
+    "Mlflow",
+    "Neutral",
+    "Optimizer",
+    "Rlff",
+    "Section",
+    "Setting",
+    "Source",
+    "Store",
+    "load",
+    "load_config",
+    "settings_of",
+    "unknown_setting",
+]

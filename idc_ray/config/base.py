@@ -1,0 +1,91 @@
+"""What every typed configuration shares: strict sections, dotted names, what affects the result, the digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+
+__all__ = ["Neutral", "Section", "Setting", "result_digest", "result_settings", "settings_of"]
+
+_NEUTRAL = "neutral"
+_T = TypeVar("_T")
+
+#: ``Neutral[int]`` is an int that changes no byte of any image's rows. A field without the mark affects the
+#: result: to forget the mark costs a needless redo, never a wrong reuse.
+Neutral = Annotated[_T, _NEUTRAL]
+
+
+class Section(BaseModel):
+    """A group of settings: typed, immutable, no unknown names, no NaN or infinity; docstrings are the help texts."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        # pydantic reads True as 1: `seed: yes` in YAML would pass unseen.
+        if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("Input should be a number or a text, not a truth value")
+        return value
+
+    def to_yaml(self) -> str:
+        """All settings, defaults too, as YAML that loads back to an equal configuration."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One leaf of a configuration.
+
+    Attributes:
+        name: dotted name, such as ``rlff.num_frequencies``.
+        field: pydantic's description of it: type, default, text.
+    """
+
+    name: str
+    field: FieldInfo
+
+    @property
+    def section(self) -> str:
+        """Dotted name of the section that it is in; empty at the top."""
+        return self.name.rpartition(".")[0]
+
+
+def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
+    """Every leaf of ``model`` in the order of definition, nested sections included."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from settings_of(kind, f"{prefix}{name}.")
+        else:
+            yield Setting(prefix + name, field)
+
+
+def result_settings(config: BaseModel) -> dict[str, Any]:
+    """The values that affect the result, nested as in ``config``; sections without any are left out."""
+    kept: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if _NEUTRAL in field.metadata:
+            continue
+        if isinstance(value, BaseModel):
+            value = result_settings(value)
+            if not value:
+                continue
+        kept[name] = value
+    return kept
+
+
+def result_digest(settings: dict[str, Any]) -> str:
+    """16 hex digits of the SHA-256 of canonical JSON: sorted keys, no spaces, floats as Python's shortest repr."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

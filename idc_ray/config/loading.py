@@ -1,0 +1,137 @@
+"""From YAML and overrides to a validated configuration; every mistake is a BadRequest that names the setting."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from idc_ray.config.base import settings_of
+from idc_ray.config.condense import CondenseConfig
+from idc_ray.errors import BadRequest
+
+__all__ = ["load", "load_config", "unknown_setting"]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_config(yaml_path: str | Path | None = None, overrides: Mapping[str, object] | None = None) -> CondenseConfig:
+    """The main job's configuration: defaults, then the YAML file, then the overrides (dotted names).
+
+    Raises:
+        BadRequest: unreadable file, unknown setting (with the nearest valid one), wrong type or range.
+    """
+    return load(CondenseConfig, yaml_path, overrides)
+
+
+def load(
+    model: type[Model], yaml_path: str | Path | None = None, overrides: Mapping[str, object] | None = None
+) -> Model:
+    """The same for any pydantic model whose sections are nested models."""
+    values = _flatten(model, _read_yaml(Path(yaml_path)), str(yaml_path)) if yaml_path is not None else {}
+    values.update(_flatten(model, overrides or {}, "the command line"))
+    try:
+        return model.model_validate(_nest(values))
+    except ValidationError as error:
+        raise BadRequest("\n".join(_explain(fault) for fault in error.errors())) from None
+
+
+def unknown_setting(model: type[BaseModel], name: str) -> BadRequest:
+    """The refusal of ``name``, with the nearest valid name if one is near."""
+    hint = _nearest(name, [setting.name for setting in settings_of(model)])
+    return BadRequest(f"unknown setting '{name}'" + (f"; did you mean '{hint}'?" if hint else "; --help lists all"))
+
+
+def _nearest(name: str, known: list[str]) -> str | None:
+    name = name.replace("-", "_")
+    leaf = name.rpartition(".")[2]
+    same_leaf = [k for k in known if k.rpartition(".")[2] == leaf]  # the right word in the wrong section
+    if same_leaf:
+        return difflib.get_close_matches(name, same_leaf, 1, 0.0)[0]
+    by_leaf = {k.rpartition(".")[2]: k for k in known}
+    close = difflib.get_close_matches(name, known, 1, 0.6)
+    return close[0] if close else next((by_leaf[m] for m in difflib.get_close_matches(leaf, by_leaf, 1, 0.8)), None)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys in silence; this one refuses."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> Mapping[str, object]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRequest(f"cannot read the configuration file {path}: {error}") from None
+    try:
+        content = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise BadRequest(f"{path} is not valid YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise BadRequest(f"{path} holds a {type(content).__name__}; expected a mapping of settings, such as 'scale: 2'")
+    return content
+
+
+def _flatten(model: type[BaseModel], values: Mapping[str, object], origin: str) -> dict[str, object]:
+    """Dotted names to values; an unknown name or one given twice is refused."""
+    known = {setting.name for setting in settings_of(model)}
+    sections = {name.rpartition(".")[0] for name in known} - {""}
+    flat: dict[str, object] = {}
+    for name, value in _leaves(values, "", sections):
+        if name in sections:
+            members = ", ".join(sorted(k for k in known if k.rpartition(".")[0] == name))
+            raise BadRequest(f"setting '{name}' is {value!r}; it is a section of {members}")
+        if name not in known:
+            raise unknown_setting(model, name)
+        if name in flat:
+            raise BadRequest(f"setting '{name}' is given twice in {origin}; remove one")
+        flat[name] = value
+    return flat
+
+
+def _leaves(values: Mapping[Any, object], prefix: str, sections: set[str]) -> Iterable[tuple[str, object]]:
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and (name in sections or prefix == ""):
+            yield from _leaves(value, f"{name}.", sections)
+        elif value is None and name in sections:
+            continue  # `rlff:` with every line below it commented out
+        else:
+            yield name, value
+
+
+def _nest(flat: Mapping[str, object]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, leaf = name.split(".")
+        at = nested
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[leaf] = value
+    return nested
+
+
+def _explain(fault: Any) -> str:
+    message: str = fault["msg"].removeprefix("Value error, ")
+    value = fault["input"]
+    if fault["type"] == "value_error" and not message.startswith("Input should"):
+        return message  # our own validators name the settings themselves
+    name = ".".join(str(part) for part in fault["loc"])
+    return f"setting '{name}' is {value!r}; expected: {re.sub(r'^[A-Z][a-z]+ should (be |have )?', '', message)}"

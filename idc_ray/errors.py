@@ -1,0 +1,52 @@
+"""Errors that end a command, with the exit code that each one means, and the one that sets an image aside."""
+
+from __future__ import annotations
+
+__all__ = ["BadRequest", "IdcError", "Interrupted", "Locked", "QuarantinedImages", "RejectedImage"]
+
+
+class IdcError(Exception):
+    """A command failed; the message names the value, what was expected and the fix."""
+
+    exit_code = 1
+
+
+class BadRequest(IdcError):
+    """What was asked for cannot be done: a wrong setting, no images, a teacher of another scale."""
+
+    exit_code = 2
+
+
+class QuarantinedImages(IdcError):
+    """The work is done, some images were quarantined, and ``--strict`` was given."""
+
+    exit_code = 3
+
+
+class Locked(IdcError):
+    """Another process is working on the same output; the message names it."""
+
+    exit_code = 4
+
+
+class Interrupted(IdcError):
+    """SIGINT or SIGTERM arrived; what was finished is kept."""
+
+    exit_code = 130
+
+
+class RejectedImage(Exception):
+    """One image cannot be used. It is quarantined and the job goes on.
+
+    Args:
+        code: short, stable slug of the kind of fault, such as ``truncated``.
+        reason: a sentence that a person understands, with the numbers.
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(code, reason)  # both positional: the exception survives pickling between processes
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.reason}"

@@ -1,0 +1,208 @@
+"""Benchmark sets on disk, and a network's scores on them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from pyarrow.fs import LocalFileSystem
+
+from idc_ray.errors import BadRequest, RejectedImage
+from idc_ray.evaluation.metrics import psnr_y, ssim_y
+from idc_ray.images.find import IMAGE_ENDINGS
+from idc_ray.images.read import decode_rgb
+from idc_ray.images.resize import downscale
+from idc_ray.store.atomic import write_bytes
+
+__all__ = [
+    "BenchmarkImage",
+    "BenchmarkSet",
+    "Scores",
+    "SetScores",
+    "evaluate",
+    "find_sets",
+    "format_table",
+    "write_metrics",
+]
+
+#: Most pixels of one benchmark image (ours); the largest sets in use have 12 million.
+MAX_PIXELS = 100_000_000
+
+Image = NDArray[np.uint8]
+
+
+class Scores(TypedDict):
+    """PSNR in dB and SSIM, both on Y."""
+
+    psnr: float
+    ssim: float
+
+
+class SetScores(Scores):
+    """Means over a set's images, and each image's scores by file name."""
+
+    images: dict[str, Scores]
+
+
+@dataclass(frozen=True)
+class BenchmarkImage:
+    """One image of a set.
+
+    Attributes:
+        hr: file of the truth.
+        lr: file of the input; None: made from the truth by MATLAB-style bicubic.
+    """
+
+    hr: Path
+    lr: Path | None
+
+    def read(self, scale: int) -> tuple[Image, Image]:
+        """Input and mod-cropped truth: uint8 (h, w, 3) and (scale h, scale w, 3).
+
+        Raises:
+            BadRequest: an unreadable file, or an input that is not a ``scale``-th of the truth.
+        """
+        hr = _read(self.hr)
+        height, width = hr.shape[0] // scale, hr.shape[1] // scale
+        hr = hr[: height * scale, : width * scale]
+        if self.lr is None:
+            return downscale(hr, scale), hr
+        lr = _read(self.lr)
+        if lr.shape != (height, width, 3):
+            raise BadRequest(
+                f"{self.lr} has {lr.shape[1]} x {lr.shape[0]} pixels; expected {width} x {height}, "
+                f"{self.hr} divided by {scale}"
+            )
+        return lr, hr
+
+
+@dataclass(frozen=True)
+class BenchmarkSet:
+    """A named set of images, sorted by file name."""
+
+    name: str
+    images: tuple[BenchmarkImage, ...]
+
+
+def find_sets(folder: str | Path, scale: int) -> list[BenchmarkSet]:
+    """The benchmark sets of a folder, sorted by name.
+
+    A set is a folder that holds ``xS/HR`` (S the scale) or else ``HR``, and perhaps ``LR`` beside it with the same
+    file names. ``folder`` may be one set or hold several.
+
+    Raises:
+        BadRequest: no folder, no set for this scale, or an LR folder without the file of an HR image.
+    """
+    folder = Path(folder).absolute()
+    if not folder.is_dir():
+        raise BadRequest(f"--benchmarks {folder} is not a folder; name one that holds SET/x{scale}/HR or SET/HR")
+    itself = _read_set(folder, scale)  # its subfolders x2, x3 would look like sets
+    if itself is not None:
+        return [itself]
+    paths = sorted(path for path in folder.iterdir() if path.is_dir())
+    sets = [found for path in paths if (found := _read_set(path, scale)) is not None]
+    if not sets:
+        raise BadRequest(
+            f"no benchmark set for scale {scale} in {folder}; expected SET/x{scale}/HR with images, or SET/HR"
+        )
+    return sets
+
+
+def evaluate(
+    upscale: Callable[[Image], Image],
+    sets: Sequence[BenchmarkSet],
+    scale: int,
+    on_image: Callable[[str, str, Scores], None] | None = None,
+) -> dict[str, SetScores]:
+    """Scores of whole images, by the protocol of :mod:`idc_ray.evaluation.metrics`.
+
+    Args:
+        upscale: uint8 (h, w, 3) to uint8 (scale h, scale w, 3).
+        sets: from :func:`find_sets`.
+        scale: the factor, and the pixels dropped at each border.
+        on_image: called after each image with the set's name, the file's name and the scores.
+
+    Returns:
+        By set's name; the mean PSNR is infinite if an image was reproduced exactly.
+    """
+    results: dict[str, SetScores] = {}
+    for benchmark in sets:
+        images: dict[str, Scores] = {}
+        for image in benchmark.images:
+            lr, hr = image.read(scale)
+            sr = upscale(lr)
+            try:
+                scores: Scores = {"psnr": psnr_y(sr, hr, scale), "ssim": ssim_y(sr, hr, scale)}
+            except ValueError as error:
+                raise BadRequest(f"{image.hr}: {error}") from None
+            images[image.hr.name] = scores
+            if on_image is not None:
+                on_image(benchmark.name, image.hr.name, scores)
+        results[benchmark.name] = {
+            "psnr": float(np.mean([scores["psnr"] for scores in images.values()])),
+            "ssim": float(np.mean([scores["ssim"] for scores in images.values()])),
+            "images": images,
+        }
+    return results
+
+
+def write_metrics(path: str | Path, results: dict[str, SetScores]) -> None:
+    """Write ``metrics.json``, whole or not at all. An infinite PSNR becomes null: JSON has no infinity."""
+    finite = {name: {**_finite(scores), "images": _all_finite(scores["images"])} for name, scores in results.items()}
+    text = json.dumps(finite, indent=2, allow_nan=False) + "\n"
+    write_bytes(LocalFileSystem(), str(Path(path).absolute()), text.encode())
+
+
+def format_table(results: dict[str, SetScores]) -> str:
+    """A table for a terminal: set, number of images, PSNR, SSIM."""
+    width = max(len("set"), *(len(name) for name in results))
+    lines = [f"{'set':{width}}  images   PSNR Y   SSIM Y"]
+    for name, scores in results.items():
+        lines.append(f"{name:{width}}  {len(scores['images']):6}  {scores['psnr']:7.2f}  {scores['ssim']:7.4f}")
+    return "\n".join(lines)
+
+
+def _read_set(path: Path, scale: int) -> BenchmarkSet | None:
+    scaled = path / f"x{scale}" / "HR"
+    hr_folder = scaled if scaled.is_dir() else path / "HR"
+    hr_files = _images(hr_folder)
+    if not hr_files:
+        return None
+    lr_folder = hr_folder.parent / "LR"
+    if not lr_folder.is_dir():
+        return BenchmarkSet(path.name, tuple(BenchmarkImage(hr, None) for hr in hr_files))
+    missing = [hr.name for hr in hr_files if not (lr_folder / hr.name).is_file()]
+    if missing:
+        raise BadRequest(
+            f"{lr_folder} lacks {len(missing)} of the {len(hr_files)} files of {hr_folder}, such as {missing[0]}; "
+            "give each its LR image, or remove the LR folder to have all made"
+        )
+    return BenchmarkSet(path.name, tuple(BenchmarkImage(hr, lr_folder / hr.name) for hr in hr_files))
+
+
+def _images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in files if path.suffix[1:].lower() in IMAGE_ENDINGS)
+
+
+def _read(path: Path) -> Image:
+    try:
+        return decode_rgb(path.read_bytes(), MAX_PIXELS)
+    except (OSError, RejectedImage) as error:
+        raise BadRequest(f"benchmark image {path} cannot be read: {error}") from None
+
+
+def _finite(scores: Scores) -> dict[str, object]:
+    return {"psnr": scores["psnr"] if math.isfinite(scores["psnr"]) else None, "ssim": scores["ssim"]}
+
+
+def _all_finite(images: dict[str, Scores]) -> dict[str, object]:
+    return {name: _finite(scores) for name, scores in images.items()}

@@ -1,0 +1,106 @@
+"""PSNR and SSIM by the protocol of super-resolution papers. numpy only.
+
+Images are 8-bit RGB; ``crop`` (the scale) pixels are dropped at each border; the rest is compared on
+the luma of BT.601 in its limited range, in float64 and not rounded again.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["psnr_y", "rgb_to_y", "ssim_y"]
+
+RANGE = 255.0
+SIGMA = 1.5
+WINDOW = 11
+
+
+def rgb_to_y(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Luma Y of BT.601, limited range, as MATLAB's ``rgb2ycbcr`` but without its rounding.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+
+    Returns:
+        float64 (H, W) in [16, 235].
+
+    Raises:
+        ValueError: another type or shape.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"image is {image.dtype} of shape {image.shape}; expected uint8 (H, W, 3)")
+    return 16 + image.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255
+
+
+def psnr_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], crop: int) -> float:
+    """Peak signal-to-noise ratio in dB; infinite for images that are equal inside the crop.
+
+    Args:
+        sr: the result, uint8 (H, W, 3).
+        hr: the truth, of the same shape.
+        crop: pixels dropped at each border.
+
+    Raises:
+        ValueError: shapes that differ, or nothing left after the crop.
+    """
+    a, b = _lumas(sr, hr, crop, smallest=1)
+    error = float(np.mean((a - b) ** 2))
+    return math.inf if error == 0 else 10 * math.log10(RANGE**2 / error)
+
+
+def ssim_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], crop: int) -> float:
+    """Structural similarity (Wang et al. 2004), 1 for equal images.
+
+    Gaussian window of 11 x 11, sigma 1.5, K1 = 0.01, K2 = 0.03, mean over the positions where the window
+    lies inside the cropped image. scikit-image's ``structural_similarity(gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False, data_range=255)`` of the cropped Y channels is the same number: it filters
+    beyond the border, but drops those positions from its mean.
+
+    Args:
+        sr: the result, uint8 (H, W, 3).
+        hr: the truth, of the same shape.
+        crop: pixels dropped at each border.
+
+    Raises:
+        ValueError: shapes that differ, or less than 11 x 11 pixels left after the crop.
+    """
+    a, b = _lumas(sr, hr, crop, smallest=WINDOW)
+    mean_a, mean_b = _filter(a), _filter(b)
+    variance_a = _filter(a * a) - mean_a**2
+    variance_b = _filter(b * b) - mean_b**2
+    covariance = _filter(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    structure = (2 * covariance + c2) / (variance_a + variance_b + c2)
+    return float(np.mean(luminance * structure))
+
+
+def _lumas(
+    sr: NDArray[np.uint8], hr: NDArray[np.uint8], crop: int, smallest: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    if sr.shape != hr.shape:
+        raise ValueError(
+            f"the result has shape {sr.shape}, the truth {hr.shape}; mod-crop the truth to the scale first"
+        )
+    if crop < 0:
+        raise ValueError(f"crop is {crop}; expected 0 or more pixels")
+    height, width = hr.shape[0] - 2 * crop, hr.shape[1] - 2 * crop
+    if min(height, width) < smallest:
+        raise ValueError(
+            f"{hr.shape[1]} x {hr.shape[0]} pixels leave {width} x {height} after a crop of {crop}; "
+            f"expected at least {smallest} x {smallest}"
+        )
+    inside = np.s_[crop : crop + height, crop : crop + width]
+    return rgb_to_y(sr)[inside], rgb_to_y(hr)[inside]
+
+
+def _filter(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The Gaussian window at every position where it fits: (H, W) to (H - 10, W - 10)."""
+    weights = np.exp(-0.5 * ((np.arange(WINDOW) - WINDOW // 2) / SIGMA) ** 2)
+    weights /= weights.sum()
+    height, width = x.shape[0] - WINDOW + 1, x.shape[1] - WINDOW + 1
+    rows = sum(w * x[i : i + height] for i, w in enumerate(weights))
+    return sum(w * rows[:, i : i + width] for i, w in enumerate(weights))

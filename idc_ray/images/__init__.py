@@ -1,0 +1,32 @@
+"""Images: found, read, checked, made low-resolution, cut into tiles. No Ray, no torch.
+
+The public API of the room; what is not listed here may change.
+"""
+
+from __future__ import annotations
+
+from idc_ray.images.find import IMAGE_ENDINGS, Found, find_images
+from idc_ray.images.instance import Instance, load_instance
+from idc_ray.images.manifest import MANIFEST_SCHEMA, ImageRef, image_id
+from idc_ray.images.read import FORMATS, decode_rgb
+from idc_ray.images.resize import downscale, upscale
+from idc_ray.images.tiles import crop_starts, decode_png, encode_png, grid_count
+
+__all__ = [
+    "FORMATS",
+    "IMAGE_ENDINGS",
+    "MANIFEST_SCHEMA",
+    "Found",
+    "ImageRef",
+    "Instance",
+    "crop_starts",
+    "decode_png",
+    "decode_rgb",
+    "downscale",
+    "encode_png",
+    "find_images",
+    "grid_count",
+    "image_id",
+    "load_instance",
+    "upscale",
+]

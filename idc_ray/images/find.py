@@ -1,0 +1,168 @@
+"""Finds the images of an input: a folder, a glob, a list, one image, or Parquet; on a disk or in an object store."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyarrow import fs
+
+from idc_ray.errors import BadRequest
+from idc_ray.images.listfile import read_list
+from idc_ray.images.listing import has_wildcard, pattern_regex, split_pattern, walk
+from idc_ray.images.locate import Place, locate
+from idc_ray.images.manifest import Entry, build_manifest
+from idc_ray.images.names import stored
+from idc_ray.images.pairs import pair
+from idc_ray.images.parquet import row_entries
+
+__all__ = ["IMAGE_ENDINGS", "LIST_ENDINGS", "PARQUET_ENDINGS", "Found", "find_images"]
+
+# What a folder is searched for; upper or lower case. What a file *is* is decided by its content when it is read.
+IMAGE_ENDINGS = frozenset(
+    ("bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp")
+)
+LIST_ENDINGS = frozenset(("txt", "lst"))
+PARQUET_ENDINGS = frozenset(("parquet", "pq"))
+
+
+@dataclass(frozen=True)
+class Found:
+    """The images of an input.
+
+    Attributes:
+        manifest: one row per image, ``MANIFEST_SCHEMA``, sorted by source.
+        filesystem: where the manifest's paths are; it pickles.
+        uri: the input, absolute, without credentials.
+        ignored: files that are no images by their ending (hidden files are not counted).
+        repeated: lines of a list file that named an image again.
+        lr_filesystem: where the manifest's ``lr_path`` are; None unless the input is paired.
+        lr_uri: the LR folder, absolute, without credentials; None unless the input is paired.
+    """
+
+    manifest: pa.Table
+    filesystem: fs.FileSystem
+    uri: str
+    ignored: int = 0
+    repeated: int = 0
+    lr_filesystem: fs.FileSystem | None = None
+    lr_uri: str | None = None
+
+
+def find_images(input: str, *, lr_input: str | None = None, scale: int = 2, image_column: str | None = None) -> Found:
+    """Find the images of ``input``, which is told apart by what it is.
+
+    - A folder: every image below it (hidden ones skipped); if there are none, every Parquet file's rows.
+      With ``image_column`` the Parquet files are meant even beside images.
+    - A pattern with ``*``, ``?``, ``[ab]`` or ``**`` that no file has as its name: the images that match, or else the
+      Parquet files. Names that begin with a dot match no wildcard.
+    - ``.txt`` or ``.lst``: a list, see :func:`idc_ray.images.listfile.read_list`.
+    - ``.parquet`` or ``.pq``: its rows.
+    - One image file.
+
+    Sources are relative to the folder, to the pattern's leading part without wildcards, or to the file's folder, so
+    that an image keeps its id when the whole is moved. Nothing is decoded or checked here.
+
+    Args:
+        input: a local path or a URI that pyarrow knows (``s3://``, ``gs://``, ``file://``).
+        lr_input: a folder with the low-resolution partners of ``input``'s files, see :func:`idc_ray.images.pairs.pair`.
+        scale: of the pairs; used with ``lr_input`` only. Ours: 2.
+        image_column: the Parquet column with the images; None when there is one candidate.
+
+    Raises:
+        BadRequest: the input is missing, holds no images, or cannot be told; the message has the fix.
+    """
+    place = locate(input)
+    files, ignored, repeated = _files(place, prefer_parquet=image_column is not None)
+    if files and _ending(files[0].source) in PARQUET_ENDINGS:
+        if lr_input is not None:
+            raise BadRequest(f"{place.uri} is Parquet; lr_input needs image files, matched by name")
+        files = list(row_entries(files, place.filesystem, image_column))
+    elif image_column is not None:
+        raise BadRequest(f"image_column is {image_column!r}, but {place.uri} has no Parquet files; leave it out")
+    if not files:
+        endings = " ".join(sorted(IMAGE_ENDINGS | PARQUET_ENDINGS))
+        raise BadRequest(f"no images in {place.uri}; {ignored} other files were ignored; read are: {endings}")
+    lr = None
+    if lr_input is not None:
+        lr = locate(lr_input)
+        files = pair(files, _lr_files(lr), scale)
+    return Found(
+        build_manifest(files),
+        place.filesystem,
+        place.uri,
+        ignored,
+        repeated,
+        lr.filesystem if lr else None,
+        lr.uri if lr else None,
+    )
+
+
+def _files(place: Place, prefer_parquet: bool) -> tuple[list[Entry], int, int]:
+    """Files of one kind, how many were ignored, how many were named again."""
+    kind = _kind(place)
+    if kind == fs.FileType.Directory:
+        return *_of_one_kind(walk(place), prefer_parquet), 0
+    if kind == fs.FileType.File:
+        return _single(place)
+    if not has_wildcard(place.path):
+        raise BadRequest(f"{place.uri} does not exist; name a folder, a glob, a list (.txt, .lst), an image or Parquet")
+    base, pattern = split_pattern(place.path)
+    folder = Place(place.filesystem, base, place.uri)
+    if _kind(folder) != fs.FileType.Directory:
+        raise BadRequest(f"the folder {base!r} of the pattern {place.uri} does not exist")
+    regex = pattern_regex(pattern)
+    depth = None if "**" in pattern.split("/") else pattern.count("/") + 1
+    matching = (entry for entry in walk(folder, depth) if regex.fullmatch(entry.source))
+    return *_of_one_kind(matching, prefer_parquet), 0
+
+
+def _of_one_kind(entries: Iterable[Entry], prefer_parquet: bool) -> tuple[list[Entry], int]:
+    images: list[Entry] = []
+    parquet: list[Entry] = []
+    others = 0
+    for entry in entries:
+        ending = _ending(entry.source)
+        if ending in IMAGE_ENDINGS:
+            images.append(entry)
+        elif ending in PARQUET_ENDINGS:
+            parquet.append(entry)
+        else:
+            others += 1
+    chosen, left = (parquet, images) if prefer_parquet or not images else (images, parquet)
+    return chosen, others + len(left)
+
+
+def _single(place: Place) -> tuple[list[Entry], int, int]:
+    name = posixpath.basename(place.path)
+    ending = _ending(name)
+    if ending in LIST_ENDINGS:
+        entries, repeated = read_list(place)
+        return entries, 0, repeated
+    if ending not in IMAGE_ENDINGS | PARQUET_ENDINGS:
+        raise BadRequest(
+            f"{place.uri} is no folder, list (.txt, .lst), Parquet file (.parquet, .pq) or image "
+            f"({' '.join(sorted(IMAGE_ENDINGS))}) by its ending; rename it"
+        )
+    info = place.filesystem.get_file_info(place.path)
+    mtime = -1 if info.mtime_ns is None else info.mtime_ns
+    return [Entry(name, stored(place.path), -1 if info.size is None else info.size, mtime)], 0, 0
+
+
+def _kind(place: Place) -> fs.FileType:
+    try:
+        return place.filesystem.get_file_info(place.path).type
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"cannot look at {place.uri}: {error}") from error
+
+
+def _lr_files(place: Place) -> list[Entry]:
+    if _kind(place) != fs.FileType.Directory:
+        raise BadRequest(f"lr_input {place.uri} is not a folder; name the folder with the low-resolution images")
+    return [entry for entry in walk(place) if _ending(entry.source) in IMAGE_ENDINGS]
+
+
+def _ending(name: str) -> str:
+    return posixpath.splitext(name)[1].removeprefix(".").lower()

@@ -1,0 +1,150 @@
+"""One image, read and checked and made low-resolution: what the condensation works on."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import fs
+
+from idc_ray.errors import RejectedImage
+from idc_ray.images.manifest import ImageRef
+from idc_ray.images.names import open_path
+from idc_ray.images.parquet import read_row
+from idc_ray.images.read import decode_rgb
+from idc_ray.images.resize import downscale
+
+__all__ = ["Instance", "load_instance"]
+
+_RETRY_AFTER_S = (0.5, 1.0, 2.0)  # ours: one try and three more
+_BYTES_PER_PIXEL, _BYTES_BESIDES = 16, 64 << 20  # twice what RGBA of 16 bits takes; metadata
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An image that is ready to be condensed.
+
+    Attributes:
+        image_id: first 16 hex digits of the SHA-256 of ``source``.
+        source: relative POSIX path (``…#row`` in Parquet).
+        lr: uint8 (h, w, 3), the low-resolution image.
+        hr: uint8 (scale h, scale w, 3), mod-cropped; None unless asked for.
+        source_bytes: length of the encoded (HR) image.
+        source_sha256: of the encoded (HR) image, 64 hex digits.
+        lr_sha256: of the encoded LR image; None unless the input is paired.
+    """
+
+    image_id: str
+    source: str
+    lr: NDArray[np.uint8]
+    hr: NDArray[np.uint8] | None
+    source_bytes: int
+    source_sha256: str
+    lr_sha256: str | None = None
+
+
+def load_instance(
+    ref: ImageRef,
+    filesystem: fs.FileSystem,
+    *,
+    scale: int,
+    tile_size: int,
+    max_pixels: int,
+    keep_hr: bool,
+    lr_filesystem: fs.FileSystem | None = None,
+) -> Instance:
+    """Read one image, check it, crop it to whole multiples of ``scale`` (from the top left), and make or read its LR.
+
+    Memory: a JPEG of 5120 x 2880 peaks at about 280 MiB above an idle process with ``scale`` 2 (4 bytes a pixel in
+    Pillow, 3 for the result, then a float64 channel at half the height three times over in the resizing), besides the
+    encoded file. A test holds it below 340 MiB.
+
+    Args:
+        ref: a row of the manifest.
+        filesystem: where ``ref.path`` is.
+        scale: HR side / LR side, at least 1.
+        tile_size: side of a tile in LR pixels; the LR image must hold one.
+        max_pixels: most pixels of the HR (and of the LR) image.
+        keep_hr: whether the instance carries the HR image.
+        lr_filesystem: where ``ref.lr_path`` is; None: in ``filesystem``.
+
+    Raises:
+        RejectedImage: ``missing`` (gone since it was listed), ``unreadable`` (three retries were of no use),
+            ``too_large_file``, ``too_small``, ``pair_mismatch``, or what :func:`idc_ray.images.read.decode_rgb` says.
+    """
+    hr, size, digest = _read(ref, filesystem, ref.path, max_pixels)
+    height, width = hr.shape[0] // scale, hr.shape[1] // scale
+    if min(height, width) < tile_size:
+        raise RejectedImage(
+            "too_small",
+            f"{hr.shape[1]} x {hr.shape[0]} pixels give {width} x {height} at 1/{scale}, "
+            f"less than one tile of {tile_size} x {tile_size}",
+        )
+    hr = hr[: height * scale, : width * scale]
+    lr_digest = None
+    if ref.lr_path is None:
+        lr = downscale(hr, scale)
+    else:
+        lr, lr_digest = _read_partner(ref, lr_filesystem or filesystem, max_pixels)
+        _check_pair(lr, height, width, ref.lr_path)
+    kept = np.ascontiguousarray(hr) if keep_hr else None
+    return Instance(ref.image_id, ref.source, lr, kept, size, digest, lr_digest)
+
+
+def _check_pair(lr: NDArray[np.uint8], height: int, width: int, path: str) -> None:
+    if lr.shape[:2] != (height, width):
+        raise RejectedImage(
+            "pair_mismatch",
+            f"the LR image {path!r} is {lr.shape[1]} x {lr.shape[0]}; expected {width} x {height} from its HR image",
+        )
+
+
+def _read(ref: ImageRef, filesystem: fs.FileSystem, path: str, max_pixels: int) -> tuple[NDArray[np.uint8], int, str]:
+    """Pixels, and length and SHA-256 of the bytes, which are let go here."""
+
+    def read() -> bytes:
+        if ref.row >= 0 and ref.column is not None:
+            return read_row(filesystem, path, ref.column, ref.row)
+        return _read_file(filesystem, path, max_pixels)
+
+    data = _with_retries(read, path)
+    return decode_rgb(data, max_pixels), len(data), hashlib.sha256(data).hexdigest()
+
+
+def _read_partner(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> tuple[NDArray[np.uint8], str]:
+    assert ref.lr_path is not None
+    path = ref.lr_path
+    try:
+        data = _with_retries(lambda: _read_file(filesystem, path, max_pixels), path)
+        return decode_rgb(data, max_pixels), hashlib.sha256(data).hexdigest()
+    except RejectedImage as error:
+        raise RejectedImage(error.code, f"the LR image {path!r}: {error.reason}") from error
+
+
+def _read_file(filesystem: fs.FileSystem, path: str, max_pixels: int) -> bytes:
+    with open_path(filesystem, path) as file:
+        size = file.seek(0, 2)
+        if size > _BYTES_PER_PIXEL * max_pixels + _BYTES_BESIDES:
+            raise RejectedImage(
+                "too_large_file", f"{size:,} bytes are more than an image of max_pixels = {max_pixels:,} can take"
+            )
+        file.seek(0)
+        return file.read()
+
+
+def _with_retries(read: Callable[[], bytes], path: str) -> bytes:
+    for delay in (*_RETRY_AFTER_S, None):
+        try:
+            return read()
+        except FileNotFoundError as error:
+            raise RejectedImage("missing", f"{path!r} does not exist (any more)") from error
+        except (OSError, pa.ArrowException) as error:
+            if delay is None or isinstance(error, PermissionError):
+                raise RejectedImage("unreadable", f"{path!r} cannot be read: {error}") from error
+            time.sleep(delay)
+    raise AssertionError("the last try returns or raises")

@@ -1,0 +1,90 @@
+"""List files: a text file that names one image per line."""
+
+from __future__ import annotations
+
+import posixpath
+
+from pyarrow import fs
+
+from idc_ray.errors import BadRequest
+from idc_ray.images.locate import Place
+from idc_ray.images.manifest import Entry
+
+__all__ = ["read_list"]
+
+_CHUNK = 4096  # paths per status call
+
+
+def read_list(place: Place) -> tuple[list[Entry], int]:
+    """The images that a list file names, and how many lines named an image again.
+
+    One path per line, UTF-8, relative to the list's folder, or absolute on a disk. Blank lines and lines that begin
+    with ``#`` are skipped (write ``./#1.png`` for such a name). Lines may leave the list's folder, by an absolute path
+    or ``..``: the user wrote them. Sources never do, so that nothing derived from one can be written outside an output:
+    ``..`` becomes ``@up`` and a leading ``/`` becomes ``@root/``. A relative line keeps its id when list and images
+    move together, an absolute one when only the list moves.
+
+    A path named twice counts once, under its first spelling: the second adds nothing.
+
+    A single path that does not exist is kept, and loading it says so; endings are not looked at, contents are.
+
+    Raises:
+        BadRequest: not UTF-8, a URI or a folder as a line, an absolute line in an object store, or none exists.
+    """
+    found: dict[str, Entry] = {}
+    again = 0
+    for line in _lines(place):
+        entry = _entry(line, place)
+        again += entry.path in found
+        found.setdefault(entry.path, entry)
+    entries = list(found.values())
+    return (_with_status(entries, place) if place.local else entries), again
+
+
+def _lines(place: Place) -> list[str]:
+    try:
+        with place.filesystem.open_input_stream(place.path) as file:
+            text = file.read().decode("utf-8-sig")
+        if "\0" in text:
+            raise BadRequest(f"the list {place.uri} is not text (it holds NUL bytes); save it as UTF-8")
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"the list {place.uri} is not UTF-8 text ({error}); save it as UTF-8") from error
+    except OSError as error:
+        raise BadRequest(f"cannot read the list {place.uri}: {error}") from error
+    lines = (line.removesuffix("\r") for line in text.split("\n"))
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _entry(line: str, place: Place) -> Entry:
+    if "://" in line:
+        raise BadRequest(
+            f"the list {place.uri} names the URI {line!r}; put the list beside the images, with relative paths"
+        )
+    absolute = line.startswith("/")
+    if absolute and not place.local:
+        raise BadRequest(
+            f"the list {place.uri} names {line!r}; in an object store, paths are relative to the list's folder"
+        )
+    clean = posixpath.normpath(line)
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(place.path), clean))
+    if absolute:
+        return Entry("@root/" + clean.lstrip("/"), path)
+    parts = clean.split("/")
+    return Entry("/".join("@up" if part == ".." else part for part in parts), path)
+
+
+def _with_status(entries: list[Entry], place: Place) -> list[Entry]:
+    checked: list[Entry] = []
+    for start in range(0, len(entries), _CHUNK):
+        chunk = entries[start : start + _CHUNK]
+        for entry, info in zip(chunk, place.filesystem.get_file_info([e.path for e in chunk]), strict=True):
+            if info.type == fs.FileType.Directory:
+                raise BadRequest(f"the list {place.uri} names the folder {entry.path!r}; list its images")
+            known = info.type == fs.FileType.File
+            checked.append(entry._replace(size=info.size, mtime_ns=info.mtime_ns) if known else entry)
+    if checked and all(entry.size < 0 for entry in checked):
+        raise BadRequest(
+            f"none of the {len(checked)} paths in {place.uri} exists (first: {checked[0].path!r}); "
+            "paths are relative to the list's own folder"
+        )
+    return checked

@@ -1,0 +1,136 @@
+"""Which files lie below a folder, on a disk or in an object store, and which of them match a pattern."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from pyarrow import fs
+
+from idc_ray.errors import BadRequest
+from idc_ray.images.locate import Place
+from idc_ray.images.manifest import Entry
+from idc_ray.images.names import shown, stored
+
+__all__ = ["has_wildcard", "pattern_regex", "split_pattern", "walk"]
+
+
+def walk(place: Place, depth: int | None = None) -> Iterator[Entry]:
+    """Every file below the folder ``place``, its ``source`` relative to it; no order is promised.
+
+    Hidden files and folders (a name that begins with a dot) are skipped. On a disk, links are followed, and
+    each real folder is entered once, so a loop of links ends; a link to nothing is listed with size -1
+    (loading it will say so); pipes and devices are skipped, since reading one may never end.
+
+    Args:
+        place: a folder.
+        depth: how many levels of names to look at, 1 for the folder itself; None for all.
+
+    Raises:
+        BadRequest: a folder cannot be listed.
+    """
+    try:
+        yield from _walk_disk(place.path, depth) if place.local else _walk_store(place, depth)
+    except OSError as error:
+        raise BadRequest(f"cannot list {place.uri}: {error}") from error
+
+
+def _walk_store(place: Place, depth: int | None) -> Iterator[Entry]:
+    base = place.path
+    for info in place.filesystem.get_file_info(fs.FileSelector(base, recursive=depth != 1)):
+        name = info.path[len(base) :].lstrip("/")
+        parts = name.split("/")
+        if info.type != fs.FileType.File or any(part.startswith(".") for part in parts):
+            continue
+        if depth is None or len(parts) <= depth:
+            mtime = info.mtime_ns
+            yield Entry(name, info.path, -1 if info.size is None else info.size, -1 if mtime is None else mtime)
+
+
+def _walk_disk(base: str, depth: int | None) -> Iterator[Entry]:
+    entered: set[tuple[int, int]] = set()
+    linked: list[tuple[str, str]] = []
+    real = [(base, "")]  # real folders first: a link to one of them must not rename its files
+    while real or linked:
+        folder, prefix = real.pop() if real else linked.pop()
+        identity = os.stat(folder)
+        if (identity.st_dev, identity.st_ino) in entered:
+            continue
+        entered.add((identity.st_dev, identity.st_ino))
+        below: list[tuple[str, str]] = []
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda e: e.name, reverse=True):
+                if entry.name.startswith("."):
+                    continue
+                found = _status(entry)
+                if found is None or not stat.S_ISDIR(found.st_mode):
+                    yield from _file(entry, prefix, found)
+                elif depth is None or prefix.count("/") + 1 < depth:
+                    (linked if entry.is_symlink() else below).append((entry.path, f"{prefix}{entry.name}/"))
+        real.extend(below)
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat()
+    except OSError:  # a link to nothing or to itself
+        return None
+
+
+def _file(entry: os.DirEntry[str], prefix: str, found: os.stat_result | None) -> Iterator[Entry]:
+    source, path = shown(prefix + entry.name), stored(entry.path)
+    if found is None:
+        yield Entry(source, path)
+    elif stat.S_ISREG(found.st_mode):
+        yield Entry(source, path, found.st_size, found.st_mtime_ns)
+
+
+def has_wildcard(text: str) -> bool:
+    """Whether ``text`` has a ``*``, ``?`` or ``[``."""
+    return any(mark in text for mark in "*?[")
+
+
+def split_pattern(path: str) -> tuple[str, str]:
+    """The longest leading folder without wildcards, and the pattern below it."""
+    parts = PurePosixPath(path).parts
+    first = next(i for i, part in enumerate(parts) if has_wildcard(part))
+    return str(PurePosixPath(*parts[:first])), "/".join(parts[first:])
+
+
+def pattern_regex(pattern: str) -> re.Pattern[str]:
+    """A glob over relative POSIX paths: ``*``, ``?`` and ``[ab]`` stay within a name, ``**`` spans folders or none.
+
+    Raises:
+        BadRequest: brackets that make no sense, such as ``[z-a]``.
+    """
+    parts = pattern.split("/")
+    regex = ""
+    for i, part in enumerate(parts):
+        last = i == len(parts) - 1
+        if part == "**":
+            regex += ".+" if last else "(?:[^/]+/)*"
+        else:
+            regex += _name_regex(part) + ("" if last else "/")
+    try:
+        return re.compile(regex, re.DOTALL)  # a name may hold a newline
+    except re.error as error:
+        raise BadRequest(f"the pattern {pattern!r} is malformed: {error}; check its square brackets") from error
+
+
+def _name_regex(part: str) -> str:
+    pieces = re.split(r"(\*+|\?|\[!?\]?[^\]]*\])", part)
+    return "".join(_piece_regex(piece) for piece in pieces)
+
+
+def _piece_regex(piece: str) -> str:
+    if piece.startswith("*"):
+        return "[^/]*"
+    if piece == "?":
+        return "[^/]"
+    if piece.startswith("[") and piece.endswith("]") and len(piece) > 2:
+        negate, members = ("^/", piece[2:-1]) if piece[1] == "!" else ("", piece[1:-1])
+        return "[" + negate + re.sub(r"([\\\[\]^&|~])", r"\\\1", members) + "]"
+    return re.escape(piece)

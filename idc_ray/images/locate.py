@@ -1,0 +1,81 @@
+"""From what the user typed, a local path or a URI, to a filesystem, a path in it, and a URI that may be recorded."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, quote, urlencode
+
+from pyarrow import fs
+
+from idc_ray.errors import BadRequest
+from idc_ray.images.names import shown
+
+__all__ = ["Place", "locate"]
+
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_QUERY = re.compile(r"[A-Za-z_]+=[^/]*$")
+_RECORDED = ("endpoint_override", "scheme")  # these say where the data is; anything else may be a secret
+
+
+@dataclass(frozen=True)
+class Place:
+    """A path in a filesystem.
+
+    Attributes:
+        filesystem: pyarrow's; it pickles, so it can be sent to workers.
+        path: inside the filesystem, without a trailing slash; it need not exist and may be a pattern.
+        uri: absolute, percent-encoded, without credentials.
+    """
+
+    filesystem: fs.FileSystem
+    path: str
+    uri: str
+
+    @property
+    def local(self) -> bool:
+        """Whether the path is one of this machine's."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+
+def locate(text: str) -> Place:
+    """Where ``text`` points: a local path (``~`` allowed), ``file://``, ``s3://``, ``gs://``, or another of pyarrow's.
+
+    In a URI ``%20`` and the like are decoded; spaces, ``#``, ``[`` and ``?`` may also be written as they are.
+
+    Raises:
+        BadRequest: empty, an unknown scheme, or the store cannot be opened.
+    """
+    if not text.strip():
+        raise BadRequest("the input is empty; name a folder, a glob, a list file, an image, a Parquet file or a URI")
+    if not _URI.match(text):
+        path = os.path.abspath(os.path.expanduser(text))
+        return Place(fs.LocalFileSystem(), path, "file://" + quote(shown(path), safe="/*"))
+    return _locate_uri(text)
+
+
+def _locate_uri(text: str) -> Place:
+    scheme, rest = text.split("://", 1)
+    rest, query = _split_query(rest)
+    host, slash, path = rest.partition("/")
+    try:
+        filesystem, inside = fs.FileSystem.from_uri(
+            f"{scheme}://{host}{slash}{quote(path, safe='/%*')}" + (f"?{query}" if query else "")
+        )
+    except (ValueError, OSError, NotImplementedError) as error:
+        raise BadRequest(f"cannot open {_without_credentials(text)}: {_without_credentials(str(error))}") from error
+    inside = inside.rstrip("/") or "/"
+    recorded = urlencode([pair for pair in parse_qsl(query) if pair[0] in _RECORDED])
+    return Place(filesystem, inside, f"{scheme}://{quote(inside, safe='/*')}" + (f"?{recorded}" if recorded else ""))
+
+
+def _split_query(rest: str) -> tuple[str, str]:
+    # "?" is also a wildcard: it opens a query only before key=value at the very end.
+    head, mark, tail = rest.rpartition("?")
+    return (head, tail) if mark and _QUERY.match(tail) else (rest, "")
+
+
+def _without_credentials(text: str) -> str:
+    """``text`` without the user part and the query of URIs in it."""
+    return re.sub(r"\?\S*", "", re.sub(r"://[^/@\s]*(?:/[^@\s]*)?@", "://", text))

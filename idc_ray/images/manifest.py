@@ -1,0 +1,104 @@
+"""The list of images that a job works on: one row per image, sorted by source, as an Arrow table.
+
+A table, not a list of objects: a million images are about 150 MB of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from idc_ray.errors import BadRequest
+
+__all__ = ["MANIFEST_SCHEMA", "Entry", "ImageRef", "build_manifest", "image_id"]
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("mtime_ns", pa.int64(), nullable=False),
+        pa.field("lr_path", pa.string()),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("column", pa.string()),
+    ]
+)
+
+
+def image_id(source: str) -> str:
+    """First 16 hex digits of the SHA-256 of ``source``, the image's relative POSIX path."""
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """Where one image is; a row of the manifest.
+
+    Attributes:
+        image_id: see :func:`image_id`.
+        source: relative POSIX path; ``<relative path>#<row>`` for a row of a Parquet file.
+        path: path inside the filesystem, as ``idc_ray.images.names.stored`` writes it.
+        size: bytes of the file, -1 when unknown (always for Parquet rows).
+        mtime_ns: time of the file's last change in ns since 1970, -1 when unknown.
+        lr_path: path of the paired low-resolution image, if the input is paired.
+        row: row in the Parquet file, -1 when the image is a file of its own.
+        column: column of the Parquet file that holds the images, else None.
+    """
+
+    image_id: str
+    source: str
+    path: str
+    size: int
+    mtime_ns: int
+    lr_path: str | None
+    row: int
+    column: str | None = None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> ImageRef:
+        """From a manifest row; columns that are no field (a pipeline may add some) are left out.
+
+        Raises:
+            KeyError: a column of the manifest is missing.
+        """
+        return cls(**{name: row[name] for name in MANIFEST_SCHEMA.names})
+
+
+class Entry(NamedTuple):
+    """An image as a listing finds it: a manifest row without its id."""
+
+    source: str
+    path: str
+    size: int = -1
+    mtime_ns: int = -1
+    lr_path: str | None = None
+    row: int = -1
+    column: str | None = None
+
+
+def build_manifest(entries: Iterable[Entry]) -> pa.Table:
+    """The manifest of ``entries``: sorted by source, so the same images in any order give the same table.
+
+    Raises:
+        BadRequest: two entries share an id. Merging them would lose an image silently, and listings
+            have already merged a path that was named twice.
+    """
+    ordered = sorted(entries, key=itemgetter(0))
+    columns = list(zip(*ordered, strict=True)) or [()] * len(Entry._fields)
+    ids = [image_id(source) for source in columns[0]]
+    _check_unique(ids, columns[0])
+    return pa.table([ids, *columns], schema=MANIFEST_SCHEMA)
+
+
+def _check_unique(ids: list[str], sources: tuple[str, ...]) -> None:
+    if len(set(ids)) == len(ids):
+        return
+    (a, first), (_, second) = next((x, y) for x, y in pairwise(sorted(zip(ids, sources, strict=True))) if x[0] == y[0])
+    raise BadRequest(f"two images have the id {a}: {first!r} and {second!r}; rename one of them")

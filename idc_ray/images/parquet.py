@@ -1,0 +1,103 @@
+"""Images in the rows of Parquet files, as Hugging Face ``datasets`` writes them or as plain binary columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from idc_ray.errors import BadRequest, RejectedImage
+from idc_ray.images.manifest import Entry
+from idc_ray.images.names import open_path
+
+__all__ = ["image_columns", "read_row", "row_entries"]
+
+
+def image_columns(schema: pa.Schema) -> list[str]:
+    """Columns that may hold images: binary, or a struct with a binary field ``bytes`` (Hugging Face's ``Image``)."""
+    return [field.name for field in schema if _is_binary(field.type) or _bytes_field(field.type)]
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _bytes_field(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_struct(kind) and any(f.name == "bytes" and _is_binary(f.type) for f in kind))
+
+
+def row_entries(files: Iterable[Entry], filesystem: fs.FileSystem, column: str | None) -> Iterator[Entry]:
+    """One entry per row of each Parquet file; only footers are read.
+
+    Args:
+        files: the Parquet files.
+        filesystem: where they are.
+        column: the column with the images; None if each file has just one candidate.
+
+    Raises:
+        BadRequest: a file cannot be read, or its column cannot be told; the message lists the candidates.
+    """
+    for file in files:
+        try:
+            with open_path(filesystem, file.path) as handle, pq.ParquetFile(handle) as parquet:
+                rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
+        except (OSError, pa.ArrowException) as error:
+            raise BadRequest(f"cannot read {file.source} as Parquet: {error}; repair it or leave it out") from error
+        chosen = _choose(schema, column, file.source)
+        for row in range(rows):
+            yield Entry(f"{file.source}#{row}", file.path, -1, file.mtime_ns, None, row, chosen)
+
+
+def _choose(schema: pa.Schema, column: str | None, source: str) -> str:
+    candidates = image_columns(schema)
+    listed = ", ".join(map(repr, candidates)) or "none"
+    if column is not None and column not in candidates:
+        raise BadRequest(f"{source} has no image column {column!r}; columns that may hold images: {listed}")
+    if column is None and len(candidates) != 1:
+        fix = "name one with image_column" if candidates else f"its columns are {', '.join(map(repr, schema.names))}"
+        raise BadRequest(f"{source} has {len(candidates)} columns that may hold images ({listed}); {fix}")
+    return column or candidates[0]
+
+
+def read_row(filesystem: fs.FileSystem, path: str, column: str, row: int) -> bytes:
+    """The encoded image in one row.
+
+    The file's image column is never in memory as a whole: the row's group is streamed page by page up to the row. How
+    much a page holds is the writer's choice; pyarrow and ``datasets`` put up to 1,024 rows of a group into one, so
+    count with one row group (``datasets``: 100 images). Time: that of half a row group on average.
+
+    Raises:
+        RejectedImage: ``missing``: the file has no such row any more, or the row holds no bytes.
+        OSError, pyarrow.ArrowException: the file cannot be read.
+    """
+    # buffer_size makes the reader stream pages; with pre_buffer it would fetch the whole column chunk first.
+    with (
+        open_path(filesystem, path) as handle,
+        pq.ParquetFile(handle, pre_buffer=False, buffer_size=1 << 20) as parquet,
+    ):
+        group, offset = _group_of(parquet.metadata, row)
+        field = parquet.schema_arrow.field(column)
+        leaf = f"{column}.bytes" if _bytes_field(field.type) else column
+        for batch in parquet.iter_batches(batch_size=1, row_groups=[group], columns=[leaf], use_threads=False):
+            if offset == 0:
+                return _value(batch.column(0)[0].as_py(), row)
+            offset -= 1
+    raise RejectedImage("missing", f"row {row} is not in the file any more")
+
+
+def _group_of(metadata: pq.FileMetaData, row: int) -> tuple[int, int]:
+    for group in range(metadata.num_row_groups):
+        rows = metadata.row_group(group).num_rows
+        if row < rows:
+            return group, row
+        row -= rows
+    raise RejectedImage("missing", f"the file has {metadata.num_rows} rows, fewer than when it was listed")
+
+
+def _value(cell: bytes | dict[str, bytes | None] | None, row: int) -> bytes:
+    data = cell["bytes"] if isinstance(cell, dict) else cell
+    if data is None:
+        raise RejectedImage("missing", f"row {row} holds no image bytes (a path alone is not followed)")
+    return data

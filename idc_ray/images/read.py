@@ -1,0 +1,206 @@
+"""Encoded image to 8-bit RGB, by stated rules, or a reason why not."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from idc_ray.errors import RejectedImage
+from idc_ray.images.pixels import check_mode, to_rgb, upright
+
+__all__ = ["FORMATS", "decode_rgb"]
+
+# Told apart by content. None of these runs another program, as Pillow's EPS reader does.
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+for _module in ("Png", "Jpeg", "WebP", "Tiff", "Bmp", "Gif", "Ppm", "Jpeg2K"):
+    importlib.import_module(f"PIL.{_module}ImagePlugin")  # each registers its format
+
+_STRIP = 128  # rows converted at a time, so that conversion needs no second image
+_MAX_PAGES = 64  # of a TIFF that are looked at
+# TIFF tags
+_SUBFILE_TYPE = 254  # bit 0: a smaller version of another page
+_BITS_PER_SAMPLE = 258
+_PHOTOMETRIC = 262  # 0: grey whose 0 is white
+
+
+def decode_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode one image.
+
+    Which file it is is told by its content, not its name. The rules:
+
+    - Grey and palette images become RGB; a palette's transparency is alpha.
+    - Alpha: laid over white, as viewers show it. Opaque alpha changes nothing. A transparent colour of
+      a PNG with 16 bits is not applied (Pillow compares it with 8-bit values).
+    - 16 bits: the high byte (v // 256), which is also what Pillow does with 16-bit RGB. Grey of b bits:
+      v // 2**(b - 8).
+    - CMYK: Pillow's plain conversion; JPEG's as Adobe stores it, inverted. YCbCr: by JPEG's matrix. ICC profiles and
+      gamma are not applied: what is stored is what networks are trained on.
+    - LAB, floating point, and integers of more or signed bits have no stated range or colours here: rejected.
+    - EXIF orientation: turned upright. Orientation that cannot be read counts as upright.
+    - Animated GIF, PNG, WebP, and TIFF of several pages: rejected, since one file is one instance and dropping frames
+      silently would lose data. Smaller versions beside the first page (thumbnails, pyramids) are not pages. The
+      further pictures of a phone's JPEG (MPO: depth, gain map) are left out.
+    - PNG: every chunk's CRC is checked and the end must be there. A JPEG that is damaged in the middle, but not cut
+      short, cannot be told from a good one: its decoder has no checksum to compare.
+
+    Thread safe; Pillow's settings are neither changed nor consulted, except that its own limit for WebP, GIF and TIFF
+    tiles (``2 * Image.MAX_IMAGE_PIXELS``, 179 million) also holds. Memory: 4 bytes a pixel in Pillow, 3 in the result.
+
+    Args:
+        data: the file's bytes.
+        max_pixels: most pixels allowed, compared with the size in the header before anything is decoded.
+
+    Returns:
+        uint8 (H, W, 3), contiguous, 0 to 255.
+
+    Raises:
+        RejectedImage: ``empty``, ``not_an_image``, ``too_many_pixels``, ``decompression_bomb``, ``animated``,
+            ``unsupported_pixels``, ``truncated``, ``corrupt``, ``out_of_memory``, or ``unreadable`` for
+            anything else that Pillow raises.
+    """
+    if not data:
+        raise RejectedImage("empty", "the file has no bytes")
+    name = _format_of(data)
+    try:
+        with _pillow_warnings_hidden():
+            return _decode(data, name, max_pixels)
+    except RejectedImage:
+        raise
+    except MemoryError as error:
+        raise RejectedImage("out_of_memory", f"not enough memory to decode this {name}; lower max_pixels") from error
+    except Image.DecompressionBombError as error:
+        raise RejectedImage("too_many_pixels", str(error)) from error
+    except Exception as error:
+        raise _fault(name, error, data) from error
+
+
+def _format_of(data: bytes) -> str:
+    for name in FORMATS:
+        accept = Image.OPEN[name][1]
+        if accept is not None and accept(data[:16]) is True:
+            return name
+    raise RejectedImage("not_an_image", f"the content is none of {', '.join(FORMATS)}; it begins with {data[:16]!r}")
+
+
+def _decode(data: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
+    if name == "PNG":
+        _check_png(data)
+    # Not Image.open: that compares the size with a limit of the process, here the limit is the caller's.
+    with Image.OPEN[name][0](io.BytesIO(data), "") as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise RejectedImage(
+                "too_many_pixels",
+                f"{width} x {height} is {width * height:,} pixels, more than max_pixels = {max_pixels:,}",
+            )
+        _check_single(image)
+        check_mode(image)
+        if name == "PNG" and data[24] == 16:
+            image.info.pop("transparency", None)
+        grey_bits, inverted = _deep_grey(image)
+        image.load()
+        orientation = _orientation(image)  # not before: Pillow turns a TIFF while loading it, and then forgets the tag
+        pixels = np.empty((image.height, image.width, 3), np.uint8)
+        for top in range(0, image.height, _STRIP):
+            strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+            pixels[top : top + _STRIP] = to_rgb(strip, grey_bits, inverted)
+    return upright(pixels, orientation)
+
+
+def _check_png(data: bytes) -> None:
+    """Every chunk is whole and agrees with its CRC, up to IEND; Pillow skips the CRC of pixel data."""
+    view, at = memoryview(data), 8
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        kind = bytes(view[at + 4 : at + 8])
+        end = at + 8 + length
+        if end + 4 > len(data):
+            break
+        if zlib.crc32(view[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise RejectedImage("corrupt", f"the PNG chunk {kind!r} at byte {at} does not agree with its checksum")
+        if kind == b"IEND":
+            return
+        at = end + 4
+    raise RejectedImage("truncated", f"the PNG ends after {len(data):,} bytes without its end mark")
+
+
+def _check_single(image: ImageFile.ImageFile) -> None:
+    if image.format == "MPO":
+        return
+    frames = int(getattr(image, "n_frames", 1))
+    if frames == 1 or (image.format == "TIFF" and frames <= _MAX_PAGES and _others_are_reduced(image, frames)):
+        return
+    kind = "pages" if image.format == "TIFF" else "frames"
+    reason = f"the {image.format} has {frames} {kind}, one is expected; save the ones you want as files of their own"
+    raise RejectedImage("animated", reason)
+
+
+def _others_are_reduced(image: ImageFile.ImageFile, frames: int) -> bool:
+    reduced = True
+    for frame in range(1, frames):
+        image.seek(frame)
+        reduced = reduced and bool(_tag(image, _SUBFILE_TYPE, 0) & 1)
+    image.seek(0)
+    return reduced
+
+
+def _tag(image: ImageFile.ImageFile, tag: int, default: int) -> int:
+    value = image.tag_v2.get(tag, default)  # type: ignore[attr-defined]  # TIFF only
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _orientation(image: ImageFile.ImageFile) -> int:
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged metadata is no reason to lose the pixels
+        return 1
+
+
+def _deep_grey(image: ImageFile.ImageFile) -> tuple[int, bool]:
+    """Significant bits of a grey image of more than 8, and whether 0 is white; PPM and JPEG 2000 are scaled to 16."""
+    if image.format != "TIFF":
+        return 16, False
+    return _tag(image, _BITS_PER_SAMPLE, 16), _tag(image, _PHOTOMETRIC, 1) == 0
+
+
+@contextmanager
+def _pillow_warnings_hidden() -> Iterator[None]:
+    """Hide what Pillow warns about (damaged metadata, large sizes): the answer is an image or a RejectedImage.
+
+    ``warnings.catch_warnings`` is not thread safe: leaving it puts back an old list of filters, over
+    those that another thread has set meanwhile. One filter, for Pillow's modules, goes in and out instead.
+    """
+    filters = warnings.filters  # this very list: another thread may exchange it meanwhile
+    hide = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+    filters.insert(0, hide)  # type: ignore[attr-defined]  # typed as a Sequence, is a list
+    try:
+        yield
+    finally:
+        filters.remove(hide)  # type: ignore[attr-defined]
+
+
+def _fault(name: str, error: Exception, data: bytes) -> RejectedImage:
+    text = str(error) or type(error).__name__
+    if "MAX_TEXT" in text or "Too much memory used in text" in text:
+        return RejectedImage("decompression_bomb", f"the text in this {name} unpacks to more than is allowed: {text}")
+    if _is_cut(name, text, data):
+        return RejectedImage("truncated", f"the {name} ends too early, after {len(data):,} bytes: {text}")
+    if isinstance(error, OSError | SyntaxError | EOFError | struct.error | zlib.error):
+        return RejectedImage("corrupt", f"the {name} is damaged: {text}")
+    return RejectedImage("unreadable", f"the {name} cannot be decoded: {type(error).__name__}: {text}")
+
+
+def _is_cut(name: str, text: str, data: bytes) -> bool:
+    if name == "WEBP" and len(data) >= 8:
+        return len(data) < int.from_bytes(data[4:8], "little") + 8
+    return any(mark in text.lower() for mark in ("truncated", "only got", "not enough data", "requires a buffer"))

@@ -1,0 +1,133 @@
+"""Our checkpoints: safetensors, with what is needed to build the network again in the metadata.
+
+Nothing is ever unpickled. The layout, so that others can read it: the tensors under the network's
+parameter names, and one metadata entry ``idc_ray`` that holds JSON with ``format_version``,
+``architecture``, ``scale``, ``arguments`` and ``notes``.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from idc_ray.errors import BadRequest
+from idc_ray.models.files import write_atomic
+from idc_ray.models.registry import ModelSpec
+
+__all__ = ["Checkpoint", "is_safetensors", "load_checkpoint", "read_metadata", "save_checkpoint"]
+
+METADATA_KEY = "idc_ray"
+FORMAT_VERSION = 1
+#: The format's own limit on its JSON header: 100 MB. Torch zip files and pickles read as far larger.
+MAX_HEADER_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network's spec and weights.
+
+    Attributes:
+        spec: how to build it.
+        state_dict: its weights, on the CPU.
+        notes: free JSON: where the weights come from.
+    """
+
+    spec: ModelSpec
+    state_dict: dict[str, Tensor]
+    notes: Mapping[str, Any]
+
+    def build(self) -> nn.Module:
+        """The network with these weights.
+
+        Raises:
+            BadRequest: the weights do not fit the spec.
+        """
+        model = self.spec.build()
+        try:
+            model.load_state_dict(self.state_dict)
+        except RuntimeError as error:
+            raise BadRequest(f"the checkpoint's weights do not fit its own metadata ({self.spec}): {error}") from None
+        return model
+
+
+def save_checkpoint(
+    path: str | Path, spec: ModelSpec, state_dict: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None
+) -> None:
+    """Write a checkpoint, whole or not at all; the same content gives the same bytes.
+
+    Args:
+        path: where to.
+        spec: how to build the network.
+        state_dict: its weights, on any device.
+        notes: JSON values to keep with it, such as data, steps and seed.
+    """
+    description = {
+        "format_version": FORMAT_VERSION,
+        "architecture": spec.architecture,
+        "scale": spec.scale,
+        "arguments": dict(spec.arguments),
+        "notes": dict(notes or {}),
+    }
+    # One entry only: safetensors writes several in a random order, and the file's hash must not vary.
+    metadata = {METADATA_KEY: json.dumps(description, sort_keys=True)}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
+    write_atomic(path, safetensors.torch.save(tensors, metadata))
+
+
+def load_checkpoint(data: bytes) -> Checkpoint:
+    """Read a checkpoint of ours.
+
+    Args:
+        data: the file's content.
+
+    Raises:
+        BadRequest: not safetensors, damaged, without our metadata, or of a newer version.
+    """
+    description = read_metadata(data).get(METADATA_KEY)
+    if description is None:
+        raise BadRequest(
+            f"the safetensors file has no {METADATA_KEY!r} metadata; expected one that save_checkpoint wrote"
+        )
+    try:
+        fields = json.loads(description)
+        version = fields["format_version"]
+        spec = ModelSpec(fields["architecture"], int(fields["scale"]), dict(fields["arguments"]))
+        notes = dict(fields.get("notes", {}))
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadRequest(f"the checkpoint's {METADATA_KEY!r} metadata cannot be read: {error!r}") from None
+    if version != FORMAT_VERSION:
+        raise BadRequest(f"the checkpoint has format version {version}; this idc_ray reads {FORMAT_VERSION}: update it")
+    return Checkpoint(spec, read_tensors(data), notes)
+
+
+def read_tensors(data: bytes) -> dict[str, Tensor]:
+    """All tensors of a safetensors file; BadRequest if it is damaged."""
+    try:
+        return safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise BadRequest(f"the safetensors file is damaged or cut short ({error}); copy it again") from None
+
+
+def is_safetensors(data: bytes) -> bool:
+    """Whether the content starts like safetensors: a header length, then a JSON object."""
+    return len(data) > 8 and data[8:9] == b"{" and struct.unpack("<Q", data[:8])[0] <= MAX_HEADER_BYTES
+
+
+def read_metadata(data: bytes) -> dict[str, str]:
+    """The free metadata of a safetensors file, without its tensors; BadRequest if the header is no such thing."""
+    if not is_safetensors(data):
+        raise BadRequest(f"not a safetensors file: it starts with {data[:8]!r}")
+    length = struct.unpack("<Q", data[:8])[0]
+    try:
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    except ValueError as error:
+        raise BadRequest(f"the safetensors header is damaged or cut short ({error}); copy the file again") from None
+    return dict(metadata)

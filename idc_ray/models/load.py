@@ -1,0 +1,175 @@
+"""Loading networks from files, told apart by content and never by name; no file can run code."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import io
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from idc_ray.errors import BadRequest
+from idc_ray.models.checkpoint import METADATA_KEY, is_safetensors, load_checkpoint, read_metadata, read_tensors
+from idc_ray.models.spandrel_import import import_spandrel
+from idc_ray.models.teacher import Teacher
+from idc_ray.models.upscaler import Upscaler
+
+__all__ = ["bundled_teacher_bytes", "load_teacher", "load_upscaler", "teacher_sha256"]
+
+BUNDLED_SCALES = (2, 4)
+
+
+@dataclass(frozen=True)
+class _Network:
+    model: nn.Module
+    scale: int
+    minimum: int = 1
+    multiple_of: int = 1
+
+
+def bundled_teacher_bytes(scale: int) -> bytes:
+    """Content of the bundled teacher's file: an EDSR of 6 blocks of 32 channels (see ``bundled/NOTICE.md``).
+
+    Raises:
+        BadRequest: none is bundled for this scale.
+    """
+    if scale not in BUNDLED_SCALES:
+        known = " and ".join(f"x{s}" for s in BUNDLED_SCALES)
+        raise BadRequest(f"no teacher is bundled for scale {scale}, only for {known}; name a checkpoint with --teacher")
+    file = importlib.resources.files("idc_ray.models").joinpath("bundled", f"edsr_x{scale}.safetensors")
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise BadRequest(
+            f"the bundled teacher for scale {scale} is missing from this installation ({file}); "
+            "install idc_ray again, or name a checkpoint with --teacher"
+        ) from None
+
+
+def teacher_sha256(data: bytes) -> str:
+    """SHA-256 of a checkpoint's content, hexadecimal: what run records call the teacher's hash."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def load_teacher(
+    data: bytes | str | Path,
+    *,
+    scale: int,
+    feature_layer: str = "auto",
+    device: torch.device | str = "cpu",
+    name: str | None = None,
+) -> Teacher:
+    """A teacher from a checkpoint: one of ours, or any that spandrel knows.
+
+    Args:
+        data: the file's content, or its path.
+        scale: the scale that the run wants.
+        feature_layer: a layer's name, or ``auto``.
+        device: where the teacher runs.
+        name: for messages and records; default the file's name.
+
+    Raises:
+        BadRequest: not readable, not RGB, of another scale, of an unknown kind, or without such a feature layer.
+    """
+    data, name = _content(data, name)
+    network = _read_network(data, name, scale)
+    return Teacher(
+        network.model.to(device),
+        scale=scale,
+        name=name,
+        sha256=teacher_sha256(data),
+        feature_layer=feature_layer,
+        minimum=network.minimum,
+        multiple_of=network.multiple_of,
+    )
+
+
+def load_upscaler(
+    data: bytes | str | Path, *, scale: int, device: torch.device | str = "cpu", name: str | None = None
+) -> Upscaler:
+    """As :func:`load_teacher`, for networks of which only the output is wanted."""
+    data, name = _content(data, name)
+    network = _read_network(data, name, scale)
+    return Upscaler(
+        network.model.to(device),
+        scale=scale,
+        name=name,
+        sha256=teacher_sha256(data),
+        minimum=network.minimum,
+        multiple_of=network.multiple_of,
+    )
+
+
+def _content(data: bytes | str | Path, name: str | None) -> tuple[bytes, str]:
+    if isinstance(data, bytes):
+        return data, name or "the teacher"
+    path = Path(data)
+    try:
+        return path.read_bytes(), name or path.name
+    except OSError as error:
+        raise BadRequest(f"checkpoint {path} cannot be read ({error.strerror}); check the path") from None
+
+
+def _read_network(data: bytes, name: str, scale: int) -> _Network:
+    if is_safetensors(data) and METADATA_KEY in read_metadata(data):
+        checkpoint = load_checkpoint(data)
+        network = _Network(checkpoint.build(), checkpoint.spec.scale)
+    elif is_safetensors(data):
+        network = _through_spandrel(dict(read_tensors(data)), name)
+    elif data.startswith((b"PK\x03\x04", b"\x80")):  # torch's zip format, and the pickle of before 1.6
+        network = _through_spandrel(_read_torch(data, name), name)
+    else:
+        raise BadRequest(
+            f"{name} is no checkpoint: its content starts with {data[:8]!r}; "
+            "expected safetensors or a PyTorch file with a state dict (.pt, .pth)"
+        )
+    if network.scale != scale:
+        raise BadRequest(
+            f"{name} upscales by {network.scale}, the run by {scale}; "
+            f"use --scale {network.scale}, or a checkpoint for {scale}"
+        )
+    return network
+
+
+def _read_torch(data: bytes, name: str) -> dict[str, Any]:
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BadRequest(
+            f"{name} holds more than weights and was not opened, since that could run any code in it "
+            f"({str(error).splitlines()[0]}); save its state dict as safetensors"
+        ) from None
+    except Exception as error:  # torch has no common type for a damaged file
+        raise BadRequest(f"{name} is damaged or no PyTorch checkpoint ({type(error).__name__}: {error})") from None
+    if not isinstance(content, dict):
+        raise BadRequest(f"{name} holds a {type(content).__name__}; expected a state dict")
+    return content
+
+
+def _through_spandrel(state_dict: dict[str, Any], name: str) -> _Network:
+    spandrel = import_spandrel()
+    weights = spandrel.canonicalize_state_dict(state_dict)
+    # Training in half precision leaves half weights; everything here computes in float32.
+    weights = {k: v.float() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in weights.items()}
+    try:
+        descriptor = spandrel.ModelLoader().load_from_state_dict(weights)
+    except spandrel.UnsupportedModelError:
+        raise BadRequest(f"{name} is of no architecture that spandrel {spandrel.__version__} knows") from None
+    except Exception as error:  # its detection is by key names; other contents fail in any way
+        raise BadRequest(f"{name} could not be loaded by spandrel ({type(error).__name__}: {error})") from None
+    if not isinstance(descriptor, spandrel.ImageModelDescriptor):
+        raise BadRequest(f"{name} is a {descriptor.purpose} network; expected one for super-resolution")
+    if (descriptor.input_channels, descriptor.output_channels) != (3, 3):
+        raise BadRequest(
+            f"{name} maps {descriptor.input_channels} channels to {descriptor.output_channels}; expected RGB to RGB, "
+            "use a checkpoint trained on colour images"
+        )
+    needs = descriptor.size_requirements
+    if needs.square:
+        raise BadRequest(f"{name} takes square images only; use a teacher without that limit")
+    return _Network(descriptor.model, descriptor.scale, needs.minimum, needs.multiple_of)

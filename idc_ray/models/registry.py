@@ -1,0 +1,131 @@
+"""Networks by name: what ``--model edsr_small`` and a checkpoint's metadata refer to.
+
+An *architecture* (``edsr``) is a class with arguments; a *model* (``edsr_small``) is an architecture
+with its arguments filled in. A checkpoint stores the former, so it outlives a renamed model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+from torch import nn
+
+from idc_ray.errors import BadRequest
+
+__all__ = [
+    "ModelSpec",
+    "create_model",
+    "list_models",
+    "model_spec",
+    "nearest",
+    "register_architecture",
+    "register_model",
+]
+
+Argument = int | float | str | bool
+Network = TypeVar("Network", bound=type[nn.Module])
+SpecMaker = Callable[[int], "ModelSpec"]
+
+_ARCHITECTURES: dict[str, type[nn.Module]] = {}
+_MODELS: dict[str, SpecMaker] = {}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What is needed to build a network again, without its weights.
+
+    Attributes:
+        architecture: registered name of the class.
+        scale: upscaling factor.
+        arguments: the class's other arguments, JSON values.
+    """
+
+    architecture: str
+    scale: int
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
+
+    def build(self) -> nn.Module:
+        """The network, with fresh weights from torch's global generator.
+
+        Raises:
+            BadRequest: unknown architecture, an argument that it does not take, or a scale it does not support.
+        """
+        network = _lookup(_ARCHITECTURES, self.architecture, "architecture")
+        try:
+            inspect.signature(network).bind(scale=self.scale, **self.arguments)
+        except TypeError as error:
+            raise BadRequest(f"architecture {self.architecture!r} with {dict(self.arguments)}: {error}") from None
+        try:
+            return network(scale=self.scale, **self.arguments)
+        except ValueError as error:
+            raise BadRequest(f"architecture {self.architecture!r}: {error}") from None
+
+
+def register_architecture(name: str) -> Callable[[Network], Network]:
+    """Class decorator: makes a network, whose first argument is ``scale``, known to checkpoints."""
+
+    def register(network: Network) -> Network:
+        _add(_ARCHITECTURES, name, network)
+        return network
+
+    return register
+
+
+def register_model(maker: SpecMaker) -> SpecMaker:
+    """Function decorator: the function's name becomes a model's name; it maps a scale to a :class:`ModelSpec`."""
+    _add(_MODELS, maker.__name__, maker)
+    return maker
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Sorted names of the registered models that match a shell pattern, such as ``edsr*``."""
+    return sorted(name for name in _MODELS if fnmatchcase(name, pattern))
+
+
+def model_spec(name: str, scale: int) -> ModelSpec:
+    """The spec of a named model.
+
+    Raises:
+        BadRequest: no such model; the message has the nearest names.
+    """
+    return _lookup(_MODELS, name, "model")(scale)
+
+
+def create_model(name: str, scale: int) -> nn.Module:
+    """A named model with fresh weights.
+
+    Args:
+        name: one of :func:`list_models`.
+        scale: 2, 3 or 4.
+
+    Raises:
+        BadRequest: no such model (with the nearest names), or a scale that it does not support.
+    """
+    return model_spec(name, scale).build()
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """End of an error message: the names most like ``name``, or all of them if none is alike."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 3, 0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(sorted(known))}"
+
+
+Value = TypeVar("Value")
+
+
+def _lookup(table: Mapping[str, Value], name: str, kind: str) -> Value:
+    if name not in table:
+        raise BadRequest(f"no {kind} is called {name!r}; {nearest(name, table)}")
+    return table[name]
+
+
+def _add(table: dict[str, Any], name: str, value: object) -> None:
+    if name in table:
+        raise ValueError(f"{name!r} is registered already, as {table[name]!r}")
+    table[name] = value

@@ -1,0 +1,126 @@
+"""A frozen super-resolution network with one calling convention, whichever project it comes from."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from idc_ray.errors import BadRequest
+
+__all__ = ["Upscaler", "reflect_pad"]
+
+
+class Upscaler:
+    """A network in evaluation mode, its parameters frozen. Gradients still reach its input.
+
+    Args:
+        model: maps RGB (B, 3, h, w) in [0, 1] to (B, 3, scale h, scale w).
+        scale: upscaling factor.
+        name: for messages and records.
+        sha256: of the file the weights came from, hexadecimal.
+        minimum: the shortest side, in LR pixels, that the network takes.
+        multiple_of: both sides have to be multiples of this.
+
+    Raises:
+        BadRequest: the network does not do this for a small trial image.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, scale: int, name: str, sha256: str, minimum: int = 1, multiple_of: int = 1
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.scale, self.name, self.sha256 = scale, name, sha256
+        self.minimum, self.multiple_of = max(1, minimum), multiple_of
+        self._try()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is, and its input has to be."""
+        return next(self.model.parameters()).device
+
+    def upscale(self, lr: Tensor) -> Tensor:
+        """Upscale images of any size; those that the network does not take are reflect-padded right and below.
+
+        Args:
+            lr: float (B, 3, h, w), RGB in [0, 1], on the network's device.
+
+        Returns:
+            (B, 3, scale h, scale w), clamped to [0, 1]: a label is an image, and so is what is evaluated.
+        """
+        height, width = lr.shape[-2:]
+        out: Tensor = self.model(self._fit(lr))
+        return out[..., : height * self.scale, : width * self.scale].clamp(0, 1)
+
+    def upscale_padded(self, lr: Tensor, pad: int = 8) -> Tensor:
+        """:meth:`upscale` of a tile that is reflect-padded by ``pad`` LR pixels (default ours), cropped afterwards.
+
+        Without it the network's zero padding darkens or blurs the border of every tile. A tile smaller
+        than the padding is mirrored back and forth.
+        """
+        height, width = (side * self.scale for side in lr.shape[-2:])
+        inset = pad * self.scale
+        out = self.upscale(reflect_pad(lr, pad, pad, pad, pad))
+        return out[..., inset : inset + height, inset : inset + width]
+
+    @torch.no_grad()
+    def upscale_image(self, lr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """:meth:`upscale` of a whole 8-bit image, rounded: uint8 (h, w, 3) to uint8 (scale h, scale w, 3)."""
+        x = torch.tensor(lr, device=self.device).permute(2, 0, 1)[None].float() / 255
+        out = self.upscale(x) * 255
+        return out.round().byte()[0].permute(1, 2, 0).cpu().numpy()
+
+    def check_tile(self, tile: int) -> None:
+        """Refuse square tiles that would have to be padded: features of padding are not features of the tile.
+
+        Raises:
+            BadRequest: ``tile`` (side in LR pixels) is too small or no multiple; the message names one that fits.
+        """
+        if tile < self.minimum or tile % self.multiple_of:
+            fitting = self._fitting(tile)
+            raise BadRequest(
+                f"tile size {tile} does not suit {self.name}, which takes at least {self.minimum} pixels "
+                f"in multiples of {self.multiple_of}; use --tile-size {fitting}"
+            )
+
+    def _fitting(self, side: int) -> int:
+        side = max(side, self.minimum)
+        return -(-side // self.multiple_of) * self.multiple_of
+
+    def _fit(self, lr: Tensor) -> Tensor:
+        height, width = lr.shape[-2:]
+        down, right = self._fitting(height) - height, self._fitting(width) - width
+        return reflect_pad(lr, 0, down, 0, right) if down or right else lr
+
+    @torch.no_grad()
+    def _try(self) -> None:
+        height, width = self._fitting(24), self._fitting(self._fitting(24) + 1)
+        expected = (1, 3, height * self.scale, width * self.scale)
+        trial = torch.zeros(1, 3, height, width, device=self.device)
+        out = self.model(trial)
+        found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        if found != expected:
+            raise BadRequest(
+                f"{self.name} turns an image of shape {tuple(trial.shape)} into {found}; expected {expected}: "
+                f"use a network that upscales RGB images by {self.scale}"
+            )
+
+
+def reflect_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
+    """Mirror padding of the last two dimensions that does not repeat the border.
+
+    Equals ``torch.nn.functional.pad(..., mode="reflect")`` where that is defined, but the padding may be
+    larger than the image, which then mirrors back and forth.
+    """
+    rows = _mirrored(x.shape[-2], top, bottom, x.device)
+    columns = _mirrored(x.shape[-1], left, right, x.device)
+    return x.index_select(-2, rows).index_select(-1, columns)
+
+
+def _mirrored(length: int, before: int, after: int, device: torch.device) -> Tensor:
+    last = length - 1
+    index = torch.arange(-before, length + after, device=device)
+    if last == 0:
+        return torch.zeros_like(index)
+    return last - (index % (2 * last) - last).abs()

@@ -1,0 +1,109 @@
+"""Which image to blame when a worker or a launch dies.
+
+An image that kills its process would be retried for ever, and an innocent one that happened to be in
+flight must not pay for it. Every worker states what it is working on before it begins. A death counts
+against an image only if the image ran alone, and only if the rest of the world lived: after a worker's
+death each image of its batch is rerun alone; what earlier launches left in flight runs last and alone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from idc_ray.store import Inflight, Store
+
+__all__ = ["Ledger", "Suspects", "suspects_of_earlier_launches"]
+
+
+@dataclass
+class Ledger:
+    """One worker's statements and what it reads from those of dead ones.
+
+    Attributes:
+        store: the output.
+        launch: this launch.
+        actor: this worker's process.
+        node_id: the machine it runs on.
+        node_lives: whether a machine, by its id, is still part of the cluster.
+    """
+
+    store: Store
+    launch: str
+    actor: str
+    node_id: str
+    node_lives: Callable[[str], bool]
+
+    def begin(self, images: Sequence[str], alone: bool) -> None:
+        """State that this worker begins ``images``."""
+        record = Inflight(list(images), alone, self.node_id, os.getpid(), time.time())
+        self.store.write_inflight(self.launch, self.actor, record)
+
+    def end(self) -> None:
+        """State that this worker works on nothing."""
+        self.store.clear_inflight(self.launch, self.actor)
+
+    def dead_predecessors(self, images: Iterable[str]) -> list[Inflight]:
+        """Statements of other workers about ``images``.
+
+        Ray gives a batch to one worker at a time, so whoever else claims to work on it has died.
+        """
+        wanted = set(images)
+        return [
+            record
+            for record in self.store.read_inflight(self.launch)
+            if record.actor != self.actor and wanted & set(record.images)
+        ]
+
+    def blame(self, record: Inflight) -> int:
+        """Count a dead worker's statement if it counts; returns how many attempts its image has, 0 if none counts.
+
+        The statement itself is removed: the caller has made its own by now.
+        """
+        attempts = 0
+        if record.alone and self.node_lives(record.node_id):
+            attempts = self.store.count_attempt(
+                record.images[0], "worker", f"{self.launch}-{record.actor}-{record.pid}"
+            )
+        self.store.clear_inflight(self.launch, record.actor)
+        return attempts
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """What earlier launches left in flight.
+
+    Attributes:
+        waiting: ids to run last and alone, those that ended fewest launches first.
+        condemned: ids that ended as many launches alone as are allowed, with that number.
+        launches: the launches that left something; to be forgotten after a clean end.
+    """
+
+    waiting: list[str]
+    condemned: dict[str, int]
+    launches: list[str]
+
+
+def suspects_of_earlier_launches(store: Store, finished: Callable[[str], bool], allowed: int) -> Suspects:
+    """Read what earlier launches were killed over; each launch counts once against an image that ran alone.
+
+    Args:
+        store: the output; no other launch is running on it.
+        finished: whether an image is done or quarantined.
+        allowed: attempts after which an image is condemned.
+    """
+    counts: dict[str, int] = {}
+    launches = set()
+    for record in store.read_inflight():
+        launches.add(record.launch)
+        for image in record.images:
+            if finished(image):
+                continue
+            counts.setdefault(image, 0)
+            if record.alone:
+                counts[image] = store.count_attempt(image, "launch", record.launch)
+    condemned = {image: count for image, count in counts.items() if count >= allowed}
+    waiting = sorted((image for image in counts if image not in condemned), key=lambda image: (counts[image], image))
+    return Suspects(waiting, condemned, sorted(launches))

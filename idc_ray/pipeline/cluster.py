@@ -1,0 +1,118 @@
+"""The edge to Ray: joining or starting a cluster, and how many workers of which size fit it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.data import DataContext
+
+from idc_ray.config import Actors
+
+__all__ = ["PoolPlan", "data_settings", "join", "plan_pool"]
+
+log = logging.getLogger(__name__)
+
+#: CPUs beyond the machine's own in a cluster that we start, so that reading never waits for the workers to end.
+READER_CPUS = 1
+
+
+def join(actors: Actors) -> None:
+    """Join the cluster of ``actors.ray_address`` or RAY_ADDRESS, else start one on this machine.
+
+    A job that was submitted to a cluster finds it through RAY_ADDRESS, which Ray sets.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = actors.ray_address or os.environ.get("RAY_ADDRESS")
+    common: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
+    if address:
+        log.info("joining the Ray cluster at %s", address)
+        ray.init(address=address, **common)
+        return
+    cpus = (os.cpu_count() or 1) + READER_CPUS
+    log.info("starting Ray on this machine")
+    ray.init(num_cpus=cpus, include_dashboard=False, **common)
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """A pool of workers.
+
+    Attributes:
+        options: resources of one worker, as ``map_batches`` takes them.
+        min_size: fewest workers.
+        max_size: most workers.
+        initial_size: workers at the start.
+        device: what they compute on, for people.
+    """
+
+    options: dict[str, float]
+    min_size: int
+    max_size: int
+    initial_size: int
+    device: str
+
+
+def plan_pool(actors: Actors, resources: dict[str, float], work: int) -> PoolPlan:
+    """Fit the pool to a cluster.
+
+    The pools' fewest workers and one reader must fit at once, or all wait for each other: on a cluster
+    of one CPU a worker takes half of it.
+
+    Args:
+        actors: the settings.
+        resources: of the whole cluster, as ``ray.cluster_resources()`` gives them.
+        work: batches to do; more workers than that would idle.
+    """
+    cluster_gpus, cluster_cpus = resources.get("GPU", 0.0), resources.get("CPU", 0.0)
+    gpus = actors.gpus if actors.gpus is not None else float(cluster_gpus > 0 and actors.device != "cpu")
+    if gpus > 0:
+        options, fit, device = {"num_gpus": gpus}, cluster_gpus / gpus, "GPUs"
+    else:
+        cpus = actors.cpus
+        if 0 < cluster_cpus < actors.min_size * cpus + READER_CPUS:
+            cpus = cluster_cpus / (2 * actors.min_size)
+        options, device = {"num_cpus": cpus}, "CPUs"
+        fit = (cluster_cpus - READER_CPUS) / cpus if cpus else cluster_cpus
+    fitting = max(1, math.floor(fit))
+    most = max(actors.min_size, actors.max_size or fitting)
+    # All that fit start at once; a pool that grows one by one wastes the first minutes.
+    first = actors.initial_size or min(fitting, most, max(work, 1))
+    return PoolPlan(options, actors.min_size, most, min(max(first, actors.min_size), most), device)
+
+
+@contextlib.contextmanager
+def data_settings() -> Iterator[None]:
+    """Ray Data's settings for rows that take minutes; the process's own are restored afterwards."""
+    context = DataContext.get_current()
+    wanted = {
+        "execution_no_progress_timeout_s": -1,  # slow images and nodes that are still booting are no failure
+        "max_consecutive_actor_init_deaths": 3,
+        "enable_progress_bars": False,  # we have our own, which does not flood logs
+        "enable_operator_progress_bars": False,
+        "print_on_execution_start": False,
+        "verbose_stats_logs": False,
+    }
+    before = {name: getattr(context, name) for name in wanted}
+    threshold = context.autoscaling_config.actor_pool_util_upscaling_threshold
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)  # it warns that its progress bars are off
+        for name, value in wanted.items():
+            setattr(context, name, value)
+        context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
+        context.autoscaling_config.actor_pool_util_upscaling_threshold = threshold
+        logger.setLevel(level)

@@ -1,0 +1,38 @@
+"""Compacts a shard as soon as the last image of its range is finished, so that parts do not pile up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from idc_ray.store import Store, shard_of
+
+__all__ = ["Compactor"]
+
+
+class Compactor:
+    """Counts what is left of each shard's range.
+
+    Args:
+        store: the output; this process holds its lock.
+        digest: the run's digest.
+        shard_count: how many shards the run has.
+        unfinished: ids of the images that are still to do.
+    """
+
+    def __init__(self, store: Store, digest: str, shard_count: int, unfinished: Iterable[str]) -> None:
+        self._store, self._digest, self._count = store, digest, shard_count
+        self._left = Counter(shard_of(image_id, shard_count) for image_id in unfinished)
+
+    def finished(self, image_id: str) -> None:
+        """An image is done or quarantined."""
+        shard = shard_of(image_id, self._count)
+        self._left[shard] -= 1
+        if self._left[shard] == 0:
+            self._store.compact(self._digest, shard, self._count)
+
+    def finish(self) -> None:
+        """Compact what earlier launches left: parts of ranges that were complete, compactions that were killed."""
+        waiting = {shard_of(image_id, self._count) for image_id in self._store.list_parts(self._digest)}
+        for shard in sorted(waiting | set(self._store.pending_shards())):
+            self._store.compact(self._digest, shard, self._count)

@@ -1,0 +1,286 @@
+"""The main job, from a configuration to a condensed set. Reads as its table of contents: see :func:`condense`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import socket
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+import torch
+
+import idc_ray
+from idc_ray.config import CondenseConfig
+from idc_ray.errors import IdcError, Interrupted, Locked, QuarantinedImages
+from idc_ray.images import Found
+from idc_ray.models import teacher_sha256
+from idc_ray.pipeline import dry_run
+from idc_ray.pipeline.cluster import PoolPlan, data_settings, join, plan_pool
+from idc_ray.pipeline.compactor import Compactor
+from idc_ray.pipeline.inputs import estimate_sizes, find_input, only, read_teacher, readable_samples
+from idc_ray.pipeline.interrupt import interruptible, own_error
+from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.plan import Plan, plan_work
+from idc_ray.pipeline.progress import Progress
+from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise
+from idc_ray.pipeline.stream import condense_stream
+from idc_ray.pipeline.summary import Summary
+from idc_ray.pipeline.survey import survey
+from idc_ray.pipeline.worker import load_job_teacher
+from idc_ray.store import RunRecord, Store, shard_count_for
+from idc_ray.tracking import Tracker, tracking_uri
+
+__all__ = ["condense"]
+
+log = logging.getLogger(__name__)
+
+#: Images read at the start to know how many shards there will be.
+SIZE_SAMPLES = 4
+
+#: Least seconds between two points of a metric's curve.
+METRIC_SECONDS = 2.0
+
+CONTINUE = "what was finished is kept; the same command continues"
+
+
+@dataclass
+class _Launch:
+    """What the steps of one launch hand on to each other."""
+
+    job: Job
+    found: Found
+    teacher: bytes
+    run: RunRecord
+    plan: Plan
+    tracker: Tracker
+    summary: Summary
+    lost_lock: threading.Event
+
+
+def condense(config: CondenseConfig) -> int:
+    """Condense the images of a configuration; the same call again continues or confirms what is there.
+
+    Returns:
+        The exit code: 0.
+
+    Raises:
+        BadRequest: what was asked for cannot be done.
+        QuarantinedImages: some images were set aside and ``strict`` was given.
+        Locked: another process works on the output.
+        Interrupted: SIGINT or SIGTERM.
+        IdcError: anything else that a user can mend.
+    """
+    print(config.to_yaml(), flush=True)
+    teacher = read_teacher(config)
+    found = find_input(config)
+    log.info("%d images in %s", found.manifest.num_rows, found.uri)
+    if found.ignored:
+        log.info("%d files there are no images by their ending and are ignored", found.ignored)
+    job = _new_job(config, found, teacher)
+    load_job_teacher(job, teacher, torch.device("cpu"))  # a wrong teacher is told here, not by a worker minutes later
+    if config.dry_run:
+        print(dry_run.estimate(job, found, teacher))
+        return 0
+    if config.mlflow.enabled:
+        tracking_uri(config.mlflow, config.output)
+    job.store.check_writable()
+    with job.store.lock(_holder(job.launch)) as lost_lock:
+        launch = _begin(job, found, teacher, lost_lock)
+        try:
+            if launch.plan.todo:
+                _run_on_ray(launch)
+            return _finish(launch)
+        except BaseException as error:
+            launch.tracker.finish("KILLED" if isinstance(error, Interrupted) else "FAILED")
+            raise
+
+
+def _new_job(config: CondenseConfig, found: Found, teacher: bytes) -> Job:
+    return Job(
+        config=config,
+        store=Store.open(config.output),
+        digest=config.digest(teacher_sha256(teacher)),
+        launch=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}",
+        filesystem=found.filesystem,
+        lr_filesystem=found.lr_filesystem,
+        root=_root(found),
+        input_uri=found.uri,
+    )
+
+
+def _root(found: Found) -> str:
+    """What a machine sees if it sees the input: the folder of the first image."""
+    path = str(found.manifest["path"][0].as_py())
+    return path.rpartition("/")[0] or "/"
+
+
+def _holder(launch: str) -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}, launch {launch}"
+
+
+def _begin(job: Job, found: Found, teacher: bytes, lost_lock: threading.Event) -> _Launch:
+    """Write what this run is, see what is left of it, and begin to track it."""
+    config = job.config
+    samples = list(readable_samples(found, config, SIZE_SAMPLES))
+    expected = estimate_sizes(config, found.manifest.num_rows, samples).bytes
+    run = job.store.begin_run(
+        RunRecord(
+            config=config.model_dump(mode="json"),
+            digest=job.digest,
+            teacher_sha256=teacher_sha256(teacher),
+            input_uri=found.uri,
+            versions=_versions(),
+            shard_count=shard_count_for(int(expected), config.store.shard_bytes),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            device="",
+        ),
+        config.overwrite,
+    )
+    plan = plan_work(config, found, job.store, job.digest, job.launch)
+    log.info("%d images to do, %d done before, %d quarantined before", plan.todo, plan.done_before, plan.quarantined)
+    tracker = Tracker.start(config.mlflow, config.output, job.digest, run.mlflow_run_id)
+    if tracker.run_id != run.mlflow_run_id:
+        run = job.store.update_run(mlflow_run_id=tracker.run_id)
+    tracker.log_params(config.model_dump(mode="json"))
+    tracker.log_input_dataset(found.uri, job.digest, found.manifest.num_rows)
+    tracker.log_artifact(config.to_yaml(), "config.yaml")
+    bandwidths = config.rlff.bandwidths if config.method == "idc" else ()
+    summary = Summary(config.ratio, config.tile_size**2, bandwidths)
+    return _Launch(job, found, teacher, run, plan, tracker, summary, lost_lock)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "ray", "pyarrow", "numpy", "pillow", "mlflow")
+    ours = {"idc_ray": idc_ray.__version__, "python": platform.python_version()}
+    return ours | {name: importlib.metadata.version(name) for name in packages}
+
+
+def _run_on_ray(launch: _Launch) -> None:
+    """Condense what is left; whatever ends this early, no process of ours lives on."""
+    ours = not ray.is_initialized()
+    join(launch.job.config.actors)
+    try:
+        with interruptible(CONTINUE), data_settings():
+            _condense_all(launch)
+    except BaseException as error:
+        if ours:
+            ray.shutdown()  # first: a worker that still runs would state again what it works on
+        if isinstance(error, Interrupted):
+            launch.job.store.end_launch(launch.job.launch)  # nobody is to blame for what was in flight
+        found = own_error(error)
+        if found is not None and found is not error:
+            raise found from error
+        raise
+    if ours:
+        ray.shutdown()
+
+
+def _condense_all(launch: _Launch) -> None:
+    job, plan = launch.job, launch.plan
+    config = job.config
+    teacher = ray.put(launch.teacher)
+    if config.allocation == "difficulty":
+        job = replace(job, mean_difficulty=_mean_difficulty(launch, teacher))
+    compactor = Compactor(job.store, job.digest, launch.run.shard_count, plan.together | set(plan.alone))
+    progress = Progress(launch.found.manifest.num_rows, plan.done_before + plan.quarantined)
+    try:
+        for image_ids, alone in ((plan.together, False), (set(plan.alone), True)):
+            if not image_ids:
+                continue
+            batch = 1 if alone else _batch(config, len(image_ids))
+            pool = _pool(launch, -(-len(image_ids) // batch))
+            statuses = condense_stream(only(launch.found.manifest, image_ids), job, teacher, pool, batch, alone)
+            _follow(launch, statuses, compactor, progress)
+    finally:
+        progress.close()
+
+
+def _batch(config: CondenseConfig, images: int) -> int:
+    """Images in one call: as configured, but few enough that all workers get some."""
+    workers = plan_pool(config.actors, ray.cluster_resources(), images).max_size
+    return max(1, min(config.actors.images_per_step, -(-images // workers)))
+
+
+def _pool(launch: _Launch, batches: int) -> PoolPlan:
+    pool = plan_pool(launch.job.config.actors, ray.cluster_resources(), batches)
+    log.info(
+        "condensing on %s with %d to %d workers, %d at the start",
+        pool.device, pool.min_size, pool.max_size, pool.initial_size,
+    )  # fmt: skip
+    stored = launch.run.device
+    if not stored:
+        launch.run = launch.job.store.update_run(device=pool.device)
+    elif stored != pool.device:
+        log.warning("earlier launches used %s, this one %s: the last bits of tiles will differ", stored, pool.device)
+    return pool
+
+
+def _mean_difficulty(launch: _Launch, teacher: ray.ObjectRef[bytes]) -> float:
+    """From the run's record, or measured and recorded: all launches of a run must use the same."""
+    if launch.run.survey is None:
+        launch.run = launch.job.store.update_run(survey=survey(launch.found, launch.job, teacher))
+    assert launch.run.survey is not None
+    return float(launch.run.survey["mean_difficulty"])
+
+
+def _follow(launch: _Launch, statuses: Any, compactor: Compactor, progress: Progress) -> None:
+    """Take status rows as they arrive: show them, track them, compact complete ranges."""
+    told = 0.0
+    for status in statuses:
+        if launch.lost_lock.is_set():
+            raise Locked(f"another process took over {launch.job.store.uri}; see which one, and stop one of the two")
+        if status["outcome"] == "quarantined":
+            log.warning("%s is quarantined: %s [%s]", status["source"], status["reason"], status["code"])
+        progress.update(status)
+        commit = status["seconds"].get("commit", 0.0)
+        launch.summary.seconds["commit"] = launch.summary.seconds.get("commit", 0.0) + commit
+        compactor.finished(status["image_id"])
+        if time.monotonic() - told >= METRIC_SECONDS:
+            told = time.monotonic()
+            launch.tracker.log_metrics(progress.done, progress.metrics())
+    launch.tracker.log_metrics(progress.done, progress.metrics())
+
+
+def _finish(launch: _Launch) -> int:
+    """Compact what is left, write the manifest last, show what came of it."""
+    job, store, tracker = launch.job, launch.job.store, launch.tracker
+    Compactor(store, job.digest, launch.run.shard_count, ()).finish()
+    for old in (*launch.plan.old_launches, job.launch):
+        store.end_launch(old)
+    summarise(launch.summary, store, job.digest, launch.plan.done_before + launch.plan.gone)
+    numbers = launch.summary.as_dict()
+    if launch.plan.todo or store.read_manifest() is None:
+        timing = {"wall": numbers["wall_seconds"], **numbers["seconds"]}
+        expected = launch.found.manifest.num_rows + launch.plan.gone
+        manifest = store.write_manifest(job.digest, timing, expected)
+        tracker.log_artifact(json.dumps(asdict(manifest), indent=2), "manifest.json")
+        picture = draw_gallery(job.config, launch.found, store)
+        if picture is not None:
+            store.place.write(GALLERY, picture)
+            tracker.log_artifact(picture, GALLERY)
+    tracker.log_metrics(numbers["images"], {k: v for k, v in numbers.items() if isinstance(v, int | float)})
+    tracker.finish("FINISHED")
+    print(launch.summary.format())
+    print(f"{'output':<15} {store.uri}", flush=True)
+    return _verdict(launch)
+
+
+def _verdict(launch: _Launch) -> int:
+    failed, strict = launch.summary.failed, launch.job.config.strict
+    if failed and strict:
+        raise QuarantinedImages(
+            f"{failed} images were quarantined, and --strict was given; see the reasons above, mend or remove the "
+            "images, and use --retry-quarantined"
+        )
+    if failed == launch.found.manifest.num_rows:
+        raise IdcError(f"none of the {failed} images could be condensed; see the reasons above")
+    return 0

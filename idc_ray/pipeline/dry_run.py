@@ -1,0 +1,75 @@
+"""What a run would cost: counted and timed on two of its images, nothing started, nothing written."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import torch
+
+from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask, needs_hr
+from idc_ray.config import CondenseConfig
+from idc_ray.errors import BadRequest
+from idc_ray.images import Found, Instance
+from idc_ray.pipeline.device import set_up_torch
+from idc_ray.pipeline.inputs import estimate_sizes, readable_samples
+from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.progress import duration
+from idc_ray.pipeline.summary import size
+from idc_ray.pipeline.worker import load_job_teacher
+
+__all__ = ["estimate"]
+
+TIMED_IMAGES = 2
+COUNTED_IMAGES = 16
+#: Steps that are timed; the rest is proportional.
+TIMED_STEPS = 5
+
+
+def estimate(job: Job, found: Found, teacher: bytes) -> str:
+    """Images, tiles, budget, bytes and time of a run, for a person.
+
+    Raises:
+        BadRequest: no image of the sample can be read.
+    """
+    config, images = job.config, found.manifest.num_rows
+    samples = list(readable_samples(found, config, COUNTED_IMAGES))
+    if not samples:
+        raise BadRequest(
+            f"no image of a sample of {found.uri} can be read at the settings; run without --dry-run for why"
+        )
+    sizes = estimate_sizes(config, images, samples)
+    device = set_up_torch(config.actors, has_gpu=torch.cuda.is_available())
+    per_image = _seconds_per_image(config, samples[:TIMED_IMAGES], load_job_teacher(job, teacher, device), device)
+    workers = config.actors.max_size or (torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1)
+    lines = {
+        "images": f"{images} in {found.uri}",
+        "tiles": f"about {sizes.candidates:.0f} of {config.tile_size} x {config.tile_size} LR pixels",
+        "budget": f"about {sizes.tiles:.0f} tiles, {100 * sizes.tiles / max(1, sizes.candidates):.3g} % of the pixels",
+        "bytes": f"about {size(sizes.bytes)}",
+        "time": f"about {duration(per_image * images / workers)} with {workers} workers like this machine's "
+        f"{device.type}: {per_image:.3g} s an image",
+        "rests on": f"{len(samples)} images for sizes, {min(len(samples), TIMED_IMAGES)} for time",
+    }
+    return "\n".join(f"{name:<15} {text}" for name, text in lines.items()) + "\ndry run: nothing was started or written"
+
+
+def _seconds_per_image(config: CondenseConfig, samples: list[Instance], teacher: object, device: torch.device) -> float:
+    """Time two images with no steps and with a few; steps cost the same each."""
+    plain = config.model_copy(update={"allocation": "per_image"})  # the survey of difficulties would start the job
+    tasks = [ImageTask(s.image_id, s.lr, s.hr if needs_hr(config) else None) for s in samples]
+    steps = min(TIMED_STEPS, config.iterations) if config.method == "idc" else 0
+    fixed, some = (
+        _timed(Condenser(teacher, plain.model_copy(update={"iterations": n}), device), tasks)  # type: ignore[arg-type]
+        for n in (0, steps)
+    )
+    per_step = max(0.0, some - fixed) / steps if steps else 0.0
+    return (fixed + per_step * config.iterations) / len(samples)
+
+
+def _timed(condenser: Condenser, tasks: list[ImageTask]) -> float:
+    begin = time.perf_counter()
+    for result in condenser.condense(tasks):
+        if not isinstance(result, Condensed):
+            raise result
+    return time.perf_counter() - begin

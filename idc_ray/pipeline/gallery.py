@@ -1,0 +1,111 @@
+"""One picture of some condensed images: real tiles, their condensed LR tiles, the teacher's HR tiles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+__all__ = ["GalleryEntry", "gallery_png"]
+
+CELL = 144  # least side of a tile on the page, in pixels
+GAP = 6  # between tiles
+GROUP_GAP = 28  # between the three groups
+MARGIN = 28
+CAPTION = 30  # height of a caption line
+BACKGROUND, INK, FAINT = (250, 250, 248), (30, 30, 30), (120, 120, 120)
+RESAMPLE = Image.Resampling
+
+
+@dataclass(frozen=True)
+class GalleryEntry:
+    """One image of the gallery.
+
+    Attributes:
+        source: its name.
+        real: LR crops of it, RGB, all p x p; as many as there is something to show of.
+        lr: its condensed LR tiles, p x p.
+        hr: their HR tiles, scale p x scale p.
+        loss_start: held-out loss of the initial tiles; None if nothing was optimised.
+        loss_end: held-out loss of ``lr``.
+    """
+
+    source: str
+    real: Sequence[Image.Image]
+    lr: Sequence[Image.Image]
+    hr: Sequence[Image.Image]
+    loss_start: float | None = None
+    loss_end: float | None = None
+
+
+def gallery_png(entries: Sequence[GalleryEntry], max_tiles: int = 3) -> Image.Image:
+    """Draw one row for each entry; save the result as PNG.
+
+    All tiles have one size on the page. LR is enlarged by pixel repetition, so that what is stored is what is
+    seen; HR by the same rule, by a smaller factor.
+
+    Args:
+        entries: at least one; all of one tile size and scale.
+        max_tiles: tiles shown of each kind; the caption tells if there are more.
+
+    Raises:
+        ValueError: no entry, or none with a tile.
+    """
+    entries = [entry for entry in entries if entry.lr and entry.hr]  # an image may get no tile
+    if not entries:
+        raise ValueError("a gallery needs at least one image with a tile")
+    side, scale = entries[0].lr[0].width, entries[0].hr[0].width // entries[0].lr[0].width
+    # A multiple of both sizes: repetition by a whole factor shows no pixel wider than its neighbour.
+    cell = side * scale * math.ceil(CELL / (side * scale))
+    shown = min(max_tiles, max(len(group) for entry in entries for group in (entry.real, entry.lr, entry.hr)))
+    headings = ("real LR crops", "condensed LR tiles", f"HR tiles (x{scale})")
+    group = max(shown * (cell + GAP) - GAP, *(round(_font(18).getlength(text)) for text in headings))
+    width = 2 * MARGIN + 3 * group + 2 * GROUP_GAP
+    row = CAPTION + cell + MARGIN
+    page = Image.new("RGB", (width, 2 * MARGIN + CAPTION + len(entries) * row - MARGIN), BACKGROUND)
+    draw = ImageDraw.Draw(page)
+    lefts = [MARGIN + i * (group + GROUP_GAP) for i in range(3)]
+    for left, text in zip(lefts, headings, strict=True):
+        draw.text((left, MARGIN - 6), text, INK, _font(18))
+    for i, entry in enumerate(entries):
+        top = MARGIN + CAPTION + i * row
+        _draw_caption(draw, (MARGIN, top), entry, shown, width - 2 * MARGIN)
+        for left, tiles in zip(lefts, (entry.real, entry.lr, entry.hr), strict=True):
+            _paste_tiles(page, (left, top + CAPTION), tiles[:shown], cell)
+    return page
+
+
+def _paste_tiles(page: Image.Image, at: tuple[int, int], tiles: Sequence[Image.Image], cell: int) -> None:
+    left, top = at
+    for tile in tiles:
+        page.paste(tile.convert("RGB").resize((cell, cell), RESAMPLE.NEAREST), (left, top))
+        left += cell + GAP
+
+
+def _draw_caption(draw: ImageDraw.ImageDraw, at: tuple[int, int], entry: GalleryEntry, shown: int, width: int) -> None:
+    count = len(entry.lr)
+    facts = "1 tile" if count == 1 else f"{count} tiles" + (f", {shown} shown" if count > shown else "")
+    if entry.loss_start is not None and entry.loss_end is not None:
+        facts += f", held-out loss {entry.loss_start:.3g} to {entry.loss_end:.3g}"
+        if entry.loss_start > 0:
+            facts += f" ({100 * (entry.loss_end / entry.loss_start - 1):+.0f} %)"
+    left, top = at
+    right = _font(15).getlength(facts)
+    name = _shortened(entry.source, max(width - right - GROUP_GAP, width / 3))
+    draw.text((left, top + 5), name, INK, _font(15))
+    draw.text((left + _font(15).getlength(name) + 14, top + 5), facts, FAINT, _font(15))
+
+
+def _shortened(name: str, width: float) -> str:
+    """The end of a name that is too wide: the file matters more than its first folders."""
+    if _font(15).getlength(name) <= width:
+        return name
+    while name and _font(15).getlength("..." + name) > width:
+        name = name[1:]
+    return "..." + name
+
+
+def _font(points: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(points)  # Pillow brings it along: the same picture on every machine

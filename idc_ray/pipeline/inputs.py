@@ -1,0 +1,139 @@
+"""What a launch reads: the teacher, the images, and whether a finished image's source has changed since."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from idc_ray.condensation.budget import per_image_budget
+from idc_ray.config import CondenseConfig
+from idc_ray.errors import BadRequest, RejectedImage
+from idc_ray.images import Found, ImageRef, Instance, find_images, grid_count, load_instance
+from idc_ray.images.locate import locate
+from idc_ray.images.names import open_path
+from idc_ray.models import bundled_teacher_bytes
+from idc_ray.photographs import write_photographs
+from idc_ray.store import DoneImages
+
+__all__ = ["Sizes", "changed_sources", "estimate_sizes", "find_input", "only", "read_teacher", "readable_samples"]
+
+#: Bytes of an 8-bit RGB pixel as PNG; natural tiles take 2 to 2.6 of the 3.
+PNG_BYTES_PER_PIXEL = 2.4
+
+
+def read_teacher(config: CondenseConfig) -> bytes:
+    """The teacher's checkpoint, from wherever it is.
+
+    Raises:
+        BadRequest: it cannot be read, or none is bundled for the scale.
+    """
+    if config.teacher is None:
+        return bundled_teacher_bytes(config.scale)
+    place = locate(config.teacher)
+    try:
+        with open_path(place.filesystem, place.path) as file:
+            return file.read()
+    except OSError as error:
+        raise BadRequest(f"the teacher {place.uri} cannot be read ({error}); check --teacher") from None
+
+
+def find_input(config: CondenseConfig) -> Found:
+    """The images of a configuration; by default photographs that scikit-image ships, copied beside the output."""
+    if config.input is not None:
+        source = config.source
+        return find_images(config.input, lr_input=source.lr_input, scale=config.scale, image_column=source.image_column)
+    output = locate(config.output)
+    if not output.local:
+        raise BadRequest("the default photographs need a local --output; name images with --input")
+    return find_images(str(write_photographs(f"{output.path}.photographs")))
+
+
+def readable_samples(found: Found, config: CondenseConfig, count: int) -> Iterator[Instance]:
+    """Up to ``count`` images that can be read, in the order of their ids: a sample that does not depend on names."""
+    order = pc.sort_indices(found.manifest["image_id"])
+    tried = 0
+    for row in found.manifest.take(order[: 4 * count]).to_pylist():
+        if tried == count:
+            return
+        try:
+            instance = load_instance(
+                ImageRef.from_row(row),
+                found.filesystem,
+                scale=config.scale,
+                tile_size=config.tile_size,
+                max_pixels=config.source.max_pixels,
+                keep_hr=True,
+                lr_filesystem=found.lr_filesystem,
+            )
+        except RejectedImage:
+            continue
+        tried += 1
+        yield instance
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Expected sizes of a whole run, from a few of its images.
+
+    Attributes:
+        candidates: whole tiles in all images.
+        tiles: tiles that will be stored.
+        bytes: of the output.
+    """
+
+    candidates: float
+    tiles: float
+    bytes: float
+
+
+def estimate_sizes(config: CondenseConfig, images: int, samples: list[Instance]) -> Sizes:
+    """Extrapolate from samples; all zero without any."""
+    if not samples:
+        return Sizes(0, 0, 0)
+    size = config.tile_size
+    counts = [grid_count(sample.lr.shape[0], sample.lr.shape[1], size) for sample in samples]
+    per_image = config.allocation == "per_image"
+    tiles = sum(float(per_image_budget(config.ratio, n)) if per_image else config.ratio * n for n in counts)
+    share = images / len(samples)
+    pixels = size**2 * (1 + config.scale**2)
+    return Sizes(sum(counts) * share, tiles * share, tiles * share * pixels * PNG_BYTES_PER_PIXEL)
+
+
+def changed_sources(found: Found, done: DoneImages) -> list[dict[str, str]]:
+    """Finished images whose source is no longer what it was, as manifest rows.
+
+    Size and time tell at once that nothing changed; where they differ the content decides. Rows of
+    Parquet files have neither, so a change inside such a file goes unseen.
+    """
+    manifest = found.manifest.filter(pc.greater_equal(found.manifest["size"], 0))
+    rows = manifest.select(["image_id", "source", "path", "size", "mtime_ns"])
+    listed = set(rows["image_id"].to_pylist())
+    states = done.states([image_id for image_id in done.in_parts if image_id in listed])
+    changed = []
+    for batch in rows.to_batches(max_chunksize=65536):
+        for row in batch.to_pylist():
+            if row["image_id"] not in done:
+                continue
+            state = states.get(row["image_id"]) or done[row["image_id"]]
+            if (state.size, state.mtime_ns) == (row["size"], max(0, row["mtime_ns"])):
+                continue
+            if _sha256(found, row["path"]) != state.sha256:
+                changed.append(row)
+    return changed
+
+
+def _sha256(found: Found, path: str) -> str:
+    try:
+        with open_path(found.filesystem, path) as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except OSError:
+        return ""
+
+
+def only(manifest: pa.Table, image_ids: set[str]) -> pa.Table:
+    """The rows of some images, in the manifest's order."""
+    return manifest.filter(pc.is_in(manifest["image_id"], pa.array(sorted(image_ids), pa.string())))

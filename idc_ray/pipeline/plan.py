@@ -1,0 +1,106 @@
+"""What is left to do: list what exists, do the rest. Retry, restart and resume are the same thing."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from idc_ray.config import CondenseConfig
+from idc_ray.errors import BadRequest
+from idc_ray.images import Found
+from idc_ray.pipeline.attempts import suspects_of_earlier_launches
+from idc_ray.pipeline.inputs import changed_sources
+from idc_ray.store import DoneImages, QuarantineEntry, Store
+
+__all__ = ["Plan", "plan_work"]
+
+log = logging.getLogger(__name__)
+
+SHOWN = 5  # names in a message
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One launch's work.
+
+    Attributes:
+        together: ids to condense in batches.
+        alone: ids to run one by one afterwards, because earlier launches were killed over them.
+        done_before: images that are finished.
+        gone: finished images that the input no longer has; their tiles are kept.
+        quarantined: images that are set aside and not tried again.
+        old_launches: launches that left something in flight.
+    """
+
+    together: set[str]
+    alone: list[str]
+    done_before: int
+    gone: int
+    quarantined: int
+    old_launches: list[str]
+
+    @property
+    def todo(self) -> int:
+        return len(self.together) + len(self.alone)
+
+
+def plan_work(config: CondenseConfig, found: Found, store: Store, digest: str, launch: str) -> Plan:
+    """Compare the input with the output.
+
+    Raises:
+        BadRequest: a finished image's source has changed, and ``source.on_changed`` is ``error``.
+    """
+    if config.retry_quarantined:
+        released = store.release_quarantined(digest)
+        log.info("%d quarantined images are tried again", len(released))
+    done = store.done(digest)
+    quarantined = store.quarantined_ids(digest)
+    changed = _changed(config, found, done)
+    ids = set(found.manifest["image_id"].to_pylist())
+    finished_or_aside = {i for i in ids if i in quarantined or (i in done and i not in changed)}
+    todo = ids - finished_or_aside
+    suspects = suspects_of_earlier_launches(store, lambda image: image not in todo, config.store.attempts)
+    if suspects.condemned:
+        _condemn(found, store, digest, launch, suspects.condemned)
+    gone = sum(image not in ids for image in done)
+    if gone:
+        log.warning("%d finished images are no longer in the input; their tiles are kept", gone)
+    return Plan(
+        together=todo - set(suspects.waiting) - suspects.condemned.keys(),
+        alone=suspects.waiting,
+        done_before=len(finished_or_aside - quarantined),
+        gone=gone,
+        quarantined=len(quarantined & ids) + len(suspects.condemned),
+        old_launches=suspects.launches,
+    )
+
+
+def _changed(config: CondenseConfig, found: Found, done: DoneImages) -> set[str]:
+    changed = changed_sources(found, done)
+    if changed and config.source.on_changed == "error":
+        names = ", ".join(repr(row["source"]) for row in changed[:SHOWN])
+        raise BadRequest(
+            f"{len(changed)} sources changed after they were condensed ({names}{', ...' if len(changed) > SHOWN else ''}); "
+            "give --source.on-changed redo to condense them again, or another --output"
+        )
+    if changed:
+        log.info("%d sources changed and are condensed again", len(changed))
+    return {row["image_id"] for row in changed}
+
+
+def _condemn(found: Found, store: Store, digest: str, launch: str, condemned: dict[str, int]) -> None:
+    manifest = found.manifest.select(["image_id", "source"]).to_pylist()
+    for row in manifest:
+        count = condemned.get(row["image_id"])
+        if count is None:
+            continue
+        reason = (
+            f"{count} launches of the job were killed while this image ran alone; it may take the whole machine down. "
+            "Leave it out, or use --retry-quarantined"
+        )
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        store.quarantine(
+            digest, QuarantineEntry(row["image_id"], row["source"], "killed_launch", reason, "", count, launch, time)
+        )
+        log.warning("%s is quarantined: %s", row["source"], reason)

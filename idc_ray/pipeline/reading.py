@@ -1,0 +1,109 @@
+"""The CPU stage: a manifest row in, an image ready to be condensed out, or the reason why not."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyarrow.fs import FileType
+
+from idc_ray.condensation.condenser import needs_hr
+from idc_ray.errors import BadRequest, RejectedImage
+from idc_ray.images import ImageRef, load_instance
+from idc_ray.pipeline.job import Job
+
+__all__ = ["ReadImage", "pixels"]
+
+
+class ReadImage:
+    """Reads, checks and degrades one image; a row function for Ray Data, usable without it.
+
+    A bad image is a row with a ``code``, never an exception: an exception would abort the whole job.
+
+    Raises:
+        BadRequest: this machine cannot see the input at all, which is no fault of the image.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        begin = time.perf_counter()
+        out = self._read(ImageRef.from_row(row))
+        return {
+            "image_id": row["image_id"],
+            "source": row["source"],
+            "mtime_ns": max(0, row["mtime_ns"]),
+            **out,
+            "read_seconds": time.perf_counter() - begin,
+        }
+
+    def _read(self, ref: ImageRef) -> dict[str, Any]:
+        job, config = self.job, self.job.config
+        try:
+            instance = load_instance(
+                ref,
+                job.filesystem,
+                scale=config.scale,
+                tile_size=config.tile_size,
+                max_pixels=config.source.max_pixels,
+                keep_hr=needs_hr(config),
+                lr_filesystem=job.lr_filesystem,
+            )
+        except RejectedImage as error:
+            if error.code == "missing":
+                self._check_input_visible()
+            return _row(code=error.code, reason=error.reason)
+        except MemoryError as error:
+            return _row(
+                code="out_of_memory", reason=f"too little memory to read it: {error}", trace=traceback.format_exc()
+            )
+        except Exception as error:
+            return _row(
+                code="unexpected",
+                reason=f"{type(error).__name__} while reading it: {error}",
+                trace=traceback.format_exc(),
+            )
+        return _row(instance.lr, instance.hr, instance.source_bytes, instance.source_sha256)
+
+    def _check_input_visible(self) -> None:
+        if self.job.filesystem.get_file_info(self.job.root).type == FileType.NotFound:
+            raise BadRequest(
+                f"a machine of the cluster cannot see the input {self.job.input_uri}; "
+                "use a place that all machines share, such as s3://, gs:// or a network folder"
+            )
+
+
+def _row(
+    lr: NDArray[np.uint8] | None = None,
+    hr: NDArray[np.uint8] | None = None,
+    source_bytes: int = 0,
+    source_sha256: str = "",
+    code: str = "",
+    reason: str = "",
+    trace: str = "",
+) -> dict[str, Any]:
+    """Every row has every column: blocks of Ray Data have one schema."""
+    return {
+        "lr": b"" if lr is None else lr.tobytes(),
+        "height": 0 if lr is None else lr.shape[0],
+        "width": 0 if lr is None else lr.shape[1],
+        "hr": b"" if hr is None else hr.tobytes(),
+        "source_bytes": source_bytes,
+        "source_sha256": source_sha256,
+        "code": code,
+        "reason": reason,
+        "traceback": trace,
+    }
+
+
+def pixels(row: dict[str, Any], scale: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """The LR image (H, W, 3) of a row that was read, and the HR image (scale H, scale W, 3) if it has one."""
+    height, width = row["height"], row["width"]
+    lr = np.frombuffer(row["lr"], np.uint8).reshape(height, width, 3)
+    if not row["hr"]:
+        return lr, None
+    return lr, np.frombuffer(row["hr"], np.uint8).reshape(scale * height, scale * width, 3)

@@ -1,0 +1,108 @@
+"""What is shown and stored at the end of a run: summary, gallery."""
+
+from __future__ import annotations
+
+import io
+import logging
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from idc_ray.config import CondenseConfig
+from idc_ray.errors import RejectedImage
+from idc_ray.images import Found, ImageRef, decode_png, load_instance
+from idc_ray.pipeline.gallery import GalleryEntry, gallery_png
+from idc_ray.pipeline.inputs import only
+from idc_ray.pipeline.summary import Summary
+from idc_ray.store import Store
+
+__all__ = ["GALLERY", "draw_gallery", "summarise"]
+
+log = logging.getLogger(__name__)
+
+GALLERY = "gallery.png"
+
+
+def summarise(summary: Summary, store: Store, digest: str, done_before: int) -> None:
+    """Add every finished image of the output to a summary, whichever launch did it, and what was quarantined."""
+    columns = ["lr_height", "lr_width", "tiles", "source_bytes", "kept_start", "loss_start", "loss_end"]
+    columns += ["bandwidth_loss_start", "bandwidth_loss_end", "seconds"]
+    for batch in store.index_table(columns).to_batches(max_chunksize=4096):
+        for record in batch.to_pylist():
+            status = {
+                "outcome": "done",
+                "tiles": record["tiles"],
+                "bytes_in": record["source_bytes"],
+                "bytes_out": 0,
+                "kept_start": record["kept_start"],
+                "loss_start": record["loss_start"],
+                "loss_end": record["loss_end"],
+                "bandwidth_start": record["bandwidth_loss_start"],
+                "bandwidth_end": record["bandwidth_loss_end"],
+                "seconds": dict(record["seconds"]),
+            }
+            summary.add(status, record["lr_height"] * record["lr_width"])
+    summary.done -= done_before
+    summary.done_before += done_before
+    summary.bytes_out = sum(info.bytes for info in store.check_shards(full=False))
+    for entry in store.list_quarantined(digest):
+        summary.add({"outcome": "quarantined", "source": entry.source, "code": entry.code, "reason": entry.reason})
+
+
+def draw_gallery(config: CondenseConfig, found: Found, store: Store) -> bytes | None:
+    """PNG of some condensed images beside what they were made from; None if there is nothing to show."""
+    table = store.index_table(["image_id", "tiles"])
+    ids = table.filter(pc.greater(table["tiles"], 0))["image_id"].to_pylist()
+    if not ids or not config.gallery_images:
+        return None
+    step = max(1, len(ids) // config.gallery_images)
+    chosen = set(ids[::step][: config.gallery_images])
+    entries = []
+    rows = _rows_of(store, chosen)
+    for row in only(found.manifest, chosen).to_pylist():
+        try:
+            entries.append(_entry(config, found, row, rows[row["image_id"]]))
+        except (RejectedImage, OSError) as error:
+            log.warning("%s is not in the gallery: %s", row["source"], error)
+    if not entries:
+        return None
+    buffer = io.BytesIO()
+    gallery_png(entries).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _rows_of(store: Store, image_ids: set[str]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of some images, by image; one shard in memory at a time."""
+    rows: dict[str, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
+    wanted = pa.array(sorted(image_ids), pa.string())
+    for info in store.check_shards(full=False):
+        shard = store.read_shard(info.shard)
+        for row in shard.filter(pc.is_in(shard["image_id"], wanted)).to_pylist():
+            rows[row["image_id"]].append(row)
+    return rows
+
+
+def _entry(
+    config: CondenseConfig, found: Found, manifest_row: dict[str, Any], rows: list[dict[str, Any]]
+) -> GalleryEntry:
+    instance = load_instance(
+        ImageRef.from_row(manifest_row),
+        found.filesystem,
+        scale=config.scale,
+        tile_size=config.tile_size,
+        max_pixels=config.source.max_pixels,
+        keep_hr=False,
+        lr_filesystem=found.lr_filesystem,
+    )
+    size = config.tile_size
+    corners = [(row["top"], row["left"]) for row in rows if row["top"] is not None] or [(0, 0)]
+    return GalleryEntry(
+        source=instance.source,
+        real=[Image.fromarray(instance.lr[top : top + size, left : left + size]) for top, left in corners],
+        lr=[Image.fromarray(decode_png(row["lr"]["bytes"])) for row in rows],
+        hr=[Image.fromarray(decode_png(row["hr"]["bytes"])) for row in rows],
+        loss_start=rows[0]["loss_start"],
+        loss_end=rows[0]["loss_end"],
+    )

@@ -1,0 +1,79 @@
+"""The Ray Data pipeline: manifest, reading on CPUs, a pool of workers, status rows. Nothing else knows of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, Dataset
+
+from idc_ray.pipeline.cluster import PoolPlan
+from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.reading import ReadImage
+from idc_ray.pipeline.worker import CondenseWorker, SurveyWorker
+
+__all__ = ["condense_stream", "survey_stream"]
+
+#: Most blocks that the manifest is cut into: each is a task of the scheduler.
+MAX_BLOCKS = 10_000
+
+
+def condense_stream(
+    manifest: pa.Table, job: Job, teacher: ray.ObjectRef[bytes], pool: PoolPlan, batch: int, alone: bool
+) -> Iterator[dict[str, Any]]:
+    """Condense the images of a manifest; status rows arrive as batches finish.
+
+    Args:
+        manifest: what to do.
+        job: the job.
+        teacher: the checkpoint's bytes.
+        pool: the workers.
+        batch: images condensed together.
+        alone: run every image by itself, as suspects are.
+    """
+    images = _read(manifest, job, batch)
+    statuses = images.map_batches(
+        CondenseWorker,
+        fn_constructor_kwargs={"job": job, "teacher": teacher, "alone": alone},
+        batch_size=batch,
+        batch_format="pyarrow",
+        compute=_strategy(pool),
+        **pool.options,
+    )
+    yield from _rows(statuses)
+
+
+def survey_stream(
+    manifest: pa.Table, job: Job, teacher: ray.ObjectRef[bytes], pool: PoolPlan
+) -> Iterator[dict[str, Any]]:
+    """Measure the difficulty of the images of a manifest: rows of image_id, difficulty (None if unreadable), pixels."""
+    statuses = _read(manifest, job, 1).map_batches(
+        SurveyWorker,
+        fn_constructor_kwargs={"job": job, "teacher": teacher},
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=_strategy(pool),
+        **pool.options,
+    )
+    yield from _rows(statuses)
+
+
+def _read(manifest: pa.Table, job: Job, batch: int) -> Dataset:
+    """Blocks hold whole batches, so that no worker waits for another block to fill its batch."""
+    rows = batch * max(1, math.ceil(manifest.num_rows / (batch * MAX_BLOCKS)))
+    blocks = [manifest.slice(begin, rows) for begin in range(0, manifest.num_rows, rows)]
+    return ray.data.from_arrow(blocks).map(ReadImage(job), num_cpus=1)
+
+
+def _strategy(pool: PoolPlan) -> ActorPoolStrategy:
+    return ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size, initial_size=pool.initial_size)
+
+
+def _rows(statuses: Dataset) -> Iterator[dict[str, Any]]:
+    for batch in statuses.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for text in batch["status"].to_pylist():
+            yield json.loads(text)

@@ -1,0 +1,212 @@
+"""What a run came to: counted row by row in constant memory, printed at its end, logged as numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from idc_ray.pipeline.progress import duration
+
+__all__ = ["Summary"]
+
+SHOWN_REASONS = 20  # on the screen; all of them are in the output's quarantine folder
+KEPT_REASONS = 1000  # in memory; further ones are only counted
+RATIO_TOLERANCE = 0.1  # of the requested ratio (the design's)
+
+
+class Summary:
+    """Accumulates one row for each image, of this launch or an earlier one.
+
+    Args:
+        ratio: the share of the pixels that was asked for.
+        tile_pixels: LR pixels of one tile.
+        bandwidths: one for each entry of a status row's losses per bandwidth.
+        clock: seconds; read at the start and whenever the summary is formatted.
+
+    Attributes:
+        done: images finished by this launch; ``add`` counts every finished image here.
+        done_before: images finished by earlier launches, which whoever adds them moves from ``done``.
+    """
+
+    def __init__(
+        self,
+        ratio: float,
+        tile_pixels: int,
+        bandwidths: Sequence[float] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.ratio, self.tile_pixels, self.bandwidths = ratio, tile_pixels, list(bandwidths)
+        self._clock, self._started = clock, clock()
+        self.done = self.done_before = self.skipped = self.failed = self.without_tile = 0
+        self.tiles = self.lr_pixels = self.bytes_in = self.bytes_out = self.kept_start = 0
+        self.seconds: dict[str, float] = {}
+        self.quarantined: list[tuple[str, str, str]] = []  # source, code, reason
+        self._losses = _Means()
+        self._by_bandwidth = [_Means() for _ in self.bandwidths]
+
+    def add(self, status: Mapping[str, Any], lr_pixels: int = 0) -> None:
+        """Take the status row of one image.
+
+        Args:
+            status: the row, as the workers send it.
+            lr_pixels: LR pixels of the whole image, of which tiles keep a share.
+        """
+        outcome = status["outcome"]
+        if outcome == "quarantined":
+            self._add_failure(status)
+        elif outcome == "skipped":
+            self.skipped += 1
+        else:
+            self.done += 1
+            self._add_finished(status, lr_pixels)
+        for stage, seconds in (status.get("seconds") or {}).items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + float(seconds)
+
+    @property
+    def reached_ratio(self) -> float:
+        """LR pixels stored over LR pixels of all finished images; 0 before the first."""
+        return self.tiles * self.tile_pixels / self.lr_pixels if self.lr_pixels else 0.0
+
+    def warning(self) -> str | None:
+        """Why the reached ratio is more than a tenth of the requested one away from it, if it is."""
+        reached = self.reached_ratio
+        if not self.lr_pixels or abs(reached - self.ratio) <= RATIO_TOLERANCE * self.ratio * (1 + 1e-9):
+            return None
+        return (
+            f"the ratio is {reached:.3g}, not {self.ratio:.3g}: an image gets a whole number of tiles. Smaller tiles "
+            "(--tile-size) round less; --allocation difficulty reaches ratios below one tile an image"
+        )
+
+    def loss(self) -> tuple[float, float] | None:
+        """Mean held-out loss before and after, over the images that were optimised."""
+        return self._losses.pair()
+
+    def loss_by_bandwidth(self) -> dict[float, tuple[float, float]]:
+        """The same for each bandwidth."""
+        means = [means.pair() for means in self._by_bandwidth]
+        return {width: mean for width, mean in zip(self.bandwidths, means, strict=True) if mean is not None}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, for JSON and MLflow; losses are absent if nothing was optimised."""
+        values: dict[str, Any] = {
+            "images": self.done + self.done_before,
+            "images_this_launch": self.done,
+            "images_without_tile": self.without_tile,
+            "skipped": self.skipped,
+            "quarantined": self.failed,
+            "tiles": self.tiles,
+            "ratio_requested": self.ratio,
+            "ratio_reached": self.reached_ratio,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "kept_start": self.kept_start,
+            "wall_seconds": self._clock() - self._started,
+            "seconds": dict(self.seconds),
+        }
+        losses = self.loss()
+        if losses is not None:
+            values["loss_start"], values["loss_end"] = losses
+            values["loss_by_bandwidth"] = {f"{width:g}": list(pair) for width, pair in self.loss_by_bandwidth().items()}
+        return values
+
+    def format(self) -> str:
+        """The summary for a person, several lines."""
+        earlier = f", {self.done_before} of them by earlier launches" if self.done_before else ""
+        lines = [
+            _line("images", f"{self.done + self.done_before}{earlier}"),
+            _line("tiles", f"{self.tiles}" + (f" ({self.without_tile} images got none)" if self.without_tile else "")),
+            _line("ratio", f"{self.reached_ratio:.4g} of the pixels ({self.ratio:.4g} asked for)"),
+            _line("bytes", f"{size(self.bytes_in)} in, {size(self.bytes_out)} out"),
+        ]
+        if self.skipped:
+            lines.append(_line("skipped", f"{self.skipped}, finished by another process meanwhile"))
+        warning = self.warning()
+        if warning:
+            lines.append(_line("warning", warning))
+        lines += self._loss_lines()
+        lines += self._time_lines()
+        lines += self._failure_lines()
+        return "\n".join(lines)
+
+    def _add_finished(self, status: Mapping[str, Any], lr_pixels: int) -> None:
+        tiles = int(status["tiles"] or 0)
+        self.tiles += tiles
+        self.without_tile += tiles == 0
+        self.lr_pixels += lr_pixels
+        self.bytes_in += int(status["bytes_in"] or 0)
+        self.bytes_out += int(status["bytes_out"] or 0)
+        self.kept_start += bool(status["kept_start"])
+        start, end = status["loss_start"], status["loss_end"]
+        if start is None or end is None:
+            return
+        self._losses.add(start, end)
+        starts, ends = status["bandwidth_start"] or (), status["bandwidth_end"] or ()
+        for means, before, after in zip(self._by_bandwidth, starts, ends, strict=False):
+            means.add(before, after)
+
+    def _add_failure(self, status: Mapping[str, Any]) -> None:
+        self.failed += 1
+        if len(self.quarantined) < KEPT_REASONS:
+            self.quarantined.append((status["source"], status["code"], status["reason"]))
+
+    def _loss_lines(self) -> list[str]:
+        losses = self.loss()
+        if losses is None:
+            return []
+        lines = [_line("held-out loss", _change(*losses))]
+        lines += [_line(f"  bandwidth {width:g}", _change(*pair)) for width, pair in self.loss_by_bandwidth().items()]
+        if self.kept_start:
+            lines.append(_line("", f"{self.kept_start} images kept their start, which was not improved on"))
+        return lines
+
+    def _time_lines(self) -> list[str]:
+        lines = [_line("wall time", duration(self._clock() - self._started))]
+        total = sum(self.seconds.values())
+        if total > 0:
+            shares = [f"{stage} {duration(s)} ({100 * s / total:.0f} %)" for stage, s in self.seconds.items()]
+            lines.append(_line("worker time", ", ".join(shares)))
+        return lines
+
+    def _failure_lines(self) -> list[str]:
+        if not self.failed:
+            return [_line("quarantined", "none")]
+        shown = self.quarantined[:SHOWN_REASONS]
+        lines = [_line("quarantined", str(self.failed))]
+        lines += [f"  {source}: {reason} [{code}]" for source, code, reason in shown]
+        if self.failed > len(shown):
+            lines.append(f"  and {self.failed - len(shown)} more, in the output's quarantine folder")
+        return lines
+
+
+class _Means:
+    """Means of losses before and after, in constant memory."""
+
+    def __init__(self) -> None:
+        self._count, self._before, self._after = 0, 0.0, 0.0
+
+    def add(self, before: float, after: float) -> None:
+        self._count += 1
+        self._before += float(before)
+        self._after += float(after)
+
+    def pair(self) -> tuple[float, float] | None:
+        return (self._before / self._count, self._after / self._count) if self._count else None
+
+
+def size(count: float) -> str:
+    """Bytes for a person: ``812 B``, ``3.4 MB``; powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB" if count < 1000 else f"{count:,.0f} TB"
+
+
+def _change(before: float, after: float) -> str:
+    share = f" (x {after / before:.2f})" if before > 0 else ""
+    return f"{before:.4g} -> {after:.4g}{share}"
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name:<15} {text}".rstrip()

@@ -1,0 +1,277 @@
+"""The GPU (or CPU) stage: condenses batches of images and commits each one itself.
+
+An exception out of a worker would abort the job and lose what was finished but not written. So every
+failure is caught here, for one image at a time, and becomes a quarantine entry and a status row.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import traceback
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import ray
+import torch
+
+from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask
+from idc_ray.errors import BadRequest
+from idc_ray.images import encode_png
+from idc_ray.models import Teacher, load_teacher
+from idc_ray.pipeline.attempts import Ledger
+from idc_ray.pipeline.device import device_kind, set_up_torch
+from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.reading import pixels
+from idc_ray.store import ImageRecord, QuarantineEntry, TileRow
+
+__all__ = ["CondenseWorker", "SurveyWorker", "load_job_teacher"]
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+def load_job_teacher(job: Job, data: bytes, device: torch.device) -> Teacher:
+    """The run's teacher on ``device``, checked to take the run's tiles."""
+    layer = job.config.rlff.feature_layer
+    teacher = load_teacher(data, scale=job.config.scale, feature_layer=layer, device=device, name="the teacher")
+    teacher.check_tile(job.config.tile_size)
+    return teacher
+
+
+def _statuses(rows: Sequence[Row]) -> pa.Table:
+    """One column of JSON: blocks have the same schema whatever a row lacks."""
+    return pa.table({"status": [json.dumps(row) for row in rows]}, schema=pa.schema([("status", pa.string())]))
+
+
+class _Worker:
+    """What both kinds of worker share: a teacher on a device."""
+
+    def __init__(self, job: Job, teacher: ray.ObjectRef[bytes]) -> None:
+        self.job = job
+        self.device = set_up_torch(job.config.actors, has_gpu=bool(ray.get_gpu_ids()))
+        _check_output_visible(job)
+        model = load_job_teacher(job, ray.get(teacher), self.device)
+        self.condenser = Condenser(model, job.config, self.device, job.mean_difficulty)
+
+
+class SurveyWorker(_Worker):
+    """Measures the difficulty of images, for ``allocation: difficulty``."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        out = []
+        for row in batch.to_pylist():
+            status = {"image_id": row["image_id"], "difficulty": None, "pixels": row["height"] * row["width"]}
+            if not row["code"]:
+                status["difficulty"] = self.condenser.difficulty(pixels(row, self.job.config.scale)[0])
+            out.append(status)
+        return _statuses(out)
+
+
+class CondenseWorker(_Worker):
+    """A batch of images in, their status rows out; tiles go to the store.
+
+    Args:
+        job: the job.
+        teacher: the checkpoint's bytes, in the object store.
+        alone: run every image by itself from the start, because earlier launches died over it.
+    """
+
+    def __init__(self, job: Job, teacher: ray.ObjectRef[bytes], alone: bool) -> None:
+        super().__init__(job, teacher)
+        context = ray.get_runtime_context()
+        self.alone = alone
+        self.kind = device_kind(self.device)
+        self.ledger = Ledger(job.store, job.launch, uuid.uuid4().hex[:16], context.get_node_id(), _node_lives)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = batch.to_pylist()
+        dead = self.ledger.dead_predecessors(row["image_id"] for row in rows)
+        if dead:
+            log.warning(
+                "a worker died over %d images; they are rerun one by one", len({i for d in dead for i in d.images})
+            )
+        blamed: dict[str, int] = {}
+        self.ledger.begin([row["image_id"] for row in rows], alone=False)
+        for record in dead:
+            count = self.ledger.blame(record)
+            if count:
+                blamed[record.images[0]] = count
+        statuses: list[Row] = []
+        ready: list[Row] = []
+        for row in rows:
+            if dead and self._is_committed(row["image_id"]):
+                statuses.append(_status(row, "skipped"))  # committed before the worker died
+            elif row["code"]:
+                statuses.append(self._set_aside(row, row["code"], row["reason"], row["traceback"]))
+            elif blamed.get(row["image_id"], 0) >= self.job.config.store.attempts:
+                statuses.append(self._condemn(row, blamed[row["image_id"]]))
+            else:
+                ready.append(row)
+        alone = self.alone or bool(dead)
+        for group in [[row] for row in ready] if alone else [ready]:
+            if group:
+                statuses += self._run(group, alone)
+        self.ledger.end()
+        return _statuses(statuses)
+
+    def _run(self, rows: list[Row], alone: bool) -> list[Row]:
+        """Condense and commit ``rows`` together; what fails together is tried again one by one."""
+        if alone:
+            self.ledger.begin([row["image_id"] for row in rows], alone=True)
+        tasks = [ImageTask(row["image_id"], *pixels(row, self.job.config.scale)) for row in rows]
+        try:
+            results: list[Condensed | Exception] = self.condenser.condense(tasks)
+        except Exception as error:
+            torch.cuda.empty_cache()
+            if len(rows) > 1:
+                return [status for row in rows for status in self._run([row], alone)]
+            results = [error]
+        return [self._finish(row, result) for row, result in zip(rows, results, strict=True)]
+
+    def _finish(self, row: Row, result: Condensed | Exception) -> Row:
+        if isinstance(result, Exception):
+            code, reason = _explain(result)
+            return self._set_aside(row, code, reason, "".join(traceback.format_exception(result)))
+        begin = time.perf_counter()
+        tiles = _tile_rows(self.job, row, result)
+        seconds = {"read": row["read_seconds"], **result.seconds}
+        self.job.store.commit_part(self.job.digest, _record(row, result, seconds, self.kind), tiles)
+        seconds["commit"] = time.perf_counter() - begin
+        return _status(
+            row,
+            "done",
+            tiles=len(tiles),
+            candidates=result.candidates,
+            loss_start=result.loss_start,
+            loss_end=result.loss_end,
+            bandwidth_start=result.bandwidth_start,
+            bandwidth_end=result.bandwidth_end,
+            kept_start=result.kept_start,
+            bytes_out=sum(len(tile.lr) + len(tile.hr) for tile in tiles),
+            seconds=seconds,
+        )
+
+    def _is_committed(self, image_id: str) -> bool:
+        try:
+            self.job.store.read_part(self.job.digest, image_id)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _condemn(self, row: Row, attempts: int) -> Row:
+        reason = (
+            f"the worker died {attempts} times while it condensed this image alone (out of memory, or a crash of native "
+            "code); give the workers more memory, or leave the image out, and use --retry-quarantined"
+        )
+        return self._set_aside(row, "killed_worker", reason, attempts=attempts)
+
+    def _set_aside(self, row: Row, code: str, reason: str, trace: str = "", attempts: int = 1) -> Row:
+        entry = QuarantineEntry(
+            image_id=row["image_id"],
+            source=row["source"],
+            code=code,
+            reason=reason,
+            traceback=trace,
+            attempts=attempts,
+            launch=self.job.launch,
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        self.job.store.quarantine(self.job.digest, entry)
+        return _status(row, "quarantined", code=code, reason=reason, seconds={"read": row["read_seconds"]})
+
+
+def _node_lives(node_id: str) -> bool:
+    return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
+
+
+def _check_output_visible(job: Job) -> None:
+    run = job.store.read_run()
+    if run is None or run.digest != job.digest:
+        raise BadRequest(
+            f"a machine of the cluster cannot see the output {job.store.uri}; "
+            "use a place that all machines share, such as s3://, gs:// or a network folder"
+        )
+
+
+def _explain(error: Exception) -> tuple[str, str]:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "out_of_memory", (
+            f"too little memory for this image even alone ({error}); use a machine with more, or lower --ratio or --slots"
+        )
+    return "condensation_failed", f"{type(error).__name__} while condensing it: {error}"
+
+
+def _record(row: Row, result: Condensed, seconds: dict[str, float], device: str) -> ImageRecord:
+    return ImageRecord(
+        image_id=row["image_id"],
+        source=row["source"],
+        source_bytes=row["source_bytes"],
+        source_mtime_ns=row["mtime_ns"],
+        source_sha256=row["source_sha256"],
+        lr_height=row["height"],
+        lr_width=row["width"],
+        candidate_tiles=result.candidates,
+        tiles=len(result.lr_tiles),
+        kept_start=result.kept_start,
+        loss_start=result.loss_start,
+        loss_end=result.loss_end,
+        bandwidth_loss_start=result.bandwidth_start,
+        bandwidth_loss_end=result.bandwidth_end,
+        seconds=seconds,
+        device=device,
+    )
+
+
+def _tile_rows(job: Job, row: Row, result: Condensed) -> list[TileRow]:
+    config = job.config
+    rows = []
+    for index, (lr, hr, corner) in enumerate(zip(result.lr_tiles, result.hr_tiles, result.corners, strict=True)):
+        rows.append(
+            TileRow(
+                image_id=row["image_id"],
+                source=row["source"],
+                source_bytes=row["source_bytes"],
+                source_sha256=row["source_sha256"],
+                tile_index=index,
+                top=corner[0] if corner else None,
+                left=corner[1] if corner else None,
+                lr=encode_png(lr),
+                hr=encode_png(hr),
+                scale=config.scale,
+                method=config.method,
+                labels=config.labels,
+                sample_weight=1.0,  # groups have equal masses, so all tiles count alike
+                loss_start=result.loss_start,
+                loss_end=result.loss_end,
+                kept_start=result.kept_start,
+                config_digest=job.digest,
+            )
+        )
+    return rows
+
+
+def _status(row: Row, outcome: str, **fields: Any) -> Row:
+    status: Row = {
+        "image_id": row["image_id"],
+        "source": row["source"],
+        "outcome": outcome,
+        "code": "",
+        "reason": "",
+        "tiles": 0,
+        "candidates": 0,
+        "loss_start": None,
+        "loss_end": None,
+        "bandwidth_start": [],
+        "bandwidth_end": [],
+        "kept_start": None,
+        "bytes_in": row["source_bytes"],
+        "bytes_out": 0,
+        "seconds": {},
+    }
+    return status | fields

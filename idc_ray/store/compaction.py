@@ -1,0 +1,107 @@
+"""Moves the parts of a hash range into its shard."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from idc_ray.errors import IdcError
+from idc_ray.store import index as index_files
+from idc_ray.store.filesystem import Place
+from idc_ray.store.index import Fingerprint, ShardInfo
+from idc_ray.store.layout import MANIFEST, part_folders_of_shard, part_name, pending_name, shard_name, shard_of
+from idc_ray.store.parts import list_parts, read_part
+from idc_ray.store.records import ImageRecord, records_from_table
+from idc_ray.store.shards import merge, shard_bytes
+from idc_ray.store.threads import ordered_map
+
+__all__ = ["compact"]
+
+
+def compact(place: Place, digest: str, shard: int, shard_count: int) -> ShardInfo | None:
+    """Merges a shard with the parts of its range, writes its index, deletes the parts.
+
+    A part wins over the rows of the same image in the shard: so a redone image replaces its rows. Killed between any
+    two steps, it is repeated with the same result. Only one process at a time may do this to a shard.
+
+    Memory: the new shard, a row group of the old one, and a few dozen parts.
+
+    Returns:
+        The shard, None if its range has neither shard nor parts.
+
+    Raises:
+        IdcError: the shard, its index or a part is damaged.
+    """
+    part_ids = sorted(
+        image_id
+        for image_id in list_parts(place, digest, part_folders_of_shard(shard, shard_count))
+        if shard_of(image_id, shard_count) == shard
+    )
+    entry = index_files.read_index(place, shard)
+    if entry is not None and (entry.info.digest, entry.info.shard_count) != (digest, shard_count):
+        raise IdcError(
+            f"shard {shard} of {place.uri} is one of {entry.info.shard_count} with digest {entry.info.digest}; "
+            f"expected {shard_count} with {digest}; the output holds another run: choose another --output"
+        )
+    if not part_ids:
+        return _finish(place, shard, entry.info if entry else None)
+
+    found = index_files.verify_shard(place, shard, entry.info if entry else None)
+    records = {record.image_id: record for record in records_from_table(entry.table)} if entry else {}
+    data = _merged(place, digest, shard, part_ids, records, has_shard=found is not None)
+    rows = pq.read_metadata(pa.BufferReader(data)).num_rows
+    if rows != sum(record.tiles for record in records.values()):
+        raise IdcError(
+            f"{place.shown(shard_name(shard))} would get {rows} rows, but its images have "
+            f"{sum(record.tiles for record in records.values())} tiles: it holds rows of images that are not in its "
+            "index; restore its parts from a copy, or start again with --overwrite or another --output"
+        )
+    new = Fingerprint(len(data), hashlib.sha256(data).hexdigest())
+    info = ShardInfo(
+        file=shard_name(shard), shard=shard, shard_count=shard_count, digest=digest, images=len(records),
+        rows=rows, bytes=new.bytes, sha256=new.sha256,
+    )  # fmt: skip
+
+    place.delete(MANIFEST)  # it would describe shards that are no longer these
+    place.sync("")
+    index_files.write_pending(place, shard, [found, new] if found else [new])
+    place.write(shard_name(shard), data)
+    index_files.write_index(place, info, records.values())
+    for _ in ordered_map(lambda image_id: place.delete(part_name(digest, image_id)), part_ids):
+        pass
+    place.delete(pending_name(shard))
+    return info
+
+
+def _merged(
+    place: Place, digest: str, shard: int, part_ids: list[str], records: dict[str, ImageRecord], has_shard: bool
+) -> bytes:
+    """The new shard's bytes; adds the records of the parts to ``records``."""
+
+    def tables() -> Iterator[pa.Table]:
+        for part in ordered_map(lambda image_id: read_part(place, digest, image_id), part_ids):
+            records[part.record.image_id] = part.record
+            yield part.table
+
+    if not has_shard:
+        return shard_bytes(merge(None, (), tables()))
+    with place.open(shard_name(shard)) as file:
+        return shard_bytes(merge(pq.ParquetFile(file), set(part_ids), tables()))
+
+
+def _finish(place: Place, shard: int, info: ShardInfo | None) -> ShardInfo | None:
+    """Ends a compaction that was killed after its last part was deleted; without one, changes nothing."""
+    allowed = index_files.read_pending(place, shard)
+    if allowed is None:
+        return info
+    if info is None or info.fingerprint not in allowed:
+        raise IdcError(
+            f"{place.shown(pending_name(shard))} says that shard {shard} was being replaced, but its parts are gone; "
+            "restore them from a copy, or start again with --overwrite or another --output"
+        )
+    index_files.verify_shard(place, shard, info)
+    place.delete(pending_name(shard))
+    return info

@@ -1,0 +1,109 @@
+"""Which images are finished, small enough for a million of them."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+
+from idc_ray.errors import IdcError
+from idc_ray.store.filesystem import Place
+from idc_ray.store.index import IndexEntry, list_index, read_index, verify_shard
+from idc_ray.store.parts import list_parts, read_record
+from idc_ray.store.records import SourceState
+from idc_ray.store.threads import ordered_map
+
+__all__ = ["DoneImages", "find_done"]
+
+_COLUMNS = ("image_id", "source_bytes", "source_mtime_ns", "source_sha256")
+
+
+class DoneImages(Mapping[str, SourceState]):
+    """Finished images by id: what size, time and checksum their sources had.
+
+    Those in shards take 56 bytes each. Of those that are parts only the id is known; their state is read from the
+    part when asked for: one by one with ``done[image_id]``, in threads with `states`.
+
+    Args:
+        place: the output.
+        digest: the run's digest.
+        entries: the indexes, in the order of their shards: then all ids are in order.
+        in_parts: ids of the images that are not in a shard yet; they win over the same id in an index.
+    """
+
+    def __init__(self, place: Place, digest: str, entries: Iterable[IndexEntry], in_parts: set[str]) -> None:
+        self.in_parts = frozenset(in_parts)
+        self._place, self._digest = place, digest
+        self._ids, self._sizes, self._times, self._sums = array("Q"), array("q"), array("q"), bytearray()
+        self._read: dict[str, SourceState] = {}
+        for entry in entries:
+            self._ids.extend(int(image_id, 16) for image_id in entry.table["image_id"].to_pylist())
+            self._sizes.extend(entry.table["source_bytes"].to_pylist())
+            self._times.extend(entry.table["source_mtime_ns"].to_pylist())
+            self._sums += bytes.fromhex("".join(entry.table["source_sha256"].to_pylist()))
+        self._only_in_parts = sum(self._find(image_id) is None for image_id in self.in_parts)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self.in_parts or (isinstance(image_id, str) and self._find(image_id) is not None)
+
+    def __len__(self) -> int:
+        return len(self._ids) + self._only_in_parts
+
+    def __iter__(self) -> Iterator[str]:
+        for number in self._ids:
+            if (image_id := f"{number:016x}") not in self.in_parts:
+                yield image_id
+        yield from sorted(self.in_parts)
+
+    def __getitem__(self, image_id: str) -> SourceState:
+        if image_id in self.in_parts:
+            if image_id not in self._read:
+                self._read[image_id] = read_record(self._place, self._digest, image_id).state
+            return self._read[image_id]
+        at = self._find(image_id)
+        if at is None:
+            raise KeyError(image_id)
+        return SourceState(self._sizes[at], self._times[at], self._sums[32 * at : 32 * (at + 1)].hex())
+
+    def states(self, image_ids: Iterable[str] | None = None) -> dict[str, SourceState]:
+        """The states of many images, or of all parts; parts are read in threads.
+
+        Raises:
+            KeyError: an image is not done.
+            IdcError: a part is damaged.
+        """
+        wanted = list(self.in_parts if image_ids is None else image_ids)
+        return dict(zip(wanted, ordered_map(self.__getitem__, wanted), strict=True))
+
+    def _find(self, image_id: str) -> int | None:
+        try:
+            number = int(image_id, 16)
+        except ValueError:
+            return None
+        at = bisect_left(self._ids, number)
+        return at if at < len(self._ids) and self._ids[at] == number else None
+
+
+def find_done(place: Place, digest: str) -> DoneImages:
+    """Reads the indexes and lists the parts. The shards' sizes are checked, not their checksums.
+
+    Raises:
+        IdcError: a shard is missing or of another size than its index states, or belongs to another run.
+    """
+
+    def entry(shard: int) -> IndexEntry:
+        found = read_index(place, shard, _COLUMNS)
+        if found is None:
+            raise IdcError(
+                f"the index of shard {shard} of {place.uri} vanished while it was read; is another job on it?"
+            )
+        if found.info.digest != digest:
+            name = place.shown(found.info.file)
+            raise IdcError(f"the index of {name} has digest {found.info.digest}, expected {digest}")
+        verify_shard(place, shard, found.info, full=False)
+        return found
+
+    # Parts first: a compaction that runs meanwhile moves images from parts to indexes, so none is missed.
+    in_parts = list_parts(place, digest)
+    entries = ordered_map(entry, list_index(place))
+    return DoneImages(place, digest, entries, in_parts)

@@ -1,0 +1,202 @@
+"""A place that holds an output: a local folder or a prefix in an object store, through pyarrow.fs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, SubTreeFileSystem
+
+from idc_ray.errors import BadRequest, IdcError
+from idc_ray.store import atomic
+from idc_ray.store.redact import redact
+
+__all__ = ["Place", "resolve"]
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Files below one root. Names are relative to the root, with '/'. Can be pickled.
+
+    Args:
+        fs: the file system.
+        root: the root's path in it; absolute if local.
+        uri: the root as people write it, without credentials: for messages and files.
+    """
+
+    fs: FileSystem
+    root: str
+    uri: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the root is a folder of this machine (or mounted on it)."""
+        return isinstance(self.fs, LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        """The path of ``name`` in the file system; of the root if empty."""
+        return "/".join(segment for segment in (self.root, name) if segment)
+
+    def shown(self, name: str) -> str:
+        """``name`` as messages show it."""
+        return f"{self.uri.rstrip('/')}/{name}"
+
+    def write(self, name: str, data: bytes | pa.Buffer) -> None:
+        """Writes a whole file, atomically and durably (see `atomic.write_bytes`)."""
+        atomic.write_bytes(self.fs, self.path(name), data)
+
+    def delete(self, name: str) -> None:
+        """Deletes a file; one that is not there is fine."""
+        atomic.delete(self.fs, self.path(name))
+
+    def sync(self, folder: str) -> None:
+        """Makes deletions right in a local folder survive a power cut; those in an object store do."""
+        if self.is_local and os.path.isdir(self.path(folder)):
+            atomic.sync_folder(self.path(folder))
+
+    def open(self, name: str) -> pa.NativeFile:
+        """Opens a file for random access; FileNotFoundError if it is not there."""
+        return self.fs.open_input_file(self.path(name))
+
+    def read(self, name: str) -> bytes | None:
+        """A whole file, None if it is not there."""
+        try:
+            with self.open(name) as file:
+                return bytes(file.read())
+        except FileNotFoundError:
+            return None
+
+    def size(self, name: str) -> int | None:
+        """A file's size in bytes, None if it is not there."""
+        info = self.fs.get_file_info(self.path(name))
+        return int(info.size) if info.type == FileType.File else None
+
+    def files(self, folder: str) -> list[str]:
+        """Names of the files right in a folder, sorted; none if it is not there."""
+        return self._list(folder, FileType.File)
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders right in a folder, sorted; none if it is not there."""
+        return self._list(folder, FileType.Directory)
+
+    def remove_if_empty(self, folder: str) -> None:
+        """Removes a local folder that has nothing in it; an object store has no folders."""
+        if self.is_local:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.path(folder))
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        """Writes a JSON object; NaN is refused, since JSON has none."""
+        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+        # A file name that is no UTF-8 holds lone surrogates; a backslash escape of those is what JSON reads.
+        self.write(name, (text + "\n").encode("utf-8", "backslashreplace"))
+
+    def read_json(self, name: str, fix: str) -> dict[str, Any] | None:
+        """Reads a JSON object, None if it is not there.
+
+        Raises:
+            IdcError: it is no JSON object; the message ends with ``fix``.
+        """
+        data = self.read(name)
+        if data is None:
+            return None
+        try:
+            value = json.loads(data)
+        except ValueError as error:
+            raise IdcError(f"{self.shown(name)} is not valid JSON ({error}); {fix}") from error
+        if not isinstance(value, dict):
+            raise IdcError(f"{self.shown(name)} holds a JSON {type(value).__name__}, expected an object; {fix}")
+        return value
+
+    def check_writable(self) -> None:
+        """Writes and deletes a small file.
+
+        Raises:
+            BadRequest: it cannot be written; the message names the fix.
+        """
+        probe = f".probe-{uuid.uuid4().hex}"
+        try:
+            if self.is_local:
+                atomic.make_folder(self.root)
+            self.write(probe, b"")
+            self.delete(probe)
+        except (IdcError, OSError, pa.ArrowException) as error:
+            fix = (
+                "choose another --output, or make this one a folder that you may write to"
+                if self.is_local
+                else "check that the bucket exists, that the credentials may write and delete in it, and its region"
+            )
+            raise BadRequest(f"cannot write to output {self.uri} ({redact(str(error))}); {fix}") from error
+
+    def _list(self, folder: str, kind: FileType) -> list[str]:
+        path = self.path(folder)
+        if self.is_local:  # scandir needs no stat per file
+            if not os.path.isdir(path):
+                return []
+            with os.scandir(path) as entries:
+                return sorted(e.name for e in entries if (e.is_dir() if kind == FileType.Directory else e.is_file()))
+        infos = self.fs.get_file_info(FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name for info in infos if info.type == kind)
+
+
+def resolve(uri: str, filesystem: FileSystem | None = None) -> Place:
+    """The place that a path or a URI names; touches nothing.
+
+    Args:
+        uri: a local path, or ``file://``, ``s3://``, ``gs://`` and whatever else pyarrow.fs knows.
+            With ``filesystem``, a path in that.
+        filesystem: where ``uri`` is a path; None: the URI says it.
+
+    Raises:
+        BadRequest: the URI is empty, malformed, or of an unknown kind.
+    """
+    if not uri.strip():
+        raise BadRequest("the output is an empty string; expected a folder or a URI such as s3://bucket/run1")
+    if filesystem is not None:
+        return _in_filesystem(uri.rstrip("/"), filesystem)
+    if _SCHEME.match(uri) is None:
+        return _local(os.path.expanduser(uri))
+    if uri.startswith("file://"):
+        host, _, path = uri.removeprefix("file://").partition("/")
+        if host not in ("", "localhost"):
+            raise BadRequest(f"{redact(uri)} names the host {host!r}; expected file:///absolute/path")
+        return _local("/" + unquote(path))
+    try:
+        fs, root = FileSystem.from_uri(uri)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        # `from None`: the cause's text holds the URI with its credentials
+        raise BadRequest(f"cannot open {redact(uri)} ({_first_line(error, uri)}); expected {_EXPECTED}") from None
+    return Place(fs, root.rstrip("/"), redact(uri))
+
+
+_EXPECTED = "a local path, file:///absolute/path, s3://bucket/prefix or gs://bucket/prefix"
+
+
+def _local(path: str) -> Place:
+    root = os.path.abspath(path)  # absolute: actors run in other working directories
+    return Place(LocalFileSystem(), root, root)
+
+
+def _in_filesystem(path: str, fs: FileSystem) -> Place:
+    while isinstance(fs, SubTreeFileSystem):
+        fs, path = fs.base_fs, f"{fs.base_path.rstrip('/')}/{path.lstrip('/')}".rstrip("/")
+    if isinstance(fs, LocalFileSystem):
+        return _local(path)
+    return Place(fs, path, f"{fs.type_name}://{path.lstrip('/')}")
+
+
+def _first_line(error: Exception, uri: str) -> str:
+    line = str(error).partition("\n")[0].replace(uri, redact(uri))
+    secrets = [part for part in re.split(r"[:@?&=]", uri.partition("://")[2]) if part and part not in redact(uri)]
+    for secret in secrets:  # pyarrow may quote a piece of it
+        line = line.replace(secret, "…")
+    return line

@@ -1,0 +1,195 @@
+"""The index of a shard: one row per finished image, and the checksum of the shard it belongs to.
+
+A shard is replaced in the order pending note, shard, index, parts deleted, note deleted. The note lists the checksums
+that the shard may have until the index is there, so that a shard which a killed process was about to replace can be
+told from one that was damaged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from idc_ray.errors import IdcError
+from idc_ray.store.filesystem import Place
+from idc_ray.store.layout import INDEX, SHARDS, index_name, pending_name, shard_name, shard_number
+from idc_ray.store.records import INDEX_SCHEMA, ImageRecord, table_from_records
+from idc_ray.store.shards import sha256_of_file
+from idc_ray.store.threads import ordered_map
+
+__all__ = ["Fingerprint", "IndexEntry", "ShardInfo", "check_shards", "list_index", "list_pending", "read_index",
+           "read_pending", "verify_shard", "write_index", "write_pending"]  # fmt: skip
+
+_SHARD = b"idc_ray.shard"
+_FIX = "restore that file from a copy, or start again with --overwrite or another --output"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Size and hex sha256 of a file's content."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One shard, as its index and the manifest state it.
+
+    Args:
+        file: name below the output.
+        shard: its number.
+        shard_count: of how many.
+        digest: the run's digest.
+        images: finished images in its range, also those without tiles.
+        rows: tiles.
+        bytes: size of the file.
+        sha256: of the file's content, hex.
+    """
+
+    file: str
+    shard: int
+    shard_count: int
+    digest: str
+    images: int
+    rows: int
+    bytes: int
+    sha256: str
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Size and checksum of the file."""
+        return Fingerprint(self.bytes, self.sha256)
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """A shard and its images, as a table of `INDEX_SCHEMA` sorted by image id, or some columns of it."""
+
+    info: ShardInfo
+    table: pa.Table
+
+
+def write_index(place: Place, info: ShardInfo, records: Iterable[ImageRecord]) -> None:
+    """Writes the index of a shard."""
+    table = table_from_records(records).replace_schema_metadata({_SHARD: json.dumps(asdict(info)).encode()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="snappy")
+    place.write(index_name(info.shard), sink.getvalue())
+
+
+def read_index(place: Place, shard: int, columns: Sequence[str] | None = None) -> IndexEntry | None:
+    """The index of a shard, None if there is none.
+
+    Raises:
+        IdcError: it cannot be read.
+    """
+    try:
+        with place.open(index_name(shard)) as file:
+            parquet = pq.ParquetFile(file)
+            info = ShardInfo(**json.loads((parquet.metadata.metadata or {})[_SHARD]))
+            table = parquet.read(columns=list(columns) if columns is not None else None)
+    except FileNotFoundError:
+        return None
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise IdcError(f"{place.shown(index_name(shard))} is not a whole index ({error}); {_FIX}") from error
+    if columns is None and table.schema != INDEX_SCHEMA:
+        raise IdcError(f"{place.shown(index_name(shard))} has other columns than this version writes; {_FIX}")
+    return IndexEntry(info, table.replace_schema_metadata(None))
+
+
+def list_index(place: Place) -> list[int]:
+    """The numbers of the shards that have an index, in order."""
+    return _numbers(place.files(INDEX))
+
+
+def write_pending(place: Place, shard: int, allowed: Iterable[Fingerprint]) -> None:
+    """Notes what the shard may be while it is replaced."""
+    place.write_json(pending_name(shard), {"shard_may_be": [asdict(fingerprint) for fingerprint in allowed]})
+
+
+def read_pending(place: Place, shard: int) -> list[Fingerprint] | None:
+    """What a shard that is being replaced may be; None if it is not."""
+    value = place.read_json(pending_name(shard), _FIX)
+    if value is None:
+        return None
+    try:
+        return [Fingerprint(**item) for item in value["shard_may_be"]]
+    except (KeyError, TypeError) as error:
+        raise IdcError(f"{place.shown(pending_name(shard))} is not a pending note ({error}); {_FIX}") from error
+
+
+def list_pending(place: Place) -> list[int]:
+    """The numbers of the shards whose replacement was interrupted, in order."""
+    suffix = ".pending.json"
+    return _numbers([f"{name.removesuffix(suffix)}.parquet" for name in place.files(INDEX) if name.endswith(suffix)])
+
+
+def verify_shard(place: Place, shard: int, info: ShardInfo | None, full: bool = True) -> Fingerprint | None:
+    """Checks a shard against its index and its pending note.
+
+    Args:
+        place: the output.
+        shard: its number.
+        info: what its index says; None if it has none.
+        full: compare checksums; else only sizes.
+
+    Returns:
+        Size and checksum of the shard, None if there is none. Not ``full``, the checksum is the expected one.
+
+    Raises:
+        IdcError: the shard is missing, damaged, or nothing says what it should be.
+    """
+    name = shard_name(shard)
+    size = place.size(name)
+    allowed = ([info.fingerprint] if info else []) + (read_pending(place, shard) or [])
+    if size is None:
+        if info is not None:
+            raise IdcError(f"{place.shown(name)} is missing, but {place.shown(index_name(shard))} lists it; {_FIX}")
+        return None
+    if not allowed:
+        raise IdcError(f"{place.shown(name)} has no entry {place.shown(index_name(shard))}; {_FIX}")
+    fitting = [fingerprint for fingerprint in allowed if fingerprint.bytes == size]
+    if full and fitting:
+        with place.open(name) as file:
+            found = Fingerprint(size, sha256_of_file(file))
+        fitting = [fingerprint for fingerprint in fitting if fingerprint == found]
+    if not fitting:
+        expected = " or ".join(f"{fingerprint.bytes:,} bytes, sha256 {fingerprint.sha256}" for fingerprint in allowed)
+        what = "another checksum" if full and size in {fingerprint.bytes for fingerprint in allowed} else "another size"
+        raise IdcError(
+            f"{place.shown(name)} is damaged: {size:,} bytes, {what} than its index entry states ({expected}); {_FIX}"
+        )
+    return fitting[0]
+
+
+def check_shards(place: Place, full: bool = True) -> list[ShardInfo]:
+    """Checks all shards and their indexes against each other, in threads; returns them in order.
+
+    Raises:
+        IdcError: one or more are damaged or missing; the message names the first ones.
+    """
+    shards = sorted({*_numbers(place.files(SHARDS)), *list_index(place)})
+
+    def check(shard: int) -> ShardInfo | IdcError | None:
+        try:
+            entry = read_index(place, shard, columns=[])
+            verify_shard(place, shard, entry.info if entry else None, full)
+        except IdcError as error:
+            return error
+        return entry.info if entry else None
+
+    results = list(ordered_map(check, shards))
+    faults = [result for result in results if isinstance(result, IdcError)]
+    if faults:
+        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        raise IdcError("\n".join(str(fault) for fault in faults[:3]) + more)
+    return [result for result in results if isinstance(result, ShardInfo)]
+
+
+def _numbers(names: Iterable[str]) -> list[int]:
+    return sorted(number for name in names if (number := shard_number(name)) is not None)

@@ -1,0 +1,83 @@
+"""One command at a time on an output. Advisory: no result depends on it, only the time of whoever waits.
+
+Local: flock on OUT/.lock, which the kernel frees when the holder ends in any way.
+Object store: a lease (`lease`), which expires.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from idc_ray.errors import Locked
+from idc_ray.store import atomic, lease
+from idc_ray.store.filesystem import Place
+from idc_ray.store.layout import LOCK
+
+__all__ = ["lock"]
+
+_POLL_S = 0.5
+_logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def lock(place: Place, holder: str, wait_s: float = 0.0) -> Iterator[threading.Event]:
+    """Holds the output's lock.
+
+    Args:
+        place: the output.
+        holder: says to others who has it, such as the host, the process and the command.
+        wait_s: how long to wait for it.
+
+    Yields:
+        An event that is set if the lock is lost meanwhile, which can happen to a lease only.
+
+    Raises:
+        Locked: another process has it; the message names that.
+    """
+    held = _flock if place.is_local else lease.lease
+    deadline = time.monotonic() + wait_s
+    with contextlib.ExitStack() as stack:
+        lost = _enter(stack, lambda: held(place, holder), deadline)
+        yield lost
+
+
+def _enter(
+    stack: contextlib.ExitStack, held: Callable[[], contextlib.AbstractContextManager[threading.Event]], deadline: float
+) -> threading.Event:
+    while True:
+        try:
+            return stack.enter_context(held())
+        except Locked:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(_POLL_S)
+
+
+@contextlib.contextmanager
+def _flock(place: Place, holder: str) -> Iterator[threading.Event]:
+    atomic.make_folder(place.root)
+    # Close-on-exec: a child that outlives us must not keep the lock. A file handle, hence not written atomically.
+    descriptor = os.open(place.path(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = os.read(descriptor, 4096).decode(errors="replace").strip() or "a process that has just started"
+            raise Locked(f"{place.uri} is in use by {other}; wait until that ends, or stop it") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+                raise
+            _logger.warning("%s cannot be locked (%s): take care that only one job writes to it", place.uri, error)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, holder.encode(), 0)
+        yield threading.Event()
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)  # frees it

@@ -1,0 +1,130 @@
+"""manifest.json: what a finished run holds; written last."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from idc_ray.errors import IdcError
+from idc_ray.store import owned
+from idc_ray.store.filesystem import Place
+from idc_ray.store.index import ShardInfo, check_shards, list_index, list_pending, read_index
+from idc_ray.store.layout import MANIFEST
+from idc_ray.store.parts import list_parts
+from idc_ray.store.quarantine import list_quarantined
+from idc_ray.store.records import INDEX_SCHEMA
+from idc_ray.store.run_record import FORMAT_VERSION
+from idc_ray.store.threads import ordered_map
+
+__all__ = ["Manifest", "index_table", "read_manifest", "write_manifest"]
+
+_FIX = "delete that file and run the same command again: it is written anew"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A finished run.
+
+    Args:
+        digest: the run's digest.
+        images: finished images, also those without tiles.
+        rows: tiles.
+        bytes: size of all shards.
+        source_bytes: size of all sources.
+        ratio: tiles over candidate tiles, so pixels stored over pixels of whole tiles; 0 without any.
+        shards: one by one.
+        quarantined: image_id, source, code and reason of each image set aside.
+        timing: seconds, as the caller measured them.
+        created: when, ISO 8601 with UTC offset.
+        format_version: of the store.
+    """
+
+    digest: str
+    images: int
+    rows: int
+    bytes: int
+    source_bytes: int
+    ratio: float
+    shards: list[ShardInfo]
+    quarantined: list[dict[str, str]]
+    timing: dict[str, float]
+    created: str
+    format_version: int = FORMAT_VERSION
+
+
+def write_manifest(place: Place, digest: str, timing: dict[str, float], expected_images: int | None = None) -> Manifest:
+    """Writes the manifest of a run that is compacted.
+
+    Args:
+        place: the output.
+        digest: the run's digest.
+        timing: seconds by name.
+        expected_images: how many images the input has; finished and quarantined ones must add up to it.
+
+    Raises:
+        IdcError: parts are left over, shards damaged, or images missing.
+    """
+    left = list_parts(place, digest)
+    pending = list_pending(place)
+    if left or pending:
+        raise IdcError(f"{place.uri} has {len(left)} parts and shards {pending} to compact before it has a manifest")
+    shards = check_shards(place, full=False)
+    foreign = [info.file for info in shards if info.digest != digest]
+    if foreign:
+        raise IdcError(f"{place.uri}: {foreign} do not belong to digest {digest}")
+    table = index_table(place, ["image_id", "tiles", "candidate_tiles", "source_bytes"])
+    done = set(table["image_id"].to_pylist())
+    entries = [entry for entry in list_quarantined(place, digest) if entry.image_id not in done]
+    if expected_images is not None and len(done) + len(entries) != expected_images:
+        raise IdcError(
+            f"{place.uri} has {len(done)} finished and {len(entries)} quarantined images, expected {expected_images} "
+            "in all; run the same command again: what is missing is done"
+        )
+    tiles, candidates, source_bytes = (_sum(table[name]) for name in ("tiles", "candidate_tiles", "source_bytes"))
+    manifest = Manifest(
+        digest=digest,
+        images=len(done),
+        rows=sum(info.rows for info in shards),
+        bytes=sum(info.bytes for info in shards),
+        source_bytes=source_bytes,
+        ratio=tiles / candidates if candidates else 0.0,
+        shards=shards,
+        quarantined=[{k: getattr(entry, k) for k in ("image_id", "source", "code", "reason")} for entry in entries],
+        timing=dict(timing),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    place.write_json(MANIFEST, asdict(manifest))
+    owned.remove_empty_part_folders(place)
+    return manifest
+
+
+def read_manifest(place: Place) -> Manifest | None:
+    """The manifest, None if the run is not finished.
+
+    Raises:
+        IdcError: it cannot be read.
+    """
+    value = place.read_json(MANIFEST, _FIX)
+    if value is None:
+        return None
+    try:
+        return Manifest(**{**value, "shards": [ShardInfo(**info) for info in value["shards"]]})
+    except (KeyError, TypeError) as error:
+        raise IdcError(f"{place.shown(MANIFEST)} is not a manifest ({error}); {_FIX}") from error
+
+
+def index_table(place: Place, columns: list[str] | None = None) -> pa.Table:
+    """One row per finished image in a shard, all or some of `INDEX_SCHEMA`'s columns, sorted by image id."""
+    found = ordered_map(lambda shard: read_index(place, shard, columns), list_index(place))
+    tables = [entry.table for entry in found if entry is not None]
+    if not tables:
+        empty = INDEX_SCHEMA.empty_table()
+        return empty if columns is None else empty.select(columns)
+    return pa.concat_tables(tables)
+
+
+def _sum(column: pa.ChunkedArray) -> int:
+    return int(pc.sum(column).as_py() or 0)

@@ -1,0 +1,87 @@
+"""Failed images, each with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from idc_ray.errors import IdcError
+from idc_ray.store import attempts
+from idc_ray.store.filesystem import Place
+from idc_ray.store.layout import QUARANTINE, check_name, is_image_id, quarantine_name
+from idc_ray.store.threads import ordered_map
+
+__all__ = ["QuarantineEntry", "list_quarantined", "quarantine", "quarantined_ids", "release_quarantined"]
+
+_FIX = "delete that file, and the image is tried again"
+
+
+@dataclass(frozen=True)
+class QuarantineEntry:
+    """One image that could not be done.
+
+    Args:
+        image_id: first 16 hex digits of sha256 of the source's relative POSIX path.
+        source: that path.
+        code: short, stable slug of the kind of fault.
+        reason: a sentence that a person understands.
+        traceback: for whoever mends the program; empty where there is none.
+        attempts: how often it was tried.
+        launch: the launch that gave up.
+        time: when, ISO 8601 with UTC offset.
+    """
+
+    image_id: str
+    source: str
+    code: str
+    reason: str
+    traceback: str
+    attempts: int
+    launch: str
+    time: str
+
+
+def quarantine(place: Place, digest: str, entry: QuarantineEntry) -> None:
+    """Sets an image aside, durably; a later entry of the same image replaces it."""
+    place.write_json(quarantine_name(digest, entry.image_id), asdict(entry))
+
+
+def quarantined_ids(place: Place, digest: str) -> set[str]:
+    """The ids of the images set aside; opens no file."""
+    names = place.files(f"{QUARANTINE}/{check_name(digest, 'digest')}")
+    ids = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+    return {image_id for image_id in ids if is_image_id(image_id)}
+
+
+def list_quarantined(place: Place, digest: str) -> list[QuarantineEntry]:
+    """The entries of all images set aside, sorted by id.
+
+    Raises:
+        IdcError: an entry cannot be read.
+    """
+    found = ordered_map(lambda image_id: _read(place, digest, image_id), sorted(quarantined_ids(place, digest)))
+    return [entry for entry in found if entry is not None]
+
+
+def release_quarantined(place: Place, digest: str) -> list[QuarantineEntry]:
+    """Lets all images set aside be tried afresh; returns their entries, which are the only copy then.
+
+    Their counted attempts go too: with them kept, the first failure would set the image aside again at once.
+    """
+    entries = list_quarantined(place, digest)
+
+    def release(entry: QuarantineEntry) -> None:
+        attempts.clear_attempts(place, entry.image_id)  # first: killed in between, the image is still set aside
+        place.delete(quarantine_name(digest, entry.image_id))
+
+    for _ in ordered_map(release, entries):
+        pass
+    return entries
+
+
+def _read(place: Place, digest: str, image_id: str) -> QuarantineEntry | None:
+    name = quarantine_name(digest, image_id)
+    value = place.read_json(name, _FIX)
+    try:
+        return None if value is None else QuarantineEntry(**value)
+    except TypeError as error:
+        raise IdcError(f"{place.shown(name)} is not a quarantine entry ({error}); {_FIX}") from error

@@ -1,0 +1,126 @@
+"""What is kept of a finished image beside its rows, also of one that got no tile."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from idc_ray.store.layout import check_image_id
+
+__all__ = ["INDEX_SCHEMA", "ImageRecord", "SourceState", "records_from_table", "table_from_records"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("source", pa.string()),
+        ("source_bytes", pa.int64()),
+        ("source_mtime_ns", pa.int64()),
+        ("source_sha256", pa.string()),
+        ("lr_height", pa.int32()),
+        ("lr_width", pa.int32()),
+        ("candidate_tiles", pa.int32()),
+        ("tiles", pa.int32()),
+        ("kept_start", pa.bool_()),
+        ("loss_start", pa.float64()),
+        ("loss_end", pa.float64()),
+        ("bandwidth_loss_start", pa.list_(pa.float64())),
+        ("bandwidth_loss_end", pa.list_(pa.float64())),
+        ("seconds", pa.map_(pa.string(), pa.float64())),
+        ("device", pa.string()),
+    ]
+)
+
+
+class SourceState(NamedTuple):
+    """What tells whether a source has changed since its image was finished."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One finished image.
+
+    Args:
+        image_id: first 16 hex digits of sha256 of the source's relative POSIX path.
+        source: that path.
+        source_bytes: size of the source file.
+        source_mtime_ns: its modification time, nanoseconds since 1970; 0 where the source has none.
+        source_sha256: its content's sha256, 64 hex digits.
+        lr_height: LR rows.
+        lr_width: LR columns.
+        candidate_tiles: N, how many whole tiles the image holds.
+        tiles: how many it got; may be 0.
+        kept_start: whether the start was kept; None if nothing was optimised.
+        loss_start: held-out loss before optimisation; None without one.
+        loss_end: the same afterwards.
+        bandwidth_loss_start: the same per bandwidth; empty without one.
+        bandwidth_loss_end: likewise.
+        seconds: time per stage. Never part of a shard: its bytes depend on its rows only.
+        device: kind of device that did the work.
+    """
+
+    image_id: str
+    source: str
+    source_bytes: int
+    source_mtime_ns: int
+    source_sha256: str
+    lr_height: int
+    lr_width: int
+    candidate_tiles: int
+    tiles: int
+    kept_start: bool | None
+    loss_start: float | None
+    loss_end: float | None
+    bandwidth_loss_start: list[float]
+    bandwidth_loss_end: list[float]
+    seconds: dict[str, float]
+    device: str
+
+    def __post_init__(self) -> None:
+        check_image_id(self.image_id)
+        if _SHA256.fullmatch(self.source_sha256) is None:
+            raise ValueError(f"source_sha256 of {self.source} is {self.source_sha256!r}; expected 64 hex digits")
+        losses = [self.loss_start, self.loss_end, *self.bandwidth_loss_start, *self.bandwidth_loss_end]
+        for loss in losses:
+            if loss is not None and not math.isfinite(loss):  # a NaN that is stored is a NaN in every mean after it
+                raise ValueError(f"a loss of {self.source} is {loss}; expected finite numbers or None")
+
+    @property
+    def state(self) -> SourceState:
+        """What tells whether the source has changed."""
+        return SourceState(self.source_bytes, self.source_mtime_ns, self.source_sha256)
+
+    def to_json(self) -> bytes:
+        """The record as JSON."""
+        return json.dumps(asdict(self), allow_nan=False).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ImageRecord:
+        """The record that `to_json` wrote; ValueError or TypeError for anything else."""
+        return cls(**json.loads(data))
+
+
+def table_from_records(records: Iterable[ImageRecord]) -> pa.Table:
+    """A table of `INDEX_SCHEMA`, sorted by image id: the same records give the same table."""
+    rows = []
+    for record in sorted(records, key=lambda record: record.image_id):
+        rows.append({**asdict(record), "seconds": sorted(record.seconds.items())})
+    return pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
+
+
+def records_from_table(table: pa.Table) -> Iterator[ImageRecord]:
+    """The records of an index."""
+    for batch in table.to_batches(max_chunksize=4096):
+        for row in batch.to_pylist():
+            yield ImageRecord(**{**row, "seconds": dict(row["seconds"])})

@@ -1,0 +1,178 @@
+"""run.json: which run an output belongs to; written before anything else."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from idc_ray.errors import BadRequest, IdcError
+from idc_ray.store import owned
+from idc_ray.store.filesystem import Place
+from idc_ray.store.index import list_index
+from idc_ray.store.layout import RUN, check_name, check_shard_count
+from idc_ray.store.redact import redact_all
+
+__all__ = ["FORMAT_VERSION", "RunRecord", "begin_run", "read_run", "update_run"]
+
+FORMAT_VERSION = 1
+_CLEARING = "clearing"  # in run.json while --overwrite removes the old run
+_FIX = "give --overwrite to start afresh, or another --output"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run is. Credentials in URIs are removed before it is stored or compared.
+
+    Args:
+        config: all settings, nested; plain JSON values.
+        digest: of the settings that affect the result.
+        teacher_sha256: of the teacher's file.
+        input_uri: where the images come from.
+        versions: of the packages that matter.
+        shard_count: into how many shards the images go; fixed for the run's life.
+        created: when, ISO 8601 with UTC offset.
+        device: kind of device.
+        mlflow_run_id: the tracked run that a resumed job continues.
+        survey: the sample survey that difficulty is measured against.
+        format_version: of the store.
+    """
+
+    config: dict[str, Any]
+    digest: str
+    teacher_sha256: str
+    input_uri: str
+    versions: dict[str, str]
+    shard_count: int
+    created: str
+    device: str
+    mlflow_run_id: str | None = None
+    survey: dict[str, Any] | None = None
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        check_name(self.digest, "digest")
+        check_shard_count(self.shard_count)
+
+
+def begin_run(place: Place, record: RunRecord, overwrite: bool = False) -> RunRecord:
+    """Starts a run in an output, or continues the one that is there.
+
+    Args:
+        place: the output.
+        record: the run that is asked for.
+        overwrite: remove everything that the store wrote there before, whatever run it was.
+
+    Returns:
+        The stored record. Of a run that is continued, shard count, MLflow id and survey are those of its start.
+
+    Raises:
+        BadRequest: the output holds another run; the message lists what differs.
+        IdcError: run.json cannot be read.
+    """
+    record = _stored_form(record)
+    if overwrite:
+        return _replace(place, record)
+    stored = _read(place)
+    if stored is None:
+        if owned.has_data(place):
+            raise BadRequest(f"{place.uri} holds parts or shards, but no {RUN} that says of which run; {_FIX}")
+        place.write_json(RUN, asdict(record))
+        return record
+    found, clearing = stored
+    differences = _differences(found, record)
+    if differences:
+        lines = "\n".join(f"  {line}" for line in differences)
+        raise BadRequest(f"{place.uri} holds another run; there -> asked for:\n{lines}\n{_FIX}")
+    if clearing:  # an --overwrite by this very run was killed
+        return _replace(place, record)
+    owned.sweep(place)
+    return found
+
+
+def read_run(place: Place) -> RunRecord | None:
+    """The run that an output holds, None if it holds none (or one that is being removed).
+
+    Raises:
+        IdcError: run.json cannot be read.
+    """
+    stored = _read(place)
+    return None if stored is None or stored[1] else stored[0]
+
+
+def update_run(place: Place, **fields: Any) -> RunRecord:
+    """Changes fields of the stored record: ``mlflow_run_id``, ``survey``, ``versions``, ``device``, ``shard_count``.
+
+    Raises:
+        IdcError: there is no run.
+        ValueError: a field that must not change, or the shard count once there are shards.
+    """
+    record = read_run(place)
+    if record is None:
+        raise IdcError(f"{place.shown(RUN)} is not there; begin a run first")
+    fixed = sorted(set(fields) - {"mlflow_run_id", "survey", "versions", "device", "shard_count"})
+    if fixed:
+        raise ValueError(f"fields {fixed} of a run cannot be changed")
+    if fields.get("shard_count", record.shard_count) != record.shard_count and list_index(place):
+        raise ValueError(f"shard_count is {record.shard_count} and there are shards: it cannot become another")
+    record = _stored_form(replace(record, **fields))
+    place.write_json(RUN, asdict(record))
+    return record
+
+
+def _replace(place: Place, record: RunRecord) -> RunRecord:
+    # The new record first, marked: killed in the middle, the rest of the old run can be taken for neither.
+    place.write_json(RUN, {**asdict(record), _CLEARING: True})
+    owned.remove_all(place)
+    owned.sweep(place)
+    place.write_json(RUN, asdict(record))
+    return record
+
+
+def _read(place: Place) -> tuple[RunRecord, bool] | None:
+    value = place.read_json(RUN, _FIX)
+    if value is None:
+        return None
+    if value.get("format_version") != FORMAT_VERSION:
+        raise BadRequest(
+            f"{place.shown(RUN)} has format_version {value.get('format_version')!r}; this program reads "
+            f"{FORMAT_VERSION}; use the version that wrote it, or {_FIX}"
+        )
+    clearing = bool(value.pop(_CLEARING, False))
+    try:
+        return RunRecord(**value), clearing
+    except (TypeError, ValueError) as error:
+        raise IdcError(f"{place.shown(RUN)} is not a run record ({error}); {_FIX}") from error
+
+
+def _stored_form(record: RunRecord) -> RunRecord:
+    return RunRecord(**redact_all(asdict(record)))
+
+
+def _differences(found: RunRecord, asked: RunRecord) -> list[str]:
+    """What makes it another run; no lines if nothing does."""
+    keys = ("digest", "teacher_sha256", "input_uri")
+    values = [(key, getattr(found, key), getattr(asked, key)) for key in keys]
+    lines = [f"{key}: {old} -> {new}" for key, old, new in values if old != new]
+    if found.digest == asked.digest:  # settings that do not affect the result may differ
+        return lines
+    there, here = _flat(found.config), _flat(asked.config)
+    settings = [(key, there.get(key, _ABSENT), here.get(key, _ABSENT)) for key in sorted(there.keys() | here.keys())]
+    return lines + [f"{key}: {old!r} -> {new!r}" for key, old, new in settings if old != new]
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "(not set)"
+
+
+_ABSENT = _Absent()
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,131 @@
+"""One row per tile: the columns that every Parquet reader sees, and how they are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+__all__ = ["ROW_SCHEMA", "TileRow", "open_writer", "rows_from_table", "table_from_rows"]
+
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the Image feature of Hugging Face datasets
+_COLUMNS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("source", pa.string()),
+        ("source_bytes", pa.int64()),
+        ("source_sha256", pa.string()),
+        ("tile_index", pa.int32()),
+        ("top", pa.int32()),
+        ("left", pa.int32()),
+        ("lr", _IMAGE),
+        ("hr", _IMAGE),
+        ("scale", pa.int32()),
+        ("method", pa.string()),
+        ("labels", pa.string()),
+        ("sample_weight", pa.float64()),
+        ("loss_start", pa.float64()),
+        ("loss_end", pa.float64()),
+        ("kept_start", pa.bool_()),
+        ("config_digest", pa.string()),
+    ]
+)
+_PNG_COLUMNS = ("lr.bytes", "hr.bytes")
+_REPEATING = ("image_id", "source", "source_sha256", "method", "labels", "config_digest")
+_PLAIN = ("source_bytes", "tile_index", "top", "left", "scale", "sample_weight", "loss_start", "loss_end", "kept_start")
+
+
+@dataclass(frozen=True, slots=True)
+class TileRow:
+    """One tile of the condensed training set.
+
+    Args:
+        image_id: first 16 hex digits of sha256 of the source's relative POSIX path.
+        source: that path.
+        source_bytes: size of the source file.
+        source_sha256: its content's sha256, 64 hex digits.
+        tile_index: 0, 1, … within the image.
+        top: LR row, in pixels, of the chosen crop or of the start; None where the tile has none.
+        left: LR column, likewise.
+        lr: the LR tile, a PNG.
+        hr: the HR tile, a PNG of ``scale`` times the sides.
+        scale: integer factor.
+        method: what chose or made the tile, such as ``idc``.
+        labels: where HR comes from, ``teacher`` or ``real``.
+        sample_weight: how often training draws the tile, relative to the others; 1 is usual.
+        loss_start: held-out loss of the image before optimisation, None for methods without one.
+        loss_end: the same afterwards.
+        kept_start: True if the start was kept because optimisation did not better it; None if nothing was optimised.
+        config_digest: digest of the settings that affect the result.
+    """
+
+    image_id: str
+    source: str
+    source_bytes: int
+    source_sha256: str
+    tile_index: int
+    top: int | None
+    left: int | None
+    lr: bytes
+    hr: bytes
+    scale: int
+    method: str
+    labels: str
+    sample_weight: float
+    loss_start: float | None
+    loss_end: float | None
+    kept_start: bool | None
+    config_digest: str
+
+
+def table_from_rows(rows: Sequence[TileRow]) -> pa.Table:
+    """A table of `ROW_SCHEMA`. Both PNGs of a tile get the same path: tools that unpack them pair by name."""
+    names = [field.name for field in fields(TileRow)]
+    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in names}
+    paths = [f"{row.image_id}_{row.tile_index:04d}.png" for row in rows]
+    for name in ("lr", "hr"):
+        columns[name] = [{"bytes": png, "path": path} for png, path in zip(columns[name], paths, strict=True)]
+    return pa.Table.from_pydict(columns, schema=ROW_SCHEMA)
+
+
+def rows_from_table(table: pa.Table) -> list[TileRow]:
+    """The rows of a part or shard."""
+    names = [field.name for field in fields(TileRow)]
+    rows = table.select(names).to_pylist()
+    return [TileRow(**{**row, "lr": row["lr"]["bytes"], "hr": row["hr"]["bytes"]}) for row in rows]
+
+
+def open_writer(sink: pa.NativeFile | BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
+    """A Parquet writer whose bytes depend on the rows only.
+
+    PNG does not compress further and never repeats: no codec, no dictionary, no statistics (a footer with minimum
+    and maximum PNGs would be larger than some tiles). All else is small: snappy, which every reader has.
+    """
+    return pq.ParquetWriter(
+        sink,
+        schema,
+        compression={**dict.fromkeys(_PNG_COLUMNS, "NONE"), **dict.fromkeys((*_REPEATING, *_PLAIN), "SNAPPY")},
+        use_dictionary=list(_REPEATING),
+        write_statistics=[*_REPEATING, *_PLAIN],
+        data_page_version="1.0",
+        version="2.6",
+    )
+
+
+def _hugging_face_metadata() -> bytes:
+    """What makes `datasets.load_dataset("parquet")` show pictures instead of bytes."""
+    names = {pa.float64(): "float64"}  # str() of that type is "double"
+    features = {
+        field.name: {"_type": "Image"}
+        if field.type == _IMAGE
+        else {"_type": "Value", "dtype": names.get(field.type, str(field.type))}
+        for field in _COLUMNS
+    }
+    return json.dumps({"info": {"features": features}}).encode()
+
+
+ROW_SCHEMA = _COLUMNS.with_metadata({b"huggingface": _hugging_face_metadata()})

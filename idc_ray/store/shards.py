@@ -1,0 +1,91 @@
+"""Writing a shard: rows in order, in row groups whose borders depend on the rows only."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import io
+from collections.abc import Collection, Iterable, Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from idc_ray.store.schema import ROW_SCHEMA, open_writer
+
+__all__ = ["merge", "sha256_of_file", "shard_bytes"]
+
+ROW_GROUP_ROWS = 256  # ours: a reader that streams holds a few MB
+ROW_GROUP_BYTES = 16 * 2**20  # ours: the same for very large tiles; keeps a column far from Arrow's 2 GB limit
+
+
+def shard_bytes(tables: Iterable[pa.Table]) -> bytes:
+    """The Parquet file of all rows of ``tables``, in their order.
+
+    However the rows are cut into tables, the bytes are the same. Holds the file and one row group in memory.
+    """
+    sink = io.BytesIO()  # grows by an eighth, where Arrow's own buffer doubles and copies
+    with open_writer(sink, ROW_SCHEMA) as writer:
+        for group in _row_groups(tables):
+            writer.write_table(group, row_group_size=max(1, group.num_rows))
+    return sink.getvalue()  # CPython shares the memory
+
+
+def merge(shard: pq.ParquetFile | None, replaced: Collection[str], parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of a shard and of parts, sorted by image id and tile index.
+
+    Args:
+        shard: the shard as it is, None if there is none.
+        replaced: ids of the images whose rows come from ``parts``; their rows in the shard are left out.
+        parts: one table per image, sorted by image id; may be empty.
+    """
+    old = _images(shard, replaced) if shard is not None else iter(())
+    new = ((table["image_id"][0].as_py(), table) for table in parts if table.num_rows)
+    for _, table in heapq.merge(old, new, key=lambda pair: pair[0]):
+        yield table
+
+
+def sha256_of_file(file: pa.NativeFile) -> str:
+    """Hex sha256 of what is left in a file, read piece by piece."""
+    digest = hashlib.sha256()
+    while piece := file.read(4 * 2**20):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _images(shard: pq.ParquetFile, replaced: Collection[str]) -> Iterator[tuple[str, pa.Table]]:
+    """Runs of rows of one image, in the shard's order; an image on two row groups comes as two runs."""
+    for i in range(shard.num_row_groups):
+        group = shard.read_row_group(i).replace_schema_metadata(ROW_SCHEMA.metadata)
+        ids = group["image_id"].to_pylist()
+        start = 0
+        for end in range(1, len(ids) + 1):
+            if end == len(ids) or ids[end] != ids[start]:
+                if ids[start] not in replaced:
+                    yield ids[start], group.slice(start, end - start)
+                start = end
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    pending: list[pa.Table] = []
+    rows = size = 0
+    for table in tables:
+        start = 0
+        for i, row_size in enumerate(_png_sizes(table)):
+            if rows and (rows == ROW_GROUP_ROWS or size + row_size > ROW_GROUP_BYTES):
+                yield _joined([*pending, table.slice(start, i - start)])
+                pending, start, rows, size = [], i, 0, 0
+            rows, size = rows + 1, size + row_size
+        pending.append(table.slice(start))
+    if rows:
+        yield _joined(pending)
+
+
+def _png_sizes(table: pa.Table) -> list[int]:
+    """Bytes of both PNGs of each row. Not `nbytes`: that depends on how the table came about."""
+    lr, hr = (pc.binary_length(pc.struct_field(table[name], "bytes")) for name in ("lr", "hr"))
+    return list(pc.add(lr, hr).to_pylist())
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables).combine_chunks()  # one chunk: pages break where chunks do

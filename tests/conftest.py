@@ -1,0 +1,55 @@
+"""Fixtures for all tests: quiet, offline, one Ray cluster for the whole session."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+# Before ray and mlflow are imported anywhere: no telemetry, no token file in the home folder.
+os.environ.update(
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_AUTH_MODE="disabled",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    RAY_DATA_PARQUET_FOOTER_NUM_ACTORS="1",  # 32 by default: too many processes for a small machine
+)
+for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):  # a developer's own servers stay out of the tests
+    os.environ.pop(name, None)
+
+torch.set_num_threads(1)  # as in the workers: float sums depend on it
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder ``shared`` beside the repository, or IDC_SHARED: real photographs, benchmarks, teachers."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("IDC_SHARED", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder}; set IDC_SHARED to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """The module ``ray``, with one local cluster of 4 (logical) CPUs for all tests that need one."""
+    import ray
+
+    # Four on any machine: actor pools and readers must fit side by side, or the tests deadlock.
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def data_context() -> Iterator[Any]:
+    """Ray Data's context, which is global to the process: what the test changes is undone."""
+    from ray.data import DataContext
+
+    before = copy.deepcopy(DataContext.get_current())
+    yield DataContext.get_current()
+    DataContext._set_current(before)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from idc_ray.errors import BadRequest
+from idc_ray.evaluation.benchmarks import evaluate, find_sets, format_table, write_metrics
+from idc_ray.images.resize import downscale, upscale
+
+Image = NDArray[np.uint8]
+
+
+def picture(height: int, width: int, seed: int = 0) -> Image:
+    small = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+    return upscale(small, 4)[:height, :width]
+
+
+def save(path: Path, image: Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Pillow.fromarray(image).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """SetA with LR given (of one colour, to be told from a made one), SetB with HR alone, and a stray folder."""
+    save(tmp_path / "SetA" / "x2" / "HR" / "b.png", picture(30, 40))
+    save(tmp_path / "SetA" / "x2" / "HR" / "a.png", picture(31, 41, 1))  # sides that are no multiples
+    save(tmp_path / "SetA" / "x2" / "LR" / "b.png", np.full((15, 20, 3), 7, np.uint8))
+    save(tmp_path / "SetA" / "x2" / "LR" / "a.png", np.full((15, 20, 3), 9, np.uint8))
+    save(tmp_path / "SetB" / "HR" / "c.png", picture(33, 42, 2))
+    (tmp_path / "SetB" / "HR" / "notes.txt").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+def test_both_layouts_are_found(folder: Path) -> None:
+    sets = find_sets(folder, 2)
+    assert [(s.name, [image.hr.name for image in s.images]) for s in sets] == [
+        ("SetA", ["a.png", "b.png"]),
+        ("SetB", ["c.png"]),
+    ]
+    assert [s.name for s in find_sets(folder, 4)] == ["SetB"]  # SetA is for x2 only
+
+
+@pytest.mark.parametrize(("name", "count"), [("SetA", 2), ("SetB", 1)])
+def test_the_folder_may_be_one_set(folder: Path, name: str, count: int) -> None:
+    """Catches the set's own xS folders being taken for sets: the scores would appear several times."""
+    (found,) = find_sets(folder / name, 2)
+    assert (found.name, len(found.images)) == (name, count)
+
+
+def test_a_given_lr_is_used_and_a_missing_one_made(folder: Path) -> None:
+    given, made = find_sets(folder, 2)
+    lr, hr = given.images[0].read(2)
+    assert (np.unique(lr), hr.shape) == (9, (30, 40, 3))
+    lr, hr = made.images[0].read(2)
+    assert hr.shape == (32, 42, 3)
+    np.testing.assert_array_equal(lr, downscale(hr, 2))
+
+
+def test_scores_are_means_over_images_and_written_as_such(folder: Path, tmp_path: Path) -> None:
+    seen: list[tuple[str, str]] = []
+    results = evaluate(
+        lambda lr: upscale(lr, 2), find_sets(folder, 2), 2, lambda name, file, _: seen.append((name, file))
+    )
+    assert seen == [("SetA", "a.png"), ("SetA", "b.png"), ("SetB", "c.png")]
+    a, b = results["SetA"]["images"]["a.png"], results["SetA"]["images"]["b.png"]
+    assert results["SetA"]["psnr"] == pytest.approx((a["psnr"] + b["psnr"]) / 2)
+    assert results["SetA"]["ssim"] == pytest.approx((a["ssim"] + b["ssim"]) / 2)
+    assert results["SetB"]["psnr"] > a["psnr"] + 5  # its LR is a picture, SetA's is one colour
+    write_metrics(tmp_path / "new" / "metrics.json", results)
+    assert json.loads((tmp_path / "new" / "metrics.json").read_text()) == results
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["metrics.json"]
+    assert "SetA       2" in format_table(results)
+
+
+def test_a_perfect_result_is_valid_json(folder: Path, tmp_path: Path) -> None:
+    """Catches `Infinity` in the file, which is no JSON."""
+    sets = find_sets(folder / "SetB", 2)
+    results = evaluate(lambda _: sets[0].images[0].read(2)[1], sets, 2)
+    write_metrics(tmp_path / "metrics.json", results)
+    text = (tmp_path / "metrics.json").read_text()
+    assert "Infinity" not in text
+    assert json.loads(text)["SetB"]["psnr"] is None
+    assert json.loads(text)["SetB"]["ssim"] == pytest.approx(1)
+
+
+def test_no_folder_and_no_sets_are_bad_requests(folder: Path) -> None:
+    with pytest.raises(BadRequest, match="is not a folder"):
+        find_sets(folder / "nowhere", 2)
+    with pytest.raises(BadRequest, match="no benchmark set for scale 2.*SET/x2/HR"):
+        find_sets(folder / "empty", 2)
+
+
+def test_a_missing_lr_file_is_a_bad_request(folder: Path) -> None:
+    """Catches a set that silently mixes given and made inputs."""
+    (folder / "SetA" / "x2" / "LR" / "a.png").unlink()
+    with pytest.raises(BadRequest, match=r"lacks 1 of the 2 files.*a\.png"):
+        find_sets(folder, 2)
+
+
+def test_an_lr_of_another_scale_is_a_bad_request(folder: Path) -> None:
+    save(folder / "SetB" / "LR" / "c.png", picture(11, 14))
+    with pytest.raises(BadRequest, match="14 x 11 pixels; expected 21 x 16"):
+        evaluate(lambda lr: upscale(lr, 2), find_sets(folder / "SetB", 2), 2)
+
+
+def test_an_unreadable_image_is_a_bad_request(folder: Path) -> None:
+    (folder / "SetB" / "HR" / "c.png").write_bytes(b"no image")
+    with pytest.raises(BadRequest, match=r"c\.png cannot be read"):
+        find_sets(folder / "SetB", 2)[0].images[0].read(2)
+
+
+def test_an_image_too_small_for_ssim_is_a_bad_request(tmp_path: Path) -> None:
+    save(tmp_path / "HR" / "tiny.png", picture(12, 12))
+    with pytest.raises(BadRequest, match=r"tiny\.png.*at least 11 x 11"):
+        evaluate(lambda lr: upscale(lr, 2), find_sets(tmp_path, 2), 2)

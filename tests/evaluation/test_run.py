@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from idc_ray.errors import BadRequest
+from idc_ray.evaluation.benchmarks import evaluate, find_sets
+from idc_ray.evaluation.run import EvaluateConfig, make_upscale, run_evaluation
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def benchmark(tmp_path: Path) -> Path:
+    folder = tmp_path / "Tiny" / "HR"
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 28, 3), dtype=np.uint8)
+    Pillow.fromarray(pixels).save(folder / "one.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("model", ["bicubic", "bundled"])
+def test_the_job_prints_and_writes(benchmark: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = EvaluateConfig(model=model, benchmarks=str(benchmark), output=str(benchmark / "E"), device="cpu")
+    results = run_evaluation(config)
+    assert json.loads((benchmark / "E" / "metrics.json").read_text()) == results
+    assert f"{results['Tiny']['psnr']:.2f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model": "no_such.pt"}, "no_such.pt cannot be read"),
+        ({"model": "bundled", "scale": 3}, "only for x2 and x4"),
+        ({"model": "bundled", "device": "warp"}, "--device warp cannot be used"),
+        ({"benchmarks": "/nowhere"}, "is not a folder"),
+        ({"output": __file__}, "cannot be made"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_first(benchmark: Path, changed: dict[str, object], message: str) -> None:
+    values = {"model": "bicubic", "benchmarks": str(benchmark), "output": str(benchmark / "E"), **changed}
+    with pytest.raises(BadRequest, match=message):
+        run_evaluation(EvaluateConfig.model_validate(values))
+    assert not (benchmark / "E" / "metrics.json").exists()
+
+
+def test_the_script_runs_from_anywhere_with_exit_codes(benchmark: Path, tmp_path: Path) -> None:
+    """Catches a script that needs the package installed: under `ray job submit` it is not."""
+    script = [sys.executable, "-P", str(ROOT / "jobs" / "evaluate.py"), "--benchmarks", str(benchmark), "--output", "E"]
+    good = subprocess.run([*script, "--model", "bicubic"], cwd=tmp_path, capture_output=True, text=True)
+    assert good.returncode == 0, good.stderr
+    assert (tmp_path / "E" / "metrics.json").is_file()
+    bad = subprocess.run([*script, "--modle", "bicubic"], cwd=tmp_path, capture_output=True, text=True)
+    assert bad.returncode == 2
+    assert "modle" in bad.stderr
+    assert "model" in bad.stderr.replace("modle", "")
+    assert "Traceback" not in bad.stderr
+
+
+def _psnr(shared_data: Path, model: str, scale: int) -> float:
+    (set5,) = find_sets(shared_data / "data" / "benchmarks" / "Set5", scale)
+    return evaluate(make_upscale(model, scale, "cpu"), [set5], scale)["Set5"]["psnr"]
+
+
+def test_golden_bicubic(shared_data: Path) -> None:
+    """The field's 33.66 dB: catches another kernel, colour conversion, crop or rounding."""
+    assert _psnr(shared_data, "bicubic", 2) == pytest.approx(33.66, abs=0.02)
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(2, 38.25), (4, 32.53)])
+def test_golden_dctlsa(shared_data: Path, scale: int, expected: float) -> None:
+    if importlib.util.find_spec("spandrel") is None:
+        pytest.skip("the optional extra 'teachers' is not installed")
+    model = shared_data / "teachers" / f"DCTLSA_x{scale}.pt"
+    assert _psnr(shared_data, str(model), scale) == pytest.approx(expected, abs=0.01)

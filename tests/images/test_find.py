@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import fs
+
+from idc_ray.errors import BadRequest
+from idc_ray.images import find as module
+from idc_ray.images.find import IMAGE_ENDINGS, Found, find_images
+from idc_ray.images.locate import Place
+from idc_ray.images.manifest import MANIFEST_SCHEMA, image_id
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "in"
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+def parquet(path: Path, **columns: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns or {"image": pa.array([b"1", b"2"])}), path)
+
+
+def sources(found: Found) -> list[str]:
+    return found.manifest["source"].to_pylist()
+
+
+def test_a_folder_is_searched_to_its_bottom(root: Path) -> None:
+    """Catches images of upper-case endings missed, and others counted as images."""
+    touch(root, "b.PNG", "a/1.jpg", "a/b/1.jpg", "notes.txt", "a/README", "x.png.bak", ".hidden.png", "data.parquet")
+    found = find_images(str(root))
+    assert sources(found) == ["a/1.jpg", "a/b/1.jpg", "b.PNG"]
+    assert found.ignored == 4
+    assert found.uri == root.as_uri()
+    assert found.manifest.schema == MANIFEST_SCHEMA
+
+
+@pytest.mark.parametrize("ending", sorted(IMAGE_ENDINGS))
+def test_every_ending_is_found_in_a_folder_and_alone(root: Path, ending: str) -> None:
+    touch(root, f"a.{ending}")
+    assert sources(find_images(str(root))) == [f"a.{ending}"]
+    assert sources(find_images(str(root / f"a.{ending}"))) == [f"a.{ending}"]
+
+
+def test_ids_do_not_depend_on_where_the_folder_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches absolute paths in ids: a moved folder, or one mounted elsewhere on a worker, would start again."""
+    for place in ("one", "two/deep"):
+        touch(tmp_path / place, "x/1.png", "y/1.png")
+    monkeypatch.chdir(tmp_path)
+    one, two = find_images("one"), find_images(str(tmp_path / "two/deep/"))
+    assert one.manifest["image_id"].to_pylist() == two.manifest["image_id"].to_pylist()
+    assert one.manifest["image_id"].to_pylist() == [image_id("x/1.png"), image_id("y/1.png")]
+    assert sources(find_images("one/*/*.png")) == sources(one)
+
+
+def test_odd_names_survive(root: Path) -> None:
+    names = sorted(
+        ["a b.png", "日本.png", "#1.png", "line\nbreak.png", "-rf.png", "100%25.png", "q?.png", 'it\'s "it".png']
+    )
+    touch(root, *names)
+    found = find_images(str(root))
+    assert sources(found) == names
+    assert len(set(found.manifest["image_id"].to_pylist())) == len(names)
+    for row in found.manifest.to_pylist():
+        with found.filesystem.open_input_file(row["path"]) as file:
+            assert file.read() == b"x"
+
+
+def test_a_folder_with_wildcards_in_its_name_is_a_folder(root: Path) -> None:
+    touch(root / "set[1]*", "a.png")
+    assert sources(find_images(str(root / "set[1]*"))) == ["a.png"]
+
+
+def test_globs(root: Path) -> None:
+    touch(root, "a/1.png", "a/2.jpg", "a/b/3.png", "4.png", "a/5.txt", "a/.6.png")
+    assert sources(find_images(f"{root}/a/*.png")) == ["1.png"]
+    assert sources(find_images(f"{root}/**/*.png")) == ["4.png", "a/1.png", "a/b/3.png"]
+    every = find_images(f"{root}/a/*")
+    assert (sources(every), every.ignored) == (["1.png", "2.jpg"], 1)
+    with pytest.raises(BadRequest, match="no images in"):
+        find_images(f"{root}/*.webp")
+    with pytest.raises(BadRequest, match="of the pattern"):
+        find_images(f"{root}/none/*.png")
+
+
+def test_a_list_file(root: Path) -> None:
+    touch(root, "b.png", "a/odd")
+    (root / "train.lst").write_text("b.png\na/odd\nb.png\n")
+    found = find_images(str(root / "train.lst"))
+    assert (sources(found), found.repeated, found.ignored) == (["a/odd", "b.png"], 1, 0)
+
+
+def test_one_image(root: Path) -> None:
+    touch(root, "a.png", "b.png")
+    row = find_images(str(root / "a.png")).manifest.to_pylist()
+    assert [(r["source"], r["size"], r["row"]) for r in row] == [("a.png", 1, -1)]
+    assert row[0]["mtime_ns"] == (root / "a.png").stat().st_mtime_ns
+
+
+def test_parquet_file_folder_and_glob(root: Path) -> None:
+    parquet(root / "x/a.parquet")
+    parquet(root / "b.parquet")
+    assert sources(find_images(str(root / "b.parquet"))) == ["b.parquet#0", "b.parquet#1"]
+    expected = ["b.parquet#0", "b.parquet#1", "x/a.parquet#0", "x/a.parquet#1"]
+    assert sources(find_images(str(root))) == expected
+    assert sources(find_images(f"{root}/**/*.parquet")) == expected
+    assert find_images(str(root)).manifest["column"].to_pylist() == ["image"] * 4
+
+
+def test_image_column_chooses_parquet_and_must_have_one(root: Path) -> None:
+    """Catches a misspelt or useless setting that is silently without effect."""
+    touch(root, "thumbnail.png")
+    parquet(root / "a.parquet", lr=pa.array([b"1"]), hr=pa.array([b"1"]))
+    assert sources(find_images(str(root))) == ["thumbnail.png"]
+    found = find_images(str(root), image_column="hr")
+    assert (sources(found), found.ignored) == (["a.parquet#0"], 1)
+    with pytest.raises(BadRequest, match="no image column 'gt'"):
+        find_images(str(root), image_column="gt")
+    with pytest.raises(BadRequest, match="has no Parquet files"):
+        find_images(str(root / "thumbnail.png"), image_column="hr")
+
+
+def test_paired_folders(root: Path) -> None:
+    touch(root, "HR/0001.png", "HR/sub/2.png", "LR/0001x2.png", "LR/sub/2.png", "LR/unused.png", "LR/notes.txt")
+    found = find_images(str(root / "HR"), lr_input=str(root / "LR"), scale=2)
+    assert found.manifest["lr_path"].to_pylist() == [str(root / "LR/0001x2.png"), str(root / "LR/sub/2.png")]
+    assert found.lr_uri == (root / "LR").as_uri()
+    assert found.lr_filesystem == found.filesystem
+    alone = find_images(str(root / "HR/0001.png"), lr_input=str(root / "LR"), scale=2)
+    assert alone.manifest["lr_path"].to_pylist() == [str(root / "LR/0001x2.png")]
+    with pytest.raises(BadRequest, match=r"2 of 2 .*0001\.png"):
+        find_images(str(root / "HR"), lr_input=str(root / "HR/sub"), scale=2)
+    with pytest.raises(BadRequest, match="not a folder"):
+        find_images(str(root / "HR"), lr_input=str(root / "none"), scale=2)
+
+
+def test_parquet_cannot_be_paired_by_name(root: Path) -> None:
+    parquet(root / "a.parquet")
+    with pytest.raises(BadRequest, match="is Parquet"):
+        find_images(str(root), lr_input=str(root), scale=2)
+
+
+def test_no_images_say_what_was_seen_and_what_is_read(root: Path) -> None:
+    touch(root, "a.txt", "b.doc", "c")
+    with pytest.raises(BadRequest) as caught:
+        find_images(str(root))
+    assert all(part in str(caught.value) for part in (root.as_uri(), "3 other files", "jpeg", "png", "parquet"))
+    (root / "empty").mkdir()
+    with pytest.raises(BadRequest, match="0 other files"):
+        find_images(str(root / "empty"))
+
+
+@pytest.mark.parametrize("name", ["none", "none/a.png", "a.xyz"])
+def test_missing_and_unknown_inputs_are_bad_requests(root: Path, name: str) -> None:
+    touch(root, "a.xyz")
+    with pytest.raises(BadRequest, match=name):
+        find_images(str(root / name))
+
+
+def test_file_uris_are_the_same_as_paths(root: Path) -> None:
+    touch(root / "a b#c", "1.png")
+    one, two = find_images(str(root / "a b#c")), find_images((root / "a b#c").as_uri())
+    assert one.manifest.equals(two.manifest)
+    assert one.uri == two.uri
+
+
+def test_names_that_are_no_utf8_are_found(root: Path) -> None:
+    touch(root, "a.png")
+    try:
+        Path(os.fsdecode(os.fsencode(root) + b"/caf\xe9.png")).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this disk takes UTF-8 names only")
+    assert sources(find_images(str(root))) == ["a.png", "caf\\xe9.png"]
+
+
+def in_a_store(root: Path) -> Callable[[str], Place]:
+    """`locate` for tests: anything but a LocalFileSystem counts as an object store."""
+    store = fs.SubTreeFileSystem(str(root), fs.LocalFileSystem())
+    return lambda text: Place(store, text.removeprefix("s3://"), text)
+
+
+def test_stores_give_the_same_sources_as_disks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches ids that change when a folder is uploaded."""
+    touch(root / "bucket/set", "a b/1.png", "a b/2.jpg", "3.png", ".x/4.png", "n.doc")
+    parquet(root / "bucket/pq/a.parquet")
+    (root / "bucket/list.txt").write_text("set/3.png\n")
+    cases = [
+        "bucket/set",
+        "bucket/set/**/*.png",
+        "bucket/set/*/1.png",
+        "bucket/list.txt",
+        "bucket/pq",
+        "bucket/set/3.png",
+    ]
+    local = {case: find_images(str(root / case)) for case in cases}
+    monkeypatch.setattr(module, "locate", in_a_store(root))
+    for case in cases:
+        found = find_images("s3://" + case)
+        assert sources(found) == sources(local[case])
+        assert found.ignored == local[case].ignored
+        assert all(row["path"].startswith("bucket/") for row in found.manifest.to_pylist())
+    with pytest.raises(BadRequest, match="does not exist"):
+        find_images("s3://bucket/none")

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pyarrow import fs
+
+from idc_ray.errors import BadRequest
+from idc_ray.images.listfile import read_list
+from idc_ray.images.locate import Place, locate
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("lists/a.png", "lists/sub/b c.png", "lists/#1.png", "other/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def listed(root: Path, text: str | bytes) -> tuple[dict[str, str], int]:
+    path = root / "lists" / "train.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    entries, again = read_list(locate(str(path)))
+    return {entry.source: entry.path for entry in entries}, again
+
+
+def test_lines_are_relative_to_the_lists_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches paths relative to where the command runs; comments and blank lines; Windows line ends and its BOM."""
+    monkeypatch.chdir("/")
+    found, again = listed(root, "\ufeffa.png\r\n\n  \n# a comment\nsub/b c.png\n./#1.png")
+    assert found == {name: str(root / "lists" / name) for name in ("a.png", "sub/b c.png", "#1.png")}
+    assert again == 0
+
+
+def test_sources_are_portable_and_never_escape(root: Path) -> None:
+    """Catches "../x" or "/x" in a source: whoever derives a file name from it would write outside the output."""
+    found, _ = listed(root, f"sub/../a.png\n../other/d.png\n{root}/lists/sub/b c.png\n")
+    assert found == {
+        "a.png": str(root / "lists/a.png"),
+        "@up/other/d.png": str(root / "other/d.png"),
+        f"@root{root}/lists/sub/b c.png": str(root / "lists/sub/b c.png"),
+    }
+    for source in found:
+        assert not source.startswith("/")
+        assert ".." not in source.split("/")
+
+
+def test_an_image_named_again_counts_once(root: Path) -> None:
+    found, again = listed(root, f"a.png\n./a.png\n{root}/lists/a.png\nsub/b c.png\n")
+    assert list(found) == ["a.png", "sub/b c.png"]
+    assert again == 2
+
+
+def test_sizes_are_known_and_one_missing_file_is_kept(root: Path) -> None:
+    path = root / "lists" / "train.txt"
+    path.write_text("gone.png\na.png\n")
+    entries, _ = read_list(locate(str(path)))
+    assert {e.source: e.size for e in entries} == {"gone.png": -1, "a.png": len("lists/a.png")}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no.png\nnot/this.png\n", "none of the 2 paths"),
+        ("a.png\nsub\n", "names the folder"),
+        ("s3://bucket/a.png\n", "names the URI"),
+        (b"caf\xe9.png\n", "not UTF-8"),
+        (b"a\0.png\n", "NUL"),
+    ],
+)
+def test_what_a_list_may_not_say(root: Path, text: str | bytes, message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
+        listed(root, text)
+
+
+def test_lists_in_a_store(root: Path) -> None:
+    """Nothing is asked about each path there: a million questions would take hours."""
+    (root / "lists" / "train.txt").write_text("sub/b c.png\nelsewhere.png\n../other/d.png")
+    place = Place(fs.SubTreeFileSystem(str(root), fs.LocalFileSystem()), "lists/train.txt", "mock://lists/train.txt")
+    entries, _ = read_list(place)
+    assert [(e.source, e.path, e.size) for e in entries] == [
+        ("sub/b c.png", "lists/sub/b c.png", -1),
+        ("elsewhere.png", "lists/elsewhere.png", -1),
+        ("@up/other/d.png", "other/d.png", -1),
+    ]
+    (root / "lists" / "train.txt").write_text("/lists/a.png")
+    with pytest.raises(BadRequest, match="relative to the list"):
+        read_list(place)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import fs
+
+from idc_ray.errors import BadRequest, RejectedImage
+from idc_ray.images.manifest import Entry
+from idc_ray.images.parquet import image_columns, read_row, row_entries
+
+LOCAL = fs.LocalFileSystem()
+
+
+def structs(*values: bytes | None) -> pa.Array:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return pa.array([{"bytes": value, "path": "x.png"} for value in values], kind)
+
+
+def write(folder: Path, name: str = "a.parquet", row_group_size: int | None = None, **columns: pa.Array) -> Entry:
+    pq.write_table(pa.table(columns), folder / name, row_group_size=row_group_size)
+    return Entry(name, str(folder / name), 1, 2)
+
+
+def test_candidates_are_binary_columns_and_structs_with_bytes() -> None:
+    schema = pa.schema(
+        [
+            ("id", pa.string()), ("n", pa.int64()), ("raw", pa.binary()), ("large", pa.large_binary()),
+            ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            ("words", pa.struct([("bytes", pa.string())])), ("other", pa.struct([("path", pa.binary())])),
+        ]
+    )  # fmt: skip
+    assert image_columns(schema) == ["raw", "large", "image"]
+
+
+def test_every_row_of_every_file_has_a_source_of_its_own(tmp_path: Path) -> None:
+    files = [
+        write(tmp_path, "a.parquet", image=structs(b"1", b"2"), label=pa.array([1, 2])),
+        write(tmp_path, "b.parquet", image=structs(b"3")),
+    ]
+    found = list(row_entries(files, LOCAL, None))
+    assert [(e.source, e.row, e.column, e.mtime_ns) for e in found] == [
+        ("a.parquet#0", 0, "image", 2), ("a.parquet#1", 1, "image", 2), ("b.parquet#0", 0, "image", 2),
+    ]  # fmt: skip
+
+
+def test_the_only_candidate_is_found_and_others_are_named(tmp_path: Path) -> None:
+    one = write(tmp_path, "one.parquet", raw=pa.array([b"1"]))
+    two = write(tmp_path, "two.parquet", lr=structs(b"1"), hr=structs(b"2"), n=pa.array([1]))
+    none = write(tmp_path, "none.parquet", n=pa.array([1]))
+    assert next(row_entries([one], LOCAL, None)).column == "raw"
+    assert next(row_entries([two], LOCAL, "hr")).column == "hr"
+    with pytest.raises(BadRequest, match=r"2 columns .*'lr', 'hr'.*image_column"):
+        list(row_entries([two], LOCAL, None))
+    with pytest.raises(BadRequest, match=r"no image column 'n'.*'lr', 'hr'"):
+        list(row_entries([two], LOCAL, "n"))
+    with pytest.raises(BadRequest, match="its columns are 'n'"):
+        list(row_entries([none], LOCAL, None))
+
+
+def test_a_file_that_is_no_parquet_is_a_bad_request(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(BadRequest, match=r"cannot read a\.parquet"):
+        list(row_entries([Entry("a.parquet", str(tmp_path / "a.parquet"))], LOCAL, None))
+
+
+@pytest.mark.parametrize("row_group_size", [1, 3, 10])
+@pytest.mark.parametrize("kind", ["struct", "binary", "large_binary"])
+def test_rows_are_read_from_any_group(tmp_path: Path, row_group_size: int, kind: str) -> None:
+    """Catches rows counted from the start of a group or of the file, the wrong way round; and a column before it."""
+    values = [f"image {i}".encode() for i in range(10)]
+    column = structs(*values) if kind == "struct" else pa.array(values, kind)
+    file = write(tmp_path, row_group_size=row_group_size, first=pa.array(range(10)), image=column)
+    assert [read_row(LOCAL, file.path, "image", row) for row in range(10)] == values
+
+
+def test_a_row_that_is_gone_or_empty_is_missing(tmp_path: Path) -> None:
+    file = write(tmp_path, image=structs(b"1", None), raw=pa.array([None, b"2"], pa.binary()))
+    for column, row in (("image", 2), ("image", 1), ("raw", 0)):
+        with pytest.raises(RejectedImage) as caught:
+            read_row(LOCAL, file.path, column, row)
+        assert caught.value.code == "missing"
+
+
+@pytest.mark.parametrize("row", [0, 30])
+@pytest.mark.parametrize(("options", "limit_mib"), [({"row_group_size": 4}, 8), ({"write_batch_size": 1}, 5)])
+def test_one_row_costs_at_most_a_row_group_or_a_page(
+    tmp_path: Path, row: int, options: dict[str, int], limit_mib: int
+) -> None:
+    """Catches the whole column in memory, here 32 MiB, and the whole row group where pages are smaller."""
+    rng = np.random.default_rng(0)
+    values = [rng.bytes(1 << 20) for _ in range(32)]
+    pq.write_table(pa.table({"image": structs(*values)}), tmp_path / "a.parquet", **options)
+    default = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(default)
+    pa.set_memory_pool(pool)
+    try:
+        assert read_row(LOCAL, str(tmp_path / "a.parquet"), "image", row) == values[row]
+    finally:
+        pa.set_memory_pool(default)
+    assert 1 << 20 <= pool.max_memory() < limit_mib << 20

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from idc_ray.errors import BadRequest
+from idc_ray.models.registry import ModelSpec, create_model, list_models, model_spec, register_model
+
+
+def test_a_named_model_is_built_with_its_own_arguments() -> None:
+    """Catches a registry that forgets the scale or hands out the class's defaults."""
+    small, baseline = (create_model(name, 3) for name in ("edsr_small", "edsr_baseline"))
+    x = torch.zeros(1, 3, 5, 7)
+    assert small(x).shape == baseline(x).shape == (1, 3, 15, 21)
+    assert small.conv_first.out_channels == 32
+    assert baseline.conv_first.out_channels == 64
+
+
+def test_list_models_takes_wildcards() -> None:
+    assert list_models("edsr*") == ["edsr_baseline", "edsr_small"]
+    assert list_models("*small") == ["edsr_small"]
+    assert list_models("no_such*") == []
+    assert set(list_models("edsr*")) <= set(list_models())
+
+
+def test_a_misspelt_model_is_answered_with_the_nearest() -> None:
+    with pytest.raises(BadRequest, match=r"'edsr_smal'.*did you mean edsr_small"):
+        create_model("edsr_smal", 2)
+
+
+def test_a_name_like_no_other_is_answered_with_all() -> None:
+    with pytest.raises(BadRequest, match="there are: edsr_baseline, edsr_small"):
+        create_model("xyzzy", 2)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (ModelSpec("edsl", 2), "did you mean edsr"),
+        (ModelSpec("edsr", 2, {"chanels": 8}), "chanels"),
+        (ModelSpec("edsr", 5), "scale is 5"),
+    ],
+)
+def test_a_spec_that_cannot_be_built_is_a_bad_request(spec: ModelSpec, message: str) -> None:
+    """Catches a TypeError from deep inside torch for what a user's checkpoint says."""
+    with pytest.raises(BadRequest, match=message):
+        spec.build()
+
+
+def test_a_name_cannot_be_taken_twice() -> None:
+    """Catches a second model that silently replaces the first."""
+
+    def edsr_small(scale: int) -> ModelSpec:
+        return ModelSpec("edsr", scale)
+
+    with pytest.raises(ValueError, match="registered already"):
+        register_model(edsr_small)
+    assert model_spec("edsr_small", 2).arguments["blocks"] == 4

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from idc_ray.pipeline import progress as module
+from idc_ray.pipeline.progress import Progress, duration, loss_drop
+
+
+def row(outcome: str = "done", start: float | None = 4.0, end: float | None = 1.0) -> dict[str, Any]:
+    return {"image_id": "0" * 16, "outcome": outcome, "loss_start": start, "loss_end": end}
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def without_terminal(total: int, done_before: int = 0) -> tuple[Progress, Clock, io.StringIO]:
+    clock, stream = Clock(), io.StringIO()
+    return Progress(total, done_before, stream, clock), clock, stream
+
+
+def test_without_a_terminal_a_line_at_the_first_image_now_and_then_and_at_the_end() -> None:
+    """Catches a bar redrawn into a job's log, and a log that stays silent for hours."""
+    progress, clock, stream = without_terminal(100)
+    for _ in range(100):
+        clock.now += 1.0
+        progress.update(row())
+    progress.close()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 1 + 99 // int(module.LOG_SECONDS) + 1
+    assert lines[0] == "1 of 100 images, 0 failed, 1 images/s, 1 min 39 s left, loss -75 %"
+    assert lines[1].startswith("31 of 100 images")
+    assert lines[-1] == "100 of 100 images, 0 failed, 1 images/s, loss -75 %"
+
+
+def test_images_of_earlier_launches_are_progress_but_not_speed() -> None:
+    """Catches a resumed job that claims a thousand images a second, and a time left of nothing."""
+    progress, clock, _ = without_terminal(total=100, done_before=90)
+    clock.now += 10
+    progress.update(row())
+    assert progress.line() == "91 of 100 images, 0 failed, 0.1 images/s, 1 min 30 s left, loss -75 %"
+
+
+def test_failed_images_count_as_handled_but_not_as_done() -> None:
+    progress, clock, _ = without_terminal(4)
+    clock.now += 2
+    progress.update(row("quarantined", None, None))
+    progress.update(row("skipped", None, None))
+    progress.update(row(start=1.0, end=0.9))
+    assert (progress.done, progress.failed) == (2, 1)
+    assert progress.metrics() == pytest.approx(
+        {"images_done": 2.0, "images_failed": 1.0, "images_per_second": 1.5, "mean_loss_drop": 0.1}
+    )
+    assert "1 s left" in progress.line()  # one image, at 1.5 a second
+
+
+def test_without_optimisation_there_is_no_loss_drop() -> None:
+    """Catches a drop of 0 % or NaN for selection methods and for an image that got no tile."""
+    progress, clock, _ = without_terminal(2)
+    clock.now += 1
+    progress.update(row(start=None, end=None))
+    assert "mean_loss_drop" not in progress.metrics()
+    assert "loss" not in progress.line()
+
+
+def test_on_a_terminal_a_bar_shows_the_same() -> None:
+    terminal = Terminal()
+    progress = Progress(4, 1, terminal)
+    progress.update(row("quarantined", None, None))
+    for _ in range(2):
+        progress.update(row())
+    progress.close()
+    last = terminal.getvalue().split("\r")[-1]
+    assert "4/4" in last
+    assert "1 failed, loss -75 %" in last
+    assert "of 4 images" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("status", "drop"),
+    [
+        (row(start=2.0, end=1.0), 0.5),
+        (row(start=1.0, end=1.0), 0.0),
+        (row(start=0.0, end=0.0), None),
+        (row("quarantined"), None),
+    ],
+)
+def test_loss_drop(status: dict[str, Any], drop: float | None) -> None:
+    assert loss_drop(status) == drop
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.6, "1 min 00 s"), (187, "3 min 07 s"), (3600, "1 h 00 min"), (7199.9, "2 h 00 min")],
+)
+def test_durations_carry_over(seconds: float, text: str) -> None:
+    """Catches `0 min 60 s` and `1 h 60 min`."""
+    assert duration(seconds) == text

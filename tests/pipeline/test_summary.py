@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any
+
+import pytest
+
+from idc_ray.pipeline.summary import KEPT_REASONS, SHOWN_REASONS, Summary, size
+
+BANDWIDTHS = (0.5, 2.0)
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return {
+        "image_id": "0" * 16,
+        "source": "a.png",
+        "outcome": "done",
+        "code": None,
+        "reason": None,
+        "tiles": 1,
+        "candidates": 10,
+        "loss_start": 0.4,
+        "loss_end": 0.1,
+        "bandwidth_start": [0.6, 0.2],
+        "bandwidth_end": [0.1, 0.1],
+        "kept_start": False,
+        "bytes_in": 1000,
+        "bytes_out": 200,
+        "seconds": {"read": 1.0, "optimise": 3.0},
+        **changes,
+    }
+
+
+def failure(number: int = 0) -> dict[str, Any]:
+    empty = dict.fromkeys(("tiles", "loss_start", "loss_end", "bandwidth_start", "bandwidth_end", "kept_start"))
+    return row(outcome="quarantined", source=f"bad{number}.png", code="truncated", reason="ends early", **empty)
+
+
+def summary(ratio: float = 0.1) -> Summary:
+    return Summary(ratio, tile_pixels=100, bandwidths=BANDWIDTHS, clock=lambda: 5.0)
+
+
+def line(text: str, name: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(name))[15:].strip()
+
+
+def test_counts_of_this_launch_and_of_earlier_ones_add_up() -> None:
+    """Catches a resumed run whose summary is about its last launch only."""
+    total = summary()
+    for tiles in (1, 3, 2):
+        total.add(row(tiles=tiles), lr_pixels=1000 * tiles)
+    total.done, total.done_before = 1, 2
+    values = total.as_dict()
+    assert (values["images"], values["images_this_launch"], values["tiles"]) == (3, 1, 6)
+    assert (values["bytes_in"], values["bytes_out"]) == (3000, 600)
+    assert values["seconds"] == {"read": 3.0, "optimise": 9.0}
+    assert line(total.format(), "images") == "3, 2 of them by earlier launches"
+    assert line(total.format(), "bytes") == "3 kB in, 600 B out"
+
+
+def test_ratio_is_of_pixels_over_all_images_not_a_mean_of_ratios() -> None:
+    total = summary(ratio=0.25)
+    total.add(row(tiles=1), lr_pixels=100)
+    total.add(row(tiles=0, loss_start=None, loss_end=None), lr_pixels=900)
+    assert total.reached_ratio == 0.1
+    assert total.as_dict()["images_without_tile"] == 1
+
+
+@pytest.mark.parametrize(("lr_pixels", "warned"), [(1000, False), (950, False), (900, True), (1200, True)])
+def test_a_ratio_moved_by_more_than_a_tenth_is_told(lr_pixels: int, warned: bool) -> None:
+    total = summary(ratio=0.1)
+    total.add(row(tiles=1), lr_pixels=lr_pixels)
+    assert (total.warning() is not None) == warned
+    assert ("--allocation difficulty" in total.format()) == warned
+
+
+def test_a_ratio_exactly_a_tenth_off_is_not_told() -> None:
+    """Catches a bound that depends on the last bit of a float: 0.11 is not more than a tenth off 0.1."""
+    total = summary(ratio=0.1)
+    total.add(row(tiles=11), lr_pixels=10_000)
+    assert total.warning() is None
+
+
+def test_losses_are_means_over_the_images_that_were_optimised() -> None:
+    """Catches images without a loss (no tile, selection, quarantined) that pull the mean to 0."""
+    total = summary()
+    total.add(row())
+    total.add(row(loss_start=0.8, loss_end=0.3, bandwidth_start=[1.0, 0.6], bandwidth_end=[0.3, 0.3], kept_start=True))
+    total.add(row(tiles=0, loss_start=None, loss_end=None, bandwidth_start=None, bandwidth_end=None))
+    total.add(failure())
+    assert total.loss() == pytest.approx((0.6, 0.2))
+    by_bandwidth = total.loss_by_bandwidth()
+    assert by_bandwidth[0.5] == pytest.approx((0.8, 0.2))
+    assert by_bandwidth[2.0] == pytest.approx((0.4, 0.2))
+    text = total.format()
+    assert line(text, "held-out loss") == "0.6 -> 0.2 (x 0.33)"
+    assert line(text, "  bandwidth 2") == "0.4 -> 0.2 (x 0.50)"
+    assert "1 images kept their start" in text
+
+
+def test_a_run_without_optimisation_has_no_loss_lines() -> None:
+    total = summary()
+    total.add(row(loss_start=None, loss_end=None, bandwidth_start=None, bandwidth_end=None))
+    assert "loss" not in total.format()
+    assert "loss_start" not in total.as_dict()
+
+
+def test_an_empty_run_can_be_summed_up() -> None:
+    """Catches a division by zero when everything was quarantined or nothing was left to do."""
+    total = summary()
+    assert total.reached_ratio == 0.0
+    assert line(total.format(), "quarantined") == "none"
+
+
+def test_failures_are_told_with_their_reasons_up_to_a_limit() -> None:
+    """Catches a screen, or a memory, filled by a folder of ten thousand broken files."""
+    total = summary()
+    for number in range(KEPT_REASONS + 10):
+        total.add(failure(number))
+    text = total.format()
+    assert line(text, "quarantined") == str(KEPT_REASONS + 10)
+    assert "  bad0.png: ends early [truncated]" in text
+    assert text.count("ends early") == SHOWN_REASONS
+    assert f"and {KEPT_REASONS + 10 - SHOWN_REASONS} more" in text
+    assert len(total.quarantined) == KEPT_REASONS
+    assert total.as_dict()["images"] == 0
+
+
+def test_memory_does_not_grow_with_images() -> None:
+    """Catches rows that are kept: a million images would fill the driver."""
+    few, many = summary(), summary()
+    for total, count in ((few, 10), (many, 500)):
+        for _ in range(count):
+            total.add(row(), lr_pixels=1000)
+    states = [{name: value for name, value in vars(total).items() if name != "_clock"} for total in (few, many)]
+    assert len(pickle.dumps(states[1])) - len(pickle.dumps(states[0])) < 50
+
+
+def test_times_are_wall_time_and_shares_of_the_stages() -> None:
+    times = iter([0.0, 90.0])
+    total = Summary(0.1, 100, clock=lambda: next(times))
+    total.add(row())
+    total.add(row())
+    text = total.format()
+    assert line(text, "wall time") == "1 min 30 s"
+    assert line(text, "worker time") == "read 2 s (25 %), optimise 6 s (75 %)"
+
+
+def test_the_numbers_are_plain_json() -> None:
+    total = summary()
+    total.add(row(), lr_pixels=1000)
+    assert json.loads(json.dumps(total.as_dict(), allow_nan=False)) == total.as_dict()
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (999_700, "1 MB"), (3_440_000, "3.44 MB"), (5e12, "5 TB")]
+)
+def test_sizes_carry_over(count: float, text: str) -> None:
+    assert size(count) == text

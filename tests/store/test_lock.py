@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from idc_ray.errors import Locked
+from idc_ray.store import Store
+
+_HOLDER = """
+import sys, time
+from idc_ray.store import Store
+with Store.open(sys.argv[1]).lock("job 1 on host a"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def _hold(folder: Path) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, "-c", _HOLDER, str(folder)], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"held\n"
+    return process
+
+
+def test_a_second_process_is_refused_with_the_holders_name_until_kill_9_frees_it(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "out"))
+    process = _hold(tmp_path / "out")
+    try:
+        with pytest.raises(Locked, match="out is in use by job 1 on host a; wait"), store.lock("job 2"):
+            pass
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with store.lock("job 2"):
+        assert (tmp_path / "out" / ".lock").read_text() == "job 2"
+
+
+def test_the_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path))
+    with pytest.raises(RuntimeError), store.lock("a"):
+        raise RuntimeError
+    with store.lock("b") as lost:
+        assert not lost.is_set()
+
+
+def test_waiting_for_the_lock(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path))
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store.lock("first"):
+            held.set()
+            release.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(10)
+    threading.Timer(0.2, release.set).start()
+    with store.lock("second", wait_s=10):
+        assert release.is_set()
+    thread.join()
+
+
+def test_a_longer_name_of_the_holder_before_leaves_no_rest(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path))
+    (tmp_path / ".lock").write_text("a very long name of a killed holder")
+    with store.lock("b"):
+        assert (tmp_path / ".lock").read_text() == "b"
+
+
+def test_an_error_inside_is_not_taken_for_a_held_lock(tmp_path: Path) -> None:
+    """Waiting must not run the body again when the body itself raises Locked."""
+    runs = []
+    start = time.monotonic()
+
+    def body() -> None:
+        runs.append(1)
+        raise Locked("inner")
+
+    with pytest.raises(Locked, match="inner"), Store.open(str(tmp_path)).lock("a", wait_s=5):
+        body()
+    assert runs == [1] and time.monotonic() - start < 2

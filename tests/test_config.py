@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import yaml
+from pydantic import ValidationError, create_model
+
+from idc_ray import config as config_module
+from idc_ray.config import CondenseConfig, Section, Setting, load, load_config, settings_of
+from idc_ray.errors import BadRequest
+
+TEACHER = "ab" * 32
+SETTINGS = list(settings_of(CondenseConfig))
+
+#: The only settings that may change without a new digest. A setting that is missing here must change it.
+NEUTRAL = {
+    "input", "output", "teacher", "dry_run", "strict", "overwrite", "retry_quarantined", "gallery_images",
+    "source.image_column", "source.max_pixels", "source.on_changed",
+    "actors.min_size", "actors.max_size", "actors.initial_size", "actors.cpus", "actors.gpus",
+    "actors.images_per_step", "actors.device", "actors.ray_address",
+    "store.shard_bytes", "store.attempts",
+    "mlflow.enabled", "mlflow.tracking_uri", "mlflow.experiment", "mlflow.run_name",
+}  # fmt: skip
+
+
+def other_value(setting: Setting) -> object:
+    """A valid value that is not the default."""
+    special: dict[str, object] = {
+        "labels": "real",
+        "rlff.kernel_size": 5,
+        "rlff.num_frequencies": 512,
+        "rlff.num_held_out": 128,
+        "rlff.bandwidths": [1.0, 2.0],
+        "optimizer.betas": [0.8, 0.999],
+    }
+    if setting.name in special:
+        return special[setting.name]
+    default: Any = setting.field.get_default()
+    if get_origin(setting.field.annotation) is Literal:
+        return next(choice for choice in get_args(setting.field.annotation) if choice != default)
+    if default is None:
+        return 2 if "size" in setting.name or setting.name == "actors.gpus" else "other"
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, str):
+        return default + "_other"
+    return default + 1 if isinstance(default, int) else default / 2
+
+
+def digest(**overrides: object) -> str:
+    return load_config(None, overrides).digest(TEACHER)
+
+
+def refusal(overrides: dict[str, object]) -> str:
+    with pytest.raises(BadRequest) as caught:
+        load_config(None, overrides)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
+def test_digest_changes_exactly_with_what_affects_the_result(setting: Setting) -> None:
+    """Catches a result setting left out (old parts reused) and a path left in (everything redone elsewhere)."""
+    # Real labels need a method that chooses; the method is then part of both sides.
+    base: dict[str, object] = {"method": "hardest"} if setting.name == "labels" else {}
+    changed = digest(**{**base, setting.name: other_value(setting)}) != digest(**base)
+    assert changed == (setting.name not in NEUTRAL)
+
+
+def test_digest_depends_on_the_teachers_hash_and_the_method_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = CondenseConfig()
+    before = config.digest(TEACHER)
+    assert config.digest("cd" * 32) != before
+    assert config.digest(TEACHER.upper()) == before
+    monkeypatch.setattr("idc_ray.config.condense.METHOD_VERSION", config_module.METHOD_VERSION + 1)
+    assert config.digest(TEACHER) != before
+
+
+def test_digest_does_not_know_how_a_number_was_written_or_ordered(tmp_path: Path) -> None:
+    """Catches hashing the YAML text, where 1, 1.0 and 1e0 differ, and dependence on the order of keys."""
+    written = tmp_path / "a.yaml"
+    written.write_text("loss: {beta: 1, alpha: 1, gamma: 2}\nratio: 2e-1\nscale: 4\n")
+    again = tmp_path / "b.yaml"
+    again.write_text("scale: 4\nratio: 0.20\nloss: {gamma: 2.0, alpha: 1.0, beta: 1e0}\n")
+    assert load_config(written).digest(TEACHER) == load_config(again).digest(TEACHER)
+
+
+def test_digest_does_not_depend_on_the_order_of_definition() -> None:
+    """Catches hashing a dump in the order of the fields: tidying the source would orphan every finished part."""
+    fields = {n: (f.annotation, f) for n, f in reversed(CondenseConfig.model_fields.items())}
+    reordered = create_model("Reordered", __base__=Section, **fields)  # type: ignore[call-overload]
+    assert list(reordered.model_fields) == list(CondenseConfig.model_fields)[::-1]
+    assert CondenseConfig.digest(reordered(), TEACHER) == CondenseConfig().digest(TEACHER)
+
+
+def test_digest_is_the_same_in_another_process() -> None:
+    """Catches Python's hash(), which is salted per process: a resumed job would find none of its parts."""
+    program = f"from idc_ray.config import CondenseConfig; print(CondenseConfig().digest('{TEACHER}'))"
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == CondenseConfig().digest(TEACHER)
+    assert len(done.stdout.strip()) == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("rlff.num_frequncies", "rlff.num_frequencies"),
+        ("num_frequencies", "rlff.num_frequencies"),
+        ("loss.learning_rate", "optimizer.learning_rate"),
+        ("tile-size", "tile_size"),
+        ("ratoi", "ratio"),
+    ],
+)
+def test_unknown_setting_names_the_nearest(name: str, nearest: str) -> None:
+    assert refusal({name: 1}) == f"unknown setting '{name}'; did you mean '{nearest}'?"
+
+
+def test_unknown_setting_without_a_near_one_gets_no_wild_guess() -> None:
+    assert "did you mean" not in refusal({"bogus": 1})
+
+
+def test_unknown_setting_in_yaml_is_refused_where_it_is_nested(tmp_path: Path) -> None:
+    """Catches checking the top level only."""
+    path = tmp_path / "c.yaml"
+    path.write_text("loss:\n  gama: 0\n")
+    with pytest.raises(BadRequest, match=r"unknown setting 'loss\.gama'; did you mean 'loss\.gamma'\?"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        ({"ratio": 1.5}, ["'ratio'", "1.5", "less than or equal to 1"]),
+        ({"ratio": 0}, ["'ratio'", "0", "greater than 0"]),
+        ({"ratio": "much"}, ["'ratio'", "'much'", "valid number"]),
+        ({"ratio": float("nan")}, ["'ratio'", "nan", "finite"]),
+        ({"seed": True}, ["'seed'", "True", "not a truth value"]),
+        ({"scale": 5}, ["'scale'", "5", "2, 3 or 4"]),
+        ({"input": ""}, ["'input'", "at least 1 character"]),
+        ({"output": None}, ["'output'", "None", "string"]),
+        ({"rlff": 5}, ["'rlff'", "5", "section"]),
+        ({"optimizer.betas": [0.9, 1]}, ["'optimizer.betas.1'", "1", "less than 1"]),
+        ({"rlff.kernel_size": 4}, ["rlff.kernel_size", "4", "odd", "5"]),
+        ({"rlff.num_frequencies": 10}, ["rlff.num_frequencies", "10", "multiple of 4", "12"]),
+        ({"rlff.num_held_out": 255}, ["rlff.num_held_out", "255", "256"]),
+        ({"rlff.bandwidths": [1, 1]}, ["rlff.bandwidths", "twice"]),
+        ({"loss.instance": 0, "loss.group": 0}, ["loss.instance", "loss.group", "both 0"]),
+        ({"loss.discrepancy": "amplitude_phase", "loss.alpha": 0, "loss.beta": 0}, ["loss.alpha", "loss.beta"]),
+        ({"labels": "real"}, ["labels", "real", "idc", "teacher"]),
+        ({"tile_size": 16, "rlff.kernel_size": 11}, ["tile_size is 16", "rlff.kernel_size 11", "6", "at least 8"]),
+        ({"rlff.padding": 48}, ["rlff.padding is 48", "less than tile_size, 48"]),
+        ({"actors.min_size": 3, "actors.max_size": 2}, ["actors.max_size is 2", "3"]),
+        ({"actors.initial_size": 4, "actors.max_size": 2}, ["actors.initial_size is 4", "2"]),
+        ({"actors.gpus": 1.5}, ["actors.gpus is 1.5", "whole"]),
+        ({"actors.device": "cuda", "actors.gpus": 0}, ["actors.device", "actors.gpus"]),
+    ],
+)
+def test_refusal_names_setting_value_and_what_was_expected(overrides: dict[str, object], parts: list[str]) -> None:
+    message = refusal(overrides)
+    assert [part for part in parts if part not in message] == []
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    message = refusal({"ratio": 2, "seed": -1})
+    assert "'ratio'" in message
+    assert "'seed'" in message
+
+
+def test_overrides_win_over_yaml_one_setting_at_a_time(tmp_path: Path) -> None:
+    """Catches an override of one setting that resets its whole section."""
+    path = tmp_path / "c.yaml"
+    path.write_text("loss: {gamma: 0, alpha: 3}\nscale: 3\n")
+    config = load_config(path, {"loss.gamma": 2, "seed": 5})
+    assert (config.loss.gamma, config.loss.alpha, config.scale, config.seed) == (2.0, 3.0, 3, 5)
+
+
+def test_yaml_exponents_without_a_dot_are_numbers(tmp_path: Path) -> None:
+    """Catches PyYAML's reading of 4e-3 as text."""
+    path = tmp_path / "c.yaml"
+    path.write_text("optimizer: {learning_rate: 4e-3}\n")
+    assert load_config(path).optimizer.learning_rate == 0.004
+
+
+def test_an_empty_file_or_section_means_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("# all commented out\nrlff:\n  # num_sets: 4\n")
+    assert load_config(path) == CondenseConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("scale: 2\nscale: 3\n", "'scale' is given twice"),
+        ("loss:\n  gamma: 0\nloss.gamma: 1\n", "'loss.gamma' is given twice"),
+        ("loss: {gamma: 0, gamma: 1}\n", "'gamma' is given twice"),
+        ("scale: [2\n", "not valid YAML"),
+        ("- scale\n", "expected a mapping"),
+        ("ratio: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+        ("? [a, b]\n: 1\n", "not valid YAML"),
+    ],
+)
+def test_a_broken_file_is_refused_with_its_name(text: str, message: str, tmp_path: Path) -> None:
+    """Catches PyYAML's habit of keeping the last of two equal keys, and a loader that runs code."""
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(BadRequest, match=message) as caught:
+        load_config(path)
+    assert "broken.yaml" in str(caught.value)
+
+
+def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match=r"nowhere\.yaml"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_yaml_round_trip_keeps_every_setting(tmp_path: Path) -> None:
+    """Catches a setting that is printed in a form that does not load, such as a tuple or None."""
+    values = {s.name: other_value(s) for s in SETTINGS if s.name not in ("labels", "actors.device")}
+    config = load_config(None, values)
+    path = tmp_path / "c.yaml"
+    path.write_text(config.to_yaml())
+    assert load_config(path) == config
+    assert yaml.safe_load(config.to_yaml())["rlff"]["bandwidths"] == [1.0, 2.0]
+
+
+def test_settings_are_immutable_and_constructor_refuses_typos() -> None:
+    config = CondenseConfig()
+    with pytest.raises(ValidationError):
+        config.scale = 4
+    with pytest.raises(ValidationError):
+        CondenseConfig(scal=4)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
+def test_every_setting_is_described(setting: Setting) -> None:
+    assert (setting.field.description or "").endswith(".")
+
+
+def test_another_job_can_have_its_own_settings() -> None:
+    """Catches a loader that only knows the main job."""
+
+    class Training(Section):
+        iterations: int
+        """Steps."""
+
+    assert load(Training, None, {"iterations": 3}).iterations == 3
+    with pytest.raises(BadRequest, match="did you mean 'iterations'"):
+        load(Training, None, {"iteration": 3})
+    with pytest.raises(BadRequest, match="'iterations'"):
+        load(Training)
