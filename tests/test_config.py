@@ -44,7 +44,7 @@ def other_value(setting: Setting) -> object:
     if get_origin(setting.field.annotation) is Literal:
         return next(choice for choice in get_args(setting.field.annotation) if choice != default)
     if default is None:
-        return 2 if "size" in setting.name or setting.name == "actors.gpus" else "other"
+        return "other" if "str" in str(setting.field.annotation) else 2
     if isinstance(default, bool):
         return not default
     if isinstance(default, str):

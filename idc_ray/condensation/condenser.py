@@ -30,6 +30,10 @@ from idc_ray.images.tiles import grid_count
 __all__ = ["Condensed", "Condenser", "ImageTask", "needs_hr"]
 
 
+#: Tiles of one teacher call where ``slots`` is not set: GPUs need many to be busy, CPUs waste time on dummies (ours).
+DEFAULT_SLOTS = {"cpu": 4, "cuda": 32}
+
+
 @dataclass(frozen=True)
 class ImageTask:
     """One image to condense.
@@ -109,7 +113,7 @@ class Condenser:
         rlff = config.rlff
         dtype = {"float32": None, "bfloat16": torch.bfloat16}[config.actors.dtype]
         self.config, self.device, self.mean_difficulty = config, device, mean_difficulty
-        self.slots = config.slots
+        self.slots = config.slots or DEFAULT_SLOTS[device.type]
         self.reader = FeatureReader(teacher, config.tile_size, rlff.padding, rlff.kernel_size, dtype)
         self.bank = draw_bank(
             config.seed,
@@ -272,7 +276,7 @@ class Condenser:
 
     @torch.no_grad()
     def _teacher_labels(self, tiles: Tensor) -> NDArray[np.uint8]:
-        """The teacher's HR for 8-bit tiles (n, 3, p, p), by one rule for every method: reflect-padded, cropped, 8 bits."""
+        """The teacher's HR for 8-bit tiles (n, 3, p, p), 8 bits, by one rule for every method."""
         scale, size = self.config.scale, self.config.tile_size
         if len(tiles) == 0:
             return np.empty((0, scale * size, scale * size, 3), np.uint8)

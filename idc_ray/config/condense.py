@@ -125,8 +125,8 @@ class Actors(Section):
     """GPUs that a worker reserves, likewise; null: 1 if the cluster has any, else 0."""
     threads: Count = 1
     """Torch threads in a worker."""
-    images_per_step: Neutral[Count] = 4
-    """Images condensed together in one call."""
+    images_per_step: Neutral[Count | None] = None
+    """Images condensed together in one call; null: 4 on CPUs, 16 on GPUs; ours."""
     device: Neutral[Literal["auto", "cpu", "cuda"]] = "auto"
     """Where workers compute; auto: cuda if they reserve a GPU. Kinds of device differ in the last bits."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -197,14 +197,14 @@ class CondenseConfig(Section):
     """Checkpoint of the teacher; null: the bundled one of this scale. Its hash counts, its path does not."""
     allocation: Literal["per_image", "difficulty"] = "per_image"
     """How many tiles an image gets; per_image (at least one each) is the paper's, difficulty is ours."""
-    iterations: int = Field(150, ge=0)
+    iterations: int = Field(100, ge=0)
     """Optimiser steps; 0 keeps the initial tiles; ours."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of everything random, >= 0."""
     init: Literal["random", "medoid", "hardest", "hardest_packed", "noise"] = "hardest"
     """What the tiles of idc start from; ours."""
-    slots: int = Field(8, ge=2)
-    """Tiles in every call of the teacher, >= 2; fixed, because float results depend on it; ours."""
+    slots: Annotated[int, Field(ge=2)] | None = None
+    """Tiles in every call of the teacher, >= 2; float results depend on it; null: 4 on CPUs, 32 on GPUs; ours."""
     dry_run: Neutral[bool] = False
     """Print images, tiles, bytes and a time estimate, and start nothing."""
     strict: Neutral[bool] = False

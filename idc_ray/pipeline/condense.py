@@ -49,6 +49,9 @@ SIZE_SAMPLES = 4
 #: Least seconds between two points of a metric's curve.
 METRIC_SECONDS = 2.0
 
+#: Images in one call of a worker where ``actors.images_per_step`` is not set (ours).
+IMAGES_PER_STEP = {"CPUs": 4, "GPUs": 16}
+
 CONTINUE = "what was finished is kept; the same command continues"
 
 
@@ -206,8 +209,9 @@ def _condense_all(launch: _Launch) -> None:
 
 def _batch(config: CondenseConfig, images: int) -> int:
     """Images in one call: as configured, but few enough that all workers get some."""
-    workers = plan_pool(config.actors, ray.cluster_resources(), images).max_size
-    return max(1, min(config.actors.images_per_step, -(-images // workers)))
+    pool = plan_pool(config.actors, ray.cluster_resources(), images)
+    together = config.actors.images_per_step or IMAGES_PER_STEP[pool.device]
+    return max(1, min(together, -(-images // pool.max_size)))
 
 
 def _pool(launch: _Launch, batches: int) -> PoolPlan:

@@ -79,9 +79,9 @@ def plan_work(config: CondenseConfig, found: Found, store: Store, digest: str, l
 def _changed(config: CondenseConfig, found: Found, done: DoneImages) -> set[str]:
     changed = changed_sources(found, done)
     if changed and config.source.on_changed == "error":
-        names = ", ".join(repr(row["source"]) for row in changed[:SHOWN])
+        names = ", ".join(repr(row["source"]) for row in changed[:SHOWN]) + (", ..." if len(changed) > SHOWN else "")
         raise BadRequest(
-            f"{len(changed)} sources changed after they were condensed ({names}{', ...' if len(changed) > SHOWN else ''}); "
+            f"{len(changed)} sources changed after they were condensed ({names}); "
             "give --source.on-changed redo to condense them again, or another --output"
         )
     if changed:

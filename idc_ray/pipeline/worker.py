@@ -166,8 +166,8 @@ class CondenseWorker(_Worker):
 
     def _condemn(self, row: Row, attempts: int) -> Row:
         reason = (
-            f"the worker died {attempts} times while it condensed this image alone (out of memory, or a crash of native "
-            "code); give the workers more memory, or leave the image out, and use --retry-quarantined"
+            f"the worker died {attempts} times while it condensed this image alone (out of memory, or a crash of "
+            "native code); give the workers more memory and use --retry-quarantined, or leave the image out"
         )
         return self._set_aside(row, "killed_worker", reason, attempts=attempts)
 
@@ -202,7 +202,8 @@ def _check_output_visible(job: Job) -> None:
 def _explain(error: Exception) -> tuple[str, str]:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "out_of_memory", (
-            f"too little memory for this image even alone ({error}); use a machine with more, or lower --ratio or --slots"
+            f"too little memory for this image even alone ({error}); use a machine with more memory, "
+            "or lower --ratio or --slots"
         )
     return "condensation_failed", f"{type(error).__name__} while condensing it: {error}"
 
