@@ -16,10 +16,13 @@ from pydantic import BaseModel
 
 from idc_ray.config import Setting, load, settings_of, unknown_setting
 from idc_ray.errors import BadRequest, IdcError, Interrupted
+from idc_ray.interrupt import interruptible
 
 __all__ = ["parse", "run_job"]
 
 Model = TypeVar("Model", bound=BaseModel)
+
+CONTINUE = "what was finished is kept; the same command continues"
 
 
 def parse(model: type[Model], argv: Sequence[str], description: str) -> Model:
@@ -48,18 +51,19 @@ def parse(model: type[Model], argv: Sequence[str], description: str) -> Model:
 def run_job(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
     """Run a job and leave the process with its exit code; the only ``sys.exit`` of a job.
 
-    An :class:`IdcError` is one clear message and its own exit code, Ctrl-C is 130, anything else is a bug:
-    traceback and 1.
+    An :class:`IdcError` is one clear message and its own exit code, SIGINT and SIGTERM are 130, anything else is a
+    bug: traceback and 1.
     """
     try:
-        code = main(sys.argv[1:] if argv is None else argv)
+        with interruptible(CONTINUE):
+            code = main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
+    except KeyboardInterrupt as error:
+        print(str(error) or f"interrupted; {CONTINUE}", file=sys.stderr)
+        code = Interrupted.exit_code
     except IdcError as error:
-        print(error if isinstance(error, Interrupted) else f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, the same command continues", file=sys.stderr)
-        code = 130
     except BrokenPipeError:  # `... --help | head`: the reader has left, there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1

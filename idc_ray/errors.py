@@ -29,8 +29,8 @@ class Locked(IdcError):
     exit_code = 4
 
 
-class Interrupted(IdcError):
-    """SIGINT or SIGTERM arrived; what was finished is kept."""
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM arrived; what was finished is kept. No ``except Exception`` on the way may swallow it."""
 
     exit_code = 130
 

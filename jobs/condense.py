@@ -11,13 +11,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone without 
 
 from idc_ray.cli import parse, run_job
 from idc_ray.config import CondenseConfig
-from idc_ray.pipeline.condense import condense
 
 
 def main(argv: Sequence[str]) -> int:
     """Parse, condense, exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
-    return condense(parse(CondenseConfig, argv, "Condense images into a small super-resolution training set."))
+    config = parse(CondenseConfig, argv, "Condense images into a small super-resolution training set.")
+    from idc_ray.pipeline.condense import condense  # Ray and torch take seconds: a misspelt option is told before
+
+    return condense(config)
 
 
 if __name__ == "__main__":

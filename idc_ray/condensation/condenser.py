@@ -18,7 +18,8 @@ from idc_ray.condensation import slots as slot_calls
 from idc_ray.condensation import starts
 from idc_ray.condensation.budget import difficulty_budget, per_image_budget
 from idc_ray.condensation.groups import balanced_groups, spread_centres
-from idc_ray.condensation.matching import Matched, MatchingProblem, TileMatcher, calls_are_independent
+from idc_ray.condensation.matching import KEPT_CALLS, Matched, MatchingProblem, TileMatcher, calls_are_independent
+from idc_ray.condensation.memory import is_out_of_memory
 from idc_ray.condensation.rlff import draw_bank, fourier_sums
 from idc_ray.condensation.seeding import generator
 from idc_ray.condensation.selection import NEEDS_HR, SelectionTask, select
@@ -132,17 +133,22 @@ class Condenser:
         return float(difficulty_map(self.reader, self._tensor(lr), self.slots).double().mean())
 
     def condense(
-        self, images: Sequence[ImageTask], on_step: Callable[[int], None] | None = None
+        self, images: Sequence[ImageTask], on_step: Callable[[int], None] | None = None, frugal: bool = False
     ) -> list[Condensed | Exception]:
         """Condense several images together; the result for one does not depend on the others.
 
         Args:
             images: tasks.
             on_step: called after each step of the optimisation with the number of steps done.
+            frugal: recompute instead of keeping: least memory, more time, the same result.
 
         Returns:
             For each task its result, or the exception that its own preparation raised.
+
+        Raises:
+            torch.OutOfMemoryError, MemoryError, RuntimeError: too little memory for all of them together.
         """
+        self.matcher.kept_calls = 0 if frugal else KEPT_CALLS
         chosen: list[_Chosen | Exception] = []
         problems: dict[int, MatchingProblem] = {}
         for index, image in enumerate(images):
@@ -150,6 +156,8 @@ class Condenser:
             try:
                 part, problem = self._prepare(image)
             except (ArithmeticError, RuntimeError, ValueError) as error:
+                if is_out_of_memory(error):
+                    raise  # no fault of this image alone
                 chosen.append(error)
                 continue
             part.seconds["targets"] = time.perf_counter() - begin

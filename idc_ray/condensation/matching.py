@@ -20,7 +20,8 @@ from idc_ray.config import Loss, Optimizer
 
 __all__ = ["HeldOutLoss", "Matched", "MatchingProblem", "TileMatcher"]
 
-#: Above this many teacher calls a step, activations are recomputed in the backward pass instead of kept.
+#: Teacher calls whose activations are kept for the backward pass (ours). Images are optimised together as long as
+#: their calls are no more; of an image with more calls, those above are recomputed in the backward pass.
 KEPT_CALLS = 8
 
 
@@ -63,6 +64,9 @@ class TileMatcher:
         optimizer: Adam's settings.
         slots: tiles of one teacher call.
         shared: whether tiles of different images may share a call (see :func:`calls_are_independent`).
+
+    Attributes:
+        kept_calls: see :data:`KEPT_CALLS`. 0 takes least memory and most time; the result is the same, bit for bit.
     """
 
     def __init__(
@@ -75,7 +79,7 @@ class TileMatcher:
         shared: bool,
     ) -> None:
         self.reader, self.bank, self.loss, self.optimizer = reader, bank, loss, optimizer
-        self.slots, self.shared = slots, shared
+        self.slots, self.shared, self.kept_calls = slots, shared, KEPT_CALLS
 
     def match(
         self, problems: Sequence[MatchingProblem], iterations: int, on_step: Callable[[int], None] | None = None
@@ -85,8 +89,24 @@ class TileMatcher:
         Args:
             problems: images; all tiles on the teacher's device.
             iterations: Adam steps; 0 keeps the starts.
-            on_step: called after each step with the number of steps done.
+            on_step: called after each step with the number of steps done; where the problems need more calls than
+                ``kept_calls`` they are optimised in several turns, and each counts its own steps.
         """
+        return [result for turn in self._turns(problems) for result in self._match_together(turn, iterations, on_step)]
+
+    def _turns(self, problems: Sequence[MatchingProblem]) -> list[list[MatchingProblem]]:
+        """Problems in order, cut where the next one's activations would not fit; at least one a turn."""
+        turns: list[list[MatchingProblem]] = []
+        for problem in problems:
+            if turns and len(self._calls([*turns[-1], problem])) <= self.kept_calls:
+                turns[-1].append(problem)
+            else:
+                turns.append([problem])
+        return turns
+
+    def _match_together(
+        self, problems: Sequence[MatchingProblem], iterations: int, on_step: Callable[[int], None] | None
+    ) -> list[Matched]:
         starts = [problem.start for problem in problems]
         before = self._held_out(problems, starts)
         tiles, after = starts, before
@@ -186,11 +206,11 @@ class TileMatcher:
             features = standardise(self.reader.features(arguments[0]), arguments[1], spread)
             return fourier_sums(features, kernels, arguments[2])[: part.stop - part.start]
 
-        parts = self._calls(problems)
-        if len(parts) > KEPT_CALLS and torch.is_grad_enabled():
-            sums = [checkpoint(call, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
-        else:
-            sums = [call(part) for part in parts]
+        kept = self.kept_calls if torch.is_grad_enabled() else math.inf
+        sums = [
+            call(part) if index < kept else checkpoint(call, part, use_reentrant=False, preserve_rng_state=False)
+            for index, part in enumerate(self._calls(problems))
+        ]
         return list(torch.cat(sums).split(counts))
 
 

@@ -6,19 +6,20 @@ import hashlib
 
 import torch
 
-__all__ = ["generator", "uniform"]
+__all__ = ["generator", "integer", "uniform"]
 
 
-def _integer(*key: object) -> int:
+def integer(*key: object) -> int:
+    """A number in [0, 2^63) that is a pure function of ``key``."""
     text = "\x1f".join(str(part) for part in key)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(*key: object) -> torch.Generator:
     """A CPU generator seeded from ``key``, such as (seed, image id, purpose): the same on every machine and device."""
-    return torch.Generator().manual_seed(_integer(*key))
+    return torch.Generator().manual_seed(integer(*key))
 
 
 def uniform(*key: object) -> float:
     """A number in [0, 1) that is a pure function of ``key``."""
-    return _integer(*key) / 2**63
+    return integer(*key) / 2**63

@@ -94,7 +94,7 @@ def _flatten(model: type[BaseModel], values: Mapping[str, object], origin: str) 
     known = {setting.name for setting in settings_of(model)}
     sections = {name.rpartition(".")[0] for name in known} - {""}
     flat: dict[str, object] = {}
-    for name, value in _leaves(values, "", sections):
+    for name, value in _leaves(values, "", sections, known):
         if name in sections:
             members = ", ".join(sorted(k for k in known if k.rpartition(".")[0] == name))
             raise BadRequest(f"setting '{name}' is {value!r}; it is a section of {members}")
@@ -106,11 +106,13 @@ def _flatten(model: type[BaseModel], values: Mapping[str, object], origin: str) 
     return flat
 
 
-def _leaves(values: Mapping[Any, object], prefix: str, sections: set[str]) -> Iterable[tuple[str, object]]:
+def _leaves(
+    values: Mapping[Any, object], prefix: str, sections: set[str], known: set[str]
+) -> Iterable[tuple[str, object]]:
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict) and (name in sections or prefix == ""):
-            yield from _leaves(value, f"{name}.", sections)
+        if isinstance(value, dict) and (name in sections or prefix == "") and name not in known:
+            yield from _leaves(value, f"{name}.", sections, known)
         elif value is None and name in sections:
             continue  # `rlff:` with every line below it commented out
         else:

@@ -22,7 +22,7 @@ from idc_ray.errors import BadRequest
 from idc_ray.models.files import write_atomic
 from idc_ray.models.registry import ModelSpec
 
-__all__ = ["Checkpoint", "is_safetensors", "load_checkpoint", "read_metadata", "save_checkpoint"]
+__all__ = ["Checkpoint", "checkpoint_bytes", "is_safetensors", "load_checkpoint", "read_metadata", "save_checkpoint"]
 
 METADATA_KEY = "idc_ray"
 FORMAT_VERSION = 1
@@ -61,10 +61,16 @@ class Checkpoint:
 def save_checkpoint(
     path: str | Path, spec: ModelSpec, state_dict: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a checkpoint, whole or not at all; the same content gives the same bytes.
+    """Write :func:`checkpoint_bytes` to ``path``, whole or not at all."""
+    write_atomic(path, checkpoint_bytes(spec, state_dict, notes))
+
+
+def checkpoint_bytes(
+    spec: ModelSpec, state_dict: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None
+) -> bytes:
+    """A checkpoint file's content; the same weights give the same bytes.
 
     Args:
-        path: where to.
         spec: how to build the network.
         state_dict: its weights, on any device.
         notes: JSON values to keep with it, such as data, steps and seed.
@@ -79,7 +85,7 @@ def save_checkpoint(
     # One entry only: safetensors writes several in a random order, and the file's hash must not vary.
     metadata = {METADATA_KEY: json.dumps(description, sort_keys=True)}
     tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
-    write_atomic(path, safetensors.torch.save(tensors, metadata))
+    return safetensors.torch.save(tensors, metadata)
 
 
 def load_checkpoint(data: bytes) -> Checkpoint:

@@ -14,6 +14,7 @@ import ray
 from ray.data import DataContext
 
 from idc_ray.config import Actors
+from idc_ray.interrupt import keeping_handlers
 
 __all__ = ["PoolPlan", "data_settings", "join", "plan_pool"]
 
@@ -31,15 +32,17 @@ def join(actors: Actors) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # It warns that a cluster of this machine alone asks for the token that it has just written itself.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     address = actors.ray_address or os.environ.get("RAY_ADDRESS")
     common: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
-    if address:
-        log.info("joining the Ray cluster at %s", address)
-        ray.init(address=address, **common)
-        return
-    cpus = (os.cpu_count() or 1) + READER_CPUS
-    log.info("starting Ray on this machine")
-    ray.init(num_cpus=cpus, include_dashboard=False, **common)
+    with keeping_handlers():
+        if address:
+            log.info("joining the Ray cluster at %s", address)
+            ray.init(address=address, **common)
+            return
+        log.info("starting Ray on this machine")
+        ray.init(num_cpus=(os.cpu_count() or 1) + READER_CPUS, include_dashboard=False, **common)
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,13 @@ import torch
 
 import idc_ray
 from idc_ray.config import CondenseConfig
-from idc_ray.errors import IdcError, Interrupted, Locked, QuarantinedImages
+from idc_ray.errors import IdcError, Locked, QuarantinedImages
 from idc_ray.images import Found
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join, plan_pool
 from idc_ray.pipeline.compactor import Compactor
 from idc_ray.pipeline.inputs import estimate_sizes, find_input, only, read_teacher, readable_samples
-from idc_ray.pipeline.interrupt import interruptible, own_error
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
 from idc_ray.pipeline.progress import Progress
@@ -51,8 +50,6 @@ METRIC_SECONDS = 2.0
 
 #: Images in one call of a worker where ``actors.images_per_step`` is not set (ours).
 IMAGES_PER_STEP = {"CPUs": 4, "GPUs": 16}
-
-CONTINUE = "what was finished is kept; the same command continues"
 
 
 @dataclass
@@ -103,7 +100,7 @@ def condense(config: CondenseConfig) -> int:
                 _run_on_ray(launch)
             return _finish(launch)
         except BaseException as error:
-            launch.tracker.finish("KILLED" if isinstance(error, Interrupted) else "FAILED")
+            launch.tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
 
 
@@ -172,16 +169,13 @@ def _run_on_ray(launch: _Launch) -> None:
     ours = not ray.is_initialized()
     join(launch.job.config.actors)
     try:
-        with interruptible(CONTINUE), data_settings():
+        with data_settings():
             _condense_all(launch)
     except BaseException as error:
         if ours:
             ray.shutdown()  # first: a worker that still runs would state again what it works on
-        if isinstance(error, Interrupted):
+        if isinstance(error, KeyboardInterrupt):
             launch.job.store.end_launch(launch.job.launch)  # nobody is to blame for what was in flight
-        found = own_error(error)
-        if found is not None and found is not error:
-            raise found from error
         raise
     if ours:
         ray.shutdown()

@@ -11,20 +11,21 @@ from numpy.typing import NDArray
 from pyarrow.fs import FileType
 
 from idc_ray.condensation.condenser import needs_hr
-from idc_ray.errors import BadRequest, RejectedImage
+from idc_ray.errors import RejectedImage
 from idc_ray.images import ImageRef, load_instance
 from idc_ray.pipeline.job import Job
 
-__all__ = ["ReadImage", "pixels"]
+__all__ = ["ENDS_THE_JOB", "ReadImage", "pixels"]
+
+#: Code of a row that is no image's fault: with it the job has to end.
+ENDS_THE_JOB = "ends_the_job"
 
 
 class ReadImage:
     """Reads, checks and degrades one image; a row function for Ray Data, usable without it.
 
-    A bad image is a row with a ``code``, never an exception: an exception would abort the whole job.
-
-    Raises:
-        BadRequest: this machine cannot see the input at all, which is no fault of the image.
+    A bad image is a row with a ``code``, never an exception: an exception would abort the whole job. Where this
+    machine cannot see the input at all, the code is ``ENDS_THE_JOB``.
     """
 
     def __init__(self, job: Job) -> None:
@@ -54,8 +55,12 @@ class ReadImage:
                 lr_filesystem=job.lr_filesystem,
             )
         except RejectedImage as error:
-            if error.code == "missing":
-                self._check_input_visible()
+            if error.code == "missing" and not self._input_visible():
+                reason = (
+                    f"a machine of the cluster cannot see the input {job.input_uri}; "
+                    "use a place that all machines share, such as s3://, gs:// or a network folder"
+                )
+                return _row(code=ENDS_THE_JOB, reason=reason)
             return _row(code=error.code, reason=error.reason)
         except MemoryError as error:
             return _row(
@@ -69,12 +74,8 @@ class ReadImage:
             )
         return _row(instance.lr, instance.hr, instance.source_bytes, instance.source_sha256)
 
-    def _check_input_visible(self) -> None:
-        if self.job.filesystem.get_file_info(self.job.root).type == FileType.NotFound:
-            raise BadRequest(
-                f"a machine of the cluster cannot see the input {self.job.input_uri}; "
-                "use a place that all machines share, such as s3://, gs:// or a network folder"
-            )
+    def _input_visible(self) -> bool:
+        return self.job.filesystem.get_file_info(self.job.root).type != FileType.NotFound
 
 
 def _row(

@@ -14,6 +14,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from idc_ray.pipeline.cluster import PoolPlan
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ReadImage
+from idc_ray.pipeline.stopping import raise_from
 from idc_ray.pipeline.worker import CondenseWorker, SurveyWorker
 
 __all__ = ["condense_stream", "survey_stream"]
@@ -34,6 +35,9 @@ def condense_stream(
         pool: the workers.
         batch: images condensed together.
         alone: run every image by itself, as suspects are.
+
+    Raises:
+        IdcError: what a worker met that ends the job.
     """
     images = _read(manifest, job, batch)
     statuses = images.map_batches(
@@ -76,4 +80,6 @@ def _strategy(pool: PoolPlan) -> ActorPoolStrategy:
 def _rows(statuses: Dataset) -> Iterator[dict[str, Any]]:
     for batch in statuses.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for text in batch["status"].to_pylist():
-            yield json.loads(text)
+            row = json.loads(text)
+            raise_from(row)
+            yield row

@@ -11,6 +11,7 @@ import logging
 import time
 import traceback
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -20,13 +21,15 @@ import ray
 import torch
 
 from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask
-from idc_ray.errors import BadRequest
+from idc_ray.condensation.memory import is_out_of_memory
+from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
 from idc_ray.models import Teacher, load_teacher
 from idc_ray.pipeline.attempts import Ledger
 from idc_ray.pipeline.device import device_kind, set_up_torch
 from idc_ray.pipeline.job import Job
-from idc_ray.pipeline.reading import pixels
+from idc_ray.pipeline.reading import ENDS_THE_JOB, pixels
+from idc_ray.pipeline.stopping import as_row
 from idc_ray.store import ImageRecord, QuarantineEntry, TileRow
 
 __all__ = ["CondenseWorker", "SurveyWorker", "load_job_teacher"]
@@ -49,28 +52,52 @@ def _statuses(rows: Sequence[Row]) -> pa.Table:
     return pa.table({"status": [json.dumps(row) for row in rows]}, schema=pa.schema([("status", pa.string())]))
 
 
-class _Worker:
-    """What both kinds of worker share: a teacher on a device."""
+class _Worker(ABC):
+    """What both kinds of worker share: a teacher on a device, and how errors that end the job get to the driver.
+
+    Ray loses the type of an exception on its way to the driver, so an error of ours travels as a row.
+    """
 
     def __init__(self, job: Job, teacher: ray.ObjectRef[bytes]) -> None:
         self.job = job
         self.device = set_up_torch(job.config.actors, has_gpu=bool(ray.get_gpu_ids()))
-        _check_output_visible(job)
-        model = load_job_teacher(job, ray.get(teacher), self.device)
+        self.useless: IdcError | None = None
+        try:
+            _check_output_visible(job)
+            model = load_job_teacher(job, ray.get(teacher), self.device)
+        except IdcError as error:  # raised here, it would be tried again and again
+            self.useless = error
+            return
         self.condenser = Condenser(model, job.config, self.device, job.mean_difficulty)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = batch.to_pylist()
+        try:
+            if self.useless is not None:
+                raise self.useless
+            for row in rows:
+                if row["code"] == ENDS_THE_JOB:
+                    raise BadRequest(row["reason"])
+            return _statuses(self.work(rows))
+        except IdcError as error:
+            return _statuses([as_row(error)])
+
+    @abstractmethod
+    def work(self, rows: list[Row]) -> list[Row]:
+        """Status rows of images that were read."""
 
 
 class SurveyWorker(_Worker):
     """Measures the difficulty of images, for ``allocation: difficulty``."""
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
+    def work(self, rows: list[Row]) -> list[Row]:
         out = []
-        for row in batch.to_pylist():
+        for row in rows:
             status = {"image_id": row["image_id"], "difficulty": None, "pixels": row["height"] * row["width"]}
             if not row["code"]:
                 status["difficulty"] = self.condenser.difficulty(pixels(row, self.job.config.scale)[0])
             out.append(status)
-        return _statuses(out)
+        return out
 
 
 class CondenseWorker(_Worker):
@@ -89,8 +116,13 @@ class CondenseWorker(_Worker):
         self.kind = device_kind(self.device)
         self.ledger = Ledger(job.store, job.launch, uuid.uuid4().hex[:16], context.get_node_id(), _node_lives)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.to_pylist()
+    def work(self, rows: list[Row]) -> list[Row]:
+        try:
+            return self._work(rows)
+        finally:
+            self.ledger.end()  # whatever ends this without killing the process is no image's fault
+
+    def _work(self, rows: list[Row]) -> list[Row]:
         dead = self.ledger.dead_predecessors(row["image_id"] for row in rows)
         if dead:
             log.warning(
@@ -105,8 +137,8 @@ class CondenseWorker(_Worker):
         statuses: list[Row] = []
         ready: list[Row] = []
         for row in rows:
-            if dead and self._is_committed(row["image_id"]):
-                statuses.append(_status(row, "skipped"))  # committed before the worker died
+            if self._is_committed(row):  # Ray hands a batch out again when it lost the answer, not the work
+                statuses.append(_status(row, "skipped"))
             elif row["code"]:
                 statuses.append(self._set_aside(row, row["code"], row["reason"], row["traceback"]))
             elif blamed.get(row["image_id"], 0) >= self.job.config.store.attempts:
@@ -117,8 +149,7 @@ class CondenseWorker(_Worker):
         for group in [[row] for row in ready] if alone else [ready]:
             if group:
                 statuses += self._run(group, alone)
-        self.ledger.end()
-        return _statuses(statuses)
+        return statuses
 
     def _run(self, rows: list[Row], alone: bool) -> list[Row]:
         """Condense and commit ``rows`` together; what fails together is tried again one by one."""
@@ -131,8 +162,14 @@ class CondenseWorker(_Worker):
             torch.cuda.empty_cache()
             if len(rows) > 1:
                 return [status for row in rows for status in self._run([row], alone)]
-            results = [error]
+            results = [self._condense_frugally(tasks[0]) if is_out_of_memory(error) else error]
         return [self._finish(row, result) for row, result in zip(rows, results, strict=True)]
+
+    def _condense_frugally(self, task: ImageTask) -> Condensed | Exception:
+        try:
+            return self.condenser.condense([task], frugal=True)[0]
+        except Exception as error:
+            return error
 
     def _finish(self, row: Row, result: Condensed | Exception) -> Row:
         if isinstance(result, Exception):
@@ -141,7 +178,13 @@ class CondenseWorker(_Worker):
         begin = time.perf_counter()
         tiles = _tile_rows(self.job, row, result)
         seconds = {"read": row["read_seconds"], **result.seconds}
-        self.job.store.commit_part(self.job.digest, _record(row, result, seconds, self.kind), tiles)
+        try:
+            self.job.store.commit_part(self.job.digest, _record(row, result, seconds, self.kind), tiles)
+        except (OSError, pa.ArrowException) as error:
+            raise IdcError(
+                f"the tiles of {row['source']} cannot be written to {self.job.store.uri} ({error}); "
+                "mend that and run the same command again: what is finished is kept"
+            ) from error
         seconds["commit"] = time.perf_counter() - begin
         return _status(
             row,
@@ -157,12 +200,12 @@ class CondenseWorker(_Worker):
             seconds=seconds,
         )
 
-    def _is_committed(self, image_id: str) -> bool:
+    def _is_committed(self, row: Row) -> bool:
         try:
-            self.job.store.read_part(self.job.digest, image_id)
+            part = self.job.store.read_part(self.job.digest, row["image_id"])
         except FileNotFoundError:
             return False
-        return True
+        return part.record.source_sha256 == row["source_sha256"]
 
     def _condemn(self, row: Row, attempts: int) -> Row:
         reason = (
@@ -200,7 +243,7 @@ def _check_output_visible(job: Job) -> None:
 
 
 def _explain(error: Exception) -> tuple[str, str]:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if is_out_of_memory(error):
         return "out_of_memory", (
             f"too little memory for this image even alone ({error}); use a machine with more memory, "
             "or lower --ratio or --slots"

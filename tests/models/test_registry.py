@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from idc_ray.errors import BadRequest
+from idc_ray.models.checkpoint import save_checkpoint
+from idc_ray.models.load import load_teacher
 from idc_ray.models.registry import ModelSpec, create_model, list_models, model_spec, register_model
 
 
@@ -21,6 +25,18 @@ def test_list_models_takes_wildcards() -> None:
     assert list_models("*small") == ["edsr_small"]
     assert list_models("no_such*") == []
     assert set(list_models("edsr*")) <= set(list_models())
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"), [("edsr_baseline", 64), ("edsr_small", 32), ("mambairv2_light", 48), ("swinir_light", 60)]
+)
+def test_every_model_can_be_saved_and_used_as_a_teacher(name: str, channels: int, tmp_path: Path) -> None:
+    """Catches a model whose spec does not survive JSON, or of which no features before the upsampler are found."""
+    spec = model_spec(name, 2)
+    save_checkpoint(tmp_path / "a", spec, spec.build().state_dict())
+    teacher = load_teacher(tmp_path / "a", scale=2)
+    assert (teacher.feature_layer, teacher.channels) == ("conv_after_body", channels)
+    assert name in list_models()
 
 
 def test_a_misspelt_model_is_answered_with_the_nearest() -> None:

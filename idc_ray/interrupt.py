@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from idc_ray.errors import IdcError, Interrupted
+from idc_ray.errors import Interrupted
 
-__all__ = ["interruptible", "own_error"]
+__all__ = ["interruptible", "keeping_handlers"]
 
 
 @contextlib.contextmanager
 def interruptible(fix: str) -> Iterator[None]:
     """Raise :class:`Interrupted` in the main thread on SIGINT or SIGTERM; a second signal is ignored.
-
-    To be entered after ``ray.init``, which sets a handler of its own.
 
     Args:
         fix: what to tell the user, such as how to continue.
@@ -37,16 +36,18 @@ def interruptible(fix: str) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def own_error(error: BaseException) -> IdcError | None:
-    """The error of ours that an error of Ray wraps, however deep; None if there is none."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is None or id(one) in seen:
-            continue
-        if isinstance(one, IdcError):
-            return one
-        seen.add(id(one))
-        waiting += [one.__cause__, one.__context__, getattr(one, "cause", None)]
-    return None
+@contextlib.contextmanager
+def keeping_handlers() -> Iterator[None]:
+    """Whatever handlers of SIGINT and SIGTERM are set inside, such as by ``ray.init``, are replaced by those of before.
+
+    Outside the main thread nobody can set any.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,245 @@
+"""MambaIRv2 (Guo et al. 2024, arXiv 2411.15269), in its lightweight form.
+
+Parameters and buffers have the names and shapes of the published checkpoints. Values are in [0, 1] on both sides.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from idc_ray.models.registry import ModelSpec, register_architecture, register_model
+from idc_ray.models.selective_scan import selective_scan
+from idc_ray.models.window_attention import attend_in_windows, position_bias, relative_position_index
+from idc_ray.models.windowed import WindowedNetwork, convolve, initialise
+
+__all__ = ["MambaIRv2"]
+
+
+class Attention(nn.Module):
+    """What follows queries, keys and values: multi-head attention in windows, and a projection."""
+
+    def __init__(self, channels: int, heads: int, window: int, shift: int) -> None:
+        super().__init__()
+        self.window, self.shift = window, shift
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, qkv: Tensor, mask: Tensor, index: Tensor) -> Tensor:
+        bias = position_bias(self.relative_position_bias_table, index)
+        return self.proj(attend_in_windows(qkv, bias, self.window, self.shift, mask if self.shift else None))
+
+
+class Gate(nn.Module):
+    """Half of the channels, times the other half after a depthwise 5 x 5 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.conv = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = x.chunk(2, -1)
+        return value * convolve(self.conv, self.norm(gate))
+
+
+class GatedMlp(nn.Module):
+    """Two linear layers; between them a GELU and the gate, which halves the width."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.sg = Gate(hidden // 2)
+        self.fc2 = nn.Linear(hidden // 2, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.sg(functional.gelu(self.fc1(x))))
+
+
+class PromptedScan(nn.Module):
+    """The state-space equation (section 3.2): a selective scan whose output matrix C has the prompt added.
+
+    Initial values are Mamba's: rates 1 to N, step sizes from 0.001 to 0.1.
+    """
+
+    def __init__(self, channels: int, states: int) -> None:
+        super().__init__()
+        self.states, self.rank = states, math.ceil(channels / 16)
+        self.x_proj_weight = nn.Parameter(torch.empty(1, self.rank + 2 * states, channels))
+        self.dt_projs_weight = nn.Parameter(torch.empty(1, channels, self.rank))
+        nn.init.uniform_(self.x_proj_weight, -(channels**-0.5), channels**-0.5)
+        nn.init.uniform_(self.dt_projs_weight, -(self.rank**-0.5), self.rank**-0.5)
+        step = torch.empty(1, channels).uniform_(math.log(0.001), math.log(0.1)).exp()
+        self.dt_projs_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # the softplus's inverse
+        self.A_logs = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(channels, 1))
+        self.Ds = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor, prompt: Tensor) -> Tensor:
+        step, b, c = (x @ self.x_proj_weight[0].t()).split([self.rank, self.states, self.states], -1)
+        step = step @ self.dt_projs_weight[0].t()
+        return selective_scan(x, step, -self.A_logs.exp(), b, c + prompt, self.Ds, self.dt_projs_bias[0])
+
+
+class AttentiveStateSpace(nn.Module):
+    """The paper's ASSM (section 3.2 and 3.3): every pixel chooses one of a pool of prompts; pixels of one choice
+    become neighbours in the sequence that is scanned (semantic guided neighbouring), in raster order among
+    themselves (the published code leaves their order to an unstable sort).
+
+    In training the choice is drawn (Gumbel softmax) and differentiated straight through, as published. In
+    evaluation it is the likeliest, with no gradient: the published code draws there too, so no two runs agree.
+    """
+
+    def __init__(self, channels: int, states: int, hidden: int, rank: int, prompts: int) -> None:
+        super().__init__()
+        self.in_proj = nn.Sequential(nn.Conv2d(channels, hidden, 1))
+        self.CPE = nn.Sequential(nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden))
+        self.embeddingB = nn.Embedding(prompts, rank)
+        nn.init.uniform_(self.embeddingB.weight, -1 / prompts, 1 / prompts)
+        self.route = nn.Sequential(
+            nn.Linear(channels, channels // 3), nn.GELU(), nn.Linear(channels // 3, prompts), nn.LogSoftmax(-1)
+        )
+        self.selectiveScan = PromptedScan(hidden, states)
+        self.out_norm = nn.LayerNorm(hidden)
+        self.out_proj = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor, shared: Tensor) -> Tensor:
+        """``shared`` is the half of the prompts' factorisation that the layer owns, (rank, states)."""
+        height, width = x.shape[1:3]
+        prompt, choice = self._prompt(self.route(x.flatten(1, 2)), self.embeddingB.weight @ shared)
+        order = choice.argsort(dim=1, stable=True)
+        x = convolve(self.in_proj, x)
+        x = x * convolve(self.CPE, x).sigmoid()
+        # The prompts stay in raster order, as published: one goes to a place in the sequence, not to its own pixel.
+        y = self.selectiveScan(_rearranged(x.flatten(1, 2), order), prompt)
+        y = self.out_proj(self.out_norm(y))
+        return _rearranged(y, order.argsort(dim=1)).unflatten(1, (height, width))
+
+    def _prompt(self, scores: Tensor, pool: Tensor) -> tuple[Tensor, Tensor]:
+        """Every pixel's prompt (B, L, states), and which of the pool it is (B, L)."""
+        if self.training:
+            one_hot = functional.gumbel_softmax(scores, hard=True)
+            return one_hot @ pool, one_hot.argmax(-1)
+        choice = scores.argmax(-1)
+        return pool[choice], choice
+
+
+class AttentiveLayer(nn.Module):
+    """Window attention, then the attentive state-space module, each with a gated MLP."""
+
+    def __init__(
+        self, channels: int, heads: int, window: int, shift: int, states: int, hidden: int, rank: int, prompts: int
+    ) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(channels) for _ in range(4))
+        self.scale1, self.scale2 = (nn.Parameter(torch.full((channels,), 1e-4)) for _ in range(2))
+        self.wqkv = nn.Linear(channels, 3 * channels)
+        self.win_mhsa = Attention(channels, heads, window, shift)
+        self.assm = AttentiveStateSpace(channels, states, hidden, rank, prompts)
+        self.convffn1, self.convffn2 = (GatedMlp(channels, hidden) for _ in range(2))
+        self.embeddingA = nn.Embedding(rank, states)
+        nn.init.uniform_(self.embeddingA.weight, -1 / rank, 1 / rank)
+
+    def forward(self, x: Tensor, mask: Tensor, index: Tensor) -> Tensor:
+        y = x + self.win_mhsa(self.wqkv(self.norm1(x)), mask, index)
+        y = y + self.convffn1(self.norm2(y))
+        x = y + x * self.scale1
+        y = x + self.assm(self.norm3(x), self.embeddingA.weight)
+        y = y + self.convffn2(self.norm4(y))
+        return y + x * self.scale2
+
+
+class ResidualGroup(nn.Module):
+    """Attentive layers in a row, every second one shifted by half a window."""
+
+    def __init__(self, layers: list[AttentiveLayer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, mask: Tensor, index: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, mask, index)
+        return x
+
+
+class AttentiveBlock(nn.Module):
+    """The paper's ASSB: x + conv(attentive layers(x))."""
+
+    def __init__(self, channels: int, layers: list[AttentiveLayer]) -> None:
+        super().__init__()
+        self.residual_group = ResidualGroup(layers)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, mask: Tensor, index: Tensor) -> Tensor:
+        return x + convolve(self.conv, self.residual_group(x, mask, index))
+
+
+@register_architecture("mambairv2")
+class MambaIRv2(WindowedNetwork):
+    """MambaIRv2 with the gated MLPs and the upsampler of the lightweight networks ("pixelshuffledirect").
+
+    Args:
+        scale: 2, 3 or 4.
+        channels: width of the trunk, a multiple of ``heads``.
+        blocks: attentive state-space blocks (ASSB).
+        layers: attentive layers in each.
+        heads: of the window attention.
+        window: side of its windows.
+        states: of the scan, per channel (d_state).
+        mlp_ratio: width inside the MLPs and the state-space modules over ``channels``; must make an even width.
+        rank: of the prompts' factorisation.
+        prompts: size of the pool that every layer has.
+
+    Shape:
+        (B, 3, H, W) in [0, 1] to (B, 3, scale H, scale W), not clamped.
+    """
+
+    relative_position_index_SA: Tensor  # noqa: N815 - its name in checkpoints
+
+    def __init__(
+        self,
+        scale: int,
+        channels: int = 48,
+        blocks: int = 4,
+        layers: int = 5,
+        heads: int = 4,
+        window: int = 16,
+        states: int = 8,
+        mlp_ratio: float = 1.0,
+        rank: int = 32,
+        prompts: int = 64,
+    ) -> None:
+        hidden = int(mlp_ratio * channels)
+        if channels % heads:
+            raise ValueError(f"{channels} channels cannot be split among {heads} heads")
+        if hidden % 2:
+            raise ValueError(f"mlp_ratio {mlp_ratio} of {channels} channels is {hidden}; expected an even number")
+        super().__init__(scale, channels, window, repeat_border=True)
+        self.register_buffer("relative_position_index_SA", relative_position_index(window))
+
+        def layer(place: int) -> AttentiveLayer:
+            shift = place % 2 * (window // 2)
+            return AttentiveLayer(channels, heads, window, shift, states, hidden, rank, prompts)
+
+        self.layers = nn.ModuleList(AttentiveBlock(channels, [layer(i) for i in range(layers)]) for _ in range(blocks))
+        self.apply(initialise)
+
+    def body(self, x: Tensor, mask: Tensor) -> Tensor:
+        for block in self.layers:
+            x = block(x, mask, self.relative_position_index_SA)
+        return x
+
+
+@register_model
+def mambairv2_light(scale: int) -> ModelSpec:
+    """MambaIRv2-light: 4 blocks of 5 layers, 48 channels, windows of 16; 0.77 M parameters at x2."""
+    trunk = {"channels": 48, "blocks": 4, "layers": 5, "heads": 4, "window": 16, "mlp_ratio": 1.0}
+    return ModelSpec("mambairv2", scale, {**trunk, "states": 8, "rank": 32, "prompts": 64})
+
+
+def _rearranged(x: Tensor, order: Tensor) -> Tensor:
+    """x (B, L, C) with its positions in the given order (B, L)."""
+    return x.gather(1, order.unsqueeze(-1).expand_as(x))

@@ -1,0 +1,94 @@
+"""What SwinIR and MambaIRv2 have in common: the frame around their blocks. Inside, maps are (B, H, W, C)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from idc_ray.models.edsr import DIV2K_MEAN
+from idc_ray.models.upscaler import reflect_pad
+from idc_ray.models.window_attention import shift_mask
+
+__all__ = ["WindowedNetwork", "convolve", "initialise"]
+
+
+class PatchEmbed(nn.Module):
+    """A norm, and nothing to embed: a patch is one pixel. A module of its own for its name in checkpoints."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
+class WindowedNetwork(nn.Module):
+    """Pads to whole windows, runs the body between two convolutions, and enlarges with one more.
+
+    The upsampler is the one of the lightweight networks: a convolution to 3 scale^2 channels and a pixel shuffle.
+
+    Args:
+        scale: 2, 3 or 4.
+        channels: width of the trunk.
+        window: side of the attention windows.
+        repeat_border: padding mirrors the border pixel too (MambaIRv2's way), or not (SwinIR's).
+
+    Shape:
+        (B, 3, H, W) in [0, 1] to (B, 3, scale H, scale W), not clamped; any size.
+    """
+
+    mean: Tensor
+
+    def __init__(self, scale: int, channels: int, window: int, repeat_border: bool) -> None:
+        super().__init__()
+        if scale not in (2, 3, 4):
+            raise ValueError(f"scale is {scale}; {type(self).__name__} supports 2, 3 and 4")
+        self.scale, self.window, self.repeat_border = scale, window, repeat_border
+        self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
+        self.patch_embed = PatchEmbed(channels)
+        self.norm = nn.LayerNorm(channels)
+        self.conv_after_body = nn.Conv2d(channels, channels, 3, padding=1)
+        self.upsample = nn.Sequential(nn.Conv2d(channels, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
+        self.register_buffer("mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
+
+    def body(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The blocks: a (B, H, W, C) map, and the attention mask of the shifted ones."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        x = self.conv_first(self._whole_windows(x) - self.mean)
+        mask = shift_mask(x.shape[-2], x.shape[-1], self.window, self.window // 2, x.device)
+        deep = self.norm(self.body(self.patch_embed(x.permute(0, 2, 3, 1)), mask))
+        x = self.conv_after_body(deep.permute(0, 3, 1, 2)) + x
+        x = self.upsample(x) + self.mean
+        return x[..., : height * self.scale, : width * self.scale]
+
+    def _whole_windows(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        down, right = -height % self.window, -width % self.window
+        if not (down or right):
+            return x
+        if not self.repeat_border:
+            return reflect_pad(x, 0, down, 0, right)
+        rows, columns = (_mirrored(side, more, x.device) for side, more in ((height, down), (width, right)))
+        return x.index_select(-2, rows).index_select(-1, columns)
+
+
+def _mirrored(length: int, more: int, device: torch.device) -> Tensor:
+    """0 to length - 1, and on: back and forth, the ends twice."""
+    place = torch.arange(length + more, device=device) % (2 * length)
+    return torch.minimum(place, 2 * length - 1 - place)
+
+
+def convolve(convolution: nn.Module, x: Tensor) -> Tensor:
+    """A convolution of a (B, H, W, C) map."""
+    return convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def initialise(module: nn.Module) -> None:
+    """For ``Module.apply``: linear layers start at random with deviation 0.02 and biases at zero, as published."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

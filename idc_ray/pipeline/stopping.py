@@ -1,0 +1,22 @@
+"""Errors of ours on their way from a worker to the driver, as rows: Ray keeps neither their type nor their message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from idc_ray.errors import BadRequest, IdcError
+
+__all__ = ["as_row", "raise_from"]
+
+
+def as_row(error: IdcError) -> dict[str, Any]:
+    """A status row that ends the job."""
+    return {"outcome": "stopped", "exit_code": error.exit_code, "reason": str(error)}
+
+
+def raise_from(row: Mapping[str, Any]) -> None:
+    """Raise the error of a status row; nothing for the row of an image."""
+    if row.get("outcome") == "stopped":
+        kind = BadRequest if row["exit_code"] == BadRequest.exit_code else IdcError
+        raise kind(row["reason"])

@@ -1,0 +1,84 @@
+"""From a training's settings to its data: sources, the resident table, the validation images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+
+from idc_ray.config.train import TrainConfig
+from idc_ray.errors import BadRequest
+from idc_ray.models import load_upscaler, model_spec
+from idc_ray.training.pairs import PairTable, Patches
+from idc_ray.training.sources import CondensedSource, Source, held_out, open_source
+
+__all__ = ["fits_in_memory", "held_out_share", "open_sources", "resident_patches"]
+
+#: Share of the free memory that data may take where ``resident_bytes`` is not set.
+SHARE = 0.5
+
+
+def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device) -> list[Source]:
+    """All sources of a training, checked against its settings.
+
+    Args:
+        config: the settings.
+        labels: checkpoint whose outputs replace real HR; None: real HR.
+        device: where that network computes.
+
+    Raises:
+        BadRequest: no data, data of another scale, a patch larger than the tiles.
+    """
+    if not config.data:
+        raise BadRequest("no data; name a condensed set or a folder of images with --data")
+    model_spec(config.model, config.scale)
+    relabel = None
+    if labels is not None:
+        network = load_upscaler(labels, scale=config.scale, device=device, name=config.labels_from)
+        relabel = network.upscale_image
+    sources = [
+        open_source(uri, config.scale, config.max_pixels, config.allow_unfinished, relabel) for uri in config.data
+    ]
+    for source in sources:
+        if isinstance(source, CondensedSource) and source.tile_size < config.patch_size:
+            raise BadRequest(
+                f"--patch-size {config.patch_size} is larger than the tiles of {source.store.uri}, "
+                f"{source.tile_size} x {source.tile_size}; use --patch-size {source.tile_size}, or condense with "
+                f"--tile-size {config.patch_size}"
+            )
+    return sources
+
+
+def resident_patches(config: TrainConfig, sources: Sequence[Source], device: torch.device) -> Patches:
+    """Random patches of all sources, their pixels on ``device``; images that validation holds out are left out.
+
+    Raises:
+        BadRequest: nothing is left to train on, or an image is smaller than a patch.
+    """
+    apart = held_out(held_out_share(config), config.seed)
+    pairs = [pair for source in sources for pair in source.pairs(lambda image_id: not apart(image_id))]
+    if not pairs:
+        raise BadRequest(f"validation holds out all of the data; lower --validation.fraction {held_out_share(config)}")
+    try:
+        table = PairTable.build(pairs, config.scale)
+        return Patches(table.to(device), config.patch_size, config.batch_size, config.seed)
+    except ValueError as error:
+        raise BadRequest(f"{error}; lower --patch-size ({config.patch_size}), or leave such images out") from None
+
+
+def fits_in_memory(config: TrainConfig, sources: Sequence[Source], device: torch.device) -> bool:
+    """Whether all pixels may stay on ``device``."""
+    limit = config.resident_bytes if config.resident_bytes is not None else int(SHARE * _free_bytes(device))
+    return sum(source.expected_bytes for source in sources) <= limit
+
+
+def held_out_share(config: TrainConfig) -> float:
+    """Share of the data's images that is not trained on: none if the user names other images to validate on."""
+    return 0.0 if config.validation.images is not None else config.validation.fraction
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

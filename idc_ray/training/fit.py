@@ -1,0 +1,241 @@
+"""A whole training in one process, or in one of several that work together; nothing of Ray or MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from idc_ray.config.train import TrainConfig
+from idc_ray.errors import BadRequest, IdcError
+from idc_ray.models import EDSR, ModelSpec, load_checkpoint, model_spec
+from idc_ray.models.interpolation_start import interpolation_start
+from idc_ray.store.filesystem import Place
+from idc_ray.training.loop import NonFiniteLoss, Progress, Trainer
+from idc_ray.training.pairs import Feed, Pair
+from idc_ray.training.state import BEST, LAST, SavedState, read_state, write_checkpoint, write_state
+from idc_ray.training.validation import Validator
+
+__all__ = ["Event", "FitResult", "World", "fit", "student_spec"]
+
+#: Least seconds between two reports of progress.
+REPORT_SECONDS = 2.0
+
+Event = dict[str, Any]
+"""What a training tells: ``kind`` is resumed, progress or validation; the rest are numbers by name."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of the workers a process is.
+
+    Attributes:
+        rank: number of this one, from 0.
+        size: how many there are.
+        device: where it computes.
+        wrap: makes gradients those of all workers together; the identity for one.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    wrap: Callable[[nn.Module], nn.Module] = lambda model: model
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a training ended: steps done, best validation PSNR (dB, with its step; None without validation)."""
+
+    step: int
+    best_psnr: float | None
+    best_step: int | None
+
+
+def student_spec(config: TrainConfig) -> ModelSpec:
+    """The network that a configuration asks for."""
+    spec = model_spec(config.model, config.scale)
+    return ModelSpec(spec.architecture, spec.scale, {**spec.arguments, **config.model_arguments})
+
+
+def fit(
+    config: TrainConfig,
+    feed: Feed,
+    validation: list[Pair],
+    place: Place,
+    tell: Callable[[Event], None],
+    notes: dict[str, Any],
+    world: World | None = None,
+) -> FitResult:
+    """Train to the last step, from the last saved state if there is one.
+
+    One CPU worker gives the same weights, bit for bit, however often it was killed and continued.
+
+    Args:
+        config: settings.
+        feed: what to train on, on the device of ``world``.
+        validation: what to validate on; may be empty.
+        place: the output; worker 0 writes there.
+        tell: called by worker 0 with what happens.
+        notes: JSON values to keep in the checkpoints: where the weights come from.
+        world: which worker this is; None: the only one.
+
+    Raises:
+        BadRequest: the configured start cannot be used.
+        IdcError: the loss became NaN or infinite; the message has the step, the data and the last good state.
+    """
+    world = world or World()
+    return _Fit(config, feed, validation, place, tell, notes, world).run()
+
+
+class _Fit:
+    def __init__(
+        self,
+        config: TrainConfig,
+        feed: Feed,
+        validation: list[Pair],
+        place: Place,
+        tell: Callable[[Event], None],
+        notes: dict[str, Any],
+        world: World,
+    ) -> None:
+        self.config, self.place, self.tell, self.notes, self.world = config, place, tell, notes, world
+        self.spec = student_spec(config)
+        model = _new_model(config, self.spec).to(world.device)
+        if config.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.feed = feed
+        self.trainer = Trainer(model, config, world.rank, world.wrap(model))
+        self.validator: Validator | None = None
+        if validation and world.rank == 0:
+            self.validator = Validator(self.spec.build().to(world.device), validation, config.scale)
+        self.best: tuple[float, int] | None = None
+        self.clock = _Clock()
+
+    def run(self) -> FitResult:
+        self._resume()
+        trainer, config = self.trainer, self.config
+        while trainer.step < config.iterations:
+            try:
+                progress = trainer.advance(*self.feed.batch(trainer.step, self.world.rank, self.world.size))
+                due = self._due()
+                if due and progress is None:
+                    progress = trainer.look()  # nothing is saved before it is known to be finite
+            except NonFiniteLoss as error:
+                raise self._explain(error) from error
+            if progress is not None:
+                self._report(progress)
+            if due:
+                self._save()
+        best_psnr, best_step = self.best or (None, None)
+        return FitResult(trainer.step, best_psnr, best_step)
+
+    def _due(self) -> bool:
+        """Whether the state is to be saved now: at its own interval, at a validation, and at the end."""
+        step, config = self.trainer.step, self.config
+        return (
+            step == config.iterations
+            or step % config.checkpoint_every == 0
+            or (self.validator is not None and step % config.validation.every == 0)
+        )
+
+    def _resume(self) -> None:
+        state = read_state(self.place)
+        if state is None:
+            return
+        self.trainer.restore(state.tensors, state.step)
+        if state.best_psnr is not None and state.best_step is not None:
+            self.best = (state.best_psnr, state.best_step)
+        self.clock.start(state.step)
+        if self.world.rank == 0:
+            self.tell({"kind": "resumed", "step": state.step})
+
+    def _report(self, progress: Progress) -> None:
+        rate = self.clock.rate(progress.step, last=progress.step == self.config.iterations)
+        if rate is None or self.world.rank != 0:
+            return
+        learning = self.trainer.optimizer.param_groups[0]["lr"]
+        event = {"kind": "progress", "step": progress.step, "loss": progress.loss, "steps_per_second": rate}
+        self.tell({**event, "learning_rate": learning})
+
+    def _save(self) -> None:
+        """Validate if it is time, write the checkpoints, and the state last: what it says is there is there."""
+        if self.world.rank != 0:
+            return
+        step, config = self.trainer.step, self.config
+        average = self.trainer.average
+        if self.validator is not None and (step % config.validation.every == 0 or step == config.iterations):
+            with self.clock.paused():
+                scored = self.validator.score(average)
+            self.tell({"kind": "validation", "step": step, "psnr": scored.psnr, "pictures": scored.pictures})
+            if self.best is None or scored.psnr > self.best[0]:
+                self.best = (scored.psnr, step)
+                self._write(BEST, average)
+        self._write(LAST, average)
+        psnr, best_step = self.best or (None, None)
+        write_state(self.place, SavedState(step, self.trainer.state(), psnr, best_step, step == config.iterations))
+
+    def _write(self, name: str, weights: dict[str, Tensor]) -> None:
+        write_checkpoint(self.place, name, self.spec, weights, self.notes | {"step": self.trainer.step})
+
+    def _explain(self, error: NonFiniteLoss) -> IdcError:
+        names = ", ".join(self.feed.names(error.step)) or "streamed data"
+        saved = read_state(self.place)
+        kept = f"{self.place.shown(LAST)} is of step {saved.step}" if saved else "no checkpoint was written yet"
+        return IdcError(
+            f"{error}; its batch came from {names}. {kept}. Look at those images, or lower "
+            f"--optimizer.learning-rate ({self.config.optimizer.learning_rate}) and give --overwrite"
+        )
+
+
+class _Clock:
+    """Steps per second, without what was not training."""
+
+    def __init__(self) -> None:
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        self.step, self.time = step, time.perf_counter()
+
+    def rate(self, step: int, last: bool) -> float | None:
+        """Since the last answer; None if that is too short a while ago, unless it is the last."""
+        elapsed = time.perf_counter() - self.time
+        if elapsed < REPORT_SECONDS and not last:
+            return None
+        rate = (step - self.step) / max(elapsed, 1e-9)
+        self.start(step)
+        return rate
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.time += time.perf_counter() - begin
+
+
+def _new_model(config: TrainConfig, spec: ModelSpec) -> nn.Module:
+    """The student before its first step, on the CPU; the same on every machine for the same seed."""
+    torch.manual_seed(config.seed)
+    model = spec.build()
+    if config.start == "interpolation":
+        if not isinstance(model, EDSR):
+            raise BadRequest(f"--start interpolation is for EDSR only, not for {config.model}; use random")
+        interpolation_start(model)
+    elif config.start != "random":
+        model.load_state_dict(_start_weights(config.start, spec))
+    return model
+
+
+def _start_weights(path: str, spec: ModelSpec) -> dict[str, Tensor]:
+    try:
+        checkpoint = load_checkpoint(Path(path).read_bytes())
+    except OSError as error:
+        raise BadRequest(f"--start {path} cannot be read ({error.strerror}); name a checkpoint, or random") from None
+    if checkpoint.spec != spec:
+        raise BadRequest(f"--start {path} is {checkpoint.spec}; expected {spec}, the model to train")
+    return checkpoint.state_dict

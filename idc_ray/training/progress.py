@@ -1,0 +1,88 @@
+"""How far a training is: a bar on a terminal, elsewhere one line now and then."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from idc_ray.pipeline.progress import duration
+
+__all__ = ["TrainProgress"]
+
+LOG_SECONDS = 30.0  # a bar redrawn into a job's log would flood it
+
+
+class TrainProgress:
+    """Shows a training's events.
+
+    Args:
+        iterations: steps in all.
+        stream: where to; a bar if it is a terminal.
+    """
+
+    def __init__(self, iterations: int, stream: TextIO | None = None) -> None:
+        self.iterations = iterations
+        self._stream = sys.stderr if stream is None else stream
+        self._told_at = -math.inf
+        self._step, self._rate, self._loss, self._psnr = 0, math.nan, math.nan, math.nan
+        self._bar = (
+            tqdm(total=iterations, unit="step", file=self._stream, dynamic_ncols=True, delay=1e-6)
+            if (self._stream.isatty())
+            else None
+        )
+
+    def update(self, event: Mapping[str, Any]) -> None:
+        """Take one event."""
+        self._step = event["step"]
+        match event["kind"]:
+            case "resumed":
+                self._say(f"continuing after step {self._step}")
+                if self._bar is not None:
+                    self._bar.initial = self._step
+            case "validation":
+                self._psnr = event["psnr"]
+                self._say(f"step {self._step}: validation {self._psnr:.2f} dB")
+            case "progress":
+                self._rate, self._loss = event["steps_per_second"], event["loss"]
+        self._show()
+
+    def line(self) -> str:
+        """Such as ``1200 of 10000 steps, loss 0.00812, 3.1 steps/s, 47 min 12 s left, validation 33.81 dB``."""
+        parts = [f"{self._step} of {self.iterations} steps"]
+        if not math.isnan(self._loss):
+            parts += [f"loss {self._loss:.5f}", f"{self._rate:.3g} steps/s"]
+            if self._step < self.iterations and self._rate > 0:
+                parts.append(f"{duration((self.iterations - self._step) / self._rate)} left")
+        if not math.isnan(self._psnr):
+            parts.append(f"validation {self._psnr:.2f} dB")
+        return ", ".join(parts)
+
+    def close(self) -> None:
+        """Show the last state and leave the terminal's line."""
+        if self._bar is not None:
+            self._bar.close()
+        elif self._step:
+            self._tell()
+
+    def _say(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def _show(self) -> None:
+        if self._bar is not None:
+            psnr = "" if math.isnan(self._psnr) else f", {self._psnr:.2f} dB"
+            self._bar.set_postfix_str(f"loss {self._loss:.5f}{psnr}", False)
+            self._bar.update(self._step - self._bar.n)
+        elif time.monotonic() - self._told_at >= LOG_SECONDS:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told_at = time.monotonic()
+        print(self.line(), file=self._stream, flush=True)

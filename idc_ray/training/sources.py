@@ -1,0 +1,178 @@
+"""What a training reads: condensed sets and real images, told apart by content, any number of them together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from idc_ray.condensation.seeding import uniform
+from idc_ray.errors import BadRequest, RejectedImage
+from idc_ray.images import Found, ImageRef, decode_png, find_images, load_instance
+from idc_ray.store import Store
+from idc_ray.training.pairs import Pair
+
+__all__ = ["CondensedSource", "RealSource", "Source", "held_out", "open_source"]
+
+#: Decoding runs in this many threads: Pillow and pyarrow let others work meanwhile.
+THREADS = 4
+
+Relabel = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+"""A network's output for an LR image: uint8 (h, w, 3) to uint8 (scale h, scale w, 3)."""
+
+
+@dataclass(frozen=True)
+class CondensedSource:
+    """A finished output of the condense job."""
+
+    store: Store
+    scale: int
+    tile_size: int
+    shards: tuple[int, ...]
+    digest: str
+    tiles: int
+
+    def describe(self) -> str:
+        """One line for people and records."""
+        return f"{self.store.uri}: {self.tiles} condensed tiles of {self.tile_size} x {self.tile_size}"
+
+    @property
+    def expected_bytes(self) -> int:
+        """Bytes of all pixels in memory."""
+        return self.tiles * 3 * self.tile_size**2 * (1 + self.scale**2)
+
+    def only(self, shards: Sequence[int]) -> CondensedSource:
+        """Some of its shards."""
+        return replace(self, shards=tuple(shards))
+
+    def pairs(self, keep: Callable[[str], bool]) -> Iterator[Pair]:
+        """The tiles of the images that ``keep`` wants, by their ids."""
+        for shard in self.shards:
+            table = self.store.read_shard(shard).select(["image_id", "tile_index", "lr", "hr", "sample_weight"])
+            for batch in table.to_batches(max_chunksize=256):
+                rows = [row for row in batch.to_pylist() if keep(row["image_id"])]
+                with ThreadPoolExecutor(THREADS) as pool:
+                    yield from pool.map(_tile, rows)
+
+
+def _tile(row: dict[str, object]) -> Pair:
+    lr, hr = row["lr"], row["hr"]
+    assert isinstance(lr, dict) and isinstance(hr, dict) and isinstance(row["sample_weight"], float)
+    name = f"{row['image_id']}_{row['tile_index']:04d}"
+    return Pair(name, decode_png(lr["bytes"]), decode_png(hr["bytes"]), row["sample_weight"])
+
+
+@dataclass(frozen=True)
+class RealSource:
+    """High-resolution images; the low-resolution ones are made from them."""
+
+    found: Found
+    scale: int
+    max_pixels: int
+    digest: str
+    relabel: Relabel | None = None
+
+    def describe(self) -> str:
+        """One line for people and records."""
+        return f"{self.found.uri}: {self.found.manifest.num_rows} images"
+
+    @property
+    def expected_bytes(self) -> int:
+        """Bytes of all pixels in memory, from a few images."""
+        refs = self._refs()
+        sample = [self._load(ref) for ref in refs[:: max(1, len(refs) // 8)][:8]]
+        pixels = float(np.mean([pair.lr.size + pair.hr.size for pair in sample]))
+        return int(pixels * len(refs))
+
+    def only(self, manifest: pa.Table) -> RealSource:
+        """Some rows of its manifest."""
+        return replace(self, found=replace(self.found, manifest=manifest))
+
+    def pairs(self, keep: Callable[[str], bool]) -> Iterator[Pair]:
+        """The images that ``keep`` wants, by their ids.
+
+        Raises:
+            BadRequest: one of them cannot be read.
+        """
+        refs = [ref for ref in self._refs() if keep(ref.image_id)]
+        with ThreadPoolExecutor(THREADS) as pool:
+            for begin in range(0, len(refs), 4 * THREADS):  # not all at once: memory
+                for pair in pool.map(self._load, refs[begin : begin + 4 * THREADS]):
+                    yield self._labelled(pair)
+
+    def _refs(self) -> list[ImageRef]:
+        return [ImageRef.from_row(row) for row in self.found.manifest.to_pylist()]
+
+    def _load(self, ref: ImageRef) -> Pair:
+        try:
+            image = load_instance(
+                ref, self.found.filesystem, scale=self.scale, tile_size=1, max_pixels=self.max_pixels, keep_hr=True
+            )
+        except RejectedImage as error:
+            raise BadRequest(f"{ref.source} cannot be trained on: {error.reason}; mend or remove it") from None
+        assert image.hr is not None
+        return Pair(ref.source, image.lr, image.hr)
+
+    def _labelled(self, pair: Pair) -> Pair:
+        return pair if self.relabel is None else Pair(pair.name, pair.lr, self.relabel(pair.lr))
+
+
+Source = CondensedSource | RealSource
+
+
+def open_source(
+    uri: str, scale: int, max_pixels: int, allow_unfinished: bool = False, relabel: Relabel | None = None
+) -> Source:
+    """What ``uri`` names: an output of the condense job if it has a run record of one, else images.
+
+    Args:
+        uri: local path or URI.
+        scale: factor that is wanted.
+        max_pixels: larger images are refused.
+        allow_unfinished: take what there is of a condensed set.
+        relabel: makes the HR of real images, instead of the real one.
+
+    Raises:
+        BadRequest: nothing there, another scale, or a set that is not finished.
+    """
+    store = Store.open(uri)
+    run = store.read_run() if store.place.files("") else None
+    if run is None:
+        found = find_images(uri, scale=scale)
+        rows = found.manifest.select(["source", "size"]).to_pylist()
+        return RealSource(found, scale, max_pixels, _digest(rows), relabel)
+    config = run.config
+    if config["scale"] != scale:
+        raise BadRequest(f"{store.uri} is condensed for scale {config['scale']}, the training is for {scale}")
+    manifest = store.read_manifest()
+    if manifest is None and not allow_unfinished:
+        raise BadRequest(
+            f"{store.uri} is not finished; finish it with the condense command that began it, "
+            "or give --allow-unfinished to train on what is there"
+        )
+    shards = store.check_shards(full=False) if manifest is None else manifest.shards
+    if not sum(shard.rows for shard in shards):
+        raise BadRequest(f"{store.uri} holds no tiles yet; finish it with the condense command that began it")
+    return CondensedSource(
+        store,
+        scale,
+        config["tile_size"],
+        tuple(shard.shard for shard in shards),
+        _digest([asdict(shard) for shard in shards]),
+        sum(shard.rows for shard in shards),
+    )
+
+
+def held_out(fraction: float, seed: int) -> Callable[[str], bool]:
+    """Whether an image, by its id, is held out of training: as many as ``fraction`` of them."""
+    return lambda image_id: uniform(seed, image_id, "validation") < fraction
+
+
+def _digest(value: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,142 @@
+"""What a training leaves behind, each file whole or not at all.
+
+``last.safetensors`` and ``best.safetensors`` are checkpoints of the averaged weights, for evaluation and as teachers.
+``state.safetensors`` is all that a continued training needs, in one file: weights and state can never be of
+different steps. ``train.json`` says which training it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from idc_ray.errors import BadRequest, IdcError
+from idc_ray.models import ModelSpec, checkpoint_bytes, read_metadata
+from idc_ray.store.filesystem import Place
+
+__all__ = ["BEST", "LAST", "STATE", "SavedState", "TrainRecord", "begin_training", "read_state", "write_checkpoint"]
+
+BEST, LAST, STATE, RECORD = "best.safetensors", "last.safetensors", "state.safetensors", "train.json"
+METADATA_KEY = "idc_ray_training"
+FRESH = "give --overwrite to start afresh, or another --output"
+
+
+@dataclass(frozen=True)
+class TrainRecord:
+    """Which training an output holds.
+
+    Attributes:
+        config: all settings, nested.
+        digest: of what the weights depend on.
+        data: descriptions of the data, for people.
+        created: when, ISO 8601.
+        mlflow_run_id: the tracked run that a resume continues.
+    """
+
+    config: dict[str, Any]
+    digest: str
+    data: list[str]
+    created: str
+    mlflow_run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A training between two steps.
+
+    Attributes:
+        step: steps done.
+        tensors: what :meth:`idc_ray.training.loop.Trainer.state` gave.
+        best_psnr: highest validation PSNR so far, dB; None without validation.
+        best_step: when that was.
+        finished: whether nothing is left to do.
+    """
+
+    step: int
+    tensors: dict[str, Tensor]
+    best_psnr: float | None = None
+    best_step: int | None = None
+    finished: bool = False
+
+    def to_bytes(self) -> bytes:
+        notes = {"step": self.step, "best_psnr": self.best_psnr, "best_step": self.best_step, "finished": self.finished}
+        tensors = {name: value.cpu().contiguous() for name, value in self.tensors.items()}
+        return safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(notes)})
+
+
+def begin_training(place: Place, record: TrainRecord, overwrite: bool) -> TrainRecord:
+    """Start a training in an output, or continue the one that is there.
+
+    Returns:
+        The stored record.
+
+    Raises:
+        BadRequest: another training is there; the message lists what differs.
+    """
+    stored = place.read_json(RECORD, FRESH)
+    if stored is not None and not overwrite:
+        found = TrainRecord(**stored)
+        if found.digest != record.digest:
+            raise BadRequest(f"{place.uri} holds another training; {_difference(found, record)}{FRESH}")
+        return found
+    for name in (STATE, LAST, BEST):  # the record last: killed in between, the new training starts from nothing
+        place.delete(name)
+    place.write_json(RECORD, asdict(record))
+    return record
+
+
+def update_record(place: Place, record: TrainRecord, **fields: Any) -> TrainRecord:
+    """Change fields of the stored record."""
+    record = replace(record, **fields)
+    place.write_json(RECORD, asdict(record))
+    return record
+
+
+def read_state(place: Place) -> SavedState | None:
+    """The last saved state; None if there is none.
+
+    Raises:
+        IdcError: it is damaged.
+    """
+    data = place.read(STATE)
+    if data is None:
+        return None
+    try:
+        notes = json.loads(read_metadata(data)[METADATA_KEY])
+        return SavedState(tensors=safetensors.torch.load(data), **notes)
+    except (BadRequest, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise IdcError(f"{place.shown(STATE)} cannot be read ({error}); {FRESH}") from error
+
+
+def write_state(place: Place, state: SavedState) -> None:
+    """Save a state in place of the one before."""
+    place.write(STATE, state.to_bytes())
+
+
+def write_checkpoint(
+    place: Place, name: str, spec: ModelSpec, weights: Mapping[str, Tensor], notes: Mapping[str, Any]
+) -> None:
+    """Write weights that evaluation, condensation and :func:`idc_ray.models.load_upscaler` take."""
+    place.write(name, checkpoint_bytes(spec, weights, notes))
+
+
+def _difference(found: TrainRecord, asked: TrainRecord) -> str:
+    there, here = _flat(found.config), _flat(asked.config)
+    lines = [f"  {key}: {there.get(key)!r} -> {here.get(key)!r}\n" for key in sorted(there | here)]
+    changed = [line for key, line in zip(sorted(there | here), lines, strict=True) if there.get(key) != here.get(key)]
+    if found.data != asked.data:
+        changed.append(f"  data: {found.data} -> {asked.data}\n")
+    return "there -> asked for:\n" + "".join(changed) if changed else ""
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,0 +1,141 @@
+"""Data that is too large to stay in memory streams through Ray Data, shuffled over a window.
+
+A continued training then sees other patches than an undisturbed one would: the place in a stream is not saved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+import torch
+from ray.data import Dataset
+from ray.data.collate_fn import ArrowBatchCollateFn
+from torch import Tensor
+
+from idc_ray.condensation.seeding import integer, uniform
+from idc_ray.config.train import TrainConfig
+from idc_ray.images import crop_starts, decode_png, encode_png
+from idc_ray.training.data import held_out_share, open_sources
+from idc_ray.training.pairs import Pair, PairTable, Patches
+from idc_ray.training.sources import CondensedSource, Source, held_out
+
+__all__ = ["StreamFeed", "stream_of"]
+
+#: Pieces among which a worker shuffles.
+WINDOW = 2048
+
+#: Real images are cut into pieces of this many patches a side: a patch from each, not all from one image.
+PIECE = 4
+
+SCHEMA = pa.schema([("name", pa.string()), ("lr", pa.binary()), ("hr", pa.binary())])
+
+
+def stream_of(config: TrainConfig, labels: bytes | None) -> Dataset:
+    """Rows ``name``, ``lr``, ``hr`` (PNG) of all sources; nothing runs until it is read.
+
+    A row is a condensed tile or a piece of a real image. A tile of weight w comes w times an epoch on average.
+    """
+    parts = []
+    for index, source in enumerate(open_sources(config, None, torch.device("cpu"))):
+        if isinstance(source, CondensedSource):
+            blocks = [pa.table({"shard": [shard]}) for shard in source.shards]
+        else:
+            blocks = [source.found.manifest.slice(row, 1) for row in range(source.found.manifest.num_rows)]
+        pieces = ray.data.from_arrow(blocks).map_batches(
+            _Read(config, labels, index), batch_size=1, batch_format="pyarrow", num_cpus=1
+        )
+        parts.append(pieces)
+    return parts[0].union(*parts[1:])
+
+
+class _Read:
+    """A shard's tiles, or an image's pieces; for Ray Data, usable without it."""
+
+    def __init__(self, config: TrainConfig, labels: bytes | None, index: int) -> None:
+        self.config, self.labels, self.index = config, labels, index
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        config = self.config
+        source = open_sources(config, self.labels, torch.device("cpu"))[self.index]
+        apart = held_out(held_out_share(config), config.seed)
+        chosen: Source = (
+            source.only(batch["shard"].to_pylist()) if isinstance(source, CondensedSource) else source.only(batch)
+        )
+        for pair in chosen.pairs(lambda image_id: not apart(image_id)):
+            copies = math.floor(pair.weight + uniform(config.seed, pair.name, "copies"))
+            yield _rows(_pieces(pair, config), copies)
+
+
+def _pieces(pair: Pair, config: TrainConfig) -> Iterator[Pair]:
+    """The pair itself if it is small, else overlapping pieces that hold every patch's worth of it."""
+    side, scale = PIECE * config.patch_size, config.scale
+    height, width = pair.lr.shape[:2]
+    for top in crop_starts(height, min(side, height), side - config.patch_size + 1):
+        for left in crop_starts(width, min(side, width), side - config.patch_size + 1):
+            rows, columns = slice(top, top + side), slice(left, left + side)
+            high = tuple(slice(scale * part.start, scale * part.stop) for part in (rows, columns))
+            yield Pair(pair.name, pair.lr[rows, columns], pair.hr[high])
+
+
+def _rows(pieces: Iterable[Pair], copies: int) -> pa.Table:
+    rows = [{"name": p.name, "lr": encode_png(p.lr), "hr": encode_png(p.hr)} for p in pieces]
+    return pa.Table.from_pylist(rows * copies, schema=SCHEMA)
+
+
+class _Decode(ArrowBatchCollateFn):
+    """Rows to a table of pairs; runs in Ray Data's background thread."""
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def __call__(self, batch: pa.Table) -> Any:
+        rows = batch.to_pylist()
+        pairs = [Pair(row["name"], decode_png(row["lr"]), decode_png(row["hr"])) for row in rows]
+        return PairTable.build(pairs, self.scale)
+
+
+class StreamFeed:
+    """One random patch of each streamed piece, epoch after epoch: a :class:`idc_ray.training.pairs.Feed`.
+
+    Args:
+        config: settings.
+        shard: this worker's part of :func:`stream_of`.
+        device: where patches are cut.
+    """
+
+    def __init__(self, config: TrainConfig, shard: Any, device: torch.device) -> None:
+        self.config, self.shard, self.device = config, shard, device
+        self._tables: Iterator[PairTable] | None = None
+
+    def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
+        """See :class:`idc_ray.training.pairs.Feed`."""
+        if self._tables is None:
+            self._tables = self._epochs(step, rank, world)
+        table = next(self._tables).to(self.device)
+        patches = Patches(table, self.config.patch_size, len(table.names), integer(self.config.seed, rank))
+        return patches.cut(patches.draw_each(step))
+
+    def names(self, step: int) -> list[str]:
+        """Not known: the stream has gone on."""
+        return []
+
+    def _epochs(self, first_step: int, rank: int, world: int) -> Iterator[PairTable]:
+        size = len(torch.arange(self.config.batch_size).tensor_split(world)[rank])
+        epoch = 0
+        while True:
+            tables = self.shard.iter_torch_batches(
+                batch_size=size,
+                collate_fn=_Decode(self.config.scale),
+                local_shuffle_buffer_size=max(WINDOW, size),
+                local_shuffle_seed=integer(self.config.seed, rank, first_step, epoch) % 2**32,
+                drop_last=False,
+            )
+            for table in tables:
+                if len(table.names) == size:  # a short last batch would weigh its patches more
+                    yield table
+            epoch += 1

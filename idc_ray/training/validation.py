@@ -1,0 +1,95 @@
+"""What the checkpoints of a training are compared on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from idc_ray.config.train import Validation
+from idc_ray.errors import BadRequest
+from idc_ray.evaluation.benchmarks import find_sets
+from idc_ray.evaluation.metrics import psnr_y
+from idc_ray.models import Upscaler
+from idc_ray.training.pairs import Pair
+from idc_ray.training.sources import RealSource, Source, held_out, open_source
+
+__all__ = ["Scored", "Validator", "validation_pairs"]
+
+#: Images whose pictures are kept.
+SHOWN = 4
+
+
+class Scored:
+    """PSNR on Y, dB: mean and by image; and the pictures of the first few images, uint8 (h, w, 3)."""
+
+    def __init__(self, psnrs: dict[str, float], pictures: list[NDArray[np.uint8]]) -> None:
+        self.psnr = float(np.mean(list(psnrs.values())))
+        self.psnrs, self.pictures = psnrs, pictures
+
+
+class Validator:
+    """Scores weights on fixed image pairs, by the protocol of :mod:`idc_ray.evaluation.metrics`.
+
+    Args:
+        model: a network of its own, whose weights are replaced.
+        pairs: LR images and their truth.
+        scale: factor.
+    """
+
+    def __init__(self, model: nn.Module, pairs: Sequence[Pair], scale: int) -> None:
+        self.model, self.pairs, self.scale = model, list(pairs), scale
+        self.upscaler = Upscaler(model, scale=scale, name="the student", sha256="")
+
+    def score(self, weights: dict[str, torch.Tensor]) -> Scored:
+        """PSNR of these weights."""
+        self.model.load_state_dict(weights)
+        psnrs: dict[str, float] = {}
+        pictures: list[NDArray[np.uint8]] = []
+        for pair in self.pairs:
+            picture = self.upscaler.upscale_image(pair.lr)
+            psnrs[pair.name] = psnr_y(picture, pair.hr, self.scale)
+            if len(pictures) < SHOWN:
+                pictures.append(picture)
+        return Scored(psnrs, pictures)
+
+
+def validation_pairs(
+    settings: Validation, sources: Sequence[Source], scale: int, seed: int, max_pixels: int
+) -> list[Pair]:
+    """The images to validate on: those that the user names, else the held-out part of the data; none without either.
+
+    Raises:
+        BadRequest: no images where the user said they are, or nothing was held out.
+    """
+    if settings.images is not None:
+        return list(islice(_named(settings.images, scale, max_pixels), settings.max_images))
+    if not settings.fraction:
+        return []
+    apart = held_out(settings.fraction, seed)
+    pairs = list(islice((pair for source in sources for pair in source.pairs(apart)), settings.max_images))
+    if not pairs:
+        raise BadRequest(
+            f"--validation.fraction {settings.fraction} holds out none of the data's few images; "
+            "raise it, or name a folder with --validation.images"
+        )
+    return pairs
+
+
+def _named(folder: str, scale: int, max_pixels: int) -> Iterable[Pair]:
+    path = Path(folder)
+    if any((path / name).is_dir() for name in (f"x{scale}/HR", "HR")):  # a benchmark set, perhaps with its own LR
+        for benchmark in find_sets(path, scale):
+            for image in benchmark.images:
+                lr, hr = image.read(scale)
+                yield Pair(image.hr.name, lr, hr)
+        return
+    source = open_source(folder, scale, max_pixels)
+    if not isinstance(source, RealSource):
+        raise BadRequest(f"--validation.images {folder} is a condensed set; name a folder of real images")
+    yield from source.pairs(lambda _: True)

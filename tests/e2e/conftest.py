@@ -1,0 +1,143 @@
+"""The main job as its users run it: a process with a command line, on real files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from idc_ray.images import encode_png
+from idc_ray.store import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+SABOTAGE = Path(__file__).resolve().parent / "sabotage"
+
+#: Small enough for a test, and everything of the method takes part.
+SMALL: dict[str, object] = {
+    "tile_size": 16,
+    "ratio": 0.2,
+    "iterations": 6,
+    "rlff.num_frequencies": 32,
+    "rlff.num_held_out": 32,
+    "rlff.num_sets": 2,
+    "actors.images_per_step": 2,
+    "actors.max_size": 1,
+    "gallery_images": 2,
+    "mlflow.enabled": False,
+}
+IMAGES = 10
+
+
+def picture(seed: int, height: int = 100, width: int = 132) -> np.ndarray:
+    """Smooth shapes, edges and texture; uint8 (height, width, 3)."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    waves = sum(np.sin(x / random.uniform(2, 30) + y / random.uniform(2, 30) + random.uniform(0, 6)) for _ in range(4))
+    edge = 60.0 * (x * random.uniform(0.3, 2) + y > random.uniform(60, 120))
+    channels = [110 + 25 * waves * random.uniform(0.5, 1) + edge + random.normal(0, 4, waves.shape) for _ in range(3)]
+    return np.clip(np.stack(channels, -1), 0, 255).astype(np.uint8)
+
+
+def write_pictures(folder: Path, count: int = IMAGES) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in range(count):
+        (folder / f"{seed:02d}.png").write_bytes(encode_png(picture(seed)))
+    return folder
+
+
+def command(source: Path, output: Path, settings: Mapping[str, object] | None = None) -> list[str]:
+    chosen = SMALL | dict(settings or {})
+    options = [f"--{name}={'null' if value is None else value}" for name, value in chosen.items()]
+    job = str(ROOT / "jobs" / "condense.py")
+    return [sys.executable, job, "--input", str(source), "--output", str(output), *options]
+
+
+def environment(sabotage: str | None = None) -> dict[str, str]:
+    extra = {} if sabotage is None else {"IDC_SABOTAGE": sabotage, "PYTHONPATH": str(SABOTAGE)}
+    return os.environ | extra
+
+
+def run(
+    source: Path, output: Path, settings: Mapping[str, object] | None = None, sabotage: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The job to its end."""
+    return subprocess.run(
+        command(source, output, settings),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        env=environment(sabotage),
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def start(source: Path, output: Path, settings: Mapping[str, object] | None = None) -> subprocess.Popen[str]:
+    """The job in the background, in a process group of its own."""
+    return subprocess.Popen(
+        command(source, output, settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def end(process: subprocess.Popen[str], number: signal.Signals, seconds: float = 60) -> tuple[int, str, float]:
+    """Send a signal; exit code, what the job said on stderr, and seconds until it was gone."""
+    begin = time.monotonic()
+    os.kill(process.pid, number)
+    _, told = process.communicate(timeout=seconds)
+    return process.returncode, told, time.monotonic() - begin
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 180) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None:
+            pytest.fail(f"the job ended too early: {process.communicate()}")
+        assert time.monotonic() < limit, "the job never got that far"
+        time.sleep(0.02)
+
+
+def parts(output: Path) -> list[Path]:
+    """Images that are done but not in a shard yet."""
+    return sorted((output / "parts").glob("*/*/*.parquet"))
+
+
+def rows(output: Path) -> pa.Table:
+    """All rows as they are stored, shard after shard."""
+    store = Store.open(str(output))
+    manifest = store.read_manifest()
+    assert manifest is not None, f"{output} is not finished"
+    store.check_shards()
+    table = pa.concat_tables([store.read_shard(shard.shard) for shard in manifest.shards])
+    assert table.num_rows == manifest.rows
+    return table
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten pictures."""
+    return write_pictures(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """The rows of a run that nothing disturbed."""
+    output = tmp_path_factory.mktemp("undisturbed") / "out"
+    done = run(photos, output)
+    assert done.returncode == 0, done.stderr
+    table = rows(output)
+    assert len(set(table["image_id"].to_pylist())) == IMAGES
+    return table

@@ -1,0 +1,110 @@
+"""Whatever is killed, and whenever: the same command again ends with the rows of an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from idc_ray.images import image_id
+from idc_ray.store import Store
+from tests.e2e.conftest import end, parts, rows, run, start, wait_for
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def worker_pids(output: Path) -> list[int]:
+    found = []
+    for path in (output / "inflight").glob("*/*.json"):
+        try:
+            found.append(json.loads(path.read_text())["pid"])
+        except (FileNotFoundError, ValueError):  # cleared between the listing and the reading
+            continue
+    return found
+
+
+def test_driver_killed_at_random_moments(photos: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
+    """kill -9 in the work, at the start, in the work again; and no worker goes on for long without its driver."""
+    output = tmp_path / "out"
+    moment = random.Random(0)
+    for at_work in (True, False, True):
+        process = start(photos, output)
+        before = len(parts(output))
+        if at_work:
+            wait_for(lambda: len(parts(output)) > before, process)  # noqa: B023
+        time.sleep(moment.uniform(0, 1 if at_work else 5))
+        workers = worker_pids(output)
+        end(process, signal.SIGKILL)
+        limit = time.monotonic() + 30
+        while any(alive(pid) for pid in workers):
+            assert time.monotonic() < limit, "a worker outlives its driver"
+            time.sleep(0.1)
+    last = run(photos, output)
+    assert last.returncode == 0, last.stderr
+    assert rows(output).equals(undisturbed)
+    assert not list((output / "quarantine").rglob("*.json"))
+    assert not parts(output)
+
+
+def test_worker_killed_in_mid_image(photos: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
+    """The job goes on by itself, and nobody is blamed for being there."""
+    output = tmp_path / "out"
+    process = start(photos, output)
+    wait_for(lambda: bool(worker_pids(output)), process)
+    for pid in worker_pids(output):
+        os.kill(pid, signal.SIGKILL)
+    _, told = process.communicate(timeout=240)
+    assert process.returncode == 0, told
+    assert rows(output).equals(undisturbed)
+    assert not list((output / "quarantine").rglob("*.json"))
+
+
+def test_image_that_kills_its_process_is_set_aside_alone(photos: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
+    """Catches a job that is restarted over and over, and neighbours that pay for it."""
+    output = tmp_path / "out"
+    done = run(photos, output, {"store.attempts": 2}, sabotage="kill:03.png")
+    assert done.returncode == 0, done.stderr
+    (entry,) = Store.open(str(output)).list_quarantined(undisturbed["config_digest"][0].as_py())
+    assert (entry.source, entry.code, entry.attempts) == ("03.png", "killed_worker", 2)
+    assert "died 2 times" in entry.reason
+    innocent = undisturbed.filter(pc.not_equal(undisturbed["image_id"], image_id("03.png")))
+    assert rows(output).equals(innocent)
+    again = run(photos, output, {"retry_quarantined": True})
+    assert again.returncode == 0, again.stderr
+    assert rows(output).equals(undisturbed)
+
+
+def test_too_little_memory_for_several_is_enough_for_one(photos: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
+    """An image that fits only by itself and frugally is done so, with the same bytes."""
+    output = tmp_path / "out"
+    done = run(photos, output, sabotage="memory:04.png")
+    assert done.returncode == 0, done.stderr
+    assert rows(output).equals(undisturbed)
+
+
+def test_full_disk_stops_clearly_and_loses_nothing(photos: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    full = run(photos, output, sabotage="disk:3")
+    assert full.returncode == 1, full.stderr
+    assert "No space left" in full.stderr or "disk is full" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert len(parts(output)) == 3
+    assert not list((output / "quarantine").rglob("*.json")), "a full disk is no image's fault"
+    again = run(photos, output)
+    assert again.returncode == 0, again.stderr
+    assert rows(output).equals(undisturbed)

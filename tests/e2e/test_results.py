@@ -1,0 +1,157 @@
+"""What comes out, for every kind of input, method and pool: in one process, on the cluster of the test session."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from idc_ray.config import load_config
+from idc_ray.images import downscale, encode_png, image_id
+from idc_ray.pipeline.condense import condense
+from idc_ray.store import Store
+from tests.e2e.conftest import IMAGES, SMALL, picture, rows, write_pictures
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]
+
+QUICK = SMALL | {"iterations": 1, "gallery_images": 0}
+
+
+@pytest.fixture(autouse=True)
+def cluster(ray_cluster: Any, data_context: Any) -> None:
+    """A running cluster, which the job joins."""
+
+
+def make(source: Path | str, output: Path, **settings: object) -> pa.Table:
+    chosen = QUICK | {name.replace("__", "."): value for name, value in settings.items()}
+    assert condense(load_config(None, {"input": str(source), "output": str(output), **chosen})) == 0
+    return rows(output)
+
+
+def pictures(table: pa.Table, column: str) -> list[np.ndarray]:
+    return [np.asarray(Image.open(io.BytesIO(value["bytes"]))) for value in table[column].to_pylist()]
+
+
+def test_pool_batch_and_order_change_no_byte(photos: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
+    """Two workers, other batches, a list in another order; also an image's rows do not depend on its neighbours."""
+    full = {"iterations": SMALL["iterations"]}
+    assert make(photos, tmp_path / "two", actors__max_size=2, actors__images_per_step=3, **full).equals(undisturbed)
+    names = [f"{i:02d}.png" for i in range(IMAGES)][::-1]
+    (photos / "list.txt").write_text("\n".join(names))
+    listed = make(photos / "list.txt", tmp_path / "listed", actors__images_per_step=10, **full)
+    (photos / "list.txt").unlink()
+    assert listed.equals(undisturbed)
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "07.png").write_bytes((photos / "07.png").read_bytes())
+    alone = make(tmp_path / "alone", tmp_path / "alone_out", **full)
+    assert alone.equals(undisturbed.filter(pa.compute.equal(undisturbed["image_id"], image_id("07.png"))))
+
+
+@pytest.mark.parametrize("method", ["random", "hardest", "sobel", "psnr_bicubic", "loss", "kcenter"])
+def test_selected_tiles_are_the_images_own(method: str, tmp_path: Path) -> None:
+    """LR tiles are crops of the LR image; with real labels HR tiles are the same crops of the HR image."""
+    source = write_pictures(tmp_path / "photos", 2)
+    real = make(source, tmp_path / "real", method=method, labels="real", scale=2)
+    taught = make(source, tmp_path / "taught", method=method)
+    assert real["lr"].equals(taught["lr"])
+    assert not real["hr"].equals(taught["hr"])
+    for row, lr, hr in zip(real.to_pylist(), pictures(real, "lr"), pictures(real, "hr"), strict=True):
+        whole = picture(int(row["source"][:2]))
+        top, left = row["top"], row["left"]
+        assert np.array_equal(lr, downscale(whole, 2)[top : top + 16, left : left + 16])
+        assert np.array_equal(hr, whole[2 * top : 2 * (top + 16), 2 * left : 2 * (left + 16)])
+        assert (row["method"], row["labels"]) == (method, "real")
+
+
+@pytest.mark.parametrize("init", ["random", "medoid", "hardest_packed", "noise"])
+def test_every_start_gives_tiles_and_a_falling_loss(init: str, tmp_path: Path) -> None:
+    table = make(write_pictures(tmp_path / "photos", 2), tmp_path / "out", init=init, iterations=12)
+    for row in table.to_pylist():
+        assert row["kept_start"] or row["loss_end"] < row["loss_start"]
+    assert not all(table["kept_start"].to_pylist())
+
+
+def test_difficulty_gives_hard_images_more_and_easy_ones_none(tmp_path: Path) -> None:
+    """Less than one tile an image: the ratio is met in all, flat images get nothing and still count as done."""
+    source = tmp_path / "photos"
+    write_pictures(source, 8)
+    for i in range(8):
+        (source / f"flat{i}.png").write_bytes(encode_png(np.full((100, 132, 3), 30 * i, np.uint8)))
+    output = tmp_path / "out"
+    table = make(source, output, allocation="difficulty", ratio=0.05)
+    assert not any("flat" in name for name in table["source"].to_pylist())
+    manifest = Store.open(str(output)).read_manifest()
+    assert manifest is not None
+    assert manifest.images == 16
+    assert manifest.ratio == pytest.approx(0.05, rel=0.4)
+
+
+def test_paired_folders_and_parquet(tmp_path: Path) -> None:
+    """LR is the user's own, not bicubic; the same images from Parquet give the same tiles."""
+    source = write_pictures(tmp_path / "hr", 2)
+    (tmp_path / "lr").mkdir()
+    for i in range(2):
+        own = picture(i)[::2, ::2]
+        (tmp_path / "lr" / f"{i:02d}.png").write_bytes(encode_png(own))
+    table = make(source, tmp_path / "paired", method="random", labels="real", source__lr_input=str(tmp_path / "lr"))
+    for row, lr in zip(table.to_pylist(), pictures(table, "lr"), strict=True):
+        expected = picture(int(row["source"][:2]))[::2, ::2]
+        assert np.array_equal(lr, expected[row["top"] : row["top"] + 16, row["left"] : row["left"] + 16])
+
+    files = sorted(source.iterdir())
+    images = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    pq.write_table(pa.table({"image": images, "label": [1, 2]}), tmp_path / "images.parquet")
+    from_parquet = make(tmp_path / "images.parquet", tmp_path / "from_parquet", iterations=0)
+    from_folder = make(source, tmp_path / "from_folder", iterations=0)
+    assert sorted(pictures(from_parquet, "lr"), key=bytes) == pytest.approx(
+        sorted(pictures(from_folder, "lr"), key=bytes)
+    )
+
+
+def test_rows_open_everywhere_and_hr_is_what_lr_came_from(tmp_path: Path) -> None:
+    """Plain pyarrow, and Hugging Face datasets show pictures; HR shrunk is LR again, without a colour shift."""
+    from datasets import load_dataset
+
+    output = tmp_path / "out"
+    table = make(write_pictures(tmp_path / "photos", 3), output, iterations=20, tile_size=24)
+    assert pq.read_table(output / "shards")["lr"].equals(table["lr"])
+    shown = load_dataset("parquet", data_files=f"{output}/shards/*.parquet", split="train", cache_dir=str(tmp_path))
+    assert shown[0]["lr"].size == (24, 24)
+    assert shown[0]["hr"].size == (48, 48)
+    for lr, hr in zip(pictures(table, "lr"), pictures(table, "hr"), strict=True):
+        error = downscale(hr, 2).astype(float) - lr
+        assert 10 * np.log10(255**2 / np.mean(error**2)) >= 35
+        assert np.abs(error.mean((0, 1))).max() < 1
+
+
+def test_one_tracked_run_over_all_launches(photos: Path, tmp_path: Path) -> None:
+    """Params, curves, gallery, manifest and the input are there; the same command again continues the same run."""
+    from mlflow import MlflowClient
+
+    output = tmp_path / "out"
+    settings = {"mlflow__enabled": True, "gallery_images": 2}
+    make(photos, output, **settings)
+    client = MlflowClient(f"sqlite:///{output}/mlflow.db")
+    (experiment,) = client.search_experiments(filter_string="name = 'idc_ray'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["rlff.num_frequencies"] == "32"
+    assert run.data.metrics["images_done"] == IMAGES
+    assert 0 < run.data.metrics["loss_end"] < run.data.metrics["loss_start"]
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {
+        "config.yaml",
+        "manifest.json",
+        "gallery.png",
+    }
+    assert len(run.inputs.dataset_inputs) == 1
+    assert Image.open(output / "gallery.png").size[0] > 100
+    assert json.loads((output / "run.json").read_text())["mlflow_run_id"] == run.info.run_id
+    make(photos, output, **settings)
+    assert [again.info.run_id for again in client.search_runs([experiment.experiment_id])] == [run.info.run_id]

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from idc_ray.config.train import TrainConfig
+from idc_ray.errors import BadRequest, IdcError
+from idc_ray.models import load_checkpoint
+from idc_ray.store.filesystem import resolve
+from idc_ray.training.driver import train
+from idc_ray.training.state import LAST, STATE, read_state
+from tests.training.conftest import SETTINGS, toy_config
+from tests.training.test_sources import condensed, photographs
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint((folder / LAST).read_bytes()).state_dict
+
+
+def config_for(tmp_path: Path, name: str, **more: object) -> TrainConfig:
+    return toy_config(output=str(tmp_path / name), data=[str(tmp_path / "photos"), str(tmp_path / "set")], **more)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    photographs(tmp_path / "photos", 6)
+    condensed(tmp_path / "set")
+    return tmp_path
+
+
+def test_two_workers_do_what_one_does(data: Path, ray_cluster: Any) -> None:
+    """The same patches at the same steps: weights differ by rounding only. And a finished run is only confirmed."""
+    one = config_for(data, "one", iterations=8, optimizer__learning_rate=1e-4)
+    assert train(one) == 0
+    assert train(config_for(data, "two", iterations=8, optimizer__learning_rate=1e-4, workers__count=2)) == 0
+    a, b = weights(data / "one"), weights(data / "two")
+    assert all(torch.allclose(a[name], b[name], atol=2e-5) for name in a)
+    before = (data / "one" / STATE).stat().st_mtime_ns
+    assert train(one) == 0
+    assert (data / "one" / STATE).stat().st_mtime_ns == before
+
+
+def test_a_stream_trains_as_well_as_resident_data(data: Path, ray_cluster: Any, data_context: Any) -> None:
+    """Catches a stream that ends after an epoch, and one whose patches are of no use."""
+    config = config_for(data, "stream", iterations=60, resident_bytes=0, validation__fraction=0.2)
+    assert train(config) == 0
+    state = read_state(resolve(config.output))
+    assert state is not None
+    assert state.step == 60
+    assert state.best_psnr is not None
+
+
+def test_a_nan_is_an_error_of_one_line_and_not_tried_again(data: Path, ray_cluster: Any) -> None:
+    config = config_for(data, "nan", iterations=40, optimizer__learning_rate=1e30, optimizer__clip_norm=1e30)
+    begin = time.monotonic()
+    with pytest.raises(IdcError, match=r"not finite at step \d+; its batch came from .*png"):
+        train(config)
+    assert time.monotonic() - begin < 120
+
+
+def test_wrong_requests_are_told_before_anything_starts(data: Path) -> None:
+    with pytest.raises(BadRequest, match="--patch-size 32 is larger than the tiles"):
+        train(config_for(data, "a", patch_size=32))
+    with pytest.raises(BadRequest, match="no data"):
+        train(toy_config(output=str(data / "b")))
+    with pytest.raises(BadRequest, match="did you mean edsr_baseline"):
+        train(config_for(data, "c", model="edsr_baselin"))
+    with pytest.raises(BadRequest, match="does not take|unexpected"):
+        train(config_for(data, "d", model_arguments={"chanels": 3}))
+    assert not any((data / name).exists() for name in "abcd")
+
+
+def command(data: Path, output: str) -> list[str]:
+    settings = SETTINGS | {"iterations": 600, "checkpoint_every": 25, "data": f"[{data}/photos, {data}/set]"}
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    return [sys.executable, str(ROOT / "jobs" / "train.py"), *options, "--output", str(data / output)]
+
+
+def run(data: Path, output: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(data, output), capture_output=True, text=True, check=False, timeout=240)
+
+
+def test_kill_and_resume_give_the_weights_of_an_undisturbed_run(data: Path) -> None:
+    """kill -9 in the middle, then SIGTERM (exit 130 and how to go on), then the end: bit by bit the same files."""
+    whole = run(data, "whole")
+    assert whole.returncode == 0, whole.stderr
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process = subprocess.Popen(command(data, "broken"), stderr=subprocess.PIPE, text=True, start_new_session=True)
+        state = data / "broken" / STATE
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        wait_for(lambda: state.exists() and state.stat().st_mtime_ns > before, process)  # noqa: B023
+        os.kill(process.pid, number)
+        _, told = process.communicate(timeout=60)
+        if number == signal.SIGTERM:
+            assert process.returncode == 130, told
+            assert "the same command continues" in told
+            assert "Traceback" not in told
+    assert run(data, "broken").returncode == 0
+    for name in (LAST, STATE):
+        assert (data / "broken" / name).read_bytes() == (data / "whole" / name).read_bytes()
+
+
+def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 180) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the job ended too early to be killed"
+        assert time.monotonic() < end, "the job never got that far"
+        time.sleep(0.05)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from idc_ray.errors import BadRequest
+from idc_ray.images import downscale, encode_png, image_id
+from idc_ray.store import ImageRecord, RunRecord, Store, TileRow
+from idc_ray.training.sources import CondensedSource, RealSource, held_out, open_source
+from tests.training.conftest import toy_pairs
+
+DIGEST = "0" * 16
+MAX_PIXELS = 10**6
+
+
+def photographs(folder: Path, count: int = 5, side: int = 40) -> None:
+    folder.mkdir(exist_ok=True)
+    random = np.random.default_rng(0)
+    for i in range(count):
+        (folder / f"{i}.png").write_bytes(encode_png(random.integers(0, 256, (side, side + 1, 3), np.uint8)))
+
+
+def condensed(folder: Path, images: int = 3, finished: bool = True, weight: float = 1.0) -> None:
+    """A small output of the condense job, written through the store."""
+    store = Store.open(str(folder))
+    record = RunRecord({"scale": 2, "tile_size": 24}, DIGEST, "t", "in", {}, 1, "2026-01-01", "CPUs")
+    store.begin_run(record)
+    for number, pair in enumerate(toy_pairs(images)):
+        name = f"{number}.png"
+        row = TileRow(
+            image_id(name), name, 9, "f" * 64, 0, 0, 0, encode_png(pair.lr), encode_png(pair.hr), 2, "idc", "teacher",
+            weight, 1.0, 0.5, False, DIGEST,
+        )  # fmt: skip
+        size = {"source_bytes": 9, "source_mtime_ns": 0, "source_sha256": "f" * 64, "lr_height": 24, "lr_width": 24}
+        done = ImageRecord(
+            image_id=image_id(name), source=name, **size, candidate_tiles=1, tiles=1, kept_start=False,
+            loss_start=1.0, loss_end=0.5, bandwidth_loss_start=[], bandwidth_loss_end=[], seconds={}, device="cpu",
+        )  # fmt: skip
+        store.commit_part(DIGEST, done, [row])
+    store.compact(DIGEST, 0, 1)
+    if finished:
+        store.write_manifest(DIGEST, {}, images)
+
+
+def test_a_condensed_set_gives_its_tiles_with_their_weights(tmp_path: Path) -> None:
+    condensed(tmp_path, weight=2.5)
+    source = open_source(str(tmp_path), 2, MAX_PIXELS)
+    assert isinstance(source, CondensedSource)
+    found = {pair.name: pair for pair in source.pairs(lambda _: True)}
+    assert len(found) == 3
+    expected = toy_pairs(3)[1]
+    pair = found[f"{image_id('1.png')}_0000"]
+    assert np.array_equal(pair.lr, expected.lr)
+    assert np.array_equal(pair.hr, expected.hr)
+    assert pair.weight == 2.5
+    assert source.expected_bytes == sum(pair.lr.size + pair.hr.size for pair in found.values())
+    assert len(list(source.pairs(lambda i: i == image_id("1.png")))) == 1
+
+
+def test_real_images_get_bicubic_lr(tmp_path: Path) -> None:
+    """41 columns are cropped to 40."""
+    photographs(tmp_path / "photos")
+    source = open_source(str(tmp_path / "photos"), 2, MAX_PIXELS)
+    assert isinstance(source, RealSource)
+    pairs = list(source.pairs(lambda _: True))
+    assert [pair.name for pair in pairs] == [f"{i}.png" for i in range(5)]
+    assert all(np.array_equal(pair.lr, downscale(pair.hr, 2)) for pair in pairs)
+    assert source.expected_bytes == sum(pair.lr.size + pair.hr.size for pair in pairs)
+
+
+def test_labels_of_a_network_replace_the_real_hr(tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", 1)
+    source = open_source(str(tmp_path / "photos"), 2, MAX_PIXELS, relabel=lambda lr: lr.repeat(2, 0).repeat(2, 1))
+    (pair,) = source.pairs(lambda _: True)
+    assert np.array_equal(pair.hr[::2, ::2], pair.lr)
+
+
+def test_an_unfinished_set_is_refused_unless_asked_for(tmp_path: Path) -> None:
+    condensed(tmp_path, finished=False)
+    with pytest.raises(BadRequest, match=r"not finished.*--allow-unfinished"):
+        open_source(str(tmp_path), 2, MAX_PIXELS)
+    source = open_source(str(tmp_path), 2, MAX_PIXELS, allow_unfinished=True)
+    assert len(list(source.pairs(lambda _: True))) == 3
+
+
+def test_another_scale_is_refused(tmp_path: Path) -> None:
+    condensed(tmp_path)
+    with pytest.raises(BadRequest, match="condensed for scale 2, the training is for 4"):
+        open_source(str(tmp_path), 4, MAX_PIXELS)
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", 2)
+    (tmp_path / "photos" / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(BadRequest, match=r"bad.png cannot be trained on.*remove it"):
+        list(open_source(str(tmp_path / "photos"), 2, MAX_PIXELS).pairs(lambda _: True))
+
+
+def test_the_digest_follows_the_content(tmp_path: Path) -> None:
+    """Catches a resume on other data."""
+    for name, weight in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
+        condensed(tmp_path / name, weight=weight)
+    a, b, c = (open_source(str(tmp_path / name), 2, MAX_PIXELS).digest for name in "abc")
+    assert a == b != c
+    photographs(tmp_path / "photos", 3)
+    before = open_source(str(tmp_path / "photos"), 2, MAX_PIXELS).digest
+    photographs(tmp_path / "photos", 4)
+    assert open_source(str(tmp_path / "photos"), 2, MAX_PIXELS).digest != before
+
+
+def test_about_the_asked_share_is_held_out_and_always_the_same() -> None:
+    ids = [image_id(f"{i}.png") for i in range(1000)]
+    apart = [i for i in ids if held_out(0.2, 0)(i)]
+    assert 150 < len(apart) < 250
+    assert apart == [i for i in ids if held_out(0.2, 0)(i)]
+    assert apart != [i for i in ids if held_out(0.2, 1)(i)]
+    assert not any(held_out(0.0, 0)(i) for i in ids)

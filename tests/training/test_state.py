@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from idc_ray.errors import BadRequest, IdcError
+from idc_ray.store.filesystem import resolve
+from idc_ray.training.state import (
+    BEST,
+    LAST,
+    STATE,
+    SavedState,
+    TrainRecord,
+    begin_training,
+    read_state,
+    update_record,
+    write_state,
+)
+
+RECORD = TrainRecord({"seed": 0, "optimizer": {"learning_rate": 0.1}}, "a" * 16, ["photos: 3 images"], "2026-01-01")
+
+
+def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    place = resolve(str(tmp_path))
+    assert read_state(place) is None
+    tensors = {"model.a": torch.randn(3, 2).T, "adam.step.a": torch.tensor(7.0), "count": torch.tensor(3)}
+    write_state(place, SavedState(7, tensors, 33.25, 5, True))
+    found = read_state(place)
+    assert found is not None
+    assert (found.step, found.best_psnr, found.best_step, found.finished) == (7, 33.25, 5, True)
+    assert all(torch.equal(found.tensors[name], value) for name, value in tensors.items())
+
+
+def test_a_damaged_state_is_told_with_the_way_out(tmp_path: Path) -> None:
+    place = resolve(str(tmp_path))
+    write_state(place, SavedState(7, {"a": torch.zeros(1000)}))
+    data = place.read(STATE)
+    assert data is not None
+    for broken in (b"", b"text", data[:200], data[:-100]):
+        place.write(STATE, broken)
+        with pytest.raises(IdcError, match=r"state.safetensors cannot be read.*--overwrite"):
+            read_state(place)
+
+
+def test_the_same_training_is_continued_with_its_own_record(tmp_path: Path) -> None:
+    """Catches a resume that starts a second tracked run."""
+    place = resolve(str(tmp_path))
+    first = begin_training(place, RECORD, overwrite=False)
+    update_record(place, first, mlflow_run_id="run1")
+    again = begin_training(place, replace(RECORD, created="2026-02-02"), overwrite=False)
+    assert (again.mlflow_run_id, again.created) == ("run1", "2026-01-01")
+
+
+def test_another_training_is_refused_with_what_differs(tmp_path: Path) -> None:
+    place = resolve(str(tmp_path))
+    begin_training(place, RECORD, overwrite=False)
+    other = replace(RECORD, digest="b" * 16, config={"seed": 0, "optimizer": {"learning_rate": 0.2}})
+    with pytest.raises(BadRequest, match=r"optimizer.learning_rate: 0.1 -> 0.2\ngive --overwrite"):
+        begin_training(place, other, overwrite=False)
+    with pytest.raises(BadRequest, match=r"data: .*3 images.* -> .*4 images"):
+        begin_training(place, replace(RECORD, digest="c" * 16, data=["photos: 4 images"]), overwrite=False)
+
+
+def test_overwrite_leaves_nothing_of_the_old_training_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    place = resolve(str(tmp_path))
+    begin_training(place, RECORD, overwrite=False)
+    for name in (STATE, LAST, BEST, "notes.txt"):
+        place.write(name, b"x")
+    other = replace(RECORD, digest="b" * 16)
+    assert begin_training(place, other, overwrite=True) == other
+    assert place.files("") == ["notes.txt", "train.json"]

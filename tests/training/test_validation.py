@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from idc_ray.config.train import Validation
+from idc_ray.errors import BadRequest
+from idc_ray.evaluation.metrics import psnr_y
+from idc_ray.images import encode_png, image_id
+from idc_ray.models import EDSR, Upscaler
+from idc_ray.training.sources import held_out, open_source
+from idc_ray.training.validation import Validator, validation_pairs
+from tests.training.conftest import toy_pairs
+from tests.training.test_sources import condensed, photographs
+
+MAX_PIXELS = 10**6
+
+
+def test_the_score_is_the_protocols_psnr_of_these_weights() -> None:
+    pairs = toy_pairs(2)
+    torch.manual_seed(1)
+    weights = EDSR(2, channels=8, blocks=1)
+    validator = Validator(EDSR(2, channels=8, blocks=1), pairs, 2)
+    scored = validator.score(weights.state_dict())
+    expected = Upscaler(weights, scale=2, name="", sha256="")
+    psnrs = [psnr_y(expected.upscale_image(pair.lr), pair.hr, 2) for pair in pairs]
+    assert list(scored.psnrs.values()) == psnrs
+    assert scored.psnr == np.mean(psnrs)
+    assert np.array_equal(scored.pictures[1], expected.upscale_image(pairs[1].lr))
+
+
+def test_held_out_images_are_those_that_training_leaves_out(tmp_path: Path) -> None:
+    """Catches a validation on training images."""
+    photographs(tmp_path, 20)
+    source = open_source(str(tmp_path), 2, MAX_PIXELS)
+    pairs = validation_pairs(Validation(fraction=0.3), [source], 2, 5, MAX_PIXELS)
+    expected = [f"{i}.png" for i in range(20) if held_out(0.3, 5)(image_id(f"{i}.png"))]
+    assert sorted(pair.name for pair in pairs) == sorted(expected)
+    assert len(validation_pairs(Validation(fraction=0.3, max_images=2), [source], 2, 5, MAX_PIXELS)) == 2
+    assert validation_pairs(Validation(), [source], 2, 5, MAX_PIXELS) == []
+
+
+def test_a_folder_or_a_benchmark_set_can_be_named(tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", 3)
+    named = validation_pairs(Validation(images=str(tmp_path / "photos")), [], 2, 0, MAX_PIXELS)
+    assert [pair.name for pair in named] == ["0.png", "1.png", "2.png"]
+    (tmp_path / "Set" / "x2").mkdir(parents=True)
+    photographs(tmp_path / "Set" / "x2" / "HR", 1)
+    (tmp_path / "Set" / "x2" / "LR").mkdir()
+    own = np.full((20, 20, 3), 77, np.uint8)
+    (tmp_path / "Set" / "x2" / "LR" / "0.png").write_bytes(encode_png(own))
+    (pair,) = validation_pairs(Validation(images=str(tmp_path / "Set")), [], 2, 0, MAX_PIXELS)
+    assert np.array_equal(pair.lr, own)
+
+
+def test_what_cannot_be_validated_on_is_refused(tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", 1)
+    source = open_source(str(tmp_path / "photos"), 2, MAX_PIXELS)
+    with pytest.raises(BadRequest, match="holds out none"):
+        validation_pairs(Validation(fraction=1e-6), [source], 2, 0, MAX_PIXELS)
+    condensed(tmp_path / "set")
+    with pytest.raises(BadRequest, match="is a condensed set"):
+        validation_pairs(Validation(images=str(tmp_path / "set")), [], 2, 0, MAX_PIXELS)
