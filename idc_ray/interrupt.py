@@ -48,6 +48,10 @@ def keeping_handlers() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except SystemExit as error:
+        if error.code == signal.SIGTERM:  # how Ray's own handler leaves
+            raise Interrupted("stopped by SIGTERM; the same command continues") from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -9,12 +9,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone without installation, as under `ray job submit`
 
 from idc_ray.cli import parse, run_job
-from idc_ray.evaluation.run import EvaluateConfig, run_evaluation
+from idc_ray.config.evaluate import EvaluateConfig
 
 
 def main(argv: Sequence[str]) -> int:
     """Parse, evaluate, exit code."""
-    run_evaluation(parse(EvaluateConfig, argv, "PSNR and SSIM of a network on benchmark sets."))
+    config = parse(EvaluateConfig, argv, "PSNR and SSIM of a network on benchmark sets.")
+    from idc_ray.evaluation.run import run_evaluation  # torch takes seconds: a misspelt option is told before
+
+    run_evaluation(config)
     return 0
 
 

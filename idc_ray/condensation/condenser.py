@@ -24,7 +24,7 @@ from idc_ray.condensation.rlff import draw_bank, fourier_sums
 from idc_ray.condensation.seeding import generator
 from idc_ray.condensation.selection import NEEDS_HR, SelectionTask, select
 from idc_ray.condensation.targets import RealImage, difficulty_map, measure_image, standardise
-from idc_ray.condensation.teacher_features import FeatureReader, Teacher
+from idc_ray.condensation.teacher_features import FeatureReader, GlobalFeatureReader, Teacher
 from idc_ray.config import CondenseConfig
 from idc_ray.images.tiles import grid_count
 
@@ -63,7 +63,7 @@ class Condensed:
         loss_end: held-out loss of the optimised tiles after rounding; may be above ``loss_start``, see ``kept_start``.
         bandwidth_start: held-out loss of the start at each bandwidth.
         bandwidth_end: held-out loss of the optimised tiles at each bandwidth.
-        kept_start: the optimised tiles were no better, the start was kept.
+        kept_start: the optimised tiles were no better, the start was kept; None if nothing was optimised.
         seconds: time by stage; stages done for several images together are shared equally.
     """
 
@@ -101,7 +101,8 @@ class Condenser:
         teacher: of the configuration's scale, on ``device``, its feature layer chosen.
         config: the run's configuration.
         device: where to compute.
-        mean_difficulty: the run's mean difficulty, what ``allocation: difficulty`` divides by.
+        mean_difficulty: the run's mean difficulty, what ``allocation: difficulty`` divides by; to measure it
+            with :meth:`difficulty` it need not be known.
     """
 
     def __init__(
@@ -109,17 +110,18 @@ class Condenser:
     ) -> None:
         if teacher.scale != config.scale:
             raise ValueError(f"teacher upscales by {teacher.scale}, scale is {config.scale}")
-        if config.allocation == "difficulty" and not mean_difficulty:
-            raise ValueError(f"allocation is difficulty; expected mean_difficulty above 0, got {mean_difficulty}")
         rlff = config.rlff
         dtype = {"float32": None, "bfloat16": torch.bfloat16}[config.actors.dtype]
         self.config, self.device, self.mean_difficulty = config, device, mean_difficulty
         self.slots = config.slots or DEFAULT_SLOTS[device.type]
-        self.reader = FeatureReader(teacher, config.tile_size, rlff.padding, rlff.kernel_size, dtype)
+        # ncfd is the paper's comparison without locality: one feature a tile, all of them alike.
+        kind, kernel_size = (GlobalFeatureReader, 1) if config.method == "ncfd" else (FeatureReader, rlff.kernel_size)
+        self.gamma = 0.0 if config.method == "ncfd" else config.loss.gamma
+        self.reader = kind(teacher, config.tile_size, rlff.padding, kernel_size, dtype)
         self.bank = draw_bank(
             config.seed,
             teacher.channels,
-            rlff.kernel_size,
+            kernel_size,
             rlff.bandwidths,
             rlff.num_sets,
             rlff.num_frequencies,
@@ -146,8 +148,11 @@ class Condenser:
             For each task its result, or the exception that its own preparation raised.
 
         Raises:
+            ValueError: ``allocation`` is ``difficulty``, and the mean difficulty is not known.
             torch.OutOfMemoryError, MemoryError, RuntimeError: too little memory for all of them together.
         """
+        if self.config.allocation == "difficulty" and not (self.mean_difficulty and self.mean_difficulty > 0):
+            raise ValueError(f"allocation is difficulty; mean_difficulty is {self.mean_difficulty}, expected above 0")
         self.matcher.kept_calls = 0 if frugal else KEPT_CALLS
         chosen: list[_Chosen | Exception] = []
         problems: dict[int, MatchingProblem] = {}
@@ -177,7 +182,7 @@ class Condenser:
         size = self.config.tile_size
         if count == 0:
             return _Chosen(lr.new_empty(0, 3, size, size), []), None
-        if self.config.method != "idc":
+        if not self.config.makes_tiles:
             hr = None if image.hr is None else self._tensor(image.hr)
             task = SelectionTask(lr, hr, (self.config.seed, image.image_id))
             corners = select(self.config.method, task, self.reader, self.slots, count)
@@ -190,7 +195,7 @@ class Condenser:
             lr,
             hardness,
             self.slots,
-            self.config.loss.gamma,
+            self.gamma,
             self.config.loss.weight_floor,
             self.config.loss.clip_percentile,
         )
@@ -202,7 +207,7 @@ class Condenser:
     def _hardness(self, lr: Tensor) -> Tensor | None:
         """Difficulty map of an image, if anything in the run looks at it."""
         config = self.config
-        matters = config.method == "idc" and (config.loss.gamma > 0 or config.init in ("hardest", "hardest_packed"))
+        matters = config.makes_tiles and (self.gamma > 0 or config.init in ("hardest", "hardest_packed"))
         if matters or config.allocation == "difficulty":
             return difficulty_map(self.reader, lr, self.slots)
         return None
@@ -278,7 +283,7 @@ class Condenser:
             loss_end=match.end.total if match else None,
             bandwidth_start=match.start.per_bandwidth if match else [],
             bandwidth_end=match.end.per_bandwidth if match else [],
-            kept_start=match.kept_start if match else None,
+            kept_start=match.kept_start if match and self.config.iterations else None,
             seconds=part.seconds | {"upsample": time.perf_counter() - begin},
         )
 

@@ -130,8 +130,8 @@ class TileMatcher:
             for group in adam.param_groups:
                 group["lr"] = self.optimizer.learning_rate * 0.5 * (1 + math.cos(math.pi * step / iterations))
             adam.zero_grad(set_to_none=True)
-            index = step % len(self.bank.sets)
-            sums = self._sums(problems, pixels, weights, self.bank.sets[index])
+            index = step % len(self.bank.directions)
+            sums = self._sums(problems, pixels, weights, index)
             losses = [
                 self._loss(s, w, problem.targets, index).mean()
                 for s, w, problem in zip(sums, weights, problems, strict=True)
@@ -158,7 +158,7 @@ class TileMatcher:
     def _held_out(self, problems: Sequence[MatchingProblem], tiles: Sequence[Tensor]) -> list[HeldOutLoss]:
         pixels = [image.float() / 255 for image in tiles]
         weights = self._weights(problems, pixels)
-        sums = self._sums(problems, pixels, weights, self.bank.held_out)
+        sums = self._sums(problems, pixels, weights, None)
         out = []
         for s, w, problem in zip(sums, weights, problems, strict=True):
             loss = self._loss(s, w, problem.targets, None)
@@ -191,9 +191,15 @@ class TileMatcher:
         return weighting(self._hardness(tiles))
 
     def _sums(
-        self, problems: Sequence[MatchingProblem], pixels: Sequence[Tensor], weights: Sequence[Tensor], kernels: Tensor
+        self,
+        problems: Sequence[MatchingProblem],
+        pixels: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        index: int | None,
     ) -> list[Tensor]:
-        """Weighted sums of Fourier features for each image: (n, m, 2)."""
+        """Weighted sums of Fourier features for each image, (n, m, 2): of set ``index``, or held out for None."""
+        bank = self.bank
+        kernels, scales = (bank.held_out, None) if index is None else (bank.directions[index], bank.scales)
         counts = [len(image) for image in pixels]
         joined, joined_weights = torch.cat(list(pixels)), torch.cat(list(weights))
         repeats = torch.tensor(counts, device=joined.device)
@@ -204,7 +210,7 @@ class TileMatcher:
             arguments = [slot_calls.pad(t[part], self.slots) for t in (joined, mean, joined_weights)]
             spread = torch.cat([std[part], std.new_ones(self.slots - len(std[part]), std.shape[1])])
             features = standardise(self.reader.features(arguments[0]), arguments[1], spread)
-            return fourier_sums(features, kernels, arguments[2])[: part.stop - part.start]
+            return fourier_sums(features, kernels, arguments[2], scales)[: part.stop - part.start]
 
         kept = self.kept_calls if torch.is_grad_enabled() else math.inf
         sums = [
@@ -226,7 +232,7 @@ def calls_are_independent(reader: FeatureReader, bank: FrequencyBank, slots: int
 
     True wherever convolutions are computed one sample at a time; where it is not, images must not share calls.
     """
-    device = bank.sets.device
+    device = bank.held_out.device
     random = torch.Generator().manual_seed(0)
     side = reader.positions
 
@@ -235,7 +241,7 @@ def calls_are_independent(reader: FeatureReader, bank: FrequencyBank, slots: int
         weights = torch.rand(slots, side, side, generator=random).to(device)
         tiles[slot], weights[slot] = tile, weight
         tiles.requires_grad_()
-        sums = fourier_sums(reader.features(tiles), bank.sets[0], weights)
+        sums = fourier_sums(reader.features(tiles), bank.directions[0], weights, bank.scales)
         sums.square().sum().backward()
         assert tiles.grad is not None
         return [sums[slot].detach(), tiles.grad[slot], reader.upscale(tiles.detach())[slot]]

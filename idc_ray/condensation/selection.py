@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
 from idc_ray.condensation import slots as slot_calls
 from idc_ray.condensation.difficulty import bicubic_upscale
+from idc_ray.condensation.groups import balanced_groups, spread_centres
 from idc_ray.condensation.seeding import generator
 from idc_ray.condensation.targets import difficulty_map
 from idc_ray.condensation.teacher_features import FeatureReader
@@ -42,6 +44,9 @@ class SelectionTask:
     hr: Tensor | None
     key: tuple[object, ...]
 
+
+#: Clusters that ``dcsr_like`` takes from in turn (ours).
+CLUSTERS = 8
 
 Rule = Callable[[SelectionTask, FeatureReader, int, Tensor], list[int]]
 """(task, reader, slots, candidate positions) to candidate indices, best first."""
@@ -110,6 +115,38 @@ def kcenter(task: SelectionTask, reader: FeatureReader, slots: int, positions: T
         order.append(int(distance.argmax()))
         distance = torch.minimum(distance, (points - points[order[-1]]).square().sum(1))
     return order
+
+
+@_rule
+def herding(task: SelectionTask, reader: FeatureReader, slots: int, positions: Tensor) -> list[int]:
+    """Greedy herding (Welling 2009): the mean of what is chosen stays as near as it can to the mean of all windows."""
+    points = _window_features(task.lr, reader, slots, positions)
+    goal, chosen = points.mean(0), torch.zeros_like(points[0])
+    free = torch.ones(len(points), dtype=torch.bool)
+    order: list[int] = []
+    for count in range(1, len(points) + 1):
+        distance = ((chosen + points) / count - goal).square().sum(1).masked_fill(~free, torch.inf)
+        order.append(int(distance.argmin()))
+        chosen += points[order[-1]]
+        free[order[-1]] = False
+    return order
+
+
+@_rule
+def dcsr_like(task: SelectionTask, reader: FeatureReader, slots: int, positions: Tensor) -> list[int]:
+    """After DCSR: the half with the largest gradients, taken in turn from clusters of the teacher's features."""
+    by_gradient = sobel(task, reader, slots, positions)
+    half = by_gradient[: max(1, len(by_gradient) // 2)]
+    points = _window_features(task.lr, reader, slots, positions[half])
+    random = generator(*task.key, "dcsr_like")
+    masses = torch.ones(len(half), dtype=torch.float64)
+    centres = spread_centres(points, masses, min(CLUSTERS, len(half)), random)
+    members: list[list[int]] = [[] for _ in centres]
+    cluster = balanced_groups(points, masses, centres).argmax(1).tolist()
+    for index in torch.randperm(len(half), generator=random).tolist():
+        members[cluster[index]].append(half[index])
+    in_turn = [index for round_ in zip_longest(*members) for index in round_ if index is not None]
+    return in_turn + by_gradient[len(half) :]
 
 
 def select(method: str, task: SelectionTask, reader: FeatureReader, slots: int, count: int) -> list[tuple[int, int]]:

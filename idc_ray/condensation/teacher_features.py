@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["LABEL_PADDING", "FeatureReader", "Teacher"]
+__all__ = ["LABEL_PADDING", "FeatureReader", "GlobalFeatureReader", "Teacher"]
 
 
 #: LR pixels of reflection round a tile when the teacher upscales it; cropped again (ours).
@@ -78,6 +78,22 @@ class FeatureReader:
         """A map over whole tiles (..., p, p) at the centres of the local features, (..., positions, positions)."""
         inside = slice(self.kernel // 2, self.kernel // 2 + self.positions)
         return maps[..., inside, inside]
+
+
+class GlobalFeatureReader(FeatureReader):
+    """One feature of a whole tile, the mean over its positions, in place of local ones; ``kernel`` is 1."""
+
+    @property
+    def positions(self) -> int:
+        return 1
+
+    def features(self, tiles: Tensor) -> Tensor:
+        """(B, 3, p, p) in [0, 1] to float32 (B, c, 1, 1); differentiable."""
+        return super().features(tiles).mean((-2, -1), keepdim=True)
+
+    def centres(self, maps: Tensor) -> Tensor:
+        """The mean of a map over whole tiles: (..., p, p) to (..., 1, 1)."""
+        return maps.mean((-2, -1), keepdim=True)
 
 
 def _reflect(tiles: Tensor, padding: int) -> Tensor:

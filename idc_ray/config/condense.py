@@ -187,8 +187,10 @@ class CondenseConfig(Section):
     """Super-resolution factor."""
     ratio: float = Field(0.1, gt=0, le=1)
     """Share of the pixels that is kept, in (0, 1]; 0.1 is one of the paper's."""
-    method: Literal["idc", "random", "hardest", "sobel", "psnr_bicubic", "loss", "kcenter"] = "idc"
-    """How tiles come about: idc makes them, the others choose real ones."""
+    method: Literal[
+        "idc", "ncfd", "random", "hardest", "sobel", "psnr_bicubic", "loss", "kcenter", "herding", "dcsr_like"
+    ] = "idc"
+    """How tiles come about: idc makes them, ncfd does by whole tiles' mean features, the others choose real ones."""
     labels: Literal["teacher", "real"] = "teacher"
     """Where HR tiles come from; real only with a method that chooses; teacher is the paper's."""
     tile_size: int = Field(48, ge=16)
@@ -225,9 +227,9 @@ class CondenseConfig(Section):
 
     @model_validator(mode="after")
     def _labels_fit_method(self) -> Self:
-        if self.labels == "real" and self.method == "idc":
+        if self.labels == "real" and self.makes_tiles:
             raise ValueError(
-                "labels is real, but method idc makes LR tiles that no real HR exists for; "
+                f"labels is real, but method {self.method} makes LR tiles that no real HR exists for; "
                 "use labels teacher, or a method that chooses real tiles, such as hardest"
             )
         return self
@@ -243,6 +245,11 @@ class CondenseConfig(Section):
         if self.rlff.padding >= self.tile_size:
             raise ValueError(f"rlff.padding is {self.rlff.padding}; expected less than tile_size, {self.tile_size}")
         return self
+
+    @property
+    def makes_tiles(self) -> bool:
+        """Whether the method learns the pixels of its tiles, where others choose real ones."""
+        return self.method in ("idc", "ncfd")
 
     def digest(self, teacher_sha256: str) -> str:
         """16 hex digits that name the result: equal for equal rows, whatever the paths, the pool or the tracking.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -28,6 +30,7 @@ __all__ = [
     "evaluate",
     "find_sets",
     "format_table",
+    "write_csv",
     "write_metrics",
 ]
 
@@ -93,8 +96,9 @@ class BenchmarkSet:
 def find_sets(folder: str | Path, scale: int) -> list[BenchmarkSet]:
     """The benchmark sets of a folder, sorted by name.
 
-    A set is a folder that holds ``xS/HR`` (S the scale) or else ``HR``, and perhaps ``LR`` beside it with the same
-    file names. ``folder`` may be one set or hold several.
+    A set is a folder with HR images in ``xS/HR`` (S the scale), ``HR``, or BasicSR's ``GTmod12`` or ``GTmodS``, and
+    perhaps LR images beside them in ``LR``, ``LRbicxS`` or ``LR_bicubic/XS``, with the same file names or with
+    ``xS`` after the stem. ``folder`` may be one set or hold several.
 
     Raises:
         BadRequest: no folder, no set for this scale, or an LR folder without the file of an HR image.
@@ -118,7 +122,7 @@ def evaluate(
     upscale: Callable[[Image], Image],
     sets: Sequence[BenchmarkSet],
     scale: int,
-    on_image: Callable[[str, str, Scores], None] | None = None,
+    on_image: Callable[[str, str, Scores, Image], None] | None = None,
 ) -> dict[str, SetScores]:
     """Scores of whole images, by the protocol of :mod:`idc_ray.evaluation.metrics`.
 
@@ -126,7 +130,7 @@ def evaluate(
         upscale: uint8 (h, w, 3) to uint8 (scale h, scale w, 3).
         sets: from :func:`find_sets`.
         scale: the factor, and the pixels dropped at each border.
-        on_image: called after each image with the set's name, the file's name and the scores.
+        on_image: called after each image with the set's name, the file's name, the scores and the output.
 
     Returns:
         By set's name; the mean PSNR is infinite if an image was reproduced exactly.
@@ -143,7 +147,7 @@ def evaluate(
                 raise BadRequest(f"{image.hr}: {error}") from None
             images[image.hr.name] = scores
             if on_image is not None:
-                on_image(benchmark.name, image.hr.name, scores)
+                on_image(benchmark.name, image.hr.name, scores, sr)
         results[benchmark.name] = {
             "psnr": float(np.mean([scores["psnr"] for scores in images.values()])),
             "ssim": float(np.mean([scores["ssim"] for scores in images.values()])),
@@ -159,6 +163,18 @@ def write_metrics(path: str | Path, results: dict[str, SetScores]) -> None:
     write_bytes(LocalFileSystem(), str(Path(path).absolute()), text.encode())
 
 
+def write_csv(path: str | Path, results: dict[str, SetScores]) -> None:
+    """Write ``metrics.csv``: set, image, psnr, ssim; the row of a set's mean has no image."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["set", "image", "psnr", "ssim"])
+    for name, scores in results.items():
+        for file, each in scores["images"].items():
+            writer.writerow([name, file, each["psnr"], each["ssim"]])
+        writer.writerow([name, "", scores["psnr"], scores["ssim"]])
+    write_bytes(LocalFileSystem(), str(Path(path).absolute()), stream.getvalue().encode())
+
+
 def format_table(results: dict[str, SetScores]) -> str:
     """A table for a terminal: set, number of images, PSNR, SSIM."""
     width = max(len("set"), *(len(name) for name in results))
@@ -169,21 +185,30 @@ def format_table(results: dict[str, SetScores]) -> str:
 
 
 def _read_set(path: Path, scale: int) -> BenchmarkSet | None:
-    scaled = path / f"x{scale}" / "HR"
-    hr_folder = scaled if scaled.is_dir() else path / "HR"
-    hr_files = _images(hr_folder)
-    if not hr_files:
+    hr_folder = _first_folder(path, (f"x{scale}/HR", "HR", "GTmod12", f"GTmod{scale}"))
+    hr_files = [] if hr_folder is None else _images(hr_folder)
+    if hr_folder is None or not hr_files:
         return None
-    lr_folder = hr_folder.parent / "LR"
-    if not lr_folder.is_dir():
+    lr_folder = _first_folder(hr_folder.parent, ("LR", f"LRbicx{scale}", f"LR_bicubic/X{scale}"))
+    if lr_folder is None:
         return BenchmarkSet(path.name, tuple(BenchmarkImage(hr, None) for hr in hr_files))
-    missing = [hr.name for hr in hr_files if not (lr_folder / hr.name).is_file()]
+    partners = [_partner(lr_folder, hr, scale) for hr in hr_files]
+    missing = [hr.name for hr, lr in zip(hr_files, partners, strict=True) if lr is None]
     if missing:
         raise BadRequest(
             f"{lr_folder} lacks {len(missing)} of the {len(hr_files)} files of {hr_folder}, such as {missing[0]}; "
             "give each its LR image, or remove the LR folder to have all made"
         )
-    return BenchmarkSet(path.name, tuple(BenchmarkImage(hr, lr_folder / hr.name) for hr in hr_files))
+    return BenchmarkSet(path.name, tuple(map(BenchmarkImage, hr_files, partners)))
+
+
+def _first_folder(path: Path, names: Sequence[str]) -> Path | None:
+    return next((path / name for name in names if (path / name).is_dir()), None)
+
+
+def _partner(folder: Path, hr: Path, scale: int) -> Path | None:
+    names = (hr.name, f"{hr.stem}x{scale}{hr.suffix}")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _images(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The evaluation job: settings, and the one function that ``jobs/evaluate.py`` calls."""
+"""The evaluation job: the one function that ``jobs/evaluate.py`` calls."""
 
 from __future__ import annotations
 
@@ -8,69 +8,100 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
-from idc_ray.config import Section
+from idc_ray.config.evaluate import EvaluateConfig
 from idc_ray.errors import BadRequest
-from idc_ray.evaluation.benchmarks import SetScores, evaluate, find_sets, format_table, write_metrics
-from idc_ray.images import resize
-from idc_ray.models import bundled_teacher_bytes, load_upscaler
+from idc_ray.evaluation.benchmarks import (
+    Scores,
+    SetScores,
+    evaluate,
+    find_sets,
+    format_table,
+    write_csv,
+    write_metrics,
+)
+from idc_ray.evaluation.upscaling import FloatUpscale, rounded, self_ensemble, tiled
+from idc_ray.images import encode_png, resize
+from idc_ray.models import bundled_teacher_bytes, load_upscaler, teacher_sha256
 
-__all__ = ["EvaluateConfig", "make_upscale", "run_evaluation"]
+__all__ = ["make_upscale", "run_evaluation"]
 
 Image = NDArray[np.uint8]
 
 
-class EvaluateConfig(Section):
-    """Settings of the evaluation job."""
-
-    model: str = Field(min_length=1)
-    """A checkpoint (ours, or any that spandrel loads), or bundled, or bicubic."""
-    benchmarks: str = Field(min_length=1)
-    """Folder with SET/xS/HR and perhaps SET/xS/LR, or SET/HR; or one such set."""
-    output: str = Field(min_length=1)
-    """Folder for metrics.json; made if missing."""
-    scale: int = Field(2, ge=2)
-    """Upscaling factor."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto: the GPU if there is one."""
-
-
-def make_upscale(model: str, scale: int, device: str = "auto") -> Callable[[Image], Image]:
+def make_upscale(config: EvaluateConfig) -> Callable[[Image], Image]:
     """What to evaluate, as a function on 8-bit images.
 
-    Args:
-        model: a checkpoint's path, ``bundled`` or ``bicubic``. For a file of that very name write ``./bicubic``.
-        scale: the factor.
-        device: as in :class:`EvaluateConfig`; bicubic ignores it.
+    The name ``bundled`` or ``bicubic`` is no file; for a file of that very name write ``./bicubic``.
 
     Raises:
-        BadRequest: the checkpoint cannot be used, or there is no such device.
+        BadRequest: the checkpoint cannot be used, there is no such device, or tiles overlap wholly.
     """
-    if model == "bicubic":
-        return lambda lr: resize.upscale(lr, scale)
-    place = _device(device)
-    if model == "bundled":
-        return load_upscaler(
-            bundled_teacher_bytes(scale), scale=scale, device=place, name="the bundled teacher"
-        ).upscale_image
-    return load_upscaler(Path(model), scale=scale, device=place).upscale_image
+    if config.model == "bicubic":
+        return lambda lr: resize.upscale(lr, config.scale)
+    data, name = _checkpoint(config)
+    network = load_upscaler(data, scale=config.scale, device=_device(config.device), name=name)
+    upscale: FloatUpscale = network.upscale_image_float
+    if config.self_ensemble:
+        upscale = self_ensemble(upscale)
+    if config.tile is not None:
+        if config.tile_overlap >= config.tile:
+            raise BadRequest(
+                f"--tile-overlap is {config.tile_overlap}; expected less than --tile {config.tile}, such as 16"
+            )
+        upscale = tiled(upscale, config.scale, config.tile, config.tile_overlap)
+    return rounded(upscale)
 
 
 def run_evaluation(config: EvaluateConfig) -> dict[str, SetScores]:
-    """Evaluate, print the table, write ``metrics.json``; what can be refused is refused before the first image."""
+    """Evaluate, print the table, write what was asked for; what can be refused is refused before the first image."""
     sets = find_sets(config.benchmarks, config.scale)
-    upscale = make_upscale(config.model, config.scale, config.device)
+    upscale = make_upscale(config)
     output = Path(config.output)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadRequest(f"--output {output} cannot be made ({error.strerror}); name a folder that can") from None
-    results = evaluate(upscale, sets, config.scale, lambda name, file, s: print(f"{name} {file} {s['psnr']:.2f} dB"))
+
+    def on_image(name: str, file: str, scores: Scores, picture: Image) -> None:
+        print(f"{name} {file} {scores['psnr']:.2f} dB", flush=True)
+        if config.pictures:
+            path = output / name / f"{Path(file).stem}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(encode_png(picture))
+
+    results = evaluate(upscale, sets, config.scale, on_image)
     print(f"\n{config.model} x{config.scale}\n{format_table(results)}")
     write_metrics(output / "metrics.json", results)
+    write_csv(output / "metrics.csv", results)
     print(f"written to {output / 'metrics.json'}")
+    if config.mlflow.enabled:
+        _track(config, results)
     return results
+
+
+def _track(config: EvaluateConfig, results: dict[str, SetScores]) -> None:
+    from idc_ray.tracking import Tracker  # MLflow takes seconds to import, and is off unless asked for
+
+    digest = "bicubic" if config.model == "bicubic" else teacher_sha256(_checkpoint(config)[0])[:16]
+    tracker = Tracker.start(config.mlflow, config.output, digest)
+    tracker.log_params(config.model_dump(mode="json"))
+    for name, scores in results.items():
+        tracker.log_metrics(0, {f"{name}_psnr": scores["psnr"], f"{name}_ssim": scores["ssim"]})
+    for file in ("metrics.json", "metrics.csv"):
+        tracker.log_artifact(Path(config.output) / file, file)
+    tracker.finish("FINISHED")
+
+
+def _checkpoint(config: EvaluateConfig) -> tuple[bytes, str]:
+    """Content and name of the network's file."""
+    if config.model == "bundled":
+        return bundled_teacher_bytes(config.scale), "the bundled teacher"
+    path = Path(config.model)
+    try:
+        return path.read_bytes(), path.name
+    except OSError as error:
+        raise BadRequest(f"checkpoint {path} cannot be read ({error.strerror}); check --model") from None
 
 
 def _device(name: str) -> torch.device:

@@ -65,11 +65,14 @@ class Upscaler:
         return out[..., inset : inset + height, inset : inset + width]
 
     @torch.no_grad()
-    def upscale_image(self, lr: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """:meth:`upscale` of a whole 8-bit image, rounded: uint8 (h, w, 3) to uint8 (scale h, scale w, 3)."""
+    def upscale_image_float(self, lr: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """:meth:`upscale` of a whole 8-bit image: uint8 (h, w, 3) to float32 (scale h, scale w, 3) in [0, 255]."""
         x = torch.tensor(lr, device=self.device).permute(2, 0, 1)[None].float() / 255
-        out = self.upscale(x) * 255
-        return out.round().byte()[0].permute(1, 2, 0).cpu().numpy()
+        return (self.upscale(x) * 255)[0].permute(1, 2, 0).float().cpu().numpy()
+
+    def upscale_image(self, lr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The same, rounded to uint8."""
+        return np.rint(self.upscale_image_float(lr)).astype(np.uint8)
 
     def check_tile(self, tile: int) -> None:
         """Refuse square tiles that would have to be padded: features of padding are not features of the tile.

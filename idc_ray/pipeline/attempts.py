@@ -4,6 +4,7 @@ An image that kills its process would be retried for ever, and an innocent one t
 flight must not pay for it. Every worker states what it is working on before it begins. A death counts
 against an image only if the image ran alone, and only if the rest of the world lived: after a worker's
 death each image of its batch is rerun alone; what earlier launches left in flight runs last and alone.
+Images are read one by one, so a death in reading always counts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 
 from idc_ray.store import Inflight, Store
 
-__all__ = ["Ledger", "Suspects", "suspects_of_earlier_launches"]
+__all__ = ["Ledger", "Suspects", "begin_reading", "end_reading", "suspects_of_earlier_launches"]
+
+_READER = "read-"  # begins the name of a reader's statement; the image's id follows: one look tells whether one died
 
 
 @dataclass
@@ -54,7 +57,7 @@ class Ledger:
         return [
             record
             for record in self.store.read_inflight(self.launch)
-            if record.actor != self.actor and wanted & set(record.images)
+            if record.actor != self.actor and not record.actor.startswith(_READER) and wanted & set(record.images)
         ]
 
     def blame(self, record: Inflight) -> int:
@@ -69,6 +72,33 @@ class Ledger:
             )
         self.store.clear_inflight(self.launch, record.actor)
         return attempts
+
+
+def begin_reading(store: Store, launch: str, image: str, alone: bool, node: str, lives: Callable[[str], bool]) -> int:
+    """State that this process reads an image.
+
+    Args:
+        store: the output.
+        launch: this launch.
+        image: its id.
+        alone: whether the image will be condensed alone, for the next launch should this one end in the reading.
+        node: the machine that this process runs on.
+        lives: whether a machine, by its id, is still part of the cluster.
+
+    Returns:
+        How many attempts the image has if another process died over reading it, else 0.
+    """
+    actor, attempts = f"{_READER}{image}", 0
+    dead = store.find_inflight(launch, actor)
+    if dead is not None and lives(dead.node_id):
+        attempts = store.count_attempt(image, "worker", f"{launch}-{actor}-{dead.started}")
+    store.write_inflight(launch, actor, Inflight([image], alone, node, os.getpid(), time.time()))
+    return attempts
+
+
+def end_reading(store: Store, launch: str, image: str) -> None:
+    """State that an image was read, or set aside."""
+    store.clear_inflight(launch, f"{_READER}{image}")
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def _begin(job: Job, found: Found, teacher: bytes, lost_lock: threading.Event) -
     tracker.log_params(config.model_dump(mode="json"))
     tracker.log_input_dataset(found.uri, job.digest, found.manifest.num_rows)
     tracker.log_artifact(config.to_yaml(), "config.yaml")
-    bandwidths = config.rlff.bandwidths if config.method == "idc" else ()
+    bandwidths = config.rlff.bandwidths if config.makes_tiles else ()
     summary = Summary(config.ratio, config.tile_size**2, bandwidths)
     return _Launch(job, found, teacher, run, plan, tracker, summary, lost_lock)
 
@@ -189,7 +189,7 @@ def _condense_all(launch: _Launch) -> None:
         job = replace(job, mean_difficulty=_mean_difficulty(launch, teacher))
     compactor = Compactor(job.store, job.digest, launch.run.shard_count, plan.together | set(plan.alone))
     progress = Progress(launch.found.manifest.num_rows, plan.done_before + plan.quarantined)
-    try:
+    with progress.ticking():
         for image_ids, alone in ((plan.together, False), (set(plan.alone), True)):
             if not image_ids:
                 continue
@@ -197,8 +197,6 @@ def _condense_all(launch: _Launch) -> None:
             pool = _pool(launch, -(-len(image_ids) // batch))
             statuses = condense_stream(only(launch.found.manifest, image_ids), job, teacher, pool, batch, alone)
             _follow(launch, statuses, compactor, progress)
-    finally:
-        progress.close()
 
 
 def _batch(config: CondenseConfig, images: int) -> int:

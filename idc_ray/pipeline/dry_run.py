@@ -58,7 +58,7 @@ def _seconds_per_image(config: CondenseConfig, samples: list[Instance], teacher:
     """Time two images with no steps and with a few; steps cost the same each."""
     plain = config.model_copy(update={"allocation": "per_image"})  # the survey of difficulties would start the job
     tasks = [ImageTask(s.image_id, s.lr, s.hr if needs_hr(config) else None) for s in samples]
-    steps = min(TIMED_STEPS, config.iterations) if config.method == "idc" else 0
+    steps = min(TIMED_STEPS, config.iterations) if config.makes_tiles else 0
     fixed, some = (
         _timed(Condenser(teacher, plain.model_copy(update={"iterations": n}), device), tasks)  # type: ignore[arg-type]
         for n in (0, steps)

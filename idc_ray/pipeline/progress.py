@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 __all__ = ["Progress"]
 
 LOG_SECONDS = 30.0  # a bar redrawn into a job's log would flood it
+WAITING = "waiting for the first images"
+TICK_SECONDS = 1.0  # a bar whose clock stands still looks like a job that hangs
 
 
 class Progress:
@@ -23,6 +28,8 @@ class Progress:
         done_before: images that earlier launches finished; they count as progress, not as speed.
         stream: where it is shown: a bar if it is a terminal, else a line at the first image, now and then, at the end.
         clock: seconds.
+
+    Rows may take minutes, so whoever waits for them does it inside :meth:`ticking`.
 
     Attributes:
         done: images finished, earlier launches included.
@@ -43,20 +50,49 @@ class Progress:
         self._handled = 0  # by this launch
         self._drops = 0.0
         self._dropped = 0
+        self._lock = threading.Lock()  # of the numbers and the stream, which the ticking thread uses too
         self._bar = self._make_bar() if self._stream.isatty() else None
 
     def update(self, status: Mapping[str, Any]) -> None:
         """Take one status row."""
-        if status["outcome"] == "quarantined":
-            self.failed += 1
-        else:
-            self.done += 1
-        self._handled += 1
-        drop = loss_drop(status)
-        if drop is not None:
-            self._drops += drop
-            self._dropped += 1
-        self._show()
+        with self._lock:
+            if status["outcome"] == "quarantined":
+                self.failed += 1
+            else:
+                self.done += 1
+            self._handled += 1
+            drop = loss_drop(status)
+            if drop is not None:
+                self._drops += drop
+                self._dropped += 1
+            self._show()
+
+    def tick(self) -> None:
+        """Show that the job lives although no row arrives: the bar's clock, or a line if the last one is long ago."""
+        with self._lock:
+            if self._bar is not None:
+                self._bar.refresh()
+            elif self._clock() - max(self._told_at, self._started) >= LOG_SECONDS:
+                self._tell()
+
+    @contextlib.contextmanager
+    def ticking(self) -> Iterator[None]:
+        """Tick every second, let messages of ``logging`` pass above the bar, and close at the end."""
+        stop = threading.Event()
+
+        def run() -> None:
+            while not stop.wait(TICK_SECONDS):
+                self.tick()
+
+        thread = threading.Thread(target=run, name="progress", daemon=True)
+        with logging_redirect_tqdm() if self._bar is not None else contextlib.nullcontext():
+            thread.start()
+            try:
+                yield
+            finally:
+                stop.set()
+                thread.join()
+                self.close()
 
     def metrics(self) -> dict[str, float]:
         """What is worth a curve over the images done."""
@@ -78,7 +114,9 @@ class Progress:
     def line(self) -> str:
         """Such as ``12 of 200 images, 1 failed, 0.84 images/s, 3 min 43 s left, loss -62 %``."""
         parts = [f"{self.done} of {self.total} images", f"{self.failed} failed"]
-        if self._handled:
+        if not self._handled:
+            parts.append(f"{WAITING} since {duration(self._clock() - self._started)}")
+        else:
             parts.append(f"{self._speed():.3g} images/s")
             left = self.total - self.done - self.failed
             if left > 0:
@@ -96,6 +134,7 @@ class Progress:
             file=self._stream,
             dynamic_ncols=True,
             smoothing=0.05,  # images finish in batches: an average over few would jump
+            postfix=WAITING,
         )
 
     def _show(self) -> None:

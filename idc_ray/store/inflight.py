@@ -9,7 +9,7 @@ from idc_ray.store.filesystem import Place
 from idc_ray.store.layout import INFLIGHT, inflight_name
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["Inflight", "clear_inflight", "end_launch", "read_inflight", "write_inflight"]
+__all__ = ["Inflight", "clear_inflight", "end_launch", "find_inflight", "read_inflight", "write_inflight"]
 
 _FIX = "delete that file: what it lists is done like any other image"
 
@@ -45,6 +45,15 @@ def write_inflight(place: Place, launch: str, actor: str, inflight: Inflight) ->
 def clear_inflight(place: Place, launch: str, actor: str) -> None:
     """States that an actor works on nothing."""
     place.delete(inflight_name(launch, actor))
+
+
+def find_inflight(place: Place, launch: str, actor: str) -> Inflight | None:
+    """What one actor works on or was killed over, None if nothing.
+
+    Raises:
+        IdcError: its file cannot be read.
+    """
+    return _read(place, inflight_name(launch, actor))
 
 
 def read_inflight(place: Place, launch: str | None = None) -> list[Inflight]:

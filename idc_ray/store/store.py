@@ -170,6 +170,10 @@ class Store:
         """States that an actor works on nothing."""
         inflight.clear_inflight(self.place, launch, actor)
 
+    def find_inflight(self, launch: str, actor: str) -> Inflight | None:
+        """What one actor works on or was killed over, None if nothing."""
+        return inflight.find_inflight(self.place, launch, actor)
+
     def read_inflight(self, launch: str | None = None) -> list[Inflight]:
         """What the actors of one launch, or of all, work on or were killed over."""
         return inflight.read_inflight(self.place, launch)

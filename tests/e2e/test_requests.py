@@ -17,9 +17,9 @@ pytestmark = pytest.mark.timeout(600)
 def test_a_second_command_on_the_same_output_is_refused_naming_the_first(photos: Path, tmp_path: Path) -> None:
     """Exit 4. Also SIGINT: exit 130 within seconds, and it says how to go on."""
     output = tmp_path / "out"
-    first = start(photos, output)
+    first = start(photos, output, {"iterations": 100})
     wait_for(lambda: bool(parts(output)), first)
-    second = run(photos, output)
+    second = run(photos, output, {"iterations": 100})
     assert second.returncode == 4, second.stderr
     assert f"process {first.pid}" in second.stderr
     code, told, seconds = end(first, signal.SIGINT)

@@ -54,7 +54,7 @@ def test_pool_batch_and_order_change_no_byte(photos: Path, undisturbed: pa.Table
     assert alone.equals(undisturbed.filter(pa.compute.equal(undisturbed["image_id"], image_id("07.png"))))
 
 
-@pytest.mark.parametrize("method", ["random", "hardest", "sobel", "psnr_bicubic", "loss", "kcenter"])
+@pytest.mark.parametrize("method", ["sobel", "loss"])  # without and with a look at HR; tests of selection have all
 def test_selected_tiles_are_the_images_own(method: str, tmp_path: Path) -> None:
     """LR tiles are crops of the LR image; with real labels HR tiles are the same crops of the HR image."""
     source = write_pictures(tmp_path / "photos", 2)
@@ -68,14 +68,6 @@ def test_selected_tiles_are_the_images_own(method: str, tmp_path: Path) -> None:
         assert np.array_equal(lr, downscale(whole, 2)[top : top + 16, left : left + 16])
         assert np.array_equal(hr, whole[2 * top : 2 * (top + 16), 2 * left : 2 * (left + 16)])
         assert (row["method"], row["labels"]) == (method, "real")
-
-
-@pytest.mark.parametrize("init", ["random", "medoid", "hardest_packed", "noise"])
-def test_every_start_gives_tiles_and_a_falling_loss(init: str, tmp_path: Path) -> None:
-    table = make(write_pictures(tmp_path / "photos", 2), tmp_path / "out", init=init, iterations=12)
-    for row in table.to_pylist():
-        assert row["kept_start"] or row["loss_end"] < row["loss_start"]
-    assert not all(table["kept_start"].to_pylist())
 
 
 def test_difficulty_gives_hard_images_more_and_easy_ones_none(tmp_path: Path) -> None:
@@ -110,9 +102,9 @@ def test_paired_folders_and_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": images, "label": [1, 2]}), tmp_path / "images.parquet")
     from_parquet = make(tmp_path / "images.parquet", tmp_path / "from_parquet", iterations=0)
     from_folder = make(source, tmp_path / "from_folder", iterations=0)
-    assert sorted(pictures(from_parquet, "lr"), key=bytes) == pytest.approx(
-        sorted(pictures(from_folder, "lr"), key=bytes)
-    )
+    contents = [sorted(lr.tobytes() for lr in pictures(table, "lr")) for table in (from_parquet, from_folder)]
+    assert contents[0] == contents[1]
+    assert from_folder["kept_start"].to_pylist() == [None] * from_folder.num_rows  # nothing was optimised
 
 
 def test_rows_open_everywhere_and_hr_is_what_lr_came_from(tmp_path: Path) -> None:

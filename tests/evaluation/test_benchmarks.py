@@ -63,10 +63,27 @@ def test_a_given_lr_is_used_and_a_missing_one_made(folder: Path) -> None:
     np.testing.assert_array_equal(lr, downscale(hr, 2))
 
 
+@pytest.mark.parametrize(
+    ("hr", "lr", "partner"),
+    [
+        ("GTmod12", "LRbicx2", "a.png"),
+        ("HR", "LR_bicubic/X2", "ax2.png"),
+        ("x2/HR", "x2/LR", "a.png"),
+        ("HR", "LR", "ax2.png"),
+    ],
+)
+def test_layouts_of_other_projects(tmp_path: Path, hr: str, lr: str, partner: str) -> None:
+    """BasicSR's, SwinIR's and DIV2K's: catches LR files that are passed over in silence."""
+    save(tmp_path / "Set" / hr / "a.png", picture(24, 24))
+    save(tmp_path / "Set" / lr / partner, np.full((12, 12, 3), 7, np.uint8))
+    (found,) = find_sets(tmp_path, 2)
+    assert found.images[0].read(2)[0].max() == 7
+
+
 def test_scores_are_means_over_images_and_written_as_such(folder: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, str]] = []
     results = evaluate(
-        lambda lr: upscale(lr, 2), find_sets(folder, 2), 2, lambda name, file, _: seen.append((name, file))
+        lambda lr: upscale(lr, 2), find_sets(folder, 2), 2, lambda name, file, *_: seen.append((name, file))
     )
     assert seen == [("SetA", "a.png"), ("SetA", "b.png"), ("SetB", "c.png")]
     a, b = results["SetA"]["images"]["a.png"], results["SetA"]["images"]["b.png"]

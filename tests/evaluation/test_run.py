@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import subprocess
@@ -8,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from PIL import Image as Pillow
 
+from idc_ray.config.evaluate import EvaluateConfig
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import evaluate, find_sets
-from idc_ray.evaluation.run import EvaluateConfig, make_upscale, run_evaluation
+from idc_ray.evaluation.metrics import psnr_y
+from idc_ray.evaluation.run import make_upscale, run_evaluation
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,6 +41,7 @@ def test_the_job_prints_and_writes(benchmark: Path, model: str, capsys: pytest.C
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"model": "bundled", "tile": 16}, "expected less than --tile 16"),
         ({"model": "no_such.pt"}, "no_such.pt cannot be read"),
         ({"model": "bundled", "scale": 3}, "only for x2 and x4"),
         ({"model": "bundled", "device": "warp"}, "--device warp cannot be used"),
@@ -49,6 +54,24 @@ def test_what_cannot_be_done_is_refused_first(benchmark: Path, changed: dict[str
     with pytest.raises(BadRequest, match=message):
         run_evaluation(EvaluateConfig.model_validate(values))
     assert not (benchmark / "E" / "metrics.json").exists()
+
+
+def test_pictures_csv_tiles_ensemble_and_tracking(benchmark: Path) -> None:
+    """All that is optional at once: the CSV has the JSON's figures, the PNG is what was scored."""
+    output = benchmark / "E"
+    settings = {"tile": 16, "tile_overlap": 8, "self_ensemble": True, "pictures": True, "mlflow": {"enabled": True}}
+    common = {"model": "bundled", "benchmarks": str(benchmark), "device": "cpu"}
+    results = run_evaluation(EvaluateConfig.model_validate({**common, **settings, "output": str(output)}))
+    plain = run_evaluation(EvaluateConfig.model_validate({**common, "output": str(benchmark / "F")}))
+    assert 0 < abs(results["Tiny"]["psnr"] - plain["Tiny"]["psnr"]) < 1
+    rows = list(csv.DictReader((output / "metrics.csv").open()))
+    assert [(row["set"], row["image"]) for row in rows] == [("Tiny", "one.png"), ("Tiny", "")]
+    assert float(rows[0]["psnr"]) == results["Tiny"]["images"]["one.png"]["psnr"]
+    truth = np.asarray(Pillow.open(benchmark / "Tiny" / "HR" / "one.png"))
+    picture = np.asarray(Pillow.open(output / "Tiny" / "one.png"))
+    assert psnr_y(picture, truth, 2) == results["Tiny"]["psnr"]
+    (run,) = MlflowClient(f"sqlite:///{output}/mlflow.db").search_runs(["1"])
+    assert run.data.metrics["Tiny_psnr"] == results["Tiny"]["psnr"]
 
 
 def test_the_script_runs_from_anywhere_with_exit_codes(benchmark: Path, tmp_path: Path) -> None:
@@ -65,8 +88,9 @@ def test_the_script_runs_from_anywhere_with_exit_codes(benchmark: Path, tmp_path
 
 
 def _psnr(shared_data: Path, model: str, scale: int) -> float:
+    settings = {"model": model, "scale": scale, "device": "cpu", "benchmarks": "unused", "output": "unused"}
     (set5,) = find_sets(shared_data / "data" / "benchmarks" / "Set5", scale)
-    return evaluate(make_upscale(model, scale, "cpu"), [set5], scale)["Set5"]["psnr"]
+    return evaluate(make_upscale(EvaluateConfig(**settings)), [set5], scale)["Set5"]["psnr"]
 
 
 def test_golden_bicubic(shared_data: Path) -> None:

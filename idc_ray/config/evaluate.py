@@ -1,0 +1,45 @@
+"""Settings of the evaluation job."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from idc_ray.config.base import Section
+from idc_ray.config.condense import Mlflow, Text
+
+__all__ = ["EvaluateConfig"]
+
+
+class EvaluateMlflow(Mlflow):
+    """Where the scores are tracked; off unless asked for."""
+
+    enabled: bool = False
+    """Track the scores."""
+    experiment: Text = "idc_ray_evaluate"
+    """Name of the experiment."""
+
+
+class EvaluateConfig(Section):
+    """Everything that ``jobs/evaluate.py`` can be told; the defaults are ours."""
+
+    model: Text
+    """A checkpoint (ours, or any that spandrel loads), or bundled, or bicubic."""
+    benchmarks: Text
+    """Folder of sets, or one set: xS/HR and perhaps xS/LR, HR and LR, or BasicSR's GTmod12 and LRbicxS."""
+    output: Text
+    """Folder for metrics.json, metrics.csv and pictures; made if missing."""
+    scale: int = Field(2, ge=2)
+    """Upscaling factor."""
+    device: Text = "auto"
+    """cpu, cuda, cuda:1, ...; auto: the GPU if there is one."""
+    tile: Annotated[int, Field(ge=16)] | None = None
+    """Larger images go through the network in overlapping tiles of this side, LR pixels; null: whole."""
+    tile_overlap: int = Field(16, ge=0)
+    """LR pixels that neighbouring tiles share; half of them at each border are dropped."""
+    self_ensemble: bool = False
+    """Mean of the outputs for the eight flips and rotations of the input (EDSR, section 3.3)."""
+    pictures: bool = False
+    """Write the outputs as PNG, SET/NAME.png."""
+    mlflow: EvaluateMlflow = EvaluateMlflow()
