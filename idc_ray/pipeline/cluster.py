@@ -16,7 +16,7 @@ from ray.data import DataContext
 from idc_ray.config import Actors
 from idc_ray.interrupt import keeping_handlers
 
-__all__ = ["PoolPlan", "data_settings", "join", "plan_pool"]
+__all__ = ["PoolPlan", "data_settings", "join", "node_id", "node_lives", "plan_pool"]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,16 @@ def join(actors: Actors) -> None:
             return
         log.info("starting Ray on this machine")
         ray.init(num_cpus=(os.cpu_count() or 1) + READER_CPUS, include_dashboard=False, **common)
+
+
+def node_id() -> str:
+    """The machine that this process runs on."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def node_lives(node: str) -> bool:
+    """Whether a machine is still part of the cluster."""
+    return any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
 
 
 @dataclass(frozen=True)

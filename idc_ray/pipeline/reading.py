@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,9 @@ from numpy.typing import NDArray
 from pyarrow.fs import FileType
 
 from idc_ray.condensation.condenser import needs_hr
-from idc_ray.errors import RejectedImage
+from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageRef, load_instance
+from idc_ray.pipeline.attempts import begin_reading, end_reading
 from idc_ray.pipeline.job import Job
 
 __all__ = ["ENDS_THE_JOB", "ReadImage", "pixels"]
@@ -25,15 +28,34 @@ class ReadImage:
     """Reads, checks and degrades one image; a row function for Ray Data, usable without it.
 
     A bad image is a row with a ``code``, never an exception: an exception would abort the whole job. Where this
-    machine cannot see the input at all, the code is ``ENDS_THE_JOB``.
+    machine cannot see the input at all, the code is ``ENDS_THE_JOB``. An image that kills its reader
+    ``store.attempts`` times has the code ``killed_reader``: whoever runs this repeats it without a limit of its own.
+
+    Args:
+        job: the job.
+        alone: whether the images will be condensed alone, as suspects are.
+        node: gives the machine that a call runs on, by its id; without a cluster there is none.
+        node_lives: whether a machine is still part of the cluster.
     """
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(
+        self,
+        job: Job,
+        alone: bool = False,
+        node: Callable[[], str] = str,
+        node_lives: Callable[[str], bool] = bool,
+    ) -> None:
+        self.job, self.alone, self.node, self.node_lives = job, alone, node, node_lives
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         begin = time.perf_counter()
-        out = self._read(ImageRef.from_row(row))
+        attempts = self._state(row["image_id"])
+        try:
+            out = _condemned(attempts) if attempts >= self.job.config.store.attempts else None
+            out = out or self._read(ImageRef.from_row(row))
+        finally:
+            with contextlib.suppress(IdcError, OSError):
+                end_reading(self.job.store, self.job.launch, row["image_id"])
         return {
             "image_id": row["image_id"],
             "source": row["source"],
@@ -41,6 +63,12 @@ class ReadImage:
             **out,
             "read_seconds": time.perf_counter() - begin,
         }
+
+    def _state(self, image_id: str) -> int:
+        try:
+            return begin_reading(self.job.store, self.job.launch, image_id, self.alone, self.node(), self.node_lives)
+        except (IdcError, OSError):  # such as a full disk: the worker, which has to write there, says it best
+            return 0
 
     def _read(self, ref: ImageRef) -> dict[str, Any]:
         job, config = self.job, self.job.config
@@ -78,6 +106,14 @@ class ReadImage:
         return self.job.filesystem.get_file_info(self.job.root).type != FileType.NotFound
 
 
+def _condemned(attempts: int) -> dict[str, Any]:
+    reason = (
+        f"the process that read this image died {attempts} times (out of memory, or a crash of the decoder); "
+        "give the machine more memory and use --retry-quarantined, or leave the image out"
+    )
+    return _row(code="killed_reader", reason=reason, attempts=attempts)
+
+
 def _row(
     lr: NDArray[np.uint8] | None = None,
     hr: NDArray[np.uint8] | None = None,
@@ -86,6 +122,7 @@ def _row(
     code: str = "",
     reason: str = "",
     trace: str = "",
+    attempts: int = 1,
 ) -> dict[str, Any]:
     """Every row has every column: blocks of Ray Data have one schema."""
     return {
@@ -98,6 +135,7 @@ def _row(
         "code": code,
         "reason": reason,
         "traceback": trace,
+        "attempts": attempts,
     }
 
 

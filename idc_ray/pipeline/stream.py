@@ -11,7 +11,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
-from idc_ray.pipeline.cluster import PoolPlan
+from idc_ray.pipeline.cluster import PoolPlan, node_id, node_lives
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ReadImage
 from idc_ray.pipeline.stopping import raise_from
@@ -39,7 +39,7 @@ def condense_stream(
     Raises:
         IdcError: what a worker met that ends the job.
     """
-    images = _read(manifest, job, batch)
+    images = _read(manifest, job, batch, pool, alone)
     statuses = images.map_batches(
         CondenseWorker,
         fn_constructor_kwargs={"job": job, "teacher": teacher, "alone": alone},
@@ -55,7 +55,7 @@ def survey_stream(
     manifest: pa.Table, job: Job, teacher: ray.ObjectRef[bytes], pool: PoolPlan
 ) -> Iterator[dict[str, Any]]:
     """Measure the difficulty of the images of a manifest: rows of image_id, difficulty (None if unreadable), pixels."""
-    statuses = _read(manifest, job, 1).map_batches(
+    statuses = _read(manifest, job, 1, pool).map_batches(
         SurveyWorker,
         fn_constructor_kwargs={"job": job, "teacher": teacher},
         batch_size=1,
@@ -66,11 +66,14 @@ def survey_stream(
     yield from _rows(statuses)
 
 
-def _read(manifest: pa.Table, job: Job, batch: int) -> Dataset:
+def _read(manifest: pa.Table, job: Job, batch: int, pool: PoolPlan, alone: bool = False) -> Dataset:
     """Blocks hold whole batches, so that no worker waits for another block to fill its batch."""
     rows = batch * max(1, math.ceil(manifest.num_rows / (batch * MAX_BLOCKS)))
     blocks = [manifest.slice(begin, rows) for begin in range(0, manifest.num_rows, rows)]
-    return ray.data.from_arrow(blocks).map(ReadImage(job), num_cpus=1)
+    # Workers of one CPU read their images themselves, Ray joins the two steps, and restarts them without end. Readers
+    # of their own it would give up after three deaths, and the job with them: ReadImage gives up the image instead.
+    own = {} if pool.options == {"num_cpus": 1} else {"max_retries": -1}
+    return ray.data.from_arrow(blocks).map(ReadImage(job, alone, node_id, node_lives), num_cpus=1, **own)
 
 
 def _strategy(pool: PoolPlan) -> ActorPoolStrategy:

@@ -26,6 +26,7 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
 from idc_ray.models import Teacher, load_teacher
 from idc_ray.pipeline.attempts import Ledger
+from idc_ray.pipeline.cluster import node_id, node_lives
 from idc_ray.pipeline.device import device_kind, set_up_torch
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ENDS_THE_JOB, pixels
@@ -111,10 +112,9 @@ class CondenseWorker(_Worker):
 
     def __init__(self, job: Job, teacher: ray.ObjectRef[bytes], alone: bool) -> None:
         super().__init__(job, teacher)
-        context = ray.get_runtime_context()
         self.alone = alone
         self.kind = device_kind(self.device)
-        self.ledger = Ledger(job.store, job.launch, uuid.uuid4().hex[:16], context.get_node_id(), _node_lives)
+        self.ledger = Ledger(job.store, job.launch, uuid.uuid4().hex[:16], node_id(), node_lives)
 
     def work(self, rows: list[Row]) -> list[Row]:
         try:
@@ -140,7 +140,7 @@ class CondenseWorker(_Worker):
             if self._is_committed(row):  # Ray hands a batch out again when it lost the answer, not the work
                 statuses.append(_status(row, "skipped"))
             elif row["code"]:
-                statuses.append(self._set_aside(row, row["code"], row["reason"], row["traceback"]))
+                statuses.append(self._set_aside(row, row["code"], row["reason"], row["traceback"], row["attempts"]))
             elif blamed.get(row["image_id"], 0) >= self.job.config.store.attempts:
                 statuses.append(self._condemn(row, blamed[row["image_id"]]))
             else:
@@ -227,10 +227,6 @@ class CondenseWorker(_Worker):
         )
         self.job.store.quarantine(self.job.digest, entry)
         return _status(row, "quarantined", code=code, reason=reason, seconds={"read": row["read_seconds"]})
-
-
-def _node_lives(node_id: str) -> bool:
-    return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
 
 
 def _check_output_visible(job: Job) -> None:

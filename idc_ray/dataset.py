@@ -1,0 +1,58 @@
+"""A condensed set as a ``torch.utils.data.Dataset``, for training code of one's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from idc_ray.errors import BadRequest
+from idc_ray.images import decode_png
+from idc_ray.store import Store
+
+__all__ = ["CondensedDataset"]
+
+
+class CondensedDataset(Dataset[tuple[Tensor, Tensor]]):
+    """The tiles of a finished output of the condense job; PNGs stay encoded in memory and are decoded on access.
+
+    Items are (lr, hr): uint8 (3, p, p) and (3, scale p, scale p), RGB. Can be sent to the workers of a ``DataLoader``.
+
+    Args:
+        uri: the output, local or in an object store.
+
+    Attributes:
+        weights: float64 (n,), how often each tile is to be drawn, for ``WeightedRandomSampler``; 1 is usual.
+        scale: upscaling factor.
+
+    Raises:
+        BadRequest: there is no finished set.
+    """
+
+    def __init__(self, uri: str) -> None:
+        store = Store.open(uri)
+        run, manifest = store.read_run(), store.read_manifest()
+        if run is None or manifest is None:
+            raise BadRequest(f"{store.uri} is no finished condensed set; run the condense job to its end first")
+        self.scale: int = run.config["scale"]
+        self._lr: list[bytes] = []
+        self._hr: list[bytes] = []
+        weights: list[float] = []
+        for shard in manifest.shards:
+            table = store.read_shard(shard.shard).select(["lr", "hr", "sample_weight"])
+            self._lr += [value["bytes"] for value in table["lr"].to_pylist()]
+            self._hr += [value["bytes"] for value in table["hr"].to_pylist()]
+            weights += table["sample_weight"].to_pylist()
+        self.weights = torch.tensor(weights, dtype=torch.float64)
+
+    def __len__(self) -> int:
+        return len(self._lr)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return _tensor(decode_png(self._lr[index])), _tensor(decode_png(self._hr[index]))
+
+
+def _tensor(image: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -1,0 +1,65 @@
+"""A condensed set as paired folders of PNGs, for trainers that read nothing else."""
+
+from __future__ import annotations
+
+from idc_ray.errors import BadRequest, IdcError
+from idc_ray.store.filesystem import Place
+from idc_ray.store.schema import rows_from_table
+from idc_ray.store.store import Store
+from idc_ray.store.threads import ordered_map
+
+__all__ = ["META", "export_folders"]
+
+META = "meta_info.txt"
+_ORIGIN = "exported_from.json"
+
+
+def export_folders(store: Store, target: Place, overwrite: bool = False) -> int:
+    """Write ``HR/ID_INDEX.png``, ``LR/ID_INDEX.png`` and, last, ``meta_info.txt`` with a line for each pair.
+
+    The PNGs are the stored bytes. The layout is that of BasicSR's ``PairedImageDataset``: ``dataroot_gt: HR``,
+    ``dataroot_lq: LR``, ``filename_tmpl: '{}'``, and ``meta_info_file``, whose lines are ``NAME.png (height,width,3)``
+    of HR. The same call again continues an export that was interrupted.
+
+    Returns:
+        How many pairs there are.
+
+    Raises:
+        BadRequest: the run is not finished, or ``target`` holds an export of another one.
+        IdcError: a shard is damaged.
+    """
+    run, manifest = store.read_run(), store.read_manifest()
+    if run is None or manifest is None:
+        raise BadRequest(f"{store.uri} is no finished condensed set; finish it with the condense command that began it")
+    origin = {"run": store.uri, "digest": run.digest, "created": manifest.created}
+    _claim(target, origin, overwrite)
+    store.check_shards(full=True)
+    side = run.config["tile_size"] * run.config["scale"]
+    lines: list[str] = []
+    for shard in manifest.shards:
+        table = store.read_shard(shard.shard)
+        for batch in table.to_batches(max_chunksize=256):
+            rows = rows_from_table(batch)
+            names = [f"{row.image_id}_{row.tile_index:04d}.png" for row in rows]
+            files = [(f"HR/{n}", row.hr) for n, row in zip(names, rows, strict=True)]
+            files += [(f"LR/{n}", row.lr) for n, row in zip(names, rows, strict=True)]
+            list(ordered_map(lambda file: target.write(*file), files))
+            lines += [f"{name} ({side},{side},3)\n" for name in names]
+    if len(lines) != manifest.rows:
+        raise IdcError(f"{store.uri} has {len(lines)} rows, its manifest says {manifest.rows}; condense it again")
+    target.write(META, "".join(lines).encode())
+    return len(lines)
+
+
+def _claim(target: Place, origin: dict[str, str], overwrite: bool) -> None:
+    target.check_writable()
+    found = target.read_json(_ORIGIN, "give --overwrite, or another --output")
+    if found != origin and not overwrite and (found is not None or target.folders("") or target.files("")):
+        held = "an export of another run" if found else "other files"
+        raise BadRequest(f"{target.uri} holds {held}; give another --output, or --overwrite to write into it")
+    if found != origin:
+        for folder in ("HR", "LR"):  # pairs of another export must not mix with these
+            for name in target.files(folder) if found is not None else []:
+                target.delete(f"{folder}/{name}")
+        target.delete(META)
+    target.write_json(_ORIGIN, origin)
