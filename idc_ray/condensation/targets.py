@@ -2,6 +2,7 @@
 
 The teacher is frozen and the bank of frequencies fixed, so the real side never changes: it is
 measured in two passes over the image's crops (statistics, then projections) and never touched again.
+The second pass takes the teacher's features from the first as far as they fit into a fixed amount of memory.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ __all__ = ["RealImage", "RealTargets", "difficulty_map", "measure_image", "stand
 
 #: Least standard deviation of a channel, relative to the largest of the image and absolute: flat channels stay finite.
 RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-3, 1e-5
+
+#: Features of real crops kept from the first pass to the second; of more, the rest is computed twice (ours).
+#: A 2K image at scale 2 has 104 MB with the bundled teacher.
+KEPT_BYTES = 256 * 2**20
 
 
 def standardise(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -78,9 +83,8 @@ class RealTargets:
 
     def at(self, index: int | None, frequencies: int) -> tuple[Tensor, Tensor]:
         """Those of set ``index`` (of ``frequencies`` members), or of the held-out set for None."""
-        begin = (self.sets if index is None else index) * frequencies
-        end = None if index is None else begin + frequencies
-        return self.image[begin:end], self.groups[:, begin:end]
+        end = self.image.shape[0] if index is None else (index + 1) * frequencies
+        return self.image[end - frequencies : end], self.groups[:, end - frequencies : end]
 
 
 def _coverage(starts: list[int], reader: FeatureReader) -> Tensor:
@@ -131,16 +135,43 @@ def difficulty_map(reader: FeatureReader, lr: Tensor, slots: int) -> Tensor:
     return out
 
 
+class _Crops:
+    """Features of an image's crops, call by call; what fits into ``KEPT_BYTES`` is computed once and kept.
+
+    Args:
+        reader: the teacher and the tile geometry.
+        lr: uint8 (3, H, W).
+        positions: (n, 2) crops.
+        slots: tiles of one teacher call.
+    """
+
+    def __init__(self, reader: FeatureReader, lr: Tensor, positions: Tensor, slots: int) -> None:
+        self.reader, self.lr, self.positions, self.slots = reader, lr, positions, slots
+        self.calls = list(slot_calls.chunks([len(positions)], slots, True))
+        self._kept: dict[int, Tensor] = {}
+        self._room = KEPT_BYTES
+
+    def features(self, call: slice) -> Tensor:
+        """(slots, c, p, p): those of the crops of one of ``calls``, dummies after them."""
+        if call.start in self._kept:
+            return self._kept[call.start]
+        crops = cut(self.lr, self.positions[call], self.reader.tile)
+        # Contiguous: a view would keep the reflected border alive with it.
+        maps = self.reader.features(_to_unit(slot_calls.pad(crops, self.slots))).contiguous()
+        if maps.nbytes <= self._room:
+            self._room -= maps.nbytes
+            self._kept[call.start] = maps
+        return maps
+
+
 @torch.no_grad()
-def _channel_statistics(
-    reader: FeatureReader, lr: Tensor, positions: Tensor, coverage: Tensor, slots: int
-) -> tuple[Tensor, Tensor]:
+def _channel_statistics(crops: _Crops, coverage: Tensor) -> tuple[Tensor, Tensor]:
     total: Tensor | float = 0.0
     squares: Tensor | float = 0.0
-    for part in slot_calls.chunks([len(positions)], slots, True):
-        maps = slot_calls.run(lambda x: reader.features(_to_unit(x)), cut(lr, positions[part], reader.tile), slots)
-        centres = reader.centres(maps).double()
-        seen = coverage[part].unsqueeze(1).to(maps.device)
+    for call in crops.calls:
+        maps = crops.features(call)[: call.stop - call.start]
+        centres = crops.reader.centres(maps).double()
+        seen = coverage[call].unsqueeze(1).to(maps.device)
         total = total + (centres * seen).sum((0, 2, 3))
         squares = squares + (centres.square() * seen).sum((0, 2, 3))
     count = float(coverage.sum())
@@ -183,15 +214,16 @@ def measure_image(
     hard = reader.centres(cut(hardness[None], positions, reader.tile).squeeze(1))
     weighting = Weighting.fit(hard[coverage > 0], gamma, weight_floor, clip_percentile)
     weights = weighting(hard) * coverage
-    mean, std = _channel_statistics(reader, lr, positions, coverage, slots)
+    crops = _Crops(reader, lr, positions, slots)
+    mean, std = _channel_statistics(crops, coverage)
     sums = []
-    for part in slot_calls.chunks([len(positions)], slots, True):
-        tiles = slot_calls.pad(cut(lr, positions[part], reader.tile), slots)
-        chosen = slot_calls.pad(weights[part], slots).to(lr.device)
-        features = standardise(reader.features(_to_unit(tiles)), mean, std)
-        by_set = [fourier_sums(features, kernels, chosen) for kernels in (*bank.sets, bank.held_out)]
-        sums.append(torch.cat(by_set, dim=1)[: part.stop - part.start])
+    for call in crops.calls:
+        chosen = slot_calls.pad(weights[call], slots).to(lr.device)
+        features = standardise(crops.features(call), mean, std)
+        by_set = [fourier_sums(features, directions, chosen, bank.scales) for directions in bank.directions]
+        by_set.append(fourier_sums(features, bank.held_out, chosen))
+        sums.append(torch.cat(by_set, dim=1)[: call.stop - call.start])
     joined = torch.cat(sums)
     if not bool(joined.isfinite().all()):
         raise ValueError("the teacher's features of this image are not finite; check the teacher, or use float32")
-    return RealImage(mean, std, weighting, positions, weights.double().sum((1, 2)), joined, len(bank.sets))
+    return RealImage(mean, std, weighting, positions, weights.double().sum((1, 2)), joined, len(bank.directions))

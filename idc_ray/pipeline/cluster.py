@@ -24,18 +24,22 @@ log = logging.getLogger(__name__)
 READER_CPUS = 1
 
 
-def join(actors: Actors) -> None:
-    """Join the cluster of ``actors.ray_address`` or RAY_ADDRESS, else start one on this machine.
+def join(address: str | None, worker_output: bool = True) -> None:
+    """Join the cluster at ``address`` or RAY_ADDRESS, else start one on this machine.
 
     A job that was submitted to a cluster finds it through RAY_ADDRESS, which Ray sets.
+
+    Args:
+        address: such as ``auto`` or ``ray://HOST:10001``.
+        worker_output: show here what the workers print.
     """
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # It warns that a cluster of this machine alone asks for the token that it has just written itself.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    address = actors.ray_address or os.environ.get("RAY_ADDRESS")
-    common: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
+    address = address or os.environ.get("RAY_ADDRESS")
+    common: dict[str, Any] = {"log_to_driver": worker_output, "logging_level": logging.WARNING}
     with keeping_handlers():
         if address:
             log.info("joining the Ray cluster at %s", address)

@@ -34,6 +34,7 @@ from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise
 from idc_ray.pipeline.stream import condense_stream
 from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
+from idc_ray.pipeline.waiting import told_while_waiting
 from idc_ray.pipeline.worker import load_job_teacher
 from idc_ray.store import RunRecord, Store, shard_count_for
 from idc_ray.tracking import Tracker, tracking_uri
@@ -167,7 +168,7 @@ def _versions() -> dict[str, str]:
 def _run_on_ray(launch: _Launch) -> None:
     """Condense what is left; whatever ends this early, no process of ours lives on."""
     ours = not ray.is_initialized()
-    join(launch.job.config.actors)
+    join(launch.job.config.actors.ray_address)
     try:
         with data_settings():
             _condense_all(launch)
@@ -196,7 +197,7 @@ def _condense_all(launch: _Launch) -> None:
             batch = 1 if alone else _batch(config, len(image_ids))
             pool = _pool(launch, -(-len(image_ids) // batch))
             statuses = condense_stream(only(launch.found.manifest, image_ids), job, teacher, pool, batch, alone)
-            _follow(launch, statuses, compactor, progress)
+            _follow(launch, statuses, pool, compactor, progress)
 
 
 def _batch(config: CondenseConfig, images: int) -> int:
@@ -228,10 +229,10 @@ def _mean_difficulty(launch: _Launch, teacher: ray.ObjectRef[bytes]) -> float:
     return float(launch.run.survey["mean_difficulty"])
 
 
-def _follow(launch: _Launch, statuses: Any, compactor: Compactor, progress: Progress) -> None:
+def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor, progress: Progress) -> None:
     """Take status rows as they arrive: show them, track them, compact complete ranges."""
     told = 0.0
-    for status in statuses:
+    for status in told_while_waiting(statuses, pool):
         if launch.lost_lock.is_set():
             raise Locked(f"another process took over {launch.job.store.uri}; see which one, and stop one of the two")
         if status["outcome"] == "quarantined":

@@ -20,7 +20,6 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
 from torch.nn.parallel import DistributedDataParallel
 
-from idc_ray.config import Actors
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
@@ -140,7 +139,8 @@ def _run_on_ray(
     config: TrainConfig, place: Place, labels: bytes | None, notes: dict[str, Any], tracker: Tracker
 ) -> None:
     ours = not ray.is_initialized()
-    join(Actors(ray_address=config.workers.ray_address))
+    # What the workers have to say comes as events and exceptions; Ray Train's own chatter would bury it.
+    join(config.workers.ray_address, worker_output=False)
     try:
         _follow(config, place, labels, notes, tracker)
     finally:
@@ -181,7 +181,7 @@ def _follow(config: TrainConfig, place: Place, labels: bytes | None, notes: dict
     if outcome[0] is not None:
         raise IdcError(
             f"training stopped after {config.workers.max_failures + 1} attempts ({_first_line(outcome[0])}); "
-            f"see the workers' logs above; {CONTINUE}"
+            f"see the logs in Ray's session folder; {CONTINUE}"
         ) from outcome[0]
 
 

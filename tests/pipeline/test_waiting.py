@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from idc_ray.pipeline import waiting
+from idc_ray.pipeline.cluster import PoolPlan
+
+POOL = PoolPlan({"num_gpus": 1.0}, 1, 4, 1, "GPUs")
+
+
+@pytest.fixture(autouse=True)
+def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
+    monkeypatch.setattr(waiting.ray, "available_resources", lambda: {"CPU": 3.0})
+
+
+def test_it_says_what_workers_take_and_what_is_free() -> None:
+    """Catches a job that hangs in silence because nothing has room for its workers."""
+    assert waiting.what_is_awaited(POOL) == "each of 1 to 4 workers takes 1 GPU, of which 0 of 2 are free"
+    one = PoolPlan({"num_cpus": 0.5}, 2, 2, 2, "CPUs")
+    assert waiting.what_is_awaited(one) == "each of 2 workers takes 0.5 CPU, of which 3 of 8 are free"
+
+
+def test_it_speaks_until_the_first_item_and_never_after(caplog: pytest.LogCaptureFixture) -> None:
+    """Catches a line that goes on for ever, and items that are lost."""
+    lines: list[int] = []
+
+    def slow() -> Iterator[int]:
+        for item in range(3):
+            time.sleep(0.3)
+            yield item
+
+    with caplog.at_level(logging.INFO, logger=waiting.__name__):
+        for item in waiting.told_while_waiting(slow(), POOL, every=0.1):
+            lines.append(len(caplog.records))
+            assert item == len(lines) - 1
+    assert lines[0] in (1, 2, 3)
+    assert lines[-1] == lines[0]
+    assert "no image is done after" in caplog.text
+
+
+def test_it_ends_with_a_job_that_fails_before_its_first_image(caplog: pytest.LogCaptureFixture) -> None:
+    def failing() -> Iterator[int]:
+        raise ValueError
+        yield
+
+    with caplog.at_level(logging.INFO, logger=waiting.__name__):
+        with pytest.raises(ValueError):
+            list(waiting.told_while_waiting(failing(), POOL, every=0.05))
+        time.sleep(0.2)
+    assert not caplog.records
