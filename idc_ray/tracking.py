@@ -138,6 +138,10 @@ class Tracker:
 
         self._attempt(name, send)
 
+    def log_folder(self, folder: Path, name: str) -> None:
+        """Store the files of a folder under ``name``."""
+        self._attempt(name, lambda client: client.log_artifacts(self.run_id, str(folder), name))
+
     def log_input_dataset(self, uri: str, digest: str, images: int) -> None:
         """Record what the run reads. Recording the same one again, on a resume, changes nothing.
 

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from idc_ray.errors import BadRequest
-from idc_ray.models.checkpoint import METADATA_KEY, is_safetensors, load_checkpoint, read_metadata, read_tensors
+from idc_ray.models.checkpoint import (
+    METADATA_KEY,
+    Checkpoint,
+    is_safetensors,
+    load_checkpoint,
+    read_metadata,
+    read_tensors,
+)
+from idc_ray.models.public_mambairv2 import is_mambairv2, mambairv2_spec
 from idc_ray.models.spandrel_import import import_spandrel
 from idc_ray.models.teacher import Teacher
 from idc_ray.models.upscaler import Upscaler
@@ -120,9 +128,9 @@ def _read_network(data: bytes, name: str, scale: int) -> _Network:
         checkpoint = load_checkpoint(data)
         network = _Network(checkpoint.build(), checkpoint.spec.scale)
     elif is_safetensors(data):
-        network = _through_spandrel(dict(read_tensors(data)), name)
+        network = _foreign(dict(read_tensors(data)), name)
     elif data.startswith((b"PK\x03\x04", b"\x80")):  # torch's zip format, and the pickle of before 1.6
-        network = _through_spandrel(_read_torch(data, name), name)
+        network = _foreign(_read_torch(data, name), name)
     else:
         raise BadRequest(
             f"{name} is no checkpoint: its content starts with {data[:8]!r}; "
@@ -149,6 +157,15 @@ def _read_torch(data: bytes, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadRequest(f"{name} holds a {type(content).__name__}; expected a state dict")
     return content
+
+
+def _foreign(state_dict: dict[str, Any], name: str) -> _Network:
+    """A network of another project, from a state dict or what its trainers wrap one in."""
+    inner = next((state_dict[key] for key in ("params_ema", "params") if key in state_dict), state_dict)
+    if not (isinstance(inner, dict) and is_mambairv2(inner)):
+        return _through_spandrel(state_dict, name)
+    spec = mambairv2_spec(inner, name)
+    return _Network(Checkpoint(spec, inner, {}).build(), spec.scale)
 
 
 def _through_spandrel(state_dict: dict[str, Any], name: str) -> _Network:

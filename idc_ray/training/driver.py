@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -32,6 +34,7 @@ from idc_ray.store.lock import lock
 from idc_ray.tracking import Tracker, tracking_uri
 from idc_ray.training.data import fits_in_memory, open_sources, resident_patches
 from idc_ray.training.fit import Event, World, fit, student_spec
+from idc_ray.training.mlflow_model import save_mlflow_model
 from idc_ray.training.pairs import Feed
 from idc_ray.training.progress import TrainProgress
 from idc_ray.training.state import BEST, LAST, TrainRecord, begin_training, read_state, update_record
@@ -125,9 +128,20 @@ def _tracked(
         data = place.read(name)
         if data is not None:
             tracker.log_artifact(data, name)
+    _log_model(tracker, place)
     tracker.finish("FINISHED")
     print(_summary(place, state.best_psnr, state.best_step, state.step))
     return 0
+
+
+def _log_model(tracker: Tracker, place: Place) -> None:
+    """The best network, or the last without validation."""
+    checkpoint = place.read(BEST) or place.read(LAST)
+    if tracker.run_id is None or checkpoint is None:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        save_mlflow_model(checkpoint, Path(scratch))
+        tracker.log_folder(Path(scratch, "model"), "model")
 
 
 def _summary(place: Place, psnr: float | None, step: int | None, steps: int) -> str:

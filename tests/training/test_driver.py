@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,6 +49,31 @@ def test_two_workers_do_what_one_does(data: Path, ray_cluster: Any) -> None:
     before = (data / "one" / STATE).stat().st_mtime_ns
     assert train(one) == 0
     assert (data / "one" / STATE).stat().st_mtime_ns == before
+
+
+def test_a_tracked_training_has_curves_config_pictures_and_the_model(data: Path, ray_cluster: Any) -> None:
+    """The logged model loads by MLflow alone and is the best checkpoint; a resume continues the same run."""
+    import mlflow
+    from mlflow import MlflowClient
+
+    config = config_for(
+        data, "tracked", mlflow__enabled=True, validation__images=str(data / "photos"), validation__every=6
+    )
+    assert train(config) == 0
+    uri = f"sqlite:///{data}/tracked/mlflow.db"
+    client = MlflowClient(uri)
+    (experiment,) = client.search_experiments(filter_string="name = 'idc_ray_train'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "validation_psnr")] == [6, 12]
+    assert run.data.params["optimizer.learning_rate"] == "0.005"
+    names = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert names >= {"config.yaml", "best.safetensors", "last.safetensors", "model", "validation_0.png"}
+    mlflow.set_tracking_uri(uri)
+    model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+    best = load_checkpoint((data / "tracked" / "best.safetensors").read_bytes()).build().eval()
+    images = torch.rand(2, 3, 9, 12)
+    assert np.array_equal(model.predict(images.numpy()), best(images).clamp(0, 1).detach().numpy())
+    assert model.metadata.signature.inputs.inputs[0].shape == (-1, 3, -1, -1)
 
 
 def test_a_stream_trains_as_well_as_resident_data(data: Path, ray_cluster: Any, data_context: Any) -> None:

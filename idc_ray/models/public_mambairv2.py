@@ -1,0 +1,51 @@
+"""Public MambaIRv2 checkpoints, which spandrel does not know: the network's settings follow from the shapes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from idc_ray.errors import BadRequest
+from idc_ray.models.registry import ModelSpec
+
+__all__ = ["is_mambairv2", "mambairv2_spec"]
+
+MARK = "relative_position_index_SA"
+FIRST = "layers.0.residual_group.layers.0."
+
+
+def is_mambairv2(weights: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict is one of MambaIRv2, by a buffer that no other network has."""
+    return MARK in weights
+
+
+def mambairv2_spec(weights: Mapping[str, Tensor], name: str) -> ModelSpec:
+    """The network that a state dict of the authors' code belongs to.
+
+    Raises:
+        BadRequest: it is of the large variant, whose upsampler is another, or incomplete.
+    """
+    if "conv_before_upsample.0.weight" in weights:
+        raise BadRequest(f"{name} is a large MambaIRv2; only the lightweight ones (pixelshuffledirect) are supported")
+    places = [key.split(".") for key in weights if key.startswith("layers.") and key.endswith(".scale1")]
+    try:
+        channels = weights["conv_first.weight"].shape[0]
+        return ModelSpec(
+            "mambairv2",
+            math.isqrt(weights["upsample.0.weight"].shape[0] // 3),
+            {
+                "channels": channels,
+                "blocks": 1 + max(int(parts[1]) for parts in places),
+                "layers": 1 + max(int(parts[4]) for parts in places),
+                "heads": weights[FIRST + "win_mhsa.relative_position_bias_table"].shape[1],
+                "window": math.isqrt(weights[MARK].shape[0]),
+                "mlp_ratio": weights[FIRST + "convffn1.fc1.weight"].shape[0] / channels,
+                "states": weights[FIRST + "assm.selectiveScan.A_logs"].shape[1],
+                "rank": weights[FIRST + "embeddingA.weight"].shape[0],
+                "prompts": weights[FIRST + "assm.embeddingB.weight"].shape[0],
+            },
+        )
+    except (KeyError, ValueError) as error:
+        raise BadRequest(f"{name} looks like MambaIRv2, but lacks {error}; copy the file again") from None
