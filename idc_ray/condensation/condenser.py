@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -24,12 +25,14 @@ from idc_ray.condensation.rlff import draw_bank, fourier_sums
 from idc_ray.condensation.seeding import generator
 from idc_ray.condensation.selection import NEEDS_HR, SelectionTask, select
 from idc_ray.condensation.targets import RealImage, difficulty_map, measure_image, standardise
-from idc_ray.condensation.teacher_features import FeatureReader, GlobalFeatureReader, Teacher
+from idc_ray.condensation.teacher_features import FeatureReader, GlobalFeatureReader, Teacher, check_finite
 from idc_ray.config import CondenseConfig
 from idc_ray.images.tiles import grid_count
 
 __all__ = ["Condensed", "Condenser", "ImageTask", "needs_hr"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: Tiles of one teacher call where ``slots`` is not set: GPUs need many to be busy, CPUs waste time on dummies (ours).
 DEFAULT_SLOTS = {"cpu": 4, "cuda": 32}
@@ -131,7 +134,7 @@ class Condenser:
         self.matcher = TileMatcher(self.reader, self.bank, config.loss, config.optimizer, self.slots, shared)
 
     def difficulty(self, lr: NDArray[np.uint8]) -> float:
-        """Mean difficulty of an image, uint8 (H, W, 3): what its budget is weighed by."""
+        """Mean difficulty of an image, uint8 (H, W, 3): its budget is weighed by it. NaN if the teacher's output is."""
         return float(difficulty_map(self.reader, self._tensor(lr), self.slots).double().mean())
 
     def condense(
@@ -145,7 +148,7 @@ class Condenser:
             frugal: recompute instead of keeping: least memory, more time, the same result.
 
         Returns:
-            For each task its result, or the exception that its own preparation raised.
+            For each task its result, or the exception that its own preparation or labels raised.
 
         Raises:
             ValueError: ``allocation`` is ``difficulty``, and the mean difficulty is not known.
@@ -158,20 +161,18 @@ class Condenser:
         problems: dict[int, MatchingProblem] = {}
         for index, image in enumerate(images):
             begin = time.perf_counter()
-            try:
-                part, problem = self._prepare(image)
-            except (ArithmeticError, RuntimeError, ValueError) as error:
-                if is_out_of_memory(error):
-                    raise  # no fault of this image alone
-                chosen.append(error)
+            prepared = _or_its_error(self._prepare, image)
+            if isinstance(prepared, Exception):
+                chosen.append(prepared)
                 continue
+            part, problem = prepared
             part.seconds["targets"] = time.perf_counter() - begin
             chosen.append(part)
             if problem is not None:
                 problems[index] = problem
         self._match(chosen, problems, on_step)
         return [
-            part if isinstance(part, Exception) else self._label(image, part)
+            part if isinstance(part, Exception) else _or_its_error(self._label, image, part)
             for image, part in zip(images, chosen, strict=True)
         ]
 
@@ -209,7 +210,9 @@ class Condenser:
         config = self.config
         matters = config.makes_tiles and (self.gamma > 0 or config.init in ("hardest", "hardest_packed"))
         if matters or config.allocation == "difficulty":
-            return difficulty_map(self.reader, lr, self.slots)
+            hardness = difficulty_map(self.reader, lr, self.slots)
+            check_finite(hardness)
+            return hardness
         return None
 
     def _budget(self, image: ImageTask, hardness: Tensor | None) -> int:
@@ -271,9 +274,10 @@ class Condenser:
             part.seconds["optimise"] = elapsed * len(problem.start) / tiles
 
     def _label(self, image: ImageTask, part: _Chosen) -> Condensed:
-        begin = time.perf_counter()
+        begin, match = time.perf_counter(), part.match
+        if match:
+            check_finite(torch.tensor(match.start.total))  # of noise; crops are as finite as the image was
         hr_tiles = self._real_labels(image, part) if self.config.labels == "real" else self._teacher_labels(part.tiles)
-        match = part.match
         return Condensed(
             lr_tiles=part.tiles.permute(0, 2, 3, 1).cpu().numpy(),
             hr_tiles=hr_tiles,
@@ -294,10 +298,12 @@ class Condenser:
         if len(tiles) == 0:
             return np.empty((0, scale * size, scale * size, 3), np.uint8)
 
-        def upscale(batch: Tensor) -> Tensor:
-            return self.reader.upscale(batch.float() / 255).mul(255).round_().to(torch.uint8)
-
-        return slot_calls.run(upscale, tiles, self.slots).permute(0, 2, 3, 1).cpu().numpy()
+        done = []
+        for part in slot_calls.chunks([len(tiles)], self.slots, True):
+            labels = slot_calls.run(lambda x: self.reader.upscale(x.float() / 255), tiles[part], self.slots)
+            check_finite(labels)
+            done.append(labels.mul_(255).round_().to(torch.uint8))
+        return torch.cat(done).permute(0, 2, 3, 1).cpu().numpy()
 
     def _real_labels(self, image: ImageTask, part: _Chosen) -> NDArray[np.uint8]:
         scale, size = self.config.scale, self.config.tile_size
@@ -312,3 +318,13 @@ class Condenser:
     def _tensor(self, image: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) to (3, H, W) on the device."""
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(self.device)
+
+
+def _or_its_error(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | Exception:
+    """What ``work`` returns, or the exception that its image alone is to blame for; too little memory is not."""
+    try:
+        return work(*args, **kwargs)
+    except (ArithmeticError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        return error

@@ -6,9 +6,10 @@ share one signature, so adding one is adding a function to the registry.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from idc_ray.condensation.difficulty import bicubic_upscale
 from idc_ray.condensation.groups import balanced_groups, spread_centres
 from idc_ray.condensation.seeding import generator
 from idc_ray.condensation.targets import difficulty_map
-from idc_ray.condensation.teacher_features import FeatureReader
+from idc_ray.condensation.teacher_features import FeatureReader, check_finite
 from idc_ray.condensation.windows import candidate_positions, choose, cut, window_means
 
 __all__ = ["NEEDS_HR", "SELECTORS", "SelectionTask", "select"]
@@ -48,18 +49,21 @@ class SelectionTask:
 #: Clusters that ``dcsr_like`` takes from in turn (ours).
 CLUSTERS = 8
 
-Rule = Callable[[SelectionTask, FeatureReader, int, Tensor], list[int]]
-"""(task, reader, slots, candidate positions) to candidate indices, best first."""
+Rule = Callable[[SelectionTask, FeatureReader, int, Tensor], Iterable[int]]
+"""(task, reader, slots, candidate positions) to candidate indices, best first; greedy rules yield them one by one."""
+
+R = TypeVar("R", bound=Rule)
 
 SELECTORS: dict[str, Rule] = {}
 
 
-def _rule(function: Rule) -> Rule:
+def _rule(function: R) -> R:
     SELECTORS[function.__name__] = function
     return function
 
 
 def _by_map(score: Tensor, positions: Tensor, size: int) -> list[int]:
+    check_finite(score)  # NaN would rank anyhow, and spoil the integral image behind it
     order: list[int] = window_means(score, positions, size).argsort(descending=True, stable=True).tolist()
     return order
 
@@ -104,32 +108,30 @@ def loss(task: SelectionTask, reader: FeatureReader, slots: int, positions: Tens
 
 
 @_rule
-def kcenter(task: SelectionTask, reader: FeatureReader, slots: int, positions: Tensor) -> list[int]:
+def kcenter(task: SelectionTask, reader: FeatureReader, slots: int, positions: Tensor) -> Iterator[int]:
     """Greedy k-centre (Sener and Savarese 2018) on each window's mean and deviation of the teacher's features."""
     points = _window_features(task.lr, reader, slots, positions)
-    distance = (points - points.mean(0)).square().sum(1)
-    order = [int(distance.argmin())]
-    distance = (points - points[order[0]]).square().sum(1)
-    for _ in range(len(points) - 1):
-        distance[order[-1]] = -1.0
-        order.append(int(distance.argmax()))
-        distance = torch.minimum(distance, (points - points[order[-1]]).square().sum(1))
-    return order
+    chosen = int((points - points.mean(0)).square().sum(1).argmin())
+    distance = points.new_full((len(points),), torch.inf)
+    for _ in range(len(points)):
+        yield chosen
+        distance = torch.minimum(distance, (points - points[chosen]).square().sum(1))
+        distance[chosen] = -1.0
+        chosen = int(distance.argmax())
 
 
 @_rule
-def herding(task: SelectionTask, reader: FeatureReader, slots: int, positions: Tensor) -> list[int]:
+def herding(task: SelectionTask, reader: FeatureReader, slots: int, positions: Tensor) -> Iterator[int]:
     """Greedy herding (Welling 2009): the mean of what is chosen stays as near as it can to the mean of all windows."""
     points = _window_features(task.lr, reader, slots, positions)
-    goal, chosen = points.mean(0), torch.zeros_like(points[0])
+    goal, total = points.mean(0), torch.zeros_like(points[0])
     free = torch.ones(len(points), dtype=torch.bool)
-    order: list[int] = []
     for count in range(1, len(points) + 1):
-        distance = ((chosen + points) / count - goal).square().sum(1).masked_fill(~free, torch.inf)
-        order.append(int(distance.argmin()))
-        chosen += points[order[-1]]
-        free[order[-1]] = False
-    return order
+        distance = ((total + points) / count - goal).square().sum(1).masked_fill(~free, torch.inf)
+        chosen = int(distance.argmin())
+        yield chosen
+        total += points[chosen]
+        free[chosen] = False
 
 
 @_rule
@@ -195,4 +197,5 @@ def _window_features(lr: Tensor, reader: FeatureReader, slots: int, positions: T
         flat = maps.flatten(2).double().cpu()
         described.append(torch.cat([flat.mean(2), flat.std(2)], dim=1))
     points = torch.cat(described)
+    check_finite(points)
     return (points - points.mean(0)) / points.std(0, correction=0).clamp_min(1e-9)

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["LABEL_PADDING", "FeatureReader", "GlobalFeatureReader", "Teacher"]
+__all__ = ["LABEL_PADDING", "FeatureReader", "GlobalFeatureReader", "Teacher", "check_finite"]
 
 
 #: LR pixels of reflection round a tile when the teacher upscales it; cropped again (ours).
@@ -94,6 +94,16 @@ class GlobalFeatureReader(FeatureReader):
     def centres(self, maps: Tensor) -> Tensor:
         """The mean of a map over whole tiles: (..., p, p) to (..., 1, 1)."""
         return maps.mean((-2, -1), keepdim=True)
+
+
+def check_finite(values: Tensor) -> None:
+    """Refuse what was computed from an output that is not finite: NaN would rank anyhow, and be black in a label.
+
+    Raises:
+        ValueError: a value is NaN or infinite.
+    """
+    if not bool(values.isfinite().all()):
+        raise ValueError("the teacher's output for this image is not finite; check the teacher, or use float32")
 
 
 def _reflect(tiles: Tensor, padding: int) -> Tensor:

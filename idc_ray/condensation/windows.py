@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -39,25 +40,25 @@ def window_means(maps: Tensor, positions: Tensor, size: int) -> Tensor:
 
 
 def choose(order: Iterable[int], positions: Tensor, size: int, count: int) -> list[int]:
-    """The first ``count`` windows of ``order`` that do not overlap.
+    """The first ``count`` windows of ``order`` that do not overlap; asks for no more of ``order`` than it needs.
 
     Where a greedy choice leaves no free place, windows that overlap what was chosen least come next,
     so the result always has ``count`` members as long as ``order`` has.
     """
-    waiting = list(order)
-    corners = positions.tolist()
-    chosen: list[int] = []
+    return list(islice(_free_ones_first(order, positions.tolist(), size), count))
+
+
+def _free_ones_first(order: Iterable[int], corners: list[list[int]], size: int) -> Iterator[int]:
+    waiting, chosen = order, list[int]()
     for allowed in (0.0, 0.25, 0.5, 1.0):
         later = []
         for candidate in waiting:
-            if len(chosen) == count:
-                return chosen
             if all(_overlap(corners[candidate], corners[other], size) <= allowed for other in chosen):
                 chosen.append(candidate)
+                yield candidate
             else:
                 later.append(candidate)
         waiting = later
-    return chosen
 
 
 def _overlap(a: list[int], b: list[int], size: int) -> float:

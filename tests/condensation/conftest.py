@@ -51,7 +51,7 @@ def picture(height: int = 52, width: int = 70, seed: int = 0) -> NDArray[np.uint
     y, x = np.mgrid[:height, :width]
     smooth = 120 + 60 * np.sin(y / 9) + 40 * np.cos(x / 11)
     rough = random.normal(0, 60, (height, width)) * (x > width // 2)
-    channels = [smooth + rough, 0.8 * smooth - rough / 2, smooth[::-1] + rough / 3]
+    channels = [smooth + rough, 0.8 * smooth + rough / 2, smooth[::-1] + rough / 3]
     return np.clip(np.stack(channels, -1), 0, 255).astype(np.uint8)
 
 
