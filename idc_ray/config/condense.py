@@ -118,7 +118,7 @@ class Actors(Section):
     max_size: Neutral[Count | None] = None
     """Most workers; null: as many as the cluster has room for."""
     initial_size: Neutral[Count | None] = None
-    """Workers at the start; null: the fewest."""
+    """Workers at the start; null: as many as there is room and work for."""
     cpus: Neutral[NotNegative] = 1.0
     """CPUs that a worker reserves; a fraction, or a whole number above 1."""
     gpus: Neutral[NotNegative | None] = None

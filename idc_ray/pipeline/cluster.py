@@ -6,22 +6,33 @@ import contextlib
 import logging
 import math
 import os
+import re
+import socket
+import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any, ClassVar
 
 import ray
 from ray.data import DataContext
 
 from idc_ray.config import Actors
+from idc_ray.errors import BadRequest
 from idc_ray.interrupt import keeping_handlers
 
 __all__ = ["PoolPlan", "data_settings", "join", "node_id", "node_lives", "plan_pool"]
 
 log = logging.getLogger(__name__)
 
+#: Ray's core says of every worker that its arguments might be lost; this process holds them. No setting silences it.
+HARMLESS = re.compile(rb"core_worker\.cc:\d+: Actor with class name: .* has constructor arguments in the object store")
+
 #: CPUs beyond the machine's own in a cluster that we start, so that reading never waits for the workers to end.
 READER_CPUS = 1
+
+#: How long a cluster's head may take to accept a connection.
+ANSWER_SECONDS = 15.0
 
 
 def join(address: str | None, worker_output: bool = True) -> None:
@@ -32,6 +43,9 @@ def join(address: str | None, worker_output: bool = True) -> None:
     Args:
         address: such as ``auto`` or ``ray://HOST:10001``.
         worker_output: show here what the workers print.
+
+    Raises:
+        BadRequest: no cluster answers there.
     """
     if ray.is_initialized():
         return
@@ -43,10 +57,24 @@ def join(address: str | None, worker_output: bool = True) -> None:
     with keeping_handlers():
         if address:
             log.info("joining the Ray cluster at %s", address)
-            ray.init(address=address, **common)
+            try:
+                _check_answers(address)
+                ray.init(address=address, **common)
+            except OSError as error:  # ConnectionError is one
+                raise BadRequest(
+                    f"no Ray cluster answers at {address!r} ({str(error).strip()}); check --actors.ray-address and "
+                    "RAY_ADDRESS, or leave both out to start one on this machine"
+                ) from None
             return
         log.info("starting Ray on this machine")
         ray.init(num_cpus=(os.cpu_count() or 1) + READER_CPUS, include_dashboard=False, **common)
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself would try an address HOST:PORT for minutes; other kinds of address it checks at once."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
 
 
 def node_id() -> str:
@@ -106,6 +134,47 @@ def plan_pool(actors: Actors, resources: dict[str, float], work: int) -> PoolPla
     return PoolPlan(options, actors.min_size, most, min(max(first, actors.min_size), most), device)
 
 
+class QuietStart:
+    """Callback of Ray Data: stderr without ``HARMLESS`` lines from planning an execution until its workers are started.
+
+    One is made for each execution. What is written meanwhile, by whatever means, is held back for that moment.
+    """
+
+    _held: ClassVar[tuple[int, IO[bytes]] | None] = None  # of the process, as stderr is
+
+    def __init__(self) -> None:
+        self.release()
+        sys.stderr.flush()
+        held = tempfile.TemporaryFile()  # noqa: SIM115  closed when it is released
+        QuietStart._held = os.dup(2), held
+        os.dup2(held.fileno(), 2)
+
+    @classmethod
+    def release(cls) -> None:
+        """Show what was held back; may be repeated."""
+        if cls._held is None:
+            return
+        shown, held = cls._held
+        cls._held = None
+        sys.stderr.flush()
+        os.dup2(shown, 2)
+        os.close(shown)
+        with held:
+            held.seek(0)
+            for line in held:
+                if not HARMLESS.search(line):
+                    os.write(2, line)
+
+    def before_execution_starts(self, executor: object) -> None:
+        self.release()
+
+    def on_execution_step(self, executor: object) -> None: ...
+
+    def after_execution_succeeds(self, executor: object) -> None: ...
+
+    def after_execution_fails(self, executor: object, error: Exception) -> None: ...
+
+
 @contextlib.contextmanager
 def data_settings() -> Iterator[None]:
     """Ray Data's settings for rows that take minutes; the process's own are restored afterwards."""
@@ -117,6 +186,7 @@ def data_settings() -> Iterator[None]:
         "enable_operator_progress_bars": False,
         "print_on_execution_start": False,
         "verbose_stats_logs": False,
+        "custom_execution_callback_classes": [*context.custom_execution_callback_classes, QuietStart],
     }
     before = {name: getattr(context, name) for name in wanted}
     threshold = context.autoscaling_config.actor_pool_util_upscaling_threshold
@@ -129,6 +199,7 @@ def data_settings() -> Iterator[None]:
         context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
         yield
     finally:
+        QuietStart.release()
         for name, value in before.items():
             setattr(context, name, value)
         context.autoscaling_config.actor_pool_util_upscaling_threshold = threshold

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import logging
 import os
 import platform
 import socket
+import tempfile
 import threading
 import time
 import uuid
@@ -39,7 +41,7 @@ from idc_ray.pipeline.worker import load_job_teacher
 from idc_ray.store import RunRecord, Store, shard_count_for
 from idc_ray.tracking import Tracker, tracking_uri
 
-__all__ = ["condense"]
+__all__ = ["condense", "versions"]
 
 log = logging.getLogger(__name__)
 
@@ -81,16 +83,12 @@ def condense(config: CondenseConfig) -> int:
         IdcError: anything else that a user can mend.
     """
     print(config.to_yaml(), flush=True)
-    teacher = read_teacher(config)
-    found = find_input(config)
-    log.info("%d images in %s", found.manifest.num_rows, found.uri)
-    if found.ignored:
-        log.info("%d files there are no images by their ending and are ignored", found.ignored)
-    job = _new_job(config, found, teacher)
-    load_job_teacher(job, teacher, torch.device("cpu"))  # a wrong teacher is told here, not by a worker minutes later
     if config.dry_run:
-        print(dry_run.estimate(job, found, teacher))
+        with tempfile.TemporaryDirectory() as folder:
+            job, found, teacher = _prepare(config, f"{folder}/photographs")
+            print(dry_run.estimate(job, found, teacher))
         return 0
+    job, found, teacher = _prepare(config)
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)
     job.store.check_writable()
@@ -103,6 +101,18 @@ def condense(config: CondenseConfig) -> int:
         except BaseException as error:
             launch.tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
+
+
+def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Job, Found, bytes]:
+    """Find everything that the job needs; whatever is missing or wrong is told here, not by a worker minutes later."""
+    teacher = read_teacher(config)
+    found = find_input(config, photographs)
+    log.info("%d images in %s", found.manifest.num_rows, found.uri)
+    if found.ignored:
+        log.info("%d files there are no images by their ending and are ignored", found.ignored)
+    job = _new_job(config, found, teacher)
+    load_job_teacher(job, teacher, torch.device("cpu"))
+    return job, found, teacher
 
 
 def _new_job(config: CondenseConfig, found: Found, teacher: bytes) -> Job:
@@ -139,7 +149,7 @@ def _begin(job: Job, found: Found, teacher: bytes, lost_lock: threading.Event) -
             digest=job.digest,
             teacher_sha256=teacher_sha256(teacher),
             input_uri=found.uri,
-            versions=_versions(),
+            versions=versions(),
             shard_count=shard_count_for(int(expected), config.store.shard_bytes),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             device="",
@@ -159,7 +169,8 @@ def _begin(job: Job, found: Found, teacher: bytes, lost_lock: threading.Event) -
     return _Launch(job, found, teacher, run, plan, tracker, summary, lost_lock)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the packages that matter, for records."""
     packages = ("torch", "ray", "pyarrow", "numpy", "pillow", "mlflow")
     ours = {"idc_ray": idc_ray.__version__, "python": platform.python_version()}
     return ours | {name: importlib.metadata.version(name) for name in packages}
@@ -175,8 +186,8 @@ def _run_on_ray(launch: _Launch) -> None:
     except BaseException as error:
         if ours:
             ray.shutdown()  # first: a worker that still runs would state again what it works on
-        if isinstance(error, KeyboardInterrupt):
-            launch.job.store.end_launch(launch.job.launch)  # nobody is to blame for what was in flight
+        if isinstance(error, KeyboardInterrupt | IdcError):
+            launch.job.store.end_launch(launch.job.launch)  # no image is to blame for what was in flight
         raise
     if ours:
         ray.shutdown()
@@ -196,8 +207,9 @@ def _condense_all(launch: _Launch) -> None:
                 continue
             batch = 1 if alone else _batch(config, len(image_ids))
             pool = _pool(launch, -(-len(image_ids) // batch))
-            statuses = condense_stream(only(launch.found.manifest, image_ids), job, teacher, pool, batch, alone)
-            _follow(launch, statuses, pool, compactor, progress)
+            images = only(launch.found.manifest, image_ids)
+            with contextlib.closing(condense_stream(images, job, teacher, pool, batch, alone)) as statuses:
+                _follow(launch, statuses, pool, compactor, progress)
 
 
 def _batch(config: CondenseConfig, images: int) -> int:

@@ -7,8 +7,9 @@ import os
 import torch
 
 from idc_ray.config import Actors
+from idc_ray.errors import BadRequest
 
-__all__ = ["device_kind", "set_up_torch"]
+__all__ = ["device_kind", "device_works", "set_up_torch"]
 
 
 def set_up_torch(actors: Actors, has_gpu: bool) -> torch.device:
@@ -20,6 +21,9 @@ def set_up_torch(actors: Actors, has_gpu: bool) -> torch.device:
     Args:
         actors: settings of the workers.
         has_gpu: whether this process was given a GPU.
+
+    Raises:
+        BadRequest: it is to compute on a GPU, and torch finds none that it can use.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     torch.set_num_threads(actors.threads)
@@ -28,8 +32,24 @@ def set_up_torch(actors: Actors, has_gpu: bool) -> torch.device:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     if actors.device == "cuda" or (actors.device == "auto" and has_gpu):
+        if not torch.cuda.is_available():
+            raise BadRequest(
+                f"torch {torch.__version__} finds no GPU that it can use on a machine where workers are to use one; "
+                "install torch for its GPU and driver, set --actors.device cpu, or, on a cluster that has still to "
+                "start machines with a GPU, give --actors.gpus"
+            )
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
+
+
+def device_works(device: torch.device) -> bool:
+    """Whether a device still computes. After some errors a GPU fails at everything until its process ends."""
+    try:
+        return float(torch.ones(1, device=device).sum()) == 1
+    except torch.OutOfMemoryError:
+        return True
+    except RuntimeError:
+        return False
 
 
 def device_kind(device: torch.device) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask, needs_hr
 from idc_ray.config import CondenseConfig
-from idc_ray.errors import BadRequest
+from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import Found, Instance
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.inputs import estimate_sizes, readable_samples
@@ -18,7 +18,7 @@ from idc_ray.pipeline.progress import duration
 from idc_ray.pipeline.summary import size
 from idc_ray.pipeline.worker import load_job_teacher
 
-__all__ = ["estimate"]
+__all__ = ["estimate", "seconds_per_image"]
 
 TIMED_IMAGES = 2
 COUNTED_IMAGES = 16
@@ -31,6 +31,7 @@ def estimate(job: Job, found: Found, teacher: bytes) -> str:
 
     Raises:
         BadRequest: no image of the sample can be read.
+        IdcError: one of those that are timed cannot be condensed.
     """
     config, images = job.config, found.manifest.num_rows
     samples = list(readable_samples(found, config, COUNTED_IMAGES))
@@ -40,7 +41,7 @@ def estimate(job: Job, found: Found, teacher: bytes) -> str:
         )
     sizes = estimate_sizes(config, images, samples)
     device = set_up_torch(config.actors, has_gpu=torch.cuda.is_available())
-    per_image = _seconds_per_image(config, samples[:TIMED_IMAGES], load_job_teacher(job, teacher, device), device)
+    per_image = seconds_per_image(config, samples[:TIMED_IMAGES], load_job_teacher(job, teacher, device), device)
     workers = config.actors.max_size or (torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1)
     lines = {
         "images": f"{images} in {found.uri}",
@@ -54,7 +55,7 @@ def estimate(job: Job, found: Found, teacher: bytes) -> str:
     return "\n".join(f"{name:<15} {text}" for name, text in lines.items()) + "\ndry run: nothing was started or written"
 
 
-def _seconds_per_image(config: CondenseConfig, samples: list[Instance], teacher: object, device: torch.device) -> float:
+def seconds_per_image(config: CondenseConfig, samples: list[Instance], teacher: object, device: torch.device) -> float:
     """Time two images with no steps and with a few; steps cost the same each."""
     plain = config.model_copy(update={"allocation": "per_image"})  # the survey of difficulties would start the job
     tasks = [ImageTask(s.image_id, s.lr, s.hr if needs_hr(config) else None) for s in samples]
@@ -71,5 +72,6 @@ def _timed(condenser: Condenser, tasks: list[ImageTask]) -> float:
     begin = time.perf_counter()
     for result in condenser.condense(tasks):
         if not isinstance(result, Condensed):
-            raise result
+            fix = "run without --dry-run to have such images set aside"
+            raise IdcError(f"an image of the sample cannot be condensed ({result}); {fix}") from result
     return time.perf_counter() - begin

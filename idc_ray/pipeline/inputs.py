@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,7 +13,8 @@ from idc_ray.condensation.budget import per_image_budget
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.images import Found, ImageRef, Instance, find_images, grid_count, load_instance
-from idc_ray.images.locate import locate
+from idc_ray.images.listing import has_wildcard, split_pattern
+from idc_ray.images.locate import Place, locate
 from idc_ray.images.names import open_path
 from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
@@ -41,15 +42,47 @@ def read_teacher(config: CondenseConfig) -> bytes:
         raise BadRequest(f"the teacher {place.uri} cannot be read ({error}); check --teacher") from None
 
 
-def find_input(config: CondenseConfig) -> Found:
-    """The images of a configuration; by default photographs that scikit-image ships, copied beside the output."""
+def find_input(config: CondenseConfig, photographs: str | None = None) -> Found:
+    """The images of a configuration, without those in its output; by default photographs that scikit-image ships.
+
+    Args:
+        config: the configuration.
+        photographs: folder to copy the default photographs to; None: one beside the output.
+
+    Raises:
+        BadRequest: there are no images, or they cannot be listed or copied.
+    """
+    output = locate(config.output)
     if config.input is not None:
         source = config.source
-        return find_images(config.input, lr_input=source.lr_input, scale=config.scale, image_column=source.image_column)
-    output = locate(config.output)
-    if not output.local:
+        found = find_images(
+            config.input, lr_input=source.lr_input, scale=config.scale, image_column=source.image_column
+        )
+        return _outside(output, locate(config.input), found)
+    if photographs is None and not output.local:
         raise BadRequest("the default photographs need a local --output; name images with --input")
-    return find_images(str(write_photographs(f"{output.path}.photographs")))
+    folder = photographs or f"{output.path}.photographs"
+    try:
+        return find_images(str(write_photographs(folder)))
+    except OSError as error:
+        raise BadRequest(
+            f"the default photographs cannot be copied to {folder} ({error}); choose another --output, or name images "
+            "with --input"
+        ) from None
+
+
+def _outside(output: Place, source: Place, found: Found) -> Found:
+    """Without what earlier launches wrote, such as the gallery, where the output is a folder in the input."""
+    base = split_pattern(source.path)[0] if has_wildcard(source.path) else source.path
+    inside, root = base.rstrip("/") + "/", output.path.rstrip("/") + "/"
+    if type(found.filesystem) is not type(output.filesystem) or not root.startswith(inside):
+        return found
+    if root == inside:
+        raise BadRequest(f"input and output are the same folder, {source.uri}; choose another --output")
+    manifest = found.manifest.filter(pc.invert(pc.starts_with(found.manifest["path"], root)))
+    if not manifest.num_rows:
+        raise BadRequest(f"all images of {source.uri} are in the output, {output.uri}; choose another --output")
+    return replace(found, manifest=manifest)
 
 
 def readable_samples(found: Found, config: CondenseConfig, count: int) -> Iterator[Instance]:

@@ -68,11 +68,14 @@ class Progress:
             self._show()
 
     def tick(self) -> None:
-        """Show that the job lives although no row arrives: the bar's clock, or a line if the last one is long ago."""
+        """Show that the job lives although no row arrives: the bar's clock, or a line if the last one is long ago.
+
+        Before the first row another line says what is awaited: see ``waiting``.
+        """
         with self._lock:
             if self._bar is not None:
                 self._bar.refresh()
-            elif self._clock() - max(self._told_at, self._started) >= LOG_SECONDS:
+            elif self._handled and self._clock() - self._told_at >= LOG_SECONDS:
                 self._tell()
 
     @contextlib.contextmanager
@@ -114,9 +117,7 @@ class Progress:
     def line(self) -> str:
         """Such as ``12 of 200 images, 1 failed, 0.84 images/s, 3 min 43 s left, loss -62 %``."""
         parts = [f"{self.done} of {self.total} images", f"{self.failed} failed"]
-        if not self._handled:
-            parts.append(f"{WAITING} since {duration(self._clock() - self._started)}")
-        else:
+        if self._handled:
             parts.append(f"{self._speed():.3g} images/s")
             left = self.total - self.done - self.failed
             if left > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 import traceback
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from idc_ray.pipeline.attempts import begin_reading, end_reading
 from idc_ray.pipeline.job import Job
 
 __all__ = ["ENDS_THE_JOB", "ReadImage", "pixels"]
+
+log = logging.getLogger(__name__)
 
 #: Code of a row that is no image's fault: with it the job has to end.
 ENDS_THE_JOB = "ends_the_job"
@@ -50,6 +53,8 @@ class ReadImage:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         begin = time.perf_counter()
         attempts = self._state(row["image_id"])
+        if attempts:
+            log.warning("a process died over reading %s, attempt %d", row["source"], attempts)
         try:
             out = _condemned(attempts) if attempts >= self.job.config.store.attempts else None
             out = out or self._read(ImageRef.from_row(row))
@@ -103,7 +108,10 @@ class ReadImage:
         return _row(instance.lr, instance.hr, instance.source_bytes, instance.source_sha256)
 
     def _input_visible(self) -> bool:
-        return self.job.filesystem.get_file_info(self.job.root).type != FileType.NotFound
+        try:
+            return self.job.filesystem.get_file_info(self.job.root).type != FileType.NotFound
+        except OSError:  # such as no permission; out of here it would abort the job without a word of ours
+            return False
 
 
 def _condemned(attempts: int) -> dict[str, Any]:

@@ -96,6 +96,8 @@ def _entry(
         keep_hr=False,
         lr_filesystem=found.lr_filesystem,
     )
+    if instance.source_sha256 != rows[0]["source_sha256"]:
+        raise RejectedImage("changed", "its source has changed since it was condensed")
     size = config.tile_size
     corners = [(row["top"], row["left"]) for row in rows if row["top"] is not None] or [(0, 0)]
     return GalleryEntry(

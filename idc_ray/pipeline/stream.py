@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import pyarrow as pa
@@ -25,8 +26,8 @@ MAX_BLOCKS = 10_000
 
 def condense_stream(
     manifest: pa.Table, job: Job, teacher: ray.ObjectRef[bytes], pool: PoolPlan, batch: int, alone: bool
-) -> Iterator[dict[str, Any]]:
-    """Condense the images of a manifest; status rows arrive as batches finish.
+) -> Generator[dict[str, Any]]:
+    """Condense the images of a manifest; status rows arrive as batches finish. Whoever stops early has to close it.
 
     Args:
         manifest: what to do.
@@ -53,7 +54,7 @@ def condense_stream(
 
 def survey_stream(
     manifest: pa.Table, job: Job, teacher: ray.ObjectRef[bytes], pool: PoolPlan
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any]]:
     """Measure the difficulty of the images of a manifest: rows of image_id, difficulty (None if unreadable), pixels."""
     statuses = _read(manifest, job, 1, pool).map_batches(
         SurveyWorker,
@@ -80,9 +81,11 @@ def _strategy(pool: PoolPlan) -> ActorPoolStrategy:
     return ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size, initial_size=pool.initial_size)
 
 
-def _rows(statuses: Dataset) -> Iterator[dict[str, Any]]:
-    for batch in statuses.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for text in batch["status"].to_pylist():
-            row = json.loads(text)
-            raise_from(row)
-            yield row
+def _rows(statuses: Dataset) -> Generator[dict[str, Any]]:
+    batches = iter(statuses.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+    with contextlib.closing(batches):  # left to the garbage collector, Ray Data would start a new Ray to end in
+        for batch in batches:
+            for text in batch["status"].to_pylist():
+                row = json.loads(text)
+                raise_from(row)
+                yield row

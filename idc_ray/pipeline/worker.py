@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 import traceback
 import uuid
@@ -27,7 +28,7 @@ from idc_ray.images import encode_png
 from idc_ray.models import Teacher, load_teacher
 from idc_ray.pipeline.attempts import Ledger
 from idc_ray.pipeline.cluster import node_id, node_lives
-from idc_ray.pipeline.device import device_kind, set_up_torch
+from idc_ray.pipeline.device import device_kind, device_works, set_up_torch
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ENDS_THE_JOB, pixels
 from idc_ray.pipeline.stopping import as_row
@@ -60,10 +61,10 @@ class _Worker(ABC):
     """
 
     def __init__(self, job: Job, teacher: ray.ObjectRef[bytes]) -> None:
-        self.job = job
-        self.device = set_up_torch(job.config.actors, has_gpu=bool(ray.get_gpu_ids()))
+        self.job, self.device = job, torch.device("cpu")
         self.useless: IdcError | None = None
         try:
+            self.device = set_up_torch(job.config.actors, has_gpu=bool(ray.get_gpu_ids()))
             _check_output_visible(job)
             model = load_job_teacher(job, ray.get(teacher), self.device)
         except IdcError as error:  # raised here, it would be tried again and again
@@ -82,6 +83,18 @@ class _Worker(ABC):
             return _statuses(self.work(rows))
         except IdcError as error:
             return _statuses([as_row(error)])
+        except OSError as error:  # images are read elsewhere and their errors caught: this is about the output
+            fix = "mend that and run the same command again: what is finished is kept"
+            return _statuses([as_row(IdcError(f"the output {self.job.store.uri} cannot be used ({error}); {fix}"))])
+
+    def _die_with_device(self, error: Exception) -> None:
+        """End this process if its GPU is out of order: until then every image would fail there and be blamed for it.
+
+        What this worker states stays as it is, so that this counts like any other death over an image.
+        """
+        if not device_works(self.device):
+            log.error("the GPU of this worker no longer works, the worker is restarted: %s", error)
+            os._exit(1)
 
     @abstractmethod
     def work(self, rows: list[Row]) -> list[Row]:
@@ -96,9 +109,18 @@ class SurveyWorker(_Worker):
         for row in rows:
             status = {"image_id": row["image_id"], "difficulty": None, "pixels": row["height"] * row["width"]}
             if not row["code"]:
-                status["difficulty"] = self.condenser.difficulty(pixels(row, self.job.config.scale)[0])
+                status["difficulty"] = self._difficulty(row)
             out.append(status)
         return out
+
+    def _difficulty(self, row: Row) -> float | None:
+        """None for an image that fails: it is quarantined later, when it is condensed; here it would end the job."""
+        try:
+            return self.condenser.difficulty(pixels(row, self.job.config.scale)[0])
+        except Exception as error:
+            self._die_with_device(error)
+            log.warning("%s is left out of the survey: %s: %s", row["source"], type(error).__name__, error)
+            return None
 
 
 class CondenseWorker(_Worker):
@@ -173,13 +195,17 @@ class CondenseWorker(_Worker):
 
     def _finish(self, row: Row, result: Condensed | Exception) -> Row:
         if isinstance(result, Exception):
+            self._die_with_device(result)
             code, reason = _explain(result)
             return self._set_aside(row, code, reason, "".join(traceback.format_exception(result)))
         begin = time.perf_counter()
-        tiles = _tile_rows(self.job, row, result)
         seconds = {"read": row["read_seconds"], **result.seconds}
         try:
-            self.job.store.commit_part(self.job.digest, _record(row, result, seconds, self.kind), tiles)
+            tiles, record = _tile_rows(self.job, row, result), _record(row, result, seconds, self.kind)
+        except ValueError as error:  # such as a loss that is not a number
+            return self._finish(row, error)
+        try:
+            self.job.store.commit_part(self.job.digest, record, tiles)
         except (OSError, pa.ArrowException) as error:
             raise IdcError(
                 f"the tiles of {row['source']} cannot be written to {self.job.store.uri} ({error}); "

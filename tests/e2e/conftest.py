@@ -8,14 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from idc_ray.cli import run_job
 from idc_ray.images import encode_png
 from idc_ray.store import Store
+from jobs.condense import main
 
 ROOT = Path(__file__).resolve().parents[2]
 SABOTAGE = Path(__file__).resolve().parent / "sabotage"
@@ -53,11 +57,12 @@ def write_pictures(folder: Path, count: int = IMAGES) -> Path:
     return folder
 
 
-def command(source: Path, output: Path, settings: Mapping[str, object] | None = None) -> list[str]:
+def command(source: Path | None, output: Path, settings: Mapping[str, object] | None = None) -> list[str]:
     chosen = SMALL | dict(settings or {})
     options = [f"--{name}={'null' if value is None else value}" for name, value in chosen.items()]
     job = str(ROOT / "jobs" / "condense.py")
-    return [sys.executable, job, "--input", str(source), "--output", str(output), *options]
+    given = [] if source is None else ["--input", str(source)]
+    return [sys.executable, job, *given, "--output", str(output), *options]
 
 
 def environment(sabotage: str | None = None) -> dict[str, str]:
@@ -66,7 +71,7 @@ def environment(sabotage: str | None = None) -> dict[str, str]:
 
 
 def run(
-    source: Path, output: Path, settings: Mapping[str, object] | None = None, sabotage: str | None = None
+    source: Path | None, output: Path, settings: Mapping[str, object] | None = None, sabotage: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """The job to its end."""
     return subprocess.run(
@@ -124,6 +129,31 @@ def rows(output: Path) -> pa.Table:
     table = pa.concat_tables([store.read_shard(shard.shard) for shard in manifest.shards])
     assert table.num_rows == manifest.rows
     return table
+
+
+@dataclass(frozen=True)
+class Told:
+    """How a job ended and what it said, as of a process."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run_here(
+    ray_cluster: Any, data_context: Any, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> Callable[..., Told]:
+    """Like :func:`run`, but in this process, on the cluster of the test session: a third of the time."""
+
+    def run_job_here(source: Path | None, output: Path, settings: Mapping[str, object] | None = None) -> Told:
+        caplog.clear()
+        with caplog.at_level("INFO"), pytest.raises(SystemExit) as ended:
+            run_job(main, command(source, output, settings)[2:])
+        out, err = capsys.readouterr()
+        return Told(int(ended.value.code or 0), out, err + caplog.text)
+
+    return run_job_here
 
 
 @pytest.fixture(scope="session")

@@ -74,26 +74,26 @@ def test_worker_killed_in_mid_image(photos: Path, undisturbed: pa.Table, tmp_pat
     assert not list((output / "quarantine").rglob("*.json"))
 
 
-def test_image_that_kills_its_process_is_set_aside_alone(photos: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
-    """Catches a job that is restarted over and over, and neighbours that pay for it."""
+def test_images_that_kill_their_processes_are_set_aside_alone(
+    photos: Path, undisturbed: pa.Table, tmp_path: Path
+) -> None:
+    """Catches a job that is restarted over and over, in condensing or in reading, and neighbours that pay for it.
+
+    Also an image that fits into memory only by itself and frugally: it is done, with the same bytes.
+    """
     output = tmp_path / "out"
-    done = run(photos, output, {"store.attempts": 2}, sabotage="kill:03.png")
+    done = run(photos, output, {"store.attempts": 2}, sabotage="kill:03.png read:05.png memory:04.png")
     assert done.returncode == 0, done.stderr
-    (entry,) = Store.open(str(output)).list_quarantined(undisturbed["config_digest"][0].as_py())
-    assert (entry.source, entry.code, entry.attempts) == ("03.png", "killed_worker", 2)
-    assert "died 2 times" in entry.reason
-    innocent = undisturbed.filter(pc.not_equal(undisturbed["image_id"], image_id("03.png")))
-    assert rows(output).equals(innocent)
+    entries = Store.open(str(output)).list_quarantined(undisturbed["config_digest"][0].as_py())
+    assert sorted((e.source, e.code, e.attempts) for e in entries) == [
+        ("03.png", "killed_worker", 2),
+        ("05.png", "killed_reader", 2),
+    ]
+    assert all("died 2 times" in entry.reason for entry in entries)
+    guilty = pa.array([image_id("03.png"), image_id("05.png")])
+    assert rows(output).equals(undisturbed.filter(pc.invert(pc.is_in(undisturbed["image_id"], guilty))))
     again = run(photos, output, {"retry_quarantined": True})
     assert again.returncode == 0, again.stderr
-    assert rows(output).equals(undisturbed)
-
-
-def test_too_little_memory_for_several_is_enough_for_one(photos: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
-    """An image that fits only by itself and frugally is done so, with the same bytes."""
-    output = tmp_path / "out"
-    done = run(photos, output, sabotage="memory:04.png")
-    assert done.returncode == 0, done.stderr
     assert rows(output).equals(undisturbed)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from idc_ray.config import load_config
 from idc_ray.images import downscale, encode_png, image_id
+from idc_ray.photographs import photographs
 from idc_ray.pipeline.condense import condense
 from idc_ray.store import Store
 from tests.e2e.conftest import IMAGES, SMALL, picture, rows, write_pictures
@@ -111,8 +113,11 @@ def test_rows_open_everywhere_and_hr_is_what_lr_came_from(tmp_path: Path) -> Non
     """Plain pyarrow, and Hugging Face datasets show pictures; HR shrunk is LR again, without a colour shift."""
     from datasets import load_dataset
 
-    output = tmp_path / "out"
-    table = make(write_pictures(tmp_path / "photos", 3), output, iterations=20, tile_size=24)
+    source, output = tmp_path / "photographs", tmp_path / "out"
+    source.mkdir()
+    for photograph in photographs()[:3]:
+        shutil.copy(photograph, source)
+    table = make(source, output, iterations=20, tile_size=24, ratio=0.02)
     assert pq.read_table(output / "shards")["lr"].equals(table["lr"])
     shown = load_dataset("parquet", data_files=f"{output}/shards/*.parquet", split="train", cache_dir=str(tmp_path))
     assert shown[0]["lr"].size == (24, 24)
@@ -147,3 +152,12 @@ def test_one_tracked_run_over_all_launches(photos: Path, tmp_path: Path) -> None
     assert json.loads((output / "run.json").read_text())["mlflow_run_id"] == run.info.run_id
     make(photos, output, **settings)
     assert [again.info.run_id for again in client.search_runs([experiment.experiment_id])] == [run.info.run_id]
+
+
+def test_output_in_the_input_folder(tmp_path: Path) -> None:
+    """Catches a second launch that condenses the gallery of the first."""
+    source = write_pictures(tmp_path / "photos", 2)
+    for _ in range(2):
+        table = make(source, source / "out", gallery_images=1)
+    assert (source / "out" / "gallery.png").exists()
+    assert set(table["source"].to_pylist()) == {"00.png", "01.png"}

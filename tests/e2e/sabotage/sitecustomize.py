@@ -1,6 +1,9 @@
-"""On PYTHONPATH this breaks the job from inside, in every process that Python starts; see ``IDC_SABOTAGE``.
+"""On PYTHONPATH this breaks the job from inside, in every process that Python starts.
+
+IDC_SABOTAGE holds what to break, separated by spaces:
 
 ``kill:SOURCE`` kills the process that condenses the image SOURCE, every time, as running out of memory does.
+``read:SOURCE`` kills the process that reads it, as a crash of a decoder does; not the driver, which looks at samples.
 ``memory:SOURCE`` raises MemoryError when that image is condensed together with others, or not frugally.
 ``disk:COUNT`` lets each process write COUNT parts, then its disk is full.
 """
@@ -13,51 +16,82 @@ import importlib.util
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
-KIND, _, ARGUMENT = os.environ.get("IDC_SABOTAGE", "").partition(":")
-TARGET = {
-    "kill": "idc_ray.condensation.condenser",
-    "memory": "idc_ray.condensation.condenser",
-    "disk": "idc_ray.store.atomic",
-}.get(KIND)
+
+def kill(module: Any, source: str) -> None:
+    def condense(original: Any, condenser: Any, images: Any, on_step: Any, frugal: bool) -> Any:
+        if is_among(images, source):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(condenser, images, on_step, frugal)
+
+    replace_condense(module, condense)
 
 
-def break_condenser(module: Any) -> None:
-    from idc_ray.images import image_id
+def read(module: Any, source: str) -> None:
+    original = module.load_instance
 
-    wanted = image_id(ARGUMENT)
-    condense = module.Condenser.condense
+    def load_instance(ref: Any, *rest: Any, **options: Any) -> Any:
+        if ref.source == source:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(ref, *rest, **options)
 
-    def broken(self: Any, images: Any, on_step: Any = None, frugal: bool = False) -> Any:
-        if wanted in [image.image_id for image in images]:
-            if KIND == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if len(images) > 1 or not frugal:
-                raise MemoryError("as the test wants it")
-        return condense(self, images, on_step, frugal)
-
-    module.Condenser.condense = broken
+    module.load_instance = load_instance
 
 
-def break_disk(module: Any) -> None:
-    write, written = module._write_local, []
+def memory(module: Any, source: str) -> None:
+    def condense(original: Any, condenser: Any, images: Any, on_step: Any, frugal: bool) -> Any:
+        if is_among(images, source) and (len(images) > 1 or not frugal):
+            raise MemoryError("as the test wants it")
+        return original(condenser, images, on_step, frugal)
 
-    def broken(path: str, data: Any) -> None:
+    replace_condense(module, condense)
+
+
+def disk(module: Any, count: str) -> None:
+    original, written = module._write_local, []
+
+    def write_local(path: str, data: Any) -> None:
         if "/parts/" in path:
             written.append(path)
-            if len(written) > int(ARGUMENT):
+            if len(written) > int(count):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-        write(path, data)
+        original(path, data)
 
-    module._write_local = broken
+    module._write_local = write_local
+
+
+def is_among(images: Any, source: str) -> bool:
+    from idc_ray.images import image_id
+
+    return image_id(source) in [image.image_id for image in images]
+
+
+def replace_condense(module: Any, condense: Callable[..., Any]) -> None:
+    original = module.Condenser.condense
+
+    def replaced(self: Any, images: Any, on_step: Any = None, frugal: bool = False) -> Any:
+        return condense(original, self, images, on_step, frugal)
+
+    module.Condenser.condense = replaced
+
+
+TARGETS = {
+    "idc_ray.condensation.condenser": (kill, memory),
+    "idc_ray.pipeline.reading": (read,),
+    "idc_ray.store.atomic": (disk,),
+}
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Breaks the target right after it was imported."""
+    """Breaks a module right after it was imported."""
+
+    def __init__(self, target: str, breakers: list[tuple[Callable[[Any, str], None], str]]) -> None:
+        self.target, self.breakers = target, breakers
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        if name != TARGET:
+        if name != self.target:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -66,11 +100,15 @@ class Finder(importlib.abc.MetaPathFinder):
 
         def exec_module(module: Any) -> None:
             execute(module)
-            (break_disk if KIND == "disk" else break_condenser)(module)
+            for breaker, argument in self.breakers:
+                breaker(module, argument)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-if TARGET is not None:
-    sys.meta_path.insert(0, Finder())
+wanted = [item.partition(":") for item in os.environ.get("IDC_SABOTAGE", "").split()]
+for name, breakers in TARGETS.items():
+    chosen = [(each, argument) for each in breakers for kind, _, argument in wanted if kind == each.__name__]
+    if chosen:
+        sys.meta_path.insert(0, Finder(name, chosen))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ from PIL import Image
 
 from idc_ray.images import image_id
 from idc_ray.store import Store
-from tests.e2e.conftest import picture, rows, run, write_pictures
+from tests.e2e.conftest import Told, picture, rows, write_pictures
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]
 
 
 def encoded(kind: str, array: np.ndarray | None = None, mode: str = "RGB", **options: object) -> bytes:
@@ -78,7 +79,7 @@ def bad_files() -> dict[str, bytes]:
     }
 
 
-def test_twenty_bad_files_among_good_ones(tmp_path: Path) -> None:
+def test_twenty_bad_files_among_good_ones(tmp_path: Path, run_here: Callable[..., Told]) -> None:
     source, output = write_pictures(tmp_path / "photos", 3), tmp_path / "out"
     for name, data in (good_files() | bad_files()).items():
         (source / name).parent.mkdir(exist_ok=True)
@@ -87,7 +88,7 @@ def test_twenty_bad_files_among_good_ones(tmp_path: Path) -> None:
     (source / "folder.png").mkdir()
     settings = {"source.max_pixels": 1_000_000, "iterations": 1, "strict": True}
 
-    done = run(source, output, settings)
+    done = run_here(source, output, settings)
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
     good = {"00.png", "01.png", "02.png", *good_files()}
@@ -104,18 +105,19 @@ def test_twenty_bad_files_among_good_ones(tmp_path: Path) -> None:
     assert "20" in entries["small.png"].reason
     assert "max_pixels = 1,000,000" in entries["too large.png"].reason
 
-    again = run(source, output, settings | {"strict": False})
+    again = run_here(source, output, settings | {"strict": False})
     assert again.returncode == 0, again.stderr
+    assert f" 0 images to do, {len(good)} done before, {len(entries)} quarantined before" in again.stderr
     assert rows(output).equals(table)
     (source / "cut.png").write_bytes(encoded("PNG"))
-    mended = run(source, output, settings | {"strict": False, "retry_quarantined": True})
+    mended = run_here(source, output, settings | {"strict": False, "retry_quarantined": True})
     assert mended.returncode == 0, mended.stderr
     assert set(rows(output)["image_id"].to_pylist()) == {image_id(name) for name in {*good, "cut.png"}}
 
 
-def test_nothing_but_bad_images_is_a_failure(tmp_path: Path) -> None:
+def test_nothing_but_bad_images_is_a_failure(tmp_path: Path, run_here: Callable[..., Told]) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "text.png").write_bytes(b"no image")
-    done = run(tmp_path / "photos", tmp_path / "out")
+    done = run_here(tmp_path / "photos", tmp_path / "out")
     assert done.returncode == 1
     assert "none of the 1 images could be condensed" in done.stderr

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import itertools
+import logging
+import socket
+from typing import Any
+
+import pytest
+
+from idc_ray.config import Actors
+from idc_ray.errors import BadRequest
+from idc_ray.pipeline import cluster
+from idc_ray.pipeline.cluster import READER_CPUS, PoolPlan, data_settings, plan_pool
+
+MANY = 10_000
+
+
+def cpus(count: float) -> dict[str, float]:
+    return {"CPU": float(count), "memory": 1e9}
+
+
+@pytest.mark.parametrize(("machine", "worker", "workers"), [(1, 0.5, 1), (2, 1.0, 1), (3, 1.0, 2), (64, 1.0, 63)])
+def test_workers_fill_the_cpus_but_for_one_reader(machine: int, worker: float, workers: int) -> None:
+    """Catches a job that hangs on a small machine, as the workers leave no room for the reader they wait for."""
+    assert plan_pool(Actors(), cpus(machine), MANY) == PoolPlan({"num_cpus": worker}, 1, workers, workers, "CPUs")
+
+
+@pytest.mark.parametrize("machine", [0.5, 1, 2, 3, 8, 64])
+def test_the_fewest_workers_and_a_reader_always_fit_and_there_is_always_one(machine: float) -> None:
+    """Catches a pool of no workers, a division by 0, and demands that Ray can never meet."""
+    for least, share, work in itertools.product([1, 2, 5, 100], [0.0, 0.25, 1.0, 4.0], [0, 1, 3, MANY]):
+        pool = plan_pool(Actors(min_size=least, cpus=share), cpus(machine), work)
+        assert 1 <= least == pool.min_size <= pool.initial_size <= pool.max_size
+        needed = least * pool.options["num_cpus"]
+        assert needed <= max(machine / 2, machine - READER_CPUS)
+
+
+@pytest.mark.parametrize(("gpus", "share", "workers"), [(1, None, 1), (8, None, 8), (2, 0.25, 8), (4, 2.0, 2)])
+def test_gpus_decide_where_there_are_some(gpus: int, share: float | None, workers: int) -> None:
+    """Catches whole GPUs taken where a share was asked for, and workers counted by the CPUs."""
+    pool = plan_pool(Actors(gpus=share), cpus(3) | {"GPU": gpus}, MANY)
+    assert pool == PoolPlan({"num_gpus": share or 1.0}, 1, workers, workers, "GPUs")
+
+
+def test_gpus_are_left_alone_on_request() -> None:
+    resources = cpus(4) | {"GPU": 2.0}
+    assert plan_pool(Actors(device="cpu"), resources, MANY).options == {"num_cpus": 1.0}
+    assert plan_pool(Actors(gpus=0), resources, MANY).options == {"num_cpus": 1.0}
+
+
+def test_gpus_that_are_still_to_come_are_waited_for() -> None:
+    """Catches a job on a cluster that grows on demand: it has no GPU yet, but the user asks for some."""
+    assert plan_pool(Actors(gpus=1, max_size=4), cpus(4), MANY) == PoolPlan({"num_gpus": 1.0}, 1, 4, 1, "GPUs")
+
+
+def test_what_the_user_says_about_the_pool_holds() -> None:
+    """Catches limits that are ignored; more than fits now may start later on a cluster that grows."""
+    assert plan_pool(Actors(max_size=2), cpus(64), MANY).initial_size == 2
+    assert plan_pool(Actors(max_size=100), cpus(8), MANY) == PoolPlan({"num_cpus": 1.0}, 1, 100, 7, "CPUs")
+    assert plan_pool(Actors(initial_size=3), cpus(64), MANY).initial_size == 3
+    assert plan_pool(Actors(min_size=4, initial_size=5, max_size=6), cpus(64), 1) == PoolPlan(
+        {"num_cpus": 1.0}, 4, 6, 5, "CPUs"
+    )
+
+
+def test_no_more_workers_start_than_there_are_batches() -> None:
+    """Catches 63 workers that load a teacher for 2 images."""
+    pool = plan_pool(Actors(), cpus(64), 2)
+    assert (pool.min_size, pool.initial_size) == (1, 2)
+    assert plan_pool(Actors(min_size=3), cpus(64), 2).initial_size == 3
+
+
+def settings() -> dict[str, Any]:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    names = ("execution_no_progress_timeout_s", "max_consecutive_actor_init_deaths", "enable_progress_bars",
+             "enable_operator_progress_bars", "print_on_execution_start", "verbose_stats_logs")  # fmt: skip
+    return {
+        **{name: getattr(context, name) for name in names},
+        "threshold": context.autoscaling_config.actor_pool_util_upscaling_threshold,
+        "level": logging.getLogger("ray.data").level,
+    }
+
+
+def test_rays_own_settings_come_back_also_after_a_failure(data_context: Any) -> None:
+    """Catches a notebook whose own pipelines behave otherwise after a job of ours."""
+    data_context.execution_no_progress_timeout_s = 77
+    before = settings()
+    with data_settings():
+        inside = settings()
+    assert settings() == before
+    with pytest.raises(ZeroDivisionError), data_settings():
+        raise ZeroDivisionError
+    assert settings() == before
+    assert all(inside[name] != before[name] for name in ("execution_no_progress_timeout_s", "enable_progress_bars"))
+    assert inside["execution_no_progress_timeout_s"] == -1
+
+
+def test_a_machine_lives_while_the_cluster_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches deaths that are counted although their machine was taken away."""
+    nodes = [{"NodeID": "a", "Alive": True}, {"NodeID": "b", "Alive": False}]
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    assert [cluster.node_lives(node) for node in ("a", "b", "unknown")] == [True, False, False]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Arguments of ``ray.init``, which does nothing."""
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: bool(made))
+    monkeypatch.setattr(cluster.ray, "init", lambda **settings: made.append(settings))
+    return made
+
+
+def test_a_cluster_is_joined_where_one_is_named(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a submitted job that starts a cluster of its own inside the one it was submitted to."""
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        cluster.join(None)
+        assert [call.pop("address") for call in calls] == [address]
+        assert "num_cpus" not in calls.pop()  # Ray refuses it for a cluster that exists
+        cluster.join("auto")
+    assert [call["address"] for call in calls] == ["auto"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "ray"])
+def test_a_cluster_that_does_not_answer_is_a_wrong_setting(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    """Catches minutes of silence, and then Ray's traceback, for an address that was mistyped."""
+
+    def refuse(**settings: Any) -> None:
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(cluster.ray, "init", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = server.getsockname()[1]
+    address = f"{host}:{free}" if host[0].isdigit() else f"{host}://127.0.0.1:{free}"
+    with pytest.raises(BadRequest, match=rf"{address}.*--actors.ray-address and RAY_ADDRESS"):
+        cluster.join(address)
+
+
+def test_our_own_cluster_has_room_for_the_reader_and_is_not_started_twice(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster.os, "cpu_count", lambda: 8)
+    cluster.join(None)
+    cluster.join(None)
+    (call,) = calls
+    assert call["num_cpus"] == 8 + READER_CPUS
+    assert "address" not in call

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pytest
+import torch
+
+from idc_ray.config import Actors
+from idc_ray.errors import BadRequest
+from idc_ray.images import Found
+from idc_ray.pipeline import worker
+from idc_ray.pipeline.device import device_kind, set_up_torch
+from idc_ray.pipeline.job import Job
+
+
+@pytest.fixture(autouse=True)
+def torch_as_before() -> Iterator[None]:
+    """What the set-up changes is global to the process."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    yield
+    torch.set_num_threads(before[0])
+    torch.use_deterministic_algorithms(before[1])
+    torch.backends.cudnn.allow_tf32 = before[2]
+    if workspace is None:
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+def gpu(monkeypatch: pytest.MonkeyPatch, usable: bool = True) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+
+def test_whatever_changes_float_results_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches tiles that differ from run to run, or with the number of cores of a machine."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    set_up_torch(Actors(threads=2), has_gpu=False)
+    assert torch.get_num_threads() == 2
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("wanted", "has_gpu", "expected"),
+    [("auto", False, "cpu"), ("auto", True, "cuda"), ("cpu", True, "cpu"), ("cuda", False, "cuda")],
+)
+def test_the_device_is_the_one_that_was_given(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, has_gpu: bool, expected: str
+) -> None:
+    """Catches a worker without a GPU of its own that takes one from another, and a GPU that is paid for and idle."""
+    gpu(monkeypatch)
+    assert set_up_torch(Actors(device=wanted), has_gpu).type == expected  # type: ignore[arg-type]
+
+
+def test_a_gpu_that_torch_cannot_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a silent fall back to the CPU, and torch's own words about drivers."""
+    gpu(monkeypatch, usable=False)
+    with pytest.raises(BadRequest, match="--actors.device cpu"):
+        set_up_torch(Actors(), has_gpu=True)
+
+
+def test_a_worker_without_a_usable_gpu_says_so_when_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch, job_and_found: tuple[Job, Found]
+) -> None:
+    """Catches an exception in its constructor, which Ray repeats instead of telling it."""
+    gpu(monkeypatch, usable=False)
+    monkeypatch.setattr(worker.ray, "get_gpu_ids", lambda: [0])
+    monkeypatch.setattr(worker, "node_id", lambda: "here")
+    made = worker.CondenseWorker(job_and_found[0], b"", False)  # type: ignore[arg-type]
+    status = json.loads(made(pa.table({"image_id": ["0" * 16]}))["status"][0].as_py())
+    assert (status["outcome"], status["exit_code"]) == ("stopped", 2)
+    assert "no GPU" in status["reason"]
+
+
+def test_the_kind_of_a_device_is_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches records that cannot tell two models of GPU apart, whose results differ in the last bits."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA X")
+    assert device_kind(torch.device("cpu")) == "cpu"
+    assert device_kind(torch.device("cuda", 0)) == "NVIDIA X"

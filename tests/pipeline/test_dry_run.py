@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from idc_ray.errors import BadRequest, IdcError
+from idc_ray.images import Found
+from idc_ray.pipeline import dry_run
+from idc_ray.pipeline.dry_run import estimate
+from idc_ray.pipeline.job import Job
+from tests.pipeline.conftest import make_job, small_config, teacher_bytes, write_pictures
+
+TEACHER = teacher_bytes()
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def lines(text: str) -> dict[str, str]:
+    return {line[:15].strip(): line[16:] for line in text.splitlines()}
+
+
+def test_it_says_what_a_run_costs_and_writes_nothing(job_and_found: tuple[Job, Found]) -> None:
+    """Catches numbers that are not those of the whole input, and a dry run that begins a run."""
+    job, found = job_and_found
+    before = sorted(path for path in Path(job.root).parent.rglob("*"))
+    text = estimate(job, found, TEACHER)
+    told = lines(text)
+    assert told["images"] == f"3 in {found.uri}"
+    assert told["tiles"] == "about 12 of 16 x 16 LR pixels"
+    assert told["budget"] == "about 6 tiles, 50 % of the pixels"
+    assert told["bytes"].startswith("about ")
+    assert re.search(r"[0-9.e-]+ s an image", told["time"])
+    assert told["rests on"] == "3 images for sizes, 2 for time"
+    assert text.endswith("nothing was started or written")
+    assert sorted(path for path in Path(job.root).parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"allocation": "difficulty"},  # its survey would start workers
+        {"method": "random", "labels": "real"},  # needs HR
+        {"method": "ncfd"},
+        {"iterations": 0},
+    ],
+)
+def test_it_works_for_every_kind_of_run(tmp_path: Path, settings: dict[str, object]) -> None:
+    """Catches a run that can be started but not estimated."""
+    write_pictures(tmp_path / "in")
+    job, found = make_job(tmp_path, small_config(**settings))
+    assert "s an image" in lines(estimate(job, found, TEACHER))["time"]
+
+
+@pytest.mark.parametrize(("iterations", "expected"), [(100, (1.0 + 100 * 0.5) / 2), (2, (1.0 + 2 * 0.5) / 2)])
+def test_time_is_what_is_fixed_and_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iterations: int, expected: float
+) -> None:
+    """Catches a time for the few steps that were timed, or with what is fixed counted for each step: 1 s and 0.5 s."""
+    write_pictures(tmp_path / "in")
+    job, found = make_job(tmp_path, small_config(iterations=iterations, actors__max_size=3))
+    monkeypatch.setattr(dry_run, "_timed", lambda condenser, tasks: 1.0 + 0.5 * condenser.config.iterations)
+    told = lines(estimate(job, found, TEACHER))["time"]
+    assert f"with 3 workers like this machine's cpu: {expected:.3g} s an image" in told
+    assert told.startswith(f"about {dry_run.duration(expected)}")
+
+
+def test_bad_images_are_passed_over_but_some_must_be_good(job_and_found: tuple[Job, Found]) -> None:
+    """Catches a dry run that fails on one broken image, and one that promises a run of which nothing will come."""
+    job, found = job_and_found
+    (Path(job.root) / "a.png").write_bytes(b"no picture")
+    assert lines(estimate(job, found, TEACHER))["rests on"] == "2 images for sizes, 2 for time"
+    for name in "bc":
+        (Path(job.root) / f"{name}.png").write_bytes(b"no picture")
+    with pytest.raises(BadRequest, match="without --dry-run for why"):
+        estimate(job, found, TEACHER)
+
+
+def test_an_image_that_cannot_be_condensed_is_told(
+    job_and_found: tuple[Job, Found], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a traceback, where a real run would set that image aside."""
+    job, found = job_and_found
+    monkeypatch.setattr(dry_run.Condenser, "condense", lambda self, tasks: [ValueError("too flat")])
+    with pytest.raises(IdcError, match="too flat.*without --dry-run"):
+        estimate(job, found, TEACHER)
+
+
+def test_a_teacher_that_does_not_fit_is_told(job_and_found: tuple[Job, Found]) -> None:
+    job, found = job_and_found
+    with pytest.raises(BadRequest, match="is no checkpoint"):
+        estimate(job, found, b"no checkpoint")

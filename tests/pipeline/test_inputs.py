@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from idc_ray.errors import BadRequest
+from idc_ray.images import Found, Instance, find_images
+from idc_ray.models import bundled_teacher_bytes
+from idc_ray.photographs import PHOTOGRAPHS
+from idc_ray.pipeline.inputs import (
+    PNG_BYTES_PER_PIXEL,
+    Sizes,
+    changed_sources,
+    estimate_sizes,
+    find_input,
+    only,
+    read_teacher,
+    readable_samples,
+)
+from idc_ray.pipeline.job import Job
+from tests.pipeline.conftest import DIGEST, ids, record, small_config, write_pictures
+
+A, B, C = ids("a", "b", "c")
+
+
+def test_the_teacher_is_read_from_where_it_is_or_bundled(tmp_path: Path) -> None:
+    (tmp_path / "teacher.pt").write_bytes(b"weights")
+    assert read_teacher(small_config(teacher=str(tmp_path / "teacher.pt"))) == b"weights"
+    assert read_teacher(small_config(teacher=(tmp_path / "teacher.pt").as_uri())) == b"weights"
+    assert read_teacher(small_config()) == bundled_teacher_bytes(2)
+
+
+@pytest.mark.parametrize("name", ["absent.pt", "."])
+def test_a_teacher_that_cannot_be_read_is_named_with_its_option(tmp_path: Path, name: str) -> None:
+    """Catches a traceback for a mistyped path, and for a folder."""
+    with pytest.raises(BadRequest, match=rf"{tmp_path.name}.*check --teacher"):
+        read_teacher(small_config(teacher=str(tmp_path / name)))
+
+
+def test_a_scale_without_a_bundled_teacher_asks_for_one() -> None:
+    with pytest.raises(BadRequest, match="scale 3.*--teacher"):
+        read_teacher(small_config(scale=3))
+
+
+def test_without_an_input_photographs_lie_beside_the_output(tmp_path: Path) -> None:
+    """Catches photographs inside the output, where they would be taken for results, and in the working folder."""
+    pytest.importorskip("skimage")
+    found = find_input(small_config(output=str(tmp_path / "out")))
+    assert found.manifest["source"].to_pylist() == sorted(PHOTOGRAPHS)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.photographs"]
+
+
+def test_photographs_cannot_lie_beside_an_output_in_an_object_store() -> None:
+    with pytest.raises(BadRequest, match="--input"):
+        find_input(small_config(output="s3://anonymous@bucket/out?region=us-east-1"))
+
+
+def test_photographs_that_cannot_be_copied_ask_for_another_place(tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    (tmp_path / "out.photographs").write_text("a file is in the way")
+    with pytest.raises(BadRequest, match=r"out.photographs.*--output.*--input"):
+        find_input(small_config(output=str(tmp_path / "out")))
+
+
+@pytest.mark.parametrize("pattern", ["", "**/*.png"])
+def test_what_earlier_launches_wrote_is_no_input(tmp_path: Path, pattern: str) -> None:
+    """Catches an output below the input whose gallery is condensed by the next launch; a neighbour's name is alike."""
+    for folder in ("in", "in/out", "in/out-of-town"):
+        write_pictures(tmp_path / folder, "a")
+    source = str(tmp_path / "in" / pattern)
+    found = find_input(small_config(input=source, output=str(tmp_path / "in" / "out")))
+    assert found.manifest["source"].to_pylist() == ["a.png", "out-of-town/a.png"]
+    found = find_input(small_config(input=source, output=str(tmp_path / "elsewhere")))
+    assert found.manifest.num_rows == 3
+
+
+@pytest.mark.parametrize(("source", "output"), [("in", "in"), ("in/*/a.png", "in/out")])
+def test_an_input_that_is_nothing_but_the_output_is_refused(tmp_path: Path, source: str, output: str) -> None:
+    for folder in ("in", "in/out"):
+        write_pictures(tmp_path / folder, "a")
+    with pytest.raises(BadRequest, match="another --output"):
+        find_input(small_config(input=str(tmp_path / source), output=str(tmp_path / output)))
+
+
+def test_samples_can_be_read_and_do_not_follow_the_names(job_and_found: tuple[Job, Found]) -> None:
+    """Catches estimates from the first folder only, and a job that fails on a sample that is broken."""
+    job, found = job_and_found
+    by_id = sorted([A, B, C])
+    assert [sample.image_id for sample in readable_samples(found, job.config, 2)] == by_id[:2]
+    broken = {A: "a", B: "b", C: "c"}[by_id[0]]
+    (Path(job.root) / f"{broken}.png").write_bytes(b"no picture")
+    assert [sample.image_id for sample in readable_samples(found, job.config, 2)] == by_id[1:]
+    assert all(sample.hr is not None for sample in readable_samples(found, job.config, 9))
+
+
+def sample(height: int, width: int) -> Instance:
+    return Instance("0" * 16, "a.png", np.zeros((height, width, 3), np.uint8), None, 1, "f" * 64)
+
+
+def test_sizes_are_those_of_the_samples_times_how_many_more_there_are() -> None:
+    """12 and 4 whole tiles of 16; half of them are kept; a tile is 16^2 LR and 32^2 HR pixels."""
+    sizes = estimate_sizes(small_config(ratio=0.5), 200, [sample(48, 79), sample(32, 32)])
+    assert sizes == Sizes(1600.0, 800.0, 800 * 16**2 * 5 * PNG_BYTES_PER_PIXEL)
+
+
+def test_sizes_know_that_an_image_gets_one_tile_at_least_unless_difficulty_decides() -> None:
+    """Catches shards planned too small by far where the ratio is below one tile an image."""
+    samples = [sample(32, 32)]
+    assert estimate_sizes(small_config(ratio=0.01), 10, samples).tiles == 10
+    assert estimate_sizes(small_config(ratio=0.01, allocation="difficulty"), 10, samples).tiles == pytest.approx(0.4)
+
+
+def test_sizes_without_a_sample_are_zero() -> None:
+    assert estimate_sizes(small_config(), 10, []) == Sizes(0, 0, 0)
+
+
+def commit(job: Job, name: str, compacted: bool = False) -> Path:
+    path = Path(job.root) / f"{name}.png"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    state = path.stat()
+    done = record(path.name, source_bytes=state.st_size, source_mtime_ns=state.st_mtime_ns, source_sha256=digest)
+    job.store.commit_part(DIGEST, done, [])
+    if compacted:
+        job.store.compact(DIGEST, 0, 1)
+    return path
+
+
+def changed(job: Job) -> list[str]:
+    rows = changed_sources(find_images(job.root), job.store.done(DIGEST))
+    return [row["source"] for row in rows]
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_content_decides_where_size_or_time_differ(job_and_found: tuple[Job, Found], compacted: bool) -> None:
+    """Catches a copied input that counts as changed, and an edit that leaves the size alone and goes unseen."""
+    job = job_and_found[0]
+    same, touched, edited = (commit(job, name, compacted) for name in "abc")
+    os.utime(touched, ns=(5, 5))
+    data = bytearray(edited.read_bytes())
+    data[-20] ^= 1
+    edited.write_bytes(data)
+    os.utime(edited, ns=(5, 5))
+    assert changed(job) == ["c.png"]
+    assert same.stat().st_mtime_ns != 5
+
+
+def test_an_unchanged_source_is_not_opened(job_and_found: tuple[Job, Found], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a resumed launch that reads a million images to learn that there is nothing to do."""
+    job = job_and_found[0]
+    commit(job, "a")
+    monkeypatch.setattr("idc_ray.pipeline.inputs.open_path", lambda *args: pytest.fail("a file was opened"))
+    assert changed(job) == []
+
+
+def test_a_source_that_can_no_longer_be_read_counts_as_changed(job_and_found: tuple[Job, Found]) -> None:
+    job, found = job_and_found
+    path = commit(job, "a")
+    rows = found.manifest.to_pylist()
+    rows[0]["mtime_ns"] += 1
+    path.unlink()
+    listed = dataclasses.replace(found, manifest=type(found.manifest).from_pylist(rows, found.manifest.schema))
+    assert [row["source"] for row in changed_sources(listed, job.store.done(DIGEST))] == ["a.png"]
+
+
+def test_rows_of_parquet_and_unfinished_images_never_count_as_changed(job_and_found: tuple[Job, Found]) -> None:
+    job, found = job_and_found
+    job.store.commit_part(DIGEST, record("a.png"), [])
+    rows = [row | {"size": -1, "mtime_ns": -1} for row in found.manifest.to_pylist()]
+    parquet = dataclasses.replace(found, manifest=type(found.manifest).from_pylist(rows, found.manifest.schema))
+    assert changed_sources(parquet, job.store.done(DIGEST)) == []
+    assert changed(job) == ["a.png"]
+
+
+def test_only_keeps_the_manifests_order(job_and_found: tuple[Job, Found]) -> None:
+    manifest = job_and_found[1].manifest
+    assert only(manifest, {C, A, "0" * 16})["source"].to_pylist() == ["a.png", "c.png"]
+    assert only(manifest, set()).num_rows == 0

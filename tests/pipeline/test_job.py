@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import pickle
+
+from idc_ray.images import Found
+from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.reading import ReadImage
+from tests.pipeline.conftest import DIGEST
+
+
+def test_a_job_reaches_other_processes_whole_and_small(job_and_found: tuple[Job, Found]) -> None:
+    """Catches a file system or a lock that cannot be pickled, and the manifest of a million images sent to each."""
+    job, found = job_and_found
+    data = pickle.dumps(ReadImage(job))
+    assert len(data) < 20_000
+    copy = pickle.loads(data)
+    assert copy.job.config == job.config
+    assert copy.job.store.read_run() == job.store.read_run()
+    assert copy.job.digest == DIGEST
+    assert copy(found.manifest.to_pylist()[0])["code"] == ""

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from idc_ray.errors import IdcError, RejectedImage
+from idc_ray.images import Found, downscale
+from idc_ray.pipeline import reading
+from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImage, pixels
+from idc_ray.store import Inflight
+from tests.pipeline.conftest import LAUNCH, ids, picture, small_config
+
+A, B, C = ids("a", "b", "c")
+
+
+def missing(*args: Any, **settings: Any) -> None:
+    raise RejectedImage("missing", "gone")
+
+
+@pytest.fixture
+def job(job_and_found: tuple[Job, Found]) -> Job:
+    return job_and_found[0]
+
+
+@pytest.fixture
+def rows(job_and_found: tuple[Job, Found]) -> list[dict[str, Any]]:
+    """The manifest of a, b and c."""
+    return job_and_found[1].manifest.to_pylist()
+
+
+def test_an_image_comes_back_as_it_is_with_what_its_record_needs(job: Job, rows: list[dict[str, Any]]) -> None:
+    """Catches swapped sides, a lost hash (every image would count as changed) and HR that fills the object store."""
+    row = ReadImage(job)(rows[0])
+    lr, hr = pixels(row, 2)
+    assert np.array_equal(lr, downscale(picture(0), 2))
+    assert lr.shape == (36, 35, 3)
+    assert hr is None and row["hr"] == b""
+    assert (row["image_id"], row["source"], row["code"], row["reason"]) == (A, "a.png", "", "")
+    assert (row["mtime_ns"], row["source_bytes"]) == (rows[0]["mtime_ns"], rows[0]["size"])
+    assert len(row["source_sha256"]) == 64
+    assert row["read_seconds"] > 0
+
+
+@pytest.mark.parametrize("settings", [{"method": "random", "labels": "real"}, {"method": "psnr_bicubic"}])
+def test_hr_travels_where_the_method_or_the_labels_need_it(
+    job: Job, rows: list[dict[str, Any]], settings: dict[str, object]
+) -> None:
+    job = dataclasses.replace(job, config=small_config(**settings))
+    lr, hr = pixels(ReadImage(job)(rows[1]), 2)
+    assert hr is not None
+    assert np.array_equal(hr, picture(1))
+    assert np.array_equal(lr, downscale(hr, 2))
+
+
+def test_a_bad_image_is_a_row_with_its_reason_and_the_same_columns(job: Job, rows: list[dict[str, Any]]) -> None:
+    """Catches an exception, which would abort the job, and rows that do not fit into one block with good ones."""
+    (Path(job.root) / "a.png").write_bytes(b"no picture")
+    bad, good = (ReadImage(job)(row) for row in rows[:2])
+    assert bad["code"] == "not_an_image" and bad["reason"]
+    assert {name: type(value) for name, value in bad.items()} == {name: type(v) for name, v in good.items()}
+
+
+def test_an_image_that_vanished_is_no_reason_to_end_the_job(job: Job, rows: list[dict[str, Any]]) -> None:
+    (Path(job.root) / "a.png").unlink()
+    assert ReadImage(job)(rows[0])["code"] == "missing"
+
+
+def test_a_machine_that_cannot_see_the_input_ends_the_job(job: Job, rows: list[dict[str, Any]]) -> None:
+    """Catches a cluster without a shared disk, where every image would be quarantined as missing."""
+    Path(job.root).rename(Path(job.root).with_name("elsewhere"))
+    row = ReadImage(job)(rows[0])
+    assert row["code"] == ENDS_THE_JOB
+    assert job.input_uri in row["reason"] and "share" in row["reason"]
+
+
+def test_an_input_that_cannot_even_be_looked_at_ends_the_job_with_a_row(
+    job: Job, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches an exception out of the reader where a machine has no permission to list the input."""
+
+    def refuse(path: str) -> None:
+        raise PermissionError(path)
+
+    job = dataclasses.replace(job, filesystem=SimpleNamespace(get_file_info=refuse))
+    monkeypatch.setattr(reading, "load_instance", missing)
+    assert ReadImage(job)(rows[0])["code"] == ENDS_THE_JOB
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(MemoryError("9 GB"), "out_of_memory"), (ZeroDivisionError("odd"), "unexpected")]
+)
+def test_any_other_failure_is_the_images_own(
+    job: Job, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
+) -> None:
+    """Catches a decoder's surprise that ends the job of a million images, and one that leaves no trace."""
+
+    def fail(*args: Any, **settings: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(reading, "load_instance", fail)
+    row = ReadImage(job)(rows[0])
+    assert row["code"] == code
+    assert str(error) in row["reason"] and "Traceback" in row["traceback"]
+
+
+def test_a_time_that_is_not_known_is_stored_as_0(job: Job, rows: list[dict[str, Any]]) -> None:
+    """Catches rows of Parquet files that count as changed at each launch."""
+    assert ReadImage(job)(rows[0] | {"mtime_ns": -1})["mtime_ns"] == 0
+
+
+def test_what_is_read_is_stated_and_withdrawn(
+    job: Job, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches an image that kills its reader unnoticed, and an image that was read but counts as a death."""
+    load, seen = reading.load_instance, []
+
+    def look(*args: Any, **settings: Any) -> Any:
+        seen.extend(job.store.read_inflight(LAUNCH))
+        return load(*args, **settings)
+
+    monkeypatch.setattr(reading, "load_instance", look)
+    ReadImage(job, alone=True, node=lambda: "here")(rows[0])
+    assert [(record.images, record.alone, record.node_id) for record in seen] == [([A], True, "here")]
+    assert job.store.read_inflight() == []
+
+
+def test_an_image_that_killed_its_readers_is_not_read_again(
+    job: Job, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a job that repeats without end an image that crashes the decoder."""
+    allowed = job.config.store.attempts
+    tried: list[str] = []
+
+    class Killed(BaseException):
+        """Ends a reader before it can say so."""
+
+    def die(*args: Any, **settings: Any) -> None:
+        tried.append("once")
+        raise Killed
+
+    monkeypatch.setattr(reading, "load_instance", die)
+    monkeypatch.setattr(reading, "end_reading", lambda *args: None)  # a dead process withdraws nothing
+    read = ReadImage(job, node=lambda: "here")
+    for _ in range(allowed):
+        with pytest.raises(Killed):
+            read(rows[0])
+    row = read(rows[0])
+    assert (row["code"], row["attempts"], len(tried)) == ("killed_reader", allowed, allowed)
+    assert f"{allowed} times" in row["reason"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "no space left"), IdcError("damaged")])
+def test_an_output_that_cannot_be_written_is_left_to_the_worker_to_tell(
+    job: Job, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Catches a full disk that aborts the job from the reader, with Ray's traceback instead of a sentence."""
+
+    def fail(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(type(job.store), "write_inflight", fail)
+    monkeypatch.setattr(type(job.store), "clear_inflight", fail)
+    assert ReadImage(job)(rows[0])["code"] == ""
+
+
+def test_a_death_with_its_machine_is_not_the_images_fault(job: Job, rows: list[dict[str, Any]]) -> None:
+    for _ in range(2 * job.config.store.attempts):
+        job.store.write_inflight(LAUNCH, f"read-{A}", Inflight([A], False, "gone", 1, 0.0))
+        assert ReadImage(job, node=lambda: "here", node_lives=lambda node: node == "here")(rows[0])["code"] == ""

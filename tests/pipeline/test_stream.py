@@ -1,0 +1,147 @@
+"""What Ray Data is asked for; that it works together is for tests/e2e."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from idc_ray.errors import BadRequest, IdcError
+from idc_ray.images import Found
+from idc_ray.pipeline import stream
+from idc_ray.pipeline.cluster import PoolPlan
+from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.reading import ReadImage
+from idc_ray.pipeline.stopping import as_row
+from idc_ray.pipeline.stream import condense_stream, survey_stream
+from idc_ray.pipeline.worker import CondenseWorker, SurveyWorker
+
+CPUS = PoolPlan({"num_cpus": 1.0}, 1, 3, 2, "CPUs")
+GPUS = PoolPlan({"num_gpus": 0.5}, 2, 4, 3, "GPUs")
+
+
+class FakeDataset:
+    """Remembers what was asked for; its rows are blocks of ``answers``."""
+
+    def __init__(self, blocks: list[pa.Table], answers: list[list[dict[str, Any]]]) -> None:
+        self.blocks, self.answers = blocks, answers
+        self.taken, self.ended = 0, False
+
+    def map(self, function: ReadImage, **options: Any) -> FakeDataset:
+        self.reader, self.reading = function, options
+        return self
+
+    def map_batches(self, worker: type, **options: Any) -> FakeDataset:
+        self.worker, self.working = worker, options
+        return self
+
+    def iter_batches(self, **options: Any) -> Iterator[pa.Table]:
+        self.running = self._run()  # held: that nobody refers to it any more must not be what ends it
+        return self.running
+
+    def _run(self) -> Iterator[pa.Table]:
+        try:
+            for rows in self.answers:
+                self.taken += 1
+                yield pa.table({"status": [json.dumps(row) for row in rows]})
+        finally:
+            self.ended = True
+
+
+@pytest.fixture
+def datasets(monkeypatch: pytest.MonkeyPatch) -> list[FakeDataset]:
+    """Those that were made. Each answers with two blocks."""
+    made: list[FakeDataset] = []
+
+    def from_arrow(blocks: list[pa.Table]) -> FakeDataset:
+        made.append(FakeDataset(blocks, [[{"outcome": "done", "n": 0}, {"outcome": "done", "n": 1}], [{"n": 2}]]))
+        return made[-1]
+
+    monkeypatch.setattr(stream.ray.data, "from_arrow", from_arrow)
+    return made
+
+
+def manifest(rows: int) -> pa.Table:
+    return pa.table({"image_id": [str(i) for i in range(rows)]})
+
+
+@pytest.mark.parametrize(("rows", "batch", "blocks"), [(1, 4, 1), (8, 4, 2), (9, 4, 3), (40, 1, 5), (41, 4, 4)])
+def test_blocks_hold_whole_batches_and_are_not_too_many(
+    datasets: list[FakeDataset], job_and_found: tuple[Job, Found], monkeypatch: pytest.MonkeyPatch,
+    rows: int, batch: int, blocks: int,
+) -> None:  # fmt: skip
+    """Catches a worker that waits for another block to fill its batch, lost rows, and a task for each of a million."""
+    monkeypatch.setattr(stream, "MAX_BLOCKS", 5)
+    list(condense_stream(manifest(rows), job_and_found[0], None, CPUS, batch, False))  # type: ignore[arg-type]
+    (made,) = datasets
+    assert pa.concat_tables(made.blocks).equals(manifest(rows))
+    assert len(made.blocks) == blocks <= 5
+    assert all(block.num_rows % batch == 0 for block in made.blocks[:-1])
+
+
+def test_workers_get_the_resources_of_the_pool_and_whole_batches(
+    datasets: list[FakeDataset], job_and_found: tuple[Job, Found]
+) -> None:
+    job = job_and_found[0]
+    list(condense_stream(manifest(9), job, "teacher", GPUS, 4, True))  # type: ignore[arg-type]
+    list(survey_stream(manifest(9), job, "teacher", GPUS))  # type: ignore[arg-type]
+    condensing, surveying = datasets
+    assert (condensing.worker, surveying.worker) == (CondenseWorker, SurveyWorker)
+    given = {"job": job, "teacher": "teacher"}
+    assert condensing.working["fn_constructor_kwargs"] == given | {"alone": True}
+    assert surveying.working["fn_constructor_kwargs"] == given
+    assert (condensing.working["batch_size"], surveying.working["batch_size"]) == (4, 1)
+    for made in datasets:
+        assert made.working["num_gpus"] == 0.5 and "num_cpus" not in made.working
+        pool = made.working["compute"]
+        assert (pool.min_size, pool.max_size, pool.initial_size) == (2, 4, 3)
+    assert condensing.reader.alone and not surveying.reader.alone
+
+
+def test_readers_of_their_own_are_restarted_without_a_limit(
+    datasets: list[FakeDataset], job_and_found: tuple[Job, Found]
+) -> None:
+    """Catches a job that ends because one image crashed the decoder; where Ray joins reading to the workers, which it
+    does for equal resources alone, it restarts them anyhow."""
+    for pool in (CPUS, GPUS, PoolPlan({"num_cpus": 0.5}, 1, 1, 1, "CPUs")):
+        list(condense_stream(manifest(2), job_and_found[0], None, pool, 1, False))  # type: ignore[arg-type]
+    assert [made.reading for made in datasets] == [
+        {"num_cpus": 1}, {"num_cpus": 1, "max_retries": -1}, {"num_cpus": 1, "max_retries": -1}
+    ]  # fmt: skip
+
+
+def test_rows_arrive_one_by_one_as_blocks_are_finished(
+    datasets: list[FakeDataset], job_and_found: tuple[Job, Found]
+) -> None:
+    """Catches a progress bar that stands still until everything is done."""
+    rows = condense_stream(manifest(2), job_and_found[0], None, CPUS, 1, False)  # type: ignore[arg-type]
+    assert next(rows)["n"] == 0
+    assert datasets[0].taken == 1
+    assert [row["n"] for row in rows] == [1, 2]
+
+
+@pytest.mark.parametrize("error", [BadRequest("no such folder there"), IdcError("the disk is full")])
+def test_an_error_of_a_worker_is_raised_as_what_it_was(
+    datasets: list[FakeDataset], job_and_found: tuple[Job, Found], error: IdcError
+) -> None:
+    """Catches an exit code of 1 for what the user has to change, and a row that is taken for an image's."""
+    rows = condense_stream(manifest(2), job_and_found[0], None, CPUS, 1, False)  # type: ignore[arg-type]
+    next(rows)
+    datasets[0].answers[1] = [as_row(error)]
+    next(rows)
+    with pytest.raises(type(error), match=str(error)) as caught:
+        next(rows)
+    assert caught.value.exit_code == error.exit_code
+
+
+def test_closing_the_stream_ends_the_pipeline_at_once(
+    datasets: list[FakeDataset], job_and_found: tuple[Job, Found]
+) -> None:
+    """Catches one that lives on until it is collected as garbage, when Ray is gone already."""
+    rows = condense_stream(manifest(2), job_and_found[0], None, CPUS, 1, False)  # type: ignore[arg-type]
+    next(rows)
+    rows.close()
+    assert datasets[0].ended

@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from idc_ray.condensation.condenser import Condensed, ImageTask
+from idc_ray.errors import BadRequest, IdcError
+from idc_ray.images import Found, decode_png
+from idc_ray.pipeline import worker as module
+from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImage
+from idc_ray.pipeline.worker import CondenseWorker, SurveyWorker
+from idc_ray.store import Inflight, Store
+from tests.pipeline.conftest import DIGEST, LAUNCH, ids, small_config, teacher_bytes
+
+A, B, C = ids("a", "b", "c")
+HERE = "node1"
+TEACHER = teacher_bytes()
+
+Result = Condensed | Exception
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One machine without GPUs, and an object store that hands back what it is given."""
+    monkeypatch.setattr(module.ray, "get_gpu_ids", list)
+    monkeypatch.setattr(module.ray, "get", lambda reference: reference)
+    monkeypatch.setattr(module.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: HERE))
+    monkeypatch.setattr(module.ray, "nodes", lambda: [{"NodeID": HERE, "Alive": True}])
+
+
+@pytest.fixture
+def job(job_and_found: tuple[Job, Found]) -> Job:
+    return job_and_found[0]
+
+
+@pytest.fixture
+def rows(job_and_found: tuple[Job, Found]) -> dict[str, dict[str, Any]]:
+    """a, b and c, read."""
+    job, found = job_and_found
+    return {row["image_id"]: ReadImage(job)(row) for row in found.manifest.to_pylist()}
+
+
+def two_tiles(task: ImageTask) -> Condensed:
+    """A result at once: the picture's first two tiles, enlarged by repetition."""
+    tiles = np.stack([task.lr[:16, :16], task.lr[:16, 16:32]])
+    return Condensed(tiles, tiles.repeat(2, 1).repeat(2, 2), [(0, 0), None], 4, 2.0, 1.0, [2.0], [1.0], False)
+
+
+class FakeCondenser:
+    """Answers with ``results`` (or raises them, where an exception is for a whole call) and records the calls."""
+
+    def __init__(self, answer: Callable[[Sequence[ImageTask], bool], list[Result]]) -> None:
+        self.answer = answer
+        self.calls: list[tuple[list[str], bool]] = []
+        self.stated: list[tuple[list[str], bool]] = []
+        self.store: Store | None = None
+
+    def condense(self, tasks: Sequence[ImageTask], frugal: bool = False) -> list[Result]:
+        self.calls.append(([task.image_id for task in tasks], frugal))
+        if self.store is not None:
+            self.stated += [(record.images, record.alone) for record in self.store.read_inflight(LAUNCH)]
+        return self.answer(tasks, frugal)
+
+
+def worker_with(
+    job: Job,
+    answer: Callable[[Sequence[ImageTask], bool], list[Result]] = lambda tasks, frugal: [two_tiles(t) for t in tasks],
+    alone: bool = False,
+) -> tuple[CondenseWorker, FakeCondenser]:
+    worker = CondenseWorker(job, TEACHER, alone)
+    fake = FakeCondenser(answer)
+    fake.store = job.store
+    worker.condenser = fake  # type: ignore[assignment]
+    return worker, fake
+
+
+def send(worker: CondenseWorker | SurveyWorker, *rows: dict[str, Any]) -> list[dict[str, Any]]:
+    """What comes back for a batch, as the driver reads it."""
+    return [json.loads(text) for text in worker(pa.Table.from_pylist(list(rows)))["status"].to_pylist()]
+
+
+def outcomes(statuses: list[dict[str, Any]]) -> dict[str, str]:
+    return {status["image_id"]: status["outcome"] for status in statuses}
+
+
+def test_what_is_condensed_is_committed_with_all_that_belongs_to_it(job: Job, rows: dict[str, Any]) -> None:
+    """Catches tiles without their image, source or labels, and a status that disagrees with the record."""
+    worker, _ = worker_with(job)
+    (status,) = send(worker, rows[A])
+    part = job.store.read_part(DIGEST, A)
+    assert (status["outcome"], status["tiles"], status["candidates"]) == ("done", 2, 4)
+    assert status["bytes_out"] == sum(
+        len(tile["lr"]["bytes"]) + len(tile["hr"]["bytes"]) for tile in part.table.to_pylist()
+    )
+    assert {"read", "commit"} <= status["seconds"].keys()
+    record = part.record
+    assert (record.source, record.tiles, record.candidate_tiles) == ("a.png", 2, 4)
+    assert (record.source_bytes, record.source_sha256) == (rows[A]["source_bytes"], rows[A]["source_sha256"])
+    assert record.source_mtime_ns == (Path(job.root) / "a.png").stat().st_mtime_ns
+    assert (record.lr_height, record.lr_width, record.loss_start, record.loss_end) == (36, 35, 2.0, 1.0)
+    first, second = part.table.to_pylist()
+    assert (first["tile_index"], first["top"], first["left"]) == (0, 0, 0)
+    assert (second["tile_index"], second["top"], second["left"]) == (1, None, None)
+    assert decode_png(first["lr"]["bytes"]).shape == (16, 16, 3)
+    assert decode_png(first["hr"]["bytes"]).shape == (32, 32, 3)
+
+
+def test_a_real_teacher_condenses_the_images_of_a_batch(job: Job, rows: dict[str, Any]) -> None:
+    """Catches a worker and a condenser that do not fit each other."""
+    statuses = send(CondenseWorker(job, TEACHER, False), rows[A], rows[B])
+    assert outcomes(statuses) == {A: "done", B: "done"}
+    assert [status["tiles"] for status in statuses] == [2, 2]
+    assert job.store.list_parts(DIGEST) == {A, B}
+    assert job.store.read_inflight() == []
+
+
+def test_an_image_that_could_not_be_read_is_set_aside_with_its_reason(job: Job, rows: dict[str, Any]) -> None:
+    """Catches a bad image that is condensed from no pixels, or lost without a trace."""
+    bad = rows[A] | {"code": "truncated", "reason": "it ends early", "traceback": "T", "attempts": 3}
+    worker, fake = worker_with(job)
+    assert outcomes(send(worker, bad, rows[B])) == {A: "quarantined", B: "done"}
+    assert fake.calls == [([B], False)]
+    (entry,) = job.store.list_quarantined(DIGEST)
+    assert (entry.image_id, entry.source, entry.code, entry.reason) == (A, "a.png", "truncated", "it ends early")
+    assert (entry.traceback, entry.attempts, entry.launch) == ("T", 3, LAUNCH)
+
+
+def test_an_exception_of_one_image_leaves_the_other_alone(job: Job, rows: dict[str, Any]) -> None:
+    """Catches a batch that is lost, or mixed up, because of one of its images."""
+
+    def answer(tasks: Sequence[ImageTask], frugal: bool) -> list[Result]:
+        return [ValueError("flat") if task.image_id == A else two_tiles(task) for task in tasks]
+
+    worker, fake = worker_with(job, answer)
+    assert outcomes(send(worker, rows[A], rows[B])) == {A: "quarantined", B: "done"}
+    assert len(fake.calls) == 1
+    (entry,) = job.store.list_quarantined(DIGEST)
+    assert (entry.image_id, entry.code, entry.reason) == (
+        A,
+        "condensation_failed",
+        "ValueError while condensing it: flat",
+    )
+    assert "ValueError" in entry.traceback
+    assert job.store.list_parts(DIGEST) == {B}
+
+
+def test_a_loss_that_is_not_a_number_is_one_images_failure(job: Job, rows: dict[str, Any]) -> None:
+    """Catches a record that cannot be made and aborts the job with Ray's traceback."""
+
+    def answer(tasks: Sequence[ImageTask], frugal: bool) -> list[Result]:
+        return [dataclasses.replace(two_tiles(t), loss_end=float("nan" if t.image_id == A else 1.0)) for t in tasks]
+
+    assert outcomes(send(worker_with(job, answer)[0], rows[A], rows[B])) == {A: "quarantined", B: "done"}
+    (entry,) = job.store.list_quarantined(DIGEST)
+    assert entry.code == "condensation_failed" and "loss of a.png is nan" in entry.reason
+
+
+def test_a_call_that_fails_is_repeated_for_each_image_alone(job: Job, rows: dict[str, Any]) -> None:
+    """Catches neighbours that are quarantined for what one of them did to the whole call."""
+
+    def answer(tasks: Sequence[ImageTask], frugal: bool) -> list[Result]:
+        if A in (task.image_id for task in tasks):
+            raise RuntimeError("odd")
+        return [two_tiles(task) for task in tasks]
+
+    worker, fake = worker_with(job, answer)
+    assert outcomes(send(worker, rows[A], rows[B])) == {A: "quarantined", B: "done"}
+    assert fake.calls == [([A, B], False), ([A], False), ([B], False)]
+
+
+@pytest.mark.parametrize("enough_if_frugal", [True, False])
+def test_too_little_memory_is_met_by_less_work_at_a_time(
+    job: Job, rows: dict[str, Any], enough_if_frugal: bool
+) -> None:
+    """Catches images that are given up although they fit alone, or with what is kept between steps left out."""
+
+    def answer(tasks: Sequence[ImageTask], frugal: bool) -> list[Result]:
+        if len(tasks) > 1 or (tasks[0].image_id == A and not (frugal and enough_if_frugal)):
+            raise MemoryError("9 GB")
+        return [two_tiles(task) for task in tasks]
+
+    worker, fake = worker_with(job, answer)
+    expected = "done" if enough_if_frugal else "quarantined"
+    assert outcomes(send(worker, rows[A], rows[B])) == {A: expected, B: "done"}
+    assert fake.calls == [([A, B], False), ([A], False), ([A], True), ([B], False)]
+    if not enough_if_frugal:
+        (entry,) = job.store.list_quarantined(DIGEST)
+        assert entry.code == "out_of_memory" and "9 GB" in entry.reason
+
+
+def test_a_gpu_that_no_longer_works_ends_the_worker_and_not_its_images(
+    job: Job, rows: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a broken GPU on which every further image is quarantined, or left out of the survey."""
+
+    class Exited(BaseException):
+        """What ends the process."""
+
+    def leave(code: int) -> None:
+        raise Exited
+
+    monkeypatch.setattr(module, "device_works", lambda device: False)
+    monkeypatch.setattr(module.os, "_exit", leave)
+    worker, _ = worker_with(job, lambda tasks, frugal: [RuntimeError("CUDA error") for _ in tasks])
+    with pytest.raises(Exited):
+        send(worker, rows[A], rows[B])
+    assert job.store.quarantined_ids(DIGEST) == set()
+    survey = SurveyWorker(job, TEACHER)
+    monkeypatch.setattr(survey.condenser, "difficulty", lambda lr: 1 / 0)
+    with pytest.raises(Exited):
+        send(survey, rows[A])
+
+
+def test_a_committed_image_is_skipped_unless_its_source_is_another(job: Job, rows: dict[str, Any]) -> None:
+    """Catches work that Ray repeats since it lost the answer, and a changed source that keeps its old tiles."""
+    send(worker_with(job)[0], rows[A])
+    worker, fake = worker_with(job)
+    assert outcomes(send(worker, rows[A])) == {A: "skipped"}
+    assert fake.calls == []
+    changed = rows[A] | {"source_sha256": "e" * 64}
+    assert outcomes(send(worker, changed)) == {A: "done"}
+    assert job.store.read_part(DIGEST, A).record.source_sha256 == "e" * 64
+
+
+def test_after_a_death_each_image_of_its_batch_runs_alone(job: Job, rows: dict[str, Any]) -> None:
+    """Catches an image that kills every worker unrecognised, since it always dies in company."""
+    job.store.write_inflight(LAUNCH, "dead", Inflight([A, B], False, HERE, 1, 0.0))
+    worker, fake = worker_with(job)
+    assert outcomes(send(worker, rows[A], rows[B])) == {A: "done", B: "done"}
+    assert fake.calls == [([A], False), ([B], False)]
+    assert fake.stated == [([A], True), ([B], True)]
+    assert job.store.list_attempts() == {}
+    assert job.store.read_inflight() == []
+
+
+def test_what_runs_is_stated_while_it_runs(job: Job, rows: dict[str, Any]) -> None:
+    """Catches a statement made too late to tell who killed the process, and suspects that run in company."""
+    worker, fake = worker_with(job)
+    send(worker, rows[A], rows[B])
+    assert fake.stated == [([A, B], False)]
+    worker, fake = worker_with(job, alone=True)
+    send(worker, rows[C])
+    assert fake.stated == [([C], True)]
+
+
+def test_an_image_over_which_enough_workers_died_is_condemned(job: Job, rows: dict[str, Any]) -> None:
+    """Catches a job that never ends because one image kills every worker that takes it."""
+    outcome = {}
+    for number in range(job.config.store.attempts):
+        job.store.write_inflight(LAUNCH, f"dead{number}", Inflight([A], True, HERE, number, 0.0))
+        worker, fake = worker_with(job, lambda tasks, frugal: [ValueError("not now") for _ in tasks])
+        outcome = outcomes(send(worker, rows[A]))
+    assert outcome == {A: "quarantined"}
+    assert fake.calls == []
+    (entry,) = job.store.list_quarantined(DIGEST)
+    assert (entry.code, entry.attempts) == ("killed_worker", job.config.store.attempts)
+
+
+@pytest.mark.parametrize("error", [IdcError("mend it"), OSError(28, "no space left")])
+def test_an_output_that_cannot_be_written_ends_the_job_with_a_row(
+    job: Job, rows: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Catches a full disk that quarantines every image, and an image that is blamed for it at the next launch."""
+
+    def fail(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Store, "commit_part", fail)
+    worker, _ = worker_with(job)
+    (status,) = send(worker, rows[A], rows[B])
+    assert (status["outcome"], status["exit_code"]) == ("stopped", 1)
+    assert ("mend it" if isinstance(error, IdcError) else "no space left") in status["reason"]
+    assert job.store.read_inflight() == []
+    assert job.store.quarantined_ids(DIGEST) == set()
+
+
+def test_an_output_on_which_nothing_at_all_can_be_written_ends_the_job_too(
+    job: Job, rows: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches the same where already the statement before the work, and the one after, cannot be written."""
+
+    def fail(*args: Any) -> None:
+        raise OSError(30, "read-only")
+
+    worker, _ = worker_with(job)
+    monkeypatch.setattr(Store, "write_inflight", fail)
+    monkeypatch.setattr(Store, "clear_inflight", fail)
+    (status,) = send(worker, rows[A])
+    assert status["outcome"] == "stopped" and "read-only" in status["reason"]
+
+
+def test_a_machine_without_the_input_ends_the_job(job: Job, rows: dict[str, Any]) -> None:
+    worker, fake = worker_with(job)
+    (status,) = send(worker, rows[B], rows[A] | {"code": ENDS_THE_JOB, "reason": "no such folder here"})
+    assert (status["outcome"], status["exit_code"]) == ("stopped", BadRequest.exit_code)
+    assert status["reason"] == "no such folder here"
+    assert fake.calls == []
+
+
+@pytest.mark.parametrize("kind", ["output", "teacher"])
+def test_a_worker_that_cannot_work_says_so_when_it_is_asked(job: Job, rows: dict[str, Any], kind: str) -> None:
+    """Catches an exception in the constructor, which Ray repeats again and again instead of telling it."""
+    if kind == "output":  # as on a machine without the shared folder
+        job = dataclasses.replace(job, store=Store.open(str(Path(job.root).with_name("elsewhere"))))
+    data = TEACHER if kind == "output" else b"no checkpoint"
+    for worker in (CondenseWorker(job, data, False), SurveyWorker(job, data)):
+        (status,) = send(worker, rows[A])
+        assert (status["outcome"], status["exit_code"]) == ("stopped", 2)
+        assert ("cannot see the output" if kind == "output" else "is no checkpoint") in status["reason"]
+
+
+def test_the_survey_measures_what_can_be_read(job: Job, rows: dict[str, Any]) -> None:
+    """Catches a survey that fails on a bad image, or counts it as easy."""
+    bad = rows[B] | {"code": "truncated", "lr": b"", "height": 0, "width": 0}
+    first, second = send(SurveyWorker(job, TEACHER), rows[A], bad)
+    assert (first["image_id"], first["pixels"]) == (A, 36 * 35)
+    assert first["difficulty"] > 0
+    assert (second["image_id"], second["difficulty"], second["pixels"]) == (B, None, 0)
+    assert job.store.read_inflight() == []
+
+
+def test_an_image_that_fails_is_left_out_of_the_survey(
+    job: Job, rows: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches one image too large for the memory that ends the job before it has begun."""
+    worker = SurveyWorker(job, TEACHER)
+    measure = worker.condenser.difficulty
+
+    def fail_once(lr: Any) -> float:
+        monkeypatch.setattr(worker.condenser, "difficulty", measure)
+        raise MemoryError("9 GB")
+
+    monkeypatch.setattr(worker.condenser, "difficulty", fail_once)
+    first, second = send(worker, rows[A], rows[B])
+    assert first["difficulty"] is None and second["difficulty"] > 0
+    assert "a.png is left out of the survey: MemoryError: 9 GB" in caplog.text
+
+
+def test_real_labels_reach_the_store_pixel_by_pixel(job_and_found: tuple[Job, Found]) -> None:
+    """Catches LR and HR of different places."""
+    job, found = job_and_found
+    job = dataclasses.replace(job, config=small_config(method="random", labels="real"))
+    row = ReadImage(job)(found.manifest.to_pylist()[0])
+    send(CondenseWorker(job, TEACHER, False), row)
+    hr = np.frombuffer(row["hr"], np.uint8).reshape(72, 70, 3)
+    lr = np.frombuffer(row["lr"], np.uint8).reshape(36, 35, 3)
+    for tile in job.store.read_part(DIGEST, A).table.to_pylist():
+        top, left = tile["top"], tile["left"]
+        assert np.array_equal(decode_png(tile["lr"]["bytes"]), lr[top : top + 16, left : left + 16])
+        expected = hr[2 * top : 2 * top + 32, 2 * left : 2 * left + 32]
+        assert np.array_equal(decode_png(tile["hr"]["bytes"]), expected)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from idc_ray.errors import Interrupted
+from idc_ray.interrupt import interruptible, keeping_handlers
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def handlers() -> list[object]:
+    return [signal.getsignal(number) for number in SIGNALS]
+
+
+def ours(number: int, frame: object) -> None:
+    raise AssertionError("the test's own handler ran")
+
+
+@pytest.fixture(autouse=True)
+def own_handlers() -> Iterator[None]:
+    """The test's handlers, so that a signal that nobody takes fails the test and does not end pytest."""
+    before = {number: signal.signal(number, ours) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)  # Python runs handlers between two instructions of the main thread
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_raises_with_its_name_and_what_to_do(number: int) -> None:
+    """Catches a scheduler's SIGTERM that kills the job without a word, and an exit code that is not 130."""
+    expected = pytest.raises(Interrupted, match=rf"{signal.Signals(number).name}; run it again")
+    with expected as caught, interruptible("run it again"):
+        send(number)
+    assert caught.value.exit_code == 130
+    assert handlers() == [ours, ours]
+
+
+def test_it_reaches_the_main_thread_from_any_thread() -> None:
+    """Catches a job whose main thread sleeps on while a library's thread received the signal."""
+    thread = threading.Thread(target=send, args=(signal.SIGTERM,))
+    begin = time.monotonic()
+    with pytest.raises(Interrupted), interruptible(""):  # noqa: PT012  it has to start inside
+        thread.start()
+        time.sleep(5)
+    thread.join()
+    assert time.monotonic() - begin < 4
+
+
+def test_no_except_exception_swallows_it() -> None:
+    """Catches a signal that becomes the quarantine of one image."""
+
+    def one_image() -> None:
+        try:
+            send(signal.SIGTERM)
+        except Exception:
+            pytest.fail("swallowed")
+
+    with pytest.raises(Interrupted), interruptible(""):
+        one_image()
+
+
+def test_a_second_signal_does_not_break_the_shutdown() -> None:
+    """Catches an impatient second Ctrl-C that leaves the lock and the workers behind."""
+    cleaned = []
+
+    def work() -> None:
+        try:
+            send(signal.SIGTERM)
+        finally:
+            send(signal.SIGINT)
+            send(signal.SIGTERM)
+            cleaned.append(True)
+
+    with pytest.raises(Interrupted, match="SIGTERM"), interruptible(""):
+        work()
+    assert cleaned == [True]
+    assert handlers() == [ours, ours]
+
+
+def test_handlers_come_back_without_a_signal_and_after_a_failure() -> None:
+    with interruptible(""):
+        assert ours not in handlers()
+    assert handlers() == [ours, ours]
+    with pytest.raises(ZeroDivisionError), interruptible(""):
+        raise ZeroDivisionError
+    assert handlers() == [ours, ours]
+
+
+def test_handlers_that_a_library_sets_are_put_back() -> None:
+    """Catches a job that ignores Ctrl-C once Ray has started, as Ray sets handlers of its own."""
+    with keeping_handlers():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert handlers() == [ours, ours]
+    with pytest.raises(ZeroDivisionError), keeping_handlers():  # noqa: PT012  both inside
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise ZeroDivisionError
+    assert handlers() == [ours, ours]
+
+
+def test_rays_way_to_leave_is_an_interrupt() -> None:
+    """Catches SIGTERM while Ray starts: it exits with 15, where a job of ours exits with 130."""
+    with pytest.raises(Interrupted, match="SIGTERM"), keeping_handlers():
+        sys.exit(int(signal.SIGTERM))
+    assert handlers() == [ours, ours]
+    with pytest.raises(SystemExit) as other, keeping_handlers():
+        sys.exit(3)
+    assert other.value.code == 3
+
+
+def test_outside_the_main_thread_it_does_nothing() -> None:
+    """Catches a notebook or a server that starts a job in a thread, where no handler can be set."""
+    done = []
+
+    def work() -> None:
+        with keeping_handlers():
+            done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [True]
