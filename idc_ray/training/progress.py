@@ -77,8 +77,9 @@ class TrainProgress:
 
     def _show(self) -> None:
         if self._bar is not None:
-            psnr = "" if math.isnan(self._psnr) else f", {self._psnr:.2f} dB"
-            self._bar.set_postfix_str(f"loss {self._loss:.5f}{psnr}", False)
+            known = [] if math.isnan(self._loss) else [f"loss {self._loss:.5f}"]
+            known += [] if math.isnan(self._psnr) else [f"{self._psnr:.2f} dB"]
+            self._bar.set_postfix_str(", ".join(known), False)
             self._bar.update(self._step - self._bar.n)
         elif time.monotonic() - self._told_at >= LOG_SECONDS:
             self._tell()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from idc_ray.condensation.seeding import integer, uniform
 from idc_ray.config.train import TrainConfig
+from idc_ray.errors import BadRequest
 from idc_ray.images import crop_starts, decode_png, encode_png
 from idc_ray.training.data import held_out_share, open_sources
 from idc_ray.training.pairs import Pair, PairTable, Patches
@@ -113,11 +114,18 @@ class StreamFeed:
         self._tables: Iterator[PairTable] | None = None
 
     def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
-        """See :class:`idc_ray.training.pairs.Feed`."""
+        """See :class:`idc_ray.training.pairs.Feed`.
+
+        Raises:
+            BadRequest: fewer pieces than a batch, or an image that is smaller than a patch.
+        """
         if self._tables is None:
             self._tables = self._epochs(step, rank, world)
-        table = next(self._tables).to(self.device)
-        patches = Patches(table, self.config.patch_size, len(table.names), integer(self.config.seed, rank))
+        table, size = next(self._tables).to(self.device), self.config.patch_size
+        try:
+            patches = Patches(table, size, len(table.names), integer(self.config.seed, rank))
+        except ValueError as error:
+            raise BadRequest(f"{error}; lower --patch-size ({size}), or leave such images out") from None
         return patches.cut(patches.draw_each(step))
 
     def names(self, step: int) -> list[str]:
@@ -135,7 +143,15 @@ class StreamFeed:
                 local_shuffle_seed=integer(self.config.seed, rank, first_step, epoch) % 2**32,
                 drop_last=False,
             )
+            pieces, batches = 0, 0
             for table in tables:
+                pieces += len(table.names)
                 if len(table.names) == size:  # a short last batch would weigh its patches more
+                    batches += 1
                     yield table
+            if not batches:  # else this would go round for ever
+                raise BadRequest(
+                    f"worker {rank} streams {pieces} pieces of images, fewer than its {size} patches of a batch; "
+                    "lower --batch-size, or raise --resident-bytes so that the data stays in memory"
+                )
             epoch += 1

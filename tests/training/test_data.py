@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from idc_ray.config.train import TrainConfig
+from idc_ray.errors import BadRequest
+from idc_ray.images import encode_png, image_id
+from idc_ray.models import checkpoint_bytes, create_model, model_spec
+from idc_ray.training import data
+from idc_ray.training.data import fits_in_memory, held_out_share, open_sources, resident_patches
+from idc_ray.training.sources import CondensedSource, RealSource, held_out
+from tests.training.conftest import toy_config
+from tests.training.test_sources import condensed, photographs
+
+CPU = torch.device("cpu")
+
+
+def config_for(*places: Path, **overrides: object) -> TrainConfig:
+    return toy_config(data=[str(place) for place in places], model="edsr_small", **overrides)
+
+
+def test_sources_of_both_kinds_go_together(tmp_path: Path) -> None:
+    """Catches a second source that is forgotten, and tiles that are taken for photographs."""
+    condensed(tmp_path / "set")
+    photographs(tmp_path / "photos", 2)
+    config = config_for(tmp_path / "set", tmp_path / "photos")
+    sources = open_sources(config, None, CPU)
+    assert [type(source) for source in sources] == [CondensedSource, RealSource]
+    assert len(resident_patches(config, sources, CPU).table.names) == 3 + 2
+
+
+def test_no_data_at_all_is_told() -> None:
+    with pytest.raises(BadRequest, match="--data"):
+        open_sources(toy_config(model="edsr_small"), None, CPU)
+
+
+def test_an_unknown_model_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    config = toy_config(data=[str(tmp_path / "absent")], model="edsr_smal")
+    with pytest.raises(BadRequest, match="edsr_small"):
+        open_sources(config, None, CPU)
+
+
+def test_a_patch_larger_than_a_tile_is_refused_with_both_ways_out(tmp_path: Path) -> None:
+    """Catches a training that fails in its first step, hours into a queue."""
+    condensed(tmp_path / "set")
+    with pytest.raises(BadRequest, match=r"--patch-size 32 .*24 x 24; use --patch-size 24, .*--tile-size 32"):
+        open_sources(config_for(tmp_path / "set", patch_size=32), None, CPU)
+    assert open_sources(config_for(tmp_path / "set", patch_size=24), None, CPU)
+
+
+def test_an_image_smaller_than_a_patch_is_named(tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", 2, side=40)
+    (tmp_path / "photos" / "small.png").write_bytes(encode_png(np.zeros((12, 60, 3), np.uint8)))
+    config = config_for(tmp_path / "photos")
+    with pytest.raises(BadRequest, match=r"small.png: LR of 30 x 6 .*--patch-size \(8\)"):
+        resident_patches(config, open_sources(config, None, CPU), CPU)
+
+
+def test_what_validation_holds_out_is_not_trained_on(tmp_path: Path) -> None:
+    """Catches a validation on images that were trained on, which praises the overfitted checkpoint."""
+    photographs(tmp_path / "photos", 12)
+    config = config_for(tmp_path / "photos", validation__fraction=0.4)
+    names = set(resident_patches(config, open_sources(config, None, CPU), CPU).table.names)
+    apart = {f"{i}.png" for i in range(12) if held_out(0.4, config.seed)(image_id(f"{i}.png"))}
+    assert 0 < len(apart) < 12
+    assert names == {f"{i}.png" for i in range(12)} - apart
+
+
+def test_validation_on_other_images_holds_nothing_out(tmp_path: Path) -> None:
+    """Catches data that is neither trained on nor looked at."""
+    photographs(tmp_path / "photos", 4)
+    settings = {"validation__fraction": 0.99, "validation__images": str(tmp_path)}
+    config = config_for(tmp_path / "photos", **settings)
+    assert held_out_share(config) == 0.0
+    assert len(resident_patches(config, open_sources(config, None, CPU), CPU).table.names) == 4
+
+
+def test_a_validation_that_leaves_nothing_to_train_on_is_told(tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", 1)
+    config = config_for(tmp_path / "photos", validation__fraction=0.999)
+    with pytest.raises(BadRequest, match="lower --validation.fraction"):
+        resident_patches(config, open_sources(config, None, CPU), CPU)
+
+
+def test_labels_of_a_network_reach_the_patches(tmp_path: Path) -> None:
+    """Catches --labels-from that is ignored: the network is random, so its output is not the photograph."""
+    photographs(tmp_path / "photos", 1)
+    torch.manual_seed(0)
+    labels = checkpoint_bytes(model_spec("edsr_small", 2), create_model("edsr_small", 2).state_dict())
+    config = config_for(tmp_path / "photos", labels_from="network.safetensors")
+    tables = [resident_patches(config, open_sources(config, given, CPU), CPU).table for given in (None, labels)]
+    assert torch.equal(tables[0].lr, tables[1].lr)
+    assert tables[0].hr.shape == tables[1].hr.shape
+    assert not torch.equal(tables[0].hr, tables[1].hr)
+
+
+def test_data_stays_in_memory_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a limit that is ignored, and one that is met by each source but not by all of them."""
+    condensed(tmp_path / "one")
+    condensed(tmp_path / "two")
+    config = config_for(tmp_path / "one", tmp_path / "two")
+    sources = open_sources(config, None, CPU)
+    size = sum(source.expected_bytes for source in sources)
+    assert size == 2 * 3 * 3 * 24**2 * 5
+    for limit, fits in ((size, True), (size - 1, False), (0, False)):
+        assert fits_in_memory(config_for(tmp_path, resident_bytes=limit), sources, CPU) is fits
+    monkeypatch.setattr(data, "_free_bytes", lambda device: 2 * size)
+    assert fits_in_memory(config, sources, CPU)
+    monkeypatch.setattr(data, "_free_bytes", lambda device: 2 * size - 2)
+    assert not fits_in_memory(config, sources, CPU)
+
+
+def test_free_memory_of_this_machine_is_known() -> None:
+    """Catches a unit that is wrong by a thousand."""
+    assert 10**7 < data._free_bytes(CPU) < 10**14
