@@ -73,7 +73,15 @@ class Tracker:
         self._warned = False
 
     @classmethod
-    def start(cls, settings: Mlflow, output: str, digest: str, run_id: str | None = None) -> Tracker:
+    def start(
+        cls,
+        settings: Mlflow,
+        output: str,
+        digest: str,
+        run_id: str | None = None,
+        name: str | None = None,
+        parent: str | None = None,
+    ) -> Tracker:
         """Begin a run, or continue ``run_id`` if it still exists.
 
         Args:
@@ -81,6 +89,8 @@ class Tracker:
             output: where the job writes; its last part and the digest name the run.
             digest: the configuration's.
             run_id: the run of an earlier launch on the same output.
+            name: of the run; None: the settings', else from output and digest.
+            parent: run that this one is shown below.
 
         Raises:
             BadRequest: MLflow cannot be reached, or cannot be used as configured.
@@ -94,8 +104,9 @@ class Tracker:
             experiment = _experiment(client, settings.experiment, _artifact_location(uri, output))
             found = _continued(client, run_id) if run_id else None
             if found is None:
-                name = settings.run_name or f"{output.rstrip('/').rpartition('/')[2]}-{digest[:8]}"
+                name = name or settings.run_name or f"{output.rstrip('/').rpartition('/')[2]}-{digest[:8]}"
                 tags = {"idc_ray.digest": digest, "idc_ray.output": output}
+                tags |= {} if parent is None else {"mlflow.parentRunId": parent}
                 found = client.create_run(experiment, run_name=name, tags=tags).info.run_id
         except Exception as error:
             raise BadRequest(

@@ -15,7 +15,7 @@ from idc_ray.config.base import settings_of
 from idc_ray.config.condense import CondenseConfig
 from idc_ray.errors import BadRequest
 
-__all__ = ["load", "load_config", "unknown_setting"]
+__all__ = ["flatten", "load", "load_config", "unknown_setting"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -33,8 +33,8 @@ def load(
     model: type[Model], yaml_path: str | Path | None = None, overrides: Mapping[str, object] | None = None
 ) -> Model:
     """The same for any pydantic model whose sections are nested models."""
-    values = _flatten(model, _read_yaml(Path(yaml_path)), str(yaml_path)) if yaml_path is not None else {}
-    values.update(_flatten(model, overrides or {}, "the command line"))
+    values = flatten(model, _read_yaml(Path(yaml_path)), str(yaml_path)) if yaml_path is not None else {}
+    values.update(flatten(model, overrides or {}, "the command line"))
     try:
         return model.model_validate(_nest(values))
     except ValidationError as error:
@@ -89,7 +89,7 @@ def _read_yaml(path: Path) -> Mapping[str, object]:
     return content
 
 
-def _flatten(model: type[BaseModel], values: Mapping[str, object], origin: str) -> dict[str, object]:
+def flatten(model: type[BaseModel], values: Mapping[str, object], origin: str) -> dict[str, object]:
     """Dotted names to values; an unknown name or one given twice is refused."""
     known = {setting.name for setting in settings_of(model)}
     sections = {name.rpartition(".")[0] for name in known} - {""}
@@ -136,4 +136,6 @@ def _explain(fault: Any) -> str:
     if fault["type"] == "value_error" and not message.startswith("Input should"):
         return message  # our own validators name the settings themselves
     name = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"unknown setting '{name}'; --help lists all"
     return f"setting '{name}' is {value!r}; expected: {re.sub(r'^[A-Z][a-z]+ should (be |have )?', '', message)}"

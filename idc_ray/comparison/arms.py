@@ -1,0 +1,245 @@
+"""What is compared: every combination of method, ratio, labels, allocation and student that makes sense."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from idc_ray.config import CondenseConfig, load
+from idc_ray.config.base import result_digest
+from idc_ray.config.compare import CompareConfig, Grid
+from idc_ray.config.loading import flatten
+from idc_ray.config.train import TrainConfig
+from idc_ray.errors import BadRequest
+from idc_ray.images import Found
+from idc_ray.models import teacher_sha256
+from idc_ray.training.fit import student_spec
+
+__all__ = ["WHOLE", "Arm", "Data", "expand", "input_digest", "reference_of"]
+
+WHOLE = "whole"
+
+#: Settings of the condense and training jobs that the comparison sets itself.
+_CONDENSE_SETS = {
+    "input", "output", "scale", "teacher", "ratio", "labels", "allocation", "seed", "dry_run", "strict", "overwrite",
+    "retry_quarantined", "gallery_images", "actors", "store", "mlflow",
+}  # fmt: skip
+_TRAIN_SETS = {
+    "data", "output", "scale", "labels_from", "seed", "checkpoint_every", "resident_bytes", "max_pixels",
+    "allow_unfinished", "overwrite", "validation", "workers", "mlflow",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Data:
+    """What all arms have in common, by content.
+
+    Attributes:
+        images: digest of the input's list.
+        teacher: SHA-256 of the teacher's checkpoint.
+        curve: digest of what curves are measured on.
+        scored: digest of everything that students are scored on.
+    """
+
+    images: str
+    teacher: str
+    curve: str
+    scored: str
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One combination. The seed is not part of it: every arm is done with each.
+
+    Attributes:
+        method: a method, the name of a variant, or ``whole``.
+        ratio: share of the pixels that is asked for; 1 for ``whole``.
+        labels: teacher or real.
+        allocation: per_image or difficulty; empty for ``whole``.
+        student: name of a model or a network.
+        condense: settings of the set; for ``whole`` those by which images are read.
+        train: settings of the training.
+    """
+
+    method: str
+    ratio: float
+    labels: str
+    allocation: str
+    student: str
+    condense: CondenseConfig
+    train: TrainConfig
+
+    @property
+    def whole(self) -> bool:
+        """Whether it trains on all images, uncondensed."""
+        return self.method == WHOLE
+
+    @property
+    def core(self) -> str:
+        """The name without the student, such as ``idc-0.1-teacher-per_image``."""
+        parts = [self.method, self.labels] if self.whole else [self.method, f"{self.ratio:g}", self.labels]
+        return "-".join([*parts, *([self.allocation] if self.allocation else [])])
+
+    @property
+    def name(self) -> str:
+        """Unique among the arms of a comparison, and fit for a file's name."""
+        return f"{self.core}-{self.student}"
+
+    def seeded(self, seed: int) -> tuple[CondenseConfig, TrainConfig]:
+        """The settings for one seed: condensing and training alike are begun anew."""
+        return self.condense.model_copy(update={"seed": seed}), self.train.model_copy(update={"seed": seed})
+
+    def set_name(self, data: Data, seed: int) -> str:
+        """Names the training set; equal for arms, and for seeds, that share one."""
+        if self.whole:
+            settings: dict[str, Any] = {
+                "input": data.images,
+                "scale": self.condense.scale,
+                "tile_size": self.condense.tile_size,
+            }
+            settings |= {"teacher": data.teacher if self.labels == "teacher" else None}
+            return f"{self.core}-{result_digest(settings)[:8]}"
+        digest = result_digest({"input": data.images, "run": self.condense.digest(data.teacher)})
+        return f"{self.core}-{digest[:8]}/{seed}"
+
+    def training_name(self, data: Data) -> str:
+        """Names the students of all seeds: another for any setting, image or label that changes their weights."""
+        set_name = self.set_name(data, 0)
+        return f"{self.name}-{result_digest({'train': self.train.digest(set_name, None), 'curve': data.curve})[:8]}"
+
+    def result_name(self, data: Data, seed: int) -> str:
+        """Names the result of one seed."""
+        digest = result_digest({"training": self.training_name(data), "scored": data.scored})
+        return f"{self.name}-{digest[:8]}-{seed}"
+
+
+def input_digest(found: Found) -> str:
+    """Names the list of images: sources and sizes. A change of content that keeps the size goes unseen."""
+    rows = found.manifest.select(["source", "size"]).to_pylist()
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def expand(config: CompareConfig, teacher: bytes) -> tuple[list[Arm], list[str]]:
+    """All arms in the order of the configuration, and a line for each combination that cannot be.
+
+    Raises:
+        BadRequest: an unknown method or student, settings that a job refuses, one name for two arms, or no arms.
+    """
+    arms: dict[str, Arm] = {}
+    left_out: dict[str, None] = {}
+    for values in _combinations(config):
+        arm = _arm(config, *values)
+        if isinstance(arm, str):
+            left_out[arm] = None
+            continue
+        if not arm.whole and arm.train.patch_size > arm.condense.tile_size:
+            raise BadRequest(
+                f"train.patch_size is {arm.train.patch_size}, more than condense.tile_size, {arm.condense.tile_size}; "
+                "set both, such as to 32"
+            )
+        arms.setdefault(arm.name, arm)
+    if not arms:
+        raise BadRequest("there is nothing to compare: " + "; ".join(left_out or ["methods is empty"]))
+    for arm in arms.values():
+        student_spec(arm.train).build()
+        arm.condense.digest(teacher_sha256(teacher))
+    return list(arms.values()), list(left_out)
+
+
+def reference_of(config: CompareConfig, arms: list[Arm]) -> str:
+    """Core of the arm that the others are subtracted from.
+
+    Raises:
+        BadRequest: no arm, or more than one, begins like the configured name.
+    """
+    cores = list(dict.fromkeys(arm.core for arm in arms))
+    if config.reference is None:
+        return f"{WHOLE}-real" if f"{WHOLE}-real" in cores else cores[0]
+    if config.reference in cores:
+        return config.reference
+    matches = [core for core in cores if core.startswith(config.reference)]
+    if len(matches) != 1:
+        found = f"{len(matches)} arms begin like that" if matches else "no arm is called that"
+        raise BadRequest(f"reference is {config.reference}, but {found}; there are: {', '.join(cores)}")
+    return matches[0]
+
+
+def _combinations(config: CompareConfig) -> Iterator[tuple[str, float, str, str, str]]:
+    main = Grid(
+        methods=config.methods, ratios=config.ratios, labels=config.labels, allocations=config.allocations,
+        students=config.students,
+    )  # fmt: skip
+    for grid in (main, *config.arms):
+        lists = [getattr(grid, name) or getattr(main, name) or () for name in Grid.model_fields]
+        yield from itertools.product(*lists)
+
+
+def _arm(config: CompareConfig, method: str, ratio: float, labels: str, allocation: str, student: str) -> Arm | str:
+    """An arm, or why there is none."""
+    common = _flat(CondenseConfig, config.condense, "condense", _CONDENSE_SETS | {"method"})
+    common |= {"scale": config.scale, "labels": labels, "gallery_images": 0}
+    train = _train(config, student)
+    if method == WHOLE:
+        condense = _loaded(CondenseConfig, common | {"method": "random"}, config)
+        return Arm(WHOLE, 1.0, labels, "", student, condense, train)
+    own = _method(config, method)
+    if labels == "real" and own["method"] in ("idc", "ncfd"):
+        return f"{method} with real labels is left out: it makes tiles that no real HR exists for"
+    settings = common | own | {"ratio": ratio, "allocation": allocation}
+    return Arm(method, ratio, labels, allocation, student, _loaded(CondenseConfig, settings, config), train)
+
+
+def _method(config: CompareConfig, name: str) -> dict[str, Any]:
+    if name not in config.variants:
+        return {"method": name}
+    _check_name(name, "variants")
+    own = _flat(CondenseConfig, config.variants[name], f"variants.{name}", _CONDENSE_SETS | {"source"})
+    if "method" not in own:
+        raise BadRequest(f"variants.{name} has no method; name the one that it varies, such as method: idc")
+    return own
+
+
+def _train(config: CompareConfig, student: str) -> TrainConfig:
+    settings = _flat(TrainConfig, config.train, "train", _TRAIN_SETS | {"model"})
+    if student in config.networks:
+        _check_name(student, "networks")
+        settings |= _flat(TrainConfig, config.networks[student], f"networks.{student}", _TRAIN_SETS)
+        if "model" not in settings:
+            raise BadRequest(f"networks.{student} has no model; name the one that it varies, such as edsr_small")
+    else:
+        settings["model"] = student
+    plain = load(TrainConfig, None, settings)
+    every = max(1, -(-plain.iterations // config.curve_points))
+    settings |= {"scale": config.scale, "validation.every": every, "checkpoint_every": every}
+    return load(TrainConfig, None, settings | {"workers.threads": config.actors.threads})
+
+
+def _loaded(model: type[CondenseConfig], settings: Mapping[str, Any], config: CompareConfig) -> CondenseConfig:
+    """Validated, with the workers' settings and without a trace of its own in MLflow."""
+    loaded = load(model, None, settings)
+    off = loaded.mlflow.model_copy(update={"enabled": False})
+    return loaded.model_copy(update={"actors": config.actors, "mlflow": off, "teacher": config.teacher})
+
+
+def _flat(model: type[BaseModel], values: Mapping[str, Any], where: str, ours: set[str]) -> dict[str, Any]:
+    """Dotted names to values; unknown ones are refused, and those that the comparison sets itself."""
+    try:
+        flat = flatten(model, values, where)
+    except BadRequest as error:
+        raise BadRequest(f"{where}: {error}") from None
+    for name in flat:
+        if name in ours or name.partition(".")[0] in ours:
+            raise BadRequest(f"{where}.{name} cannot be set here: the comparison sets it; see jobs/compare.py --help")
+    return flat
+
+
+def _check_name(name: str, where: str) -> None:
+    if re.fullmatch(r"[A-Za-z0-9_.]+", name) is None or name == WHOLE:
+        raise BadRequest(f"{where} has the name {name!r}; expected letters, digits, _ and ., and not {WHOLE}")

@@ -1,0 +1,249 @@
+"""The comparison job, from a configuration to one table: condense, train and score every arm with every seed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import tempfile
+import time
+from dataclasses import replace
+from typing import Any
+
+import ray
+
+from idc_ray.comparison import dry_run, tasks
+from idc_ray.comparison.arms import WHOLE, Arm
+from idc_ray.comparison.images import manifest_blocks
+from idc_ray.comparison.prepare import Plan, prepare
+from idc_ray.comparison.report import make_report, report_files
+from idc_ray.comparison.results import Failure, Result, Results
+from idc_ray.comparison.schedule import Outcome, Unit, run_units
+from idc_ray.comparison.tasks import Blocks
+from idc_ray.comparison.track import Tracking
+from idc_ray.config import CondenseConfig
+from idc_ray.config.base import result_digest
+from idc_ray.config.compare import CompareConfig
+from idc_ray.errors import IdcError
+from idc_ray.pipeline.cluster import PoolPlan, join, plan_pool
+from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.progress import duration
+from idc_ray.store.filesystem import Place, resolve
+from idc_ray.store.lock import lock
+from idc_ray.tracking import tracking_uri
+
+__all__ = ["compare"]
+
+log = logging.getLogger(__name__)
+
+
+def compare(config: CompareConfig) -> int:
+    """Compare; the same call again does what is missing, and tries again what failed.
+
+    Returns:
+        The exit code: 0, or 1 if an arm failed.
+
+    Raises:
+        BadRequest: what was asked for cannot be done.
+        Locked: another process works on the output.
+        Interrupted: SIGINT or SIGTERM.
+    """
+    print(config.to_yaml(), flush=True)
+    if config.dry_run:
+        with tempfile.TemporaryDirectory() as folder:
+            print(dry_run.estimate(prepare(config, f"{folder}/photographs")))
+        return 0
+    plan = prepare(config)
+    for line in plan.left_out:
+        log.info("%s", line)
+    if config.mlflow.enabled:
+        tracking_uri(config.mlflow, config.output)
+    place = resolve(config.output)
+    place.check_writable()
+    with lock(place, f"process {os.getpid()} on {socket.gethostname()}"):
+        place.write("config.yaml", config.to_yaml().encode())
+        return _Comparison(plan, place).run()
+
+
+class _Comparison:
+    """One launch."""
+
+    def __init__(self, plan: Plan, place: Place) -> None:
+        self.plan, self.place, self.config = plan, place, plan.config
+        self.results = Results(place)
+        self.done: dict[str, Result] = {}
+        self.failures: list[Failure] = []
+        self.anchors: dict[str, Any] = {}
+        self.pool: PoolPlan | None = None
+        self._blocks: dict[int, Blocks] = {}
+        self._labelled: dict[str, Blocks] = {}
+
+    def run(self) -> int:
+        plan = self.plan
+        missing: list[tuple[Arm, int]] = []
+        for arm, seed in plan.trainings:
+            result = self.results.read(arm.result_name(plan.data, seed))
+            if result is None:
+                missing.append((arm, seed))
+            else:
+                self.done[result.name] = result
+        log.info("%d trainings of %d arms, %d done before", len(plan.trainings), len(plan.arms), len(self.done))
+        self.tracking = Tracking(self.config, self.place, plan.digest)
+        try:
+            for result in self.done.values():
+                self.tracking.result(result)
+            self._on_ray(missing)
+            self._report()
+        except BaseException as error:
+            self.tracking.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        self.tracking.finish("FAILED" if self.failures else "FINISHED")
+        print(f"{len(self.done)} of {len(plan.trainings)} trainings: {self.place.shown('results.md')}", flush=True)
+        return 1 if self.failures else 0
+
+    def _on_ray(self, missing: list[tuple[Arm, int]]) -> None:
+        name = f"anchors/{self.plan.data.scored}-{self.plan.data.teacher[:8]}.json"
+        stored = self.place.read_json(name, "delete that file: it is made anew")
+        self.anchors = stored or {}
+        if not missing and stored:
+            return
+        ours = not ray.is_initialized()
+        join(self.config.actors.ray_address, worker_output=False)
+        try:
+            self.pool = plan_pool(self.config.actors, ray.cluster_resources(), len(missing))
+            self.teacher = ray.put(self.plan.teacher)
+            scored = None if stored else self._remote(tasks.score_anchors, self.teacher, self.plan.scoring)
+            if missing:
+                self._train_all(missing)
+            if scored is not None:
+                self.anchors = self._value(scored)
+                self.place.write_json(name, self.anchors)
+        finally:
+            if ours:
+                ray.shutdown()
+
+    def _train_all(self, missing: list[tuple[Arm, int]]) -> None:
+        assert self.pool is not None
+        log.info("%d tasks at a time on %s", self.pool.max_size, self.pool.device)
+        difficulties = self._difficulties([arm for arm, _ in missing])
+        units = {}
+        for arm, seed in missing:
+            units[self._unit(arm, seed, difficulties)] = (arm, seed)
+        begin, before = time.monotonic(), len(self.done)
+        with contextlib.closing(run_units(list(units), self.pool.max_size)) as outcomes:
+            for unit, outcome in outcomes:
+                self._take(*units[unit], unit.name, outcome)
+                self._report()
+                ended = len(self.done) - before + len(self.failures)
+                left = (len(missing) - ended) * (time.monotonic() - begin) / ended
+                log.info("%s", self._line(left))
+
+    def _line(self, seconds_left: float) -> str:
+        """Such as ``12 of 60 trainings, 0 failed, 3 h 10 min left``."""
+        total = len(self.plan.trainings)
+        parts = [f"{len(self.done)} of {total} trainings", f"{len(self.failures)} failed"]
+        if len(self.done) + len(self.failures) < total:
+            parts.append(f"about {duration(seconds_left)} left")
+        return ", ".join(parts)
+
+    def _take(self, arm: Arm, seed: int, name: str, outcome: Outcome) -> None:
+        status, value = outcome
+        if status == "failed":
+            failure = Failure(name, arm.name, seed, value)
+            log.error("%s, seed %d failed: %s", arm.name, seed, value)
+            self.failures.append(failure)
+            self.results.write_failure(failure)
+            return
+        result = Result(
+            name=name, core=arm.core, method=arm.method, ratio=arm.ratio, labels=arm.labels,
+            allocation=arm.allocation, student=arm.student, seed=seed, **value,
+        )  # fmt: skip
+        self.results.write(result)
+        self.done[name] = result
+        self.tracking.result(result)
+        scores = ", ".join(f"{each} {scored['psnr'] or float('inf'):.3f} dB" for each, scored in result.sets.items())
+        log.info("%s, seed %d: %s", arm.name, seed, scores)
+
+    def _report(self) -> None:
+        workers = self.pool.max_size if self.pool else None
+        report = make_report(self.plan, list(self.done.values()), self.failures, self.anchors, workers)
+        files = report_files(report)
+        for name, content in files.items():
+            self.place.write(name, content)
+        self.tracking.report(files, report.finished)
+
+    # Tasks
+
+    def _remote(self, task: Any, *arguments: Any) -> Any:
+        assert self.pool is not None
+        return task.options(**self.pool.options).remote(*arguments)
+
+    def _value(self, reference: ray.ObjectRef[Outcome]) -> Any:
+        """What all arms need: without it there is nothing to compare."""
+        status, value = ray.get(reference)
+        if status == "failed":
+            raise IdcError(value)
+        return value
+
+    def _images(self, config: CondenseConfig) -> Blocks:
+        """The decoded images, read by the first who asks: which are too small depends on the tiles."""
+        size = config.tile_size
+        if size not in self._blocks:
+            reading = config.model_copy(update={"method": "psnr_bicubic"})  # it compares with HR, so HR is kept
+            job = self.plan.job(reading, f"reading/{size}")
+            self._blocks[size] = Blocks([tasks.read.remote(job, rows) for rows in manifest_blocks(self.plan.found)])
+        return self._blocks[size]
+
+    def _difficulties(self, arms: list[Arm]) -> dict[str, float]:
+        """Mean difficulties by what they depend on; measured once, then recorded: all launches must use the same."""
+        means: dict[str, float] = {}
+        for arm in arms:
+            key = self._difficulty_key(arm.condense)
+            if arm.allocation != "difficulty" or key in means:
+                continue
+            name = f"surveys/{key}.json"
+            stored = self.place.read_json(name, "delete that file: it is measured anew")
+            if stored is None:
+                job = self.plan.job(arm.condense.model_copy(update={"method": "random"}), "reading/survey")
+                mean = self._value(self._remote(tasks.survey, job, self.teacher, self._images(arm.condense)))
+                stored = {"mean_difficulty": mean}
+                self.place.write_json(name, stored)
+            means[key] = stored["mean_difficulty"]
+        return means
+
+    def _difficulty_key(self, config: CondenseConfig) -> str:
+        settings: dict[str, Any] = {"images": self.plan.data.images, "teacher": self.plan.data.teacher}
+        settings |= {"tile": config.tile_size, "padding": config.rlff.padding, "slots": config.slots}
+        return result_digest(settings | {"scale": config.scale, "dtype": config.actors.dtype})
+
+    def _unit(self, arm: Arm, seed: int, difficulties: dict[str, float]) -> Unit:
+        plan = self.plan
+        condense, training = arm.seeded(seed)
+        set_name = arm.set_name(plan.data, seed)
+        job = plan.job(condense, f"sets/{set_name}")
+        if arm.allocation == "difficulty":
+            job = replace(job, mean_difficulty=difficulties[self._difficulty_key(arm.condense)])
+        place = resolve(f"{self.config.output.rstrip('/')}/students/{arm.training_name(plan.data)}/{seed}")
+
+        def train(facts: Any) -> Any:
+            blocks = None
+            config = training
+            if not arm.whole:
+                config = training.model_copy(update={"data": (job.store.uri,)})
+            else:
+                blocks = self._images(condense) if arm.labels == "real" else self._labelled[set_name]
+            return self._remote(tasks.train, facts, config, blocks, place, plan.scoring)
+
+        return Unit(arm.result_name(plan.data, seed), set_name, lambda: self._make_set(arm, job, set_name), train)
+
+    def _make_set(self, arm: Arm, job: Job, set_name: str) -> Any:
+        if arm.method != WHOLE:
+            finished = job.store.read_manifest() is not None
+            blocks = Blocks([]) if finished else self._images(job.config)
+            return self._remote(tasks.condense, job, self.teacher, blocks, self.plan.found.manifest.num_rows)
+        if arm.labels == "real":
+            return self._remote(tasks.count_whole, self._images(job.config))
+        outcome, labelled = self._remote(tasks.label, job, self.teacher, self._images(job.config))
+        self._labelled[set_name] = Blocks([labelled])
+        return outcome

@@ -1,0 +1,96 @@
+"""What a comparison would cost: its arms, its tasks, and a time from a few timed images and steps."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import torch
+
+from idc_ray.comparison.arms import Arm
+from idc_ray.comparison.prepare import Plan
+from idc_ray.comparison.results import Results
+from idc_ray.config.train import TrainConfig
+from idc_ray.errors import BadRequest
+from idc_ray.images import Instance
+from idc_ray.pipeline.device import set_up_torch
+from idc_ray.pipeline.dry_run import TIMED_IMAGES, seconds_per_image
+from idc_ray.pipeline.inputs import readable_samples
+from idc_ray.pipeline.progress import duration
+from idc_ray.pipeline.worker import load_job_teacher
+from idc_ray.store.filesystem import resolve
+from idc_ray.training.fit import student_spec
+from idc_ray.training.loop import Trainer
+
+__all__ = ["estimate"]
+
+#: Steps that are timed, after one that is not.
+TIMED_STEPS = 3
+
+
+def estimate(plan: Plan) -> str:
+    """Arms, trainings, sets and hours, for a person.
+
+    Raises:
+        BadRequest: no image of a sample can be read.
+    """
+    config = plan.config
+    device = set_up_torch(config.actors, has_gpu=torch.cuda.is_available())
+    samples = list(readable_samples(plan.found, plan.arms[0].condense, TIMED_IMAGES))
+    if not samples:
+        raise BadRequest(f"no image of a sample of {plan.found.uri} can be read at the settings")
+    steps = {arm.student: _seconds_per_step(arm.train, device) for arm in plan.arms}
+    sets: dict[str, float] = {}
+    lines = []
+    total = 0.0
+    for arm in plan.arms:
+        training = steps[arm.student] * arm.train.iterations
+        names = {arm.set_name(plan.data, seed) for seed in config.seeds}
+        new = names - sets.keys()
+        making = _set_seconds(plan, arm, samples, device) if new else 0.0
+        sets |= dict.fromkeys(new, making)
+        total += making * len(new) + training * len(config.seeds)
+        known = sum(_finished(plan, arm, seed) for seed in config.seeds)
+        before = f", {known} of {len(config.seeds)} seeds done" if known else ""
+        lines.append(f"{arm.name}: condense {duration(making)}, train {duration(training)}{before}")
+    workers = config.actors.max_size or (torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1)
+    lines += [*plan.left_out, ""]
+    lines.append(
+        f"{len(plan.arms)} arms, {len(config.seeds)} seeds: {len(plan.trainings)} trainings on {len(sets)} sets"
+    )
+    lines.append(f"about {duration(total / workers)} with {workers} tasks at a time on {device.type}, without scoring")
+    return "\n".join(lines) + "\ndry run: nothing was started or written"
+
+
+def _finished(plan: Plan, arm: Arm, seed: int) -> bool:
+    return Results(resolve(plan.config.output)).read(arm.result_name(plan.data, seed)) is not None
+
+
+def _set_seconds(plan: Plan, arm: Arm, samples: list[Instance], device: torch.device) -> float:
+    if arm.whole and arm.labels == "real":
+        return 0.0
+    teacher = load_job_teacher(plan.job(arm.condense, "unused"), plan.teacher, device)
+    if not arm.whole:
+        return seconds_per_image(arm.condense, samples, teacher, device) * plan.found.manifest.num_rows
+    begin = time.perf_counter()
+    for sample in samples:
+        teacher.upscale_image(sample.lr)
+    return (time.perf_counter() - begin) / len(samples) * plan.found.manifest.num_rows
+
+
+def _seconds_per_step(config: TrainConfig, device: torch.device) -> float:
+    torch.use_deterministic_algorithms(False)
+    model = student_spec(config).build().to(device)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trainer = Trainer(model, config)
+    side, scale = config.patch_size, config.scale
+    lr = torch.rand(config.batch_size, 3, side, side, device=device)
+    hr = torch.rand(config.batch_size, 3, scale * side, scale * side, device=device)
+    trainer.advance(lr, hr)
+    trainer.look()
+    begin = time.perf_counter()
+    for _ in range(TIMED_STEPS):
+        trainer.advance(lr, hr)
+    trainer.look()
+    return (time.perf_counter() - begin) / TIMED_STEPS

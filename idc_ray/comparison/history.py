@@ -1,0 +1,81 @@
+"""How a training went: seconds and validation PSNR by step, kept beside its state so that a kill loses neither."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from idc_ray.store.filesystem import Place
+from idc_ray.training.fit import Event
+
+__all__ = ["History"]
+
+FILE = "history.json"
+
+#: Least seconds between two writes that no validation asks for.
+WRITE_SECONDS = 20.0
+
+
+Point = tuple[int, float, float | None]
+
+
+class History:
+    """Takes a training's events.
+
+    What an earlier launch wrote counts as far as the state that the training continues from; without one, nothing.
+    Seconds are those of training alone: neither validation nor what came to nothing before a kill counts.
+
+    Args:
+        place: where the training's state is.
+
+    Attributes:
+        points: (step, seconds so far, PSNR in dB or None), by ascending step.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        stored = place.read_json(FILE, "delete the folder that it is in: the training begins anew") or {}
+        self._before: list[Point] = [(p[0], p[1], p[2]) for p in stored.get("points", [])]
+        self.points: list[Point] = []
+        self._seconds_per_step: float = stored.get("seconds_per_step", 0.0)
+        self._written_at = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of training, up to the last event."""
+        return self.points[-1][1] if self.points else 0.0
+
+    @property
+    def curve(self) -> list[tuple[int, float]]:
+        """(step, PSNR) of the validations."""
+        return [(step, psnr) for step, _, psnr in self.points if psnr is not None]
+
+    def tell(self, event: Event) -> None:
+        """Take an event of :func:`idc_ray.training.fit.fit`."""
+        step = event["step"]
+        match event["kind"]:
+            case "resumed":
+                self._rewind(step)
+            case "progress":
+                self._seconds_per_step = 1 / max(event["steps_per_second"], 1e-9)
+                self._add(step, None)
+            case "validation":
+                self._add(step, event["psnr"])
+                self._write()
+        if time.monotonic() - self._written_at >= WRITE_SECONDS:
+            self._write()
+
+    def _rewind(self, step: int) -> None:
+        """Continue from the state of ``step``: what was told of later steps is told again."""
+        self.points = [point for point in self._before if point[0] <= step]
+        self._add(step, None)
+
+    def _add(self, step: int, psnr: float | None) -> None:
+        before = self.points[-1] if self.points else (0, 0.0, None)
+        if step > before[0] or psnr is not None:
+            self.points.append((step, before[1] + (step - before[0]) * self._seconds_per_step, psnr))
+
+    def _write(self) -> None:
+        self._written_at = time.monotonic()
+        value: dict[str, Any] = {"points": self.points, "seconds_per_step": self._seconds_per_step}
+        self._place.write_json(FILE, value)

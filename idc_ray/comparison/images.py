@@ -1,0 +1,88 @@
+"""The input, decoded once for all arms: blocks of images that Ray keeps in its object store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from idc_ray.errors import BadRequest
+from idc_ray.images import Found
+from idc_ray.models import Upscaler
+from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImage, pixels
+from idc_ray.training.pairs import Pair
+
+__all__ = ["BLOCK_IMAGES", "Block", "manifest_blocks", "read_block", "relabelled", "whole_pairs"]
+
+#: Images of one block: what a task holds at a time beside the block in the object store (ours).
+BLOCK_IMAGES = 16
+
+#: Pillow and pyarrow let other threads work meanwhile.
+THREADS = 4
+
+#: 64-bit offsets: a block of large images is more than 2 GiB.
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()), ("source", pa.string()), ("mtime_ns", pa.int64()), ("lr", pa.large_binary()),
+        ("height", pa.int64()), ("width", pa.int64()), ("hr", pa.large_binary()), ("source_bytes", pa.int64()),
+        ("source_sha256", pa.string()), ("code", pa.string()), ("reason", pa.string()), ("traceback", pa.string()),
+        ("attempts", pa.int64()), ("read_seconds", pa.float64()),
+    ]
+)  # fmt: skip
+
+Block: TypeAlias = pa.Table
+"""Rows of :class:`idc_ray.pipeline.reading.ReadImage`, HR included."""
+
+
+def manifest_blocks(found: Found) -> list[pa.Table]:
+    """The manifest in pieces, by ascending image id: a survey's sample is then in the first few."""
+    manifest = found.manifest.take(pc.sort_indices(found.manifest["image_id"]))
+    return [manifest.slice(begin, BLOCK_IMAGES) for begin in range(0, manifest.num_rows, BLOCK_IMAGES)]
+
+
+def read_block(job: Job, manifest: pa.Table) -> Block:
+    """Decode some images. A bad one is a row with a code, as in the condense job.
+
+    Args:
+        job: whose method compares with HR images, so that they are kept.
+        manifest: rows of the input's manifest.
+
+    Raises:
+        BadRequest: this machine cannot see the input.
+    """
+    read = ReadImage(job)
+    with ThreadPoolExecutor(THREADS) as pool:
+        rows = list(pool.map(read, manifest.to_pylist()))
+    for row in rows:
+        if row["code"] == ENDS_THE_JOB:
+            raise BadRequest(row["reason"])
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def relabelled(blocks: Iterable[Block], network: Upscaler) -> Iterator[Block]:
+    """The same images with a network's outputs for HR."""
+    index = SCHEMA.get_field_index("hr")
+    for block in blocks:
+        labels = []
+        for row in _rows(block):
+            labels.append(b"" if row["code"] else network.upscale_image(pixels(row, network.scale)[0]).tobytes())
+        yield block.set_column(index, SCHEMA.field(index), pa.array(labels, pa.large_binary()))
+
+
+def whole_pairs(blocks: Iterable[Block], scale: int) -> Iterator[Pair]:
+    """All images that could be read, to train on."""
+    for block in blocks:
+        for row in _rows(block):
+            if not row["code"]:
+                lr, hr = pixels(row, scale)
+                assert hr is not None
+                yield Pair(row["source"], lr, hr)
+
+
+def _rows(block: Block) -> Iterator[dict[str, Any]]:
+    for batch in block.to_batches(max_chunksize=1):  # bytes are copied on the way: one image at a time
+        yield from batch.to_pylist()

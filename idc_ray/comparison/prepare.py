@@ -1,0 +1,103 @@
+"""What a comparison needs to know before it starts; whatever is missing or wrong is told here, not hours later."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import torch
+
+from idc_ray.comparison.arms import Arm, Data, expand, input_digest, reference_of
+from idc_ray.comparison.scoring import Scoring, find_scoring
+from idc_ray.config import CondenseConfig
+from idc_ray.config.base import result_digest
+from idc_ray.config.compare import CompareConfig
+from idc_ray.images import Found
+from idc_ray.models import teacher_sha256
+from idc_ray.pipeline.inputs import find_input, read_teacher
+from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.worker import load_job_teacher
+from idc_ray.store import Store
+
+__all__ = ["Plan", "prepare"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison, ready to be run.
+
+    Attributes:
+        config: the settings.
+        arms: what is compared, in order.
+        left_out: lines on combinations that cannot be.
+        reference: core of the arm that others are subtracted from.
+        found: the images.
+        teacher: the checkpoint.
+        scoring: what students are scored on.
+        data: digests of the last three.
+        launch: id of this launch.
+    """
+
+    config: CompareConfig
+    arms: list[Arm]
+    left_out: list[str]
+    reference: str
+    found: Found
+    teacher: bytes
+    scoring: Scoring
+    data: Data
+    launch: str
+
+    @property
+    def trainings(self) -> list[tuple[Arm, int]]:
+        """Every arm with every seed, seed by seed: an early table has all arms in it."""
+        return [(arm, seed) for seed in self.config.seeds for arm in self.arms]
+
+    @property
+    def digest(self) -> str:
+        """Names what is compared."""
+        return result_digest({"results": [arm.result_name(self.data, seed) for arm, seed in self.trainings]})
+
+    def job(self, config: CondenseConfig, folder: str) -> Job:
+        """A run of the condense job in a folder of the output."""
+        path = str(self.found.manifest["path"][0].as_py())
+        return Job(
+            config=config,
+            store=Store.open(f"{self.config.output.rstrip('/')}/{folder}"),
+            digest=config.digest(teacher_sha256(self.teacher)),
+            launch=self.launch,
+            filesystem=self.found.filesystem,
+            lr_filesystem=self.found.lr_filesystem,
+            root=path.rpartition("/")[0] or "/",
+            input_uri=self.found.uri,
+        )
+
+
+def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
+    """Find and check everything.
+
+    Args:
+        config: the settings.
+        photographs: where the default photographs are copied to; None: beside the output.
+
+    Raises:
+        BadRequest: anything that a user can mend.
+    """
+    own = {"input": config.input, "output": config.output, "scale": config.scale, "teacher": config.teacher}
+    teacher = read_teacher(CondenseConfig(**own))
+    arms, left_out = expand(config, teacher)
+    reference = reference_of(config, arms)
+    scoring = find_scoring(config)
+    scoring.curve_pairs()  # a truncated picture is found now
+    found = find_input(arms[0].condense.model_copy(update=own), photographs)
+    data = Data(input_digest(found), teacher_sha256(teacher), scoring.curve_digest(), scoring.digest())
+    launch = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    plan = Plan(config, arms, left_out, reference, found, teacher, scoring, data, launch)
+    checked: set[tuple[int, str]] = set()
+    for arm in arms:
+        key = (arm.condense.tile_size, arm.condense.rlff.feature_layer)
+        if key not in checked:
+            load_job_teacher(plan.job(arm.condense, "unused"), teacher, torch.device("cpu"))
+            checked.add(key)
+    return plan

@@ -1,0 +1,71 @@
+"""The files that a comparison leaves for its reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from idc_ray.comparison.plots import psnr_vs_iterations, psnr_vs_ratio
+from idc_ray.comparison.prepare import Plan
+from idc_ray.comparison.results import Failure, Result
+from idc_ray.comparison.table import Report, summarise_arms, to_csv, to_json, to_markdown
+from idc_ray.config.train import TrainConfig
+from idc_ray.training.fit import student_spec
+
+__all__ = ["make_report", "report_files"]
+
+
+def make_report(
+    plan: Plan, results: Sequence[Result], failures: list[Failure], anchors: Mapping[str, Any], workers: int | None
+) -> Report:
+    """What is known so far.
+
+    Args:
+        plan: the comparison.
+        results: of all arms and seeds that are finished.
+        failures: of this launch.
+        anchors: scores of bicubic interpolation and the teacher.
+        workers: tasks at a time in this launch; None if nothing was left to do.
+    """
+    order = [arm.name for arm in plan.arms]
+    config = plan.config
+    train = plan.arms[0].train
+    facts = {
+        "images": f"{plan.found.manifest.num_rows} in {plan.found.uri}, x{config.scale}",
+        "teacher": f"{config.teacher or 'bundled'}, SHA-256 {plan.data.teacher[:16]}",
+        "tiles": ", ".join(_distinct(f"{arm.condense.tile_size} x {arm.condense.tile_size}" for arm in plan.arms)),
+        "allocation": ", ".join(_distinct(arm.allocation for arm in plan.arms if arm.allocation)) or "none",
+        "student": ", ".join(_distinct(f"{arm.student} ({_size(arm.train)})" for arm in plan.arms)),
+        "training": ", ".join(_distinct(_training(arm.train) for arm in plan.arms)),
+        "seeds": ", ".join(map(str, config.seeds)),
+        "curve": f"mean PSNR of {plan.scoring.curve}, every {train.validation.every} steps",
+        "machine": ", ".join(_distinct(result.machine for result in results)) or "none yet",
+    }
+    if plan.scoring.curve == "none":
+        del facts["curve"]
+    if workers is not None:
+        facts["machine"] += f"; {workers} tasks at a time in the last launch"
+    summaries = summarise_arms(results, order, plan.reference)
+    names = plan.scoring.names
+    return Report(summaries, names, plan.reference, anchors, len(plan.trainings), failures, plan.left_out, facts)
+
+
+def report_files(report: Report) -> dict[str, bytes]:
+    """Content by name; a plot only if there is something to plot."""
+    texts = {"results.md": to_markdown(report), "results.csv": to_csv(report), "results.json": to_json(report)}
+    files = {name: text.encode() for name, text in texts.items()}
+    plots = {"psnr_vs_ratio.png": psnr_vs_ratio(report), "psnr_vs_iterations.png": psnr_vs_iterations(report)}
+    return files | {name: png for name, png in plots.items() if png is not None}
+
+
+def _training(train: TrainConfig) -> str:
+    return f"{train.iterations} steps of {train.batch_size} patches of {train.patch_size} x {train.patch_size}"
+
+
+def _size(train: TrainConfig) -> str:
+    weights = sum(each.numel() for each in student_spec(train).build().parameters())
+    return f"{weights:,} weights"
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts))

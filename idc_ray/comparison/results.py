@@ -1,0 +1,98 @@
+"""Results on disk: one file for each arm and seed, written when it is finished; failures with their reasons."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from idc_ray.errors import IdcError
+from idc_ray.store.filesystem import Place
+
+__all__ = ["Failure", "Result", "Results"]
+
+RESULTS, FAILURES = "results", "failures"
+FIX = "delete that file: the arm is scored again"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one arm came to with one seed.
+
+    Attributes:
+        name: of the file.
+        core: the arm without its student, see :class:`idc_ray.comparison.arms.Arm`.
+        method, labels, allocation, student, seed: which arm.
+        ratio: that was asked for.
+        set: facts of the training set, see :class:`idc_ray.comparison.sets.SetFacts`.
+        steps: of the training.
+        train_seconds: without validation.
+        sets: scores by set: ``psnr`` (dB on Y, None if infinite), ``ssim``, ``images``.
+        curve: (step, PSNR) over the training.
+        machine: kind.
+        finished: when, ISO 8601.
+    """
+
+    name: str
+    core: str
+    method: str
+    ratio: float
+    labels: str
+    allocation: str
+    student: str
+    seed: int
+    set: dict[str, Any]
+    steps: int
+    train_seconds: float
+    sets: dict[str, dict[str, Any]]
+    curve: list[tuple[int, float]]
+    machine: str
+    finished: str
+
+    @property
+    def arm(self) -> str:
+        """The arm's name."""
+        return f"{self.core}-{self.student}"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an arm came to nothing with one seed; the next launch tries it again."""
+
+    name: str
+    arm: str
+    seed: int
+    reason: str
+
+
+class Results:
+    """All results of an output, by name.
+
+    Args:
+        place: the output.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def read(self, name: str) -> Result | None:
+        """A result, None if the arm is not finished.
+
+        Raises:
+            IdcError: the file is damaged.
+        """
+        file = f"{RESULTS}/{name}.json"
+        value = self._place.read_json(file, FIX)
+        if value is None:
+            return None
+        if set(value) != {field.name for field in fields(Result)}:
+            raise IdcError(f"{self._place.shown(file)} is not a result of this version; {FIX}")
+        return Result(**value | {"curve": [(step, psnr) for step, psnr in value["curve"]]})
+
+    def write(self, result: Result) -> None:
+        """Keep a result; what failed before is forgotten."""
+        self._place.write_json(f"{RESULTS}/{result.name}.json", asdict(result))
+        self._place.delete(f"{FAILURES}/{result.name}.json")
+
+    def write_failure(self, failure: Failure) -> None:
+        """Keep a reason."""
+        self._place.write_json(f"{FAILURES}/{failure.name}.json", asdict(failure))

@@ -1,0 +1,88 @@
+"""What is done next: for the first student that is wanted its set, then its training; as many tasks as fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+__all__ = ["Unit", "run_units"]
+
+#: How long one look at the running tasks lasts: a signal is noticed after that at the latest.
+LOOK_SECONDS = 1.0
+
+Outcome = tuple[str, Any]
+"""``ok`` and a value, or ``failed`` and the reason."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One student to train.
+
+    Attributes:
+        name: of its result.
+        set_name: of the training set; several units may share one.
+        make_set: starts a task that makes the set; its value is handed to ``train``.
+        train: starts a task that trains on the set's value.
+    """
+
+    name: str
+    set_name: str
+    make_set: Callable[[], ray.ObjectRef[Outcome]]
+    train: Callable[[Any], ray.ObjectRef[Outcome]]
+
+
+def run_units(units: Sequence[Unit], slots: int) -> Generator[tuple[Unit, Outcome], None, None]:
+    """Make every set once and train every student; a failure ends nothing but the units that need it.
+
+    Args:
+        units: in the order in which they are wanted.
+        slots: tasks at a time.
+
+    Yields:
+        Units with their outcomes, as they end. To be closed by whoever stops early.
+    """
+    pending = list(units)
+    sets: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    running: dict[ray.ObjectRef[Outcome], Unit | str] = {}
+    ended: list[tuple[Unit, Outcome]] = []
+    try:
+        while pending or running or ended:
+            for unit in [unit for unit in pending if unit.set_name in failed]:
+                pending.remove(unit)
+                ended.append((unit, ("failed", failed[unit.set_name])))
+            making = {what for what in running.values() if isinstance(what, str)}
+            for unit in list(pending):
+                if len(running) >= slots:
+                    break
+                if unit.set_name in sets:
+                    running[unit.train(sets[unit.set_name])] = unit
+                    pending.remove(unit)
+                elif unit.set_name not in making:
+                    making.add(unit.set_name)
+                    running[unit.make_set()] = unit.set_name
+            yield from ended  # only now: whoever takes them may take his time, and the cluster is busy
+            ended = []
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_SECONDS) if running else ([], [])
+            for reference in ready:
+                what, outcome = running.pop(reference), _outcome(reference)
+                if isinstance(what, Unit):
+                    ended.append((what, outcome))
+                elif outcome[0] == "ok":
+                    sets[what] = outcome[1]
+                else:
+                    failed[what] = outcome[1]
+    finally:
+        for reference in running:  # whoever stops early leaves no task behind; its work so far is on disk
+            ray.cancel(reference, force=True)
+
+
+def _outcome(reference: ray.ObjectRef[Outcome]) -> Outcome:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:  # the task's process or machine died, again and again
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return "failed", f"its process died: {lines[0]}"

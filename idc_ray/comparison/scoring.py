@@ -1,0 +1,140 @@
+"""What students are scored on: benchmark sets at the end, and pairs for the curve over the training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from idc_ray.config.compare import CompareConfig
+from idc_ray.config.train import Validation
+from idc_ray.errors import BadRequest
+from idc_ray.evaluation.benchmarks import MAX_PIXELS, BenchmarkSet, evaluate, find_sets
+from idc_ray.evaluation.metrics import psnr_y, ssim_y
+from idc_ray.training.pairs import Pair
+from idc_ray.training.validation import validation_pairs
+
+__all__ = ["VALIDATION", "Scoring", "find_scoring"]
+
+VALIDATION = "validation"
+
+#: Most images of the validation folder.
+MAX_VALIDATION = 200
+
+Scored = dict[str, dict[str, Any]]
+"""By set: ``psnr`` and ``ssim``, means; ``images``, how many. PSNR is None where it is infinite."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Files, by name: small enough to be sent to every task.
+
+    Attributes:
+        sets: benchmarks, names unique.
+        validation: folder, if any.
+        curve: validation, benchmarks or none.
+        scale: the factor.
+    """
+
+    sets: tuple[BenchmarkSet, ...]
+    validation: str | None
+    curve: str
+    scale: int
+
+    @property
+    def names(self) -> list[str]:
+        """Columns of the table."""
+        return [each.name for each in self.sets] + ([VALIDATION] if self.validation is not None else [])
+
+    def curve_pairs(self) -> list[Pair]:
+        """What the curve is measured on; empty for no curve."""
+        if self.curve == "validation":
+            return self._validation()
+        if self.curve == "none":
+            return []
+        return [
+            Pair(f"{each.name}/{image.hr.name}", *image.read(self.scale)) for each in self.sets for image in each.images
+        ]
+
+    def score(self, upscale: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> Scored:
+        """A network's scores on every set."""
+        scored: Scored = {}
+        for name, result in evaluate(upscale, self.sets, self.scale).items():
+            scored[name] = {
+                "psnr": _finite(result["psnr"]), "ssim": result["ssim"], "images": len(result["images"])
+            }  # fmt: skip
+        if self.validation is not None:
+            pairs = self._validation()
+            outputs = [upscale(pair.lr) for pair in pairs]
+            psnrs = [psnr_y(sr, pair.hr, self.scale) for sr, pair in zip(outputs, pairs, strict=True)]
+            ssims = [ssim_y(sr, pair.hr, self.scale) for sr, pair in zip(outputs, pairs, strict=True)]
+            scored[VALIDATION] = {
+                "psnr": _finite(float(np.mean(psnrs))), "ssim": float(np.mean(ssims)), "images": len(pairs)
+            }  # fmt: skip
+        return scored
+
+    def curve_digest(self) -> str:
+        """Names what the curve is measured on, by files' names and sizes."""
+        return _digest(
+            {"validation": self._validation_files, "benchmarks": self._set_files, "none": list}[self.curve]()
+        )
+
+    def digest(self) -> str:
+        """Names everything that is scored at the end."""
+        return _digest([self._set_files(), self._validation_files()])
+
+    def _validation(self) -> list[Pair]:
+        if self.validation is None:
+            return []
+        settings = Validation(images=self.validation, max_images=MAX_VALIDATION)
+        pairs = validation_pairs(settings, [], self.scale, 0, MAX_PIXELS)
+        if not pairs:
+            raise BadRequest(f"validation {self.validation} holds no images; name a folder that does")
+        return pairs
+
+    def _set_files(self) -> list[Any]:
+        return [
+            [each.name, image.hr.name, image.hr.stat().st_size, image.lr and image.lr.stat().st_size]
+            for each in self.sets
+            for image in each.images
+        ]
+
+    def _validation_files(self) -> list[Any]:
+        if self.validation is None:
+            return []
+        root = Path(self.validation)
+        files = sorted(path for path in root.rglob("*") if path.is_file())
+        return [[path.relative_to(root).as_posix(), path.stat().st_size] for path in files]
+
+
+def find_scoring(config: CompareConfig) -> Scoring:
+    """The benchmark sets and validation images of a configuration.
+
+    Raises:
+        BadRequest: a folder without sets, or two sets of one name.
+    """
+    sets = [each for folder in config.benchmarks for each in find_sets(folder, config.scale)]
+    names = [each.name for each in sets]
+    for name in names:
+        if names.count(name) > 1 or name == VALIDATION:
+            raise BadRequest(f"benchmarks has two sets called {name}; rename one of the folders")
+    validation = None if config.validation is None else str(Path(config.validation).absolute())
+    if validation is not None and not Path(validation).is_dir():
+        raise BadRequest(f"validation {validation} is not a folder; name one with HR images")
+    curve = "none" if config.curve == VALIDATION and validation is None else config.curve
+    return Scoring(tuple(sets), validation, curve, config.scale)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,170 @@
+"""Makes the training set of an arm and a seed, in this process and in the store's own format."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import torch
+
+from idc_ray.comparison.images import Block, relabelled
+from idc_ray.condensation.condenser import Condenser
+from idc_ray.errors import BadRequest, IdcError
+from idc_ray.models import load_upscaler, teacher_sha256
+from idc_ray.pipeline.compactor import Compactor
+from idc_ray.pipeline.condense import IMAGES_PER_STEP, versions
+from idc_ray.pipeline.device import set_up_torch
+from idc_ray.pipeline.inputs import PNG_BYTES_PER_PIXEL
+from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.reading import pixels
+from idc_ray.pipeline.survey import SURVEY_IMAGES, mean_difficulty
+from idc_ray.pipeline.worker import CondenseWorker, load_job_teacher
+from idc_ray.store import RunRecord, Store, shard_count_for
+
+__all__ = ["SetFacts", "condense_set", "label_whole", "measure_difficulty", "set_facts", "whole_facts"]
+
+#: How long to wait for a task of a killed launch to let go of the set.
+LOCK_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class SetFacts:
+    """What a training set is and cost.
+
+    Attributes:
+        seconds: of making it, on one worker: without reading images; 0 for real images as they are.
+        bytes: as stored: Parquet shards with PNG tiles, or the source files of the whole.
+        tiles: of a condensed set, or images of the whole.
+        ratio: LR pixels over those of all images.
+        quarantined: images that could not be used.
+    """
+
+    seconds: float
+    bytes: int
+    tiles: int
+    ratio: float
+    quarantined: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def condense_set(job: Job, teacher: bytes, blocks: Iterable[Block], images: int) -> SetFacts:
+    """Condense all images into the store, from where an earlier launch stopped; the rows are the condense job's.
+
+    Args:
+        job: the run; its mean difficulty is known if its allocation asks for it.
+        teacher: the checkpoint.
+        blocks: the decoded images; gone through more than once.
+        images: how many there are.
+
+    Raises:
+        BadRequest: no image could be condensed.
+        IdcError: the output cannot be written.
+    """
+    store, config = job.store, job.config
+    pixels_in = sum(pc.sum(pc.multiply(block["height"], block["width"])).as_py() or 0 for block in blocks)
+    expected = config.ratio * pixels_in * (1 + config.scale**2) * PNG_BYTES_PER_PIXEL
+    record = RunRecord(
+        config=config.model_dump(mode="json"),
+        digest=job.digest,
+        teacher_sha256=teacher_sha256(teacher),
+        input_uri=job.input_uri,
+        versions=versions(),
+        shard_count=shard_count_for(int(expected), config.store.shard_bytes),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        device="",
+        survey=None if job.mean_difficulty is None else {"mean_difficulty": job.mean_difficulty},
+    )
+    with store.lock(f"the comparison, launch {job.launch}", LOCK_SECONDS):
+        run = store.begin_run(record)
+        if store.read_manifest() is None:
+            _condense_missing(job, teacher, blocks)
+            Compactor(store, job.digest, run.shard_count, ()).finish()
+            store.end_launch(job.launch)
+            store.write_manifest(job.digest, {}, images)
+    return set_facts(store)
+
+
+def _condense_missing(job: Job, teacher: bytes, blocks: Iterable[Block]) -> None:
+    worker = CondenseWorker(job, ray.put(teacher), alone=False)
+    if worker.useless is not None:
+        raise worker.useless
+    config = job.config
+    together = config.actors.images_per_step or IMAGES_PER_STEP["GPUs" if worker.device.type == "cuda" else "CPUs"]
+    settled = pa.array(set(job.store.done(job.digest)) | job.store.quarantined_ids(job.digest), pa.string())
+    for block in blocks:
+        missing = block.filter(pc.invert(pc.is_in(block["image_id"], settled)))
+        for batch in missing.to_batches(max_chunksize=together):
+            worker.work(batch.to_pylist())
+
+
+def set_facts(store: Store) -> SetFacts:
+    """What is known of a finished set, however many launches it took.
+
+    Raises:
+        BadRequest: it has no tile.
+    """
+    manifest = store.read_manifest()
+    run = store.read_run()
+    if manifest is None or run is None:
+        raise IdcError(f"{store.uri} is not finished")
+    if not manifest.rows:
+        reasons = "; ".join(f"{each['source']}: {each['reason']}" for each in manifest.quarantined[:3])
+        raise BadRequest(f"no tile came of {manifest.images} images ({reasons or 'the ratio is too small'})")
+    records = store.index_table(["lr_height", "lr_width", "seconds"]).to_pylist()
+    pixels_in = sum(record["lr_height"] * record["lr_width"] for record in records)
+    # Reading is left out: it is done once for all arms.
+    seconds = sum(s for record in records for stage, s in dict(record["seconds"]).items() if stage != "read")
+    tile = run.config["tile_size"]
+    ratio = manifest.rows * tile**2 / pixels_in
+    return SetFacts(seconds, manifest.bytes, manifest.rows, ratio, len(manifest.quarantined))
+
+
+def whole_facts(blocks: Iterable[Block], seconds: float = 0.0) -> SetFacts:
+    """The whole set; ``seconds`` is what its labels cost."""
+    used = size = bad = 0
+    for block in blocks:
+        good = block.filter(pc.equal(block["code"], ""))
+        used, bad = used + good.num_rows, bad + block.num_rows - good.num_rows
+        size += int(pc.sum(good["source_bytes"]).as_py() or 0)
+    if not used:
+        raise BadRequest(f"none of the {bad} images can be used; see the quarantine of the condense job for why")
+    return SetFacts(seconds, size, used, 1.0, bad)
+
+
+def label_whole(job: Job, teacher: bytes, blocks: Iterable[Block]) -> tuple[list[Block], SetFacts]:
+    """All images with the teacher's outputs for HR."""
+    device = set_up_torch(job.config.actors, has_gpu=bool(ray.get_gpu_ids()))
+    network = load_upscaler(teacher, scale=job.config.scale, device=device, name="the teacher")
+    begin = time.perf_counter()
+    labelled = list(relabelled(blocks, network))
+    return labelled, whole_facts(labelled, time.perf_counter() - begin)
+
+
+def measure_difficulty(job: Job, teacher: bytes, blocks: Iterable[Block]) -> float:
+    """The run's mean difficulty, by the condense job's sample and arithmetic.
+
+    Args:
+        job: of any method: the measure does not depend on it.
+        teacher: the checkpoint.
+        blocks: the decoded images by ascending id.
+    """
+    device = set_up_torch(job.config.actors, has_gpu=bool(ray.get_gpu_ids()))
+    condenser = Condenser(load_job_teacher(job, teacher, device), job.config, device)
+    rows = []
+    with torch.no_grad():
+        for row in itertools.islice((row for block in blocks for row in block.to_pylist()), SURVEY_IMAGES):
+            status = {"image_id": row["image_id"], "difficulty": None, "pixels": row["height"] * row["width"]}
+            if not row["code"]:
+                status["difficulty"] = condenser.difficulty(pixels(row, job.config.scale)[0])
+            rows.append(status)
+    return float(mean_difficulty(rows)["mean_difficulty"])

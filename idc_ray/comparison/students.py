@@ -1,0 +1,111 @@
+"""Trains and scores the student of one arm and seed, in this process."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from idc_ray.comparison.history import History
+from idc_ray.comparison.images import Block, whole_pairs
+from idc_ray.comparison.scoring import Scoring
+from idc_ray.config.train import TrainConfig
+from idc_ray.errors import BadRequest
+from idc_ray.models import load_upscaler
+from idc_ray.pipeline.device import device_kind
+from idc_ray.store.filesystem import Place
+from idc_ray.training.data import open_sources, resident_patches
+from idc_ray.training.fit import World, fit
+from idc_ray.training.pairs import PairTable, Patches
+from idc_ray.training.state import BEST, LAST, STATE
+
+__all__ = ["machine", "run_student", "whole_patches"]
+
+#: Says that the training is over; its state, which is larger than all the rest, is then gone.
+DONE = "done.json"
+FIX = "delete the folder that it is in: the training begins anew"
+
+
+def run_student(
+    config: TrainConfig, blocks: Iterable[Block] | None, place: Place, scoring: Scoring, device: torch.device
+) -> dict[str, Any]:
+    """Train to the last step, from the last saved state if there is one, and score the weights of the last step.
+
+    Args:
+        config: settings; ``data`` is the condensed set, or empty.
+        blocks: the whole set, where the data is no condensed one.
+        place: for state and weights of this training, and nothing else.
+        scoring: what to score on.
+        device: where to compute.
+
+    Returns:
+        JSON: ``train_seconds``, ``steps``, ``curve``, ``machine`` and ``sets``, the scores.
+    """
+    _set_up_torch(config)
+    done = place.read_json(DONE, FIX)
+    if done is None or place.size(LAST) is None:
+        done = _train(config, blocks, place, scoring, device)
+    weights = place.read(LAST)
+    assert weights is not None
+    network = load_upscaler(weights, scale=config.scale, device=device, name="the student")
+    return {**done, "sets": scoring.score(network.upscale_image)}
+
+
+def _train(
+    config: TrainConfig, blocks: Iterable[Block] | None, place: Place, scoring: Scoring, device: torch.device
+) -> dict[str, Any]:
+    patches = whole_patches(config, blocks, device) if blocks is not None else _tiles(config, device)
+    history = History(place)
+    fit(config, patches, scoring.curve_pairs(), place, history.tell, {"data": list(config.data)}, World(device=device))
+    done = {
+        "steps": config.iterations,
+        "train_seconds": history.seconds,
+        "curve": history.curve,
+        "machine": machine(device, torch.get_num_threads()),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    place.write_json(DONE, done)
+    for name in (STATE, BEST):  # the best checkpoint is never looked at: it was chosen by the curve
+        place.delete(name)
+    return done
+
+
+def _tiles(config: TrainConfig, device: torch.device) -> Patches:
+    return resident_patches(config, open_sources(config, None, device), device)
+
+
+def whole_patches(config: TrainConfig, blocks: Iterable[Block], device: torch.device) -> Patches:
+    """Random patches of all images.
+
+    Raises:
+        BadRequest: an image is smaller than a patch.
+    """
+    try:
+        table = PairTable.build(whole_pairs(blocks, config.scale), config.scale)
+        return Patches(table.to(device), config.patch_size, config.batch_size, config.seed)
+    except ValueError as error:
+        raise BadRequest(f"{error}; lower train.patch_size ({config.patch_size}), or leave such images out") from None
+
+
+def machine(device: torch.device, threads: int) -> str:
+    """Kind of machine, such as ``cpu: AMD EPYC 7B13, 1 of 2 cores``."""
+    if device.type == "cuda":
+        return device_kind(device)
+    model = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    return f"cpu: {model}, {threads} of {os.cpu_count()} cores"
+
+
+def _set_up_torch(config: TrainConfig) -> None:
+    """As the training job does, whatever ran in this process before."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(config.workers.threads or 1)

@@ -1,0 +1,118 @@
+"""The comparison's Ray tasks: plain functions, and errors as values, since Ray loses their types."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+import torch
+
+from idc_ray.comparison.images import Block, read_block
+from idc_ray.comparison.schedule import Outcome
+from idc_ray.comparison.scoring import Scoring
+from idc_ray.comparison.sets import SetFacts, condense_set, label_whole, measure_difficulty, whole_facts
+from idc_ray.comparison.students import run_student
+from idc_ray.config.train import TrainConfig
+from idc_ray.errors import IdcError
+from idc_ray.images import resize
+from idc_ray.models import load_upscaler
+from idc_ray.pipeline.job import Job
+from idc_ray.store.filesystem import Place
+
+__all__ = ["Blocks", "condense", "count_whole", "label", "read", "score_anchors", "survey", "train"]
+
+log = logging.getLogger(__name__)
+
+#: How often a task whose process died is begun again; it continues where it was.
+RETRIES = 5
+
+_task: Callable[[Callable[..., Any]], Any] = ray.remote(max_retries=RETRIES)
+_task_with_two_values: Callable[[Callable[..., Any]], Any] = ray.remote(max_retries=RETRIES, num_returns=2)
+
+
+class Blocks:
+    """Decoded images; they come from Ray's object store one object at a time, each time they are gone through.
+
+    Args:
+        references: to blocks, or to lists of blocks.
+    """
+
+    def __init__(self, references: list[Any]) -> None:
+        self.references = references
+
+    def __iter__(self) -> Iterator[Block]:
+        for reference in self.references:
+            value = ray.get(reference)
+            yield from value if isinstance(value, list) else [value]
+
+
+def _guarded(work: Callable[[], Any]) -> Outcome:
+    try:
+        return "ok", work()
+    except IdcError as error:
+        return "failed", str(error)
+    except Exception as error:
+        log.exception("a task of the comparison failed")
+        return "failed", f"{type(error).__name__}: {error}"
+
+
+@_task
+def read(job: Job, manifest: Any) -> Block:
+    """See :func:`read_block`."""
+    return read_block(job, manifest)
+
+
+@_task
+def survey(job: Job, teacher: bytes, blocks: Blocks) -> Outcome:
+    """See :func:`measure_difficulty`."""
+    return _guarded(lambda: measure_difficulty(job, teacher, blocks))
+
+
+@_task
+def condense(job: Job, teacher: bytes, blocks: Blocks, images: int) -> Outcome:
+    """See :func:`condense_set`; the value is facts."""
+    return _guarded(lambda: condense_set(job, teacher, blocks, images))
+
+
+@_task
+def count_whole(blocks: Blocks) -> Outcome:
+    """Facts of the whole set with real labels."""
+    return _guarded(lambda: whole_facts(blocks))
+
+
+@_task_with_two_values
+def label(job: Job, teacher: bytes, blocks: Blocks) -> tuple[Outcome, list[Block]]:
+    """See :func:`label_whole`; two objects, the second one large."""
+    outcome = _guarded(lambda: label_whole(job, teacher, blocks))
+    if outcome[0] == "failed":
+        return outcome, []
+    labelled, facts = outcome[1]
+    return ("ok", facts), labelled
+
+
+@_task
+def train(facts: SetFacts, config: TrainConfig, blocks: Blocks | None, place: Place, scoring: Scoring) -> Outcome:
+    """The value is JSON: what :func:`run_student` gives, and ``set``, the facts of its set."""
+
+    def work() -> dict[str, Any]:
+        return {**run_student(config, blocks, place, scoring, _device()), "set": facts.as_dict()}
+
+    return _guarded(work)
+
+
+@_task
+def score_anchors(teacher: bytes, scoring: Scoring) -> Outcome:
+    """Scores of bicubic interpolation and of the teacher."""
+
+    def work() -> dict[str, Any]:
+        network = load_upscaler(teacher, scale=scoring.scale, device=_device(), name="the teacher")
+        bicubic = scoring.score(lambda lr: resize.upscale(lr, scoring.scale))
+        return {"bicubic": bicubic, "teacher": scoring.score(network.upscale_image)}
+
+    return _guarded(work)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if ray.get_gpu_ids() else torch.device("cpu")

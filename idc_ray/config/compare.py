@@ -1,0 +1,115 @@
+"""Settings of the comparison job. Defaults are ours."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from idc_ray.config.base import Neutral, Section
+from idc_ray.config.condense import Actors, Count, Mlflow, Text
+
+__all__ = ["CompareConfig", "Grid"]
+
+Ratio = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Labels = Literal["teacher", "real"]
+Allocation = Literal["per_image", "difficulty"]
+Changes = dict[Text, Any]
+
+LISTS = ("methods", "ratios", "labels", "allocations", "students")
+
+
+class _Lists(Section):
+    @field_validator(*LISTS, mode="before", check_fields=False)
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | int | float) else value
+
+
+class Grid(_Lists):
+    """Further arms: every combination of its lists. A list that is left out is the one of the main grid."""
+
+    methods: tuple[Text, ...] | None = None
+    ratios: tuple[Ratio, ...] | None = None
+    labels: tuple[Labels, ...] | None = None
+    allocations: tuple[Allocation, ...] | None = None
+    students: tuple[Text, ...] | None = None
+
+
+class CompareMlflow(Mlflow):
+    """Where the comparison is tracked: a parent run, and a child for each arm and seed."""
+
+    experiment: Neutral[Text] = "idc_ray_compare"
+    """Name of the experiment."""
+
+
+class CompareConfig(_Lists):
+    """Everything that ``jobs/compare.py`` can be told."""
+
+    input: Text | None = None
+    """Folder, glob, list file or Parquet of HR images; null: photographs of scikit-image."""
+    output: Text = "idc_comparison"
+    """Folder or object-store prefix for sets, students and results."""
+    scale: Literal[2, 3, 4] = 2
+    """Super-resolution factor."""
+    teacher: Text | None = None
+    """Checkpoint of the teacher; null: the bundled one of this scale."""
+    methods: tuple[Text, ...] = ("whole", "random", "hardest", "idc")
+    """Methods of the condense job, names of variants, or whole: all images, uncondensed; "[A, B]"."""
+    ratios: tuple[Ratio, ...] = (0.1,)
+    """Shares of the pixels that are kept; whole has none."""
+    labels: tuple[Labels, ...] = ("teacher", "real")
+    """Where HR comes from: teacher, real, or both."""
+    allocations: tuple[Allocation, ...] = ("per_image",)
+    """How many tiles an image gets: per_image, difficulty, or both."""
+    students: tuple[Text, ...] = ("edsr_small",)
+    """Names of models, or of networks."""
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    """Each arm is condensed and trained once with each; intervals need two or more."""
+    arms: tuple[Grid, ...] = ()
+    """Grids besides the main one of methods, ratios, labels, allocations and students."""
+    variants: dict[Text, Changes] = Field(default={})
+    """Methods with settings of their own, "{idc_start: {method: idc, iterations: 0}}"."""
+    networks: dict[Text, Changes] = Field(default={})
+    """Students with settings of their own, "{tiny: {model: edsr_small, model_arguments: {channels: 16}}}"."""
+    condense: Changes = Field(default={})
+    """Settings of the condense job for every arm, "{tile_size: 32, loss.gamma: 0.5}"."""
+    train: Changes = Field(default={})
+    """Settings of the training job for every arm, "{iterations: 3000, patch_size: 32}"."""
+    benchmarks: tuple[Text, ...] = ()
+    """Folders that students are tested on at the end, as jobs/evaluate.py takes them; one or several."""
+    validation: Text | None = None
+    """Folder of HR images, or a benchmark folder, that the curves and a column of the table are measured on."""
+    curve: Literal["validation", "benchmarks", "none"] = "validation"
+    """What the curves over the training are measured on; nothing is ever chosen by them."""
+    curve_points: Count = 10
+    """Points of a curve, evenly spaced, the last at the end."""
+    reference: Text | None = None
+    """Arm that the others are subtracted from, such as random-0.1-real; null: whole-real, else the first."""
+    dry_run: bool = False
+    """List arms, tasks and a time estimate, and start nothing."""
+    actors: Actors = Actors()
+    mlflow: CompareMlflow = CompareMlflow()
+
+    @field_validator("benchmarks", mode="before")
+    @classmethod
+    def _one_or_several_folders(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _one_or_several_seeds(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if not self.seeds:
+            raise ValueError("seeds is empty; give at least one, such as [0, 1, 2]")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds is {list(self.seeds)}; expected no seed twice")
+        if not self.benchmarks and self.validation is None:
+            raise ValueError("neither benchmarks nor validation is set, so no student could be scored; name a folder")
+        if self.curve == "benchmarks" and not self.benchmarks:
+            raise ValueError("curve is benchmarks, but there are none; name some, or set curve to validation")
+        return self

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from idc_ray.comparison.arms import Arm, Data, expand, reference_of
+from idc_ray.errors import BadRequest
+from tests.comparison.conftest import SETTINGS, compare_config
+
+DATA = Data("images", "teacher", "curve", "scored")
+
+
+def arms_of(**overrides: object) -> list[Arm]:
+    return expand(compare_config(**overrides), b"teacher")[0]
+
+
+def cores(**overrides: object) -> list[str]:
+    return [arm.core for arm in arms_of(**overrides)]
+
+
+def test_every_combination_that_makes_sense_is_an_arm() -> None:
+    """Catches a whole set for each ratio and allocation, and idc with labels that do not exist."""
+    config = compare_config(ratios=[0.1, 0.02], allocations=["per_image", "difficulty"], methods=["whole", "idc"])
+    arms, left_out = expand(config, b"")
+    assert [arm.core for arm in arms] == [
+        "whole-teacher", "whole-real", "idc-0.1-teacher-per_image", "idc-0.1-teacher-difficulty",
+        "idc-0.02-teacher-per_image", "idc-0.02-teacher-difficulty",
+    ]  # fmt: skip
+    assert left_out == ["idc with real labels is left out: it makes tiles that no real HR exists for"]
+
+
+def test_a_further_grid_takes_what_it_leaves_out_from_the_main_one() -> None:
+    """Catches a grid that replaces the main one, and an arm that is done twice because two grids have it."""
+    grid = {"methods": ["random", "hardest"], "ratios": 0.5, "labels": "real"}
+    repeated = {"methods": "random", "labels": "real"}
+    assert cores(methods="random", arms=[grid, repeated]) == [
+        "random-0.2-teacher-per_image", "random-0.2-real-per_image", "random-0.5-real-per_image",
+        "hardest-0.5-real-per_image",
+    ]  # fmt: skip
+
+
+def test_a_variant_is_a_method_with_settings() -> None:
+    """Catches a variant whose settings are lost, or change the plain method too."""
+    variants = {"idc_start": {"method": "idc", "iterations": 0}, "idc_even": {"method": "idc", "loss": {"gamma": 0}}}
+    arms = arms_of(methods=["idc", "idc_start", "idc_even"], labels="teacher", variants=variants)
+    assert [(a.method, a.condense.method, a.condense.iterations, a.condense.loss.gamma) for a in arms] == [
+        ("idc", "idc", 2, 1), ("idc_start", "idc", 0, 1), ("idc_even", "idc", 2, 0)
+    ]  # fmt: skip
+
+
+def test_a_network_is_a_model_with_settings() -> None:
+    """Catches overrides of a student that are lost or reach the others."""
+    networks = {"slow": {"model": "edsr_small", "optimizer": {"learning_rate": 1e-5}}}
+    slow, plain = arms_of(methods="random", labels="real", students=["slow", "edsr_small"], networks=networks)
+    assert (slow.train.model, plain.train.model) == ("edsr_small", "edsr_small")
+    assert (slow.train.optimizer.learning_rate, plain.train.optimizer.learning_rate) == (1e-5, 1e-3)
+    assert slow.train.iterations == 3
+    assert slow.core == plain.core and slow.name != plain.name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"variants": {"v": {"method": "idc", "itertions": 0}}, "methods": "v"}, "did you mean 'iterations'"),
+        ({"variants": {"v": {"iterations": 0}}, "methods": "v"}, "no method"),
+        ({"variants": {"a/b": {"method": "idc"}}, "methods": "a/b"}, "expected letters"),
+        ({"methods": "magic"}, "'magic'"),
+        ({"students": "edsr_smal"}, "edsr_small"),
+        ({"condense": {"seed": 1}}, "condense.seed cannot be set here"),
+        ({"train": {"validation": {"every": 3}}}, "train.validation.every cannot be set here"),
+        ({"condense": {"tile_size": 16}, "train": {"patch_size": 24}}, "patch_size is 24, more than"),
+        ({"methods": "idc", "labels": "real"}, "nothing to compare: idc with real labels"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_name_of_the_setting(overrides: dict[str, object], message: str) -> None:
+    """Catches a typo that is ignored, found hours later or by a worker, and settings that seeds would overrule."""
+    with pytest.raises(BadRequest, match=message):
+        arms_of(**overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"benchmarks": []}, "no student could be scored"),
+        ({"seeds": [1, 1]}, "no seed twice"),
+        ({"arms": [{"method": "idc"}]}, "unknown setting 'arms.0.method'"),
+        ({"curve": "benchmarks", "benchmarks": [], "validation": "x"}, "curve is benchmarks"),
+    ],
+)
+def test_a_configuration_that_asks_for_nothing_is_refused(overrides: dict[str, object], message: str) -> None:
+    """Catches hours of training without a score."""
+    with pytest.raises(BadRequest, match=message):
+        compare_config(**overrides)
+
+
+def test_condensing_and_training_take_the_seed() -> None:
+    """Catches seeds of which only the student hears."""
+    (arm,) = arms_of(methods="random", labels="real")
+    condense, train = arm.seeded(7)
+    assert (condense.seed, train.seed) == (7, 7)
+    assert arm.set_name(DATA, 7) != arm.set_name(DATA, 8)
+    assert arm.result_name(DATA, 7) != arm.result_name(DATA, 8)
+
+
+def test_the_whole_set_is_the_same_for_every_seed_and_students_share_sets() -> None:
+    """Catches labels and sets that are made again for each seed or student."""
+    whole, random, whole_2, random_2 = sorted(
+        arms_of(methods=["whole", "random"], labels="teacher", students=["tiny", "edsr_small"]),
+        key=lambda arm: (arm.student, not arm.whole),
+    )
+    assert whole.set_name(DATA, 0) == whole.set_name(DATA, 1) == whole_2.set_name(DATA, 0)
+    assert random.set_name(DATA, 1) == random_2.set_name(DATA, 1)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"condense": {**SETTINGS["condense"], "iterations": 3}},  # type: ignore[dict-item]
+        {"train": {**SETTINGS["train"], "iterations": 4}},  # type: ignore[dict-item]
+        {"networks": {"tiny": {"model": "edsr_small", "model_arguments": {"channels": 4, "blocks": 1}}}},
+    ],
+)
+def test_an_arm_that_changes_gets_another_name(changed: dict[str, object]) -> None:
+    """Catches an old result that passes for that of new settings."""
+    (before,), (after,) = (arms_of(methods="idc", labels="teacher", **each) for each in ({}, changed))
+    assert before.result_name(DATA, 0) != after.result_name(DATA, 0)
+    assert before.training_name(DATA) != after.training_name(DATA)
+
+
+def test_other_data_gets_other_names_and_another_benchmark_trains_nothing_anew() -> None:
+    """Catches hours of training repeated because a benchmark was added, and results of other images or teachers."""
+    (arm,) = arms_of(methods="idc", labels="teacher")
+    for name in ("images", "teacher", "curve"):
+        other = dataclasses.replace(DATA, **{name: "other"})
+        assert arm.training_name(other) != arm.training_name(DATA), name
+    scored = dataclasses.replace(DATA, scored="other")
+    assert arm.training_name(scored) == arm.training_name(DATA)
+    assert arm.result_name(scored, 0) != arm.result_name(DATA, 0)
+
+
+def test_names_do_not_depend_on_the_other_arms() -> None:
+    """Catches results that are lost when an arm is added."""
+    alone = arms_of(methods="random", labels="real")[0].result_name(DATA, 0)
+    among = {arm.core: arm for arm in arms_of(students=["edsr_small", "tiny"])}
+    assert among["random-0.2-real-per_image"].result_name(DATA, 0) == alone
+
+
+def test_the_reference_is_named_by_its_beginning() -> None:
+    """Catches a reference that is any of several arms, and one that is silently none."""
+    config = compare_config(ratios=[0.2, 0.25])
+    arms = expand(config, b"")[0]
+    assert reference_of(config, arms) == "whole-real"
+    assert reference_of(compare_config(reference="random-0.25-real"), arms) == "random-0.25-real-per_image"
+    for name, message in (("random", "4 arms begin like that"), ("sobel", "no arm is called that; there are: whole")):
+        with pytest.raises(BadRequest, match=message):
+            reference_of(compare_config(reference=name), arms)
