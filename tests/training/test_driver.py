@@ -120,20 +120,26 @@ def test_kill_and_resume_give_the_weights_of_an_undisturbed_run(data: Path) -> N
     """kill -9 in the middle, then SIGTERM (exit 130 and how to go on), then the end: bit by bit the same files."""
     whole = run(data, "whole")
     assert whole.returncode == 0, whole.stderr
-    for number in (signal.SIGKILL, signal.SIGTERM):
-        process = subprocess.Popen(command(data, "broken"), stderr=subprocess.PIPE, text=True, start_new_session=True)
-        state = data / "broken" / STATE
-        before = state.stat().st_mtime_ns if state.exists() else 0
-        wait_for(lambda: state.exists() and state.stat().st_mtime_ns > before, process)  # noqa: B023
-        os.kill(process.pid, number)
-        _, told = process.communicate(timeout=60)
-        if number == signal.SIGTERM:
-            assert process.returncode == 130, told
-            assert "the same command continues" in told
-            assert "Traceback" not in told
+    killed = start(data, "killed.txt")
+    wait_for(lambda: (data / "broken" / STATE).exists(), killed)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate(timeout=60)
+    told = data / "terminated.txt"
+    terminated = start(data, told.name)
+    wait_for(lambda: "continuing after step" in told.read_text(), terminated)
+    os.kill(terminated.pid, signal.SIGTERM)
+    terminated.communicate(timeout=60)
+    assert terminated.returncode == 130, told.read_text()
+    assert "the same command continues" in told.read_text()
+    assert "Traceback" not in told.read_text()
     assert run(data, "broken").returncode == 0
     for name in (LAST, STATE):
         assert (data / "broken" / name).read_bytes() == (data / "whole" / name).read_bytes()
+
+
+def start(data: Path, log: str) -> subprocess.Popen[str]:
+    with (data / log).open("w") as file:
+        return subprocess.Popen(command(data, "broken"), stderr=file, text=True, start_new_session=True)
 
 
 def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 180) -> None:
