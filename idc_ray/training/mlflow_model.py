@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import idc_ray
@@ -23,11 +24,14 @@ def save_mlflow_model(checkpoint: bytes, folder: Path) -> None:
     images = Schema([TensorSpec(np.dtype(np.float32), (-1, 3, -1, -1))])
     weights = folder / "checkpoint.safetensors"
     weights.write_bytes(checkpoint)
-    mlflow.pyfunc.save_model(
-        folder / "model",
-        python_model=str(Path(__file__).with_name("mlflow_pyfunc.py")),
-        artifacts={"checkpoint": str(weights)},
-        signature=ModelSignature(images, images),
-        # Named here: MLflow would load the model in another process to find out.
-        pip_requirements=[f"idc_ray=={idc_ray.__version__}", f"torch=={torch.__version__}"],
-    )
+    with warnings.catch_warnings():
+        # MLflow asks for type hints and an example to find the signature by, though it is given one.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.")
+        mlflow.pyfunc.save_model(
+            folder / "model",
+            python_model=str(Path(__file__).with_name("mlflow_pyfunc.py")),
+            artifacts={"checkpoint": str(weights)},
+            signature=ModelSignature(images, images),
+            # Named here: MLflow would load the model in another process to find out.
+            pip_requirements=[f"idc_ray=={idc_ray.__version__}", f"torch=={torch.__version__}"],
+        )
