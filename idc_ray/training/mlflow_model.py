@@ -25,7 +25,7 @@ def save_mlflow_model(checkpoint: bytes, folder: Path) -> None:
     weights = folder / "checkpoint.safetensors"
     weights.write_bytes(checkpoint)
     with warnings.catch_warnings():
-        # MLflow asks for type hints and an example to find the signature by, though it is given one.
+        # MLflow asks for an example to find the signature by, though it is given one.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.")
         mlflow.pyfunc.save_model(
             folder / "model",

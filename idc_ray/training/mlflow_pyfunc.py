@@ -22,8 +22,11 @@ class Upscale(PythonModel):
         self.network = load_checkpoint(Path(context.artifacts["checkpoint"]).read_bytes()).build().eval()
 
     @torch.no_grad()
-    def predict(
-        self, context: Any, model_input: NDArray[np.float32], params: dict[str, Any] | None = None
+    def predict(  # MLflow warns of any other hint of an array, and of none
+        self,
+        context: Any,
+        model_input: np.ndarray,
+        params: dict[str, Any] | None = None,
     ) -> NDArray[np.float32]:
         """Upscale images."""
         return self.network(torch.from_numpy(np.ascontiguousarray(model_input))).clamp(0, 1).numpy()
