@@ -47,6 +47,9 @@ log = logging.getLogger(__name__)
 
 CONTINUE = "the last state is kept; the same command continues"
 
+#: How long workers have to leave by themselves after an error of one.
+LEAVE_SECONDS = 20.0
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -177,13 +180,16 @@ def _follow(config: TrainConfig, place: Place, labels: bytes | None, notes: dict
             outcome.append(error)
 
     # In a thread: this one shows what happens, and takes the signals that Ray Train would swallow.
-    threading.Thread(target=run, name="ray train", daemon=True).start()
+    thread = threading.Thread(target=run, name="ray train", daemon=True)
+    thread.start()
     progress = TrainProgress(config.iterations)
     failure: IdcError | None = None
     try:
         for event in _events(events, lambda: bool(outcome)):
             if event["kind"] == "error":
                 failure = event["error"]
+                thread.join(LEAVE_SECONDS)  # not for ever: other workers may wait for the one that failed
+                break
             else:
                 progress.update(event)
                 _track(tracker, event)
@@ -260,8 +266,7 @@ def _work(arguments: dict[str, Any]) -> None:
         )
         fit(job.config, feed, validation, job.place, tell, job.notes, world)
     except IdcError as error:  # to try again would not help
-        if rank == 0:
-            job.events.put({"kind": "error", "error": error})
+        job.events.put({"kind": "error", "error": error})
 
 
 def _data(job: _Job, device: torch.device) -> tuple[Feed, list[Any]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from idc_ray.condensation.seeding import integer, uniform
 from idc_ray.config.train import TrainConfig
-from idc_ray.errors import BadRequest
+from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import crop_starts, decode_png, encode_png
 from idc_ray.training.data import held_out_share, open_sources
 from idc_ray.training.pairs import Pair, PairTable, Patches
@@ -32,11 +32,12 @@ WINDOW = 2048
 #: Real images are cut into pieces of this many patches a side: a patch from each, not all from one image.
 PIECE = 4
 
-SCHEMA = pa.schema([("name", pa.string()), ("lr", pa.binary()), ("hr", pa.binary())])
+#: ``error`` is set in rows that are none: Ray Data would lose type and message of an exception.
+SCHEMA = pa.schema([("name", pa.string()), ("lr", pa.binary()), ("hr", pa.binary()), ("error", pa.string())])
 
 
 def stream_of(config: TrainConfig, labels: bytes | None) -> Dataset:
-    """Rows ``name``, ``lr``, ``hr`` (PNG) of all sources; nothing runs until it is read.
+    """Rows ``name``, ``lr``, ``hr`` (PNG), ``error`` of all sources; nothing runs until it is read.
 
     A row is a condensed tile or a piece of a real image. A tile of weight w comes w times an epoch on average.
     """
@@ -60,6 +61,12 @@ class _Read:
         self.config, self.labels, self.index = config, labels, index
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        try:
+            yield from self._tables(batch)
+        except IdcError as error:
+            yield pa.Table.from_pylist([{"error": str(error)}], schema=SCHEMA)
+
+    def _tables(self, batch: pa.Table) -> Iterator[pa.Table]:
         config = self.config
         source = open_sources(config, self.labels, torch.device("cpu"))[self.index]
         apart = held_out(held_out_share(config), config.seed)
@@ -96,6 +103,9 @@ class _Decode(ArrowBatchCollateFn):
 
     def __call__(self, batch: pa.Table) -> Any:
         rows = batch.to_pylist()
+        for row in rows:
+            if row["error"] is not None:
+                raise BadRequest(row["error"])
         pairs = [Pair(row["name"], decode_png(row["lr"]), decode_png(row["hr"])) for row in rows]
         return PairTable.build(pairs, self.scale)
 
@@ -117,7 +127,7 @@ class StreamFeed:
         """See :class:`idc_ray.training.pairs.Feed`.
 
         Raises:
-            BadRequest: fewer pieces than a batch, or an image that is smaller than a patch.
+            BadRequest: fewer pieces than a batch, an image that is smaller than a patch, or one that cannot be read.
         """
         if self._tables is None:
             self._tables = self._epochs(step, rank, world)

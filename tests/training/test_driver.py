@@ -94,6 +94,16 @@ def test_a_nan_is_an_error_of_one_line_and_not_tried_again(data: Path, ray_clust
     assert time.monotonic() - begin < 120
 
 
+def test_an_unreadable_image_in_a_stream_is_told(data: Path, ray_cluster: Any, data_context: Any) -> None:
+    """Catches an error that Ray Data turns into one of its own, tried again three times."""
+    picture = data / "photos" / "3.png"
+    size = picture.stat().st_size
+    picture.write_bytes(b"not a picture".ljust(size))
+    config = config_for(data, "unreadable", iterations=60, resident_bytes=0)
+    with pytest.raises(BadRequest, match=r"3\.png cannot be trained on: .*; mend or remove it"):
+        train(config)
+
+
 def test_wrong_requests_are_told_before_anything_starts(data: Path) -> None:
     with pytest.raises(BadRequest, match="--patch-size 32 is larger than the tiles"):
         train(config_for(data, "a", patch_size=32))
