@@ -240,6 +240,7 @@ def _artifact_location(uri: str, output: str) -> str | None:
 def _import_client() -> type[MlflowClient]:
     """Here, because the import takes seconds, and reads the environment; what the user has set stays."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a job's log is no place for bars
     # By default an absent server blocks every call for minutes. The job is worth more than its metrics.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")

@@ -190,9 +190,8 @@ def _follow(config: TrainConfig, place: Place, labels: bytes | None, notes: dict
                 failure = event["error"]
                 thread.join(LEAVE_SECONDS)  # not for ever: other workers may wait for the one that failed
                 break
-            else:
-                progress.update(event)
-                _track(tracker, event)
+            progress.update(event)
+            _track(tracker, event)
     finally:
         progress.close()
         events.shutdown(force=True)

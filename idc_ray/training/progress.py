@@ -28,7 +28,7 @@ class TrainProgress:
     def __init__(self, iterations: int, stream: TextIO | None = None) -> None:
         self.iterations = iterations
         self._stream = sys.stderr if stream is None else stream
-        self._told_at = -math.inf
+        self._told_at, self._told = -math.inf, 0
         self._step, self._rate, self._loss, self._psnr = 0, math.nan, math.nan, math.nan
         self._bar = (
             tqdm(total=iterations, unit="step", file=self._stream, dynamic_ncols=True, delay=1e-6)
@@ -66,7 +66,7 @@ class TrainProgress:
         """Show the last state and leave the terminal's line."""
         if self._bar is not None:
             self._bar.close()
-        elif self._step:
+        elif self._step and self._step != self._told:
             self._tell()
 
     def _say(self, text: str) -> None:
@@ -85,5 +85,5 @@ class TrainProgress:
             self._tell()
 
     def _tell(self) -> None:
-        self._told_at = time.monotonic()
+        self._told_at, self._told = time.monotonic(), self._step
         print(self.line(), file=self._stream, flush=True)

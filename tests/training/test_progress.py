@@ -119,3 +119,15 @@ def test_a_terminals_bar_shows_no_number_before_there_is_one() -> None:
     shown.update(validation(40))
     shown.close()
     assert "nan" not in stream.getvalue()
+
+
+def test_the_last_step_is_told_once() -> None:
+    """Catches a log that ends with the same line twice, and one that lacks the end."""
+    stream = io.StringIO()
+    progress = TrainProgress(20, stream)
+    progress.update({"kind": "progress", "step": 10, "loss": 0.5, "steps_per_second": 2.0})
+    progress.close()
+    assert stream.getvalue().count("10 of 20 steps") == 1
+    progress.update({"kind": "progress", "step": 20, "loss": 0.5, "steps_per_second": 2.0})
+    progress.close()
+    assert stream.getvalue().count("20 of 20 steps") == 1

@@ -1,0 +1,143 @@
+"""The training job with one worker against a bare torch loop: python benchmarks/train_throughput.py --output FILE.json
+
+The same condensed tiles in memory, network, batch, loss and torch threads. The loop is what a person would write
+first: random tiles, one random flip and turn a batch, forward, backward, Adam; no moving average, no clipping, no
+checkpoints. The job is the job: Ray Train, progress, tracking, checkpoints, all of the defaults. Each side is a process
+of its own, one after the other, by turns; timed are the same number of steps, after a share that is not timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from benchmarks.common import ROOT, machine, parser, write_pieces, write_result
+from idc_ray.config.train import TrainConfig
+from idc_ray.dataset import CondensedDataset
+from idc_ray.models import create_model
+
+#: Least share of the bare loop's steps a second.
+GOAL = 0.95
+
+#: Steps before the clock starts: caches, the first allocations, Ray's start.
+WARM_STEPS = 40
+
+#: Pieces of photographs that tiles are cut from.
+PIECES = 40
+
+
+def settings(data: Path, output: Path, arguments: argparse.Namespace) -> TrainConfig:
+    steps = WARM_STEPS + arguments.steps
+    values = {"model": arguments.model, "data": [str(data)], "output": str(output), "iterations": steps}
+    return TrainConfig.model_validate(values | {"workers": {"threads": arguments.threads}})
+
+
+def loop(config: TrainConfig) -> float:
+    """Steps a second of a bare loop."""
+    torch.set_num_threads(config.workers.threads or 1)
+    tiles = CondensedDataset(config.data[0])
+    lr = torch.stack([tiles[i][0] for i in range(len(tiles))])
+    hr = torch.stack([tiles[i][1] for i in range(len(tiles))])
+    model = create_model(config.model, scale=config.scale)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.optimizer.learning_rate)
+    begin = 0.0
+    for step in range(config.iterations):
+        if step == WARM_STEPS:
+            begin = time.perf_counter()
+        index = torch.randint(len(lr), (config.batch_size,))
+        turns, flip = int(torch.randint(4, ())), bool(torch.randint(2, ()))
+        batch, target = (torch.rot90(images[index], turns, (2, 3)) for images in (lr, hr))
+        if flip:
+            batch, target = batch.flip(3), target.flip(3)
+        optimizer.zero_grad()
+        loss = (model(batch.float() / 255) - target.float() / 255).abs().mean()
+        loss.backward()
+        optimizer.step()
+    return (config.iterations - WARM_STEPS) / (time.perf_counter() - begin)
+
+
+def job(config: TrainConfig) -> float:
+    """Steps a second of the job, by the times at which its driver heard of the steps."""
+    from idc_ray.training import driver
+    from idc_ray.training.progress import TrainProgress
+
+    heard: list[tuple[int, float]] = []
+
+    class Timed(TrainProgress):
+        def update(self, event: Mapping[str, Any]) -> None:
+            if event["kind"] == "progress":
+                heard.append((event["step"], time.perf_counter()))
+            super().update(event)
+
+    with mock.patch.object(driver, "TrainProgress", Timed):
+        driver.train(config)
+    first = next(each for each in heard if each[0] >= WARM_STEPS)
+    (step, begin), (last, end) = first, heard[-1]
+    return (last - step) / (end - begin)
+
+
+SIDES = {"job": job, "loop": loop}
+
+
+def _rate(side: str, data: Path, output: Path, arguments: argparse.Namespace) -> float:
+    """Run one side in a process of its own."""
+    options = ["--side", side, "--tiles", str(data), "--side-output", str(output), "--model", arguments.model]
+    options += ["--steps", str(arguments.steps), "--threads", str(arguments.threads)]
+    done = subprocess.run([sys.executable, __file__, *options], stdout=subprocess.PIPE, text=True, check=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    pieces = write_pieces(arguments.input, scratch / "pieces", PIECES)
+    condense = [sys.executable, str(ROOT / "jobs" / "condense.py"), "--input", str(pieces), "--method", "random"]
+    condense += ["--ratio", "0.5", "--output", str(scratch / "tiles"), "--mlflow.enabled", "false"]
+    subprocess.run(condense, check=True, capture_output=True)
+    print(f"{arguments.model}, {arguments.steps} steps, {arguments.rounds} rounds, {machine()}", flush=True)
+    rounds: list[dict[str, float]] = []
+    for number in range(arguments.rounds):
+        row = {side: _rate(side, scratch / "tiles", scratch / f"{side}{number}", arguments) for side in SIDES}
+        row["job_over_loop"] = row["job"] / row["loop"]
+        rounds.append(row)
+        print(f"loop {row['loop']:.2f}, job {row['job']:.2f} steps a second: {row['job_over_loop']:.3f}", flush=True)
+    over = statistics.median(row["job_over_loop"] for row in rounds)
+    print(f"job / loop: {over:.3f} (goal: at least {GOAL:.2f})")
+    return {"rounds": rounds, "job_over_loop": over, "goal": GOAL}
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--model", default="edsr_small", help="network; default edsr_small")
+    options.add_argument("--steps", type=int, default=300, help="steps that are timed; default 300")
+    options.add_argument("--threads", type=int, default=1, help="torch threads on both sides; default 1")
+    options.add_argument("--rounds", type=int, default=3, help="times that both sides run, by turns; default 3")
+    options.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
+    options.add_argument("--tiles", type=Path, help=argparse.SUPPRESS)
+    options.add_argument("--side-output", type=Path, help=argparse.SUPPRESS)
+    arguments = options.parse_args()
+    if arguments.quick:
+        arguments.steps, arguments.rounds = 40, 1
+    if arguments.side:
+        config = settings(arguments.tiles, arguments.side_output, arguments)
+        print(json.dumps(SIDES[arguments.side](config)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        write_result("train_throughput", arguments, measure(arguments, Path(scratch)))
+
+
+if __name__ == "__main__":
+    main()
