@@ -21,6 +21,7 @@ from idc_ray.condensation.characteristic import discrepancy
 from idc_ray.condensation.difficulty import Weighting, difficulty
 from idc_ray.condensation.targets import standardise
 from idc_ray.condensation.teacher_features import FeatureReader
+from idc_ray.condensation.tile_adam import TileAdam
 from idc_ray.condensation.windows import candidate_positions, cut
 from idc_ray.config import Loss, Optimizer
 
@@ -149,15 +150,13 @@ class LiteralMatcher:
             After each step the tiles, uint8 (n, 3, p, p).
         """
         pixels = (start.float() / 255).requires_grad_()
-        adam = torch.optim.Adam([pixels], betas=self.optimizer.betas)
+        adam = TileAdam([pixels], self.optimizer.betas)
         for step in range(iterations):
             if step % self.optimizer.weight_refresh == 0:
                 weights = self.weights(image, pixels.detach())
-            for group in adam.param_groups:
-                group["lr"] = self.optimizer.learning_rate * 0.5 * (1 + math.cos(math.pi * step / iterations))
             adam.zero_grad()
             self.loss(image, pixels, weights, draw(step)).backward()
-            adam.step()
+            adam.step(self.optimizer.learning_rate * 0.5 * (1 + math.cos(math.pi * step / iterations)))
             with torch.no_grad():
                 pixels.clamp_(0, 1)
             yield pixels.detach().mul(255).round().to(torch.uint8)

@@ -16,6 +16,7 @@ from idc_ray.condensation.difficulty import Weighting, difficulty
 from idc_ray.condensation.rlff import FrequencyBank, fourier_sums
 from idc_ray.condensation.targets import RealTargets, standardise
 from idc_ray.condensation.teacher_features import FeatureReader
+from idc_ray.condensation.tile_adam import TileAdam
 from idc_ray.config import Loss, Optimizer
 
 __all__ = ["HeldOutLoss", "Matched", "MatchingProblem", "TileMatcher"]
@@ -120,16 +121,12 @@ class TileMatcher:
     ) -> list[Tensor]:
         # One tensor an image: where an image's values lie in memory does not depend on its neighbours.
         pixels = [(problem.start.float() / 255).requires_grad_() for problem in problems]
-        adam = torch.optim.Adam(
-            pixels, lr=self.optimizer.learning_rate, betas=self.optimizer.betas, foreach=False, fused=False
-        )
+        adam = TileAdam(pixels, self.optimizer.betas)
         weights = self._weights(problems, pixels)
         for step in range(iterations):
             if step and step % self.optimizer.weight_refresh == 0:
                 weights = self._weights(problems, pixels)
-            for group in adam.param_groups:
-                group["lr"] = self.optimizer.learning_rate * 0.5 * (1 + math.cos(math.pi * step / iterations))
-            adam.zero_grad(set_to_none=True)
+            adam.zero_grad()
             index = step % len(self.bank.directions)
             sums = self._sums(problems, pixels, weights, index)
             losses = [
@@ -137,7 +134,7 @@ class TileMatcher:
                 for s, w, problem in zip(sums, weights, problems, strict=True)
             ]
             torch.stack(losses).sum().backward()
-            adam.step()
+            adam.step(self.optimizer.learning_rate * 0.5 * (1 + math.cos(math.pi * step / iterations)))
             with torch.no_grad():
                 for image in pixels:
                     image.clamp_(0, 1)

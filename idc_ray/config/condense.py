@@ -11,7 +11,7 @@ from idc_ray.config.base import Neutral, Section, result_digest, result_settings
 __all__ = ["METHOD_VERSION", "Actors", "CondenseConfig", "Loss", "Mlflow", "Optimizer", "Rlff", "Source", "Store"]
 
 #: Part of the digest. Raise it when a change of code makes other bytes out of the same settings.
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 
 #: Fewest local features a side that a tile must have, else its statistics mean little (ours).
 MIN_POSITIONS = 8
@@ -87,10 +87,10 @@ class Loss(Section):
 
 
 class Optimizer(Section):
-    """Adam on the pixels of the tiles, with a cosine decay to 0."""
+    """Adam on the pixels of the tiles, with one step size a tile and a cosine decay to 0."""
 
     learning_rate: Positive = 0.004
-    """Start of the decay; pixels range over [0, 1]; ours."""
+    """Start of the decay: a tile's mean step, in the quadratic mean; pixels range over [0, 1]; ours."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Adam's two decays, each in [0, 1); ours."""
     weight_refresh: Count = 25
