@@ -241,7 +241,7 @@ def test_weights_of_the_tiles_are_renewed_when_it_is_said(
 
 @pytest.mark.parametrize("level", [0, 255])
 def test_pixels_stay_in_range_instead_of_wrapping_round(reader: FeatureReader, bank: FrequencyBank, level: int) -> None:
-    """The first step is the rate in the quadratic mean, 2.6 grey levels: a white pixel grown brighter comes out as 2."""
+    """The first step is 2.6 grey levels in the quadratic mean: a white pixel that grew brighter would come out as 2."""
     problem = _problem(reader, bank, tiles=1)
     problem = replace(problem, start=torch.full_like(problem.start, level))
     (tiles,) = _matcher(reader, bank, learning_rate=0.01)._optimise([problem], 1, None)
