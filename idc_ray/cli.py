@@ -17,8 +17,9 @@ from pydantic import BaseModel
 from idc_ray.config import Setting, load, settings_of, unknown_setting
 from idc_ray.errors import BadRequest, IdcError, Interrupted
 from idc_ray.interrupt import interruptible
+from idc_ray.submitted import refuse_relative_places
 
-__all__ = ["parse", "run_job"]
+__all__ = ["Parser", "parse", "run_job"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -37,7 +38,8 @@ def parse(model: type[Model], argv: Sequence[str], description: str) -> Model:
         description: first lines of ``--help``.
 
     Raises:
-        BadRequest: an unknown option (with the nearest valid one), a missing value, a wrong type or range.
+        BadRequest: an unknown option (with the nearest valid one), a missing value, a wrong type or range, a relative
+            path in a job that was submitted to a cluster.
     """
     settings = {setting.name: setting for setting in settings_of(model)}
     parser = _parser(settings, description)
@@ -45,7 +47,9 @@ def parse(model: type[Model], argv: Sequence[str], description: str) -> Model:
     if rest:
         _refuse(model, rest[0])
     overrides = {name: _value(settings[name], text) for name, text in vars(known).items() if name in settings}
-    return load(model, known.config, overrides)
+    config = load(model, known.config, overrides)
+    refuse_relative_places(config)
+    return config
 
 
 def run_job(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
@@ -73,14 +77,16 @@ def run_job(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
     sys.exit(code)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are ours."""
+
     def error(self, message: str) -> NoReturn:
         # argparse would print its whole usage, a screen of options, and exit by itself.
         raise BadRequest(f"{message}; --help lists all settings")
 
 
 def _parser(settings: dict[str, Setting], description: str) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         description=f"{description}\n\nSettings may be written with - or _; --no-NAME turns a switch off.",
         usage="%(prog)s [--config FILE] [--SETTING VALUE ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,

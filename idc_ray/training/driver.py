@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import tempfile
 import threading
 import uuid
@@ -29,6 +28,7 @@ from idc_ray.images.locate import locate
 from idc_ray.images.names import open_path
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.cluster import join
+from idc_ray.store import holder_text
 from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.lock import lock
 from idc_ray.tracking import Tracker, tracking_uri
@@ -93,7 +93,7 @@ def train(config: TrainConfig) -> int:
         [source.describe() for source in sources],
         datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    with lock(place, f"process {os.getpid()} on {socket.gethostname()}"):
+    with lock(place, holder_text()):
         record = begin_training(place, record, config.overwrite)
         state = read_state(place)
         if state is not None and state.finished:
