@@ -29,7 +29,7 @@ class EvaluateConfig(Section):
     benchmarks: Place[Text]
     """Folder of sets, or one set: xS/HR and perhaps xS/LR, HR and LR, or BasicSR's GTmod12 and LRbicxS."""
     output: Place[Text]
-    """Folder for metrics.json, metrics.csv and pictures; made if missing."""
+    """Folder or URI for metrics.json, metrics.csv and pictures; made if missing."""
     scale: int = Field(2, ge=2)
     """Upscaling factor."""
     device: Text = "auto"
