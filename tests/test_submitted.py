@@ -2,9 +2,14 @@ from __future__ import annotations
 
 import json
 import shlex
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from ray._private.runtime_env.packaging import create_package
+from ray.runtime_env import RuntimeEnv
 
 from idc_ray.cli import parse
 from idc_ray.config import CondenseConfig, Section, settings_of
@@ -97,13 +102,31 @@ def test_every_setting_that_names_a_place_is_marked(model: type[Section]) -> Non
             assert "place" in setting.field.metadata, setting.name
 
 
-def test_the_file_that_goes_with_a_submission_is_ray_s() -> None:
-    """Catches a misspelt field, a package that is installed on every node anew, a code folder that stays behind."""
-    import yaml
-    from ray.runtime_env import RuntimeEnv
+@pytest.fixture
+def described() -> dict[str, Any]:
+    return dict(yaml.safe_load((Path(__file__).resolve().parents[1] / "runtime_env.yaml").read_text()))
 
-    text = (Path(__file__).resolve().parents[1] / "runtime_env.yaml").read_text()
-    described = yaml.safe_load(text)
-    assert set(RuntimeEnv(**described)) >= {"excludes", "env_vars"}
+
+def test_runtime_env_is_rays(described: dict[str, Any]) -> None:
+    """Catches a misspelt field, and packages that every node would install anew."""
     assert set(described) == {"excludes", "env_vars"}
+    assert set(RuntimeEnv(**described)) >= {"excludes", "env_vars"}
     assert all(isinstance(value, str) for value in described["env_vars"].values())
+
+
+def test_code_goes_along_and_nothing_else(described: dict[str, Any], tmp_path: Path) -> None:
+    """By Ray's own packing, whose patterns are not quite those of .gitignore.
+
+    Catches photographs or a virtual environment in the upload, and a room of the package that stays behind.
+    """
+    code = ["idc_ray/cli.py", "idc_ray/models/bundled/edsr_x2.safetensors", "jobs/train.py", "docs/results.yaml"]
+    code += ["tune_spaces/a.yaml", "configs/mine.yaml", "mine.yaml"]
+    rest = [".git/HEAD", ".venv/lib/idc_ray/cli.py", "photos/a.png", "idc_demo/docs/x.yaml", "out/run.yaml", "t.pt"]
+    rest += ["idc_ray/__pycache__/cli.pyc", "tests/test_cli.py", "data/jobs/a.py", "out/shards/part-00000.parquet"]
+    for name in code + rest:
+        (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "clone" / name).write_text("x")
+    package = tmp_path / "package.zip"
+    create_package(str(tmp_path / "clone"), package, include_gitignore=True, excludes=described["excludes"])
+    with zipfile.ZipFile(package) as packed:
+        assert sorted(name for name in packed.namelist() if not name.endswith("/")) == sorted(code)
