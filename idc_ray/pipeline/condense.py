@@ -22,6 +22,7 @@ import idc_ray
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import IdcError, Locked, QuarantinedImages
 from idc_ray.images import Found
+from idc_ray.interrupt import check_interrupted
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join, plan_pool
@@ -241,6 +242,7 @@ def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor
     """Take status rows as they arrive: show them, track them, compact complete ranges."""
     told = 0.0
     for status in told_while_waiting(statuses, pool):
+        check_interrupted()
         if launch.lost_lock.is_set():
             raise Locked(f"another process took over {launch.job.store.uri}; see which one, and stop one of the two")
         if status["outcome"] == "quarantined":

@@ -26,6 +26,7 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
 from idc_ray.images.locate import locate
 from idc_ray.images.names import open_path
+from idc_ray.interrupt import check_interrupted
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.cluster import join
 from idc_ray.store import holder_text
@@ -207,6 +208,7 @@ def _follow(config: TrainConfig, place: Place, labels: bytes | None, notes: dict
 def _events(queue: Queue, ended: Any) -> Iterator[Event]:
     """Events until the training has ended and none is left."""
     while True:
+        check_interrupted()
         over = ended()
         try:
             yield queue.get(timeout=0.5)
