@@ -17,8 +17,9 @@ from pydantic import BaseModel
 from idc_ray.config import Setting, load, settings_of, unknown_setting
 from idc_ray.errors import BadRequest, IdcError, Interrupted
 from idc_ray.interrupt import interruptible
+from idc_ray.submitted import is_submitted, refuse_relative_places
 
-__all__ = ["parse", "run_job"]
+__all__ = ["Parser", "parse", "run_job"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -37,7 +38,8 @@ def parse(model: type[Model], argv: Sequence[str], description: str) -> Model:
         description: first lines of ``--help``.
 
     Raises:
-        BadRequest: an unknown option (with the nearest valid one), a missing value, a wrong type or range.
+        BadRequest: an unknown option (with the nearest valid one), a missing value, a wrong type or range, a relative
+            path in a job that was submitted to a cluster.
     """
     settings = {setting.name: setting for setting in settings_of(model)}
     parser = _parser(settings, description)
@@ -45,7 +47,9 @@ def parse(model: type[Model], argv: Sequence[str], description: str) -> Model:
     if rest:
         _refuse(model, rest[0])
     overrides = {name: _value(settings[name], text) for name, text in vars(known).items() if name in settings}
-    return load(model, known.config, overrides)
+    config = load(model, known.config, overrides)
+    refuse_relative_places(config)
+    return config
 
 
 def run_job(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
@@ -61,6 +65,7 @@ def run_job(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
     except KeyboardInterrupt as error:
         print(str(error) or f"interrupted; {CONTINUE}", file=sys.stderr)
         code = Interrupted.exit_code
+        _leave_at_once(code)
     except IdcError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
@@ -73,14 +78,27 @@ def run_job(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
     sys.exit(code)
 
 
-class _Parser(argparse.ArgumentParser):
+def _leave_at_once(code: int) -> None:
+    """End a submitted job without taking down Python and its libraries, which alone can take seconds.
+
+    All that matters is written and closed by now, and Ray kills a job 3 s after `ray job stop`.
+    """
+    if is_submitted():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are ours."""
+
     def error(self, message: str) -> NoReturn:
         # argparse would print its whole usage, a screen of options, and exit by itself.
         raise BadRequest(f"{message}; --help lists all settings")
 
 
 def _parser(settings: dict[str, Setting], description: str) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         description=f"{description}\n\nSettings may be written with - or _; --no-NAME turns a switch off.",
         usage="%(prog)s [--config FILE] [--SETTING VALUE ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 from idc_ray.errors import Interrupted
 
-__all__ = ["interruptible", "keeping_handlers"]
+__all__ = ["check_interrupted", "interruptible", "keeping_handlers"]
+
+AGAIN_SECONDS = 0.1
+
+_arrived: list[Interrupted] = []
+
+
+def check_interrupted() -> None:
+    """Raise :class:`Interrupted` if a signal has arrived; for loops that wait, should a library have swallowed it."""
+    if _arrived:
+        raise _arrived[-1]
 
 
 @contextlib.contextmanager
 def interruptible(fix: str) -> Iterator[None]:
     """Raise :class:`Interrupted` in the main thread on SIGINT or SIGTERM; a second signal is ignored.
+
+    Python raises wherever the main thread happens to be. In a destructor or a callback of Ray's C code nothing can be
+    raised: Python prints the exception and goes on, the job would never end. There it is raised once more.
 
     Args:
         fix: what to tell the user, such as how to continue.
@@ -24,9 +40,20 @@ def interruptible(fix: str) -> Iterator[None]:
     def handler(number: int, frame: FrameType | None) -> None:
         for each in before:
             signal.signal(each, signal.SIG_IGN)  # shutting down must not be interrupted half way
-        raise Interrupted(f"stopped by {signal.Signals(number).name}; {fix}")
+        _arrived.append(Interrupted(f"stopped by {signal.Signals(number).name}; {fix}"))
+        raise _arrived[-1]
+
+    def swallowed(what: Any) -> None:
+        if what.exc_value not in _arrived:
+            hook(what)
+            return
+        for each in before:
+            signal.signal(each, handler)
+        number = signal.SIGTERM if "SIGTERM" in str(what.exc_value) else signal.SIGINT
+        threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    hook, sys.unraisablehook = sys.unraisablehook, swallowed
     for number in before:
         signal.signal(number, handler)
     try:
@@ -34,6 +61,8 @@ def interruptible(fix: str) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+        sys.unraisablehook = hook
+        _arrived.clear()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from idc_ray.errors import Interrupted
-from idc_ray.interrupt import interruptible, keeping_handlers
+from idc_ray.interrupt import check_interrupted, interruptible, keeping_handlers
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -87,6 +87,25 @@ def test_a_second_signal_does_not_break_the_shutdown() -> None:
         work()
     assert cleaned == [True]
     assert handlers() == [ours, ours]
+
+
+def test_one_that_python_could_not_raise_comes_again() -> None:
+    """Catches a job that goes on after SIGTERM because the main thread was in a destructor, or in Ray's C code."""
+
+    class Dying:
+        def __del__(self) -> None:
+            send(signal.SIGTERM)
+
+    begin, hook = time.monotonic(), sys.unraisablehook
+    with pytest.raises(Interrupted, match="SIGTERM; run it again"), interruptible("run it again"):  # noqa: PT012
+        dying = Dying()
+        del dying
+        with pytest.raises(Interrupted):
+            check_interrupted()
+        time.sleep(5)
+    assert time.monotonic() - begin < 4
+    assert sys.unraisablehook is hook
+    check_interrupted()
 
 
 def test_handlers_come_back_without_a_signal_and_after_a_failure() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import socket
 import tempfile
 import time
 from dataclasses import replace
@@ -29,6 +27,7 @@ from idc_ray.errors import IdcError
 from idc_ray.pipeline.cluster import PoolPlan, join, plan_pool
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.progress import duration
+from idc_ray.store import holder_text
 from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.lock import lock
 from idc_ray.tracking import tracking_uri
@@ -61,7 +60,7 @@ def compare(config: CompareConfig) -> int:
         tracking_uri(config.mlflow, config.output)
     place = resolve(config.output)
     place.check_writable()
-    with lock(place, f"process {os.getpid()} on {socket.gethostname()}"):
+    with lock(place, holder_text()):
         place.write("config.yaml", config.to_yaml().encode())
         return _Comparison(plan, place).run()
 

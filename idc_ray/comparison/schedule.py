@@ -8,6 +8,8 @@ from typing import Any
 
 import ray
 
+from idc_ray.interrupt import check_interrupted
+
 __all__ = ["Unit", "run_units"]
 
 #: How long one look at the running tasks lasts: a signal is noticed after that at the latest.
@@ -51,6 +53,7 @@ def run_units(units: Sequence[Unit], slots: int) -> Generator[tuple[Unit, Outcom
     ended: list[tuple[Unit, Outcome]] = []
     try:
         while pending or running or ended:
+            check_interrupted()
             for unit in [unit for unit in pending if unit.set_name in failed]:
                 pending.remove(unit)
                 ended.append((unit, ("failed", failed[unit.set_name])))

@@ -12,14 +12,18 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
-__all__ = ["Neutral", "Section", "Setting", "result_digest", "result_settings", "settings_of"]
+__all__ = ["Neutral", "Place", "Section", "Setting", "places_of", "result_digest", "result_settings", "settings_of"]
 
 _NEUTRAL = "neutral"
+_PLACE = "place"
 _T = TypeVar("_T")
 
 #: ``Neutral[int]`` is an int that changes no byte of any image's rows. A field without the mark affects the
 #: result: to forget the mark costs a needless redo, never a wrong reuse.
 Neutral = Annotated[_T, _NEUTRAL]
+
+#: ``Place[str]`` is a path or a URI of something that a job reads or writes.
+Place = Annotated[_T, _PLACE]
 
 
 class Section(BaseModel):
@@ -68,6 +72,16 @@ def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
             yield from settings_of(kind, f"{prefix}{name}.")
         else:
             yield Setting(prefix + name, field)
+
+
+def places_of(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted name and value of every place that is set, defaults too; one pair for each of several."""
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            yield from places_of(value, f"{prefix}{name}.")
+        elif _PLACE in field.metadata and value is not None:
+            yield from ((prefix + name, each) for each in ((value,) if isinstance(value, str) else value))
 
 
 def result_settings(config: BaseModel) -> dict[str, Any]:

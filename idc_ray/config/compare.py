@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from idc_ray.config.base import Neutral, Section
+from idc_ray.config.base import Neutral, Place, Section
 from idc_ray.config.condense import Actors, Count, Mlflow, Text
 
 __all__ = ["CompareConfig", "Grid"]
@@ -47,13 +47,13 @@ class CompareMlflow(Mlflow):
 class CompareConfig(_Lists):
     """Everything that ``jobs/compare.py`` can be told."""
 
-    input: Text | None = None
+    input: Place[Text | None] = None
     """Folder, glob, list file or Parquet of HR images; null: photographs of scikit-image."""
-    output: Text = "idc_comparison"
+    output: Place[Text] = "idc_comparison"
     """Folder or object-store prefix for sets, students and results."""
     scale: Literal[2, 3, 4] = 2
     """Super-resolution factor."""
-    teacher: Text | None = None
+    teacher: Place[Text | None] = None
     """Checkpoint of the teacher; null: the bundled one of this scale."""
     methods: tuple[Text, ...] = ("whole", "random", "hardest", "idc")
     """Methods of the condense job, names of variants, or whole: all images, uncondensed; "[A, B]"."""
@@ -77,9 +77,9 @@ class CompareConfig(_Lists):
     """Settings of the condense job for every arm, "{tile_size: 32, loss.gamma: 0.5}"."""
     train: Changes = Field(default={})
     """Settings of the training job for every arm, "{iterations: 3000, patch_size: 32}"."""
-    benchmarks: tuple[Text, ...] = ()
+    benchmarks: Place[tuple[Text, ...]] = ()
     """Folders that students are tested on at the end, as jobs/evaluate.py takes them; one or several."""
-    validation: Text | None = None
+    validation: Place[Text | None] = None
     """Folder of HR images, or a benchmark folder, that the curves and a column of the table are measured on."""
     curve: Literal["validation", "benchmarks", "none"] = "validation"
     """What the curves over the training are measured on; nothing is ever chosen by them."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from idc_ray.config.base import Neutral, Section, result_digest, result_settings
+from idc_ray.config.base import Neutral, Place, Section, result_digest, result_settings
 
 __all__ = ["METHOD_VERSION", "Actors", "CondenseConfig", "Loss", "Mlflow", "Optimizer", "Rlff", "Source", "Store"]
 
@@ -100,7 +100,7 @@ class Optimizer(Section):
 class Source(Section):
     """How images are found and read."""
 
-    lr_input: Neutral[Text | None] = None
+    lr_input: Neutral[Place[Text | None]] = None
     """Folder of LR images with the relative paths of the HR ones; null: LR is made by MATLAB-style bicubic."""
     image_column: Neutral[Text | None] = None
     """Image column of a Parquet input; null: the only one that holds images."""
@@ -179,9 +179,9 @@ class Mlflow(Section):
 class CondenseConfig(Section):
     """Everything that ``jobs/condense.py`` can be told."""
 
-    input: Neutral[Text | None] = None
+    input: Neutral[Place[Text | None]] = None
     """Folder, glob, list file or Parquet of HR images, local or object store; null: photographs of scikit-image."""
-    output: Neutral[Text] = "idc_output"
+    output: Neutral[Place[Text]] = "idc_output"
     """Folder or object-store prefix that the condensed set is written to."""
     scale: Literal[2, 3, 4] = 2
     """Super-resolution factor."""
@@ -195,7 +195,7 @@ class CondenseConfig(Section):
     """Where HR tiles come from; real only with a method that chooses; teacher is the paper's."""
     tile_size: int = Field(48, ge=16)
     """Side of an LR tile, in pixels, >= 16; EDSR's training patch, ours."""
-    teacher: Neutral[Text | None] = None
+    teacher: Neutral[Place[Text | None]] = None
     """Checkpoint of the teacher; null: the bundled one of this scale. Its hash counts, its path does not."""
     allocation: Literal["per_image", "difficulty"] = "per_image"
     """How many tiles an image gets; per_image (at least one each) is the paper's, difficulty is ours."""

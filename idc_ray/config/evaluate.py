@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from idc_ray.config.base import Section
+from idc_ray.config.base import Place, Section
 from idc_ray.config.condense import Mlflow, Text
 
 __all__ = ["EvaluateConfig"]
@@ -24,12 +24,12 @@ class EvaluateMlflow(Mlflow):
 class EvaluateConfig(Section):
     """Everything that ``jobs/evaluate.py`` can be told; the defaults are ours."""
 
-    model: Text
+    model: Place[Text]
     """A checkpoint (ours, or any that spandrel loads), or bundled, or bicubic."""
-    benchmarks: Text
+    benchmarks: Place[Text]
     """Folder of sets, or one set: xS/HR and perhaps xS/LR, HR and LR, or BasicSR's GTmod12 and LRbicxS."""
-    output: Text
-    """Folder for metrics.json, metrics.csv and pictures; made if missing."""
+    output: Place[Text]
+    """Folder or URI for metrics.json, metrics.csv and pictures; made if missing."""
     scale: int = Field(2, ge=2)
     """Upscaling factor."""
     device: Text = "auto"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from idc_ray.config.base import Section
+from idc_ray.config.base import Place, Section
 from idc_ray.config.condense import Text
 
 __all__ = ["ExportConfig"]
@@ -13,9 +13,9 @@ __all__ = ["ExportConfig"]
 class ExportConfig(Section):
     """Everything that ``jobs/export.py`` can be told."""
 
-    run: Text
+    run: Place[Text]
     """A finished output of the condense job, local or in an object store."""
-    output: Text
+    output: Place[Text]
     """Folder to write to; made if missing."""
     format: Literal["folders"] = "folders"
     """folders: HR/NAME.png, LR/NAME.png and meta_info.txt, as BasicSR's PairedImageDataset reads them."""

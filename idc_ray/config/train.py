@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from idc_ray.config.base import Neutral, Section, result_digest, result_settings
+from idc_ray.config.base import Neutral, Place, Section, result_digest, result_settings
 from idc_ray.config.condense import Count, Decay, Mlflow, NotNegative, Positive, Text
 
 __all__ = ["TRAIN_VERSION", "Schedule", "TrainConfig", "TrainOptimizer", "Validation", "Workers"]
@@ -54,7 +54,7 @@ class Schedule(Section):
 class Validation(Section):
     """What checkpoints are compared on. Never a test set unless you name one yourself."""
 
-    images: Neutral[Text | None] = None
+    images: Neutral[Place[Text | None]] = None
     """Folder of HR images, or a benchmark folder with HR and LR; null: the held-out part of the data, if any."""
     fraction: float = Field(0.0, ge=0, lt=1)
     """Part of the data's images, by their ids, that is held out of training; in [0, 1)."""
@@ -91,9 +91,9 @@ class TrainMlflow(Mlflow):
 class TrainConfig(Section):
     """Everything that the training job can be told. Settings marked neutral change no weight."""
 
-    data: Neutral[tuple[Text, ...]] = ()
+    data: Neutral[Place[tuple[Text, ...]]] = ()
     """Condensed sets, or folders, globs, lists or Parquet files of HR images; one or several, "[A, B]"."""
-    output: Neutral[Text] = "idc_train"
+    output: Neutral[Place[Text]] = "idc_train"
     """Folder or URI for checkpoints, records and the MLflow database."""
     model: Text = "edsr_small"
     """edsr_small, edsr_baseline, swinir_light or mambairv2_light."""
@@ -101,9 +101,9 @@ class TrainConfig(Section):
     """Arguments that override the model's own, "{channels: 32, blocks: 6}"."""
     scale: int = Field(2, ge=2, le=4)
     """Upscaling factor."""
-    start: Text = "random"
+    start: Place[Text] = "random"
     """random, interpolation (EDSR only: it begins as bicubic interpolation), or a checkpoint of the same model."""
-    labels_from: Neutral[Text | None] = None
+    labels_from: Neutral[Place[Text | None]] = None
     """Checkpoint of a network whose outputs replace the HR of real images; null: real HR. Its hash counts."""
     iterations: Count = 10_000
     """Optimiser steps."""

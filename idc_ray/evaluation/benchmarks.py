@@ -13,14 +13,13 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from pyarrow.fs import LocalFileSystem
 
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.metrics import psnr_y, ssim_y
 from idc_ray.images.find import IMAGE_ENDINGS
 from idc_ray.images.read import decode_rgb
 from idc_ray.images.resize import downscale
-from idc_ray.store.atomic import write_bytes
+from idc_ray.store.filesystem import Place
 
 __all__ = [
     "BenchmarkImage",
@@ -156,14 +155,13 @@ def evaluate(
     return results
 
 
-def write_metrics(path: str | Path, results: dict[str, SetScores]) -> None:
+def write_metrics(place: Place, results: dict[str, SetScores]) -> None:
     """Write ``metrics.json``, whole or not at all. An infinite PSNR becomes null: JSON has no infinity."""
     finite = {name: {**_finite(scores), "images": _all_finite(scores["images"])} for name, scores in results.items()}
-    text = json.dumps(finite, indent=2, allow_nan=False) + "\n"
-    write_bytes(LocalFileSystem(), str(Path(path).absolute()), text.encode())
+    place.write("metrics.json", (json.dumps(finite, indent=2, allow_nan=False) + "\n").encode())
 
 
-def write_csv(path: str | Path, results: dict[str, SetScores]) -> None:
+def write_csv(place: Place, results: dict[str, SetScores]) -> None:
     """Write ``metrics.csv``: set, image, psnr, ssim; the row of a set's mean has no image."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -172,7 +170,7 @@ def write_csv(path: str | Path, results: dict[str, SetScores]) -> None:
         for file, each in scores["images"].items():
             writer.writerow([name, file, each["psnr"], each["ssim"]])
         writer.writerow([name, "", scores["psnr"], scores["ssim"]])
-    write_bytes(LocalFileSystem(), str(Path(path).absolute()), stream.getvalue().encode())
+    place.write("metrics.csv", stream.getvalue().encode())
 
 
 def format_table(results: dict[str, SetScores]) -> str:

@@ -22,7 +22,10 @@ from idc_ray.evaluation.benchmarks import (
 )
 from idc_ray.evaluation.upscaling import FloatUpscale, rounded, self_ensemble, tiled
 from idc_ray.images import encode_png, resize
+from idc_ray.images.locate import locate
+from idc_ray.images.names import open_path
 from idc_ray.models import bundled_teacher_bytes, load_upscaler, teacher_sha256
+from idc_ray.store.filesystem import Place, resolve
 
 __all__ = ["make_upscale", "run_evaluation"]
 
@@ -57,30 +60,25 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, SetScores]:
     """Evaluate, print the table, write what was asked for; what can be refused is refused before the first image."""
     sets = find_sets(config.benchmarks, config.scale)
     upscale = make_upscale(config)
-    output = Path(config.output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadRequest(f"--output {output} cannot be made ({error.strerror}); name a folder that can") from None
+    place = resolve(config.output)
+    place.check_writable()
 
     def on_image(name: str, file: str, scores: Scores, picture: Image) -> None:
         print(f"{name} {file} {scores['psnr']:.2f} dB", flush=True)
         if config.pictures:
-            path = output / name / f"{Path(file).stem}.png"
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(encode_png(picture))
+            place.write(f"{name}/{Path(file).stem}.png", encode_png(picture))
 
     results = evaluate(upscale, sets, config.scale, on_image)
     print(f"\n{config.model} x{config.scale}\n{format_table(results)}")
-    write_metrics(output / "metrics.json", results)
-    write_csv(output / "metrics.csv", results)
-    print(f"written to {output / 'metrics.json'}")
+    write_metrics(place, results)
+    write_csv(place, results)
+    print(f"written to {place.shown('metrics.json')}")
     if config.mlflow.enabled:
-        _track(config, results)
+        _track(config, place, results)
     return results
 
 
-def _track(config: EvaluateConfig, results: dict[str, SetScores]) -> None:
+def _track(config: EvaluateConfig, place: Place, results: dict[str, SetScores]) -> None:
     from idc_ray.tracking import Tracker  # MLflow takes seconds to import, and is off unless asked for
 
     digest = "bicubic" if config.model == "bicubic" else teacher_sha256(_checkpoint(config)[0])[:16]
@@ -89,7 +87,7 @@ def _track(config: EvaluateConfig, results: dict[str, SetScores]) -> None:
     for name, scores in results.items():
         tracker.log_metrics(0, {f"{name}_psnr": scores["psnr"], f"{name}_ssim": scores["ssim"]})
     for file in ("metrics.json", "metrics.csv"):
-        tracker.log_artifact(Path(config.output) / file, file)
+        tracker.log_artifact(place.read(file) or b"", file)
     tracker.finish("FINISHED")
 
 
@@ -97,11 +95,12 @@ def _checkpoint(config: EvaluateConfig) -> tuple[bytes, str]:
     """Content and name of the network's file."""
     if config.model == "bundled":
         return bundled_teacher_bytes(config.scale), "the bundled teacher"
-    path = Path(config.model)
+    where = locate(config.model)
     try:
-        return path.read_bytes(), path.name
+        with open_path(where.filesystem, where.path) as file:
+            return bytes(file.read()), where.path.rpartition("/")[2]
     except OSError as error:
-        raise BadRequest(f"checkpoint {path} cannot be read ({error.strerror}); check --model") from None
+        raise BadRequest(f"checkpoint {where.uri} cannot be read ({error}); check --model") from None
 
 
 def _device(name: str) -> torch.device:

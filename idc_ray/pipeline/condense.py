@@ -6,9 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import logging
-import os
 import platform
-import socket
 import tempfile
 import threading
 import time
@@ -24,6 +22,7 @@ import idc_ray
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import IdcError, Locked, QuarantinedImages
 from idc_ray.images import Found
+from idc_ray.interrupt import check_interrupted
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join, plan_pool
@@ -38,7 +37,7 @@ from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
 from idc_ray.pipeline.waiting import told_while_waiting
 from idc_ray.pipeline.worker import load_job_teacher
-from idc_ray.store import RunRecord, Store, shard_count_for
+from idc_ray.store import RunRecord, Store, holder_text, shard_count_for
 from idc_ray.tracking import Tracker, tracking_uri
 
 __all__ = ["condense", "versions"]
@@ -92,7 +91,7 @@ def condense(config: CondenseConfig) -> int:
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)
     job.store.check_writable()
-    with job.store.lock(_holder(job.launch)) as lost_lock:
+    with job.store.lock(holder_text(job.launch)) as lost_lock:
         launch = _begin(job, found, teacher, lost_lock)
         try:
             if launch.plan.todo:
@@ -134,10 +133,6 @@ def _root(found: Found) -> str:
     return path.rpartition("/")[0] or "/"
 
 
-def _holder(launch: str) -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}, launch {launch}"
-
-
 def _begin(job: Job, found: Found, teacher: bytes, lost_lock: threading.Event) -> _Launch:
     """Write what this run is, see what is left of it, and begin to track it."""
     config = job.config
@@ -156,6 +151,8 @@ def _begin(job: Job, found: Found, teacher: bytes, lost_lock: threading.Event) -
         ),
         config.overwrite,
     )
+    if run.images != found.manifest.num_rows:
+        run = job.store.update_run(images=found.manifest.num_rows)
     plan = plan_work(config, found, job.store, job.digest, job.launch)
     log.info("%d images to do, %d done before, %d quarantined before", plan.todo, plan.done_before, plan.quarantined)
     tracker = Tracker.start(config.mlflow, config.output, job.digest, run.mlflow_run_id)
@@ -245,6 +242,7 @@ def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor
     """Take status rows as they arrive: show them, track them, compact complete ranges."""
     told = 0.0
     for status in told_while_waiting(statuses, pool):
+        check_interrupted()
         if launch.lost_lock.is_set():
             raise Locked(f"another process took over {launch.job.store.uri}; see which one, and stop one of the two")
         if status["outcome"] == "quarantined":

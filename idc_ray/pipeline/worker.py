@@ -30,6 +30,7 @@ from idc_ray.pipeline.attempts import Ledger
 from idc_ray.pipeline.cluster import node_id, node_lives
 from idc_ray.pipeline.device import device_kind, device_works, set_up_torch
 from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.metrics import WorkerMetrics
 from idc_ray.pipeline.reading import ENDS_THE_JOB, pixels
 from idc_ray.pipeline.stopping import as_row
 from idc_ray.store import ImageRecord, QuarantineEntry, TileRow
@@ -137,12 +138,15 @@ class CondenseWorker(_Worker):
         self.alone = alone
         self.kind = device_kind(self.device)
         self.ledger = Ledger(job.store, job.launch, uuid.uuid4().hex[:16], node_id(), node_lives)
+        self.metrics = WorkerMetrics(job.digest, self.device)
 
     def work(self, rows: list[Row]) -> list[Row]:
         try:
-            return self._work(rows)
+            statuses = self._work(rows)
         finally:
             self.ledger.end()  # whatever ends this without killing the process is no image's fault
+        self.metrics.update(statuses)
+        return statuses
 
     def _work(self, rows: list[Row]) -> list[Row]:
         dead = self.ledger.dead_predecessors(row["image_id"] for row in rows)

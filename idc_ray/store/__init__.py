@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from idc_ray.store.attempts import AttemptKind
 from idc_ray.store.done import DoneImages
+from idc_ray.store.holder import Holder, holder_text
 from idc_ray.store.index import ShardInfo
 from idc_ray.store.inflight import Inflight
 from idc_ray.store.layout import SHARD_BYTES, shard_count_for, shard_of
@@ -30,6 +31,7 @@ from idc_ray.store.records import INDEX_SCHEMA, ImageRecord, SourceState
 from idc_ray.store.redact import redact
 from idc_ray.store.run_record import RunRecord
 from idc_ray.store.schema import ROW_SCHEMA, TileRow, rows_from_table
+from idc_ray.store.status import Status
 from idc_ray.store.store import Store
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "SHARD_BYTES",
     "AttemptKind",
     "DoneImages",
+    "Holder",
     "ImageRecord",
     "Inflight",
     "Manifest",
@@ -46,8 +49,10 @@ __all__ = [
     "RunRecord",
     "ShardInfo",
     "SourceState",
+    "Status",
     "Store",
     "TileRow",
+    "holder_text",
     "redact",
     "rows_from_table",
     "shard_count_for",

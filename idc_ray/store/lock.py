@@ -77,7 +77,9 @@ def _flock(place: Place, holder: str) -> Iterator[threading.Event]:
             _logger.warning("%s cannot be locked (%s): take care that only one job writes to it", place.uri, error)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, holder.encode(), 0)
-        yield threading.Event()
-        os.ftruncate(descriptor, 0)
+        try:
+            yield threading.Event()
+        finally:
+            os.ftruncate(descriptor, 0)  # a name that is left says that its process was killed
     finally:
         os.close(descriptor)  # frees it

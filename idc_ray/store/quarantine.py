@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from idc_ray.errors import IdcError
@@ -10,7 +11,14 @@ from idc_ray.store.filesystem import Place
 from idc_ray.store.layout import QUARANTINE, check_name, is_image_id, quarantine_name
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["QuarantineEntry", "list_quarantined", "quarantine", "quarantined_ids", "release_quarantined"]
+__all__ = [
+    "QuarantineEntry",
+    "list_quarantined",
+    "quarantine",
+    "quarantined_ids",
+    "read_quarantined",
+    "release_quarantined",
+]
 
 _FIX = "delete that file, and the image is tried again"
 
@@ -58,7 +66,16 @@ def list_quarantined(place: Place, digest: str) -> list[QuarantineEntry]:
     Raises:
         IdcError: an entry cannot be read.
     """
-    found = ordered_map(lambda image_id: _read(place, digest, image_id), sorted(quarantined_ids(place, digest)))
+    return read_quarantined(place, digest, sorted(quarantined_ids(place, digest)))
+
+
+def read_quarantined(place: Place, digest: str, image_ids: Iterable[str]) -> list[QuarantineEntry]:
+    """The entries of some images, in that order, without those that are not set aside (any more).
+
+    Raises:
+        IdcError: an entry cannot be read.
+    """
+    found = ordered_map(lambda image_id: _read(place, digest, image_id), image_ids)
     return [entry for entry in found if entry is not None]
 
 

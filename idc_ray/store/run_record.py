@@ -34,6 +34,7 @@ class RunRecord:
         device: kind of device.
         mlflow_run_id: the tracked run that a resumed job continues.
         survey: the sample survey that difficulty is measured against.
+        images: of the input, at the start of the last launch; None where that was not recorded.
         format_version: of the store.
     """
 
@@ -47,6 +48,7 @@ class RunRecord:
     device: str
     mlflow_run_id: str | None = None
     survey: dict[str, Any] | None = None
+    images: int | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -100,7 +102,7 @@ def read_run(place: Place) -> RunRecord | None:
 
 
 def update_run(place: Place, **fields: Any) -> RunRecord:
-    """Changes fields of the stored record: ``mlflow_run_id``, ``survey``, ``versions``, ``device``, ``shard_count``.
+    """Changes fields of the stored record: all that do not say which run it is.
 
     Raises:
         IdcError: there is no run.
@@ -109,7 +111,7 @@ def update_run(place: Place, **fields: Any) -> RunRecord:
     record = read_run(place)
     if record is None:
         raise IdcError(f"{place.shown(RUN)} is not there; begin a run first")
-    fixed = sorted(set(fields) - {"mlflow_run_id", "survey", "versions", "device", "shard_count"})
+    fixed = sorted(set(fields) - {"mlflow_run_id", "survey", "versions", "device", "shard_count", "images"})
     if fixed:
         raise ValueError(f"fields {fixed} of a run cannot be changed")
     if fields.get("shard_count", record.shard_count) != record.shard_count and list_index(place):

@@ -37,6 +37,7 @@ from idc_ray.store.quarantine import QuarantineEntry
 from idc_ray.store.records import ImageRecord
 from idc_ray.store.run_record import RunRecord
 from idc_ray.store.schema import ROW_SCHEMA, TileRow
+from idc_ray.store.status import Status, read_status
 
 __all__ = ["Store"]
 
@@ -143,6 +144,10 @@ class Store:
     def read_manifest(self) -> Manifest | None:
         """The manifest, None if the run is not finished."""
         return manifest.read_manifest(self.place)
+
+    def status(self) -> Status:
+        """Where the run stands, whoever works on it (see `status.read_status`); BadRequest if there is none."""
+        return read_status(self.place)
 
     # Failures
 

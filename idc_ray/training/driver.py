@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import tempfile
 import threading
 import uuid
@@ -27,8 +26,10 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
 from idc_ray.images.locate import locate
 from idc_ray.images.names import open_path
+from idc_ray.interrupt import check_interrupted
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.cluster import join
+from idc_ray.store import holder_text
 from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.lock import lock
 from idc_ray.tracking import Tracker, tracking_uri
@@ -93,7 +94,7 @@ def train(config: TrainConfig) -> int:
         [source.describe() for source in sources],
         datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    with lock(place, f"process {os.getpid()} on {socket.gethostname()}"):
+    with lock(place, holder_text()):
         record = begin_training(place, record, config.overwrite)
         state = read_state(place)
         if state is not None and state.finished:
@@ -207,6 +208,7 @@ def _follow(config: TrainConfig, place: Place, labels: bytes | None, notes: dict
 def _events(queue: Queue, ended: Any) -> Iterator[Event]:
     """Events until the training has ended and none is left."""
     while True:
+        check_interrupted()
         over = ended()
         try:
             yield queue.get(timeout=0.5)

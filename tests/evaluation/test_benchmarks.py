@@ -11,6 +11,7 @@ from PIL import Image as Pillow
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import evaluate, find_sets, format_table, write_metrics
 from idc_ray.images.resize import downscale, upscale
+from idc_ray.store.filesystem import resolve
 
 Image = NDArray[np.uint8]
 
@@ -90,7 +91,7 @@ def test_scores_are_means_over_images_and_written_as_such(folder: Path, tmp_path
     assert results["SetA"]["psnr"] == pytest.approx((a["psnr"] + b["psnr"]) / 2)
     assert results["SetA"]["ssim"] == pytest.approx((a["ssim"] + b["ssim"]) / 2)
     assert results["SetB"]["psnr"] > a["psnr"] + 5  # its LR is a picture, SetA's is one colour
-    write_metrics(tmp_path / "new" / "metrics.json", results)
+    write_metrics(resolve(str(tmp_path / "new")), results)
     assert json.loads((tmp_path / "new" / "metrics.json").read_text()) == results
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["metrics.json"]
     assert "SetA       2" in format_table(results)
@@ -100,7 +101,7 @@ def test_a_perfect_result_is_valid_json(folder: Path, tmp_path: Path) -> None:
     """Catches `Infinity` in the file, which is no JSON."""
     sets = find_sets(folder / "SetB", 2)
     results = evaluate(lambda _: sets[0].images[0].read(2)[1], sets, 2)
-    write_metrics(tmp_path / "metrics.json", results)
+    write_metrics(resolve(str(tmp_path)), results)
     text = (tmp_path / "metrics.json").read_text()
     assert "Infinity" not in text
     assert json.loads(text)["SetB"]["psnr"] is None

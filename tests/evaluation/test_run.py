@@ -46,7 +46,7 @@ def test_the_job_prints_and_writes(benchmark: Path, model: str, capsys: pytest.C
         ({"model": "bundled", "scale": 3}, "only for x2 and x4"),
         ({"model": "bundled", "device": "warp"}, "--device warp cannot be used"),
         ({"benchmarks": "/nowhere"}, "is not a folder"),
-        ({"output": __file__}, "cannot be made"),
+        ({"output": __file__}, "cannot write to output"),
     ],
 )
 def test_what_cannot_be_done_is_refused_first(benchmark: Path, changed: dict[str, object], message: str) -> None:

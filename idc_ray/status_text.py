@@ -1,0 +1,96 @@
+"""A status for people: a dozen lines, the state first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from idc_ray.pipeline.progress import duration
+from idc_ray.store import Inflight, Status
+
+__all__ = ["format_status"]
+
+SHOWN = 3  # images of a kind; the rest is in --json
+
+STATES = {
+    "running": "running",
+    "finished": "finished",
+    "stopped": "stopped before its end; the same command continues",
+    "unknown": "perhaps running: only the machine that has the lock can tell",
+}
+
+
+def format_status(status: Status) -> str:
+    """Lines such as ``images      12 of 200 done, 1 quarantined, 187 left``."""
+    return "\n".join(f"{name:<12} {text}" for name, text in _lines(status))
+
+
+def _lines(status: Status) -> Iterator[tuple[str, str]]:
+    run, manifest = status.run, status.manifest
+    yield "output", status.output
+    yield "state", STATES[status.state]
+    yield "images", _images(status)
+    if status.per_second is not None:
+        left = "" if status.seconds_left is None else f", about {duration(status.seconds_left)} left"
+        yield "speed", f"{status.per_second:.3g} images/s{left}"
+    if status.last_commit is not None:
+        yield "last commit", f"{duration(status.read_at - status.last_commit)} ago"
+    yield "shards", f"{status.shards} of at most {run.shard_count}; {status.in_parts} images wait for theirs"
+    for line in _in_flight(status):
+        yield "in flight", line
+    yield "lock", _lock(status)
+    for line in _quarantined(status):
+        yield "quarantined", line
+    yield "run", f"digest {run.digest}, begun {run.created}, on {run.device or 'no device yet'}"
+    yield "input", run.input_uri
+    if manifest is not None:
+        size = f"{manifest.bytes / 1e6:,.1f} MB"
+        yield "manifest", f"{manifest.images} images, {manifest.rows} tiles, ratio {manifest.ratio:.4g}, {size}"
+        wall = manifest.timing.get("wall")
+        yield "written", manifest.created + ("" if wall is None else f", the last launch took {duration(wall)}")
+
+
+def _images(status: Status) -> str:
+    total = status.run.images
+    of = "" if total is None else f" of {total}"
+    left = "" if total is None else f", {max(0, total - status.done - status.quarantined)} left"
+    return f"{status.done}{of} done, {status.quarantined} quarantined{left}"
+
+
+def _in_flight(status: Status) -> Iterator[str]:
+    if status.in_flight:
+        oldest = min(one.started for one in status.in_flight)
+        count = len({image for one in status.in_flight for image in one.images})
+        yield f"{count} images, the oldest begun {duration(status.read_at - oldest)} ago"
+    yield from (f"{_ids(one)}, left by launch {one.launch}" for one in status.left[:SHOWN])
+    if len(status.left) > SHOWN:
+        yield f"and {len(status.left) - SHOWN} more that were left so"
+
+
+def _ids(one: Inflight) -> str:
+    more = f" and {len(one.images) - SHOWN} more" if len(one.images) > SHOWN else ""
+    return ", ".join(one.images[:SHOWN]) + more + (", alone" if one.alone else "")
+
+
+def _lock(status: Status) -> str:
+    lock = status.lock
+    if lock.expires_s is not None:
+        how = f"expires in {lock.expires_s:.0f} s unless it is renewed" if lock.expires_s > 0 else "has expired"
+        return f"{lock.name}; {how}"
+    return {
+        "free": "free",
+        "held": f"held by {lock.name}",
+        "left": f"free; {lock.name} was killed",
+        "elsewhere": f"taken by {lock.name}",
+    }[lock.state]
+
+
+def _quarantined(status: Status) -> Iterator[str]:
+    codes = Counter(entry.code for entry in status.reasons)
+    for code, count in codes.most_common():
+        yield f"{count} {code}"
+        for entry in [entry for entry in status.reasons if entry.code == code][:SHOWN]:
+            yield f"  {entry.source}: {entry.reason}"
+    unread = status.quarantined - len(status.reasons)
+    if unread > 0:
+        yield f"{unread} more, whose reasons were not read"

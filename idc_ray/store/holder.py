@@ -1,0 +1,90 @@
+"""Who works on an output, read without taking its lock: a look must never stand in a job's way."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from idc_ray.store.filesystem import Place
+from idc_ray.store.layout import LOCK
+
+__all__ = ["Holder", "holder_text", "read_holder"]
+
+LockState = Literal["free", "held", "left", "elsewhere"]
+
+_HOLDER = re.compile(r"process (?P<pid>\d+) on (?P<host>\S+?)(, launch (?P<launch>\S+))?")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The lock of an output.
+
+    Args:
+        state: ``free``; ``held``; ``left`` by a process that was killed, which stops nobody (a lease: once it has
+            expired); ``elsewhere``: by a process of another machine, on a shared file system, which only that
+            machine can see to live.
+        name: who, as he states it; empty if it is free.
+        launch: his launch, if he states one.
+        expires_s: seconds until a lease ends unless it is renewed; None for any other lock.
+    """
+
+    state: LockState
+    name: str = ""
+    launch: str | None = None
+    expires_s: float | None = None
+
+
+def holder_text(launch: str | None = None) -> str:
+    """How this process calls itself in a lock."""
+    return f"process {os.getpid()} on {socket.gethostname()}" + (f", launch {launch}" if launch else "")
+
+
+def read_holder(place: Place) -> Holder:
+    """Who has the lock of an output. Writes nothing and takes no lock."""
+    text = (place.read(LOCK) or b"").decode(errors="replace").strip()
+    if not text:
+        return Holder("free")
+    if not place.is_local:
+        return _lease(text)
+    match = _HOLDER.fullmatch(text)
+    if match is None:
+        return Holder("elsewhere", text)
+    if match["host"] != socket.gethostname():
+        state: LockState = "elsewhere"
+    else:
+        state = "held" if _has_open(int(match["pid"]), place.path(LOCK)) else "left"
+    return Holder(state, text, match["launch"])
+
+
+def _lease(text: str) -> Holder:
+    try:
+        value = json.loads(text)
+        name, seconds = str(value["holder"]), float(value["expires"]) - time.time()
+    except (ValueError, KeyError, TypeError):
+        return Holder("free")  # as for whoever wants it
+    match = _HOLDER.fullmatch(name)
+    return Holder("held" if seconds > 0 else "left", name, match["launch"] if match else None, seconds)
+
+
+def _has_open(pid: int, path: str) -> bool:
+    """Whether a process of this machine has a file open, which of a lock only its holder has; else whether it lives."""
+    folder, wanted = f"/proc/{pid}/fd", os.path.realpath(path)
+    try:
+        return any(os.path.realpath(f"{folder}/{name}") == wanted for name in os.listdir(folder))
+    except FileNotFoundError:
+        if os.path.isdir("/proc/self/fd"):
+            return False
+    except PermissionError:
+        return True  # another user's: it is there
+    try:
+        os.kill(pid, 0)  # a system without /proc
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,201 @@
+"""Where a run stands, from its output alone: nothing is written, no lock is taken, nobody is asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pyarrow.fs import FileInfo, FileSelector, FileType
+
+from idc_ray.errors import BadRequest
+from idc_ray.store.filesystem import Place
+from idc_ray.store.holder import Holder, read_holder
+from idc_ray.store.index import read_index
+from idc_ray.store.inflight import Inflight, read_inflight
+from idc_ray.store.layout import INDEX, RUN, part_folder, part_id, shard_number, shard_of
+from idc_ray.store.manifest import Manifest, read_manifest
+from idc_ray.store.quarantine import QuarantineEntry, quarantined_ids, read_quarantined
+from idc_ray.store.run_record import RunRecord, read_run
+from idc_ray.store.threads import ordered_map
+
+__all__ = ["Status", "read_status"]
+
+RATE_SECONDS = 600.0  # ours: a rate over the last ten minutes
+REASONS = 1000  # ours: quarantined images whose reasons are read; each is a file
+
+State = Literal["finished", "running", "stopped", "unknown"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """A run at one moment. A running job goes on meanwhile, so numbers may differ by what it does in that time.
+
+    Args:
+        output: where it is.
+        state: ``running``: its lock is held; ``unknown``: it is, by another machine that may or may not live;
+            ``finished``: nobody works on it and all is done; ``stopped``: nobody does and something is left.
+        run: what it is.
+        lock: who works on it.
+        done: finished images, ``in_parts`` of them not in a shard yet.
+        in_parts: see ``done``.
+        quarantined: images set aside.
+        reasons: the first of them by id, at most `REASONS`.
+        in_flight: what workers of the running launch have begun.
+        left: what launches that were killed left so: it is done last, one image at a time.
+        shards: finished shards.
+        last_commit: when the last image or shard was written, seconds since 1970; None if none was.
+        per_second: images finished in a second, over the last `RATE_SECONDS` or since the last shard, at most since
+            the start of the launch; None unless it runs and has finished some.
+        manifest: of the finished run.
+        read_at: seconds since 1970.
+    """
+
+    output: str
+    state: State
+    run: RunRecord
+    lock: Holder
+    done: int
+    in_parts: int
+    quarantined: int
+    reasons: list[QuarantineEntry]
+    in_flight: list[Inflight]
+    left: list[Inflight]
+    shards: int
+    last_commit: float | None
+    per_second: float | None
+    manifest: Manifest | None
+    read_at: float
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long it takes at this rate; None if that cannot be known."""
+        if not self.per_second or self.run.images is None:
+            return None
+        return max(0, self.run.images - self.done - self.quarantined) / self.per_second
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values: without tracebacks and the whole configuration, which are in the output."""
+        run = {key: getattr(self.run, key) for key in ("digest", "input_uri", "device", "created", "mlflow_run_id")}
+        manifest = {} if self.manifest is None else asdict(self.manifest)
+        facts = ("images", "rows", "bytes", "source_bytes", "ratio", "timing", "created")
+        entries = ("image_id", "source", "code", "reason", "attempts", "time")
+        return {
+            "output": self.output,
+            "state": self.state,
+            "images": {"total": self.run.images, "done": self.done, "quarantined": self.quarantined},
+            "in_parts": self.in_parts,
+            "shards": {"finished": self.shards, "total": self.run.shard_count},
+            "in_flight": [asdict(one) for one in self.in_flight],
+            "left_in_flight": [asdict(one) for one in self.left],
+            "quarantined": [{key: getattr(entry, key) for key in entries} for entry in self.reasons],
+            "lock": asdict(self.lock),
+            "seconds_since_last_commit": None if self.last_commit is None else self.read_at - self.last_commit,
+            "images_per_second": self.per_second,
+            "seconds_left": self.seconds_left,
+            "run": run,
+            "manifest": None if self.manifest is None else {key: manifest[key] for key in facts},
+        }
+
+
+def read_status(place: Place) -> Status:
+    """Where the run in an output stands.
+
+    Takes one listing for each of up to 256 folders of parts, and reads one footer for each shard.
+
+    Raises:
+        BadRequest: there is no run.
+        IdcError: something in the output cannot be read.
+    """
+    run = read_run(place)
+    if run is None:
+        raise BadRequest(f"no run in {place.uri}: {place.shown(RUN)} is not there; name the --output of a condense job")
+    now, lock = time.time(), read_holder(place)
+    # Parts first: a compaction that runs meanwhile moves images from parts to indexes, so none is missed.
+    parts = _parts(place, run.digest)
+    indexes = {n: each for each in _list(place, INDEX) if (n := shard_number(each.base_name)) is not None}
+    in_both = {shard_of(image_id, run.shard_count) for image_id in parts} & indexes.keys()
+    in_shards = _images_in_shards(place, sorted(indexes), in_both, parts.keys())
+    quarantined = sorted(quarantined_ids(place, run.digest))
+    inflight = read_inflight(place)
+    manifest = read_manifest(place)
+    done = in_shards + len(parts)
+    newest_shard = max(map(_mtime, indexes.values()), default=0.0)
+    return Status(
+        output=place.uri,
+        state=_state(lock, manifest, run, done + len(quarantined)),
+        run=run,
+        lock=lock,
+        done=done,
+        in_parts=len(parts),
+        quarantined=len(quarantined),
+        reasons=read_quarantined(place, run.digest, quarantined[:REASONS]),
+        in_flight=[one for one in inflight if one.launch == lock.launch and lock.state != "left"],
+        left=[one for one in inflight if one.launch != lock.launch or lock.state == "left"],
+        shards=len(indexes),
+        last_commit=max([newest_shard, *parts.values()]) or None,
+        per_second=_rate(lock, parts.values(), newest_shard, now),
+        manifest=manifest,
+        read_at=now,
+    )
+
+
+def _state(lock: Holder, manifest: Manifest | None, run: RunRecord, handled: int) -> State:
+    if lock.state == "held":
+        return "running"
+    if lock.state == "elsewhere":
+        return "unknown"
+    return "finished" if manifest is not None and handled >= (run.images or 0) else "stopped"
+
+
+def _parts(place: Place, digest: str) -> dict[str, float]:
+    """Times by ids of the images that are not in a shard yet."""
+    root = part_folder(digest)
+    folders = [f"{root}/{name}" for name in place.folders(root)]
+    listings = ordered_map(lambda folder: _list(place, folder), folders)
+    infos = ((part_id(info.base_name), info) for listing in listings for info in listing)
+    return {image_id: _mtime(info) for image_id, info in infos if image_id is not None}
+
+
+def _images_in_shards(place: Place, shards: list[int], in_both: set[int], parts: Collection[str]) -> int:
+    """Finished images of the shards, without those that are parts too, as while a shard is replaced."""
+
+    def count(shard: int) -> int:
+        entry = read_index(place, shard, ["image_id"] if shard in in_both else [])
+        if entry is None:  # --overwrite has just removed it
+            return 0
+        twice = sum(i in parts for i in entry.table["image_id"].to_pylist()) if shard in in_both else 0
+        return entry.info.images - twice
+
+    return sum(ordered_map(count, shards))
+
+
+def _rate(lock: Holder, commits: Iterable[float], newest_shard: float, now: float) -> float | None:
+    """Commits since a moment from which on none of them can be in a shard already."""
+    began = _began(lock.launch)
+    if lock.state in ("left", "free") or began is None:
+        return None
+    since = max(began, newest_shard, now - RATE_SECONDS)
+    count = sum(moment > since for moment in commits)
+    return count / (now - since) if count and now > since else None
+
+
+def _began(launch: str | None) -> float | None:
+    """When a launch began, seconds since 1970: its name starts with that."""
+    try:
+        return datetime.strptime((launch or "").partition("-")[0], "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
+
+
+def _list(place: Place, folder: str) -> list[FileInfo]:
+    """The files right in a folder, with their times; none if it is not there."""
+    infos = place.fs.get_file_info(FileSelector(place.path(folder), allow_not_found=True))
+    return [info for info in infos if info.type == FileType.File]
+
+
+def _mtime(info: FileInfo) -> float:
+    """Seconds since 1970; 0 where the file system tells none."""
+    return (info.mtime_ns or 0) / 1e9

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from idc_ray.cli import run_job
+from idc_ray.status_text import format_status
+from idc_ray.store import Inflight, QuarantineEntry, RunRecord, Store, holder_text
+from jobs.status import main
+
+DIGEST = "0123456789abcdef"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store.open(str(tmp_path / "out"))
+    record = RunRecord({}, DIGEST, "t", "s3://b/photos", {}, 4, "2026-01-01T00:00:00+00:00", "GPUs", images=9)
+    store.begin_run(record)
+    return store
+
+
+def test_a_running_job(store: Store) -> None:
+    """Catches a screen that hides what went wrong: failures with their reasons, what was left, who has the lock."""
+    for number in range(5):
+        entry = QuarantineEntry(f"{number:016x}", f"{number}.png", "truncated", f"ends at {number}", "", 1, "l", "t")
+        store.quarantine(DIGEST, entry)
+    now = time.time()
+    store.write_inflight("20260101T000000-1", "w", Inflight(["a" * 16, "b" * 16], False, "n", 1, now - 70))
+    store.write_inflight("20250101T000000-1", "w", Inflight(["c" * 16], True, "n", 1, now - 5000))
+    with store.lock(holder_text("20260101T000000-1")):
+        text = format_status(store.status())
+    lines = {name: rest.strip() for line in text.splitlines() for name, _, rest in [line.partition("  ")]}
+    assert lines["state"] == "running"
+    assert lines["images"] == "0 of 9 done, 5 quarantined, 4 left"
+    assert "2 images, the oldest begun 1 min 1" in text
+    assert f"{'c' * 16}, alone, left by launch 20250101T000000-1" in text
+    assert "held by process" in lines["lock"]
+    assert "5 truncated" in text
+    assert text.count("ends at") == 3
+    assert DIGEST in lines["run"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        run_job(main, arguments)
+    told = capsys.readouterr()
+    return int(ended.value.code or 0), told.out, told.err
+
+
+def test_the_job_and_its_exit_codes(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, store.uri)
+    assert (code, "stopped before its end" in out) == (0, True)
+    code, out, _ = run(capsys, store.uri, "--json")
+    assert (code, json.loads(out)["state"]) == (0, "stopped")
+    code, _, err = run(capsys, str(tmp_path / "nowhere"))
+    assert (code, "error: no run in" in err) == (2, True)
+    code, _, err = run(capsys, store.uri, "--jsno")
+    assert (code, "--jsno" in err) == (2, True)
+    code, _, err = run(capsys)
+    assert (code, "OUT" in err) == (2, True)
+    (tmp_path / "out" / "run.json").write_text("{")
+    code, _, err = run(capsys, store.uri)
+    assert (code, "not valid JSON" in err) == (1, True)
+
+
+def test_a_finished_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.update_run(images=0)
+    store.write_manifest(DIGEST, {"wall": 3700.0}, 0)
+    text = format_status(store.status())
+    assert "state        finished" in text
+    assert "0 images, 0 tiles, ratio 0" in text
+    assert "1 h 02 min" in text
