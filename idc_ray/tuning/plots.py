@@ -55,7 +55,7 @@ def importances(plan: Plan, records: Sequence[TrialRecord]) -> dict[str, float]:
         return {}
     study = make_study(plan.config, plan.space, finished)
     try:
-        found = optuna.importance.get_param_importances(study, target=lambda trial: trial.values[0])
+        found = optuna.importance.get_param_importances(study, target=lambda trial: -trial.values[0])  # it wants low
     except (RuntimeError, ValueError):  # such as: no parameter takes part in all trials
         return {}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
@@ -91,7 +91,8 @@ def _parallel(plan: Plan, finished: Sequence[TrialRecord]) -> bytes:
         heights = [_height(each, record.draw.get(each.name)) for each in parameters]
         heights.append(_height(score, record.psnr))
         colour = colormaps[colours](norm(record.objective("psnr")))
-        axes.plot(range(len(columns)), heights, color=colour, marker=".", alpha=0.8)
+        there = [index for index, height in enumerate(heights) if not math.isnan(height)]
+        axes.plot(there, [heights[index] for index in there], color=colour, marker=".", alpha=0.8)
     for index, each in enumerate(columns):
         axes.axvline(index, color="0.7", linewidth=0.8, zorder=0)
         for value in [*each.values]:
@@ -109,7 +110,7 @@ def _parallel(plan: Plan, finished: Sequence[TrialRecord]) -> bytes:
 
 
 def _height(parameter: Parameter, value: Any) -> float:
-    """Where a value is on its axis, 0 to 1; NaN, a gap in the line, where the parameter takes no part."""
+    """Where a value is on its axis, 0 to 1; NaN where the parameter takes no part, and the line passes it by."""
     if value is None and None not in parameter.values:
         return math.nan
     if not parameter.is_range:
