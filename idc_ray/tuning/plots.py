@@ -49,16 +49,25 @@ def draw_pictures(plan: Plan, records: Sequence[TrialRecord]) -> dict[str, bytes
 
 
 def importances(plan: Plan, records: Sequence[TrialRecord]) -> dict[str, float]:
-    """Share of each parameter in the differences of PSNR (Optuna's PED-ANOVA), largest first; empty for few trials."""
+    """Share of each parameter in the differences of PSNR by fANOVA, largest first; empty for few trials.
+
+    Conditional parameters are left out: they have no value in every trial. Optuna's own choice, PED-ANOVA, looks at the
+    best tenth only, which of a few dozen trials is too little: of a made-up sweep of 40 in which one parameter
+    mattered it put two others first, fANOVA did not.
+    """
     finished = [record for record in records if record.ended_well]
     if len(finished) < LEAST_TRIALS or len({record.psnr for record in finished}) < 2:
         return {}
     study = make_study(plan.config, plan.space, finished)
     try:
-        found = optuna.importance.get_param_importances(study, target=lambda trial: -trial.values[0])  # it wants low
+        found = optuna.importance.get_param_importances(
+            study,
+            evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
+            target=lambda trial: trial.values[0],
+        )
     except (RuntimeError, ValueError):  # such as: no parameter takes part in all trials
         return {}
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    return {name: float(share) for name, share in sorted(found.items(), key=lambda item: -item[1])}
 
 
 def _history(records: Sequence[TrialRecord]) -> bytes:
@@ -132,7 +141,10 @@ def _importance(weights: dict[str, float]) -> bytes:
     names = list(weights)[::-1]
     bars = axes.barh(names, [weights[name] for name in names], color="C0")
     axes.bar_label(bars, fmt="%.2f", padding=3)
-    axes.set(xlabel="share of the differences in PSNR (PED-ANOVA)", xlim=(0, 1.1 * max(1e-9, *weights.values())))
+    axes.set(
+        xlabel="share of the differences in PSNR (fANOVA; conditional parameters left out)",
+        xlim=(0, 1.1 * max(1e-9, *weights.values())),
+    )
     return _png(figure)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 import torch
+from ray import tune as ray_tune
 
 from idc_ray.comparison.students import set_up_training
 from idc_ray.comparison.tasks import guarded
@@ -29,7 +30,7 @@ from idc_ray.tuning.bench import Bench, teacher_on
 from idc_ray.tuning.records import SeedOutcome
 from idc_ray.tuning.space import Draw
 
-__all__ = ["Report", "run_trial"]
+__all__ = ["Report", "run_trial", "trainable"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ def run_trial(draw: Draw, bench: Bench, tell: Callable[[Report], None]) -> None:
     status, value = guarded(lambda: _run_seeds(draw, bench, tell))
     if status == "failed":
         tell(Report(failed=value))
+
+
+def trainable(config: dict[str, Any], bench: Bench) -> None:
+    """What Ray Tune runs, in a process of its own that later trials use again."""
+    run_trial(config["draw"], bench, lambda report: ray_tune.report(report.as_result()))
 
 
 def _run_seeds(draw: Draw, bench: Bench, tell: Callable[[Report], None]) -> None:

@@ -9,7 +9,6 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import ray
 from ray import tune as ray_tune
@@ -31,7 +30,7 @@ from idc_ray.tuning.records import Records, TrialRecord, add_seconds, begin_swee
 from idc_ray.tuning.report import OURS, report_files, to_text
 from idc_ray.tuning.search import Search, asha
 from idc_ray.tuning.track import track_trial
-from idc_ray.tuning.trial import Report, run_trial
+from idc_ray.tuning.trial import trainable
 
 __all__ = ["tune"]
 
@@ -104,9 +103,10 @@ class _Sweep:
         except BaseException as error:
             self.tracking.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-        self.tracking.finish("FINISHED")
+        found = any(record.ended_well for record in self.known.values())
+        self.tracking.finish("FINISHED" if found else "FAILED")
         print(text, flush=True)
-        if not any(record.ended_well for record in self.known.values()):
+        if not found:
             reasons = {record.reason for record in self.known.values() if record.reason}
             raise IdcError(f"no trial came to its end; {'; '.join(sorted(reasons)[:3]) or 'raise --hours'}")
         return 0
@@ -145,13 +145,13 @@ class _Sweep:
         ledger = Ledger(self.records, self.known, self._take)
         earlier = list(self.known.values())
         limit = None if config.hours is None else max(1.0, self.seconds_left)
-        trainable = ray_tune.with_resources(
-            ray_tune.with_parameters(_trainable, bench=bench),
+        trial = ray_tune.with_resources(
+            ray_tune.with_parameters(trainable, bench=bench),
             {RESOURCES[name]: amount for name, amount in pool.options.items()},
         )
         with tempfile.TemporaryDirectory(prefix="idc_tune_") as scratch:
             tuner = ray_tune.Tuner(
-                trainable,
+                trial,
                 tune_config=ray_tune.TuneConfig(
                     search_alg=Search(config, plan.space, earlier),
                     scheduler=asha(plan.settings, earlier),
@@ -203,15 +203,6 @@ class _Sweep:
     def _write(self, files: dict[str, bytes]) -> None:
         for name, content in files.items():
             self.place.write(name, content)
-
-
-def _trainable(config: dict[str, Any], bench: Bench) -> None:
-    """What Tune runs, in a process of its own that later trials use again."""
-
-    def tell(report: Report) -> None:
-        ray_tune.report(report.as_result())
-
-    run_trial(config["draw"], bench, tell)
 
 
 def _line(record: TrialRecord) -> str:

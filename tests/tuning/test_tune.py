@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -23,10 +22,10 @@ from idc_ray.pipeline.condense import condense
 from idc_ray.store.filesystem import resolve
 from idc_ray.store.lock import lock
 from idc_ray.tuning import tune as module
-from idc_ray.tuning.bench import Bench
 from idc_ray.tuning.records import Records
 from idc_ray.tuning.tune import tune
 from tests.e2e.conftest import end, wait_for
+from tests.tuning import deadly
 from tests.tuning.conftest import SETTINGS, WriteSpace, tune_config
 
 pytestmark = pytest.mark.ray
@@ -56,9 +55,9 @@ def test_a_whole_sweep_with_a_trial_that_throws(
     parent, and a finished sweep that begins anew."""
     output = tmp_path / "out"
     config = tune_config(
-        write_space(PARAMETERS), input=str(images), output=str(output), search="grid", mlflow__enabled=True
+        write_space(PARAMETERS), input=str(images), output=str(output), search="grid", mlflow__enabled=True,
+        samples=5, condense={name: value for name, value in SETTINGS["condense"].items() if name != "ratio"},
     )  # fmt: skip
-    config = config.model_copy(update={"samples": 5})
     assert tune(config) == 0
     assert statuses(output) == ["failed", "finished", "finished", "finished", "finished"]
     assert "no tile came of the images" in records(output)[0]["reason"]
@@ -107,13 +106,6 @@ def _check_mlflow(output: Path) -> None:
     assert {"best.yaml", "results.md", "trials.parquet", "config.yaml", *pictures} <= names
 
 
-def _deadly(config: dict[str, Any], bench: Bench) -> None:
-    """A trial like any other, but for some settings its process is killed."""
-    if config["draw"]["init"] == "random":
-        os.kill(os.getpid(), signal.SIGKILL)
-    module.run_trial(config["draw"], bench, lambda report: module.ray_tune.report(report.as_result()))
-
-
 def test_a_trial_that_is_killed_is_tried_again_and_then_left(
     ray_cluster: Any, images: Path, tmp_path: Path, write_space: WriteSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +116,7 @@ def test_a_trial_that_is_killed_is_tried_again_and_then_left(
     config = tune_config(
         space, input=str(images), output=str(output), search="grid", attempts=2, objectives=["psnr", "ratio", "cost"]
     )
-    monkeypatch.setattr(module, "_trainable", _deadly)
+    monkeypatch.setattr(module, "trainable", deadly.trainable)
     write = Records.write
 
     def interrupted(self: Records, record: Any) -> None:
@@ -174,7 +166,7 @@ def test_killed_and_continued(ray_cluster: Any, images: Path, tmp_path: Path, wr
     assert code == 130, told
     second = ended()
     assert first.items() <= second.items()
-    assert tune(tune_config(str(options["space"]), **{k: v for k, v in options.items() if k not in SETTINGS})) == 0
+    assert tune(tune_config(**{**options, "actors.max_size": None})) == 0
     third = ended()
     assert second.items() <= third.items()
     assert sorted(third) == [0, 1, 2, 3] and running <= set(third)
@@ -199,6 +191,14 @@ def test_a_typo_and_a_dry_run_start_nothing(
     assert 'loss.alpha: log_uniform [0.5, 2.0], where loss.discrepancy is "amplitude_phase"' in text
     assert "4 trials of 1 seeds: 3 images, 4 steps, 1 images to score on" in text
     assert not output.exists()
+
+
+def test_no_time_left_starts_nothing_and_says_so(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
+    """Catches a time limit that each launch begins anew."""
+    config = tune_config(write_space(), input=str(images), output=str(tmp_path / "out"), hours=1e-9)
+    with pytest.raises(IdcError, match="no trial came to its end; raise --hours"):
+        tune(config)
+    assert not (tmp_path / "out" / "trials").exists()
 
 
 def test_a_sweep_without_a_result_fails(
