@@ -19,7 +19,8 @@ from idc_ray.errors import BadRequest
 from idc_ray.models import load_teacher
 from idc_ray.models.registry import nearest
 from idc_ray.training.fit import student_spec
-from idc_ray.tuning.space import Draw, Space, parse_parameters
+from idc_ray.tuning.parsing import parse_parameters
+from idc_ray.tuning.space import Draw, Space
 
 __all__ = ["Settings", "check_space", "make_settings", "read_space"]
 
