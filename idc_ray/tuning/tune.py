@@ -98,7 +98,10 @@ class _Sweep:
             for record in self.known.values():
                 track_trial(self.tracking, record)
             if self.trials_left > 0 and self.seconds_left > 0:
-                self._search()
+                try:
+                    self._search()
+                finally:
+                    self._keep_seconds()
             text = self._report()
         except BaseException as error:
             self.tracking.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -176,10 +179,13 @@ class _Sweep:
                 raise
 
     def _take(self, record: TrialRecord) -> None:
-        add_seconds(self.place, self.plan.sweep, self.seconds_before + time.monotonic() - self.begin)
+        self._keep_seconds()
         track_trial(self.tracking, record)
         self._write(report_files(self.plan, list(self.known.values()), pictures=False))
         log.info("%s; %s", _line(record), self._progress())
+
+    def _keep_seconds(self) -> None:
+        add_seconds(self.place, self.plan.sweep, self.seconds_before + time.monotonic() - self.begin)
 
     def _progress(self) -> str:
         """Such as ``12 of 30 trials, best 31.234 dB (trial 7), about 3 h 10 min left``."""

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from idc_ray.cli import parse
+from idc_ray.config import CondenseConfig
 from idc_ray.images import decode_png, image_id
 from idc_ray.pipeline.condense import condense
 from idc_ray.store import Store
 from idc_ray.tuning.bench import Bench, depth_of, set_up_bench
 from idc_ray.tuning.prepare import Plan, prepare
+from idc_ray.tuning.report import settings_yaml
 from idc_ray.tuning.trial import Report, _condense, run_trial
-from tests.tuning.conftest import WriteSpace, tune_config
+from tests.tuning.conftest import SETTINGS, WriteSpace, record, tune_config
 
 pytestmark = pytest.mark.ray
 
@@ -53,12 +57,18 @@ def test_it_reports_at_rungs_and_then_for_each_seed(bench: Bench) -> None:
     assert 0.05 < both[-1].ratio < 0.6 and both[-1].cost > 0
 
 
-def test_its_tiles_are_those_of_the_condense_job(bench: Bench, plan: Plan, tmp_path: Any) -> None:
-    """Catches settings that are found for another method than the one that users get."""
-    settings = plan.settings.condense(DRAW, 0).model_copy(update={"allocation": "per_image"})
-    pairs, left_out = _condense(settings, bench, torch.device("cpu"))
-    own = {"input": plan.config.input, "output": str(tmp_path / "set")}
-    assert condense(settings.model_copy(update=own)) == 0
+def test_its_tiles_are_those_of_the_condense_job(
+    ray_cluster: Any, images: Path, tmp_path: Path, write_space: WriteSpace
+) -> None:
+    """Catches settings that are found for another method than the one that users get from best.yaml."""
+    alike = SETTINGS["condense"] | {"allocation": "per_image"}  # the other one also depends on which images there are
+    plan = prepare(tune_config(write_space(), input=str(images), output=str(tmp_path / "out"), condense=alike))
+    bench = set_up_bench(plan, {"num_cpus": 1})
+    pairs, left_out = _condense(plan.settings.condense(DRAW, 0), bench, torch.device("cpu"))
+    best = tmp_path / "best.yaml"
+    best.write_bytes(settings_yaml(plan, record(0, 30.0, draw=DRAW), "the best"))
+    options = ["--config", str(best), "--input", str(images), "--output", str(tmp_path / "set")]
+    assert condense(parse(CondenseConfig, [*options, "--no-mlflow.enabled", "--gallery-images", "0"], "")) == 0
     store = Store.open(str(tmp_path / "set"))
     manifest = store.read_manifest()
     assert manifest is not None and left_out == 0
