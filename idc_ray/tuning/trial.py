@@ -88,9 +88,9 @@ def _run_seeds(draw: Draw, bench: Bench, tell: Callable[[Report], None]) -> None
         condense = settings.condense(draw, seed)
         train = settings.train.model_copy(update={"seed": seed})
 
-        def at_rung(outcome: SeedOutcome, first: bool = index == 0, every: int = train.iterations) -> None:
+        def at_rung(outcome: SeedOutcome, first: bool = index == 0) -> None:
             step = outcome.curve[-1][0]
-            if first and step < every:  # later seeds are for settings that are worth them: to their end
+            if first and step < settings.train.iterations:  # a later seed is judged by its end alone
                 tell(_report([outcome], step, finished=False))
 
         done.append(_run_seed(condense, train, bench, at_rung))
