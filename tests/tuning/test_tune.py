@@ -129,6 +129,7 @@ def test_a_trial_that_is_killed_is_tried_again_and_then_left(
     assert (output / "pareto.yaml").exists() and (output / "pareto_front.png").exists()
 
 
+@pytest.mark.timeout(600)
 def test_killed_and_continued(ray_cluster: Any, images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
     """Catches a finished trial that is lost or run again, whatever the moment; and SIGTERM that is no clean end."""
     output = tmp_path / "out"
@@ -145,12 +146,12 @@ def test_killed_and_continued(ray_cluster: Any, images: Path, tmp_path: Path, wr
         return {number: (output / "trials" / f"{number:05d}.json").stat().st_mtime_ns for number in numbers}
 
     process = launch()
-    wait_for(lambda: len(ended()) >= 1, process)
+    wait_for(lambda: len(ended()) >= 1, process, 250)
     end(process, signal.SIGKILL)
     first = ended()
     running = set(records(output)) - set(first)
     process = launch()
-    wait_for(lambda: len(ended()) > len(first), process)
+    wait_for(lambda: len(ended()) > len(first), process, 250)
     code, told, _ = end(process, signal.SIGTERM)
     assert code == 130, told
     second = ended()
