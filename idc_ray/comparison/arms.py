@@ -15,14 +15,14 @@ from pydantic import BaseModel
 from idc_ray.config import CondenseConfig, load
 from idc_ray.config.base import result_digest
 from idc_ray.config.compare import CompareConfig, Grid
-from idc_ray.config.loading import flatten
+from idc_ray.config.loading import flatten_changes
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest
 from idc_ray.images import Found
 from idc_ray.models import teacher_sha256
 from idc_ray.training.fit import student_spec
 
-__all__ = ["WHOLE", "Arm", "Data", "expand", "input_digest", "reference_of"]
+__all__ = ["TRAIN_SETS", "WHOLE", "Arm", "Data", "expand", "input_digest", "reference_of"]
 
 WHOLE = "whole"
 
@@ -31,7 +31,7 @@ _CONDENSE_SETS = {
     "input", "output", "scale", "teacher", "ratio", "labels", "allocation", "seed", "dry_run", "strict", "overwrite",
     "retry_quarantined", "gallery_images", "actors", "store", "mlflow",
 }  # fmt: skip
-_TRAIN_SETS = {
+TRAIN_SETS = {
     "data", "output", "scale", "labels_from", "seed", "checkpoint_every", "resident_bytes", "max_pixels",
     "allow_unfinished", "overwrite", "validation", "workers", "mlflow",
 }  # fmt: skip
@@ -207,10 +207,10 @@ def _method(config: CompareConfig, name: str) -> dict[str, Any]:
 
 
 def _train(config: CompareConfig, student: str) -> TrainConfig:
-    settings = _flat(TrainConfig, config.train, "train", _TRAIN_SETS | {"model"})
+    settings = _flat(TrainConfig, config.train, "train", TRAIN_SETS | {"model"})
     if student in config.networks:
         _check_name(student, "networks")
-        settings |= _flat(TrainConfig, config.networks[student], f"networks.{student}", _TRAIN_SETS)
+        settings |= _flat(TrainConfig, config.networks[student], f"networks.{student}", TRAIN_SETS)
         if "model" not in settings:
             raise BadRequest(f"networks.{student} has no model; name the one that it varies, such as edsr_small")
     else:
@@ -229,15 +229,7 @@ def _loaded(model: type[CondenseConfig], settings: Mapping[str, Any], config: Co
 
 
 def _flat(model: type[BaseModel], values: Mapping[str, Any], where: str, ours: set[str]) -> dict[str, Any]:
-    """Dotted names to values; unknown ones are refused, and those that the comparison sets itself."""
-    try:
-        flat = flatten(model, values, where)
-    except BadRequest as error:
-        raise BadRequest(f"{where}: {error}") from None
-    for name in flat:
-        if name in ours or name.partition(".")[0] in ours:
-            raise BadRequest(f"{where}.{name} cannot be set here: the comparison sets it; see jobs/compare.py --help")
-    return flat
+    return flatten_changes(model, values, where, ours, "compare")
 
 
 def _check_name(name: str, where: str) -> None:

@@ -19,11 +19,12 @@ from idc_ray.comparison.report import make_report, report_files
 from idc_ray.comparison.results import Failure, Result, Results
 from idc_ray.comparison.schedule import Outcome, Unit, run_units
 from idc_ray.comparison.tasks import Blocks
-from idc_ray.comparison.track import Tracking
+from idc_ray.comparison.track import tell_result
 from idc_ray.config import CondenseConfig
 from idc_ray.config.base import result_digest
 from idc_ray.config.compare import CompareConfig
 from idc_ray.errors import IdcError
+from idc_ray.family import RunFamily
 from idc_ray.pipeline.cluster import PoolPlan, join, plan_pool
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.progress import duration
@@ -79,7 +80,7 @@ class _Comparison:
         self._labelled: dict[str, Blocks] = {}
 
     def run(self) -> int:
-        plan = self.plan
+        plan, config = self.plan, self.config
         missing: list[tuple[Arm, int]] = []
         for arm, seed in plan.trainings:
             result = self.results.read(arm.result_name(plan.data, seed))
@@ -88,10 +89,10 @@ class _Comparison:
             else:
                 self.done[result.name] = result
         log.info("%d trainings of %d arms, %d done before", len(plan.trainings), len(plan.arms), len(self.done))
-        self.tracking = Tracking(self.config, self.place, plan.digest)
+        self.tracking = RunFamily(config.mlflow, config, config.output, self.place, plan.digest)
         try:
             for result in self.done.values():
-                self.tracking.result(result)
+                self._track(result)
             self._on_ray(missing)
             self._report()
         except BaseException as error:
@@ -100,6 +101,9 @@ class _Comparison:
         self.tracking.finish("FAILED" if self.failures else "FINISHED")
         print(f"{len(self.done)} of {len(plan.trainings)} trainings: {self.place.shown('results.md')}", flush=True)
         return 1 if self.failures else 0
+
+    def _track(self, result: Result) -> None:
+        self.tracking.child(result.name, lambda run: tell_result(run, result))
 
     def _on_ray(self, missing: list[tuple[Arm, int]]) -> None:
         name = f"anchors/{self.plan.data.scored}-{self.plan.data.teacher[:8]}.json"
@@ -160,7 +164,7 @@ class _Comparison:
         )  # fmt: skip
         self.results.write(result)
         self.done[name] = result
-        self.tracking.result(result)
+        self._track(result)
         scores = ", ".join(f"{each} {scored['psnr'] or float('inf'):.3f} dB" for each, scored in result.sets.items())
         log.info("%s, seed %d: %s", arm.name, seed, scores)
 

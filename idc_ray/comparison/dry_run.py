@@ -22,7 +22,7 @@ from idc_ray.store.filesystem import resolve
 from idc_ray.training.fit import student_spec
 from idc_ray.training.loop import Trainer
 
-__all__ = ["estimate"]
+__all__ = ["estimate", "seconds_per_step"]
 
 #: Steps that are timed, after one that is not.
 TIMED_STEPS = 3
@@ -39,7 +39,7 @@ def estimate(plan: Plan) -> str:
     samples = list(readable_samples(plan.found, plan.arms[0].condense, TIMED_IMAGES))
     if not samples:
         raise BadRequest(f"no image of a sample of {plan.found.uri} can be read at the settings")
-    steps = {arm.student: _seconds_per_step(arm.train, device) for arm in plan.arms}
+    steps = {arm.student: seconds_per_step(arm.train, device) for arm in plan.arms}
     sets: dict[str, float] = {}
     lines = []
     total = 0.0
@@ -78,7 +78,8 @@ def _set_seconds(plan: Plan, arm: Arm, samples: list[Instance], device: torch.de
     return (time.perf_counter() - begin) / len(samples) * plan.found.manifest.num_rows
 
 
-def _seconds_per_step(config: TrainConfig, device: torch.device) -> float:
+def seconds_per_step(config: TrainConfig, device: torch.device) -> float:
+    """Of a training, timed on a few steps."""
     torch.use_deterministic_algorithms(False)
     model = student_spec(config).build().to(device)
     if config.channels_last:

@@ -25,7 +25,7 @@ from idc_ray.training.fit import World, fit
 from idc_ray.training.pairs import PairTable, Patches
 from idc_ray.training.state import BEST, LAST, STATE
 
-__all__ = ["machine", "run_student", "whole_patches"]
+__all__ = ["machine", "run_student", "set_up_training", "whole_patches"]
 
 #: Says that the training is over; its state, which is larger than all the rest, is then gone.
 DONE = "done.json"
@@ -47,7 +47,7 @@ def run_student(
     Returns:
         JSON: ``train_seconds``, ``steps``, ``curve``, ``machine`` and ``sets``, the scores.
     """
-    _set_up_torch(config)
+    set_up_training(config)
     done = place.read_json(DONE, FIX)
     if done is None or place.size(LAST) is None:
         done = _train(config, blocks, place, scoring, device)
@@ -104,7 +104,7 @@ def machine(device: torch.device, threads: int) -> str:
     return f"cpu: {model}, {threads} of {os.cpu_count()} cores"
 
 
-def _set_up_torch(config: TrainConfig) -> None:
+def set_up_training(config: TrainConfig) -> None:
     """As the training job does, whatever ran in this process before."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(False)

@@ -21,7 +21,7 @@ from idc_ray.models import load_upscaler
 from idc_ray.pipeline.job import Job
 from idc_ray.store.filesystem import Place
 
-__all__ = ["Blocks", "condense", "count_whole", "label", "read", "score_anchors", "survey", "train"]
+__all__ = ["Blocks", "condense", "count_whole", "guarded", "label", "read", "score_anchors", "survey", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +48,14 @@ class Blocks:
             yield from value if isinstance(value, list) else [value]
 
 
-def _guarded(work: Callable[[], Any]) -> Outcome:
+def guarded(work: Callable[[], Any]) -> Outcome:
+    """What ``work`` returns, or why it failed."""
     try:
         return "ok", work()
     except IdcError as error:
         return "failed", str(error)
     except Exception as error:
-        log.exception("a task of the comparison failed")
+        log.exception("a task failed")
         return "failed", f"{type(error).__name__}: {error}"
 
 
@@ -67,25 +68,25 @@ def read(job: Job, manifest: Any) -> Block:
 @_task
 def survey(job: Job, teacher: bytes, blocks: Blocks) -> Outcome:
     """See :func:`measure_difficulty`."""
-    return _guarded(lambda: measure_difficulty(job, teacher, blocks))
+    return guarded(lambda: measure_difficulty(job, teacher, blocks))
 
 
 @_task
 def condense(job: Job, teacher: bytes, blocks: Blocks, images: int) -> Outcome:
     """See :func:`condense_set`; the value is facts."""
-    return _guarded(lambda: condense_set(job, teacher, blocks, images))
+    return guarded(lambda: condense_set(job, teacher, blocks, images))
 
 
 @_task
 def count_whole(blocks: Blocks) -> Outcome:
     """Facts of the whole set with real labels."""
-    return _guarded(lambda: whole_facts(blocks))
+    return guarded(lambda: whole_facts(blocks))
 
 
 @_task_with_two_values
 def label(job: Job, teacher: bytes, blocks: Blocks) -> tuple[Outcome, list[Block]]:
     """See :func:`label_whole`; two objects, the second one large."""
-    outcome = _guarded(lambda: label_whole(job, teacher, blocks))
+    outcome = guarded(lambda: label_whole(job, teacher, blocks))
     if outcome[0] == "failed":
         return outcome, []
     labelled, facts = outcome[1]
@@ -99,7 +100,7 @@ def train(facts: SetFacts, config: TrainConfig, blocks: Blocks | None, place: Pl
     def work() -> dict[str, Any]:
         return {**run_student(config, blocks, place, scoring, _device()), "set": facts.as_dict()}
 
-    return _guarded(work)
+    return guarded(work)
 
 
 @_task
@@ -111,7 +112,7 @@ def score_anchors(teacher: bytes, scoring: Scoring) -> Outcome:
         bicubic = scoring.score(lambda lr: resize.upscale(lr, scoring.scale))
         return {"bicubic": bicubic, "teacher": scoring.score(network.upscale_image)}
 
-    return _guarded(work)
+    return guarded(work)
 
 
 def _device() -> torch.device:

@@ -24,18 +24,31 @@ from idc_ray.condensation.memory import is_out_of_memory
 from idc_ray.condensation.rlff import draw_bank, fourier_sums
 from idc_ray.condensation.seeding import generator
 from idc_ray.condensation.selection import NEEDS_HR, SelectionTask, select
-from idc_ray.condensation.targets import RealImage, difficulty_map, measure_image, standardise
+from idc_ray.condensation.targets import RealImage, difficulty_map, measure_image, real_features, standardise
 from idc_ray.condensation.teacher_features import FeatureReader, GlobalFeatureReader, Teacher, check_finite
 from idc_ray.config import CondenseConfig
 from idc_ray.images.tiles import grid_count
 
-__all__ = ["Condensed", "Condenser", "ImageTask", "needs_hr"]
+__all__ = ["Condensed", "Condenser", "ImageTask", "Known", "needs_hr"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 #: Tiles of one teacher call where ``slots`` is not set: GPUs need many to be busy, CPUs waste time on dummies (ours).
 DEFAULT_SLOTS = {"cpu": 4, "cuda": 32}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What :meth:`Condenser.measure` found out about an image, for other runs with the same teacher, tiles and slots.
+
+    Attributes:
+        hardness: float32 (H, W), difficulty of each LR pixel.
+        features: of each teacher call over the real crops, float32 (slots, c, p, p); empty: not kept.
+    """
+
+    hardness: NDArray[np.float32]
+    features: tuple[NDArray[np.float32], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,11 +59,13 @@ class ImageTask:
         image_id: seeds everything random about the image.
         lr: uint8 (H, W, 3), at least one tile large.
         hr: uint8 (scale H, scale W, 3), where :func:`needs_hr` asks for it.
+        known: spares measuring it again; the result is the same bits.
     """
 
     image_id: str
     lr: NDArray[np.uint8]
     hr: NDArray[np.uint8] | None = None
+    known: Known | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +152,13 @@ class Condenser:
         """Mean difficulty of an image, uint8 (H, W, 3): its budget is weighed by it. NaN if the teacher's output is."""
         return float(difficulty_map(self.reader, self._tensor(lr), self.slots).double().mean())
 
+    def measure(self, lr: NDArray[np.uint8], keep_features: bool = True) -> Known:
+        """What other runs on an image, uint8 (H, W, 3), need not measure again."""
+        image = self._tensor(lr)
+        features = real_features(self.reader, image, self.slots) if keep_features else ()
+        hardness = difficulty_map(self.reader, image, self.slots)
+        return Known(hardness.numpy(), tuple(maps.cpu().numpy() for maps in features))
+
     def condense(
         self, images: Sequence[ImageTask], on_step: Callable[[int], None] | None = None, frugal: bool = False
     ) -> list[Condensed | Exception]:
@@ -178,7 +200,7 @@ class Condenser:
 
     def _prepare(self, image: ImageTask) -> tuple[_Chosen, MatchingProblem | None]:
         lr = self._tensor(image.lr)
-        hardness = self._hardness(lr)
+        hardness = self._hardness(lr, image.known)
         count = self._budget(image, hardness)
         size = self.config.tile_size
         if count == 0:
@@ -199,18 +221,19 @@ class Condenser:
             self.gamma,
             self.config.loss.weight_floor,
             self.config.loss.clip_percentile,
+            image.known.features if image.known else (),
         )
         tiles, corners_or_none = self._start(image, lr, hardness, real, count)
         targets = real.targets(balanced_groups(*self._group_centres(image, real, tiles)))
         problem = MatchingProblem(tiles, real.mean, real.std, real.weighting, targets)
         return _Chosen(tiles, corners_or_none), problem
 
-    def _hardness(self, lr: Tensor) -> Tensor | None:
+    def _hardness(self, lr: Tensor, known: Known | None) -> Tensor | None:
         """Difficulty map of an image, if anything in the run looks at it."""
         config = self.config
         matters = config.makes_tiles and (self.gamma > 0 or config.init in ("hardest", "hardest_packed"))
         if matters or config.allocation == "difficulty":
-            hardness = difficulty_map(self.reader, lr, self.slots)
+            hardness = torch.tensor(known.hardness) if known else difficulty_map(self.reader, lr, self.slots)
             check_finite(hardness)
             return hardness
         return None

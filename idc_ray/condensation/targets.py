@@ -7,9 +7,12 @@ The second pass takes the teacher's features from the first as far as they fit i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from idc_ray.condensation import slots as slot_calls
@@ -18,7 +21,7 @@ from idc_ray.condensation.rlff import FrequencyBank, fourier_sums
 from idc_ray.condensation.teacher_features import FeatureReader
 from idc_ray.condensation.windows import candidate_positions, cut
 
-__all__ = ["RealImage", "RealTargets", "difficulty_map", "measure_image", "standardise"]
+__all__ = ["RealImage", "RealTargets", "difficulty_map", "measure_image", "real_features", "standardise"]
 
 #: Least standard deviation of a channel, relative to the largest of the image and absolute: flat channels stay finite.
 RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-3, 1e-5
@@ -143,10 +146,18 @@ class _Crops:
         lr: uint8 (3, H, W).
         positions: (n, 2) crops.
         slots: tiles of one teacher call.
+        known: features of all calls, if they are known; see :func:`real_features`.
     """
 
-    def __init__(self, reader: FeatureReader, lr: Tensor, positions: Tensor, slots: int) -> None:
-        self.reader, self.lr, self.positions, self.slots = reader, lr, positions, slots
+    def __init__(
+        self,
+        reader: FeatureReader,
+        lr: Tensor,
+        positions: Tensor,
+        slots: int,
+        known: Sequence[NDArray[np.float32]] = (),
+    ) -> None:
+        self.reader, self.lr, self.positions, self.slots, self.known = reader, lr, positions, slots, known
         self.calls = list(slot_calls.chunks([len(positions)], slots, True))
         self._kept: dict[int, Tensor] = {}
         self._room = KEPT_BYTES
@@ -155,6 +166,8 @@ class _Crops:
         """(slots, c, p, p): those of the crops of one of ``calls``, dummies after them."""
         if call.start in self._kept:
             return self._kept[call.start]
+        if self.known:
+            return torch.tensor(self.known[call.start // self.slots], device=self.lr.device)
         crops = cut(self.lr, self.positions[call], self.reader.tile)
         # Contiguous: a view would keep the reflected border alive with it.
         maps = self.reader.features(_to_unit(slot_calls.pad(crops, self.slots))).contiguous()
@@ -162,6 +175,13 @@ class _Crops:
             self._room -= maps.nbytes
             self._kept[call.start] = maps
         return maps
+
+
+@torch.no_grad()
+def real_features(reader: FeatureReader, lr: Tensor, slots: int) -> tuple[Tensor, ...]:
+    """The teacher's features of an image's crops, uint8 (3, H, W): for each call (slots, c, p, p), dummies last."""
+    crops = _Crops(reader, lr, candidate_positions(lr.shape[1], lr.shape[2], reader.tile, reader.tile), slots)
+    return tuple(crops.features(call) for call in crops.calls)
 
 
 @torch.no_grad()
@@ -191,6 +211,7 @@ def measure_image(
     gamma: float,
     weight_floor: float,
     clip_percentile: float,
+    known: Sequence[NDArray[np.float32]] = (),
 ) -> RealImage:
     """Measure an image's real side.
 
@@ -205,6 +226,7 @@ def measure_image(
         gamma: exponent of the weights.
         weight_floor: see :class:`Weighting`.
         clip_percentile: see :class:`Weighting`.
+        known: what :func:`real_features` gave for this image; empty: features are computed.
 
     Raises:
         ValueError: the teacher's features are not finite.
@@ -214,7 +236,7 @@ def measure_image(
     hard = reader.centres(cut(hardness[None], positions, reader.tile).squeeze(1))
     weighting = Weighting.fit(hard[coverage > 0], gamma, weight_floor, clip_percentile)
     weights = weighting(hard) * coverage
-    crops = _Crops(reader, lr, positions, slots)
+    crops = _Crops(reader, lr, positions, slots, known)
     mean, std = _channel_statistics(crops, coverage)
     sums = []
     for call in crops.calls:

@@ -15,7 +15,7 @@ from idc_ray.config.base import settings_of
 from idc_ray.config.condense import CondenseConfig
 from idc_ray.errors import BadRequest
 
-__all__ = ["flatten", "load", "load_config", "unknown_setting"]
+__all__ = ["flatten", "flatten_changes", "load", "load_config", "read_yaml", "unknown_setting"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -33,7 +33,7 @@ def load(
     model: type[Model], yaml_path: str | Path | None = None, overrides: Mapping[str, object] | None = None
 ) -> Model:
     """The same for any pydantic model whose sections are nested models."""
-    values = flatten(model, _read_yaml(Path(yaml_path)), str(yaml_path)) if yaml_path is not None else {}
+    values = flatten(model, read_yaml(Path(yaml_path)), str(yaml_path)) if yaml_path is not None else {}
     values.update(flatten(model, overrides or {}, "the command line"))
     try:
         return model.model_validate(_nest(values))
@@ -73,7 +73,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(path: Path) -> Mapping[str, object]:
+def read_yaml(path: Path) -> Mapping[str, object]:
+    """A YAML file that holds a mapping; an empty one is an empty mapping.
+
+    Raises:
+        BadRequest: it cannot be read, is no YAML or no mapping, or has a key twice.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -103,6 +108,28 @@ def flatten(model: type[BaseModel], values: Mapping[str, object], origin: str) -
         if name in flat:
             raise BadRequest(f"setting '{name}' is given twice in {origin}; remove one")
         flat[name] = value
+    return flat
+
+
+def flatten_changes(
+    model: type[BaseModel], values: Mapping[str, object], where: str, ours: set[str], job: str
+) -> dict[str, object]:
+    """The same for changes to another job's settings, of which some are not the user's to choose.
+
+    Args:
+        model: the other job's configuration.
+        values: the changes, nested or dotted.
+        where: name of the setting that they are in.
+        ours: settings and sections that this job sets itself.
+        job: this job's name.
+    """
+    try:
+        flat = flatten(model, values, where)
+    except BadRequest as error:
+        raise BadRequest(f"{where}: {error}") from None
+    for name in flat:
+        if name in ours or name.partition(".")[0] in ours:
+            raise BadRequest(f"{where}.{name} cannot be set here: the job sets it itself; see jobs/{job}.py --help")
     return flat
 
 

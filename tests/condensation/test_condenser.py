@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -400,3 +401,34 @@ def test_no_images_are_no_results(teacher: Teacher) -> None:
 def test_a_teacher_of_another_scale_is_refused(teacher: Teacher) -> None:
     with pytest.raises(ValueError, match=r"by 2.*scale is 4"):
         _condenser(teacher, scale=4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"allocation": "difficulty"}, {"loss__gamma": 0.3, "rlff__kernel_size": 1}])
+def test_what_another_run_measured_changes_no_bit(teacher: Teacher, settings: dict[str, object]) -> None:
+    """Catches features that are taken for another call's, and tiles that depend on whether anything was known."""
+    known = _condenser(teacher, iterations=0).measure(_task().lr)
+    condenser = _condenser(teacher, 0.02, **settings)
+    plain, spared = _one(condenser, _task()), _one(condenser, replace(_task(), known=known))
+    assert len(plain.lr_tiles)
+    _assert_same(plain, spared)
+    only_hardness = _condenser(teacher).measure(_task().lr, keep_features=False)
+    assert not only_hardness.features
+    _assert_same(plain, _one(condenser, replace(_task(), known=only_hardness)))
+
+
+def test_what_is_known_is_not_measured_again(teacher: Teacher) -> None:
+    """Catches measurements that are handed on and then ignored: on the real side no teacher pass is left."""
+    passes = []
+
+    def count(lr: Tensor, out: Tensor) -> Tensor:
+        passes.append(len(lr))
+        return out
+
+    condenser = _condenser(Wrapped(teacher, features=count), iterations=0)
+    known = condenser.measure(_task().lr)
+    passes.clear()
+    _one(condenser, _task())
+    plain = len(passes)
+    passes.clear()
+    _one(condenser, replace(_task(), known=known))
+    assert plain - len(passes) == len(known.features)

@@ -1,0 +1,108 @@
+"""Settings of the tuning job. Defaults are ours."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from idc_ray.config.base import Neutral, Section
+from idc_ray.config.condense import Actors, Count, Mlflow, Positive, Text
+
+__all__ = ["TuneConfig"]
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Objective = Literal["psnr", "ratio", "cost"]
+Changes = dict[Text, Any]
+
+
+class TuneMlflow(Mlflow):
+    """Where the sweep is tracked: a parent run, and a child for each trial."""
+
+    experiment: Neutral[Text] = "idc_ray_tune"
+    """Name of the experiment."""
+
+
+class TuneConfig(Section):
+    """Everything that ``jobs/tune.py`` can be told. A space's own settings stand below the command line's."""
+
+    space: Neutral[Text]
+    """YAML file of what is varied, such as tune_spaces/rlff.yaml. Its content counts, its path does not."""
+    input: Neutral[Text | None] = None
+    """Folder, glob, list file or Parquet of HR images; null: photographs of scikit-image."""
+    output: Neutral[Text] = "idc_tuning"
+    """Folder or object-store prefix for records, results and the MLflow database."""
+    scale: Literal[2, 3, 4] = 2
+    """Super-resolution factor."""
+    teacher: Neutral[Text | None] = None
+    """Checkpoint of the teacher; null: the bundled one of this scale. Its hash counts."""
+    images: Neutral[Count] = 50
+    """Most images that a trial condenses: those with the smallest ids, which say nothing about their content."""
+    validation: Neutral[Text | None] = None
+    """Folder of HR images that students are scored on, no benchmark; null: a held-out share of the input."""
+    validation_share: Neutral[Annotated[float, Field(gt=0, lt=1)]] = 0.2
+    """Share of the input's images that is held out where validation is null, fixed by the images' ids; at least one."""
+    validation_images: Neutral[Count] = 20
+    """Most images that students are scored on."""
+    validation_side: Neutral[Annotated[int, Field(ge=16)] | None] = None
+    """Larger images are scored on their middle, of this side, LR pixels; null: whole."""
+    samples: Neutral[Count] = 30
+    """Trials in all, over all launches."""
+    hours: Neutral[Positive | None] = None
+    """Time limit over all launches; what runs then is left unfinished; null: none."""
+    search: Literal["tpe", "random", "grid"] = "tpe"
+    """How settings are chosen: by a model of the trials before (Optuna's TPE), at random, or all of a grid."""
+    grid_points: Count = 3
+    """Values that a grid takes of a range without a step."""
+    objectives: tuple[Objective, ...] = Field(("psnr",), min_length=1)
+    """What is sought: psnr (higher), ratio (lower), cost (seconds of condensing, lower); one or several, "[A, B]"."""
+    stopper: Literal["auto", "asha", "none"] = "auto"
+    """Whether bad trials are stopped early; auto: asha for one objective and a search that is no grid, else none."""
+    rungs: Count = 2
+    """Times that asha looks at a training before its end."""
+    reduction: int = Field(3, ge=2)
+    """Of this many trials at a rung asha continues one; rungs are at 1/reduction, 1/reduction^2, ... of the steps."""
+    seeds: tuple[Seed, ...] = (0,)
+    """Each setting is condensed and trained once with each, one after another; the score is the mean."""
+    seed: Neutral[Seed] = 0
+    """Seed of the search."""
+    condense: Changes = Field(default={})
+    """Settings of the condense job for every trial, "{tile_size: 32, iterations: 50}"."""
+    train: Changes = Field(default={})
+    """Settings of the students' training, "{model: edsr_small, iterations: 2000, patch_size: 32}"."""
+    attempts: Neutral[Count] = 3
+    """Times that a trial may lose its process before it is recorded as failed."""
+    dry_run: Neutral[bool] = False
+    """Print the space, the trials and a time estimate, and start nothing."""
+    overwrite: Neutral[bool] = False
+    """Discard another sweep in the output."""
+    actors: Actors = Actors()
+    mlflow: TuneMlflow = TuneMlflow()
+
+    @field_validator("seeds", "objectives", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int | str) else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not self.seeds:
+            raise ValueError("seeds is empty; give at least one, such as 0")
+        for name, values in (("seeds", self.seeds), ("objectives", self.objectives)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} is {list(values)}; expected no value twice")
+        if "psnr" not in self.objectives:
+            raise ValueError(f"objectives is {list(self.objectives)}; expected psnr among them, such as [psnr, ratio]")
+        if self.stopper == "asha" and len(self.objectives) > 1:
+            raise ValueError(
+                f"stopper is asha, which compares one number, but objectives is {list(self.objectives)}; "
+                "set stopper to none, or objectives to psnr"
+            )
+        return self
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether ASHA runs."""
+        if self.stopper == "auto":
+            return len(self.objectives) == 1 and self.search != "grid"
+        return self.stopper == "asha"

@@ -1,0 +1,78 @@
+"""A job of many parts in MLflow: a parent run, and below it a run for each part. One writer, the driver."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from idc_ray.config import Mlflow
+from idc_ray.config.base import Section
+from idc_ray.errors import BadRequest
+from idc_ray.store.filesystem import Place
+from idc_ray.tracking import Tracker
+
+__all__ = ["RunFamily"]
+
+log = logging.getLogger(__name__)
+
+FILE = "mlflow.json"
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class RunFamily:
+    """What MLflow knows is kept in the output, so that a continued job neither repeats nor forgets a run.
+
+    Args:
+        settings: section ``mlflow`` of the job's configuration.
+        config: the job's configuration, recorded with the parent.
+        output: where the job writes.
+        place: the same.
+        digest: of what the job is about.
+
+    Raises:
+        BadRequest: MLflow cannot be used as configured.
+    """
+
+    def __init__(self, settings: Mlflow, config: Section, output: str, place: Place, digest: str) -> None:
+        self._settings, self._output, self._place = settings, output, place
+        self._known: dict[str, Any] = place.read_json(FILE, "delete that file") or {"parent": None, "children": []}
+        self._parent = Tracker.start(settings, output, digest, self._known["parent"])
+        if self._parent.run_id is None:
+            return
+        if self._parent.run_id != self._known["parent"]:
+            self._known = {"parent": self._parent.run_id, "children": []}
+            place.write_json(FILE, self._known)
+        self._parent.log_params(config.model_dump(mode="json"))
+        self._parent.log_artifact(config.to_yaml(), "config.yaml")
+
+    def child(self, name: str, tell: Callable[[Tracker], None], status: Status = "FINISHED") -> None:
+        """Record a part that ended, unless an earlier launch did.
+
+        Args:
+            name: of the part, unique in the job.
+            tell: logs what there is to log.
+            status: how it ended.
+        """
+        if self._parent.run_id is None or name in self._known["children"]:
+            return
+        try:
+            child = Tracker.start(self._settings, self._output, name, name=name, parent=self._parent.run_id)
+        except BadRequest as error:  # the job is worth more than its metrics; a next launch logs it
+            log.warning("%s is not tracked: %s", name, error)
+            return
+        tell(child)
+        child.finish(status)
+        self._known["children"].append(name)
+        self._place.write_json(FILE, self._known)
+
+    def report(self, files: Mapping[str, bytes], finished: int) -> None:
+        """Log tables and pictures in place of those before, and how many parts are done."""
+        for name, content in files.items():
+            self._parent.log_artifact(content, name)
+        self._parent.log_metrics(finished, {"finished": finished})
+
+    def finish(self, status: Status) -> None:
+        """Close the parent run."""
+        self._parent.finish(status)

@@ -1,0 +1,188 @@
+"""What a sweep needs to know before it starts; whatever is missing or wrong is told here, not hours later."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from idc_ray.condensation.condenser import ImageTask
+from idc_ray.condensation.seeding import uniform
+from idc_ray.config import CondenseConfig
+from idc_ray.config.base import result_digest, result_settings
+from idc_ray.config.loading import flatten
+from idc_ray.config.train import Validation
+from idc_ray.config.tune import TuneConfig
+from idc_ray.errors import BadRequest
+from idc_ray.evaluation.benchmarks import MAX_PIXELS
+from idc_ray.images import Found, Instance
+from idc_ray.models import teacher_sha256
+from idc_ray.pipeline.inputs import find_input, only, read_teacher, readable_samples
+from idc_ray.training.pairs import Pair
+from idc_ray.training.validation import validation_pairs
+from idc_ray.tuning.records import Sweep
+from idc_ray.tuning.settings import Settings, check_space, make_settings, read_space
+from idc_ray.tuning.space import Space
+
+__all__ = ["Plan", "prepare"]
+
+log = logging.getLogger(__name__)
+
+#: Sets that papers report on: whoever chooses by them has nothing left to test on.
+BENCHMARKS = {"set5", "set14", "b100", "bsd100", "bsds100", "urban100", "manga109"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep, ready to be run.
+
+    Attributes:
+        settings: what trials are made from.
+        teacher: the checkpoint.
+        images: what a trial condenses, real HR included.
+        validation: what students are scored on.
+        sweep: names all of this.
+        lists: list files of the images and, where they are held out of the input, of those that are scored on.
+    """
+
+    settings: Settings
+    teacher: bytes
+    images: list[ImageTask]
+    validation: list[Pair]
+    sweep: Sweep
+    lists: dict[str, bytes]
+
+    @property
+    def config(self) -> TuneConfig:
+        """The sweep's settings."""
+        return self.settings.config
+
+    @property
+    def space(self) -> Space:
+        """What is varied."""
+        return self.settings.space
+
+    @property
+    def pixels(self) -> int:
+        """LR pixels of all images of a trial."""
+        return sum(task.lr.shape[0] * task.lr.shape[1] for task in self.images)
+
+
+def prepare(asked: TuneConfig, photographs: str | None = None) -> Plan:
+    """Find, check and read everything.
+
+    Args:
+        asked: the settings, without those of the space's file.
+        photographs: where the default photographs are copied to; None: beside the output.
+
+    Raises:
+        BadRequest: anything that a user can mend.
+    """
+    config, space = read_space(asked)
+    settings = make_settings(config, space)
+    own = {"input": config.input, "output": config.output, "scale": config.scale, "teacher": config.teacher}
+    reading = CondenseConfig(**own)
+    teacher = read_teacher(reading)
+    check_space(settings, teacher)
+    found = find_input(reading, photographs)
+    largest = max(settings.condense(draw, 0).tile_size for _, draw in space.probes())
+    reading = reading.model_copy(update={"tile_size": largest})
+    validation, rest = _validation(config, found, reading)
+    lists = {} if config.validation else {"validation.txt": _listed(found, [pair.name for pair in validation])}
+    instances = _without(list(readable_samples(rest, reading, config.images)), validation)
+    if not instances:
+        raise BadRequest(
+            f"none of the {rest.manifest.num_rows} images of {found.uri} that are left to condense can be read, or "
+            f"holds a tile of {largest} x {largest} LR pixels; name other images with --input"
+        )
+    images = [ImageTask(each.image_id, each.lr, each.hr) for each in instances]
+    validation = [_middle(pair, config.validation_side, config.scale) for pair in validation]
+    log.info("%d images to condense, %d to score on", len(images), len(validation))
+    lists["images.txt"] = _listed(found, [each.source for each in instances])
+    return Plan(settings, teacher, images, validation, _sweep(settings, teacher, instances, validation), lists)
+
+
+def _validation(config: TuneConfig, found: Found, reading: CondenseConfig) -> tuple[list[Pair], Found]:
+    """What is scored on, and the images that are left to be condensed."""
+    _refuse_benchmark("validation" if config.validation else "input", config.validation or found.uri)
+    if config.validation is not None:
+        named = Validation(images=config.validation, max_images=config.validation_images)
+        pairs = validation_pairs(named, [], config.scale, 0, MAX_PIXELS)
+        rest = found
+    else:
+        ids = sorted(found.manifest["image_id"].to_pylist(), key=lambda image_id: uniform(image_id, "validation"))
+        held = set(ids[: max(1, round(config.validation_share * len(ids)))])
+        rest = replace(found, manifest=only(found.manifest, set(ids) - held))
+        apart = replace(found, manifest=only(found.manifest, held))
+        instances = islice(readable_samples(apart, reading, config.validation_images), config.validation_images)
+        pairs = [Pair(each.source, each.lr, each.hr) for each in instances if each.hr is not None]
+    if not pairs:
+        raise BadRequest(
+            f"there is nothing to score on in {config.validation or found.uri}; name a folder of HR images with "
+            "--validation, or give more images"
+        )
+    return pairs, rest
+
+
+def _listed(found: Found, sources: list[str]) -> bytes:
+    rows = found.manifest.select(["source", "path"]).to_pylist()
+    paths = {row["source"]: row["path"] for row in rows}
+    return "".join(f"{paths[source]}\n" for source in sources).encode("utf-8", "surrogateescape")
+
+
+def _refuse_benchmark(setting: str, where: str) -> None:
+    parts = {part.lower() for part in Path(where).parts} & BENCHMARKS
+    if parts:
+        raise BadRequest(
+            f"{setting} is {where}, a benchmark: what is chosen on it cannot be tested on it; "
+            "name other images with --validation"
+        )
+
+
+def _middle(pair: Pair, side: int | None, scale: int) -> Pair:
+    if side is None or max(pair.lr.shape[:2]) <= side:
+        return pair
+    top, left = (max(0, (length - side) // 2) for length in pair.lr.shape[:2])
+    lr = pair.lr[top : top + side, left : left + side]
+    hr = pair.hr[scale * top : scale * (top + side), scale * left : scale * (left + side)]
+    return replace(pair, lr=np.ascontiguousarray(lr), hr=np.ascontiguousarray(hr))
+
+
+def _without(instances: list[Instance], validation: list[Pair]) -> list[Instance]:
+    """Those that are not scored on, whatever their names: the same pixels must not be on both sides."""
+    scored = {_content(pair.lr) for pair in validation}
+    kept = [each for each in instances if _content(each.lr) not in scored]
+    if len(kept) < len(instances):
+        log.warning("%d images are scored on and are not condensed", len(instances) - len(kept))
+    return kept
+
+
+def _content(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
+    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+
+
+def _sweep(settings: Settings, teacher: bytes, images: list[Instance], validation: list[Pair]) -> Sweep:
+    """Names everything that a trial's result depends on, by content."""
+    config = settings.config
+    space = {each.name: [each.kind, each.values, each.step, dict(each.when)] for each in settings.space.parameters}
+    scored = hashlib.sha256("".join(_content(pair.lr) + _content(pair.hr) for pair in validation).encode())
+    content = {
+        "parameters": space,
+        "images": result_digest({"images": [each.source_sha256 for each in images]}),
+        "validation": scored.hexdigest()[:16],
+        "teacher": teacher_sha256(teacher),
+        # Its defaults too: where a default changes, so do the trials.
+        "condense": result_digest(result_settings(settings.condense(settings.space.first, 0))),
+        "training": settings.train.digest("", None),
+    }
+    content = json.loads(json.dumps(content))
+    chosen = result_settings(config)
+    flat = flatten(TuneConfig, chosen, "the configuration")
+    people = json.loads(json.dumps(flat, sort_keys=True)) | content
+    return Sweep(result_digest(people), people)

@@ -1,0 +1,140 @@
+"""From a configuration and a space's file to settings that every trial can be made from; wrong ones end here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from idc_ray.comparison.arms import TRAIN_SETS
+from idc_ray.config import CondenseConfig, load
+from idc_ray.config.loading import flatten, flatten_changes, read_yaml
+from idc_ray.config.train import TrainConfig
+from idc_ray.config.tune import TuneConfig
+from idc_ray.errors import BadRequest
+from idc_ray.models import load_teacher
+from idc_ray.models.registry import nearest
+from idc_ray.training.fit import student_spec
+from idc_ray.tuning.parsing import parse_parameters
+from idc_ray.tuning.space import Draw, Space
+
+__all__ = ["Settings", "check_space", "make_settings", "read_space"]
+
+#: Settings of the condense job that are the sweep's own, or that change no tile.
+CONDENSE_SETS = {
+    "input", "output", "scale", "teacher", "seed", "dry_run", "strict", "overwrite", "retry_quarantined",
+    "gallery_images", "source", "actors", "store", "mlflow",
+}  # fmt: skip
+
+#: Settings of the sweep that a space's file leaves to the user.
+USERS = {"space", "input", "output", "teacher", "validation", "dry_run", "overwrite", "actors", "mlflow"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What trials are made from.
+
+    Attributes:
+        config: the sweep's, with the settings of the space's file under those of the user.
+        space: what is varied.
+        fixed: settings of the condense job that are not, dotted names.
+        train: the training of a student.
+    """
+
+    config: TuneConfig
+    space: Space
+    fixed: dict[str, Any]
+    train: TrainConfig
+
+    def condense(self, draw: Draw, seed: int) -> CondenseConfig:
+        """The condense job's settings at a point of the space.
+
+        Raises:
+            BadRequest: they do not go together.
+        """
+        config = self.config
+        off = config.mlflow.model_copy(update={"enabled": False})
+        own = {"scale": config.scale, "seed": seed, "gallery_images": 0}
+        loaded = load(CondenseConfig, None, {**self.fixed, **own, **draw})
+        return loaded.model_copy(update={"actors": config.actors, "mlflow": off, "teacher": config.teacher})
+
+    @property
+    def train_steps(self) -> int:
+        """Training steps of a trial that is not stopped, over all seeds."""
+        return self.train.iterations * len(self.config.seeds)
+
+
+def read_space(config: TuneConfig) -> tuple[TuneConfig, Space]:
+    """Read the space's file; its ``settings`` are taken where the user has set nothing.
+
+    Raises:
+        BadRequest: the file cannot be read, or has a name or a value that nothing accepts.
+    """
+    where = config.space
+    content = read_yaml(Path(where))
+    for key in content:
+        if key not in ("settings", "parameters"):
+            raise BadRequest(f"{where} has {key!r}; {nearest(str(key), ['settings', 'parameters'])}")
+    section = content.get("settings") or {}
+    if not isinstance(section, Mapping):
+        raise BadRequest(f"{where}: settings is {section!r}; expected a mapping, such as {{samples: 20}}")
+    below = flatten_changes(TuneConfig, section, "settings", USERS, "tune")
+    above = flatten(TuneConfig, config.model_dump(exclude_unset=True), "the configuration")
+    merged = below | above
+    for name, model in (("condense", CondenseConfig), ("train", TrainConfig)):
+        parts = [flatten(model, values.get(name) or {}, name) for values in (below, above)]  # type: ignore[arg-type]
+        merged[name] = parts[0] | parts[1]
+    space = parse_parameters(content.get("parameters"), where)  # type: ignore[arg-type]
+    return load(TuneConfig, None, merged), space
+
+
+def make_settings(config: TuneConfig, space: Space) -> Settings:
+    """Everything that trials are made from, checked as far as names and types go.
+
+    Raises:
+        BadRequest: an unknown setting, with the nearest valid one, or one that is not to be varied.
+    """
+    flat = flatten_changes(CondenseConfig, dict.fromkeys(space.names), "parameters", CONDENSE_SETS, "tune")
+    fixed = flatten_changes(CondenseConfig, config.condense, "condense", CONDENSE_SETS, "tune")
+    for name in flat:
+        if name in fixed:
+            raise BadRequest(f"{name} is varied by {config.space} and fixed by condense; remove one")
+    changes = flatten_changes(TrainConfig, config.train, "train", TRAIN_SETS, "tune")
+    plain = load(TrainConfig, None, changes)
+    every = max(1, -(-plain.iterations // config.reduction**config.rungs))
+    own: dict[str, Any] = {"scale": config.scale, "validation.every": every, "checkpoint_every": plain.iterations}
+    train = load(TrainConfig, None, {**changes, **own, "workers.threads": config.actors.threads})
+    student_spec(train).build()
+    return Settings(config, space, fixed, train)
+
+
+def check_space(settings: Settings, teacher: bytes) -> None:
+    """Try every choice, every end of a range and every two of them together, teacher included.
+
+    Raises:
+        BadRequest: one of them is refused; the message names it and says what is expected.
+    """
+    layers: set[tuple[str, int]] = set()
+    for probed, draw in settings.space.probes():
+        try:
+            condense = settings.condense(draw, 0)
+            side = condense.tile_size
+            if settings.train.patch_size > side:
+                raise BadRequest(
+                    f"train.patch_size is {settings.train.patch_size}, more than tile_size, {side}; set it, such as "
+                    f"--train '{{patch_size: {side}}}', or vary larger tiles"
+                )
+            layer = (condense.rlff.feature_layer, side)
+            if layer not in layers:
+                load_teacher(
+                    teacher, scale=condense.scale, feature_layer=layer[0], device=torch.device("cpu"),
+                    name="the teacher",
+                ).check_tile(side)  # fmt: skip
+                layers.add(layer)
+        except BadRequest as error:
+            values = ", ".join(f"{name} {json.dumps(value)}" for name, value in probed.items())
+            raise BadRequest(f"{settings.config.space}: {values} cannot be: {error}") from None

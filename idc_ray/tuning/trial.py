@@ -1,0 +1,180 @@
+"""One trial, in this process: condense the images, train a student on the tiles, score it, for each seed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import ray
+import torch
+from ray import tune as ray_tune
+
+from idc_ray.comparison.students import set_up_training
+from idc_ray.comparison.tasks import guarded
+from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask
+from idc_ray.config import CondenseConfig
+from idc_ray.config.train import TrainConfig
+from idc_ray.errors import IdcError
+from idc_ray.pipeline.condense import IMAGES_PER_STEP
+from idc_ray.pipeline.device import set_up_torch
+from idc_ray.pipeline.survey import mean_difficulty
+from idc_ray.store.filesystem import resolve
+from idc_ray.training.fit import Event, World, fit
+from idc_ray.training.pairs import Pair, PairTable, Patches
+from idc_ray.tuning.bench import Bench, teacher_on
+from idc_ray.tuning.records import SeedOutcome
+from idc_ray.tuning.space import Draw
+
+__all__ = ["Report", "run_trial", "trainable"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a trial tells: at each rung of its first seed, and at the end of each seed.
+
+    Attributes:
+        step: training steps done, over all seeds.
+        psnr: at a rung that of the seed in training; at the end of a seed the mean over the finished ones, dB.
+        deviation: standard deviation over the finished seeds; None for fewer than two.
+        ratio: mean over the seeds so far.
+        cost: mean seconds of condensing.
+        finished: whether nothing is left to do.
+        failed: why it will never be finished; empty if it may.
+        seeds: what each came to so far.
+    """
+
+    step: int = 0
+    psnr: float = math.nan
+    deviation: float | None = None
+    ratio: float = math.nan
+    cost: float = math.nan
+    finished: bool = False
+    failed: str = ""
+    seeds: tuple[SeedOutcome, ...] = ()
+
+    def as_result(self) -> dict[str, Any]:
+        """For Ray Tune; seeds as one value, which Tune leaves alone."""
+        return {**asdict(self), "seeds": [asdict(each) for each in self.seeds]}
+
+
+def run_trial(draw: Draw, bench: Bench, tell: Callable[[Report], None]) -> None:
+    """Run a trial to its end; whatever goes wrong with it is told as a report, so that it is not tried again.
+
+    Args:
+        draw: the point of the space.
+        bench: what trials share.
+        tell: called with each report; may end the trial by raising ``SystemExit``.
+    """
+    status, value = guarded(lambda: _run_seeds(draw, bench, tell))
+    if status == "failed":
+        tell(Report(failed=value))
+
+
+def trainable(config: dict[str, Any], bench: Bench) -> None:
+    """What Ray Tune runs, in a process of its own that later trials use again."""
+    run_trial(config["draw"], bench, lambda report: ray_tune.report(report.as_result()))
+
+
+def _run_seeds(draw: Draw, bench: Bench, tell: Callable[[Report], None]) -> None:
+    settings = bench.settings
+    seeds = settings.config.seeds
+    done: list[SeedOutcome] = []
+    for index, seed in enumerate(seeds):
+        condense = settings.condense(draw, seed)
+        train = settings.train.model_copy(update={"seed": seed})
+
+        def at_rung(outcome: SeedOutcome, first: bool = index == 0) -> None:
+            step = outcome.curve[-1][0]
+            if first and step < settings.train.iterations:  # a later seed is judged by its end alone
+                tell(_report([outcome], step, finished=False))
+
+        done.append(_run_seed(condense, train, bench, at_rung))
+        tell(_report(done, train.iterations * len(done), finished=len(done) == len(seeds)))
+
+
+def _report(seeds: list[SeedOutcome], step: int, finished: bool) -> Report:
+    psnrs = [each.psnr for each in seeds]
+    return Report(
+        step=step,
+        psnr=statistics.fmean(psnrs),
+        deviation=statistics.stdev(psnrs) if len(psnrs) > 1 else None,
+        ratio=statistics.fmean(each.ratio for each in seeds),
+        cost=statistics.fmean(each.condense_seconds for each in seeds),
+        finished=finished,
+        seeds=tuple(seeds),
+    )
+
+
+def _run_seed(
+    condense: CondenseConfig, train: TrainConfig, bench: Bench, at_rung: Callable[[SeedOutcome], None]
+) -> SeedOutcome:
+    device = set_up_torch(condense.actors, has_gpu=bool(ray.get_gpu_ids()))
+    begin = time.perf_counter()
+    tiles, left_out = _condense(condense, bench, device)
+    if not tiles:
+        raise IdcError(f"no tile came of the images, of which {left_out} failed; the ratio may be too small")
+    condensed = time.perf_counter()
+    side = condense.tile_size
+    outcome = SeedOutcome(
+        seed=condense.seed, psnr=math.nan, ratio=len(tiles) * side**2 / bench.pixels, tiles=len(tiles),
+        condense_seconds=condensed - begin, train_seconds=0.0, left_out=left_out, curve=[],
+    )  # fmt: skip
+
+    def listen(event: Event) -> None:
+        nonlocal outcome
+        if event["kind"] != "validation":
+            return
+        psnr = float(event["psnr"])
+        if not math.isfinite(psnr):
+            raise IdcError(f"the student's PSNR is {psnr} at step {event['step']}")
+        curve = [*outcome.curve, (int(event["step"]), psnr)]
+        outcome = replace(outcome, psnr=psnr, curve=curve, train_seconds=time.perf_counter() - condensed)
+        at_rung(outcome)
+
+    set_up_training(train)
+    table = PairTable.build(tiles, train.scale).to(device)
+    patches = Patches(table, train.patch_size, train.batch_size, train.seed)
+    pairs: list[Pair] = ray.get(bench.validation)
+    with tempfile.TemporaryDirectory(prefix="idc_trial_") as folder:
+        fit(train, patches, pairs, resolve(folder), listen, {}, World(device=device))
+    return outcome
+
+
+def _condense(config: CondenseConfig, bench: Bench, device: torch.device) -> tuple[list[Pair], int]:
+    """Tiles of all images, and how many images failed: the condense job would quarantine those and go on."""
+    teacher = teacher_on(config, ray.get(bench.teacher), device)
+    tasks = bench.tasks(config)
+    condenser = Condenser(teacher, config, device)
+    if config.allocation == "difficulty":
+        rows = (
+            {"image_id": task.image_id, "difficulty": _difficulty(condenser, task), "pixels": task.lr[..., 0].size}
+            for task in tasks
+        )
+        condenser.mean_difficulty = mean_difficulty(rows)["mean_difficulty"]
+    together = config.actors.images_per_step or IMAGES_PER_STEP["GPUs" if device.type == "cuda" else "CPUs"]
+    pairs: list[Pair] = []
+    left_out = 0
+    for first in range(0, len(tasks), together):
+        group = tasks[first : first + together]
+        for task, result in zip(group, condenser.condense(group), strict=True):
+            if isinstance(result, Condensed):
+                pairs += _pairs(task.image_id, result)
+            else:
+                left_out += 1
+    return pairs, left_out
+
+
+def _difficulty(condenser: Condenser, task: ImageTask) -> float:
+    if task.known is None:
+        return condenser.difficulty(task.lr)
+    return float(torch.tensor(task.known.hardness).double().mean())
+
+
+def _pairs(name: str, result: Condensed) -> list[Pair]:
+    tiles = zip(result.lr_tiles, result.hr_tiles, strict=True)
+    return [Pair(f"{name}_{index:04d}", lr, hr) for index, (lr, hr) in enumerate(tiles)]

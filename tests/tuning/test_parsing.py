@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from idc_ray.errors import BadRequest
+from idc_ray.tuning.parsing import parse_parameters
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, "has no parameters"),
+        ({"a": {"unifrom": [0, 1]}}, "'unifrom'; did you mean uniform"),
+        ({"a": {"uniform": [1, 0]}}, "expected two numbers, [LOW, HIGH], LOW below HIGH"),
+        ({"a": {"integers": [0.5, 2]}}, "expected two whole numbers"),
+        ({"a": {"log_uniform": [0, 1]}}, "begins at 0; expected above 0, or use uniform"),
+        ({"a": {"uniform": [0, 1], "choice": [1]}}, "expected one of choice, uniform"),
+        ({"a": {"integers": [1, 6], "step": 2}}, "do not end at 6"),
+        ({"a": {"log_uniform": [1, 6], "step": 2}}, "step 2 with log_uniform"),
+        ({"a": [1, 1]}, "has a value twice"),
+        ({"a": 3}, "expected a list of values, or such as"),
+        ({"b": {"uniform": [0, 1], "when": {"a": 1}}, "a": [1, 2]}, "'a', which is no parameter above it"),
+        ({"a": [1, 2], "b": {"uniform": [0, 1], "when": {"a": 3}}}, "when a is 3, which is not one of its choices"),
+    ],
+)
+def test_a_mistake_names_the_parameter_and_what_is_expected(parameters: Any, message: str) -> None:
+    with pytest.raises(BadRequest, match=re.escape(message)):
+        parse_parameters(parameters, "s.yaml")

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from idc_ray.errors import BadRequest, IdcError
+from idc_ray.store.filesystem import resolve
+from idc_ray.tuning.records import Records, Sweep, add_seconds, begin_sweep
+from tests.tuning.conftest import record
+
+
+def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+    """Catches points that become lists, and an order by text: trial 10 before trial 2."""
+    records = Records(resolve(str(tmp_path)))
+    written = [record(10, 31.5), record(2, None, "failed", reason="ü"), record(0, None, "running")]
+    for each in written:
+        records.write(each)
+    assert records.read_all() == [written[2], written[1], written[0]]
+
+
+def test_a_damaged_record_says_which_file_and_what_to_do(tmp_path: Path) -> None:
+    place = resolve(str(tmp_path))
+    place.write_json("trials/00003.json", {"number": 3})
+    with pytest.raises(IdcError, match=r"00003.json is no record of this version; delete that file"):
+        Records(place).read_all()
+
+
+def test_another_sweep_in_the_output_is_refused_with_what_differs(tmp_path: Path) -> None:
+    """Catches trials of two spaces in one table."""
+    place = resolve(str(tmp_path))
+    one, other = Sweep("1", {"images": 5, "train": "a"}), Sweep("2", {"images": 6, "train": "a"})
+    begin_sweep(place, one, False, ())
+    add_seconds(place, one, 12.5)
+    assert begin_sweep(place, one, False, ()).seconds == 12.5
+    Records(place).write(record(0, 30.0))
+    place.write("best.yaml", b"old")
+    place.write("mine.txt", b"a user's")
+    with pytest.raises(BadRequest, match=r"(?s)another sweep.*images: 5 -> 6.*--overwrite") as caught:
+        begin_sweep(place, other, False, ())
+    assert "train" not in str(caught.value)
+    assert begin_sweep(place, other, True, ("best.yaml",)) == other
+    assert Records(place).read_all() == [] and place.read("best.yaml") is None
+    assert place.read("mine.txt") == b"a user's"
+
+
+def test_trials_of_nobody_are_not_taken_over(tmp_path: Path) -> None:
+    place = resolve(str(tmp_path))
+    Records(place).write(record(0, 30.0))
+    with pytest.raises(BadRequest, match="holds trials, but no tune.json"):
+        begin_sweep(place, Sweep("1", {}), False, ())

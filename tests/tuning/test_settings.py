@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from idc_ray.config.tune import TuneConfig
+from idc_ray.errors import BadRequest
+from idc_ray.models import bundled_teacher_bytes
+from idc_ray.tuning.settings import check_space, make_settings, read_space
+from tests.tuning.conftest import WriteSpace, settings_of, tune_config
+
+SPACES = Path(__file__).resolve().parents[2] / "tune_spaces"
+
+
+@pytest.mark.parametrize("name", ["ratio", "rlff", "loss_weights", "all", "smoke"])
+def test_the_spaces_that_come_with_it_are_accepted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a space that a change of the configuration has made invalid, and a layer that the teacher has not."""
+    monkeypatch.setattr("idc_ray.models.Teacher.check_tile", lambda self, side: None)  # a pass for each tile size
+    config, space = read_space(TuneConfig(space=str(SPACES / f"{name}.yaml")))
+    check_space(make_settings(config, space), bundled_teacher_bytes(2))
+    assert config.samples > 1
+    assert config.stops_early == (name != "ratio")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"rlff.num_frequncies": [64]}, "did you mean 'rlff.num_frequencies'?"),
+        ({"seed": [1, 2]}, "parameters.seed cannot be set here"),
+        ({"rlff": [1, 2]}, "it is a section of"),
+        ({"tile_size": [16, 32]}, "varied by"),
+        ({"ratio": {"uniform": [0.1, 1.5]}}, "ratio 1.5 cannot be: setting 'ratio' is 1.5; expected: less than or"),
+        ({"init": ["random", "hardset"]}, 'init "hardset" cannot be'),
+        ({"rlff.kernel_size": {"integers": [1, 5]}}, "rlff.kernel_size 2 cannot be"),
+        ({"rlff.feature_layer": ["auto", "body.99"]}, "the teacher has no layer 'body.99'"),
+        ({"loss.instance": [0, 1], "loss.group": [1, 0]}, "loss.instance 0, loss.group 0 cannot be"),
+        ({"rlff.bandwidths": [[1, 2], [1, 2, 4]]}, "a multiple of 3"),
+    ],
+)
+def test_what_no_setting_accepts_is_refused_before_anything_starts(
+    parameters: Any, message: str, write_space: WriteSpace
+) -> None:
+    """Catches a sweep that finds out hours later, trial by trial."""
+    condense = {"tile_size": 16, "rlff.num_frequencies": 32, "rlff.num_held_out": 16}
+    with pytest.raises(BadRequest, match=re.escape(message)):
+        check_space(settings_of(write_space(parameters), condense=condense), bundled_teacher_bytes(2))
+
+
+def test_patches_larger_than_the_smallest_tile_are_refused(write_space: WriteSpace) -> None:
+    settings = settings_of(write_space({"tile_size": [16, 48]}), train={"patch_size": 32}, condense={})
+    with pytest.raises(BadRequest, match="tile_size 16 cannot be: train.patch_size is 32"):
+        check_space(settings, bundled_teacher_bytes(2))
+
+
+def test_the_space_s_settings_stand_below_the_user_s(write_space: WriteSpace) -> None:
+    """Catches a file that overrides the command line, and a mapping that replaces instead of adding to another."""
+    space = write_space(
+        settings={"samples": 99, "reduction": 4, "hours": 2, "condense": {"rlff": {"padding": 3}, "ratio": 0.9}}
+    )
+    config, _ = read_space(tune_config(space, condense={"ratio": 0.3, "tile_size": 16}))
+    assert (config.samples, config.reduction, config.hours) == (4, 2, 2)
+    assert config.condense == {"rlff.padding": 3, "ratio": 0.3, "tile_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"setings": {}}, "'setings'; did you mean settings"),
+        ({"settings": {"sampels": 3}}, "did you mean 'samples'?"),
+        ({"settings": {"output": "x"}}, "settings.output cannot be set here"),
+        ({"settings": {"objectives": ["psnr", "ratio"], "stopper": "asha"}}, "stopper is asha"),
+    ],
+)
+def test_a_mistake_in_the_file_s_other_parts_is_told(content: Any, message: str, write_space: WriteSpace) -> None:
+    with pytest.raises(BadRequest, match=re.escape(message)):
+        read_space(TuneConfig(space=write_space(**content)))
+
+
+def test_a_trial_s_settings_are_fixed_then_drawn(write_space: WriteSpace) -> None:
+    """Catches a draw that is lost, and a trial that is tracked or seeded by itself."""
+    settings = settings_of(write_space())
+    condense = settings.condense({"init": "random", "loss.gamma": 0.5}, 7)
+    assert (condense.init, condense.loss.gamma, condense.seed, condense.tile_size) == ("random", 0.5, 7, 16)
+    assert not condense.mlflow.enabled
+    assert settings.train.validation.every == 2  # half of the steps: one rung, reduction 2
+    assert settings.train_steps == 4

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+import pytest
+
+from idc_ray.tuning.parsing import parse_parameters
+from idc_ray.tuning.space import Space
+
+CONDITIONAL = {
+    "a": ["x", "y"],
+    "b": {"uniform": [0, 1], "when": {"a": "y"}},
+    "c": {"integers": [1, 5], "step": 2},
+}
+
+
+def space_of(parameters: Any) -> Space:
+    return parse_parameters(parameters, "s.yaml")
+
+
+def test_every_kind_draws_what_it_says() -> None:
+    """Catches a log range that is uniform, integers that are floats, and lists that come back as text."""
+    space = space_of(
+        {
+            "choice": [[1, 2], "auto", 3],
+            "uniform": {"uniform": [0, 2]},
+            "log": {"log_uniform": [0.001, 1]},
+            "int": {"integers": [1, 7], "step": 2},
+            "log_int": {"log_integers": [1, 1000]},
+        }
+    )
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    draws = [space.draw(study.ask()) for _ in range(200)]
+    assert {str(draw["choice"]) for draw in draws} == {"[1, 2]", "auto", "3"}
+    assert {draw["int"] for draw in draws} == {1, 3, 5, 7}
+    assert all(0 <= draw["uniform"] <= 2 for draw in draws)
+    assert all(isinstance(draw["log_int"], int) and 1 <= draw["log_int"] <= 1000 for draw in draws)
+    for name, low, high in (("log", 0.01, 0.1), ("log_int", 10, 100)):
+        assert 0.2 < sum(low <= draw[name] < high for draw in draws) / 200 < 0.5  # a third of the decades
+
+
+def test_a_conditional_takes_part_only_where_its_parent_says() -> None:
+    """Catches a parameter that is drawn, and told to the model, where it changes nothing."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(30):
+        draw = space_of(CONDITIONAL).draw(study.ask())
+        assert ("b" in draw) == (draw["a"] == "y")
+
+
+def test_a_grid_has_each_point_once() -> None:
+    """Catches points that differ only in what takes no part, and ends that a grid leaves out."""
+    grid = space_of(CONDITIONAL).grid(3)
+    assert len(grid) == 3 + 9
+    assert {draw.get("b") for draw in grid} == {None, 0.0, 0.5, 1.0}
+    assert len({str(draw) for draw in grid}) == 12
+    log = space_of({"n": {"log_integers": [1, 100]}, "x": {"log_uniform": [0.1, 10]}}).grid(3)
+    assert [draw["n"] for draw in log[::3]] == [1, 10, 100]
+    assert [draw["x"] for draw in log[:3]] == pytest.approx([0.1, 1, 10])
+
+
+def test_probes_hold_every_two_values_that_can_be_together() -> None:
+    """Catches a value that is never tried because its condition did not hold."""
+    probed = [values for values, _ in space_of(CONDITIONAL).probes()]
+    assert {"a": "y", "b": 1.0} in probed and {"b": 0.0, "c": 5} in probed and {"c": 3} in probed
+    assert {"a": "x", "b": 1.0} not in probed
+    for values, draw in space_of(CONDITIONAL).probes():
+        assert values.items() <= draw.items()

@@ -1,0 +1,203 @@
+"""The job as a whole: on the tests' cluster, and as a process that is killed."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from idc_ray.errors import BadRequest, IdcError, Interrupted, Locked
+from idc_ray.store.filesystem import resolve
+from idc_ray.store.lock import lock
+from idc_ray.tuning import tune as module
+from idc_ray.tuning.records import Records
+from idc_ray.tuning.tune import tune
+from tests.e2e.conftest import end, wait_for
+from tests.tuning import deadly
+from tests.tuning.conftest import SETTINGS, WriteSpace, tune_config
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Five settings, of which one fails.
+PARAMETERS: dict[str, Any] = {
+    "ratio": [1.0e-9, 0.3],
+    "loss.gamma": {"choice": [0.0, 0.5, 1.0, 2.0], "when": {"ratio": 0.3}},
+}
+
+
+def records(output: Path) -> dict[int, dict[str, Any]]:
+    found = (json.loads(path.read_text()) for path in (output / "trials").glob("*.json"))
+    return {record["number"]: record for record in found}
+
+
+def statuses(output: Path) -> list[str]:
+    return [record["status"] for _, record in sorted(records(output).items())]
+
+
+def test_a_whole_sweep_with_a_trial_that_throws(
+    ray_cluster: Any, images: Path, tmp_path: Path, write_space: WriteSpace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a failure that ends the sweep or goes unseen, children without a parent, a finished sweep begun anew."""
+    output = tmp_path / "out"
+    config = tune_config(
+        write_space(PARAMETERS), input=str(images), output=str(output), search="grid", mlflow__enabled=True,
+        samples=5, condense={name: value for name, value in SETTINGS["condense"].items() if name != "ratio"},
+    )  # fmt: skip
+    assert tune(config) == 0
+    assert statuses(output) == ["failed", "finished", "finished", "finished", "finished"]
+    assert "no tile came of the images" in records(output)[0]["reason"]
+    text = capsys.readouterr().out
+    table = pq.read_table(io.BytesIO((output / "trials.parquet").read_bytes()))
+    best = max((row for row in table.to_pylist() if row["psnr"]), key=lambda row: row["psnr"])
+    assert best["rank"] == 1 and f"{best['psnr']:.3f}" in text and "failed; no tile came" in text
+    settings = yaml.safe_load((output / "best.yaml").read_text())
+    assert settings["loss"]["gamma"] == best["param.loss.gamma"]
+    _check_mlflow(output)
+
+    files = {path: path.stat().st_mtime_ns for path in (output / "trials").iterdir()}
+    assert tune(config) == 0
+    assert {path: path.stat().st_mtime_ns for path in (output / "trials").iterdir()} == files
+    with pytest.raises(BadRequest, match=r"(?s)holds another sweep.*reduction: 2 -> 3"):
+        tune(config.model_copy(update={"reduction": 3}))
+    with lock(resolve(str(output)), "the test"), pytest.raises(Locked, match="in use by the test"):
+        tune(config)
+
+
+def _check_mlflow(output: Path) -> None:
+    client = MlflowClient(f"sqlite:///{output}/mlflow.db")
+    experiment = client.get_experiment_by_name("idc_ray_tune")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = {run.info.run_name: run for run in runs if run is not parent}
+    assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in children.values())
+    assert len(children) == 5 and parent.info.status == "FINISHED"
+    assert (children["trial-00000"].info.status, children["trial-00001"].info.status) == ("FAILED", "FINISHED")
+    assert "no tile" in children["trial-00000"].data.params["reason"]
+    for number, record in records(output).items():
+        run = children[f"trial-{number:05d}"]
+        assert run.data.params["ratio"] == str(record["draw"]["ratio"])
+        if record["status"] == "finished":
+            assert run.data.metrics["psnr"] == pytest.approx(record["psnr"])
+            assert len(client.get_metric_history(run.info.run_id, "curve_psnr")) == 2
+    names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    pictures = {"history.png", "parallel_coordinates.png", "importance.png"}
+    assert {"best.yaml", "results.md", "trials.parquet", "config.yaml", *pictures} <= names
+
+
+def test_a_trial_that_is_killed_is_tried_again_and_then_left(
+    ray_cluster: Any, images: Path, tmp_path: Path, write_space: WriteSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a trial that is begun for ever, and one that takes the sweep with it; and an interrupt that Tune keeps
+    to itself."""
+    output = tmp_path / "out"
+    space = write_space({"init": ["random", "hardest", "medoid"]})
+    config = tune_config(
+        space, input=str(images), output=str(output), search="grid", attempts=2, objectives=["psnr", "ratio", "cost"]
+    )
+    monkeypatch.setattr(module, "trainable", deadly.trainable)
+    write = Records.write
+
+    def interrupted(self: Records, record: Any) -> None:
+        write(self, record)
+        if record.status == "finished":
+            raise Interrupted("stopped by the test")
+
+    monkeypatch.setattr(Records, "write", interrupted)
+    with pytest.raises(Interrupted):
+        tune(config)
+    assert statuses(output).count("finished") == 1
+    monkeypatch.setattr(Records, "write", write)
+    assert tune(config) == 0
+    found = records(output)
+    by_init = {record["draw"]["init"]: record for record in found.values()}
+    assert {init: record["status"] for init, record in by_init.items()} == {
+        "random": "failed", "hardest": "finished", "medoid": "finished",
+    }  # fmt: skip
+    assert by_init["random"]["deaths"] >= 2
+    assert "its process died" in by_init["random"]["reason"]
+    assert (output / "pareto.yaml").exists() and (output / "pareto_front.png").exists()
+
+
+@pytest.mark.timeout(600)
+def test_killed_and_continued(ray_cluster: Any, images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
+    """Catches a finished trial that is lost or run again, whatever the moment; and SIGTERM that is no clean end."""
+    output = tmp_path / "out"
+    options = {**SETTINGS, "space": write_space(), "input": str(images), "output": str(output), "actors.max_size": 1}
+    file = tmp_path / "tune.yaml"
+    file.write_text(yaml.safe_dump(options))
+
+    def launch() -> subprocess.Popen[str]:
+        job = [sys.executable, str(ROOT / "jobs" / "tune.py"), "--config", str(file)]
+        return subprocess.Popen(job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def ended() -> dict[int, int]:
+        numbers = [number for number, each in records(output).items() if each["status"] != "running"]
+        return {number: (output / "trials" / f"{number:05d}.json").stat().st_mtime_ns for number in numbers}
+
+    process = launch()
+    wait_for(lambda: len(ended()) >= 1, process, 250)
+    end(process, signal.SIGKILL)
+    first = ended()
+    running = set(records(output)) - set(first)
+    process = launch()
+    wait_for(lambda: len(ended()) > len(first), process, 250)
+    code, told, _ = end(process, signal.SIGTERM)
+    assert code == 130, told
+    second = ended()
+    assert first.items() <= second.items()
+    assert tune(tune_config(**{**options, "actors.max_size": None})) == 0
+    third = ended()
+    assert second.items() <= third.items()
+    assert sorted(third) == [0, 1, 2, 3] and running <= set(third)
+    draws = [json.dumps(record["draw"], sort_keys=True) for record in records(output).values()]
+    assert len(set(draws)) == 4
+
+
+def test_a_typo_and_a_dry_run_start_nothing(
+    images: Path, tmp_path: Path, write_space: WriteSpace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / "tune.py"), "--space", write_space({"rlff.num_frequncies": [64]}),
+         "--output", str(output)],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "unknown setting 'rlff.num_frequncies'; did you mean 'rlff.num_frequencies'?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert tune(tune_config(write_space(), input=str(images), output=str(output), dry_run=True)) == 0
+    text = capsys.readouterr().out
+    assert 'loss.alpha: log_uniform [0.5, 2.0], where loss.discrepancy is "amplitude_phase"' in text
+    assert "4 trials of 1 seeds: 3 images, 4 steps, 1 images to score on" in text
+    assert not output.exists()
+
+
+def test_no_time_left_starts_nothing_and_says_so(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
+    """Catches a time limit that each launch begins anew."""
+    config = tune_config(write_space(), input=str(images), output=str(tmp_path / "out"), hours=1e-9)
+    with pytest.raises(IdcError, match="no trial came to its end; raise --hours"):
+        tune(config)
+    assert not (tmp_path / "out" / "trials").exists()
+
+
+def test_a_sweep_without_a_result_fails(
+    ray_cluster: Any, images: Path, tmp_path: Path, write_space: WriteSpace
+) -> None:
+    """Catches exit code 0 for nothing."""
+    space = write_space({"ratio": [1e-9, 1e-8]})
+    config = tune_config(space, input=str(images), output=str(tmp_path / "out"), condense={
+        "tile_size": 16, "allocation": "difficulty", "iterations": 0, "slots": 2,
+    })  # fmt: skip
+    with pytest.raises(IdcError, match="no trial came to its end; no tile came of the images"):
+        tune(config)
