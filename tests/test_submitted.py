@@ -17,6 +17,7 @@ from idc_ray.config.compare import CompareConfig
 from idc_ray.config.evaluate import EvaluateConfig
 from idc_ray.config.export import ExportConfig
 from idc_ray.config.train import TrainConfig
+from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import BadRequest
 from idc_ray.submitted import JOB_CONFIG, is_submitted
 
@@ -58,6 +59,7 @@ def test_only_a_submitted_job_is_one(text: str) -> None:
         (EvaluateConfig, "--model m.pt --benchmarks b --output e", "--model is 'm.pt', --benchmarks is 'b'"),
         (ExportConfig, "--run out --output x", "--run is 'out', --output is 'x'"),
         (CompareConfig, "--benchmarks b --validation v", "--output is 'idc_comparison', --benchmarks is 'b'"),
+        (TuneConfig, "--space s.yaml --input i --output /t --validation v", "--input is 'i', --validation is 'v'"),
     ],
 )
 def test_a_relative_place_is_refused_with_the_reason(
@@ -87,15 +89,18 @@ def test_elsewhere_relative_places_are_fine() -> None:
     parse(CondenseConfig, ["--input", "photos", "--output", "out"], "")
 
 
-#: Settings that are texts and no paths.
+#: Settings that are texts and no paths. The space of a sweep is a file that is read at once, as --config is: it may
+#: come along with the code.
 WORDS = {"device", "image_column", "feature_layer", "ray_address", "experiment", "run_name", "reference", "methods"}
 WORDS |= {"students", "tracking_uri", "variants", "networks", "condense", "train", "model_arguments"}
 
 
-@pytest.mark.parametrize("model", [CondenseConfig, TrainConfig, EvaluateConfig, ExportConfig, CompareConfig])
+@pytest.mark.parametrize(
+    "model", [CondenseConfig, TrainConfig, EvaluateConfig, ExportConfig, CompareConfig, TuneConfig]
+)
 def test_every_setting_that_names_a_place_is_marked(model: type[Section]) -> None:
     """Catches a new path setting that nobody marked: a text is a place, or is named here."""
-    words = WORDS | ({"model"} if model is TrainConfig else set())
+    words = WORDS | ({"model"} if model is TrainConfig else set()) | ({"space"} if model is TuneConfig else set())
     for setting in settings_of(model):
         kind = str(setting.field.annotation)
         if "str" in kind and "Literal" not in kind and setting.name.rpartition(".")[2] not in words:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from idc_ray.config.base import Neutral, Section
+from idc_ray.config.base import Neutral, Place, Section
 from idc_ray.config.condense import Actors, Count, Mlflow, Positive, Text
 
 __all__ = ["TuneConfig"]
@@ -28,17 +28,17 @@ class TuneConfig(Section):
 
     space: Neutral[Text]
     """YAML file of what is varied, such as tune_spaces/rlff.yaml. Its content counts, its path does not."""
-    input: Neutral[Text | None] = None
+    input: Neutral[Place[Text | None]] = None
     """Folder, glob, list file or Parquet of HR images; null: photographs of scikit-image."""
-    output: Neutral[Text] = "idc_tuning"
+    output: Neutral[Place[Text]] = "idc_tuning"
     """Folder or object-store prefix for records, results and the MLflow database."""
     scale: Literal[2, 3, 4] = 2
     """Super-resolution factor."""
-    teacher: Neutral[Text | None] = None
+    teacher: Neutral[Place[Text | None]] = None
     """Checkpoint of the teacher; null: the bundled one of this scale. Its hash counts."""
     images: Neutral[Count] = 50
     """Most images that a trial condenses: those with the smallest ids, which say nothing about their content."""
-    validation: Neutral[Text | None] = None
+    validation: Neutral[Place[Text | None]] = None
     """Folder of HR images that students are scored on, no benchmark; null: a held-out share of the input."""
     validation_share: Neutral[Annotated[float, Field(gt=0, lt=1)]] = 0.2
     """Share of the input's images that is held out where validation is null, fixed by the images' ids; at least one."""

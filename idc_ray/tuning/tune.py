@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily
 from idc_ray.pipeline.cluster import PoolPlan, join, plan_pool
 from idc_ray.pipeline.progress import duration
+from idc_ray.store import holder_text
 from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.lock import lock
 from idc_ray.tracking import tracking_uri
@@ -74,7 +74,7 @@ def tune(config: TuneConfig) -> int:
         tracking_uri(config.mlflow, config.output)
     place = resolve(config.output)
     place.check_writable()
-    with lock(place, f"process {os.getpid()} on {socket.gethostname()}"):
+    with lock(place, holder_text()):
         sweep = begin_sweep(place, plan.sweep, config.overwrite, OURS)
         place.write("config.yaml", config.to_yaml().encode())
         return _Sweep(plan, place, sweep.seconds).run()
