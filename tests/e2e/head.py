@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -107,6 +108,7 @@ def running_head(cpus: int) -> Iterator[Head]:
         stdout=(folder / "head.log").open("w"),
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=die_with_parent,
     )
     head = Head(f"http://127.0.0.1:{ports[1]}", folder)
     try:
@@ -122,6 +124,11 @@ def running_head(cpus: int) -> Iterator[Head]:
                 os.kill(pid, signal.SIGKILL)
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def die_with_parent() -> None:
+    """SIGTERM when the test's process is gone: a head that outlives it would work on for ever."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def answers(head: Head) -> bool:
