@@ -20,6 +20,7 @@ from idc_ray.config.compare import CompareConfig
 from idc_ray.config.evaluate import EvaluateConfig
 from idc_ray.config.export import ExportConfig
 from idc_ray.config.train import TrainConfig
+from idc_ray.config.tune import TuneConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {
@@ -28,6 +29,7 @@ CONFIGS = {
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
     "compare": CompareConfig,
+    "tune": TuneConfig,
 }
 #: What only a user can know.
 PLACEHOLDER = re.compile(r"REGISTRY|BUCKET|ami-0{17}|:0{12}:")
