@@ -58,11 +58,6 @@ def test_only_a_submitted_job_is_one(text: str) -> None:
         (TrainConfig, "--data /a --output /t --start s.pt --labels-from l", "--start is 's.pt', --labels-from is"),
         (EvaluateConfig, "--model m.pt --benchmarks b --output e", "--model is 'm.pt', --benchmarks is 'b'"),
         (ExportConfig, "--run out --output x", "--run is 'out', --output is 'x'"),
-        (
-            TuneConfig,
-            "--space tune_spaces/rlff.yaml --input /in --validation v",
-            "--output is 'idc_tuning', --validation is",
-        ),
         (CompareConfig, "--benchmarks b --validation v", "--output is 'idc_comparison', --benchmarks is 'b'"),
         (TuneConfig, "--space s.yaml --input i --output /t --validation v", "--input is 'i', --validation is 'v'"),
     ],
@@ -98,7 +93,6 @@ def test_elsewhere_relative_places_are_fine() -> None:
 #: come along with the code.
 WORDS = {"device", "image_column", "feature_layer", "ray_address", "experiment", "run_name", "reference", "methods"}
 WORDS |= {"students", "tracking_uri", "variants", "networks", "condense", "train", "model_arguments"}
-WORDS |= {"space"}  # a file that goes along with the code, as --config does
 
 
 @pytest.mark.parametrize(
