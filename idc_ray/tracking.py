@@ -19,6 +19,7 @@ from urllib.request import url2pathname
 
 from idc_ray.config import Mlflow
 from idc_ray.errors import BadRequest
+from idc_ray.redact import redact, redact_within
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,8 +49,8 @@ def tracking_uri(settings: Mlflow, output: str) -> str:
     folder = _local_folder(output)
     if folder is None:
         raise BadRequest(
-            f"output {output!r} is in an object store, which cannot hold MLflow's database; set MLFLOW_TRACKING_URI "
-            "(or --mlflow.tracking-uri) to a server, or give --no-mlflow.enabled"
+            f"output {redact(output)!r} is in an object store, which cannot hold MLflow's database; "
+            "set MLFLOW_TRACKING_URI (or --mlflow.tracking-uri) to a server, or give --no-mlflow.enabled"
         )
     return _database_uri(folder)
 
@@ -104,14 +105,15 @@ class Tracker:
             experiment = _experiment(client, settings.experiment, _artifact_location(uri, output))
             found = _continued(client, run_id) if run_id else None
             if found is None:
-                name = name or settings.run_name or f"{output.rstrip('/').rpartition('/')[2]}-{digest[:8]}"
-                tags = {"idc_ray.digest": digest, "idc_ray.output": output}
+                name = name or settings.run_name or f"{_last_part(output)}-{digest[:8]}"
+                tags = {"idc_ray.digest": digest, "idc_ray.output": redact(output)}
                 tags |= {} if parent is None else {"mlflow.parentRunId": parent}
                 found = client.create_run(experiment, run_name=name, tags=tags).info.run_id
         except Exception as error:
             raise BadRequest(
-                f"MLflow at {uri} cannot be used: {error}; set --mlflow.tracking-uri, or give --no-mlflow.enabled"
-            ) from error
+                f"MLflow at {redact(uri)} cannot be used: {redact_within(str(error))}; "
+                "set --mlflow.tracking-uri, or give --no-mlflow.enabled"
+            ) from None  # the cause quotes the URI with its credentials
         return cls(client, found)
 
     def log_params(self, params: Mapping[str, object]) -> None:
@@ -165,8 +167,8 @@ class Tracker:
         def send(client: MlflowClient) -> None:
             from mlflow.entities import Dataset, DatasetInput, InputTag
 
-            name = uri.rstrip("/").rpartition("/")[2] or uri
-            source, profile = json.dumps({"uri": uri}), json.dumps({"images": images})
+            name = _last_part(uri) or uri
+            source, profile = json.dumps({"uri": redact(uri)}), json.dumps({"images": images})
             dataset = Dataset(
                 name[-500:], digest[:36], "local" if _local_folder(uri) else "uri", source, profile=profile
             )
@@ -207,12 +209,18 @@ class Tracker:
             self._silent_until = time.monotonic() + RETRY_SECONDS
             if not self._warned:
                 log.warning(
-                    "MLflow failed to take %s (%s); the job goes on without it and tries again later", what, error
+                    "MLflow failed to take %s (%s); the job goes on without it and tries again later",
+                    what,
+                    redact_within(str(error)),
                 )
             self._warned = True
             return False
         self._warned = False  # it came back: should it go again, that is news
         return True
+
+
+def _last_part(place: str) -> str:
+    return redact(place).partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
 def _local_folder(place: str) -> Path | None:
@@ -285,5 +293,5 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat.update(_flat(value, f"{prefix}{name}."))
         else:
-            flat[prefix + name] = str(value)[:MAX_TEXT]
+            flat[prefix + name] = (redact(value) if isinstance(value, str) else redact_within(str(value)))[:MAX_TEXT]
     return flat

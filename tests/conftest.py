@@ -45,6 +45,28 @@ def ray_cluster() -> Iterator[Any]:
     ray.shutdown()
 
 
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Any]:
+    """One S3 server on loopback for the whole session."""
+    from tests.s3 import serving
+
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The server without faults, with credentials in the environment, as its users have them."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a-key-of-the-environment")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-the-environment")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # a machine without a role: nobody answers for seconds
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_MAX_ATTEMPTS", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    s3_server.fault = lambda request: None
+    yield s3_server
+    s3_server.fault = lambda request: None
+
+
 @pytest.fixture
 def data_context() -> Iterator[Any]:
     """Ray Data's context, which is global to the process: what the test changes is undone."""

@@ -12,6 +12,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
+from idc_ray.redact import redact_all
+
 __all__ = ["Neutral", "Place", "Section", "Setting", "places_of", "result_digest", "result_settings", "settings_of"]
 
 _NEUTRAL = "neutral"
@@ -42,8 +44,16 @@ class Section(BaseModel):
         return value
 
     def to_yaml(self) -> str:
-        """All settings, defaults too, as YAML that loads back to an equal configuration."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """All settings, defaults too, as YAML that loads back to an equal configuration.
+
+        Only credentials in URIs are left out: it is printed, stored and tracked.
+        """
+        return yaml.safe_dump(redact_all(self.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        # Ray logs what its operators were given.
+        for name, value in super().__repr_args__():
+            yield name, redact_all(value) if isinstance(value, str | list | tuple) else value
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from idc_ray.evaluation.benchmarks import (
 )
 from idc_ray.evaluation.upscaling import FloatUpscale, rounded, self_ensemble, tiled
 from idc_ray.images import encode_png, resize
-from idc_ray.images.locate import locate
-from idc_ray.images.names import open_path
+from idc_ray.images.locate import locate, read_bytes
 from idc_ray.models import bundled_teacher_bytes, load_upscaler, teacher_sha256
 from idc_ray.store.filesystem import Place, resolve
 
@@ -95,12 +94,7 @@ def _checkpoint(config: EvaluateConfig) -> tuple[bytes, str]:
     """Content and name of the network's file."""
     if config.model == "bundled":
         return bundled_teacher_bytes(config.scale), "the bundled teacher"
-    where = locate(config.model)
-    try:
-        with open_path(where.filesystem, where.path) as file:
-            return bytes(file.read()), where.path.rpartition("/")[2]
-    except OSError as error:
-        raise BadRequest(f"checkpoint {where.uri} cannot be read ({error}); check --model") from None
+    return read_bytes(config.model, "--model"), locate(config.model).path.rpartition("/")[2]
 
 
 def _device(name: str) -> torch.device:

@@ -10,9 +10,10 @@ from urllib.parse import parse_qsl, quote, urlencode
 from pyarrow import fs
 
 from idc_ray.errors import BadRequest
-from idc_ray.images.names import shown
+from idc_ray.images.names import open_path, shown
+from idc_ray.objects import open_uri
 
-__all__ = ["Place", "locate"]
+__all__ = ["Place", "locate", "read_bytes"]
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _QUERY = re.compile(r"[A-Za-z_]+=[^/]*$")
@@ -55,12 +56,30 @@ def locate(text: str) -> Place:
     return _locate_uri(text)
 
 
+def read_bytes(text: str, setting: str) -> bytes:
+    """The content of one file, such as a checkpoint, wherever it is.
+
+    Args:
+        text: as for :func:`locate`.
+        setting: the option that named it, for messages.
+
+    Raises:
+        BadRequest: it cannot be read.
+    """
+    place = locate(text)
+    try:
+        with open_path(place.filesystem, place.path) as file:
+            return bytes(file.read())
+    except OSError as error:
+        raise BadRequest(f"the checkpoint {place.uri} cannot be read ({error}); check {setting}") from None
+
+
 def _locate_uri(text: str) -> Place:
     scheme, rest = text.split("://", 1)
     rest, query = _split_query(rest)
     host, slash, path = rest.partition("/")
     try:
-        filesystem, inside = fs.FileSystem.from_uri(
+        filesystem, inside = open_uri(
             f"{scheme}://{host}{slash}{quote(path, safe='/%*')}" + (f"?{query}" if query else "")
         )
     except (ValueError, OSError, NotImplementedError) as error:

@@ -14,7 +14,7 @@ from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.images import Found, ImageRef, Instance, find_images, grid_count, load_instance
 from idc_ray.images.listing import has_wildcard, split_pattern
-from idc_ray.images.locate import Place, locate
+from idc_ray.images.locate import Place, locate, read_bytes
 from idc_ray.images.names import open_path
 from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
@@ -34,12 +34,7 @@ def read_teacher(config: CondenseConfig) -> bytes:
     """
     if config.teacher is None:
         return bundled_teacher_bytes(config.scale)
-    place = locate(config.teacher)
-    try:
-        with open_path(place.filesystem, place.path) as file:
-            return file.read()
-    except OSError as error:
-        raise BadRequest(f"the teacher {place.uri} cannot be read ({error}); check --teacher") from None
+    return read_bytes(config.teacher, "--teacher")
 
 
 def find_input(config: CondenseConfig, photographs: str | None = None) -> Found:

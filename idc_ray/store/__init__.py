@@ -18,6 +18,7 @@ An output (local path, ``s3://``, ``gs://``; through pyarrow.fs) holds::
 
 from __future__ import annotations
 
+from idc_ray.redact import redact
 from idc_ray.store.attempts import AttemptKind
 from idc_ray.store.done import DoneImages
 from idc_ray.store.holder import Holder, holder_text
@@ -28,7 +29,6 @@ from idc_ray.store.manifest import Manifest
 from idc_ray.store.parts import Part
 from idc_ray.store.quarantine import QuarantineEntry
 from idc_ray.store.records import INDEX_SCHEMA, ImageRecord, SourceState
-from idc_ray.store.redact import redact
 from idc_ray.store.run_record import RunRecord
 from idc_ray.store.schema import ROW_SCHEMA, TileRow, rows_from_table
 from idc_ray.store.status import Status

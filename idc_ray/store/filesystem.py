@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import re
+import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -15,12 +17,14 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, SubTreeFileSystem
 
 from idc_ray.errors import BadRequest, IdcError
+from idc_ray.objects import StoreUnavailable, explain, open_uri, waits
+from idc_ray.redact import redact, redact_within
 from idc_ray.store import atomic
-from idc_ray.store.redact import redact
 
 __all__ = ["Place", "resolve"]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SPOILT = "Failed to flush response stream"
 
 
 @dataclass(frozen=True)
@@ -48,15 +52,18 @@ class Place:
 
     def shown(self, name: str) -> str:
         """``name`` as messages show it."""
-        return f"{self.uri.rstrip('/')}/{name}"
+        place, mark, query = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+        return f"{place.rstrip('/')}/{name}{mark}{query}"
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
         """Writes a whole file, atomically and durably (see `atomic.write_bytes`)."""
-        atomic.write_bytes(self.fs, self.path(name), data)
+        with self._told("write", name):
+            atomic.write_bytes(self.fs, self.path(name), data)
 
     def delete(self, name: str) -> None:
         """Deletes a file; one that is not there is fine."""
-        atomic.delete(self.fs, self.path(name))
+        with self._told("delete", name):
+            atomic.delete(self.fs, self.path(name))
 
     def sync(self, folder: str) -> None:
         """Makes deletions right in a local folder survive a power cut; those in an object store do."""
@@ -65,19 +72,28 @@ class Place:
 
     def open(self, name: str) -> pa.NativeFile:
         """Opens a file for random access; FileNotFoundError if it is not there."""
-        return self.fs.open_input_file(self.path(name))
+        with self._told("read", name):
+            return self.fs.open_input_file(self.path(name))
 
     def read(self, name: str) -> bytes | None:
         """A whole file, None if it is not there."""
-        try:
-            with self.open(name) as file:
-                return bytes(file.read())
-        except FileNotFoundError:
-            return None
+        # An error's text that is longer than the file spoils pyarrow's buffer, and it does not ask again.
+        for wait in (*waits(), None):
+            try:
+                with self._told("read", name), self.fs.open_input_file(self.path(name)) as file:
+                    return bytes(file.read())
+            except FileNotFoundError:
+                return None
+            except StoreUnavailable as error:
+                if wait is None or _SPOILT not in str(error):
+                    raise
+                time.sleep(wait)
+        raise AssertionError("the last attempt returns or raises")
 
     def size(self, name: str) -> int | None:
         """A file's size in bytes, None if it is not there."""
-        info = self.fs.get_file_info(self.path(name))
+        with self._told("look at", name):
+            info = self.fs.get_file_info(self.path(name))
         return int(info.size) if info.type == FileType.File else None
 
     def files(self, folder: str) -> list[str]:
@@ -135,7 +151,7 @@ class Place:
                 if self.is_local
                 else "check that the bucket exists, that the credentials may write and delete in it, and its region"
             )
-            raise BadRequest(f"cannot write to output {self.uri} ({redact(str(error))}); {fix}") from error
+            raise BadRequest(f"cannot write to output {self.uri} ({redact_within(str(error))}); {fix}") from error
 
     def _list(self, folder: str, kind: FileType) -> list[str]:
         path = self.path(folder)
@@ -144,8 +160,22 @@ class Place:
                 return []
             with os.scandir(path) as entries:
                 return sorted(e.name for e in entries if (e.is_dir() if kind == FileType.Directory else e.is_file()))
-        infos = self.fs.get_file_info(FileSelector(path, allow_not_found=True))
+        with self._told("list", folder):
+            infos = self.fs.get_file_info(FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in infos if info.type == kind)
+
+    @contextlib.contextmanager
+    def _told(self, what: str, name: str) -> Iterator[None]:
+        """An object store's error with the name and the fix; a disk's says enough."""
+        try:
+            yield
+        except (IdcError, FileNotFoundError):
+            raise
+        except (OSError, pa.ArrowException) as error:
+            if self.is_local:
+                raise
+            text = redact_within(str(error).partition("\n")[0])
+            raise StoreUnavailable(f"cannot {what} {self.shown(name)} ({text}); {explain(error)}") from error
 
 
 def resolve(uri: str, filesystem: FileSystem | None = None) -> Place:
@@ -171,8 +201,8 @@ def resolve(uri: str, filesystem: FileSystem | None = None) -> Place:
             raise BadRequest(f"{redact(uri)} names the host {host!r}; expected file:///absolute/path")
         return _local("/" + unquote(path))
     try:
-        fs, root = FileSystem.from_uri(uri)
-    except (OSError, ValueError, pa.ArrowException) as error:
+        fs, root = open_uri(uri)
+    except (OSError, ValueError, NotImplementedError, pa.ArrowException) as error:
         # `from None`: the cause's text holds the URI with its credentials
         raise BadRequest(f"cannot open {redact(uri)} ({_first_line(error, uri)}); expected {_EXPECTED}") from None
     return Place(fs, root.rstrip("/"), redact(uri))

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from idc_ray.errors import IdcError
+from idc_ray.objects import StoreUnavailable
 from idc_ray.store.filesystem import Place
 from idc_ray.store.layout import INDEX, SHARDS, index_name, pending_name, shard_name, shard_number
 from idc_ray.store.records import INDEX_SCHEMA, ImageRecord, table_from_records
@@ -89,12 +90,14 @@ def read_index(place: Place, shard: int, columns: Sequence[str] | None = None) -
         IdcError: it cannot be read.
     """
     try:
-        with place.open(index_name(shard)) as file:
-            parquet = pq.ParquetFile(file)
-            info = ShardInfo(**json.loads((parquet.metadata.metadata or {})[_SHARD]))
-            table = parquet.read(columns=list(columns) if columns is not None else None)
-    except FileNotFoundError:
-        return None
+        data = place.read(index_name(shard))  # whole: by columns it would be a request for each of them
+        if data is None:
+            return None
+        parquet = pq.ParquetFile(pa.BufferReader(data))
+        info = ShardInfo(**json.loads((parquet.metadata.metadata or {})[_SHARD]))
+        table = parquet.read(columns=list(columns) if columns is not None else None)
+    except StoreUnavailable:
+        raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise IdcError(f"{place.shown(index_name(shard))} is not a whole index ({error}); {_FIX}") from error
     if columns is None and table.schema != INDEX_SCHEMA:

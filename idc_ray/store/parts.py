@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from idc_ray.errors import IdcError
+from idc_ray.objects import StoreUnavailable
 from idc_ray.store.filesystem import Place
 from idc_ray.store.layout import part_folder, part_id, part_name
 from idc_ray.store.records import ImageRecord
@@ -62,11 +63,13 @@ def read_part(place: Place, digest: str, image_id: str) -> Part:
     """
     name = part_name(digest, image_id)
     try:
-        with place.open(name) as file:
-            parquet = pq.ParquetFile(file)
-            record = _record(parquet.metadata)
-            table = parquet.read().replace_schema_metadata(ROW_SCHEMA.metadata)
-    except FileNotFoundError:
+        data = place.read(name)  # whole: by columns it would be a request for each of them
+        if data is None:
+            raise FileNotFoundError(place.shown(name))
+        parquet = pq.ParquetFile(pa.BufferReader(data))
+        record = _record(parquet.metadata)
+        table = parquet.read().replace_schema_metadata(ROW_SCHEMA.metadata)
+    except (FileNotFoundError, StoreUnavailable):
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise _unreadable(place, name, str(error)) from error
@@ -82,7 +85,7 @@ def read_record(place: Place, digest: str, image_id: str) -> ImageRecord:
     try:
         with place.open(name) as file:
             return _record(pq.read_metadata(file))
-    except FileNotFoundError:
+    except (FileNotFoundError, StoreUnavailable):
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise _unreadable(place, name, str(error)) from error

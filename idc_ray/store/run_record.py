@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from idc_ray.errors import BadRequest, IdcError
+from idc_ray.redact import redact_all
 from idc_ray.store import owned
 from idc_ray.store.filesystem import Place
 from idc_ray.store.index import list_index
 from idc_ray.store.layout import RUN, check_name, check_shard_count
-from idc_ray.store.redact import redact_all
 
 __all__ = ["FORMAT_VERSION", "RunRecord", "begin_run", "read_run", "update_run"]
 

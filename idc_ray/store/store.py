@@ -131,7 +131,7 @@ class Store:
     def read_shard(self, shard: int) -> pa.Table:
         """The rows of a shard, as a table of `ROW_SCHEMA`; FileNotFoundError if there is none."""
         with self.place.open(shard_name(shard)) as file:
-            return pq.ParquetFile(file).read().replace_schema_metadata(ROW_SCHEMA.metadata)
+            return pq.ParquetFile(file, pre_buffer=True).read().replace_schema_metadata(ROW_SCHEMA.metadata)
 
     def index_table(self, columns: list[str] | None = None) -> pa.Table:
         """One row per finished image in a shard: sizes, losses, times (see `ImageRecord`)."""

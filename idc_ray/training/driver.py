@@ -22,10 +22,9 @@ from ray.util.queue import Empty, Queue
 from torch.nn.parallel import DistributedDataParallel
 
 from idc_ray.config.train import TrainConfig
-from idc_ray.errors import BadRequest, IdcError
+from idc_ray.errors import IdcError
 from idc_ray.images import encode_png
-from idc_ray.images.locate import locate
-from idc_ray.images.names import open_path
+from idc_ray.images.locate import read_bytes
 from idc_ray.interrupt import check_interrupted
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.cluster import join
@@ -76,7 +75,7 @@ def train(config: TrainConfig) -> int:
         IdcError: anything else that a user can mend.
     """
     print(config.to_yaml(), flush=True)
-    labels = _read(config.labels_from) if config.labels_from is not None else None
+    labels = None if config.labels_from is None else read_bytes(config.labels_from, "--labels-from")
     sources = open_sources(config, None, torch.device("cpu"))
     student_spec(config).build()  # what is wrong with the model is told here, not by a worker minutes later
     for source in sources:
@@ -102,15 +101,6 @@ def train(config: TrainConfig) -> int:
             return 0
         notes = {"data": record.data, "digest": digest, "iterations": config.iterations, "seed": config.seed}
         return _tracked(config, place, record, labels, notes)
-
-
-def _read(uri: str) -> bytes:
-    where = locate(uri)
-    try:
-        with open_path(where.filesystem, where.path) as file:
-            return bytes(file.read())
-    except OSError as error:
-        raise BadRequest(f"the checkpoint {where.uri} cannot be read ({error}); check --labels-from") from None
 
 
 def _tracked(

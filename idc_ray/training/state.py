@@ -18,6 +18,7 @@ from torch import Tensor
 
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import ModelSpec, checkpoint_bytes, read_metadata
+from idc_ray.redact import redact_all
 from idc_ray.store.filesystem import Place
 
 __all__ = ["BEST", "LAST", "STATE", "SavedState", "TrainRecord", "begin_training", "read_state", "write_checkpoint"]
@@ -79,6 +80,7 @@ def begin_training(place: Place, record: TrainRecord, overwrite: bool) -> TrainR
     Raises:
         BadRequest: another training is there; the message lists what differs.
     """
+    record = replace(record, config=redact_all(record.config))
     stored = place.read_json(RECORD, FRESH)
     if stored is not None and not overwrite:
         found = TrainRecord(**stored)

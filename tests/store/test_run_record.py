@@ -77,7 +77,7 @@ def test_overwrite_killed_at_any_change_leaves_no_mixed_store(make: SimpleNamesp
         try:
             store.begin_run(new, overwrite=True)
             break
-        except ConnectionError:
+        except OSError:
             objects.fail_at = None
         if k == 0:
             assert store.read_run() == make.run_record()  # nothing has happened yet

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from idc_ray.store.redact import redact, redact_all
+from idc_ray.redact import redact, redact_all
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import re
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-__all__ = ["redact", "redact_all"]
+__all__ = ["redact", "redact_all", "redact_within"]
 
+_WITHIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 # What a URI may say about the place itself. All else in a query may be a key, a token or a signature.
 _HARMLESS = {"region", "scheme", "endpoint_override"}
@@ -19,9 +20,16 @@ def redact(text: str) -> str:
     if match is None:
         return text
     rest = _without_user(match["rest"])
-    address, mark, query = rest.partition("?")
-    harmless = [(key, _without_user(value)) for key, value in parse_qsl(query) if key in _HARMLESS] if mark else []
+    address, _, query = rest.partition("?")
+    if "=" not in query:  # the wildcard of a pattern
+        return f"{match['scheme']}://{rest}"
+    harmless = [(key, _without_user(value)) for key, value in parse_qsl(query) if key in _HARMLESS]
     return f"{match['scheme']}://{address}" + (f"?{urlencode(harmless, safe=':/')}" if harmless else "")
+
+
+def redact_within(text: str) -> str:
+    """``text`` with every URI in it redacted: for errors of others, which quote them."""
+    return _WITHIN.sub(lambda match: redact(match[0]), text)
 
 
 def redact_all(value: Any) -> Any:

@@ -1,0 +1,116 @@
+"""A real S3 server (moto) on loopback, which counts requests and can be told to fail or to be slow."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs
+
+import boto3
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+ERROR = b"<Error><Code>%s</Code><Message>made by a test</Message></Error>"
+STATUS = {"SlowDown": "503 Slow Down", "InternalError": "500 Internal Server Error", "AccessDenied": "403 Forbidden"}
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    key: str
+    query: str
+
+    @property
+    def name(self) -> str:
+        return self.key.rpartition("/")[2]
+
+
+@dataclass
+class S3:
+    """The server; ``fault`` says of a request which error it gets, or how many seconds it waits."""
+
+    url: str
+    requests: list[Request] = field(default_factory=list)
+    fault: Callable[[Request], str | float | None] = lambda request: None
+
+    @property
+    def host(self) -> str:
+        return self.url.removeprefix("http://")
+
+    @property
+    def client(self) -> Any:
+        keys = {"aws_access_key_id": "k", "aws_secret_access_key": "s"}
+        return boto3.client("s3", endpoint_url=self.url, region_name="us-east-1", **keys)
+
+    def uri(self, path: str, user: str = "") -> str:
+        return f"s3://{user}{path}?endpoint_override={self.host}&scheme=http&region=us-east-1"
+
+    def keys(self, bucket: str, prefix: str = "") -> list[str]:
+        """Names of the objects, without the markers of empty folders."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        found = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        return [key for key in found if not key.endswith("/")]
+
+    def get(self, bucket: str, key: str) -> bytes:
+        return bytes(self.client.get_object(Bucket=bucket, Key=key)["Body"].read())
+
+    def put(self, bucket: str, key: str, data: bytes) -> None:
+        self.client.put_object(Bucket=bucket, Key=key, Body=data)
+
+    @contextmanager
+    def counting(self) -> Iterator[list[Request]]:
+        """The requests of the block."""
+        begin = len(self.requests)
+        seen: list[Request] = []
+        yield seen
+        seen += self.requests[begin:]
+
+
+def fails_first(times: int, error: str, wanted: Callable[[Request], bool] = lambda _: True) -> Callable[[Request], Any]:
+    """Each wanted key's first ``times`` requests fail."""
+    seen: dict[tuple[str, str], int] = {}
+    guard = threading.Lock()
+
+    def fault(request: Request) -> str | None:
+        if not wanted(request):
+            return None
+        with guard:
+            at = (request.method, request.key)
+            seen[at] = seen.get(at, 0) + 1
+            return error if seen[at] <= times else None
+
+    return fault
+
+
+@contextmanager
+def serving() -> Iterator[S3]:
+    """A server with an empty bucket ``bucket``."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    moto = DomainDispatcherApplication(create_backend_app)
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        path = environ["PATH_INFO"].removeprefix("/bucket").lstrip("/")
+        query = environ["QUERY_STRING"]
+        request = Request(environ["REQUEST_METHOD"], path or "".join(parse_qs(query).get("prefix", [])), query)
+        s3.requests.append(request)
+        fault = s3.fault(request)
+        if isinstance(fault, str):
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start_response(STATUS[fault], [("Content-Type", "application/xml")])
+            return [ERROR % fault.encode()]
+        time.sleep(fault or 0)
+        return moto(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    s3 = S3(f"http://127.0.0.1:{server.port}")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    s3.client.create_bucket(Bucket="bucket")
+    try:
+        yield s3
+    finally:
+        server.shutdown()
