@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -24,6 +24,7 @@ class Request:
     method: str
     key: str
     query: str
+    fault: str | float | None = None
 
     @property
     def name(self) -> str:
@@ -97,8 +98,8 @@ def serving() -> Iterator[S3]:
         path = environ["PATH_INFO"].removeprefix("/bucket").lstrip("/")
         query = environ["QUERY_STRING"]
         request = Request(environ["REQUEST_METHOD"], path or "".join(parse_qs(query).get("prefix", [])), query)
-        s3.requests.append(request)
         fault = s3.fault(request)
+        s3.requests.append(replace(request, fault=fault))
         if isinstance(fault, str):
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response(STATUS[fault], [("Content-Type", "application/xml")])

@@ -73,11 +73,21 @@ def _entry(line: str, place: Place) -> Entry:
     return Entry("/".join("@up" if part == ".." else part for part in parts), path)
 
 
+def _infos(filesystem: fs.FileSystem, paths: list[str]) -> list[fs.FileInfo]:
+    try:
+        return list(filesystem.get_file_info(paths))
+    except OSError:  # of one of them, such as a name that is too long; reading that one will say so
+        if len(paths) == 1:
+            return [fs.FileInfo(paths[0], fs.FileType.NotFound)]
+        middle = len(paths) // 2
+        return _infos(filesystem, paths[:middle]) + _infos(filesystem, paths[middle:])
+
+
 def _with_status(entries: list[Entry], place: Place) -> list[Entry]:
     checked: list[Entry] = []
     for start in range(0, len(entries), _CHUNK):
         chunk = entries[start : start + _CHUNK]
-        for entry, info in zip(chunk, place.filesystem.get_file_info([e.path for e in chunk]), strict=True):
+        for entry, info in zip(chunk, _infos(place.filesystem, [e.path for e in chunk]), strict=True):
             if info.type == fs.FileType.Directory:
                 raise BadRequest(f"the list {place.uri} names the folder {entry.path!r}; list its images")
             known = info.type == fs.FileType.File

@@ -17,6 +17,8 @@ __all__ = ["Place", "locate", "read_bytes"]
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _QUERY = re.compile(r"[A-Za-z_]+=[^/]*$")
+#: Most bytes of a file that is read whole (ours); the largest networks for super-resolution in use have 2 GB.
+MAX_FILE_BYTES = 4 * 2**30
 _RECORDED = ("endpoint_override", "scheme")  # these say where the data is; anything else may be a secret
 
 
@@ -64,11 +66,17 @@ def read_bytes(text: str, setting: str) -> bytes:
         setting: the option that named it, for messages.
 
     Raises:
-        BadRequest: it cannot be read.
+        BadRequest: it cannot be read, or is far larger than any checkpoint.
     """
     place = locate(text)
     try:
         with open_path(place.filesystem, place.path) as file:
+            size = file.seek(0, 2)
+            if size > MAX_FILE_BYTES:
+                raise BadRequest(
+                    f"{place.uri} has {size:,} bytes; no checkpoint has over {MAX_FILE_BYTES:,}: check {setting}"
+                )
+            file.seek(0)
             return bytes(file.read())
     except OSError as error:
         raise BadRequest(f"the checkpoint {place.uri} cannot be read ({error}); check {setting}") from None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -28,6 +29,8 @@ METADATA_KEY = "idc_ray"
 FORMAT_VERSION = 1
 #: The format's own limit on its JSON header: 100 MB. Torch zip files and pickles read as far larger.
 MAX_HEADER_BYTES = 100_000_000
+#: Largest argument of a network: blocks, channels (ours).
+MAX_ARGUMENT = 4096
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,32 @@ class Checkpoint:
         Raises:
             BadRequest: the weights do not fit the spec.
         """
-        model = self.spec.build()
+        self._check_numbers()
         try:
+            with torch.device("meta"):  # takes no memory: the metadata may ask for a network of any size
+                _check_shapes(self.spec.build(), self.state_dict)
+            model = self.spec.build()
             model.load_state_dict(self.state_dict)
-        except RuntimeError as error:
+        except (RuntimeError, KeyError) as error:
             raise BadRequest(f"the checkpoint's weights do not fit its own metadata ({self.spec}): {error}") from None
         return model
+
+    def _check_numbers(self) -> None:
+        if _largest(list(self.spec.arguments.values())) > MAX_ARGUMENT:
+            raise BadRequest(f"the checkpoint asks for {self.spec}; no number in a network is over {MAX_ARGUMENT:,}")
+
+
+def _largest(value: Any) -> float:
+    """The largest number in nested lists."""
+    if isinstance(value, list | tuple):
+        return max(map(_largest, value), default=0)
+    return abs(value) if isinstance(value, int | float) else 0
+
+
+def _check_shapes(skeleton: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    for name, value in skeleton.state_dict().items():
+        if value.shape != state_dict[name].shape:
+            raise RuntimeError(f"{name} is {tuple(state_dict[name].shape)}, expected {tuple(value.shape)}")
 
 
 def save_checkpoint(

@@ -6,6 +6,7 @@ import hashlib
 import importlib.resources
 import io
 import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,10 @@ def _read_network(data: bytes, name: str, scale: int) -> _Network:
 
 def _read_torch(data: bytes, name: str) -> dict[str, Any]:
     try:
+        _check_unpacked_size(data, name)
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except BadRequest:
+        raise
     except pickle.UnpicklingError as error:
         raise BadRequest(
             f"{name} holds more than weights and was not opened, since that could run any code in it "
@@ -157,6 +161,19 @@ def _read_torch(data: bytes, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadRequest(f"{name} holds a {type(content).__name__}; expected a state dict")
     return content
+
+
+def _check_unpacked_size(data: bytes, name: str) -> None:
+    """torch stores its zip entries as they are; only a decompression bomb unpacks to much more than its size."""
+    if not data.startswith(b"PK"):
+        return
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > 2 * len(data) + 2**20:
+        raise BadRequest(
+            f"{name} has {len(data):,} bytes and unpacks to {unpacked:,}, which torch never writes; "
+            "do not trust it, or save its state dict as safetensors"
+        )
 
 
 def _foreign(state_dict: dict[str, Any], name: str) -> _Network:

@@ -138,7 +138,7 @@ class SwinIR(WindowedNetwork):
         if image_size % window or image_size <= window:  # one window: readers of the format then expect no mask
             raise ValueError(f"image_size is {image_size}; expected a multiple of the window, {window}, from twice it")
         super().__init__(scale, channels, window, repeat_border=False)
-        rates = torch.linspace(0, drop_path, blocks * layers).tolist()
+        rates = torch.linspace(0, drop_path, blocks * layers, device="cpu").tolist()
         made = [
             SwinLayer(channels, heads, window, (i % layers % 2) * (window // 2), mlp_ratio, rate, image_size)
             for i, rate in enumerate(rates)

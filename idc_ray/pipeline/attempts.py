@@ -56,8 +56,8 @@ class Ledger:
         wanted = set(images)
         return [
             record
-            for record in self.store.read_inflight(self.launch)
-            if record.actor != self.actor and not record.actor.startswith(_READER) and wanted & set(record.images)
+            for record in self.store.read_inflight(self.launch, without=_READER)
+            if record.actor != self.actor and wanted & set(record.images)
         ]
 
     def blame(self, record: Inflight) -> int:

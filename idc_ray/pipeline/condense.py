@@ -22,12 +22,13 @@ import idc_ray
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import IdcError, Locked, QuarantinedImages
 from idc_ray.images import Found
+from idc_ray.images.names import printable
 from idc_ray.interrupt import check_interrupted
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join, plan_pool
 from idc_ray.pipeline.compactor import Compactor
-from idc_ray.pipeline.inputs import estimate_sizes, find_input, only, read_teacher, readable_samples
+from idc_ray.pipeline.inputs import by_range, estimate_sizes, find_input, read_teacher, readable_samples
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
 from idc_ray.pipeline.progress import Progress
@@ -87,9 +88,9 @@ def condense(config: CondenseConfig) -> int:
             job, found, teacher = _prepare(config, f"{folder}/photographs")
             print(dry_run.estimate(job, found, teacher))
         return 0
-    job, found, teacher = _prepare(config)
     if config.mlflow.enabled:
-        tracking_uri(config.mlflow, config.output)
+        tracking_uri(config.mlflow, config.output)  # first: to list a million images takes a minute
+    job, found, teacher = _prepare(config)
     job.store.check_writable()
     with job.store.lock(holder_text(job.launch)) as lost_lock:
         launch = _begin(job, found, teacher, lost_lock)
@@ -204,7 +205,7 @@ def _condense_all(launch: _Launch) -> None:
                 continue
             batch = 1 if alone else _batch(config, len(image_ids))
             pool = _pool(launch, -(-len(image_ids) // batch))
-            images = only(launch.found.manifest, image_ids)
+            images = by_range(launch.found.manifest, image_ids)
             with contextlib.closing(condense_stream(images, job, teacher, pool, batch, alone)) as statuses:
                 _follow(launch, statuses, pool, compactor, progress)
 
@@ -246,7 +247,7 @@ def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor
         if launch.lost_lock.is_set():
             raise Locked(f"another process took over {launch.job.store.uri}; see which one, and stop one of the two")
         if status["outcome"] == "quarantined":
-            log.warning("%s is quarantined: %s [%s]", status["source"], status["reason"], status["code"])
+            log.warning("%s is quarantined: %s [%s]", *(printable(status[key]) for key in ("source", "reason", "code")))
         progress.update(status)
         commit = status["seconds"].get("commit", 0.0)
         launch.summary.seconds["commit"] = launch.summary.seconds.get("commit", 0.0) + commit

@@ -20,7 +20,16 @@ from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
 from idc_ray.store import DoneImages
 
-__all__ = ["Sizes", "changed_sources", "estimate_sizes", "find_input", "only", "read_teacher", "readable_samples"]
+__all__ = [
+    "Sizes",
+    "by_range",
+    "changed_sources",
+    "estimate_sizes",
+    "find_input",
+    "only",
+    "read_teacher",
+    "readable_samples",
+]
 
 #: Bytes of an 8-bit RGB pixel as PNG; natural tiles take 2 to 2.6 of the 3.
 PNG_BYTES_PER_PIXEL = 2.4
@@ -160,6 +169,14 @@ def _sha256(found: Found, path: str) -> str:
             return hashlib.sha256(file.read()).hexdigest()
     except OSError:
         return ""
+
+
+def by_range(manifest: pa.Table, image_ids: set[str]) -> pa.Table:
+    """The rows of some images in the order of their ids: so the shards' ranges are complete one after the other.
+
+    In the order of names all of them would be complete at the very end, and a part for every image be there till then.
+    """
+    return only(manifest, image_ids).sort_by("image_id")
 
 
 def only(manifest: pa.Table, image_ids: set[str]) -> pa.Table:

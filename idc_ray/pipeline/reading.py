@@ -88,10 +88,12 @@ class ReadImage:
                 lr_filesystem=job.lr_filesystem,
             )
         except RejectedImage as error:
-            if error.code == "missing" and not self._input_visible():
+            # An outage of the input is no image's fault, be it a share that is not mounted or a store that is down.
+            if error.code in ("missing", "unreadable") and not self._input_visible():
                 reason = (
-                    f"a machine of the cluster cannot see the input {job.input_uri}; "
-                    "use a place that all machines share, such as s3://, gs:// or a network folder"
+                    f"a machine of the cluster cannot see the input {job.input_uri} ({error.reason}); use a place that "
+                    "all machines share, such as s3://, gs:// or a network folder, whose credentials they all have; "
+                    "if it was out of order, run the same command again: what is finished is kept"
                 )
                 return _row(code=ENDS_THE_JOB, reason=reason)
             return _row(code=error.code, reason=error.reason)

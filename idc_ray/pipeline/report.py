@@ -16,7 +16,7 @@ from idc_ray.images import Found, ImageRef, decode_png, load_instance
 from idc_ray.pipeline.gallery import GalleryEntry, gallery_png
 from idc_ray.pipeline.inputs import only
 from idc_ray.pipeline.summary import Summary
-from idc_ray.store import Store
+from idc_ray.store import Store, shard_of
 
 __all__ = ["GALLERY", "draw_gallery", "summarise"]
 
@@ -78,6 +78,8 @@ def _rows_of(store: Store, image_ids: set[str]) -> dict[str, list[dict[str, Any]
     rows: dict[str, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
     wanted = pa.array(sorted(image_ids), pa.string())
     for info in store.check_shards(full=False):
+        if not any(shard_of(image_id, info.shard_count) == info.shard for image_id in image_ids):
+            continue
         shard = store.read_shard(info.shard)
         for row in shard.filter(pc.is_in(shard["image_id"], wanted)).to_pylist():
             rows[row["image_id"]].append(row)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from idc_ray.images.names import printable
 from idc_ray.pipeline.progress import duration
 
 __all__ = ["Summary"]
@@ -173,7 +174,7 @@ class Summary:
             return [_line("quarantined", "none")]
         shown = self.quarantined[:SHOWN_REASONS]
         lines = [_line("quarantined", str(self.failed))]
-        lines += [f"  {source}: {reason} [{code}]" for source, code, reason in shown]
+        lines += [f"  {printable(source)}: {printable(reason)} [{code}]" for source, code, reason in shown]
         if self.failed > len(shown):
             lines.append(f"  and {self.failed - len(shown)} more, in the output's quarantine folder")
         return lines

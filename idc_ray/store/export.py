@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.store.filesystem import Place
+from idc_ray.store.layout import is_image_id
 from idc_ray.store.schema import rows_from_table
 from idc_ray.store.store import Store
 from idc_ray.store.threads import ordered_map
@@ -40,7 +41,7 @@ def export_folders(store: Store, target: Place, overwrite: bool = False) -> int:
         table = store.read_shard(shard.shard)
         for batch in table.to_batches(max_chunksize=256):
             rows = rows_from_table(batch)
-            names = [f"{row.image_id}_{row.tile_index:04d}.png" for row in rows]
+            names = [f"{_checked_id(store, row.image_id)}_{row.tile_index:04d}.png" for row in rows]
             files = [(f"HR/{n}", row.hr) for n, row in zip(names, rows, strict=True)]
             files += [(f"LR/{n}", row.lr) for n, row in zip(names, rows, strict=True)]
             list(ordered_map(lambda file: target.write(*file), files))
@@ -49,6 +50,13 @@ def export_folders(store: Store, target: Place, overwrite: bool = False) -> int:
         raise IdcError(f"{store.uri} has {len(lines)} rows, its manifest says {manifest.rows}; condense it again")
     target.write(META, "".join(lines).encode())
     return len(lines)
+
+
+def _checked_id(store: Store, image_id: str) -> str:
+    """It becomes a file's name, and the set may be from anybody."""
+    if not is_image_id(image_id):
+        raise IdcError(f"{store.uri} has a row of image_id {image_id!r}; expected 16 hex digits: do not trust this set")
+    return image_id
 
 
 def _claim(target: Place, origin: dict[str, str], overwrite: bool) -> None:

@@ -56,14 +56,21 @@ def find_inflight(place: Place, launch: str, actor: str) -> Inflight | None:
     return _read(place, inflight_name(launch, actor))
 
 
-def read_inflight(place: Place, launch: str | None = None) -> list[Inflight]:
+def read_inflight(place: Place, launch: str | None = None, without: str | None = None) -> list[Inflight]:
     """What the actors of one launch, or of all, work on or were killed over; sorted by launch and actor.
+
+    Args:
+        place: the output.
+        launch: which one; None: all.
+        without: leave out, unread, actors whose names begin so.
 
     Raises:
         IdcError: a file cannot be read.
     """
     launches = place.folders(INFLIGHT) if launch is None else [launch]
     names = [name for one in launches for name in _names(place, one)]
+    if without is not None:
+        names = [name for name in names if not name.rpartition("/")[2].startswith(without)]
     found = ordered_map(lambda name: _read(place, name), names)
     return [inflight for inflight in found if inflight is not None]
 

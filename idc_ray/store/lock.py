@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from idc_ray.errors import Locked
+from idc_ray.errors import BadRequest, Locked
 from idc_ray.store import atomic, lease
 from idc_ray.store.filesystem import Place
 from idc_ray.store.layout import LOCK
@@ -63,8 +63,14 @@ def _enter(
 @contextlib.contextmanager
 def _flock(place: Place, holder: str) -> Iterator[threading.Event]:
     atomic.make_folder(place.root)
-    # Close-on-exec: a child that outlives us must not keep the lock. A file handle, hence not written atomically.
-    descriptor = os.open(place.path(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    # Close-on-exec: a child that outlives us must not keep the lock.
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # no link: the file is emptied
+    try:
+        descriptor = os.open(place.path(LOCK), flags, 0o666)  # a file handle, hence not written atomically
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise BadRequest(f"{place.shown(LOCK)} is a link, which no job of ours makes; remove it") from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -179,9 +179,9 @@ class Store:
         """What one actor works on or was killed over, None if nothing."""
         return inflight.find_inflight(self.place, launch, actor)
 
-    def read_inflight(self, launch: str | None = None) -> list[Inflight]:
-        """What the actors of one launch, or of all, work on or were killed over."""
-        return inflight.read_inflight(self.place, launch)
+    def read_inflight(self, launch: str | None = None, without: str | None = None) -> list[Inflight]:
+        """What the actors of one launch, or of all, work on or were killed over (see `inflight.read_inflight`)."""
+        return inflight.read_inflight(self.place, launch, without)
 
     def end_launch(self, launch: str) -> None:
         """Forgets what a launch had in flight."""

@@ -87,3 +87,16 @@ def test_lists_in_a_store(root: Path) -> None:
     (root / "lists" / "train.txt").write_text("/lists/a.png")
     with pytest.raises(BadRequest, match="relative to the list"):
         read_list(place)
+
+
+@pytest.mark.parametrize("line", ["x" * 5000 + ".png", "a/" * 3000 + "b.png"])
+def test_a_name_longer_than_any_file_has_costs_only_itself(root: Path, line: str) -> None:
+    """Catches the operating system's refusal of one line that ends the listing of all the others."""
+    found, _ = listed(root, f"{line}\na.png\n")
+    assert "a.png" in found and len(found) == 2
+
+
+def test_climbing_above_the_root_does_not_leave_the_sources(root: Path) -> None:
+    found, _ = listed(root, "../" * 40 + "etc/passwd\na.png\n")
+    (source,) = set(found) - {"a.png"}
+    assert not {"..", ""} & set(source.split("/"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from idc_ray.images.names import open_path, shown, stored
+from idc_ray.images.names import open_path, printable, shown, stored
 
 LATIN = b"caf\xe9 #1.png"
 
@@ -37,3 +37,8 @@ def test_usual_paths_are_opened_by_the_filesystem(tmp_path: Path) -> None:
         assert file.read() == b"content"
     with pytest.raises(FileNotFoundError):
         open_path(fs.LocalFileSystem(), str(tmp_path / "gone"))
+
+
+def test_a_name_cannot_command_the_terminal_or_forge_a_line() -> None:
+    """Catches escape sequences and line breaks of a file's name in a log."""
+    assert printable("a\x1b[2J\nerror: done\x9b.png ü") == "a\\x1b[2J\\x0aerror: done\\x9b.png ü"

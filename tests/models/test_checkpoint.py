@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import struct
 from pathlib import Path
 
@@ -99,3 +100,16 @@ def test_a_header_that_is_no_object_is_a_bad_request() -> None:
     header = b"{nonsense"
     with pytest.raises(BadRequest, match="damaged"):
         read_metadata(struct.pack("<Q", len(header)) + header)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"channels": 4096, "blocks": 1}, {"channels": 8, "blocks": 10**9}, {"channels": 10**12, "blocks": 1}]
+)
+def test_metadata_that_asks_for_a_huge_network_takes_no_memory(tmp_path: Path, arguments: dict[str, int]) -> None:
+    """Catches a checkpoint of some bytes that takes the machine down: 4096 channels alone are 1.8 GB of weights."""
+    save_checkpoint(tmp_path / "a", ModelSpec("edsr", 2, arguments), SPEC.build().state_dict())
+    checkpoint = load_checkpoint((tmp_path / "a").read_bytes())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BadRequest, match="do not fit|no number"):
+        checkpoint.build()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -166,3 +167,17 @@ def test_dctlsa(spandrel: ModuleType, shared_data: Path) -> None:
     assert teacher.features(x).shape == (1, 55, 24, 24)
     with pytest.raises(BadRequest, match="use --scale 2"):
         load_teacher(shared_data / "teachers" / "DCTLSA_x2.pt", scale=4)
+
+
+def test_a_decompression_bomb_is_not_unpacked() -> None:
+    """Catches a torch file of some kilobytes whose weights unpack to gigabytes; torch itself stores, never packs."""
+    bomb = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(torch_bytes({"a": torch.zeros(9)}))) as plain,
+        zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for entry in plain.infolist():
+            data = bytes(50_000_000) if "/data/" in entry.filename else plain.read(entry)
+            packed.writestr(entry.filename, data)
+    with pytest.raises(BadRequest, match="unpacks to 50,00"):
+        load_teacher(bomb.getvalue(), scale=2, name="bomb.pth")

@@ -10,6 +10,7 @@ import pytest
 
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import Found, downscale
+from idc_ray.objects import open_uri
 from idc_ray.pipeline import reading
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImage, pixels
@@ -173,3 +174,24 @@ def test_a_death_with_its_machine_is_not_the_images_fault(job: Job, rows: list[d
     for _ in range(2 * job.config.store.attempts):
         job.store.write_inflight(LAUNCH, f"read-{A}", Inflight([A], False, "gone", 1, 0.0))
         assert ReadImage(job, node=lambda: "here", node_lives=lambda node: node == "here")(rows[0])["code"] == ""
+
+
+def test_a_store_that_is_down_ends_the_job_and_blames_no_image(
+    job: Job, rows: list[dict[str, Any]], s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches an outage of the input after which every image is quarantined as unreadable."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr("idc_ray.images.instance._RETRY_AFTER_S", (0.0,))
+    s3.put("bucket", "photos/there.png", b"no image")
+    filesystem, _ = open_uri(s3.uri("bucket"))
+    job = dataclasses.replace(job, filesystem=filesystem, root="bucket/photos", input_uri="s3://bucket/photos")
+    row = rows[0] | {"path": "bucket/photos/there.png"}
+    assert ReadImage(job)(row)["code"] == "not_an_image"
+    assert ReadImage(job)(row | {"path": "bucket/photos/gone.png"})["code"] == "missing"
+    for error in ("SlowDown", "AccessDenied"):
+        s3.fault = lambda request, error=error: error
+        out = ReadImage(job)(row)
+        assert out["code"] == ENDS_THE_JOB and "s3://bucket/photos" in out["reason"]
+        assert "same command" in out["reason"]
+    s3.fault = lambda request: "AccessDenied" if request.key.endswith("there.png") else None
+    assert ReadImage(job)(row)["code"] == "unreadable"  # this one alone

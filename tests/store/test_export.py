@@ -3,9 +3,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from idc_ray.errors import BadRequest
+from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import decode_png, image_id
 from idc_ray.store import Store
 from idc_ray.store.export import META, export_folders
@@ -53,3 +54,22 @@ def test_an_unfinished_set_is_refused(tmp_path: Path) -> None:
     condensed(tmp_path / "run", finished=False)
     with pytest.raises(BadRequest, match="no finished condensed set"):
         export_folders(Store.open(str(tmp_path / "run")), resolve(str(tmp_path / "export")))
+
+
+@pytest.mark.parametrize("name", ["../../../stolen", "/tmp/stolen", "a\0b", "x" * 300])
+def test_a_set_of_somebody_else_cannot_choose_where_its_files_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Catches an image_id that leaves the export's folder; a forged set has checksums that fit."""
+    condensed(tmp_path / "run")
+    read = Store.read_shard
+
+    def forged(self: Store, shard: int) -> pa.Table:
+        table = read(self, shard)
+        at = table.schema.get_field_index("image_id")
+        return table.set_column(at, table.schema.field(at), pa.array([name] * len(table), pa.string()))
+
+    monkeypatch.setattr(Store, "read_shard", forged)
+    with pytest.raises(IdcError, match="expected 16 hex digits"):
+        export_folders(Store.open(str(tmp_path / "run")), resolve(str(tmp_path / "a" / "export")))
+    assert not list(tmp_path.rglob("*stolen*"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from idc_ray.errors import Locked
+from idc_ray.errors import BadRequest, Locked
 from idc_ray.store import Store
 
 _HOLDER = """
@@ -85,3 +85,24 @@ def test_an_error_inside_is_not_taken_for_a_held_lock(tmp_path: Path) -> None:
     with pytest.raises(Locked, match="inner"), Store.open(str(tmp_path)).lock("a", wait_s=5):
         body()
     assert runs == [1] and time.monotonic() - start < 2
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    """Catches a link laid into a shared output, by which the next job would empty a file of its user."""
+    precious = tmp_path / "precious.txt"
+    precious.write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").symlink_to(precious)
+    store = Store.open(str(tmp_path / "out"))
+    with pytest.raises(BadRequest, match=r"\.lock .*is a link.*remove it"), store.lock("me"):
+        pass
+    assert precious.read_text() == "mine"
+
+
+def test_a_file_that_is_a_link_is_replaced_and_not_written_through(tmp_path: Path) -> None:
+    precious = tmp_path / "precious.txt"
+    precious.write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").symlink_to(precious)
+    Store.open(str(tmp_path / "out")).place.write("run.json", b"{}")
+    assert precious.read_text() == "mine"

@@ -1,0 +1,234 @@
+"""What a manifest of a million images costs before, while and after the images are condensed; not what they cost.
+
+Every stage runs in a process of its own, so that its peak of memory is its own. The input is Parquet whose rows all
+hold one tiny picture, and a list file whose lines but one name no file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.common import parser, write_result  # noqa: E402
+from idc_ray.config import CondenseConfig, load_config  # noqa: E402
+from idc_ray.images import encode_png  # noqa: E402
+from idc_ray.store import ImageRecord, ShardInfo, Store, index, shard_of  # noqa: E402
+from idc_ray.store.layout import part_name, shard_name  # noqa: E402
+
+DIGEST = "a-million"
+SHARDS = 200
+TINY: dict[str, object] = {
+    "tile_size": 16, "ratio": 1.0, "method": "random", "labels": "real", "mlflow.enabled": False, "gallery_images": 0,
+    "actors.max_size": 1, "actors.threads": 1,
+}  # fmt: skip
+
+
+def write_inputs(folder: Path, count: int) -> None:
+    """``list.txt`` and ``images.parquet``, each of ``count`` images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    (folder / "there.png").write_bytes(encode_png(picture))
+    with (folder / "list.txt").open("w") as file:
+        file.write("there.png\n")
+        file.writelines(f"folder-{i // 1000:05d}/photograph-{i:08d}.png\n" for i in range(count - 1))
+    schema = pa.schema([("image", pa.binary())])
+    with pq.ParquetWriter(folder / "images.parquet", schema) as writer:
+        for begin in range(0, count, 1000):
+            rows = min(1000, count - begin)
+            writer.write_table(pa.table([[encode_png(picture)] * rows], schema=schema), row_group_size=100)
+
+
+def config(folder: Path, name: str) -> CondenseConfig:
+    return load_config(None, TINY | {"input": str(folder / name), "output": str(folder / "out")})
+
+
+def find(folder: Path, name: str) -> Any:
+    from idc_ray.pipeline.inputs import find_input
+
+    return find_input(config(folder, name))
+
+
+def record(image_id: str, source: str) -> ImageRecord:
+    return ImageRecord(
+        image_id=image_id, source=source, source_bytes=2000, source_mtime_ns=0, source_sha256="ab" * 32, lr_height=16,
+        lr_width=16, candidate_tiles=1, tiles=1, kept_start=None, loss_start=0.5, loss_end=0.1,
+        bandwidth_loss_start=[0.5] * 4, bandwidth_loss_end=[0.1] * 4, seconds={"read": 0.1, "condense": 1.0},
+        device="cpu",
+    )  # fmt: skip
+
+
+def write_done(folder: Path, found: Any, share: float, loose: int) -> None:
+    """An output in which a share of the images is done: whole ranges in shards, the last few images as parts."""
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    store = Store.open(str(folder / "out"))
+    by_shard: dict[int, list[tuple[str, str]]] = {}
+    for image_id, source in zip(*(found.manifest[name].to_pylist() for name in ("image_id", "source")), strict=True):
+        by_shard.setdefault(shard_of(image_id, SHARDS), []).append((image_id, source))
+    whole = round(share * SHARDS)
+    for shard in range(whole):
+        info = ShardInfo(shard_name(shard), shard, SHARDS, DIGEST, len(by_shard[shard]), len(by_shard[shard]), 9, "0")
+        store.place.write(shard_name(shard), b"123456789")
+        index.write_index(store.place, info, [record(*image) for image in by_shard[shard]])
+    for image_id, _ in [image for shard in range(whole, SHARDS) for image in by_shard[shard]][:loose]:
+        path = folder / "out" / part_name(DIGEST, image_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def stage_find(folder: Path, name: str) -> dict[str, float]:
+    begin = time.perf_counter()
+    found = find(folder, name)
+    return {"seconds": time.perf_counter() - begin, "images": found.manifest.num_rows, "bytes": found.manifest.nbytes}
+
+
+def stage_plan(folder: Path, share: str) -> dict[str, float]:
+    from idc_ray.pipeline.compactor import Compactor
+    from idc_ray.pipeline.plan import plan_work
+
+    found = find(folder, "images.parquet")
+    store = Store.open(str(folder / "out"))
+    begin = time.perf_counter()
+    plan = plan_work(config(folder, "images.parquet"), found, store, DIGEST, "launch")
+    Compactor(store, DIGEST, SHARDS, plan.together)
+    return {"seconds": time.perf_counter() - begin, "to_do": plan.todo, "done": plan.done_before}
+
+
+def stage_finish(folder: Path, _: str) -> dict[str, float]:
+    """What ends a run of which everything is done: the summary, and the manifest."""
+    from idc_ray.pipeline.report import summarise
+    from idc_ray.pipeline.summary import Summary
+
+    store = Store.open(str(folder / "out"))
+    begin = time.perf_counter()
+    summarise(Summary(0.1, 256, (0.5, 1, 2, 4)), store, DIGEST, 0)
+    manifest = store.write_manifest(DIGEST, {})
+    return {"seconds": time.perf_counter() - begin, "images": manifest.images}
+
+
+STAGES: dict[str, Callable[[Path, str], dict[str, float]]] = {
+    "find": stage_find, "plan": stage_plan, "finish": stage_finish,
+}  # fmt: skip
+
+
+def in_process(stage: str, folder: Path, argument: str) -> dict[str, float]:
+    """A stage by itself, with the most memory that it ever had."""
+    arguments = [sys.executable, __file__, "--stage", stage, argument, str(folder)]
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=1800)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def run_job(folder: Path, name: str, seconds: float) -> dict[str, float]:
+    """The job itself: seconds until its first images are done, images a second after that, the driver's memory."""
+    output = folder / "out"
+    shutil.rmtree(output, ignore_errors=True)
+    options = [f"--{key}={value}" for key, value in TINY.items()]
+    command = [
+        sys.executable,
+        str(ROOT / "jobs" / "condense.py"),
+        "--input",
+        str(folder / name),
+        "--output",
+        str(output),
+    ]
+    begin = time.perf_counter()
+    with (folder / "job.log").open("w") as log:
+        process = subprocess.Popen([*command, *options], stdout=log, stderr=log, start_new_session=True)
+        with watching(process.pid) as peak:
+            while not _finished(output):
+                if process.poll() is not None:
+                    raise SystemExit((folder / "job.log").read_text()[-3000:])
+                time.sleep(0.2)
+            start_up, first = time.perf_counter() - begin, _finished(output)
+            time.sleep(seconds)
+            images = _finished(output) - first
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=120)
+    return {"start_up_seconds": start_up, "images_per_second": images / seconds, "driver_bytes": peak[0]}
+
+
+def _finished(output: Path) -> int:
+    return sum(1 for _ in (output / "parts").glob("*/*/*.parquet"))
+
+
+@contextmanager
+def watching(pid: int) -> Iterator[list[int]]:
+    """The most memory that a process had, read now and then."""
+    peak, stop = [0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.2):
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except OSError:
+                return
+            lines = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
+            peak[0] = max([peak[0], *(int(line) * 1024 for line in lines)])
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    write_inputs(folder, arguments.images)
+    figures: dict[str, Any] = {}
+    for name in ("list.txt", "images.parquet"):
+        figures[f"find {name}"] = in_process("find", folder, name)
+    found = find(folder, "images.parquet")
+    for share in (0.0, 0.1, 0.5, 0.99):
+        write_done(folder, found, share, loose=arguments.images // 100)
+        figures[f"plan, {share:.0%} done"] = in_process("plan", folder, str(share))
+    write_done(folder, found, 1.0, loose=0)
+    figures["finish"] = in_process("finish", folder, "")
+    if not arguments.no_job:
+        figures["job"] = run_job(folder, "images.parquet", 2 if arguments.quick else 60)
+    return figures
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=1_000_000)
+    options.add_argument("--no-job", action="store_true", help="leave out the job itself")
+    options.add_argument("--stage", nargs=3, metavar=("STAGE", "ARGUMENT", "FOLDER"), help=argparse.SUPPRESS)
+    arguments = options.parse_args()
+    if arguments.stage:
+        stage, argument, folder = arguments.stage
+        figures = STAGES[stage](Path(folder), argument) | {"process_cpu_seconds": time.process_time()}
+        print(json.dumps(figures | {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+        return
+    if arguments.quick:
+        arguments.images = 20_000
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = measure(arguments, Path(scratch))
+    for name, values in figures.items():
+        print(f"{name:<22}", ", ".join(f"{key} {value:,.6g}" for key, value in values.items()))
+    write_result("many_images", arguments, figures)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    main()
