@@ -43,7 +43,7 @@ TINY: dict[str, object] = {
 }  # fmt: skip
 
 
-def write_inputs(folder: Path, count: int) -> None:
+def write_inputs(folder: Path, count: int, parquet: bool = True) -> None:
     """``list.txt`` and ``images.parquet``, each of ``count`` images."""
     folder.mkdir(parents=True, exist_ok=True)
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
@@ -51,6 +51,8 @@ def write_inputs(folder: Path, count: int) -> None:
     with (folder / "list.txt").open("w") as file:
         file.write("there.png\n")
         file.writelines(f"folder-{i // 1000:05d}/photograph-{i:08d}.png\n" for i in range(count - 1))
+    if not parquet:
+        return
     schema = pa.schema([("image", pa.binary())])
     with pq.ParquetWriter(folder / "images.parquet", schema) as writer:
         for begin in range(0, count, 1000):
@@ -66,6 +68,19 @@ def find(folder: Path, name: str) -> Any:
     from idc_ray.pipeline.inputs import find_input
 
     return find_input(config(folder, name))
+
+
+def plan(folder: Path, name: str, found: Any) -> Any:
+    """What a launch does between the listing and the first image."""
+    from idc_ray.pipeline.compactor import Compactor
+    from idc_ray.pipeline.inputs import by_range
+    from idc_ray.pipeline.plan import plan_work
+
+    store = Store.open(str(folder / "out"))
+    planned = plan_work(config(folder, name), found, store, DIGEST, "launch")
+    Compactor(store, DIGEST, SHARDS, planned.together)
+    by_range(found.manifest, planned.together)
+    return planned
 
 
 def record(image_id: str, source: str) -> ImageRecord:
@@ -102,15 +117,10 @@ def stage_find(folder: Path, name: str) -> dict[str, float]:
 
 
 def stage_plan(folder: Path, share: str) -> dict[str, float]:
-    from idc_ray.pipeline.compactor import Compactor
-    from idc_ray.pipeline.plan import plan_work
-
     found = find(folder, "images.parquet")
-    store = Store.open(str(folder / "out"))
     begin = time.perf_counter()
-    plan = plan_work(config(folder, "images.parquet"), found, store, DIGEST, "launch")
-    Compactor(store, DIGEST, SHARDS, plan.together)
-    return {"seconds": time.perf_counter() - begin, "to_do": plan.todo, "done": plan.done_before}
+    planned = plan(folder, "images.parquet", found)
+    return {"seconds": time.perf_counter() - begin, "to_do": planned.todo, "done": planned.done_before}
 
 
 def stage_finish(folder: Path, _: str) -> dict[str, float]:
