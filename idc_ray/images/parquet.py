@@ -21,6 +21,7 @@ def image_columns(schema: pa.Schema) -> list[str]:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
+    # No extension types: Ray registers one whose values are unpickled when they are looked at.
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
@@ -43,7 +44,7 @@ def row_entries(files: Iterable[Entry], filesystem: fs.FileSystem, column: str |
         try:
             with open_path(filesystem, file.path) as handle, pq.ParquetFile(handle) as parquet:
                 rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, TypeError, ValueError) as error:  # the last two: forged extension types
             raise BadRequest(f"cannot read {file.source} as Parquet: {error}; repair it or leave it out") from error
         chosen = _choose(schema, column, file.source)
         for row in range(rows):
@@ -58,7 +59,10 @@ def _choose(schema: pa.Schema, column: str | None, source: str) -> str:
     if column is None and len(candidates) != 1:
         fix = "name one with image_column" if candidates else f"its columns are {', '.join(map(repr, schema.names))}"
         raise BadRequest(f"{source} has {len(candidates)} columns that may hold images ({listed}); {fix}")
-    return column or candidates[0]
+    chosen = column or candidates[0]
+    if schema.names.count(chosen) > 1 or f"{chosen}.bytes" in schema.names:
+        raise BadRequest(f"{source} has several columns named {chosen!r} or {chosen + '.bytes'!r}; rename all but one")
+    return chosen
 
 
 def read_row(filesystem: fs.FileSystem, path: str, column: str, row: int) -> bytes:
@@ -82,6 +86,7 @@ def read_row(filesystem: fs.FileSystem, path: str, column: str, row: int) -> byt
         leaf = f"{column}.bytes" if _bytes_field(field.type) else column
         for batch in parquet.iter_batches(batch_size=1, row_groups=[group], columns=[leaf], use_threads=False):
             if offset == 0:
+                _check_plain(batch.schema, row)
                 return _value(batch.column(0)[0].as_py(), row)
             offset -= 1
     raise RejectedImage("missing", f"row {row} is not in the file any more")
@@ -94,6 +99,15 @@ def _group_of(metadata: pq.FileMetaData, row: int) -> tuple[int, int]:
             return group, row
         row -= rows
     raise RejectedImage("missing", f"the file has {metadata.num_rows} rows, fewer than when it was listed")
+
+
+def _check_plain(schema: pa.Schema, row: int) -> None:
+    """Columns are chosen by name, and a forged file may have several of one; only bytes may be looked at."""
+    kinds = [field.type for field in schema]
+    if len(kinds) == 1 and pa.types.is_struct(kinds[0]):
+        kinds = [field.type for field in kinds[0]]
+    if len(kinds) != 1 or not _is_binary(kinds[0]):
+        raise RejectedImage("unreadable", f"row {row} is {', '.join(map(str, kinds))} now; expected one binary column")
 
 
 def _value(cell: bytes | dict[str, bytes | None] | None, row: int) -> bytes:

@@ -19,6 +19,7 @@ from idc_ray.objects import StoreUnavailable
 from idc_ray.store.filesystem import Place
 from idc_ray.store.layout import INDEX, SHARDS, index_name, pending_name, shard_name, shard_number
 from idc_ray.store.records import INDEX_SCHEMA, ImageRecord, table_from_records
+from idc_ray.store.schema import check_types
 from idc_ray.store.shards import sha256_of_file
 from idc_ray.store.threads import ordered_map
 
@@ -96,6 +97,7 @@ def read_index(place: Place, shard: int, columns: Sequence[str] | None = None) -
         parquet = pq.ParquetFile(pa.BufferReader(data))
         info = ShardInfo(**json.loads((parquet.metadata.metadata or {})[_SHARD]))
         table = parquet.read(columns=list(columns) if columns is not None else None)
+        check_types(table.schema, INDEX_SCHEMA)
     except StoreUnavailable:
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["ROW_SCHEMA", "TileRow", "open_writer", "rows_from_table", "table_from_rows"]
+__all__ = ["ROW_SCHEMA", "TileRow", "check_types", "open_writer", "rows_from_table", "table_from_rows"]
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the Image feature of Hugging Face datasets
 _COLUMNS = pa.schema(
@@ -90,6 +90,25 @@ def table_from_rows(rows: Sequence[TileRow]) -> pa.Table:
     for name in ("lr", "hr"):
         columns[name] = [{"bytes": png, "path": path} for png, path in zip(columns[name], paths, strict=True)]
     return pa.Table.from_pydict(columns, schema=ROW_SCHEMA)
+
+
+def check_types(schema: pa.Schema, expected: pa.Schema) -> None:
+    """Refuses a file of somebody else whose columns are not ours, before one of its values is looked at.
+
+    Arrow lets programs register types of their own, and Ray has one whose values are unpickled by a mere look.
+
+    Args:
+        schema: of the file, or of those of its columns that were read.
+        expected: ours, with at least these columns.
+
+    Raises:
+        ValueError: a column is missing in ``expected``, there twice, or of another type.
+    """
+    for field in schema:
+        index = expected.get_field_index(field.name)
+        if index < 0 or schema.names.count(field.name) > 1 or expected.field(index).type != field.type:
+            ours = expected.field(index).type if index >= 0 else "no such column"
+            raise ValueError(f"its column {field.name!r} is {field.type}; expected {ours}, once")
 
 
 def rows_from_table(table: pa.Table) -> list[TileRow]:

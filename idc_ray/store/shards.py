@@ -1,4 +1,4 @@
-"""Writing a shard: rows in order, in row groups whose borders depend on the rows only."""
+"""Shards: rows in order, in row groups whose borders depend on the rows only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from idc_ray.store.schema import ROW_SCHEMA, open_writer
+from idc_ray.errors import IdcError
+from idc_ray.objects import StoreUnavailable
+from idc_ray.store.filesystem import Place
+from idc_ray.store.layout import shard_name
+from idc_ray.store.schema import ROW_SCHEMA, check_types, open_writer
 
-__all__ = ["merge", "sha256_of_file", "shard_bytes"]
+__all__ = ["merge", "read_shard", "sha256_of_file", "shard_bytes"]
 
 ROW_GROUP_ROWS = 256  # ours: a reader that streams holds a few MB
 ROW_GROUP_BYTES = 16 * 2**20  # ours: the same for very large tiles; keeps a column far from Arrow's 2 GB limit
@@ -29,6 +33,26 @@ def shard_bytes(tables: Iterable[pa.Table]) -> bytes:
         for group in _row_groups(tables):
             writer.write_table(group, row_group_size=max(1, group.num_rows))
     return sink.getvalue()  # CPython shares the memory
+
+
+def read_shard(place: Place, shard: int) -> pa.Table:
+    """The rows of a shard, as a table of `ROW_SCHEMA`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        IdcError: it cannot be read, or has other columns.
+    """
+    name = shard_name(shard)
+    try:
+        with place.open(name) as file:
+            table = pq.ParquetFile(file, pre_buffer=True).read()
+        check_types(table.schema, ROW_SCHEMA)
+        return table.select(ROW_SCHEMA.names).replace_schema_metadata(ROW_SCHEMA.metadata)
+    except (FileNotFoundError, StoreUnavailable):
+        raise
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        fix = "restore that file from a copy, or condense again"
+        raise IdcError(f"{place.shown(name)} cannot be read as a shard ({error}); {fix}") from error
 
 
 def merge(shard: pq.ParquetFile | None, replaced: Collection[str], parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -55,6 +79,7 @@ def sha256_of_file(file: pa.NativeFile) -> str:
 
 def _images(shard: pq.ParquetFile, replaced: Collection[str]) -> Iterator[tuple[str, pa.Table]]:
     """Runs of rows of one image, in the shard's order; an image on two row groups comes as two runs."""
+    check_types(shard.schema_arrow, ROW_SCHEMA)
     for i in range(shard.num_row_groups):
         group = shard.read_row_group(i).replace_schema_metadata(ROW_SCHEMA.metadata)
         ids = group["image_id"].to_pylist()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem
 
 from idc_ray.store import (
@@ -24,19 +23,19 @@ from idc_ray.store import (
     parts,
     quarantine,
     run_record,
+    shards,
 )
 from idc_ray.store.attempts import AttemptKind
 from idc_ray.store.done import DoneImages
 from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.index import ShardInfo
 from idc_ray.store.inflight import Inflight
-from idc_ray.store.layout import shard_name
 from idc_ray.store.manifest import Manifest
 from idc_ray.store.parts import Part
 from idc_ray.store.quarantine import QuarantineEntry
 from idc_ray.store.records import ImageRecord
 from idc_ray.store.run_record import RunRecord
-from idc_ray.store.schema import ROW_SCHEMA, TileRow
+from idc_ray.store.schema import TileRow
 from idc_ray.store.status import Status, read_status
 
 __all__ = ["Store"]
@@ -129,9 +128,13 @@ class Store:
         return index.check_shards(self.place, full)
 
     def read_shard(self, shard: int) -> pa.Table:
-        """The rows of a shard, as a table of `ROW_SCHEMA`; FileNotFoundError if there is none."""
-        with self.place.open(shard_name(shard)) as file:
-            return pq.ParquetFile(file, pre_buffer=True).read().replace_schema_metadata(ROW_SCHEMA.metadata)
+        """The rows of a shard, as a table of `ROW_SCHEMA`.
+
+        Raises:
+            FileNotFoundError: there is none.
+            IdcError: it cannot be read, or has other columns.
+        """
+        return shards.read_shard(self.place, shard)
 
     def index_table(self, columns: list[str] | None = None) -> pa.Table:
         """One row per finished image in a shard: sizes, losses, times (see `ImageRecord`)."""

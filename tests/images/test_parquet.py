@@ -11,6 +11,7 @@ from pyarrow import fs
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.images.manifest import Entry
 from idc_ray.images.parquet import image_columns, read_row, row_entries
+from tests.unpickling import pickled, ran, registered
 
 LOCAL = fs.LocalFileSystem()
 
@@ -102,3 +103,37 @@ def test_one_row_costs_at_most_a_row_group_or_a_page(
     finally:
         pa.set_memory_pool(default)
     assert 1 << 20 <= pool.max_memory() < limit_mib << 20
+
+
+@pytest.mark.parametrize("names", [["image", "image"], ["image.bytes", "image"]])
+def test_no_column_of_pickles_is_looked_at(tmp_path: Path, names: list[str]) -> None:
+    """Catches a column chosen by name where a forged file has two of it: a look at the other one runs its code."""
+    good = structs(b"1") if names[0] != names[1] else pa.array([b"1"])
+    with registered():
+        pickled()[0].as_py()
+        assert ran.pop() == "ran"  # so it would be
+        pq.write_table(pa.Table.from_arrays([pickled(), good], names), tmp_path / "x.parquet")
+        file = Entry("x.parquet", str(tmp_path / "x.parquet"))
+        with pytest.raises(BadRequest, match="several columns named 'image'"):
+            list(row_entries([file], LOCAL, None))
+        with pytest.raises((RejectedImage, KeyError)):  # exchanged after it was listed
+            read_row(LOCAL, file.path, "image", 0)
+        assert not ran
+
+
+def test_a_column_of_pickles_beside_the_images_is_left_alone(tmp_path: Path) -> None:
+    """Ray Data writes such columns for mixed values: the images of such a file are as good as any."""
+    with registered():
+        pq.write_table(pa.table({"image": structs(b"1"), "notes": pickled()}), tmp_path / "x.parquet")
+        (entry,) = row_entries([Entry("x.parquet", str(tmp_path / "x.parquet"))], LOCAL, None)
+        assert read_row(LOCAL, entry.path, "image", 0) == b"1"
+        assert not ran
+
+
+def test_an_image_field_of_pickles_is_refused(tmp_path: Path) -> None:
+    with registered():
+        column = pa.StructArray.from_arrays([pickled(), pa.array([b"1"])], ["bytes", "bytes"])
+        pq.write_table(pa.table({"image": column}), tmp_path / "x.parquet")
+        with pytest.raises((BadRequest, RejectedImage)):
+            read_row(LOCAL, str(tmp_path / "x.parquet"), "image", 0)
+        assert not ran

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from idc_ray.errors import IdcError
 from idc_ray.store import Store
 from idc_ray.store.index import Fingerprint, read_index, read_pending, write_pending
 from idc_ray.store.layout import index_name, shard_name
+from tests.unpickling import pickled, ran, registered
 
 
 @pytest.fixture
@@ -78,3 +81,31 @@ def test_pending_note_survives(store: Store) -> None:
     allowed = [Fingerprint(12, "ab" * 32), Fingerprint(15, "cd" * 32)]
     write_pending(store.place, 3, allowed)
     assert read_pending(store.place, 3) == allowed and store.pending_shards() == [3]
+
+
+def forge(store: Store, name: str, column: str) -> None:
+    """Puts a column of pickles in place of one of ours, as a stranger may who hands on a set."""
+    table = pq.read_table(pa.BufferReader(store.place.read(name)))
+    forged = table.set_column(table.schema.get_field_index(column), column, pickled(table.num_rows))
+    sink = pa.BufferOutputStream()
+    pq.write_table(forged.replace_schema_metadata(table.schema.metadata), sink)
+    store.place.write(name, sink.getvalue())
+
+
+@pytest.mark.parametrize("column", ["image_id", "lr", "sample_weight"])
+def test_no_value_of_a_forged_shard_is_looked_at(filled: Store, column: str) -> None:
+    """Catches code that runs because a foreign set was trained on or exported: Ray registers such a type."""
+    with registered():
+        forge(filled, shard_name(0), column)
+        with pytest.raises(IdcError, match=rf"part-00000\.parquet cannot be read as a shard .*'{column}'"):
+            filled.read_shard(0)
+        assert not ran
+
+
+def test_no_value_of_a_forged_index_is_looked_at(filled: Store, make: SimpleNamespace) -> None:
+    with registered():
+        forge(filled, index_name(0), "image_id")
+        for read in (lambda: filled.done(make.DIGEST), filled.index_table, lambda: filled.index_table(["image_id"])):
+            with pytest.raises(IdcError, match="not a whole index|other columns"):
+                read()
+        assert not ran
