@@ -214,6 +214,30 @@ def test_a_broken_file_is_refused_with_its_name(text: str, message: str, tmp_pat
     assert "broken.yaml" in str(caught.value)
 
 
+def test_a_few_lines_that_stand_for_billions_are_refused_in_one(tmp_path: Path) -> None:
+    """Catches a message that spells out what YAML's references stand for: it would fill the memory."""
+    lists = [f"&k{i} [{', '.join([f'*k{i - 1}' if i else 'x'] * 10)}]" for i in range(12)]
+    file = tmp_path / "bomb.yaml"
+    for name in ("input", "rlff", "tile_size", "rlff.bandwidths"):
+        file.write_text(f"{name}: [{', '.join(lists)}]\n")
+        with pytest.raises(BadRequest, match=f"'{name}") as told:
+            load_config(file)
+        assert len(str(told.value)) < 5000
+    file.write_text("input: " + "[" * 1000 + "]" * 1000)
+    with pytest.raises(BadRequest, match="not valid YAML"):
+        load_config(file)
+
+
+@pytest.mark.parametrize(
+    "value", [["s3://KEY:S3CRET@b/x"], {"a": "s3://KEY:S3CRET@b/x"}, [f"s3://KEY:S3CRET{'/x' * 300}@b/"]]
+)
+def test_a_refused_place_keeps_its_credentials(value: object) -> None:
+    """Catches a job's log with a key in it because somebody gave two inputs where one is expected."""
+    with pytest.raises(BadRequest) as told:
+        load_config(None, {"input": value})
+    assert "S3CRET" not in str(told.value) and "'input'" in str(told.value)
+
+
 def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match=r"nowhere\.yaml"):
         load_config(tmp_path / "nowhere.yaml")

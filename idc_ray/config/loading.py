@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from idc_ray.config.base import settings_of
 from idc_ray.config.condense import CondenseConfig
 from idc_ray.errors import BadRequest
+from idc_ray.redact import redact, redact_within
 
 __all__ = ["flatten", "flatten_changes", "load", "load_config", "read_yaml", "unknown_setting"]
 
@@ -85,7 +87,7 @@ def read_yaml(path: Path) -> Mapping[str, object]:
         raise BadRequest(f"cannot read the configuration file {path}: {error}") from None
     try:
         content = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise BadRequest(f"{path} is not valid YAML: {error}") from None
     if content is None:
         return {}
@@ -102,7 +104,7 @@ def flatten(model: type[BaseModel], values: Mapping[str, object], origin: str) -
     for name, value in _leaves(values, "", sections, known):
         if name in sections:
             members = ", ".join(sorted(k for k in known if k.rpartition(".")[0] == name))
-            raise BadRequest(f"setting '{name}' is {value!r}; it is a section of {members}")
+            raise BadRequest(f"setting '{name}' is {_shown(value)}; it is a section of {members}")
         if name not in known:
             raise unknown_setting(model, name)
         if name in flat:
@@ -165,4 +167,20 @@ def _explain(fault: Any) -> str:
     name = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"unknown setting '{name}'; --help lists all"
-    return f"setting '{name}' is {value!r}; expected: {re.sub(r'^[A-Z][a-z]+ should (be |have )?', '', message)}"
+    return f"setting '{name}' is {_shown(value)}; expected: {re.sub(r'^[A-Z][a-z]+ should (be |have )?', '', message)}"
+
+
+class _Brief(reprlib.Repr):
+    """Values for messages, cut short: a few lines of YAML can stand for a list of billions. Without credentials."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 2, 200, 200
+
+    def repr_str(self, x: str, level: int) -> str:
+        # Before it is cut: without its end a key would no longer be known for one.
+        return super().repr_str(redact_within(redact(x)), level)
+
+
+def _shown(value: object) -> str:
+    return _Brief().repr(value)

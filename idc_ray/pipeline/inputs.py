@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +20,8 @@ from idc_ray.images.locate import Place, locate, read_bytes
 from idc_ray.images.names import open_path
 from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
-from idc_ray.store import DoneImages
+from idc_ray.store import DoneImages, SourceState
+from idc_ray.store.threads import ordered_map
 
 __all__ = [
     "Sizes",
@@ -30,6 +33,8 @@ __all__ = [
     "read_teacher",
     "readable_samples",
 ]
+
+log = logging.getLogger(__name__)
 
 #: Bytes of an 8-bit RGB pixel as PNG; natural tiles take 2 to 2.6 of the 3.
 PNG_BYTES_PER_PIXEL = 2.4
@@ -143,24 +148,30 @@ def estimate_sizes(config: CondenseConfig, images: int, samples: list[Instance])
 def changed_sources(found: Found, done: DoneImages) -> list[dict[str, str]]:
     """Finished images whose source is no longer what it was, as manifest rows.
 
-    Size and time tell at once that nothing changed; where they differ the content decides. Rows of
-    Parquet files have neither, so a change inside such a file goes unseen.
+    Size and time tell at once that nothing changed; another size tells that something did; where only the time differs
+    the content decides, in threads: a copied input has a new time everywhere. Rows of Parquet files have neither, so a
+    change inside such a file goes unseen.
     """
     manifest = found.manifest.filter(pc.greater_equal(found.manifest["size"], 0))
     rows = manifest.select(["image_id", "source", "path", "size", "mtime_ns"])
     listed = set(rows["image_id"].to_pylist())
     states = done.states([image_id for image_id in done.in_parts if image_id in listed])
-    changed = []
+    suspects: list[tuple[dict[str, Any], SourceState]] = []
     for batch in rows.to_batches(max_chunksize=65536):
         for row in batch.to_pylist():
             if row["image_id"] not in done:
                 continue
             state = states.get(row["image_id"]) or done[row["image_id"]]
-            if (state.size, state.mtime_ns) == (row["size"], max(0, row["mtime_ns"])):
-                continue
-            if _sha256(found, row["path"]) != state.sha256:
-                changed.append(row)
-    return changed
+            if (state.size, state.mtime_ns) != (row["size"], max(0, row["mtime_ns"])):
+                suspects.append((row, state))
+    if suspects:
+        log.info("%d finished images have another time or size than when they were condensed; comparing", len(suspects))
+    same = ordered_map(lambda suspect: _is_same(found, *suspect), suspects)
+    return [row for (row, _), unchanged in zip(suspects, same, strict=True) if not unchanged]
+
+
+def _is_same(found: Found, row: dict[str, Any], state: SourceState) -> bool:
+    return bool(row["size"] == state.size and _sha256(found, row["path"]) == state.sha256)
 
 
 def _sha256(found: Found, path: str) -> str:

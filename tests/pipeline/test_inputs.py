@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from idc_ray.errors import BadRequest
 from idc_ray.images import Found, Instance, find_images
 from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import PHOTOGRAPHS
+from idc_ray.pipeline import inputs
 from idc_ray.pipeline.inputs import (
     PNG_BYTES_PER_PIXEL,
     Sizes,
@@ -155,6 +157,24 @@ def test_an_unchanged_source_is_not_opened(job_and_found: tuple[Job, Found], mon
     commit(job, "a")
     monkeypatch.setattr("idc_ray.pipeline.inputs.open_path", lambda *args: pytest.fail("a file was opened"))
     assert changed(job) == []
+
+
+def test_a_copied_input_is_compared_in_threads_and_what_has_another_size_is_not_read(
+    job_and_found: tuple[Job, Found], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches hours of silence before a job on a million images whose times have changed, in an object store above all.
+
+    Two reads must be under way at once, or the barrier breaks.
+    """
+    job, _ = job_and_found
+    for name in "abc":
+        os.utime(commit(job, name), ns=(5, 5))
+    (Path(job.root) / "c.png").write_bytes(b"shorter")
+    both, real = threading.Barrier(2, timeout=20), inputs._sha256
+    monkeypatch.setattr(inputs, "_sha256", lambda found, path: (both.wait(), real(found, path))[1])
+    with caplog.at_level("INFO"):
+        assert changed(job) == ["c.png"]
+    assert "3 finished images have another time or size" in caplog.text
 
 
 def test_a_source_that_can_no_longer_be_read_counts_as_changed(job_and_found: tuple[Job, Found]) -> None:
