@@ -51,7 +51,9 @@ def test_two_workers_do_what_one_does(data: Path, ray_cluster: Any) -> None:
     assert (data / "one" / STATE).stat().st_mtime_ns == before
 
 
-def test_a_tracked_training_has_curves_config_pictures_and_the_model(data: Path, ray_cluster: Any) -> None:
+def test_a_tracked_training_has_curves_config_pictures_and_the_model(
+    data: Path, ray_cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The logged model loads by MLflow alone and is the best checkpoint; a resume continues the same run."""
     import mlflow
     from mlflow import MlflowClient
@@ -68,7 +70,7 @@ def test_a_tracked_training_has_curves_config_pictures_and_the_model(data: Path,
     assert run.data.params["optimizer.learning_rate"] == "0.005"
     names = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert names >= {"config.yaml", "best.safetensors", "last.safetensors", "model", "validation_0.png"}
-    mlflow.set_tracking_uri(uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # set_tracking_uri would leave it to all tests after this one
     model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
     best = load_checkpoint((data / "tracked" / "best.safetensors").read_bytes()).build().eval()
     images = torch.rand(2, 3, 9, 12)
