@@ -71,14 +71,16 @@ def _read(manifest: pa.Table, job: Job, batch: int, pool: PoolPlan, alone: bool 
     """Blocks hold whole batches, so that no worker waits for another block to fill its batch."""
     rows = batch * max(1, math.ceil(manifest.num_rows / (batch * MAX_BLOCKS)))
     blocks = [manifest.slice(begin, rows) for begin in range(0, manifest.num_rows, rows)]
-    # Workers of one CPU read their images themselves, Ray joins the two steps, and restarts them without end. Readers
-    # of their own it would give up after three deaths, and the job with them: ReadImage gives up the image instead.
-    own = {} if pool.options == {"num_cpus": 1} else {"max_retries": -1}
-    return ray.data.from_arrow(blocks).map(ReadImage(job, alone, node_id, node_lives), num_cpus=1, **own)
+    # Workers on CPUs read their images themselves: Ray joins two steps of equal resources, and restarts the workers
+    # without end. Readers beside GPUs it would give up after three deaths, and the job with them: ReadImage gives up
+    # the image instead.
+    own = pool.options if "num_cpus" in pool.options else {"num_cpus": 1, "max_retries": -1}
+    return ray.data.from_arrow(blocks).map(ReadImage(job, alone, node_id, node_lives), **own)
 
 
 def _strategy(pool: PoolPlan) -> ActorPoolStrategy:
-    return ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size, initial_size=pool.initial_size)
+    most = None if pool.may_grow else pool.max_size
+    return ActorPoolStrategy(min_size=pool.min_size, max_size=most, initial_size=pool.initial_size)
 
 
 def _rows(statuses: Dataset) -> Generator[dict[str, Any]]:
