@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import warnings
 from collections.abc import Generator
 from typing import Any
 
@@ -45,9 +46,7 @@ def condense_stream(
         CondenseWorker,
         fn_constructor_kwargs={"job": job, "teacher": teacher, "alone": alone},
         batch_size=batch,
-        batch_format="pyarrow",
-        compute=_strategy(pool),
-        **pool.options,
+        **_working(pool),
     )
     yield from _rows(statuses)
 
@@ -60,9 +59,7 @@ def survey_stream(
         SurveyWorker,
         fn_constructor_kwargs={"job": job, "teacher": teacher},
         batch_size=1,
-        batch_format="pyarrow",
-        compute=_strategy(pool),
-        **pool.options,
+        **_working(pool),
     )
     yield from _rows(statuses)
 
@@ -75,12 +72,16 @@ def _read(manifest: pa.Table, job: Job, batch: int, pool: PoolPlan, alone: bool 
     # without end. Readers beside GPUs it would give up after three deaths, and the job with them: ReadImage gives up
     # the image instead.
     own = pool.options if "num_cpus" in pool.options else {"num_cpus": 1, "max_retries": -1}
-    return ray.data.from_arrow(blocks).map(ReadImage(job, alone, node_id, node_lives), **own)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of max_retries, which has no other name yet
+        return ray.data.from_arrow(blocks).map(ReadImage(job, alone, node_id, node_lives), **own)
 
 
-def _strategy(pool: PoolPlan) -> ActorPoolStrategy:
+def _working(pool: PoolPlan) -> dict[str, Any]:
+    """How workers run. Beside a GPU Ray Data would have each take a CPU as well, the readers' last one perhaps."""
     most = None if pool.may_grow else pool.max_size
-    return ActorPoolStrategy(min_size=pool.min_size, max_size=most, initial_size=pool.initial_size)
+    strategy = ActorPoolStrategy(min_size=pool.min_size, max_size=most, initial_size=pool.initial_size)
+    return {"batch_format": "pyarrow", "compute": strategy, "num_cpus": 0, **pool.options}
 
 
 def _rows(statuses: Dataset) -> Generator[dict[str, Any]]:

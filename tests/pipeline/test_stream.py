@@ -95,7 +95,8 @@ def test_workers_get_the_resources_of_the_pool_and_whole_batches(
     assert surveying.working["fn_constructor_kwargs"] == given
     assert (condensing.working["batch_size"], surveying.working["batch_size"]) == (4, 1)
     for made in datasets:
-        assert made.working["num_gpus"] == 0.5 and "num_cpus" not in made.working
+        assert made.working["num_gpus"] == 0.5
+        assert made.working["num_cpus"] == 0, "each GPU takes a CPU from the readers, and the job hangs without one"
         pool = made.working["compute"]
         assert (pool.min_size, pool.max_size, pool.initial_size) == (2, 4, 3)
     assert condensing.reader.alone and not surveying.reader.alone
