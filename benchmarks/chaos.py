@@ -70,6 +70,7 @@ class Chaos:
     failures: list[str] = field(default_factory=list)
     longest_wait: float = 0.0
     launches: int = 0
+    next_fault: float = 0.0
 
     def launch(self, output: Path) -> subprocess.Popen[bytes]:
         """The command, given once."""
@@ -86,7 +87,7 @@ class Chaos:
         Whatever the faults, the command is given again until it ends by itself.
         """
         process = self.launch(output)
-        done, since, next_fault = -1, time.monotonic(), self._soon(pause)
+        done, since = -1, time.monotonic()
         while True:
             time.sleep(0.2)
             now = time.monotonic()
@@ -105,14 +106,11 @@ class Chaos:
                     self.failures.append(f"{output.name}: exit code {process.returncode}, see {output.name}.log")
                     return
                 process, since = self.launch(output), now
-            elif now < until and now >= next_fault:
+            elif now < until and now >= self.next_fault:
                 name, fault = self.random.choice(sorted(self._faults(process, output).items()))
                 if fault():
                     self.faults[name] += 1
-                next_fault = self._soon(pause)
-
-    def _soon(self, pause: float) -> float:
-        return time.monotonic() + self.random.expovariate(1 / pause)
+                self.next_fault = time.monotonic() + self.random.expovariate(1 / pause)
 
     def _faults(self, process: subprocess.Popen[bytes], output: Path) -> dict[str, Callable[[], bool]]:
         def kill_command() -> bool:
