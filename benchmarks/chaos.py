@@ -148,10 +148,10 @@ class Chaos:
                 self.failures.append(f"{output.name}: {sum(keys.values())} rows {what}, such as {next(iter(keys))}")
         if expected == found and not table.equals(undisturbed):
             self.failures.append(f"{output.name}: rows changed")
-        aside = [path.name for path in (output / "quarantine").rglob("*.json")]
+        aside = [path.name for path in _files(output / "quarantine")]
         if aside:
             self.failures.append(f"{output.name}: {len(aside)} images set aside, such as {aside[0]}")
-        left = [path for name in ("parts", "inflight") for path in (output / name).rglob("*") if path.is_file()]
+        left = [*_files(output / "parts"), *_files(output / "inflight")]
         torn = [path for path in left if not path.name.startswith(SILENT)]
         if torn:
             self.failures.append(f"{output.name}: {len(torn)} files left over, such as {torn[0]}")
@@ -160,7 +160,7 @@ class Chaos:
 def _kill_one(chance: random.Random, output: Path) -> bool:
     """Kill a worker that states that it is at work."""
     pids = []
-    for path in sorted((output / "inflight").glob("*/*.json")):
+    for path in sorted(_files(output / "inflight")):
         with contextlib.suppress(OSError, ValueError):
             pids.append(int(json.loads(path.read_text())["pid"]))
     pids = [pid for pid in pids if _is_worker(pid)]  # statements outlive those who made them, and ids come again
@@ -180,8 +180,12 @@ def _is_worker(pid: int) -> bool:
 
 def _finished(output: Path) -> int:
     """A number that changes whenever an image is done."""
-    parts = sum(1 for _ in (output / "parts").glob("*/*/*.parquet"))
-    return parts + 10_000 * sum(1 for _ in (output / "shards").glob("*.parquet"))
+    return len(_files(output / "parts")) + 10_000 * len(_files(output / "shards"))
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below a folder, whose folders may vanish meanwhile: os.walk, unlike glob, does not mind."""
+    return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
 
 
 def _rows(output: Path) -> pa.Table:

@@ -32,7 +32,7 @@ HARMLESS = re.compile(rb"core_worker\.cc:\d+: Actor with class name: .* has cons
 ANSWER_SECONDS = 15.0
 
 
-def join(address: str | None, worker_output: bool = True) -> None:
+def join(address: str | None, worker_output: bool = True, spare_cpus: int = 0) -> None:
     """Join the cluster at ``address`` or RAY_ADDRESS, else start one on this machine.
 
     A job that was submitted to a cluster finds it through RAY_ADDRESS, which Ray sets.
@@ -40,6 +40,7 @@ def join(address: str | None, worker_output: bool = True) -> None:
     Args:
         address: such as ``auto`` or ``ray://HOST:10001``.
         worker_output: show here what the workers print.
+        spare_cpus: CPUs beyond the machine's own in a cluster started here, for readers that workers wait for.
 
     Raises:
         BadRequest: no cluster answers there.
@@ -65,7 +66,7 @@ def join(address: str | None, worker_output: bool = True) -> None:
             return
         log.info("starting Ray on this machine")
         # local: a cluster that someone else runs on this machine is joined by its address only
-        ray.init(address="local", num_cpus=os.cpu_count() or 1, include_dashboard=False, **common)
+        ray.init(address="local", num_cpus=(os.cpu_count() or 1) + spare_cpus, include_dashboard=False, **common)
 
 
 def _check_answers(address: str) -> None:

@@ -62,9 +62,12 @@ def full_object_store(nodes: Nodes) -> Iterator[None]:
 def at_work(output: Path) -> list[dict[str, Any]]:
     """What workers state."""
     found = []
-    for path in (output / "inflight").glob("*/[0-9a-f]*.json"):
-        with contextlib.suppress(FileNotFoundError, ValueError):  # cleared between the listing and the reading
-            found.append(json.loads(path.read_text()))
+    for folder, _, names in os.walk(output / "inflight"):  # unlike glob it does not mind a folder that vanishes
+        for name in names:
+            if name.startswith(("read-", ".")):  # readers' statements, and files that are being written
+                continue
+            with contextlib.suppress(FileNotFoundError, ValueError):  # cleared between the listing and the reading
+                found.append(json.loads(Path(folder, name).read_text()))
     return found
 
 

@@ -174,5 +174,7 @@ def test_our_own_cluster_is_this_machine_and_is_not_started_twice(
     cluster.join(None)
     cluster.join(None)
     (call,) = calls
-    assert call["num_cpus"] == 8
-    assert call["address"] == "local"
+    assert (call["num_cpus"], call["address"]) == (8, "local")
+    calls.clear()
+    cluster.join(None, spare_cpus=1)
+    assert calls[0]["num_cpus"] == 9
