@@ -116,7 +116,8 @@ class Actors(Section):
     min_size: Neutral[Count] = 1
     """Fewest workers."""
     max_size: Neutral[Count | None] = None
-    """Most workers; null: as many as the cluster has room for."""
+    """Most workers; null: as many as the cluster has room for, also when it grows. A cluster that starts without
+    workers is asked at once for as many as are named here, and grows one by one for null."""
     initial_size: Neutral[Count | None] = None
     """Workers at the start; null: as many as there is room and work for."""
     cpus: Neutral[NotNegative] = 1.0

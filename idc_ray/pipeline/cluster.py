@@ -28,14 +28,11 @@ log = logging.getLogger(__name__)
 #: Ray's core says of every worker that its arguments might be lost; this process holds them. No setting silences it.
 HARMLESS = re.compile(rb"core_worker\.cc:\d+: Actor with class name: .* has constructor arguments in the object store")
 
-#: CPUs beyond the machine's own in a cluster that we start, so that reading never waits for the workers to end.
-READER_CPUS = 1
-
-#: How long a cluster's head may take to accept a connection.
+#: How long a machine of a cluster may take to accept a connection.
 ANSWER_SECONDS = 15.0
 
 
-def join(address: str | None, worker_output: bool = True) -> None:
+def join(address: str | None, worker_output: bool = True, spare_cpus: int = 0) -> None:
     """Join the cluster at ``address`` or RAY_ADDRESS, else start one on this machine.
 
     A job that was submitted to a cluster finds it through RAY_ADDRESS, which Ray sets.
@@ -43,6 +40,7 @@ def join(address: str | None, worker_output: bool = True) -> None:
     Args:
         address: such as ``auto`` or ``ray://HOST:10001``.
         worker_output: show here what the workers print.
+        spare_cpus: CPUs beyond the machine's own in a cluster started here, for readers that workers wait for.
 
     Raises:
         BadRequest: no cluster answers there.
@@ -67,14 +65,19 @@ def join(address: str | None, worker_output: bool = True) -> None:
                 ) from None
             return
         log.info("starting Ray on this machine")
-        ray.init(num_cpus=(os.cpu_count() or 1) + READER_CPUS, include_dashboard=False, **common)
+        # local: a cluster that someone else runs on this machine is joined by its address only
+        ray.init(address="local", num_cpus=(os.cpu_count() or 1) + spare_cpus, include_dashboard=False, **common)
 
 
 def _check_answers(address: str) -> None:
     """Ray itself would try an address HOST:PORT for minutes; other kinds of address it checks at once."""
     host, colon, port = address.rpartition(":")
     if colon and "/" not in host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+        _connect(host.strip("[]"), int(port))
+
+
+def _connect(host: str, port: int) -> None:
+    socket.create_connection((host, port), timeout=ANSWER_SECONDS).close()
 
 
 def node_id() -> str:
@@ -83,8 +86,15 @@ def node_id() -> str:
 
 
 def node_lives(node: str) -> bool:
-    """Whether a machine is still part of the cluster."""
-    return any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
+    """Whether a machine is still part of the cluster, and answers: Ray takes a while to notice that one is gone."""
+    for each in ray.nodes():
+        if each["NodeID"] == node and each["Alive"]:
+            try:
+                _connect(each["NodeManagerAddress"], each["NodeManagerPort"])
+            except OSError:
+                return False
+            return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -94,9 +104,10 @@ class PoolPlan:
     Attributes:
         options: resources of one worker, as ``map_batches`` takes them.
         min_size: fewest workers.
-        max_size: most workers.
+        max_size: most workers, as asked for, or that fit the cluster as it is.
         initial_size: workers at the start.
         device: what they compute on, for people.
+        may_grow: whether machines that join later get workers beyond ``max_size``.
     """
 
     options: dict[str, float]
@@ -104,13 +115,21 @@ class PoolPlan:
     max_size: int
     initial_size: int
     device: str
+    may_grow: bool = False
+
+    @property
+    def sizes(self) -> str:
+        """How many workers there may be, for people."""
+        if self.may_grow:
+            return f"{self.min_size} or more"
+        return f"{self.min_size}" if self.min_size == self.max_size else f"{self.min_size} to {self.max_size}"
 
 
 def plan_pool(actors: Actors, resources: dict[str, float], work: int) -> PoolPlan:
     """Fit the pool to a cluster.
 
-    The pools' fewest workers and one reader must fit at once, or all wait for each other: on a cluster
-    of one CPU a worker takes half of it.
+    The fewest workers must fit at once, or they wait for each other: on CPUs too few for them each takes its share.
+    A cluster without a single CPU or GPU for them has to grow: the workers that were asked for are waited for.
 
     Args:
         actors: the settings.
@@ -123,15 +142,18 @@ def plan_pool(actors: Actors, resources: dict[str, float], work: int) -> PoolPla
         options, fit, device = {"num_gpus": gpus}, cluster_gpus / gpus, "GPUs"
     else:
         cpus = actors.cpus
-        if 0 < cluster_cpus < actors.min_size * cpus + READER_CPUS:
-            cpus = cluster_cpus / (2 * actors.min_size)
+        if 0 < cluster_cpus < actors.min_size * cpus:
+            share = cluster_cpus / actors.min_size
+            cpus = share if share <= 1 else math.floor(share)  # Ray takes no fractions above 1
         options, device = {"num_cpus": cpus}, "CPUs"
-        fit = (cluster_cpus - READER_CPUS) / cpus if cpus else cluster_cpus
+        fit = cluster_cpus / cpus if cpus else cluster_cpus
     fitting = max(1, math.floor(fit))
     most = max(actors.min_size, actors.max_size or fitting)
-    # All that fit start at once; a pool that grows one by one wastes the first minutes.
-    first = actors.initial_size or min(fitting, most, max(work, 1))
-    return PoolPlan(options, actors.min_size, most, min(max(first, actors.min_size), most), device)
+    # All that fit start at once, as do all that a cluster without room is to grow for: a pool that grows one by one
+    # wastes the first minutes.
+    first = actors.initial_size or min(fitting if fit >= 1 else most, most, max(work, 1))
+    first = min(max(first, actors.min_size), most)
+    return PoolPlan(options, actors.min_size, most, first, device, may_grow=actors.max_size is None)
 
 
 class QuietStart:

@@ -218,11 +218,11 @@ def _batch(config: CondenseConfig, images: int) -> int:
 
 
 def _pool(launch: _Launch, batches: int) -> PoolPlan:
-    pool = plan_pool(launch.job.config.actors, ray.cluster_resources(), batches)
-    log.info(
-        "condensing on %s with %d to %d workers, %d at the start",
-        pool.device, pool.min_size, pool.max_size, pool.initial_size,
-    )  # fmt: skip
+    actors, resources = launch.job.config.actors, ray.cluster_resources()
+    pool = plan_pool(actors, resources, batches)
+    log.info("condensing on %s with %s workers, %d at the start", pool.device, pool.sizes, pool.initial_size)
+    if not resources.get("CPU") and actors.gpus is None and pool.device == "CPUs":
+        log.warning("the cluster has no CPUs or GPUs yet; if it is to grow by GPUs, say so: --actors.gpus 1")
     stored = launch.run.device
     if not stored:
         launch.run = launch.job.store.update_run(device=pool.device)

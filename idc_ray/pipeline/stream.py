@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import warnings
 from collections.abc import Generator
 from typing import Any
 
@@ -45,9 +46,7 @@ def condense_stream(
         CondenseWorker,
         fn_constructor_kwargs={"job": job, "teacher": teacher, "alone": alone},
         batch_size=batch,
-        batch_format="pyarrow",
-        compute=_strategy(pool),
-        **pool.options,
+        **_working(pool),
     )
     yield from _rows(statuses)
 
@@ -60,9 +59,7 @@ def survey_stream(
         SurveyWorker,
         fn_constructor_kwargs={"job": job, "teacher": teacher},
         batch_size=1,
-        batch_format="pyarrow",
-        compute=_strategy(pool),
-        **pool.options,
+        **_working(pool),
     )
     yield from _rows(statuses)
 
@@ -71,14 +68,20 @@ def _read(manifest: pa.Table, job: Job, batch: int, pool: PoolPlan, alone: bool 
     """Blocks hold whole batches, so that no worker waits for another block to fill its batch."""
     rows = batch * max(1, math.ceil(manifest.num_rows / (batch * MAX_BLOCKS)))
     blocks = [manifest.slice(begin, rows) for begin in range(0, manifest.num_rows, rows)]
-    # Workers of one CPU read their images themselves, Ray joins the two steps, and restarts them without end. Readers
-    # of their own it would give up after three deaths, and the job with them: ReadImage gives up the image instead.
-    own = {} if pool.options == {"num_cpus": 1} else {"max_retries": -1}
-    return ray.data.from_arrow(blocks).map(ReadImage(job, alone, node_id, node_lives), num_cpus=1, **own)
+    # Workers on CPUs read their images themselves: Ray joins two steps of equal resources, and restarts the workers
+    # without end. Readers beside GPUs it would give up after three deaths, and the job with them: ReadImage gives up
+    # the image instead.
+    own = pool.options if "num_cpus" in pool.options else {"num_cpus": 1, "max_retries": -1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of max_retries, which has no other name yet
+        return ray.data.from_arrow(blocks).map(ReadImage(job, alone, node_id, node_lives), **own)
 
 
-def _strategy(pool: PoolPlan) -> ActorPoolStrategy:
-    return ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size, initial_size=pool.initial_size)
+def _working(pool: PoolPlan) -> dict[str, Any]:
+    """How workers run. Beside a GPU Ray Data would have each take a CPU as well, the readers' last one perhaps."""
+    most = None if pool.may_grow else pool.max_size
+    strategy = ActorPoolStrategy(min_size=pool.min_size, max_size=most, initial_size=pool.initial_size)
+    return {"batch_format": "pyarrow", "compute": strategy, "num_cpus": 0, **pool.options}
 
 
 def _rows(statuses: Dataset) -> Generator[dict[str, Any]]:

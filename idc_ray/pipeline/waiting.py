@@ -24,11 +24,17 @@ Item = TypeVar("Item")
 
 
 def told_while_waiting(items: Iterable[Item], pool: PoolPlan, every: float = EVERY) -> Iterator[Item]:
-    """``items``, with a line in the log now and then until the first of them is there."""
+    """``items``, with a line in the log now and then until the first of them is there.
+
+    The first line comes at once where the cluster has no room for a single worker.
+    """
     first = threading.Event()
 
     def tell() -> None:
         begin = time.monotonic()
+        name, amount = _one_worker(pool)
+        if ray.cluster_resources().get(name, 0.0) < amount:
+            log.info("waiting for the cluster to grow; %s", what_is_awaited(pool))
         while not first.wait(every):
             log.info("no image is done after %s; %s", duration(time.monotonic() - begin), what_is_awaited(pool))
 
@@ -43,7 +49,11 @@ def told_while_waiting(items: Iterable[Item], pool: PoolPlan, every: float = EVE
 
 def what_is_awaited(pool: PoolPlan) -> str:
     """Such as ``each of 1 to 4 workers takes 1 GPU, of which 0 of 2 are free``."""
-    name, amount = next(("GPU", n) if key == "num_gpus" else ("CPU", n) for key, n in pool.options.items())
+    name, amount = _one_worker(pool)
     total, free = ray.cluster_resources().get(name, 0.0), ray.available_resources().get(name, 0.0)
-    workers = f"{pool.min_size}" if pool.min_size == pool.max_size else f"{pool.min_size} to {pool.max_size}"
-    return f"each of {workers} workers takes {amount:g} {name}, of which {free:g} of {total:g} are free"
+    return f"each of {pool.sizes} workers takes {amount:g} {name}, of which {free:g} of {total:g} are free"
+
+
+def _one_worker(pool: PoolPlan) -> tuple[str, float]:
+    """The resource that limits the pool, and how much of it one worker takes."""
+    return next(("GPU", n) if key == "num_gpus" else ("CPU", n) for key, n in pool.options.items())

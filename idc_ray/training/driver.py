@@ -148,7 +148,7 @@ def _run_on_ray(
 ) -> None:
     ours = not ray.is_initialized()
     # What the workers have to say comes as events and exceptions; Ray Train's own chatter would bury it.
-    join(config.workers.ray_address, worker_output=False)
+    join(config.workers.ray_address, worker_output=False, spare_cpus=1)  # else readers wait for the workers' CPUs
     try:
         _follow(config, place, labels, notes, tracker)
     finally:

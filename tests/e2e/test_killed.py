@@ -79,18 +79,22 @@ def test_images_that_kill_their_processes_are_set_aside_alone(
 ) -> None:
     """Catches a job that is restarted over and over, in condensing or in reading, and neighbours that pay for it.
 
-    Also an image that fits into memory only by itself and frugally: it is done, with the same bytes.
+    Also an image that fits into memory only by itself and frugally: it is done, with the same bytes; and one that
+    finds no memory at all under a limit of ours, which torch meets in the middle of its work.
     """
     output = tmp_path / "out"
-    done = run(photos, output, {"store.attempts": 2}, sabotage="kill:03.png read:05.png memory:04.png")
+    done = run(photos, output, {"store.attempts": 2}, sabotage="kill:03.png read:05.png memory:04.png limit:07.png")
     assert done.returncode == 0, done.stderr
     entries = Store.open(str(output)).list_quarantined(undisturbed["config_digest"][0].as_py())
     assert sorted((e.source, e.code, e.attempts) for e in entries) == [
         ("03.png", "killed_worker", 2),
         ("05.png", "killed_reader", 2),
+        ("07.png", "out_of_memory", 1),
     ]
-    assert all("died 2 times" in entry.reason for entry in entries)
-    guilty = pa.array([image_id("03.png"), image_id("05.png")])
+    reasons = {entry.source: entry.reason for entry in entries}
+    assert "died 2 times" in reasons["03.png"] and "died 2 times" in reasons["05.png"]
+    assert "too little memory" in reasons["07.png"]
+    guilty = pa.array([image_id(name) for name in ("03.png", "05.png", "07.png")])
     assert rows(output).equals(undisturbed.filter(pc.invert(pc.is_in(undisturbed["image_id"], guilty))))
     again = run(photos, output, {"retry_quarantined": True})
     assert again.returncode == 0, again.stderr

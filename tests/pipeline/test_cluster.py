@@ -10,7 +10,7 @@ import pytest
 from idc_ray.config import Actors
 from idc_ray.errors import BadRequest
 from idc_ray.pipeline import cluster
-from idc_ray.pipeline.cluster import READER_CPUS, PoolPlan, data_settings, plan_pool
+from idc_ray.pipeline.cluster import PoolPlan, data_settings, plan_pool
 
 MANY = 10_000
 
@@ -19,27 +19,30 @@ def cpus(count: float) -> dict[str, float]:
     return {"CPU": float(count), "memory": 1e9}
 
 
-@pytest.mark.parametrize(("machine", "worker", "workers"), [(1, 0.5, 1), (2, 1.0, 1), (3, 1.0, 2), (64, 1.0, 63)])
-def test_workers_fill_the_cpus_but_for_one_reader(machine: int, worker: float, workers: int) -> None:
-    """Catches a job that hangs on a small machine, as the workers leave no room for the reader they wait for."""
-    assert plan_pool(Actors(), cpus(machine), MANY) == PoolPlan({"num_cpus": worker}, 1, workers, workers, "CPUs")
+@pytest.mark.parametrize("machine", [1, 2, 3, 64])
+def test_workers_fill_the_cpus(machine: int) -> None:
+    """Catches a CPU that idles: workers on CPUs read their images themselves, no reader needs room."""
+    assert plan_pool(Actors(), cpus(machine), MANY) == PoolPlan(
+        {"num_cpus": 1.0}, 1, machine, machine, "CPUs", may_grow=True
+    )
 
 
 @pytest.mark.parametrize("machine", [0.5, 1, 2, 3, 8, 64])
-def test_the_fewest_workers_and_a_reader_always_fit_and_there_is_always_one(machine: float) -> None:
+def test_the_fewest_workers_always_fit_and_there_is_always_one(machine: float) -> None:
     """Catches a pool of no workers, a division by 0, and demands that Ray can never meet."""
     for least, share, work in itertools.product([1, 2, 5, 100], [0.0, 0.25, 1.0, 4.0], [0, 1, 3, MANY]):
         pool = plan_pool(Actors(min_size=least, cpus=share), cpus(machine), work)
         assert 1 <= least == pool.min_size <= pool.initial_size <= pool.max_size
-        needed = least * pool.options["num_cpus"]
-        assert needed <= max(machine / 2, machine - READER_CPUS)
+        each = pool.options["num_cpus"]
+        assert least * each <= machine
+        assert each <= 1 or each == int(each)
 
 
 @pytest.mark.parametrize(("gpus", "share", "workers"), [(1, None, 1), (8, None, 8), (2, 0.25, 8), (4, 2.0, 2)])
 def test_gpus_decide_where_there_are_some(gpus: int, share: float | None, workers: int) -> None:
     """Catches whole GPUs taken where a share was asked for, and workers counted by the CPUs."""
     pool = plan_pool(Actors(gpus=share), cpus(3) | {"GPU": gpus}, MANY)
-    assert pool == PoolPlan({"num_gpus": share or 1.0}, 1, workers, workers, "GPUs")
+    assert pool == PoolPlan({"num_gpus": share or 1.0}, 1, workers, workers, "GPUs", may_grow=True)
 
 
 def test_gpus_are_left_alone_on_request() -> None:
@@ -48,19 +51,34 @@ def test_gpus_are_left_alone_on_request() -> None:
     assert plan_pool(Actors(gpus=0), resources, MANY).options == {"num_cpus": 1.0}
 
 
-def test_gpus_that_are_still_to_come_are_waited_for() -> None:
-    """Catches a job on a cluster that grows on demand: it has no GPU yet, but the user asks for some."""
-    assert plan_pool(Actors(gpus=1, max_size=4), cpus(4), MANY) == PoolPlan({"num_gpus": 1.0}, 1, 4, 1, "GPUs")
+@pytest.mark.parametrize("resources", [{}, {"CPU": 0.0, "memory": 1e9}, {"CPU": 4.0}])
+def test_gpus_that_are_still_to_come_are_asked_for_at_once(resources: dict[str, float]) -> None:
+    """Catches a job on a cluster that grows on demand: that takes CPUs instead, or gets its GPUs one by one."""
+    assert plan_pool(Actors(gpus=1, max_size=4), resources, MANY) == PoolPlan({"num_gpus": 1.0}, 1, 4, 4, "GPUs")
+    assert plan_pool(Actors(gpus=1, max_size=4), resources, 2).initial_size == 2
+    assert plan_pool(Actors(gpus=1), resources, MANY) == PoolPlan({"num_gpus": 1.0}, 1, 1, 1, "GPUs", may_grow=True)
+
+
+def test_a_cluster_without_anything_grows_by_what_was_asked_for() -> None:
+    """Catches one worker for ever on a cluster that could have a hundred."""
+    assert plan_pool(Actors(max_size=3), {}, MANY) == PoolPlan({"num_cpus": 1.0}, 1, 3, 3, "CPUs")
+    assert plan_pool(Actors(cpus=2), {"CPU": 0.0}, MANY) == PoolPlan({"num_cpus": 2.0}, 1, 1, 1, "CPUs", may_grow=True)
 
 
 def test_what_the_user_says_about_the_pool_holds() -> None:
     """Catches limits that are ignored; more than fits now may start later on a cluster that grows."""
     assert plan_pool(Actors(max_size=2), cpus(64), MANY).initial_size == 2
-    assert plan_pool(Actors(max_size=100), cpus(8), MANY) == PoolPlan({"num_cpus": 1.0}, 1, 100, 7, "CPUs")
+    assert plan_pool(Actors(max_size=100), cpus(8), MANY) == PoolPlan({"num_cpus": 1.0}, 1, 100, 8, "CPUs")
     assert plan_pool(Actors(initial_size=3), cpus(64), MANY).initial_size == 3
     assert plan_pool(Actors(min_size=4, initial_size=5, max_size=6), cpus(64), 1) == PoolPlan(
         {"num_cpus": 1.0}, 4, 6, 5, "CPUs"
     )
+
+
+def test_sizes_are_told_as_people_say_them() -> None:
+    assert [PoolPlan({}, 2, most, 2, "CPUs", grow).sizes for most, grow in ((2, False), (4, False), (4, True))] == [
+        "2", "2 to 4", "2 or more"
+    ]  # fmt: skip
 
 
 def test_no_more_workers_start_than_there_are_batches() -> None:
@@ -97,11 +115,17 @@ def test_rays_own_settings_come_back_also_after_a_failure(data_context: Any) -> 
     assert inside["execution_no_progress_timeout_s"] == -1
 
 
-def test_a_machine_lives_while_the_cluster_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches deaths that are counted although their machine was taken away."""
-    nodes = [{"NodeID": "a", "Alive": True}, {"NodeID": "b", "Alive": False}]
-    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
-    assert [cluster.node_lives(node) for node in ("a", "b", "unknown")] == [True, False, False]
+def test_a_machine_lives_while_the_cluster_says_so_and_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches deaths that are counted although their machine was taken away, before Ray knows of it or after."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as gone:
+        ports = [each.getsockname()[1] for each in (server, gone, server)]
+        gone.close()
+        nodes = [
+            {"NodeID": name, "Alive": name != "c", "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port}
+            for name, port in zip("abc", ports, strict=True)
+        ]
+        monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+        assert [cluster.node_lives(node) for node in ("a", "b", "c", "unknown")] == [True, False, False, False]
 
 
 @pytest.fixture
@@ -142,12 +166,15 @@ def test_a_cluster_that_does_not_answer_is_a_wrong_setting(
         cluster.join(address)
 
 
-def test_our_own_cluster_has_room_for_the_reader_and_is_not_started_twice(
+def test_our_own_cluster_is_this_machine_and_is_not_started_twice(
     calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Catches a job that ends up in a cluster which somebody else runs on this machine, or fails there."""
     monkeypatch.setattr(cluster.os, "cpu_count", lambda: 8)
     cluster.join(None)
     cluster.join(None)
     (call,) = calls
-    assert call["num_cpus"] == 8 + READER_CPUS
-    assert "address" not in call
+    assert (call["num_cpus"], call["address"]) == (8, "local")
+    calls.clear()
+    cluster.join(None, spare_cpus=1)
+    assert calls[0]["num_cpus"] == 9

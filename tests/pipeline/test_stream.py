@@ -95,7 +95,8 @@ def test_workers_get_the_resources_of_the_pool_and_whole_batches(
     assert surveying.working["fn_constructor_kwargs"] == given
     assert (condensing.working["batch_size"], surveying.working["batch_size"]) == (4, 1)
     for made in datasets:
-        assert made.working["num_gpus"] == 0.5 and "num_cpus" not in made.working
+        assert made.working["num_gpus"] == 0.5
+        assert made.working["num_cpus"] == 0, "each GPU takes a CPU from the readers, and the job hangs without one"
         pool = made.working["compute"]
         assert (pool.min_size, pool.max_size, pool.initial_size) == (2, 4, 3)
     assert condensing.reader.alone and not surveying.reader.alone
@@ -104,13 +105,22 @@ def test_workers_get_the_resources_of_the_pool_and_whole_batches(
 def test_readers_of_their_own_are_restarted_without_a_limit(
     datasets: list[FakeDataset], job_and_found: tuple[Job, Found]
 ) -> None:
-    """Catches a job that ends because one image crashed the decoder; where Ray joins reading to the workers, which it
-    does for equal resources alone, it restarts them anyhow."""
+    """Catches a job that ends because one image crashed the decoder; and workers on CPUs that wait for readers to leave
+    them one: Ray joins reading to the workers for equal resources alone, and restarts those anyhow."""
     for pool in (CPUS, GPUS, PoolPlan({"num_cpus": 0.5}, 1, 1, 1, "CPUs")):
         list(condense_stream(manifest(2), job_and_found[0], None, pool, 1, False))  # type: ignore[arg-type]
     assert [made.reading for made in datasets] == [
-        {"num_cpus": 1}, {"num_cpus": 1, "max_retries": -1}, {"num_cpus": 1, "max_retries": -1}
+        {"num_cpus": 1.0}, {"num_cpus": 1, "max_retries": -1}, {"num_cpus": 0.5}
     ]  # fmt: skip
+
+
+def test_a_pool_without_a_limit_gives_work_to_machines_that_join_later(
+    datasets: list[FakeDataset], job_and_found: tuple[Job, Found]
+) -> None:
+    """Catches a cluster that grows while the pool stays as large as it was at the start."""
+    grows = PoolPlan({"num_cpus": 1.0}, 1, 3, 2, "CPUs", may_grow=True)
+    list(condense_stream(manifest(2), job_and_found[0], None, grows, 1, False))  # type: ignore[arg-type]
+    assert datasets[0].working["compute"].max_size == float("inf")
 
 
 def test_rows_arrive_one_by_one_as_blocks_are_finished(

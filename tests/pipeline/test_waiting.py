@@ -43,6 +43,26 @@ def test_it_speaks_until_the_first_item_and_never_after(caplog: pytest.LogCaptur
     assert "no image is done after" in caplog.text
 
 
+def test_a_cluster_without_room_is_told_at_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches half a minute of silence where nothing can start before the cluster grows; and the line where it can."""
+
+    def slow() -> Iterator[int]:
+        time.sleep(0.2)
+        yield 0
+
+    def told() -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger=waiting.__name__):
+            list(waiting.told_while_waiting(slow(), POOL))
+        return caplog.messages
+
+    assert told() == []
+    monkeypatch.setattr(waiting.ray, "cluster_resources", lambda: {"memory": 8.0})
+    assert told() == ["waiting for the cluster to grow; each of 1 to 4 workers takes 1 GPU, of which 0 of 0 are free"]
+
+
 def test_it_ends_with_a_job_that_fails_before_its_first_image(caplog: pytest.LogCaptureFixture) -> None:
     def failing() -> Iterator[int]:
         raise ValueError

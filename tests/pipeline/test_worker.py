@@ -34,7 +34,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.ray, "get_gpu_ids", list)
     monkeypatch.setattr(module.ray, "get", lambda reference: reference)
     monkeypatch.setattr(module.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: HERE))
-    monkeypatch.setattr(module.ray, "nodes", lambda: [{"NodeID": HERE, "Alive": True}])
+    monkeypatch.setattr(module, "node_lives", HERE.__eq__)
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ IDC_SABOTAGE holds what to break, separated by spaces:
 ``kill:SOURCE`` kills the process that condenses the image SOURCE, every time, as running out of memory does.
 ``read:SOURCE`` kills the process that reads it, as a crash of a decoder does; not the driver, which looks at samples.
 ``memory:SOURCE`` raises MemoryError when that image is condensed together with others, or not frugally.
+``limit:SOURCE`` makes condensing that image take 4 GB more, in a process that a limit allows 64 MB more.
+``slow:SECONDS`` is what every call that condenses takes longer.
 ``disk:COUNT`` lets each process write COUNT parts, then its disk is full.
 """
 
@@ -14,9 +16,12 @@ import errno
 import importlib.abc
 import importlib.util
 import os
+import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -44,6 +49,32 @@ def memory(module: Any, source: str) -> None:
     def condense(original: Any, condenser: Any, images: Any, on_step: Any, frugal: bool) -> Any:
         if is_among(images, source) and (len(images) > 1 or not frugal):
             raise MemoryError("as the test wants it")
+        return original(condenser, images, on_step, frugal)
+
+    replace_condense(module, condense)
+
+
+def limit(module: Any, source: str) -> None:
+    def condense(original: Any, condenser: Any, images: Any, on_step: Any, frugal: bool) -> Any:
+        if not is_among(images, source):
+            return original(condenser, images, on_step, frugal)
+        import torch
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 64 * 2**20, before[1]))
+        try:
+            torch.ones(10**9)
+            return original(condenser, images, on_step, frugal)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+
+    replace_condense(module, condense)
+
+
+def slow(module: Any, seconds: str) -> None:
+    def condense(original: Any, condenser: Any, images: Any, on_step: Any, frugal: bool) -> Any:
+        time.sleep(float(seconds))
         return original(condenser, images, on_step, frugal)
 
     replace_condense(module, condense)
@@ -78,7 +109,7 @@ def replace_condense(module: Any, condense: Callable[..., Any]) -> None:
 
 
 TARGETS = {
-    "idc_ray.condensation.condenser": (kill, memory),
+    "idc_ray.condensation.condenser": (kill, memory, limit, slow),
     "idc_ray.pipeline.reading": (read,),
     "idc_ray.store.atomic": (disk,),
 }

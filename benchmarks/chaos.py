@@ -1,0 +1,266 @@
+"""The job under faults at random: python benchmarks/chaos.py --minutes 15 --seed 0 --output chaos.json
+
+A cluster of several nodes on this machine, as Ray sees it. Over and over the job condenses the same pictures into a new
+output, by its command line, while workers are killed, the command is killed and given again, and nodes are removed and
+added. Each finished output is compared with that of a run that nothing disturbed: any row lost, twice or changed, any
+torn file, any image set aside (none of them is at fault) and any wait longer than ``--patience`` counts as a failure,
+and the process ends with 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import pyarrow as pa
+from PIL import Image
+
+from benchmarks.common import ROOT, blocks, parser, write_result
+from benchmarks.nodes import Nodes, several_nodes
+from idc_ray.errors import IdcError
+from idc_ray.store import Store
+
+#: Small, so that many images are done in an hour, and everything of the method takes part.
+SETTINGS = {
+    "tile-size": 16, "ratio": 0.1, "rlff.num-frequencies": 32, "rlff.num-held-out": 32, "rlff.num-sets": 2,
+    "gallery-images": 0, "mlflow.enabled": "false", "actors.images-per-step": 2,
+}  # fmt: skip
+WORKERS = 2
+
+#: Files of an output that are no one's result: locks, and what a killed writer may leave until the next launch.
+SILENT = ".tmp-"
+
+
+@dataclass
+class Chaos:
+    """One spell of faults.
+
+    Attributes:
+        nodes: the cluster.
+        images: the input.
+        scratch: for outputs and logs.
+        iterations: optimiser steps an image.
+        patience: seconds without a new image after which the job counts as hanging.
+        random: decides which fault comes when.
+    """
+
+    nodes: Nodes
+    images: Path
+    scratch: Path
+    iterations: int
+    patience: float
+    random: random.Random
+    faults: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    longest_wait: float = 0.0
+    launches: int = 0
+    next_fault: float = 0.0
+
+    def launch(self, output: Path) -> subprocess.Popen[bytes]:
+        """The command, given once."""
+        self.launches += 1
+        options = SETTINGS | {"iterations": self.iterations, "actors.ray-address": self.nodes.address}
+        command = [sys.executable, str(ROOT / "jobs" / "condense.py"), "--input", str(self.images)]
+        command += ["--output", str(output), *(f"--{name}={value}" for name, value in options.items())]
+        with (self.scratch / f"{output.name}.log").open("ab") as log:
+            return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def run(self, output: Path, until: float = 0.0, pause: float = 1.0) -> None:
+        """One output from nothing to its end, with a fault every ``pause`` seconds on average until the time ``until``.
+
+        Whatever the faults, the command is given again until it ends by itself.
+        """
+        process = self.launch(output)
+        done, since = -1, time.monotonic()
+        while True:
+            time.sleep(0.2)
+            now = time.monotonic()
+            if (count := _finished(output)) != done:
+                done, since = count, now
+            self.longest_wait = max(self.longest_wait, now - since)
+            if now - since > self.patience:
+                self.failures.append(f"{output.name}: nothing new for {self.patience:.0f} s with {done} images done")
+                process.kill()
+                process.wait()
+                return
+            if process.poll() is not None:
+                if process.returncode == 0:
+                    return
+                if process.returncode != -signal.SIGKILL:
+                    self.failures.append(f"{output.name}: exit code {process.returncode}, see {output.name}.log")
+                    return
+                process, since = self.launch(output), now
+            elif now < until and now >= self.next_fault:
+                name, fault = self.random.choice(sorted(self._faults(process, output).items()))
+                if fault():
+                    self.faults[name] += 1
+                self.next_fault = time.monotonic() + self.random.expovariate(1 / pause)
+
+    def _faults(self, process: subprocess.Popen[bytes], output: Path) -> dict[str, Callable[[], bool]]:
+        def kill_command() -> bool:
+            process.kill()
+            process.wait()
+            return True
+
+        def kill_worker() -> bool:
+            return _kill_one(self.random, output)
+
+        def remove_node() -> bool:
+            if len(self.nodes.workers) < 2:
+                return False
+            self.nodes.remove(self.random.choice(self.nodes.workers))
+            return True
+
+        def add_node() -> bool:
+            if len(self.nodes.workers) >= WORKERS:
+                return False
+            self.nodes.add(num_cpus=1)
+            return True
+
+        return {each.__name__: each for each in (kill_command, kill_worker, remove_node, add_node)}
+
+    def check(self, output: Path, undisturbed: pa.Table) -> None:
+        """Compare a finished output with the undisturbed one, file by file and row by row."""
+        try:
+            table = _rows(output)
+        except (IdcError, OSError, pa.ArrowException) as error:
+            self.failures.append(f"{output.name}: torn: {error}")
+            return
+        expected, found = Counter(_keys(undisturbed)), Counter(_keys(table))
+        for what, keys in (("lost", expected - found), ("twice or unknown", found - expected)):
+            if keys:
+                self.failures.append(f"{output.name}: {sum(keys.values())} rows {what}, such as {next(iter(keys))}")
+        if expected == found and not table.equals(undisturbed):
+            self.failures.append(f"{output.name}: rows changed")
+        aside = [path.name for path in _files(output / "quarantine")]
+        if aside:
+            self.failures.append(f"{output.name}: {len(aside)} images set aside, such as {aside[0]}")
+        left = [*_files(output / "parts"), *_files(output / "inflight")]
+        torn = [path for path in left if not path.name.startswith(SILENT)]
+        if torn:
+            self.failures.append(f"{output.name}: {len(torn)} files left over, such as {torn[0]}")
+
+
+def _kill_one(chance: random.Random, output: Path) -> bool:
+    """Kill a worker that states that it is at work."""
+    pids = []
+    for path in sorted(_files(output / "inflight")):
+        with contextlib.suppress(OSError, ValueError):
+            pids.append(int(json.loads(path.read_text())["pid"]))
+    pids = [pid for pid in pids if _is_worker(pid)]  # statements outlive those who made them, and ids come again
+    if not pids:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(chance.choice(pids), signal.SIGKILL)
+    return True
+
+
+def _is_worker(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::")
+    except OSError:
+        return False
+
+
+def _finished(output: Path) -> int:
+    """A number that changes whenever an image is done."""
+    return len(_files(output / "parts")) + 10_000 * len(_files(output / "shards"))
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below a folder, whose folders may vanish meanwhile: os.walk, unlike glob, does not mind."""
+    return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
+
+
+def _rows(output: Path) -> pa.Table:
+    store = Store.open(str(output))
+    manifest = store.read_manifest()
+    if manifest is None:
+        raise IdcError("there is no manifest")
+    store.check_shards()
+    return pa.concat_tables([store.read_shard(shard.shard) for shard in manifest.shards])
+
+
+def _keys(table: pa.Table) -> list[tuple[str, int]]:
+    return list(zip(table["image_id"].to_pylist(), table["tile_index"].to_pylist(), strict=True))
+
+
+def write_pictures(arguments: argparse.Namespace, folder: Path) -> Path:
+    folder.mkdir()
+    for index, piece in enumerate(blocks(arguments.input, 96, 128, 40, arguments.images)):
+        Image.fromarray(piece).save(folder / f"{index:05d}.png")
+    return folder
+
+
+def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    images = write_pictures(arguments, scratch / "images")
+    chance = random.Random(arguments.seed)
+    with several_nodes(WORKERS, num_cpus=1) as nodes:
+        chaos = Chaos(nodes, images, scratch, arguments.iterations, arguments.patience, chance)
+        calm = scratch / "undisturbed"
+        chaos.run(calm)
+        if chaos.failures:
+            raise SystemExit(f"the undisturbed run failed: {chaos.failures}")
+        undisturbed, calm_wait = _rows(calm), chaos.longest_wait
+        chaos.longest_wait, chaos.launches, number = 0.0, 0, 0
+        end = time.monotonic() + 60 * arguments.minutes
+        while time.monotonic() < end and not chaos.failures:
+            output = scratch / f"run{number:03d}"
+            chaos.run(output, until=end, pause=arguments.pause)
+            if not chaos.failures:
+                chaos.check(output, undisturbed)
+            number += 1
+            print(f"{number} outputs, {chaos.launches} launches, {dict(chaos.faults)}, {chaos.failures}", flush=True)
+            if not chaos.failures:
+                shutil.rmtree(output)
+    return {
+        "outputs": number,
+        "images": number * arguments.images,
+        "rows": number * undisturbed.num_rows,
+        "launches": chaos.launches,
+        "faults": dict(sorted(chaos.faults.items())),
+        "longest_wait_seconds": round(chaos.longest_wait, 1),
+        "longest_wait_undisturbed_seconds": round(calm_wait, 1),
+        "failures": chaos.failures,
+    }
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--minutes", type=float, default=15, help="faults for so long; default 15")
+    options.add_argument("--seed", type=int, default=0, help="of the faults")
+    options.add_argument("--pause", type=float, default=20, help="seconds between two faults, on average; default 20")
+    options.add_argument("--patience", type=float, default=300, help="longest wait for a new image, in s; default 300")
+    options.add_argument("--images", type=int, default=40, help="images of one output; default 40")
+    options.add_argument("--iterations", type=int, default=60, help="steps an image; default 60")
+    arguments = options.parse_args()
+    if arguments.quick:
+        arguments.minutes, arguments.images, arguments.iterations, arguments.pause = 0.5, 10, 10, 5
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", PYTHONPATH=str(ROOT))
+    scratch = Path(tempfile.mkdtemp(prefix="chaos"))
+    figures = measure(arguments, scratch)
+    print(json.dumps(figures, indent=2))
+    write_result("chaos", arguments, figures)
+    if figures["failures"]:
+        raise SystemExit(f"{len(figures['failures'])} failures; outputs and logs are in {scratch}")
+    shutil.rmtree(scratch)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The judge of a spell of faults must be able to say no."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks import chaos
+from benchmarks.chaos import Chaos
+from idc_ray.store import Store
+from tests.store.conftest import DIGEST, commit, quarantine_entry, run_record
+
+
+def finished(output: Path, sources: str = "abcd", shade: int = 0) -> Store:
+    store = Store.open(str(output))
+    store.begin_run(run_record())
+    for source in sources:
+        commit(store, source, shade=shade)
+    for shard in range(2):
+        store.compact(DIGEST, shard, 2)
+    store.write_manifest(DIGEST, {})
+    return store
+
+
+def damage_shard(output: Path) -> None:
+    shard = next((output / "shards").glob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+
+CASES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "whole": (finished, ""),
+    "lost": (lambda out: finished(out, "abc"), "2 rows lost"),
+    "more": (lambda out: finished(out, "abcde"), "2 rows twice or unknown"),
+    "changed": (lambda out: finished(out, shade=9), "rows changed"),
+    "unfinished": (lambda out: Store.open(str(out)).begin_run(run_record()), "torn: there is no manifest"),
+    "torn": (lambda out: (finished(out), damage_shard(out)), "torn"),
+    "innocent": (lambda out: finished(out).quarantine(DIGEST, quarantine_entry("z")), "1 images set aside"),
+    "left": (lambda out: commit(finished(out), "a"), "1 files left over"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_kind_of_damage_is_found(case: str, tmp_path: Path) -> None:
+    """Catches a judge that finds every output in order."""
+    make, expected = CASES[case]
+    finished(tmp_path / "undisturbed")
+    make(tmp_path / "out")
+    spell = Chaos(None, tmp_path, tmp_path, 1, 1.0, random.Random(0))  # type: ignore[arg-type]
+    spell.check(tmp_path / "out", chaos._rows(tmp_path / "undisturbed"))
+    assert len(spell.failures) == bool(expected)
+    assert expected in "".join(spell.failures)
