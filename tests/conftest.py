@@ -40,7 +40,7 @@ def ray_cluster() -> Iterator[Any]:
     import ray
 
     # Four on any machine: actor pools and readers must fit side by side, or the tests deadlock.
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray
     ray.shutdown()
 
