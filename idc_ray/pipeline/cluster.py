@@ -9,9 +9,11 @@ import os
 import re
 import socket
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import ray
@@ -65,8 +67,17 @@ def join(address: str | None, worker_output: bool = True, spare_cpus: int = 0) -
                 ) from None
             return
         log.info("starting Ray on this machine")
+        _lend_package()
         # local: a cluster that someone else runs on this machine is joined by its address only
         ray.init(address="local", num_cpus=(os.cpu_count() or 1) + spare_cpus, include_dashboard=False, **common)
+
+
+def _lend_package() -> None:
+    """Let workers find the package that this process runs: in a clone it need not be installed."""
+    ours = str(Path(__file__).resolve().parents[2])
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if ours not in (*path, sysconfig.get_path("purelib")):
+        os.environ["PYTHONPATH"] = os.pathsep.join(each for each in (ours, *path) if each)
 
 
 def _check_answers(address: str) -> None:

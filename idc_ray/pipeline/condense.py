@@ -242,7 +242,7 @@ def _mean_difficulty(launch: _Launch, teacher: ray.ObjectRef[bytes]) -> float:
 def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor, progress: Progress) -> None:
     """Take status rows as they arrive: show them, track them, compact complete ranges."""
     told = 0.0
-    for status in told_while_waiting(statuses, pool):
+    for status in told_while_waiting(statuses, pool, lambda: _at_work(launch.job)):
         check_interrupted()
         if launch.lost_lock.is_set():
             raise Locked(f"another process took over {launch.job.store.uri}; see which one, and stop one of the two")
@@ -256,6 +256,13 @@ def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor
             told = time.monotonic()
             launch.tracker.log_metrics(progress.done, progress.metrics())
     launch.tracker.log_metrics(progress.done, progress.metrics())
+
+
+def _at_work(job: Job) -> int:
+    """Workers that have stated what they work on."""
+    with contextlib.suppress(OSError, IdcError):  # it is only told
+        return len(job.store.read_inflight(job.launch))
+    return 0
 
 
 def _finish(launch: _Launch) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import ray
@@ -23,10 +23,13 @@ EVERY = 30.0
 Item = TypeVar("Item")
 
 
-def told_while_waiting(items: Iterable[Item], pool: PoolPlan, every: float = EVERY) -> Iterator[Item]:
+def told_while_waiting(
+    items: Iterable[Item], pool: PoolPlan, at_work: Callable[[], int], every: float = EVERY
+) -> Iterator[Item]:
     """``items``, with a line in the log now and then until the first of them is there.
 
-    The first line comes at once where the cluster has no room for a single worker.
+    The first line comes at once where the cluster has no room for a single worker. ``at_work`` counts the workers that
+    have images: once there are some, the cluster is not what the job waits for.
     """
     first = threading.Event()
 
@@ -36,7 +39,9 @@ def told_while_waiting(items: Iterable[Item], pool: PoolPlan, every: float = EVE
         if ray.cluster_resources().get(name, 0.0) < amount:
             log.info("waiting for the cluster to grow; %s", what_is_awaited(pool))
         while not first.wait(every):
-            log.info("no image is done after %s; %s", duration(time.monotonic() - begin), what_is_awaited(pool))
+            waited, workers = duration(time.monotonic() - begin), at_work()
+            what = f"workers with images in hand: {workers}" if workers else what_is_awaited(pool)
+            log.info("no image is done after %s; %s", waited, what)
 
     threading.Thread(target=tell, name="waiting", daemon=True).start()
     try:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,6 +134,7 @@ def test_a_machine_lives_while_the_cluster_says_so_and_it_answers(monkeypatch: p
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Arguments of ``ray.init``, which does nothing."""
     made: list[dict[str, Any]] = []
+    monkeypatch.setenv("PYTHONPATH", "")  # joining extends it
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: bool(made))
     monkeypatch.setattr(cluster.ray, "init", lambda **settings: made.append(settings))
     return made
@@ -147,6 +150,22 @@ def test_a_cluster_is_joined_where_one_is_named(calls: list[dict[str, Any]], mon
         assert "num_cpus" not in calls.pop()  # Ray refuses it for a cluster that exists
         cluster.join("auto")
     assert [call["address"] for call in calls] == ["auto"]
+
+
+def test_workers_find_a_package_that_is_not_installed(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches workers without the package when jobs/condense.py of a clone is run from another folder."""
+    root = str(Path(cluster.__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", "/else/where")
+    cluster.join(None)
+    assert os.environ["PYTHONPATH"] == os.pathsep.join([root, "/else/where"])
+    cluster._lend_package()
+    assert os.environ["PYTHONPATH"].split(os.pathsep).count(root) == 1
+    monkeypatch.setattr(cluster.sysconfig, "get_path", lambda name: root)
+    monkeypatch.delenv("PYTHONPATH")
+    cluster._lend_package()
+    assert "PYTHONPATH" not in os.environ
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "ray"])

@@ -35,7 +35,7 @@ def test_it_speaks_until_the_first_item_and_never_after(caplog: pytest.LogCaptur
             yield item
 
     with caplog.at_level(logging.INFO, logger=waiting.__name__):
-        for item in waiting.told_while_waiting(slow(), POOL, every=0.1):
+        for item in waiting.told_while_waiting(slow(), POOL, lambda: 0, every=0.1):
             lines.append(len(caplog.records))
             assert item == len(lines) - 1
     assert lines[0] in (1, 2, 3)
@@ -55,12 +55,24 @@ def test_a_cluster_without_room_is_told_at_once(
     def told() -> list[str]:
         caplog.clear()
         with caplog.at_level(logging.INFO, logger=waiting.__name__):
-            list(waiting.told_while_waiting(slow(), POOL))
+            list(waiting.told_while_waiting(slow(), POOL, lambda: 0))
         return caplog.messages
 
     assert told() == []
     monkeypatch.setattr(waiting.ray, "cluster_resources", lambda: {"memory": 8.0})
     assert told() == ["waiting for the cluster to grow; each of 1 to 4 workers takes 1 GPU, of which 0 of 0 are free"]
+
+
+def test_workers_that_have_images_are_told_instead_of_the_cluster(caplog: pytest.LogCaptureFixture) -> None:
+    """Catches a job that seems to wait for machines while its first images take long."""
+
+    def slow() -> Iterator[int]:
+        time.sleep(0.3)
+        yield 0
+
+    with caplog.at_level(logging.INFO, logger=waiting.__name__):
+        list(waiting.told_while_waiting(slow(), POOL, lambda: 2, every=0.1))
+    assert caplog.messages[0].endswith("; workers with images in hand: 2")
 
 
 def test_it_ends_with_a_job_that_fails_before_its_first_image(caplog: pytest.LogCaptureFixture) -> None:
@@ -70,6 +82,6 @@ def test_it_ends_with_a_job_that_fails_before_its_first_image(caplog: pytest.Log
 
     with caplog.at_level(logging.INFO, logger=waiting.__name__):
         with pytest.raises(ValueError):
-            list(waiting.told_while_waiting(failing(), POOL, every=0.05))
+            list(waiting.told_while_waiting(failing(), POOL, lambda: 0, every=0.05))
         time.sleep(0.2)
     assert not caplog.records

@@ -80,11 +80,11 @@ def test_a_tracked_training_has_curves_config_pictures_and_the_model(
 
 def test_a_stream_trains_as_well_as_resident_data(data: Path, ray_cluster: Any, data_context: Any) -> None:
     """Catches a stream that ends after an epoch, and one whose patches are of no use."""
-    config = config_for(data, "stream", iterations=60, resident_bytes=0, validation__fraction=0.2)
+    config = config_for(data, "stream", iterations=20, resident_bytes=0, validation__fraction=0.2)
     assert train(config) == 0
     state = read_state(resolve(config.output))
     assert state is not None
-    assert state.step == 60
+    assert state.step == 20
     assert state.best_psnr is not None
 
 
@@ -119,7 +119,7 @@ def test_wrong_requests_are_told_before_anything_starts(data: Path) -> None:
 
 
 def command(data: Path, output: str) -> list[str]:
-    settings = SETTINGS | {"iterations": 600, "checkpoint_every": 25, "data": f"[{data}/photos, {data}/set]"}
+    settings = SETTINGS | {"iterations": 300, "checkpoint_every": 25, "data": f"[{data}/photos, {data}/set]"}
     options = [f"--{name}={value}" for name, value in settings.items()]
     return [sys.executable, str(ROOT / "jobs" / "train.py"), *options, "--output", str(data / output)]
 
