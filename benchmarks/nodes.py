@@ -43,8 +43,10 @@ class Nodes:
 @contextlib.contextmanager
 def several_nodes(count: int, **resources: float) -> Iterator[Nodes]:
     """A head and ``count`` workers of ``resources`` each, such as ``num_cpus=1``; ended with all their processes."""
-    # Ray would write down its address, and every ray.init on this machine would join it.
-    with mock.patch("ray._private.utils.write_ray_address"), keeping_handlers():
+    # Ray would write down its address, and every ray.init on this machine would join it; and what a driver in this
+    # process asks of its own cluster would go to this one, and end the process a minute after it is gone.
+    own_client = mock.patch.multiple("ray.experimental.internal_kv", global_gcs_client=None, _initialized=False)
+    with mock.patch("ray._private.utils.write_ray_address"), own_client, keeping_handlers():
         cluster = Cluster(head_node_args={"num_cpus": 0, "object_store_memory": STORE_BYTES}, initialize_head=True)
         nodes = Nodes(cluster)
         try:
