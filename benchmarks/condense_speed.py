@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -110,7 +110,8 @@ def _literal_image(teacher: Teacher, config: CondenseConfig, task: ImageTask) ->
     start, _ = crop_start(lr, hardest_windows(hardness, config.tile_size, count), config.tile_size)
     points = real.embeddings(config.rlff.num_frequencies)
     shares = balanced_groups(points, real.masses, points[:count])
-    return LiteralImage.cut_from(reader, lr, hardness, shares, real.mean, real.std, real.weighting), start
+    image = LiteralImage.cut_from(reader, lr, hardness, shares, real.mean, real.std, real.weighting)
+    return replace(image, weighting=real.weighting.of_tiles(loss.tile_weights)), start
 
 
 def measure(teacher: Teacher, config: CondenseConfig, task: ImageTask, literal_steps: int) -> dict[str, object]:

@@ -129,7 +129,9 @@ class LiteralMatcher:
 
     @torch.no_grad()
     def weights(self, image: LiteralImage, tiles: Tensor) -> Tensor:
-        """Weights (n, positions, positions) of the local features of tiles, as on the real side."""
+        """Weights (n, positions, positions) of the local features of tiles."""
+        if image.weighting.uniform:
+            return torch.ones(len(tiles), self.reader.positions, self.reader.positions)
         maps = [
             difficulty(part, self.reader.upscale(part), self.reader.teacher.scale) for part in tiles.split(self.batch)
         ]

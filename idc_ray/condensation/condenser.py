@@ -18,6 +18,7 @@ from torch import Tensor
 from idc_ray.condensation import slots as slot_calls
 from idc_ray.condensation import starts
 from idc_ray.condensation.budget import difficulty_budget, per_image_budget
+from idc_ray.condensation.difficulty import Weighting
 from idc_ray.condensation.groups import balanced_groups, spread_centres
 from idc_ray.condensation.matching import KEPT_CALLS, Matched, MatchingProblem, TileMatcher, calls_are_independent
 from idc_ray.condensation.memory import is_out_of_memory
@@ -224,8 +225,9 @@ class Condenser:
             image.known.features if image.known else (),
         )
         tiles, corners_or_none = self._start(image, lr, hardness, real, count)
-        targets = real.targets(balanced_groups(*self._group_centres(image, real, tiles)))
-        problem = MatchingProblem(tiles, real.mean, real.std, real.weighting, targets)
+        weighting = real.weighting.of_tiles(self.config.loss.tile_weights)
+        targets = real.targets(balanced_groups(*self._group_centres(image, real, tiles, weighting)))
+        problem = MatchingProblem(tiles, real.mean, real.std, weighting, targets)
         return _Chosen(tiles, corners_or_none), problem
 
     def _hardness(self, lr: Tensor, known: Known | None) -> Tensor | None:
@@ -262,7 +264,9 @@ class Condenser:
                 return starts.noise_start(lr, size, count, generator(*key))
 
     @torch.no_grad()
-    def _group_centres(self, image: ImageTask, real: RealImage, tiles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _group_centres(
+        self, image: ImageTask, real: RealImage, tiles: Tensor, weighting: Weighting
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Points, masses and first centres for :func:`balanced_groups`: group j grows round tile j's start."""
         frequencies = self.config.rlff.num_frequencies
         points = real.embeddings(frequencies)
@@ -272,7 +276,7 @@ class Condenser:
         centres = []
         for part in slot_calls.chunks([len(tiles)], self.slots, True):
             unit = slot_calls.pad(tiles[part], self.slots).float() / 255
-            hard = self.matcher.weights_of(unit, real.weighting)
+            hard = self.matcher.weights_of(unit, weighting)
             sums = fourier_sums(standardise(self.reader.features(unit), real.mean, real.std), self.bank.sets[0], hard)
             mass = hard.sum((1, 2))[:, None]
             centres.append((sums.flatten(1) / mass)[: part.stop - part.start].double().cpu())

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from idc_ray.images.resize import taps
 
-__all__ = ["Weighting", "bicubic_upscale", "difficulty"]
+__all__ = ["TileWeights", "Weighting", "bicubic_upscale", "difficulty"]
+
+TileWeights = Literal["uniform", "difficulty"]
 
 
 @lru_cache(maxsize=16)
@@ -22,10 +25,13 @@ def _upscale_matrix(length: int, scale: int, device: torch.device) -> Tensor:
 
 
 def bicubic_upscale(lr: Tensor, scale: int) -> Tensor:
-    """Bicubic interpolation (a = -0.5) without rounding: (B, C, H, W) to (B, C, scale H, scale W)."""
+    """Bicubic interpolation (a = -0.5) without rounding: (B, C, H, W) to (B, C, scale H, scale W), in [0, 1].
+
+    Clamped as the teacher's output is: what it overshoots beyond black and white is no difficulty.
+    """
     rows = _upscale_matrix(lr.shape[-2], scale, lr.device)
     columns = _upscale_matrix(lr.shape[-1], scale, lr.device)
-    return rows @ lr @ columns.T
+    return (rows @ lr @ columns.T).clamp(0, 1)
 
 
 def difficulty(lr: Tensor, upscaled: Tensor, scale: int) -> Tensor:
@@ -47,7 +53,7 @@ def difficulty(lr: Tensor, upscaled: Tensor, scale: int) -> Tensor:
 class Weighting:
     """Weight of a local feature by its difficulty d: min((d / mean + floor)^gamma, ceiling) (ours; gamma 0: the paper).
 
-    ``mean`` and ``ceiling`` come from the real image and serve its synthetic tiles unchanged.
+    ``mean`` and ``ceiling`` come from the real image, also for its synthetic tiles.
     """
 
     mean: float
@@ -68,6 +74,10 @@ class Weighting:
     @property
     def uniform(self) -> bool:
         return self.gamma == 0
+
+    def of_tiles(self, kind: TileWeights) -> Weighting:
+        """What the synthetic tiles' positions weigh by, see ``loss.tile_weights``."""
+        return self if kind == "difficulty" else replace(self, gamma=0.0)
 
     def __call__(self, values: Tensor) -> Tensor:
         """Weights (same shape, float32, positive) of difficulties."""

@@ -28,7 +28,7 @@ KEPT_CALLS = 8
 
 @dataclass(frozen=True)
 class MatchingProblem:
-    """One image's start and targets; statistics and weighting are those of its real side."""
+    """One image's start and targets, statistics of its real side, and what positions of its tiles weigh."""
 
     start: Tensor  # uint8 (n, 3, p, p)
     mean: Tensor  # (c,)

@@ -72,6 +72,9 @@ class Loss(Section):
     """Weight of the group level, a share of the image against one tile; ours."""
     gamma: NotNegative = 1.0
     """Power of a position's difficulty in its weight; 0 is the paper, 1 is ours."""
+    tile_weights: Literal["uniform", "difficulty"] = "uniform"
+    """What a position of a tile weighs. uniform: all the same, as students train on all of them alike, so that hard
+    places fill the tile as they outweigh easy ones in the image; difficulty: as it would weigh in the image; ours."""
     weight_floor: Positive = 0.01
     """Added to the relative difficulty before the power, so that flat places count; ours."""
     clip_percentile: float = Field(99.0, gt=0, le=100)

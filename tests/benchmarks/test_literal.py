@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -32,8 +32,8 @@ class Case:
     tiles: Tensor
 
 
-@pytest.fixture(scope="module")
-def case() -> Case:
+@pytest.fixture(scope="module", params=["uniform", "difficulty"])
+def case(request: pytest.FixtureRequest) -> Case:
     """A picture whose last crops overlap their neighbours, smooth on one side: coverage and weights matter."""
     torch.manual_seed(0)
     teacher = Teacher(EDSR(2, channels=8, blocks=2), scale=2, name="random", sha256="0" * 64)
@@ -48,8 +48,10 @@ def case() -> Case:
     start, _ = crop_start(lr, hardest_windows(hardness, 16, TILES), 16)
     points = real.embeddings(16)
     shares = balanced_groups(points, real.masses, points[:TILES])
-    problem = MatchingProblem(start, real.mean, real.std, real.weighting, real.targets(shares))
+    weighting = real.weighting.of_tiles(request.param)
+    problem = MatchingProblem(start, real.mean, real.std, weighting, real.targets(shares))
     image = LiteralImage.cut_from(reader, lr, hardness, shares, real.mean, real.std, real.weighting)
+    image = replace(image, weighting=weighting)
     tiles = (start.float() / 255 + 0.05 * torch.rand(start.shape)).clamp(0, 1)
     return Case(reader, bank, image, problem, tiles)
 

@@ -81,6 +81,19 @@ def _dark(seed: int) -> ImageTask:
     return ImageTask(f"{seed:016x}", picture(seed=seed) // 2)
 
 
+def test_hard_places_fill_tiles_whose_positions_weigh_the_same() -> None:
+    """Catches tiles that keep much of the easy half of a picture: students would spend their steps on it."""
+    teacher = load_teacher(bundled_teacher_bytes(2), scale=2)
+    half_easy = ImageTask("0" * 16, picture(seed=3))
+
+    def hardness(**settings: object) -> float:
+        condenser = _condenser(teacher, init="random", ratio=0.1, iterations=60, **settings)
+        tiles = [condenser.difficulty(tile) for tile in _one(condenser, half_easy).lr_tiles]
+        return float(np.mean(tiles))
+
+    assert hardness() > 1.2 * max(hardness(loss__gamma=0), hardness(loss__tile_weights="difficulty"))
+
+
 @pytest.mark.parametrize("init", INITS)
 def test_a_result_has_the_shapes_and_ranges_that_a_row_promises(teacher: Teacher, init: str) -> None:
     result = _one(_condenser(teacher, init=init), _task())

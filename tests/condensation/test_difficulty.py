@@ -14,7 +14,7 @@ def test_bicubic_upscale_is_the_packages_own_bicubic_up_to_its_two_roundings(sca
     """Another kernel, phase or border than the one that made LR images would look like difficulty."""
     image = picture(13, 17) // 2 + 64  # nothing is clipped between the two passes
     image[:, -1], image[0] = 190, 64  # borders with contrast, where the rules differ
-    smooth = bicubic_upscale(as_tensor(image)[None].float(), scale)[0]
+    smooth = bicubic_upscale(as_tensor(image)[None].float() / 255, scale)[0] * 255
     rounded = as_tensor(resize.upscale(image, scale)).float()
     # Half a grey level for the rows, carried through the columns (whose weights sum to 1.25 at most), half for those.
     assert (smooth - rounded).abs().max() < 1.2
@@ -24,6 +24,14 @@ def test_bicubic_upscale_is_the_packages_own_bicubic_up_to_its_two_roundings(sca
 def test_bicubic_upscale_of_a_constant_is_that_constant_everywhere() -> None:
     """At the border weights of repeated pixels must add up, not overwrite each other."""
     assert torch.allclose(bicubic_upscale(torch.full((2, 3, 5, 7), 0.3), 4), torch.tensor(0.3), atol=1e-6)
+
+
+def test_what_bicubic_overshoots_beyond_black_and_white_is_clipped_as_in_a_picture() -> None:
+    """A teacher's output is; unclipped, every black letter on white would look hard for a perfect teacher."""
+    lr = torch.zeros(1, 3, 8, 8)
+    lr[..., 4:] = 1
+    upscaled = bicubic_upscale(lr, 2)
+    assert (float(upscaled.min()), float(upscaled.max())) == (0, 1)
 
 
 @pytest.mark.parametrize("scale", [2, 3])
@@ -61,6 +69,13 @@ def test_clipping_at_100_percent_clips_nothing_of_the_image() -> None:
     values = torch.arange(1.0, 11)
     weighting = Weighting.fit(values, 1, 0.01, 100)
     assert weighting(values).diff().min() > 0
+
+
+def test_positions_of_tiles_weigh_the_same_or_as_in_the_image() -> None:
+    values = torch.rand(50)
+    weighting = Weighting.fit(values, 2, 0.01, 99)
+    assert weighting.of_tiles("difficulty") is weighting
+    assert torch.equal(weighting.of_tiles("uniform")(values), torch.ones(50))
 
 
 def test_gamma_0_is_uniform() -> None:
