@@ -70,8 +70,8 @@ class Loss(Section):
     """Weight of the instance level, the whole image against all its tiles; ours."""
     group: NotNegative = 1.0
     """Weight of the group level, a share of the image against one tile; ours."""
-    gamma: NotNegative = 1.0
-    """Power of a position's difficulty in its weight; 0 is the paper, 1 is ours."""
+    gamma: NotNegative = 2.0
+    """Power of a position's difficulty in its weight; 0 is the paper, 2 is ours."""
     tile_weights: Literal["uniform", "difficulty"] = "uniform"
     """What a position of a tile weighs. uniform: all the same, as students train on all of them alike, so that hard
     places fill the tile as they outweigh easy ones in the image; difficulty: as it would weigh in the image; ours."""
@@ -92,7 +92,7 @@ class Loss(Section):
 class Optimizer(Section):
     """Adam on the pixels of the tiles, with one step size a tile and a cosine decay to 0."""
 
-    learning_rate: Positive = 0.004
+    learning_rate: Positive = 0.001
     """Start of the decay: a tile's mean step, in the quadratic mean; pixels range over [0, 1]; ours."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Adam's two decays, each in [0, 1); ours."""
