@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from idc_ray.comparison.arms import Arm, Data, expand, reference_of
+from idc_ray.config.condense import Loss
 from idc_ray.errors import BadRequest
 from tests.comparison.conftest import SETTINGS, compare_config
 
@@ -42,10 +43,12 @@ def test_a_further_grid_takes_what_it_leaves_out_from_the_main_one() -> None:
 
 def test_a_variant_is_a_method_with_settings() -> None:
     """Catches a variant whose settings are lost, or change the plain method too."""
+    gamma = Loss().gamma
+    assert gamma != 0
     variants = {"idc_start": {"method": "idc", "iterations": 0}, "idc_even": {"method": "idc", "loss": {"gamma": 0}}}
     arms = arms_of(methods=["idc", "idc_start", "idc_even"], labels="teacher", variants=variants)
     assert [(a.method, a.condense.method, a.condense.iterations, a.condense.loss.gamma) for a in arms] == [
-        ("idc", "idc", 2, 1), ("idc_start", "idc", 0, 1), ("idc_even", "idc", 2, 0)
+        ("idc", "idc", 2, gamma), ("idc_start", "idc", 0, gamma), ("idc_even", "idc", 2, 0)
     ]  # fmt: skip
 
 
