@@ -6,12 +6,13 @@ import contextlib
 import signal
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from tests.e2e.conftest import end, parts, rows, run, start, wait_for
+from tests.e2e.conftest import Told, end, parts, rows, run, start, wait_for
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -50,7 +51,9 @@ def test_terminated_before_the_work_begins(photos: Path, tmp_path: Path, delay: 
     assert seconds < 10
 
 
-def test_terminated_at_work_and_continued(photos: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
+def test_terminated_at_work_and_continued(
+    photos: Path, undisturbed: pa.Table, tmp_path: Path, run_here: Callable[..., Told]
+) -> None:
     """Same rows, no image under suspicion, one tracked run."""
     output, tracked = tmp_path / "out", {"mlflow.enabled": True}
     process = start(photos, output, tracked)
@@ -61,7 +64,7 @@ def test_terminated_at_work_and_continued(photos: Path, undisturbed: pa.Table, t
     assert not list((output / "inflight").rglob("*.json")), "an interrupted image is not suspect"
     assert [status for _, status in tracked_runs(output)] == ["KILLED"]
     before = tracked_runs(output)
-    assert run(photos, output, tracked).returncode == 0
+    assert run_here(photos, output, tracked).returncode == 0
     assert rows(output).equals(undisturbed)
     assert tracked_runs(output) == [(before[0][0], "FINISHED")]
 

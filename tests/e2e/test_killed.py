@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,9 +16,9 @@ import pytest
 
 from idc_ray.images import image_id
 from idc_ray.store import Store
-from tests.e2e.conftest import end, parts, rows, run, start, wait_for
+from tests.e2e.conftest import Told, end, parts, rows, run, start, wait_for
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]
 
 
 def alive(pid: int) -> bool:
@@ -38,11 +39,13 @@ def worker_pids(output: Path) -> list[int]:
     return found
 
 
-def test_driver_killed_at_random_moments(photos: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
-    """kill -9 in the work, at the start, in the work again; and no worker goes on for long without its driver."""
+def test_driver_killed_at_random_moments(
+    photos: Path, undisturbed: pa.Table, tmp_path: Path, run_here: Callable[..., Told]
+) -> None:
+    """kill -9 at the start, then in the work; and no worker goes on for long without its driver."""
     output = tmp_path / "out"
     moment = random.Random(0)
-    for at_work in (True, False, True):
+    for at_work in (False, True):
         process = start(photos, output)
         before = len(parts(output))
         if at_work:
@@ -54,7 +57,7 @@ def test_driver_killed_at_random_moments(photos: Path, undisturbed: pa.Table, tm
         while any(alive(pid) for pid in workers):
             assert time.monotonic() < limit, "a worker outlives its driver"
             time.sleep(0.1)
-    last = run(photos, output)
+    last = run_here(photos, output)
     assert last.returncode == 0, last.stderr
     assert rows(output).equals(undisturbed)
     assert not list((output / "quarantine").rglob("*.json"))
@@ -75,7 +78,7 @@ def test_worker_killed_in_mid_image(photos: Path, undisturbed: pa.Table, tmp_pat
 
 
 def test_images_that_kill_their_processes_are_set_aside_alone(
-    photos: Path, undisturbed: pa.Table, tmp_path: Path
+    photos: Path, undisturbed: pa.Table, tmp_path: Path, run_here: Callable[..., Told]
 ) -> None:
     """Catches a job that is restarted over and over, in condensing or in reading, and neighbours that pay for it.
 
@@ -96,12 +99,14 @@ def test_images_that_kill_their_processes_are_set_aside_alone(
     assert "too little memory" in reasons["07.png"]
     guilty = pa.array([image_id(name) for name in ("03.png", "05.png", "07.png")])
     assert rows(output).equals(undisturbed.filter(pc.invert(pc.is_in(undisturbed["image_id"], guilty))))
-    again = run(photos, output, {"retry_quarantined": True})
+    again = run_here(photos, output, {"retry_quarantined": True})
     assert again.returncode == 0, again.stderr
     assert rows(output).equals(undisturbed)
 
 
-def test_full_disk_stops_clearly_and_loses_nothing(photos: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
+def test_full_disk_stops_clearly_and_loses_nothing(
+    photos: Path, undisturbed: pa.Table, tmp_path: Path, run_here: Callable[..., Told]
+) -> None:
     output = tmp_path / "out"
     full = run(photos, output, sabotage="disk:3")
     assert full.returncode == 1, full.stderr
@@ -109,6 +114,6 @@ def test_full_disk_stops_clearly_and_loses_nothing(photos: Path, undisturbed: pa
     assert "Traceback" not in full.stderr
     assert len(parts(output)) == 3
     assert not list((output / "quarantine").rglob("*.json")), "a full disk is no image's fault"
-    again = run(photos, output)
+    again = run_here(photos, output)
     assert again.returncode == 0, again.stderr
     assert rows(output).equals(undisturbed)

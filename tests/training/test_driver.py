@@ -118,20 +118,19 @@ def test_wrong_requests_are_told_before_anything_starts(data: Path) -> None:
     assert not any((data / name).exists() for name in "abcd")
 
 
+#: Long enough to be killed in the middle.
+LONG = {"iterations": 300, "checkpoint_every": 25}
+
+
 def command(data: Path, output: str) -> list[str]:
-    settings = SETTINGS | {"iterations": 300, "checkpoint_every": 25, "data": f"[{data}/photos, {data}/set]"}
+    settings = SETTINGS | LONG | {"data": f"[{data}/photos, {data}/set]"}
     options = [f"--{name}={value}" for name, value in settings.items()]
     return [sys.executable, str(ROOT / "jobs" / "train.py"), *options, "--output", str(data / output)]
 
 
-def run(data: Path, output: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(data, output), capture_output=True, text=True, check=False, timeout=240)
-
-
-def test_kill_and_resume_give_the_weights_of_an_undisturbed_run(data: Path) -> None:
+def test_kill_and_resume_give_the_weights_of_an_undisturbed_run(data: Path, ray_cluster: Any) -> None:
     """kill -9 in the middle, then SIGTERM (exit 130 and how to go on), then the end: bit by bit the same files."""
-    whole = run(data, "whole")
-    assert whole.returncode == 0, whole.stderr
+    assert train(config_for(data, "whole", **LONG)) == 0
     killed = start(data, "killed.txt")
     wait_for(lambda: (data / "broken" / STATE).exists(), killed)
     os.kill(killed.pid, signal.SIGKILL)
@@ -144,7 +143,7 @@ def test_kill_and_resume_give_the_weights_of_an_undisturbed_run(data: Path) -> N
     assert terminated.returncode == 130, told.read_text()
     assert "the same command continues" in told.read_text()
     assert "Traceback" not in told.read_text()
-    assert run(data, "broken").returncode == 0
+    assert train(config_for(data, "broken", **LONG)) == 0
     for name in (LAST, STATE):
         assert (data / "broken" / name).read_bytes() == (data / "whole" / name).read_bytes()
 
