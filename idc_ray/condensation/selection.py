@@ -94,7 +94,7 @@ def sobel(task: SelectionTask, reader: FeatureReader, slots: int, positions: Ten
 @_rule
 def psnr_bicubic(task: SelectionTask, reader: FeatureReader, slots: int, positions: Tensor) -> list[int]:
     """Lowest PSNR of bicubic interpolation against the real HR: the hardest to interpolate."""
-    interpolated = bicubic_upscale(task.lr[None].float(), reader.teacher.scale)[0].clamp(0, 255)
+    interpolated = bicubic_upscale(task.lr[None].float() / 255, reader.teacher.scale)[0] * 255
     return _by_map(_pooled((interpolated - _real(task)).square(), reader.teacher.scale), positions, reader.tile)
 
 
