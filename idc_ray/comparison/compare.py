@@ -25,9 +25,10 @@ from idc_ray.config.base import result_digest
 from idc_ray.config.compare import CompareConfig
 from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily
-from idc_ray.pipeline.cluster import PoolPlan, join, plan_pool
+from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.progress import duration
+from idc_ray.pipeline.waiting import tell_if_no_room
 from idc_ray.store import holder_text
 from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.lock import lock
@@ -112,9 +113,10 @@ class _Comparison:
         if not missing and stored:
             return
         ours = not ray.is_initialized()
-        join(self.config.actors.ray_address, worker_output=False)
+        join_for(self.config.actors, worker_output=False)
         try:
             self.pool = plan_pool(self.config.actors, ray.cluster_resources(), len(missing))
+            tell_if_no_room(self.pool)
             self.teacher = ray.put(self.plan.teacher)
             scored = None if stored else self._remote(tasks.score_anchors, self.teacher, self.plan.scoring)
             if missing:

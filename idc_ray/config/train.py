@@ -124,7 +124,8 @@ class TrainConfig(Section):
     checkpoint_every: Neutral[Count] = 1000
     """Steps between two saved states; what a kill can cost."""
     resident_bytes: Neutral[Annotated[int, Field(ge=0)] | None] = None
-    """Data up to this size stays on the device, more is streamed by Ray Data; null: half of the free memory."""
+    """Data up to this size stays on the device, more is streamed by Ray Data; null: what fits half of the free memory
+    of the device, and twice half of the machine's, which its workers share. Decided once for a training."""
     max_pixels: Neutral[Count] = 100_000_000
     """Larger images are refused as decompression bombs."""
     allow_unfinished: Neutral[bool] = False
@@ -141,6 +142,18 @@ class TrainConfig(Section):
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _equal_parts(self) -> Self:
+        # With parts of different sizes patches would weigh differently, and streams of equal length run dry one by one.
+        batch, count = self.batch_size, self.workers.count
+        if batch % count:
+            fitting = sorted({max(1, batch // count) * count, (batch // count + 1) * count})
+            raise ValueError(
+                f"batch_size is {batch} and workers.count {count}; each worker takes an equal part of a batch: "
+                f"use batch_size {' or '.join(map(str, fitting))}, or another number of workers"
+            )
+        return self
 
     def digest(self, data: str, teacher_sha256: str | None) -> str:
         """16 hex digits of everything that the weights depend on: settings, the data's digest, the labels' teacher."""

@@ -11,7 +11,7 @@ import socket
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -23,7 +23,7 @@ from idc_ray.config import Actors
 from idc_ray.errors import BadRequest
 from idc_ray.interrupt import keeping_handlers
 
-__all__ = ["PoolPlan", "data_settings", "join", "node_id", "node_lives", "plan_pool"]
+__all__ = ["PoolPlan", "data_settings", "join", "join_for", "node_id", "node_lives", "plan_pool"]
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,13 @@ HARMLESS = re.compile(rb"core_worker\.cc:\d+: Actor with class name: .* has cons
 ANSWER_SECONDS = 15.0
 
 
-def join(address: str | None, worker_output: bool = True, spare_cpus: int = 0) -> None:
+def join(
+    address: str | None,
+    worker_output: bool = True,
+    spare_cpus: int = 0,
+    needs: Mapping[str, float] | None = None,
+    fix: str = "",
+) -> None:
     """Join the cluster at ``address`` or RAY_ADDRESS, else start one on this machine.
 
     A job that was submitted to a cluster finds it through RAY_ADDRESS, which Ray sets.
@@ -43,9 +49,11 @@ def join(address: str | None, worker_output: bool = True, spare_cpus: int = 0) -
         address: such as ``auto`` or ``ray://HOST:10001``.
         worker_output: show here what the workers print.
         spare_cpus: CPUs beyond the machine's own in a cluster started here, for readers that workers wait for.
+        needs: what all workers take together, as Ray names it: a cluster started here must have it, as it never grows.
+        fix: what to do where it has not.
 
     Raises:
-        BadRequest: no cluster answers there.
+        BadRequest: no cluster answers there, or this machine has less than ``needs``.
     """
     if ray.is_initialized():
         return
@@ -70,6 +78,23 @@ def join(address: str | None, worker_output: bool = True, spare_cpus: int = 0) -
         _lend_package()
         # local: a cluster that someone else runs on this machine is joined by its address only
         ray.init(address="local", num_cpus=(os.cpu_count() or 1) + spare_cpus, include_dashboard=False, **common)
+    _check_machine(needs or {}, {"CPU": spare_cpus}, fix)
+
+
+def _check_machine(needs: Mapping[str, float], spare: Mapping[str, float], fix: str) -> None:
+    """End the cluster that was just started here if workers would wait for ever for what it has not."""
+    have = ray.cluster_resources() if needs else {}
+    for name, amount in needs.items():
+        found = have.get(name, 0.0) - spare.get(name, 0.0)
+        if amount > found:
+            ray.shutdown()
+            raise BadRequest(f"the workers take {amount:g} {name} together, and this machine has {found:g}; {fix}")
+
+
+def join_for(actors: Actors, worker_output: bool = True) -> None:
+    """`join` for a pool of workers. On CPUs they share what there is (`plan_pool`); a GPU that is not there is none."""
+    needs = {"GPU": (actors.gpus or 0.0) * actors.min_size}
+    join(actors.ray_address, worker_output, needs=needs, fix="lower --actors.gpus or --actors.min-size")
 
 
 def _lend_package() -> None:

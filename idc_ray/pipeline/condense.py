@@ -26,7 +26,7 @@ from idc_ray.images.names import printable
 from idc_ray.interrupt import check_interrupted
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline import dry_run
-from idc_ray.pipeline.cluster import PoolPlan, data_settings, join, plan_pool
+from idc_ray.pipeline.cluster import PoolPlan, data_settings, join_for, plan_pool
 from idc_ray.pipeline.compactor import Compactor
 from idc_ray.pipeline.inputs import by_range, estimate_sizes, find_input, read_teacher, readable_samples
 from idc_ray.pipeline.job import Job
@@ -177,7 +177,7 @@ def versions() -> dict[str, str]:
 def _run_on_ray(launch: _Launch) -> None:
     """Condense what is left; whatever ends this early, no process of ours lives on."""
     ours = not ray.is_initialized()
-    join(launch.job.config.actors.ray_address)
+    join_for(launch.job.config.actors)
     try:
         with data_settings():
             _condense_all(launch)

@@ -13,7 +13,7 @@ import ray
 from idc_ray.pipeline.cluster import PoolPlan
 from idc_ray.pipeline.progress import duration
 
-__all__ = ["told_while_waiting", "what_is_awaited"]
+__all__ = ["EVERY", "tell_if_no_room", "told_while_waiting", "what_is_awaited"]
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +35,7 @@ def told_while_waiting(
 
     def tell() -> None:
         begin = time.monotonic()
-        name, amount = _one_worker(pool)
-        if ray.cluster_resources().get(name, 0.0) < amount:
-            log.info("waiting for the cluster to grow; %s", what_is_awaited(pool))
+        tell_if_no_room(pool)
         while not first.wait(every):
             waited, workers = duration(time.monotonic() - begin), at_work()
             what = f"workers with images in hand: {workers}" if workers else what_is_awaited(pool)
@@ -50,6 +48,13 @@ def told_while_waiting(
             yield item
     finally:
         first.set()
+
+
+def tell_if_no_room(pool: PoolPlan) -> None:
+    """A line in the log if the cluster as it is has no room for a single worker."""
+    name, amount = _one_worker(pool)
+    if ray.cluster_resources().get(name, 0.0) < amount:
+        log.info("waiting for the cluster to grow; %s", what_is_awaited(pool))
 
 
 def what_is_awaited(pool: PoolPlan) -> str:

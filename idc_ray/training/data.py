@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -13,10 +15,15 @@ from idc_ray.models import load_upscaler, model_spec
 from idc_ray.training.pairs import PairTable, Patches
 from idc_ray.training.sources import CondensedSource, Source, held_out, open_source
 
-__all__ = ["fits_in_memory", "held_out_share", "open_sources", "resident_patches"]
+__all__ = ["available_memory", "fits_in_memory", "held_out_share", "open_sources", "resident_patches"]
 
 #: Share of the free memory that data may take where ``resident_bytes`` is not set.
 SHARE = 0.5
+
+#: Times that pixels lie in main memory while the table of all is built.
+BUILDING = 2
+
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device) -> list[Source]:
@@ -33,13 +40,10 @@ def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device
     if not config.data:
         raise BadRequest("no data; name a condensed set or a folder of images with --data")
     model_spec(config.model, config.scale)
-    relabel = None
+    sources = [open_source(uri, config.scale, config.max_pixels, config.allow_unfinished) for uri in config.data]
     if labels is not None:
         network = load_upscaler(labels, scale=config.scale, device=device, name=config.labels_from)
-        relabel = network.upscale_image
-    sources = [
-        open_source(uri, config.scale, config.max_pixels, config.allow_unfinished, relabel) for uri in config.data
-    ]
+        sources = [source.labelled_by(network.upscale_image) for source in sources]
     for source in sources:
         if isinstance(source, CondensedSource) and source.tile_size < config.patch_size:
             raise BadRequest(
@@ -67,10 +71,16 @@ def resident_patches(config: TrainConfig, sources: Sequence[Source], device: tor
         raise BadRequest(f"{error}; lower --patch-size ({config.patch_size}), or leave such images out") from None
 
 
-def fits_in_memory(config: TrainConfig, sources: Sequence[Source], device: torch.device) -> bool:
-    """Whether all pixels may stay on ``device``."""
-    limit = config.resident_bytes if config.resident_bytes is not None else int(SHARE * _free_bytes(device))
-    return sum(source.expected_bytes for source in sources) <= limit
+def fits_in_memory(
+    config: TrainConfig, sources: Sequence[Source], device: torch.device, local_workers: int = 1
+) -> bool:
+    """Whether all pixels may stay on ``device``, of which each of ``local_workers`` on this machine has a copy."""
+    size = sum(source.expected_bytes for source in sources)
+    if config.resident_bytes is not None:
+        return size <= config.resident_bytes
+    if device.type == "cuda" and size > SHARE * torch.cuda.mem_get_info(device)[0]:
+        return False
+    return BUILDING * local_workers * size <= SHARE * available_memory()
 
 
 def held_out_share(config: TrainConfig) -> float:
@@ -78,7 +88,12 @@ def held_out_share(config: TrainConfig) -> float:
     return 0.0 if config.validation.images is not None else config.validation.fraction
 
 
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def available_memory() -> int:
+    """Bytes that processes of this machine, or container, can still take: what files are cached in counts as free."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, StopIteration):  # not Linux
+        lines = MEMINFO.read_text().splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+        free = min(free, int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text()))
+    return max(free, 0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,27 +19,26 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
-from torch.nn.parallel import DistributedDataParallel
 
-from idc_ray.config.train import TrainConfig
+from idc_ray.config.train import TrainConfig, Workers
 from idc_ray.errors import IdcError
-from idc_ray.images import encode_png
 from idc_ray.images.locate import read_bytes
 from idc_ray.interrupt import check_interrupted
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.cluster import join
+from idc_ray.pipeline.progress import duration
+from idc_ray.pipeline.waiting import EVERY
 from idc_ray.store import holder_text
 from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.lock import lock
 from idc_ray.tracking import Tracker, tracking_uri
-from idc_ray.training.data import fits_in_memory, open_sources, resident_patches
-from idc_ray.training.fit import Event, World, fit, student_spec
+from idc_ray.training.data import open_sources
+from idc_ray.training.fit import Event, student_spec
 from idc_ray.training.mlflow_model import save_mlflow_model
-from idc_ray.training.pairs import Feed
 from idc_ray.training.progress import TrainProgress
 from idc_ray.training.state import BEST, LAST, TrainRecord, begin_training, read_state, update_record
-from idc_ray.training.stream import StreamFeed, stream_of
-from idc_ray.training.validation import validation_pairs
+from idc_ray.training.stream import stream_of
+from idc_ray.training.worker import TrainJob, run_worker
 
 __all__ = ["train"]
 
@@ -49,17 +48,6 @@ CONTINUE = "the last state is kept; the same command continues"
 
 #: How long workers have to leave by themselves after an error of one.
 LEAVE_SECONDS = 20.0
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Sent to every worker."""
-
-    config: TrainConfig
-    place: Place
-    labels: bytes | None
-    notes: dict[str, Any]
-    events: Queue
 
 
 def train(config: TrainConfig) -> int:
@@ -96,23 +84,32 @@ def train(config: TrainConfig) -> int:
     with lock(place, holder_text()):
         record = begin_training(place, record, config.overwrite)
         state = read_state(place)
-        if state is not None and state.finished:
+        finished = state is not None and state.finished
+        if state is not None and finished and record.tracked:
             print(_summary(place, state.best_psnr, state.best_step, config.iterations))
             return 0
         notes = {"data": record.data, "digest": digest, "iterations": config.iterations, "seed": config.seed}
-        return _tracked(config, place, record, labels, notes)
+        return _tracked(config, place, record, None if finished else _Work(labels, notes))
 
 
-def _tracked(
-    config: TrainConfig, place: Place, record: TrainRecord, labels: bytes | None, notes: dict[str, Any]
-) -> int:
+@dataclass(frozen=True)
+class _Work:
+    """What there is to train."""
+
+    labels: bytes | None
+    notes: dict[str, Any]
+
+
+def _tracked(config: TrainConfig, place: Place, record: TrainRecord, work: _Work | None) -> int:
+    """Train what is left, if anything, and tell the tracked run what came of it."""
     tracker = Tracker.start(config.mlflow, config.output, record.digest, record.mlflow_run_id)
     if tracker.run_id != record.mlflow_run_id:
-        update_record(place, record, mlflow_run_id=tracker.run_id)
+        update_record(place, mlflow_run_id=tracker.run_id)
     tracker.log_params(config.model_dump(mode="json"))
     tracker.log_artifact(config.to_yaml(), "config.yaml")
     try:
-        _run_on_ray(config, place, labels, notes, tracker)
+        if work is not None:
+            _run_on_ray(config, place, work, tracker)
     except BaseException as error:
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
@@ -124,6 +121,7 @@ def _tracked(
             tracker.log_artifact(data, name)
     _log_model(tracker, place)
     tracker.finish("FINISHED")
+    update_record(place, tracked=True)  # last: killed before, the same command does the rest
     print(_summary(place, state.best_psnr, state.best_step, state.step))
     return 0
 
@@ -143,23 +141,28 @@ def _summary(place: Place, psnr: float | None, step: int | None, steps: int) -> 
     return f"{best}{steps} steps: {place.shown(LAST)}"
 
 
-def _run_on_ray(
-    config: TrainConfig, place: Place, labels: bytes | None, notes: dict[str, Any], tracker: Tracker
-) -> None:
+def _run_on_ray(config: TrainConfig, place: Place, work: _Work, tracker: Tracker) -> None:
     ours = not ray.is_initialized()
     # What the workers have to say comes as events and exceptions; Ray Train's own chatter would bury it.
-    join(config.workers.ray_address, worker_output=False, spare_cpus=1)  # else readers wait for the workers' CPUs
+    workers = config.workers
+    join(
+        workers.ray_address,
+        worker_output=False,
+        spare_cpus=1,  # else readers wait for the workers' CPUs
+        needs={"CPU": workers.count * workers.cpus, "GPU": workers.count * (workers.gpus or 0.0)},
+        fix=f"lower --workers.count ({workers.count}), --workers.cpus or --workers.gpus",
+    )
     try:
-        _follow(config, place, labels, notes, tracker)
+        _follow(config, place, work, tracker)
     finally:
         if ours:
             ray.shutdown()
 
 
-def _follow(config: TrainConfig, place: Place, labels: bytes | None, notes: dict[str, Any], tracker: Tracker) -> None:
+def _follow(config: TrainConfig, place: Place, work: _Work, tracker: Tracker) -> None:
     """Start the workers, and take what they tell until they end."""
     events = Queue(actor_options={"num_cpus": 0})
-    job = _Job(config, place, labels, notes, events)
+    job = TrainJob(config, place, work.labels, work.notes, events)
     trainer = _trainer(job)
     outcome: list[BaseException | None] = []
 
@@ -176,7 +179,7 @@ def _follow(config: TrainConfig, place: Place, labels: bytes | None, notes: dict
     progress = TrainProgress(config.iterations)
     failure: IdcError | None = None
     try:
-        for event in _events(events, lambda: bool(outcome)):
+        for event in _told_while_waiting(_events(events, lambda: bool(outcome)), config.workers):
             if event["kind"] == "error":
                 failure = event["error"]
                 thread.join(LEAVE_SECONDS)  # not for ever: other workers may wait for the one that failed
@@ -195,8 +198,8 @@ def _follow(config: TrainConfig, place: Place, labels: bytes | None, notes: dict
         ) from outcome[0]
 
 
-def _events(queue: Queue, ended: Any) -> Iterator[Event]:
-    """Events until the training has ended and none is left."""
+def _events(queue: Queue, ended: Any) -> Iterator[Event | None]:
+    """Events until the training has ended and none is left; None now and then while there is none."""
     while True:
         check_interrupted()
         over = ended()
@@ -205,6 +208,31 @@ def _events(queue: Queue, ended: Any) -> Iterator[Event]:
         except Empty:
             if over:
                 return
+            yield None
+
+
+def _told_while_waiting(events: Iterator[Event | None], workers: Workers) -> Iterator[Event]:
+    """The events, with a line in the log now and then until the first is there."""
+    begin = told = time.monotonic()
+    waiting = True
+    for event in events:
+        if event is not None:
+            waiting = False
+            yield event
+        elif waiting and time.monotonic() - told > EVERY:
+            told = time.monotonic()
+            log.info("no step is reported after %s; %s", duration(told - begin), _awaited(workers))
+
+
+def _awaited(workers: Workers) -> str:
+    """Such as ``2 workers take 1 CPU each; free are 0 of 1 CPU; ...``."""
+    each = {"CPU": workers.cpus, "GPU": workers.gpus or 0.0}
+    total, free = ray.cluster_resources(), ray.available_resources()
+    one = " and ".join(f"{amount:g} {name}" for name, amount in each.items() if amount)
+    room = ", ".join(
+        f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}" for name, amount in each.items() if amount
+    )
+    return f"{workers.count} workers take {one} each; free are {room}; streamed data takes one CPU more to be read"
 
 
 def _track(tracker: Tracker, event: Event) -> None:
@@ -218,7 +246,7 @@ def _track(tracker: Tracker, event: Event) -> None:
         tracker.log_metrics(step, numbers)
 
 
-def _trainer(job: _Job) -> TorchTrainer:
+def _trainer(job: TrainJob) -> TorchTrainer:
     workers = job.config.workers
     gpus = workers.gpus
     if gpus is None:
@@ -226,53 +254,12 @@ def _trainer(job: _Job) -> TorchTrainer:
     resources = {"CPU": workers.cpus, **({"GPU": gpus} if gpus else {})}
     name = f"idc_ray_{uuid.uuid4().hex[:8]}"
     return TorchTrainer(
-        _work,
+        run_worker,
         train_loop_config={"job": job},
         datasets={"train": stream_of(job.config, job.labels)},
         scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(name=name, failure_config=FailureConfig(max_failures=workers.max_failures)),
     )
-
-
-def _work(arguments: dict[str, Any]) -> None:
-    """What each worker does."""
-    job: _Job = arguments["job"]
-    context = ray.train.get_context()
-    rank, size = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
-    _set_up_torch(job.config, context.get_local_world_size())
-
-    def tell(event: Event) -> None:
-        if event["kind"] == "validation":
-            event = {**event, "pictures": [encode_png(picture) for picture in event["pictures"]]}
-        job.events.put(event)
-
-    try:
-        feed, validation = _data(job, device)
-        world = World(
-            rank,
-            size,
-            device,
-            (lambda m: DistributedDataParallel(m, broadcast_buffers=False)) if size > 1 else (lambda m: m),
-        )
-        fit(job.config, feed, validation, job.place, tell, job.notes, world)
-    except IdcError as error:  # to try again would not help
-        job.events.put({"kind": "error", "error": error})
-
-
-def _data(job: _Job, device: torch.device) -> tuple[Feed, list[Any]]:
-    config = job.config
-    real = open_sources(config, None, device)  # whatever a student learns from, it is judged by the truth
-    validation = validation_pairs(config.validation, real, config.scale, config.seed, config.max_pixels)
-    sources = open_sources(config, job.labels, device)
-    if fits_in_memory(config, sources, device):
-        return resident_patches(config, sources, device), validation
-    return StreamFeed(config, ray.train.get_dataset_shard("train"), device), validation
-
-
-def _set_up_torch(config: TrainConfig, local_workers: int) -> None:
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(config.workers.threads or max(1, (os.cpu_count() or 1) // local_workers))
 
 
 def _first_line(error: BaseException) -> str:

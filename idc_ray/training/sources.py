@@ -18,7 +18,7 @@ from idc_ray.images import Found, ImageRef, decode_png, find_images, load_instan
 from idc_ray.store import Store
 from idc_ray.training.pairs import Pair
 
-__all__ = ["CondensedSource", "RealSource", "Source", "held_out", "open_source"]
+__all__ = ["CondensedSource", "RealSource", "Relabel", "Source", "held_out", "open_source"]
 
 #: Decoding runs in this many threads: Pillow and pyarrow let others work meanwhile.
 THREADS = 4
@@ -50,6 +50,10 @@ class CondensedSource:
     def only(self, shards: Sequence[int]) -> CondensedSource:
         """Some of its shards."""
         return replace(self, shards=tuple(shards))
+
+    def labelled_by(self, relabel: Relabel) -> CondensedSource:
+        """Itself: its tiles have their labels."""
+        return self
 
     def pairs(self, keep: Callable[[str], bool]) -> Iterator[Pair]:
         """The tiles of the images that ``keep`` wants, by their ids."""
@@ -94,6 +98,10 @@ class RealSource:
         """Some rows of its manifest."""
         return replace(self, found=replace(self.found, manifest=manifest))
 
+    def labelled_by(self, relabel: Relabel) -> RealSource:
+        """With HR that ``relabel`` makes, instead of the real one."""
+        return replace(self, relabel=relabel)
+
     def pairs(self, keep: Callable[[str], bool]) -> Iterator[Pair]:
         """The images that ``keep`` wants, by their ids.
 
@@ -126,9 +134,7 @@ class RealSource:
 Source = CondensedSource | RealSource
 
 
-def open_source(
-    uri: str, scale: int, max_pixels: int, allow_unfinished: bool = False, relabel: Relabel | None = None
-) -> Source:
+def open_source(uri: str, scale: int, max_pixels: int, allow_unfinished: bool = False) -> Source:
     """What ``uri`` names: an output of the condense job if it has a run record of one, else images.
 
     Args:
@@ -136,7 +142,6 @@ def open_source(
         scale: factor that is wanted.
         max_pixels: larger images are refused.
         allow_unfinished: take what there is of a condensed set.
-        relabel: makes the HR of real images, instead of the real one.
 
     Raises:
         BadRequest: nothing there, another scale, or a set that is not finished.
@@ -146,7 +151,7 @@ def open_source(
     if run is None:
         found = find_images(uri, scale=scale)
         rows = found.manifest.select(["source", "size"]).to_pylist()
-        return RealSource(found, scale, max_pixels, _digest(rows), relabel)
+        return RealSource(found, scale, max_pixels, _digest(rows))
     config = run.config
     if config["scale"] != scale:
         raise BadRequest(f"{store.uri} is condensed for scale {config['scale']}, the training is for {scale}")

@@ -38,6 +38,8 @@ class TrainRecord:
         data: descriptions of the data, for people.
         created: when, ISO 8601.
         mlflow_run_id: the tracked run that a resume continues.
+        resident: whether the data stays in memory, which gives other patches than a stream; None: not decided yet.
+        tracked: whether the finished training's checkpoints have reached the tracked run.
     """
 
     config: dict[str, Any]
@@ -45,6 +47,8 @@ class TrainRecord:
     data: list[str]
     created: str
     mlflow_run_id: str | None = None
+    resident: bool | None = None
+    tracked: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,8 @@ def begin_training(place: Place, record: TrainRecord, overwrite: bool) -> TrainR
         BadRequest: another training is there; the message lists what differs.
     """
     record = replace(record, config=redact_all(record.config))
-    stored = place.read_json(RECORD, FRESH)
-    if stored is not None and not overwrite:
-        found = TrainRecord(**stored)
+    found = read_record(place)
+    if found is not None and not overwrite:
         if found.digest != record.digest:
             raise BadRequest(f"{place.uri} holds another training; {_difference(found, record)}{FRESH}")
         return found
@@ -93,8 +96,16 @@ def begin_training(place: Place, record: TrainRecord, overwrite: bool) -> TrainR
     return record
 
 
-def update_record(place: Place, record: TrainRecord, **fields: Any) -> TrainRecord:
-    """Change fields of the stored record."""
+def read_record(place: Place) -> TrainRecord | None:
+    """The stored record; None if there is none."""
+    stored = place.read_json(RECORD, FRESH)
+    return None if stored is None else TrainRecord(**stored)
+
+
+def update_record(place: Place, **fields: Any) -> TrainRecord:
+    """Change fields of the stored record, which must be there."""
+    record = read_record(place)
+    assert record is not None
     record = replace(record, **fields)
     place.write_json(RECORD, asdict(record))
     return record

@@ -6,7 +6,10 @@ A continued training then sees other patches than an undisturbed one would: the 
 from __future__ import annotations
 
 import math
+import random
+from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -16,13 +19,15 @@ from ray.data import Dataset
 from ray.data.collate_fn import ArrowBatchCollateFn
 from torch import Tensor
 
-from idc_ray.condensation.seeding import integer, uniform
+from idc_ray.condensation.seeding import integer
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import crop_starts, decode_png, encode_png
+from idc_ray.models import load_upscaler
 from idc_ray.training.data import held_out_share, open_sources
+from idc_ray.training.loop import CHECK_EVERY
 from idc_ray.training.pairs import Pair, PairTable, Patches
-from idc_ray.training.sources import CondensedSource, Source, held_out
+from idc_ray.training.sources import CondensedSource, Relabel, Source, held_out
 
 __all__ = ["StreamFeed", "stream_of"]
 
@@ -39,26 +44,50 @@ SCHEMA = pa.schema([("name", pa.string()), ("lr", pa.binary()), ("hr", pa.binary
 def stream_of(config: TrainConfig, labels: bytes | None) -> Dataset:
     """Rows ``name``, ``lr``, ``hr`` (PNG), ``error`` of all sources; nothing runs until it is read.
 
-    A row is a condensed tile or a piece of a real image. A tile of weight w comes w times an epoch on average.
+    A row is a condensed tile or a piece of a real image. In an epoch it comes as often on average as its weight and
+    its LR pixels say, relative to those of a large image's pieces, or else of the largest tiles.
     """
+    sources = open_sources(config, None, torch.device("cpu"))
+    pixels = max(_piece_pixels(source, config) for source in sources)
     parts = []
-    for index, source in enumerate(open_sources(config, None, torch.device("cpu"))):
+    for source in sources:
         if isinstance(source, CondensedSource):
             blocks = [pa.table({"shard": [shard]}) for shard in source.shards]
+            none: Source = source.only([])
         else:
             blocks = [source.found.manifest.slice(row, 1) for row in range(source.found.manifest.num_rows)]
+            none = source.only(source.found.manifest.slice(0, 0))
         pieces = ray.data.from_arrow(blocks).map_batches(
-            _Read(config, labels, index), batch_size=1, batch_format="pyarrow", num_cpus=1
+            _Read(config, labels, none, pixels), batch_size=1, batch_format="pyarrow", num_cpus=1
         )
         parts.append(pieces)
     return parts[0].union(*parts[1:])
 
 
-class _Read:
-    """A shard's tiles, or an image's pieces; for Ray Data, usable without it."""
+def _piece_pixels(source: Source, config: TrainConfig) -> int:
+    """LR pixels of a piece that no other piece has; of a large image's, where it is a real one."""
+    if isinstance(source, CondensedSource):
+        return source.tile_size**2
+    return ((PIECE - 1) * config.patch_size) ** 2
 
-    def __init__(self, config: TrainConfig, labels: bytes | None, index: int) -> None:
-        self.config, self.labels, self.index = config, labels, index
+
+@lru_cache(maxsize=1)  # of a process that reads one image after another
+def _labeller(labels: bytes, scale: int, name: str) -> Relabel:
+    return load_upscaler(labels, scale=scale, device=torch.device("cpu"), name=name).upscale_image
+
+
+class _Read:
+    """A shard's tiles, or an image's pieces; for Ray Data, usable without it.
+
+    Args:
+        config: settings.
+        labels: checkpoint whose outputs replace real HR.
+        source: what a batch is a part of; without the rest of its rows, which would go to every task.
+        pixels: LR pixels that come once an epoch, on average, if their weight is 1.
+    """
+
+    def __init__(self, config: TrainConfig, labels: bytes | None, source: Source, pixels: int) -> None:
+        self.config, self.labels, self.source, self.pixels = config, labels, source, pixels
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         try:
@@ -67,15 +96,17 @@ class _Read:
             yield pa.Table.from_pylist([{"error": str(error)}], schema=SCHEMA)
 
     def _tables(self, batch: pa.Table) -> Iterator[pa.Table]:
-        config = self.config
-        source = open_sources(config, self.labels, torch.device("cpu"))[self.index]
+        config, source = self.config, self.source
         apart = held_out(held_out_share(config), config.seed)
         chosen: Source = (
             source.only(batch["shard"].to_pylist()) if isinstance(source, CondensedSource) else source.only(batch)
         )
+        if self.labels is not None:
+            chosen = chosen.labelled_by(_labeller(self.labels, config.scale, str(config.labels_from)))
         for pair in chosen.pairs(lambda image_id: not apart(image_id)):
-            copies = math.floor(pair.weight + uniform(config.seed, pair.name, "copies"))
-            yield _rows(_pieces(pair, config), copies)
+            pieces = list(_pieces(pair, config))
+            area = pair.lr.shape[0] * pair.lr.shape[1] / len(pieces)  # pieces overlap; no pixel shall count twice
+            yield _rows(pieces, pair.weight * area / self.pixels)
 
 
 def _pieces(pair: Pair, config: TrainConfig) -> Iterator[Pair]:
@@ -89,9 +120,14 @@ def _pieces(pair: Pair, config: TrainConfig) -> Iterator[Pair]:
             yield Pair(pair.name, pair.lr[rows, columns], pair.hr[high])
 
 
-def _rows(pieces: Iterable[Pair], copies: int) -> pa.Table:
-    rows = [{"name": p.name, "lr": encode_png(p.lr), "hr": encode_png(p.hr)} for p in pieces]
-    return pa.Table.from_pylist(rows * copies, schema=SCHEMA)
+def _rows(pieces: Iterable[Pair], times: float) -> pa.Table:
+    """Rows of pieces, each as often as ``times`` says on average: drawn anew each epoch, else some would never come."""
+    rows = []
+    for piece in pieces:
+        copies = math.floor(times + random.random())
+        if copies:
+            rows += [{"name": piece.name, "lr": encode_png(piece.lr), "hr": encode_png(piece.hr)}] * copies
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 class _Decode(ArrowBatchCollateFn):
@@ -122,6 +158,7 @@ class StreamFeed:
     def __init__(self, config: TrainConfig, shard: Any, device: torch.device) -> None:
         self.config, self.shard, self.device = config, shard, device
         self._tables: Iterator[PairTable] | None = None
+        self._names: deque[tuple[int, tuple[str, ...]]] = deque(maxlen=2 * CHECK_EVERY)  # older steps were good
 
     def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
         """See :class:`idc_ray.training.pairs.Feed`.
@@ -132,6 +169,7 @@ class StreamFeed:
         if self._tables is None:
             self._tables = self._epochs(step, rank, world)
         table, size = next(self._tables).to(self.device), self.config.patch_size
+        self._names.append((step, table.names))
         try:
             patches = Patches(table, size, len(table.names), integer(self.config.seed, rank))
         except ValueError as error:
@@ -139,11 +177,11 @@ class StreamFeed:
         return patches.cut(patches.draw_each(step))
 
     def names(self, step: int) -> list[str]:
-        """Not known: the stream has gone on."""
-        return []
+        """See :class:`idc_ray.training.pairs.Feed`; this worker's part."""
+        return list(dict(self._names).get(step, ()))
 
     def _epochs(self, first_step: int, rank: int, world: int) -> Iterator[PairTable]:
-        size = len(torch.arange(self.config.batch_size).tensor_split(world)[rank])
+        size = self.config.batch_size // world
         epoch = 0
         while True:
             tables = self.shard.iter_torch_batches(

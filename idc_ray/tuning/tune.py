@@ -15,8 +15,9 @@ from ray import tune as ray_tune
 from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily
-from idc_ray.pipeline.cluster import PoolPlan, join, plan_pool
+from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.progress import duration
+from idc_ray.pipeline.waiting import tell_if_no_room
 from idc_ray.store import holder_text
 from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.lock import lock
@@ -132,10 +133,11 @@ class _Sweep:
     def _search(self) -> None:
         ours = not ray.is_initialized()
         with _quiet_tune():
-            join(self.config.actors.ray_address, worker_output=False)
+            join_for(self.config.actors, worker_output=False)
             try:
                 pool = plan_pool(self.config.actors, ray.cluster_resources(), self.trials_left)
                 log.info("%d trials at a time on %s", pool.max_size, pool.device)
+                tell_if_no_room(pool)
                 bench = set_up_bench(self.plan, pool.options)
                 self.begin_trials = time.monotonic()
                 self._tune(bench, pool)

@@ -108,12 +108,24 @@ def test_data_stays_in_memory_up_to_the_limit(tmp_path: Path, monkeypatch: pytes
     assert size == 2 * 3 * 3 * 24**2 * 5
     for limit, fits in ((size, True), (size - 1, False), (0, False)):
         assert fits_in_memory(config_for(tmp_path, resident_bytes=limit), sources, CPU) is fits
-    monkeypatch.setattr(data, "_free_bytes", lambda device: 2 * size)
+    monkeypatch.setattr(data, "available_memory", lambda: 4 * size)  # half of it, and twice while it is laid out
     assert fits_in_memory(config, sources, CPU)
-    monkeypatch.setattr(data, "_free_bytes", lambda device: 2 * size - 2)
+    assert not fits_in_memory(config, sources, CPU, local_workers=2)  # each has a copy of its own
+    monkeypatch.setattr(data, "available_memory", lambda: 4 * size - 2)
     assert not fits_in_memory(config, sources, CPU)
 
 
-def test_free_memory_of_this_machine_is_known() -> None:
-    """Catches a unit that is wrong by a thousand."""
-    assert 10**7 < data._free_bytes(CPU) < 10**14
+def test_available_memory_counts_cached_files_as_free_and_knows_a_containers_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a unit that is wrong by a thousand, and data that streams because the page cache is full."""
+    assert 10**7 < data.available_memory() < 10**14
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: 8000 kB\n")
+    monkeypatch.setattr(data, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(data, "CGROUP", tmp_path)
+    assert data.available_memory() == 8000 * 1024
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert data.available_memory() == 8000 * 1024
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert data.available_memory() == 4000

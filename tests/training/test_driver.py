@@ -17,7 +17,7 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import load_checkpoint
 from idc_ray.store.filesystem import resolve
 from idc_ray.training.driver import train
-from idc_ray.training.state import LAST, STATE, read_state
+from idc_ray.training.state import LAST, STATE, read_record, read_state, update_record
 from tests.training.conftest import SETTINGS, toy_config
 from tests.training.test_sources import condensed, photographs
 
@@ -76,6 +76,13 @@ def test_a_tracked_training_has_curves_config_pictures_and_the_model(
     images = torch.rand(2, 3, 9, 12)
     assert np.array_equal(model.predict(images.numpy()), best(images).clamp(0, 1).detach().numpy())
     assert model.metadata.signature.inputs.inputs[0].shape == (-1, 3, -1, -1)
+    # Killed between the last step and the end of the run: the same command ends it.
+    client.update_run(run.info.run_id, status="RUNNING")
+    update_record(resolve(config.output), tracked=False)
+    assert train(config) == 0
+    assert client.get_run(run.info.run_id).info.status == "FINISHED"
+    record = read_record(resolve(config.output))
+    assert record is not None and record.tracked
 
 
 def test_a_stream_trains_as_well_as_resident_data(data: Path, ray_cluster: Any, data_context: Any) -> None:

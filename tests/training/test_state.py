@@ -48,8 +48,8 @@ def test_a_damaged_state_is_told_with_the_way_out(tmp_path: Path) -> None:
 def test_the_same_training_is_continued_with_its_own_record(tmp_path: Path) -> None:
     """Catches a resume that starts a second tracked run."""
     place = resolve(str(tmp_path))
-    first = begin_training(place, RECORD, overwrite=False)
-    update_record(place, first, mlflow_run_id="run1")
+    begin_training(place, RECORD, overwrite=False)
+    update_record(place, mlflow_run_id="run1")
     again = begin_training(place, replace(RECORD, created="2026-02-02"), overwrite=False)
     assert (again.mlflow_run_id, again.created) == ("run1", "2026-01-01")
 

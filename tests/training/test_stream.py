@@ -16,7 +16,7 @@ from idc_ray.images import decode_png, image_id
 from idc_ray.training import stream
 from idc_ray.training.data import open_sources
 from idc_ray.training.pairs import Pair
-from idc_ray.training.sources import CondensedSource, held_out
+from idc_ray.training.sources import CondensedSource, RealSource, held_out
 from idc_ray.training.stream import PIECE, SCHEMA, StreamFeed, _pieces, _Read, _rows
 from tests.training.conftest import toy_config, toy_pairs
 from tests.training.test_sources import condensed, photographs
@@ -36,14 +36,15 @@ def numbered(height: int, width: int) -> Pair:
     return Pair("picture", lr, lr.repeat(2, 0).repeat(2, 1))
 
 
-def read(config: TrainConfig, index: int = 0) -> list[dict[str, Any]]:
-    """Rows of all of a source, as Ray Data would ask for them, one by one."""
+def read(config: TrainConfig, index: int = 0, labels: bytes | None = None) -> list[dict[str, Any]]:
+    """Rows of all of a source in one epoch, as Ray Data would ask for them, one by one."""
     source = open_sources(config, None, CPU)[index]
+    pixels = stream._piece_pixels(source, config)
     if isinstance(source, CondensedSource):
         parts = [pa.table({"shard": [shard]}) for shard in source.shards]
     else:
         parts = [source.found.manifest.slice(row, 1) for row in range(source.found.manifest.num_rows)]
-    tables = [table for part in parts for table in _Read(config, None, index)(part)]
+    tables = [table for part in parts for table in _Read(config, labels, source, pixels)(part)]
     assert all(table.schema == SCHEMA for table in tables)
     return [row for table in tables for row in table.to_pylist()]
 
@@ -70,11 +71,12 @@ def test_a_tile_is_one_piece() -> None:
 
 def test_rows_keep_every_pixel_and_repeat_the_pieces() -> None:
     pairs = toy_pairs(2)
-    rows = _rows(pairs, 2).to_pylist()
-    assert [row["name"] for row in rows] == ["picture 0", "picture 1"] * 2
+    rows = _rows(pairs, 2.0).to_pylist()
+    assert [row["name"] for row in rows] == ["picture 0"] * 2 + ["picture 1"] * 2
     assert np.array_equal(decode_png(rows[3]["lr"]), pairs[1].lr)
     assert np.array_equal(decode_png(rows[3]["hr"]), pairs[1].hr)
-    assert _rows(pairs, 0).schema == SCHEMA
+    assert _rows(pairs, 0.0).schema == SCHEMA
+    assert _rows(pairs, 0.0).num_rows == 0
 
 
 def test_a_weight_is_how_often_a_tile_comes_on_average(tmp_path: Path) -> None:
@@ -83,18 +85,44 @@ def test_a_weight_is_how_often_a_tile_comes_on_average(tmp_path: Path) -> None:
     counts = Counter(row["name"] for row in read(config_for(tmp_path / "set")))
     assert set(counts.values()) == {1, 2}
     assert sum(counts.values()) == pytest.approx(1.5 * 30, abs=3 * np.sqrt(30) / 2)
-    again = Counter(row["name"] for row in read(config_for(tmp_path / "set")))
-    assert counts == again
+    others = [Counter(row["name"] for row in read(config_for(tmp_path / "set"))) for _ in range(5)]
+    assert any(other != counts for other in others)  # a tile that is left out must come in another epoch
+
+
+def test_an_image_comes_as_often_as_its_pixels_say(tmp_path: Path) -> None:
+    """Catches photographs that hardly count beside condensed tiles, while in memory they count by their pixels."""
+    photographs(tmp_path / "photos", 1, side=2 * 200)
+    photographs(tmp_path / "small", 1, side=2 * 30)
+    condensed(tmp_path / "set", images=1)  # a tile of 24
+    places = (tmp_path / "photos", tmp_path / "small", tmp_path / "set")
+    config = config_for(*places, patch_size=PATCH)
+    tables = open_sources(config, None, CPU)
+    pixels = max(stream._piece_pixels(source, config) for source in tables)
+    counts = []
+    for source in tables:
+        part = source.found.manifest if isinstance(source, RealSource) else pa.table({"shard": list(source.shards)})
+        rows = [sum(table.num_rows for table in _Read(config, None, source, pixels)(part)) for _ in range(60)]
+        counts.append(np.mean(rows))
+    expected = np.array([200**2, 30**2, 24**2]) / pixels
+    assert counts == pytest.approx(expected, abs=0.3)  # four deviations of the mean of 60 draws, and more
 
 
 def test_photographs_come_in_pieces_and_as_they_are(tmp_path: Path) -> None:
-    photographs(tmp_path / "photos", 2, side=90)
-    rows = read(config_for(tmp_path / "photos", patch_size=PATCH))
-    assert Counter(row["name"] for row in rows) == {"0.png": 4, "1.png": 4}
+    photographs(tmp_path / "photos", 2, side=100)
+    rows = read(config_for(tmp_path / "photos", patch_size=PATCH))  # of 50 x 50 pixels a little over four pieces of 24
+    assert all(4 <= count <= 8 for count in Counter(row["name"] for row in rows).values())
+    assert {row["name"] for row in rows} == {"0.png", "1.png"}
     assert {decode_png(row["lr"]).shape for row in rows} == {(32, 32, 3)}
     assert {decode_png(row["hr"]).shape for row in rows} == {(64, 64, 3)}
 
 
+@pytest.fixture
+def no_piece_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies are rounded up: each piece comes in every epoch."""
+    monkeypatch.setattr(stream.random, "random", lambda: 1 - 1e-9)
+
+
+@pytest.mark.usefixtures("no_piece_left_out")
 def test_what_validation_holds_out_is_not_streamed(tmp_path: Path) -> None:
     """Catches a validation on what was trained on, where the data is streamed."""
     photographs(tmp_path / "photos", 12)
@@ -134,7 +162,8 @@ def test_batches_are_full_epoch_after_epoch() -> None:
         # HR is LR enlarged smoothly, so their means agree unless they are of other places.
         assert torch.allclose(lr.mean((2, 3)), hr.mean((2, 3)), atol=0.03)
     assert len(shard.calls) == 4
-    assert one.names(0) == []
+    assert one.names(6) == [f"picture {i}" for i in range(4)]  # the third epoch begins with it
+    assert one.names(99) == []
 
 
 def test_every_piece_gives_one_patch_of_a_batch() -> None:
@@ -149,14 +178,14 @@ def test_every_piece_gives_one_patch_of_a_batch() -> None:
 def test_workers_share_a_batch_and_shuffle_otherwise_each_time() -> None:
     """Catches a batch that grows with the workers, and epochs, workers or resumed runs that see the same order."""
     seeds = set()
-    for rank, size in ((0, 3), (1, 2)):
-        one, shard = feed(pieces=4, batch_size=5)
+    for rank in (0, 1):
+        one, shard = feed(pieces=4, batch_size=6)
         for step in range(4):
-            assert len(one.batch(step, rank, 2)[0]) == size
-        assert {call["batch_size"] for call in shard.calls} == {size}
-        assert all(call["local_shuffle_buffer_size"] >= size for call in shard.calls)
+            assert len(one.batch(step, rank, 2)[0]) == 3
+        assert {call["batch_size"] for call in shard.calls} == {3}
+        assert all(call["local_shuffle_buffer_size"] >= 3 for call in shard.calls)
         seeds |= {call["local_shuffle_seed"] for call in shard.calls[:2]}
-    resumed, shard = feed(pieces=4, batch_size=5)
+    resumed, shard = feed(pieces=4, batch_size=6)
     resumed.batch(7, 0, 2)
     seeds.add(shard.calls[0]["local_shuffle_seed"])
     assert len(seeds) == 5
@@ -193,6 +222,7 @@ class FakeDataset:
         return FakeDataset(self.blocks + [block for other in others for block in other.blocks])
 
 
+@pytest.mark.usefixtures("no_piece_left_out")
 def test_all_sources_stream_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a source that is left out of the union, or one that is read as if it were another."""
     monkeypatch.setattr(stream.ray.data, "from_arrow", FakeDataset)

@@ -1,0 +1,110 @@
+"""What a worker of the training job does: its data, its device, and the training itself."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed
+from ray.util.queue import Queue
+from torch.nn.parallel import DistributedDataParallel
+
+from idc_ray.config.train import TrainConfig
+from idc_ray.errors import BadRequest, IdcError
+from idc_ray.images import encode_png
+from idc_ray.store.filesystem import Place
+from idc_ray.training.data import fits_in_memory, open_sources, resident_patches
+from idc_ray.training.fit import Event, World, fit
+from idc_ray.training.pairs import Feed
+from idc_ray.training.sources import Source
+from idc_ray.training.state import TrainRecord, read_record, update_record
+from idc_ray.training.stream import StreamFeed
+from idc_ray.training.validation import validation_pairs
+
+__all__ = ["TrainJob", "run_worker"]
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Sent to every worker."""
+
+    config: TrainConfig
+    place: Place
+    labels: bytes | None
+    notes: dict[str, Any]
+    events: Queue
+
+
+def run_worker(arguments: dict[str, Any]) -> None:
+    """What each worker of Ray Train does; ``arguments["job"]`` is a :class:`TrainJob`."""
+    job: TrainJob = arguments["job"]
+    context = ray.train.get_context()
+    rank, size = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    _set_up_torch(job.config, context.get_local_world_size())
+
+    def tell(event: Event) -> None:
+        if event["kind"] == "validation":
+            event = {**event, "pictures": [encode_png(picture) for picture in event["pictures"]]}
+        job.events.put(event)
+
+    try:
+        feed, validation = _data(job, _record(job), device)
+        world = World(
+            rank,
+            size,
+            device,
+            (lambda m: DistributedDataParallel(m, broadcast_buffers=False)) if size > 1 else (lambda m: m),
+        )
+        fit(job.config, feed, validation, job.place, tell, job.notes, world)
+    except IdcError as error:  # to try again would not help
+        job.events.put({"kind": "error", "error": error})
+
+
+def _record(job: TrainJob) -> TrainRecord:
+    """What the driver stored: who does not see it would write where nobody looks, and start anew after a kill."""
+    record = read_record(job.place)
+    if record is None or record.digest != job.notes["digest"]:
+        raise BadRequest(
+            f"a worker on {platform.node()} does not find at {job.place.uri} what the driver wrote there; name an "
+            "--output that all machines see: a shared file system, or an object store such as s3://BUCKET/FOLDER"
+        )
+    return record
+
+
+def _data(job: TrainJob, record: TrainRecord, device: torch.device) -> tuple[Feed, list[Any]]:
+    config = job.config
+    real = open_sources(config, None, device)  # whatever a student learns from, it is judged by the truth
+    validation = validation_pairs(config.validation, real, config.scale, config.seed, config.max_pixels)
+    sources = open_sources(config, job.labels, device)
+    if _resident(job, record, sources, device):
+        return resident_patches(config, sources, device), validation
+    return StreamFeed(config, ray.train.get_dataset_shard("train"), device), validation
+
+
+def _resident(job: TrainJob, record: TrainRecord, sources: list[Source], device: torch.device) -> bool:
+    """Whether the data stays in memory: as it was, or as all workers agree.
+
+    Free memory differs from launch to launch, and a stream gives other patches; workers that stream wait for each
+    other.
+    """
+    if record.resident is not None and job.config.resident_bytes is None:
+        return record.resident
+    context = ray.train.get_context()
+    fits = torch.tensor(
+        [float(fits_in_memory(job.config, sources, device, context.get_local_world_size()))], device=device
+    )
+    if context.get_world_size() > 1:
+        torch.distributed.all_reduce(fits, torch.distributed.ReduceOp.MIN)
+    if context.get_world_rank() == 0:
+        update_record(job.place, resident=bool(fits))
+    return bool(fits)
+
+
+def _set_up_torch(config: TrainConfig, local_workers: int) -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(config.workers.threads or max(1, (os.cpu_count() or 1) // local_workers))
