@@ -122,7 +122,8 @@ class Arm:
 
 def input_digest(found: Found) -> str:
     """Names the list of images: sources and sizes. A change of content that keeps the size goes unseen."""
-    rows = found.manifest.select(["source", "size"]).to_pylist()
+    paired = ["lr_path"] if found.lr_uri is not None else []  # other LR images make another whole
+    rows = found.manifest.select(["source", "size", *paired]).to_pylist()
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 

@@ -20,7 +20,7 @@ from idc_ray.comparison.results import Failure, Result, Results
 from idc_ray.comparison.schedule import Outcome, Unit, run_units
 from idc_ray.comparison.tasks import Blocks
 from idc_ray.comparison.track import tell_result
-from idc_ray.config import CondenseConfig
+from idc_ray.config import METHOD_VERSION, CondenseConfig
 from idc_ray.config.base import result_digest
 from idc_ray.config.compare import CompareConfig
 from idc_ray.errors import IdcError
@@ -220,7 +220,8 @@ class _Comparison:
     def _difficulty_key(self, config: CondenseConfig) -> str:
         settings: dict[str, Any] = {"images": self.plan.data.images, "teacher": self.plan.data.teacher}
         settings |= {"tile": config.tile_size, "padding": config.rlff.padding, "slots": config.slots}
-        return result_digest(settings | {"scale": config.scale, "dtype": config.actors.dtype})
+        settings |= {"scale": config.scale, "dtype": config.actors.dtype, "method_version": METHOD_VERSION}
+        return result_digest(settings)
 
     def _unit(self, arm: Arm, seed: int, difficulties: dict[str, float]) -> Unit:
         plan = self.plan

@@ -108,4 +108,5 @@ def set_up_training(config: TrainConfig) -> None:
     """As the training job does, whatever ran in this process before."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.allow_tf32 = True  # torch's default, which condensing turns off
     torch.set_num_threads(config.workers.threads or 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ __all__ = [
     "write_csv",
     "write_metrics",
 ]
+
+log = logging.getLogger(__name__)
 
 #: Most pixels of one benchmark image (ours); the largest sets in use have 12 million.
 MAX_PIXELS = 100_000_000
@@ -97,7 +100,7 @@ def find_sets(folder: str | Path, scale: int) -> list[BenchmarkSet]:
 
     A set is a folder with HR images in ``xS/HR`` (S the scale), ``HR``, or BasicSR's ``GTmod12`` or ``GTmodS``, and
     perhaps LR images beside them in ``LR``, ``LRbicxS`` or ``LR_bicubic/XS``, with the same file names or with
-    ``xS`` after the stem. ``folder`` may be one set or hold several.
+    ``xS`` after the stem. ``folder`` may be one set, hold several, or be a plain folder of HR images.
 
     Raises:
         BadRequest: no folder, no set for this scale, or an LR folder without the file of an HR image.
@@ -110,10 +113,16 @@ def find_sets(folder: str | Path, scale: int) -> list[BenchmarkSet]:
         return [itself]
     paths = sorted(path for path in folder.iterdir() if path.is_dir())
     sets = [found for path in paths if (found := _read_set(path, scale)) is not None]
+    if not sets and (images := _images(folder)):
+        return [BenchmarkSet(folder.name, tuple(BenchmarkImage(hr, None) for hr in images))]
     if not sets:
         raise BadRequest(
-            f"no benchmark set for scale {scale} in {folder}; expected SET/x{scale}/HR with images, or SET/HR"
+            f"no benchmark set for scale {scale} in {folder}; expected SET/x{scale}/HR with images, SET/HR, or images "
+            "right in the folder"
         )
+    left_out = [path.name for path in paths if path.name not in {each.name for each in sets}]
+    if left_out:
+        log.warning("%s: no images for scale %d in %s", folder, scale, ", ".join(left_out))
     return sets
 
 

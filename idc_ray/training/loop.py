@@ -177,7 +177,7 @@ class Trainer:
 
     def _precision(self) -> contextlib.AbstractContextManager[object]:
         wanted = self.config.precision
-        if wanted == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported():
+        if wanted == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
             wanted = "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16) if wanted == "bfloat16" else contextlib.nullcontext()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyarrow.fs import LocalFileSystem
 
 from idc_ray.condensation.condenser import ImageTask
 from idc_ray.condensation.seeding import uniform
@@ -94,7 +95,7 @@ def prepare(asked: TuneConfig, photographs: str | None = None) -> Plan:
     largest = max(settings.condense(draw, 0).tile_size for _, draw in space.probes())
     reading = reading.model_copy(update={"tile_size": largest})
     validation, rest = _validation(config, found, reading)
-    lists = {} if config.validation else {"validation.txt": _listed(found, [pair.name for pair in validation])}
+    scored = [] if config.validation else [pair.name for pair in validation]
     instances = _without(list(readable_samples(rest, reading, config.images)), validation)
     if not instances:
         raise BadRequest(
@@ -104,7 +105,7 @@ def prepare(asked: TuneConfig, photographs: str | None = None) -> Plan:
     images = [ImageTask(each.image_id, each.lr, each.hr) for each in instances]
     validation = [_middle(pair, config.validation_side, config.scale) for pair in validation]
     log.info("%d images to condense, %d to score on", len(images), len(validation))
-    lists["images.txt"] = _listed(found, [each.source for each in instances])
+    lists = _lists(found, {"images.txt": [each.source for each in instances], "validation.txt": scored})
     return Plan(settings, teacher, images, validation, _sweep(settings, teacher, instances, validation), lists)
 
 
@@ -130,10 +131,17 @@ def _validation(config: TuneConfig, found: Found, reading: CondenseConfig) -> tu
     return pairs, rest
 
 
-def _listed(found: Found, sources: list[str]) -> bytes:
-    rows = found.manifest.select(["source", "path"]).to_pylist()
-    paths = {row["source"]: row["path"] for row in rows}
-    return "".join(f"{paths[source]}\n" for source in sources).encode("utf-8", "surrogateescape")
+def _lists(found: Found, named: dict[str, list[str]]) -> dict[str, bytes]:
+    """List files by name, of sources that are files of this machine: others, and rows of Parquet, no list can name."""
+    if not isinstance(found.filesystem, LocalFileSystem):
+        return {}
+    files = {row["source"]: row["path"] for row in found.manifest.to_pylist() if row["row"] < 0}
+    lists = {}
+    for name, sources in named.items():
+        paths = [files[source] for source in sources if source in files]
+        if paths:
+            lists[name] = "".join(f"{path}\n" for path in paths).encode("utf-8", "surrogateescape")
+    return lists
 
 
 def _refuse_benchmark(setting: str, where: str) -> None:
@@ -178,7 +186,7 @@ def _sweep(settings: Settings, teacher: bytes, images: list[Instance], validatio
         "validation": scored.hexdigest()[:16],
         "teacher": teacher_sha256(teacher),
         # Its defaults too: where a default changes, so do the trials.
-        "condense": result_digest(result_settings(settings.condense(settings.space.first, 0))),
+        "condense": settings.condense(settings.space.first, 0).digest(teacher_sha256(teacher)),
         "training": settings.train.digest("", None),
     }
     content = json.loads(json.dumps(content))

@@ -144,6 +144,14 @@ class Search(OptunaSearch):
             super().on_trial_complete(asked, None)
 
 
+def _first_rung(config: TuneConfig, iterations: int) -> float:
+    """Steps such that a later rung is the end of the first seed; a trial reports at the first whole step from there on.
+
+    A hair less: the powers of the reduction are floats, and a rung just above the end would be met a seed later.
+    """
+    return iterations / config.reduction**config.rungs * (1 - 1e-9)
+
+
 def asha(settings: Settings, records: Sequence[TrialRecord]) -> ASHAScheduler | None:
     """Stops the worse trials at each rung; what earlier launches reported counts. None if nothing is stopped."""
     config = settings.config
@@ -154,7 +162,7 @@ def asha(settings: Settings, records: Sequence[TrialRecord]) -> ASHAScheduler | 
         metric="psnr",
         mode="max",
         max_t=settings.train_steps,
-        grace_period=settings.train.validation.every,
+        grace_period=_first_rung(config, settings.train.iterations),
         reduction_factor=config.reduction,
     )
     for record in (each for each in records if each.status != "running"):

@@ -78,13 +78,18 @@ class Parameter:
         return trial.suggest_float(self.name, low, high, log=self.is_log, step=self.step)
 
     def probes(self) -> list[Any]:
-        """Values that must be acceptable: each choice; of a range both ends and, of numbers that step, the next."""
+        """Values that must be acceptable: each choice; of a range both ends, and the next step or a point between."""
         if not self.is_range:
             return list(self.values)
         low, high = self.values
         if self.kind.endswith("integers"):
-            return list(dict.fromkeys([low, min(high, low + int(self.step or 1)), high]))
-        return [low, high]
+            between = min(high, low + int(self.step or 1))
+        elif self.step is not None:
+            between = min(high, low + self.step)
+        else:  # no round number: a setting that takes integers takes 10.0 as one
+            share = 2 - (1 + math.sqrt(5)) / 2
+            between = low * (high / low) ** share if self.is_log else low + (high - low) * share
+        return list(dict.fromkeys([low, between, high]))
 
     def grid(self, points: int) -> list[Any]:
         """Values for a grid: each choice, each step, or ``points`` of a range, the ends among them."""

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from idc_ray.comparison.arms import Arm, Data, expand, reference_of
+from idc_ray.comparison.arms import Arm, Data, expand, input_digest, reference_of
 from idc_ray.config.condense import Loss
 from idc_ray.errors import BadRequest
+from idc_ray.images import encode_png, find_images
 from tests.comparison.conftest import SETTINGS, compare_config
 
 DATA = Data("images", "teacher", "curve", "scored")
@@ -158,3 +161,14 @@ def test_the_reference_is_named_by_its_beginning() -> None:
     for name, message in (("random", "4 arms begin like that"), ("sobel", "no arm is called that; there are: whole")):
         with pytest.raises(BadRequest, match=message):
             reference_of(compare_config(reference=name), arms)
+
+
+def test_other_lr_images_are_another_input(tmp_path: Path) -> None:
+    """Catches a whole with the LR of an earlier launch beside sets that are condensed from this one's."""
+    for name, side in (("hr", 32), ("lr", 16), ("other", 16)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(encode_png(np.zeros((side, side, 3), np.uint8)))
+    hr = str(tmp_path / "hr")
+    found = [find_images(hr, lr_input=lr) for lr in (None, str(tmp_path / "lr"), str(tmp_path / "other"))]
+    assert len({input_digest(each) for each in found}) == 3
+    assert input_digest(find_images(hr)) == input_digest(found[0])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +40,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_both_layouts_are_found(folder: Path) -> None:
+def test_both_layouts_are_found(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     sets = find_sets(folder, 2)
     assert [(s.name, [image.hr.name for image in s.images]) for s in sets] == [
         ("SetA", ["a.png", "b.png"]),
         ("SetB", ["c.png"]),
     ]
-    assert [s.name for s in find_sets(folder, 4)] == ["SetB"]  # SetA is for x2 only
+    with caplog.at_level(logging.WARNING):
+        assert [s.name for s in find_sets(folder, 4)] == ["SetB"]  # SetA is for x2 only
+    assert "no images for scale 4 in SetA" in caplog.text
+
+
+def test_a_plain_folder_of_hr_images_is_a_set(tmp_path: Path) -> None:
+    """What other jobs take as a folder of images is scored too, with LR made; a folder of nothing is refused."""
+    with pytest.raises(BadRequest, match="no benchmark set for scale 2.*or images right in the folder"):
+        find_sets(tmp_path, 2)
+    save(tmp_path / "b.png", picture(24, 26))
+    save(tmp_path / "a.png", picture(24, 24))
+    (found,) = find_sets(tmp_path, 2)
+    assert (found.name, [image.hr.name for image in found.images]) == (tmp_path.name, ["a.png", "b.png"])
+    assert found.images[0].read(2)[0].shape == (12, 12, 3)
 
 
 @pytest.mark.parametrize(("name", "count"), [("SetA", 2), ("SetB", 1)])

@@ -116,3 +116,21 @@ def test_asha_knows_what_earlier_launches_reported(write_space: WriteSpace) -> N
     fresh.on_trial_add(None, trial)
     assert fresh.on_trial_result(None, trial, {"step": 10, "psnr": 29.0}) == "CONTINUE"
     assert asha(settings_of(write_space(), search="grid"), []) is None
+
+
+@pytest.mark.parametrize("iterations", [90, 100, 2000, 3000])
+def test_asha_looks_at_the_end_of_the_first_seed(write_space: WriteSpace, iterations: int) -> None:
+    """Catches steps that are no multiple of the rungs': a trial would condense and train a second seed first."""
+    train = {"iterations": iterations, "patch_size": 12}
+    settings = settings_of(write_space(), train=train, reduction=3, rungs=2, seeds=[0, 1, 2])
+    every = settings.train.validation.every
+    steps = [step for step in (every, 3 * every, iterations) if step <= iterations]
+    good = [record(i, 31.0, reports=[(step, 31.0) for step in steps]) for i in range(9)]
+    scheduler = asha(settings, good)
+    assert scheduler is not None
+    for number, step in enumerate(steps):
+        trial = SimpleNamespace(trial_id=f"bad at {step}")
+        scheduler.on_trial_add(None, trial)
+        for before in steps[:number]:
+            assert scheduler.on_trial_result(None, trial, {"step": before, "psnr": 32.0}) == "CONTINUE"
+        assert scheduler.on_trial_result(None, trial, {"step": step, "psnr": 29.0}) == "STOP"

@@ -59,6 +59,15 @@ def test_a_grid_has_each_point_once() -> None:
     assert [draw["x"] for draw in log[:3]] == pytest.approx([0.1, 1, 10])
 
 
+def test_a_range_is_probed_at_a_value_that_is_no_round_number() -> None:
+    """Catches integers that are varied by a range of real numbers: its ends would pass, and each trial fail."""
+    for content in ({"uniform": [10, 500]}, {"log_uniform": [1, 64]}):
+        low, between, high = space_of({"x": content}).parameters[0].probes()
+        assert low < between < high and between != round(between)
+    assert space_of({"x": {"uniform": [1, 5], "step": 1}}).parameters[0].probes() == [1, 2, 5]
+    assert space_of({"x": {"integers": [1, 2]}}).parameters[0].probes() == [1, 2]
+
+
 def test_probes_hold_every_two_values_that_can_be_together() -> None:
     """Catches a value that is never tried because its condition did not hold."""
     probed = [values for values, _ in space_of(CONDITIONAL).probes()]
