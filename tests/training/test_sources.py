@@ -72,8 +72,8 @@ def test_real_images_get_bicubic_lr(tmp_path: Path) -> None:
 
 def test_labels_of_a_network_replace_the_real_hr(tmp_path: Path) -> None:
     photographs(tmp_path / "photos", 1)
-    source = open_source(str(tmp_path / "photos"), 2, MAX_PIXELS, relabel=lambda lr: lr.repeat(2, 0).repeat(2, 1))
-    (pair,) = source.pairs(lambda _: True)
+    source = open_source(str(tmp_path / "photos"), 2, MAX_PIXELS)
+    (pair,) = source.labelled_by(lambda lr: lr.repeat(2, 0).repeat(2, 1)).pairs(lambda _: True)
     assert np.array_equal(pair.hr[::2, ::2], pair.lr)
 
 
