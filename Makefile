@@ -57,8 +57,9 @@ demo: $(VENV)/.demo
 	@echo "Condensed set: $(DEMO)/shards/*.parquet"
 	@echo "Pictures:      $(DEMO)/gallery.png"
 
+# Two at a time on any machine: more would slow those that end jobs within seconds. A file's tests share fixtures.
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
