@@ -27,7 +27,8 @@ class EvaluateConfig(Section):
     model: Place[Text]
     """A checkpoint (ours, or any that spandrel loads), or bundled, or bicubic."""
     benchmarks: Place[Text]
-    """Folder of sets, or one set: xS/HR and perhaps xS/LR, HR and LR, or BasicSR's GTmod12 and LRbicxS."""
+    """Folder of sets, or one set: xS/HR and perhaps xS/LR, HR and LR, BasicSR's GTmod12 and
+    LRbicxS, or DIV2K's NAME_HR and NAME_LR_bicubic/XS; or a plain folder of HR images."""
     output: Place[Text]
     """Folder or URI for metrics.json, metrics.csv and pictures; made if missing."""
     scale: int = Field(2, ge=2)

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "evaluate",
     "find_sets",
     "format_table",
+    "holds_sets",
     "write_csv",
     "write_metrics",
 ]
@@ -38,6 +40,12 @@ log = logging.getLogger(__name__)
 
 #: Most pixels of one benchmark image (ours); the largest sets in use have 12 million.
 MAX_PIXELS = 100_000_000
+
+#: How DIV2K's folders end.
+HR_ENDING, LR_ENDING = "_HR", "_LR_bicubic"
+
+#: Scales that benchmarks are made for.
+SCALES = (2, 3, 4)
 
 Image = NDArray[np.uint8]
 
@@ -100,7 +108,8 @@ def find_sets(folder: str | Path, scale: int) -> list[BenchmarkSet]:
 
     A set is a folder with HR images in ``xS/HR`` (S the scale), ``HR``, or BasicSR's ``GTmod12`` or ``GTmodS``, and
     perhaps LR images beside them in ``LR``, ``LRbicxS`` or ``LR_bicubic/XS``, with the same file names or with
-    ``xS`` after the stem. ``folder`` may be one set, hold several, or be a plain folder of HR images.
+    ``xS`` after the stem; or, as DIV2K comes, a folder ``NAME_HR`` with images, and perhaps ``NAME_LR_bicubic/XS``
+    beside it. ``folder`` may be one set, hold several, or be a plain folder of HR images.
 
     Raises:
         BadRequest: no folder, no set for this scale, or an LR folder without the file of an HR image.
@@ -108,10 +117,11 @@ def find_sets(folder: str | Path, scale: int) -> list[BenchmarkSet]:
     folder = Path(folder).absolute()
     if not folder.is_dir():
         raise BadRequest(f"--benchmarks {folder} is not a folder; name one that holds SET/x{scale}/HR or SET/HR")
-    itself = _read_set(folder, scale)  # its subfolders x2, x3 would look like sets
+    itself = _read_set(folder, scale)
     if itself is not None:
         return [itself]
-    paths = sorted(path for path in folder.iterdir() if path.is_dir())
+    # x3 and x4 of a single set look like sets too, but are for another scale.
+    paths = sorted(path for path in folder.iterdir() if path.is_dir() and not re.fullmatch(r"x\d+", path.name))
     sets = [found for path in paths if (found := _read_set(path, scale)) is not None]
     if not sets and (images := _images(folder)):
         return [BenchmarkSet(folder.name, tuple(BenchmarkImage(hr, None) for hr in images))]
@@ -120,10 +130,18 @@ def find_sets(folder: str | Path, scale: int) -> list[BenchmarkSet]:
             f"no benchmark set for scale {scale} in {folder}; expected SET/x{scale}/HR with images, SET/HR, or images "
             "right in the folder"
         )
-    left_out = [path.name for path in paths if path.name not in {each.name for each in sets}]
+    names = {each.name for each in sets}
+    left_out = [path.name for path in paths if path.name not in names and _hr_of(path) not in names]
     if left_out:
         log.warning("%s: no images for scale %d in %s", folder, scale, ", ".join(left_out))
     return sets
+
+
+def holds_sets(folder: str | Path) -> bool:
+    """Whether a folder is, or holds, benchmark sets for any scale, and is no plain folder of images."""
+    folder = Path(folder).absolute()
+    paths = [folder, *(path for path in folder.iterdir() if path.is_dir())] if folder.is_dir() else []
+    return any(_hr_folder(path, scale) is not None for path in paths for scale in SCALES)
 
 
 def evaluate(
@@ -192,11 +210,14 @@ def format_table(results: dict[str, SetScores]) -> str:
 
 
 def _read_set(path: Path, scale: int) -> BenchmarkSet | None:
-    hr_folder = _first_folder(path, (f"x{scale}/HR", "HR", "GTmod12", f"GTmod{scale}"))
-    hr_files = [] if hr_folder is None else _images(hr_folder)
-    if hr_folder is None or not hr_files:
+    hr_folder = _hr_folder(path, scale)
+    if hr_folder is None:
         return None
-    lr_folder = _first_folder(hr_folder.parent, ("LR", f"LRbicx{scale}", f"LR_bicubic/X{scale}"))
+    hr_files = _images(hr_folder)
+    beside: tuple[str, ...] = ("LR", f"LRbicx{scale}", f"LR_bicubic/X{scale}")
+    if hr_folder == path:
+        beside = (f"{path.name.removesuffix(HR_ENDING)}{LR_ENDING}/X{scale}",)
+    lr_folder = _first_folder(hr_folder.parent, beside)
     if lr_folder is None:
         return BenchmarkSet(path.name, tuple(BenchmarkImage(hr, None) for hr in hr_files))
     partners = [_partner(lr_folder, hr, scale) for hr in hr_files]
@@ -207,6 +228,19 @@ def _read_set(path: Path, scale: int) -> BenchmarkSet | None:
             "give each its LR image, or remove the LR folder to have all made"
         )
     return BenchmarkSet(path.name, tuple(map(BenchmarkImage, hr_files, partners)))
+
+
+def _hr_folder(path: Path, scale: int) -> Path | None:
+    """Where a set's HR images are; None if it is no set, or has none."""
+    inside = _first_folder(path, (f"x{scale}/HR", "HR", "GTmod12", f"GTmod{scale}"))
+    if inside is None and path.name.endswith(HR_ENDING):
+        inside = path
+    return inside if inside is not None and _images(inside) else None
+
+
+def _hr_of(path: Path) -> str:
+    """Name of the set whose LR images a folder beside it holds."""
+    return path.name.removesuffix(LR_ENDING) + HR_ENDING
 
 
 def _first_folder(path: Path, names: Sequence[str]) -> Path | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 
 from idc_ray.config.train import Validation
 from idc_ray.errors import BadRequest
-from idc_ray.evaluation.benchmarks import find_sets
+from idc_ray.evaluation.benchmarks import find_sets, holds_sets
 from idc_ray.evaluation.metrics import psnr_y
 from idc_ray.models import Upscaler
 from idc_ray.training.pairs import Pair
@@ -26,10 +25,10 @@ SHOWN = 4
 
 
 class Scored:
-    """PSNR on Y, dB: mean and by image; and the pictures of the first few images, uint8 (h, w, 3)."""
+    """PSNR on Y, dB: mean and of each image; and the pictures of the first few images, uint8 (h, w, 3)."""
 
-    def __init__(self, psnrs: dict[str, float], pictures: list[NDArray[np.uint8]]) -> None:
-        self.psnr = float(np.mean(list(psnrs.values())))
+    def __init__(self, psnrs: list[float], pictures: list[NDArray[np.uint8]]) -> None:
+        self.psnr = float(np.mean(psnrs))
         self.psnrs, self.pictures = psnrs, pictures
 
 
@@ -49,11 +48,11 @@ class Validator:
     def score(self, weights: dict[str, torch.Tensor]) -> Scored:
         """PSNR of these weights."""
         self.model.load_state_dict(weights)
-        psnrs: dict[str, float] = {}
+        psnrs: list[float] = []  # not by name: images of two folders may share one
         pictures: list[NDArray[np.uint8]] = []
         for pair in self.pairs:
             picture = self.upscaler.upscale_image(pair.lr)
-            psnrs[pair.name] = psnr_y(picture, pair.hr, self.scale)
+            psnrs.append(psnr_y(picture, pair.hr, self.scale))
             if len(pictures) < SHOWN:
                 pictures.append(picture)
         return Scored(psnrs, pictures)
@@ -82,12 +81,11 @@ def validation_pairs(
 
 
 def _named(folder: str, scale: int, max_pixels: int) -> Iterable[Pair]:
-    path = Path(folder)
-    if any((path / name).is_dir() for name in (f"x{scale}/HR", "HR")):  # a benchmark set, perhaps with its own LR
-        for benchmark in find_sets(path, scale):
+    if holds_sets(folder):  # searched like a plain folder, it would give its LR images for HR ones too
+        for benchmark in find_sets(folder, scale):
             for image in benchmark.images:
                 lr, hr = image.read(scale)
-                yield Pair(image.hr.name, lr, hr)
+                yield Pair(f"{benchmark.name}/{image.hr.name}", lr, hr)
         return
     source = open_source(folder, scale, max_pixels)
     if not isinstance(source, RealSource):

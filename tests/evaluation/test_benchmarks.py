@@ -51,6 +51,29 @@ def test_both_layouts_are_found(folder: Path, caplog: pytest.LogCaptureFixture) 
     assert "no images for scale 4 in SetA" in caplog.text
 
 
+def test_a_set_of_other_scales_is_not_taken_for_sets_of_this_one(tmp_path: Path) -> None:
+    for scale in (2, 4):
+        save(tmp_path / "Set" / f"x{scale}" / "HR" / "a.png", picture(24, 32))
+    with pytest.raises(BadRequest, match="no benchmark set for scale 3"):
+        find_sets(tmp_path / "Set", 3)
+    with pytest.raises(BadRequest, match="no benchmark set for scale 3"):
+        find_sets(tmp_path, 3)
+
+
+def test_the_layout_of_div2k_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Catches LR images that are made although they are given, and LR folders that are warned of as lacking images."""
+    for part in ("train", "valid"):
+        save(tmp_path / f"DIV2K_{part}_HR" / "0801.png", picture(24, 32))
+    save(tmp_path / "DIV2K_valid_LR_bicubic" / "X2" / "0801x2.png", np.full((12, 16, 3), 7, np.uint8))
+    with caplog.at_level(logging.WARNING):
+        train, valid = find_sets(tmp_path, 2)
+    assert not caplog.text
+    assert (train.name, train.images[0].lr) == ("DIV2K_train_HR", None)
+    assert (valid.images[0].read(2)[0] == 7).all()
+    assert find_sets(tmp_path / "DIV2K_valid_HR", 2) == [valid]
+    assert find_sets(tmp_path / "DIV2K_valid_HR", 3)[0].images[0].lr is None
+
+
 def test_a_plain_folder_of_hr_images_is_a_set(tmp_path: Path) -> None:
     """What other jobs take as a folder of images is scored too, with LR made; a folder of nothing is refused."""
     with pytest.raises(BadRequest, match="no benchmark set for scale 2.*or images right in the folder"):

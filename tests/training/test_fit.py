@@ -84,7 +84,7 @@ def test_best_is_the_best_of_what_was_validated(tmp_path: Path, monkeypatch: pyt
     psnrs = iter([20.0, 22.0, 21.0, 21.5])
 
     def score(self: object, weights: object) -> Any:
-        return Scored({"a": next(psnrs)}, [])
+        return Scored([next(psnrs)], [])
 
     monkeypatch.setattr(fit_module.Validator, "score", score)
     place = resolve(str(tmp_path))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def test_the_score_is_the_protocols_psnr_of_these_weights() -> None:
     scored = validator.score(weights.state_dict())
     expected = Upscaler(weights, scale=2, name="", sha256="")
     psnrs = [psnr_y(expected.upscale_image(pair.lr), pair.hr, 2) for pair in pairs]
-    assert list(scored.psnrs.values()) == psnrs
+    assert scored.psnrs == psnrs
     assert scored.psnr == np.mean(psnrs)
     assert np.array_equal(scored.pictures[1], expected.upscale_image(pairs[1].lr))
 
@@ -54,6 +55,38 @@ def test_a_folder_or_a_benchmark_set_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "Set" / "x2" / "LR" / "0.png").write_bytes(encode_png(own))
     (pair,) = validation_pairs(Validation(images=str(tmp_path / "Set")), [], 2, 0, MAX_PIXELS)
     assert np.array_equal(pair.lr, own)
+
+
+@pytest.mark.parametrize(
+    ("hr", "lr"), [("GTmod12", "LRbicx2"), ("HR", "LR_bicubic/X2"), ("x2/HR", "x2/LR"), ("x4/HR", "x4/LR")]
+)
+def test_low_resolution_images_of_benchmarks_are_never_taken_for_the_truth(tmp_path: Path, hr: str, lr: str) -> None:
+    """Catches a folder that is searched through although it holds sets."""
+    for name in ("SetA", "SetB"):
+        (tmp_path / name / hr).mkdir(parents=True)
+        photographs(tmp_path / name / hr, 2)
+        (tmp_path / name / lr).mkdir(parents=True)
+        for image in ("0.png", "1.png"):
+            (tmp_path / name / lr / image).write_bytes(encode_png(np.full((20, 20, 3), 77, np.uint8)))
+    for folder, sets in ((tmp_path, ["SetA", "SetB"]), (tmp_path / "SetB", ["SetB"])):
+        settings = Validation(images=str(folder))
+        if hr.startswith("x4"):
+            with pytest.raises(BadRequest, match="no benchmark set for scale 2"):
+                validation_pairs(settings, [], 2, 0, MAX_PIXELS)
+            continue
+        pairs = validation_pairs(settings, [], 2, 0, MAX_PIXELS)
+        assert [pair.name for pair in pairs] == [f"{name}/{i}.png" for name in sets for i in range(2)]
+        assert all((pair.lr == 77).all() for pair in pairs)
+
+
+def test_images_of_one_name_in_two_sources_count_twice() -> None:
+    pair = toy_pairs(1)[0]
+    dark = replace(pair, hr=pair.hr // 2)
+    model = EDSR(2, channels=8, blocks=1)
+    first, second, both = (
+        Validator(model, pairs, 2).score(model.state_dict()) for pairs in ([pair], [dark], [pair, dark])
+    )
+    assert both.psnr == np.mean([first.psnr, second.psnr])
 
 
 def test_what_cannot_be_validated_on_is_refused(tmp_path: Path) -> None:
