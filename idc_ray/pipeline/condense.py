@@ -273,7 +273,7 @@ def _finish(launch: _Launch) -> int:
         store.end_launch(old)
     summarise(launch.summary, store, job.digest, launch.plan.done_before + launch.plan.gone)
     numbers = launch.summary.as_dict()
-    if launch.plan.todo or store.read_manifest() is None:
+    if launch.plan.todo or not _is_told(launch):
         timing = {"wall": numbers["wall_seconds"], **numbers["seconds"]}
         expected = launch.found.manifest.num_rows + launch.plan.gone
         manifest = store.write_manifest(job.digest, timing, expected)
@@ -289,12 +289,19 @@ def _finish(launch: _Launch) -> int:
     return _verdict(launch)
 
 
+def _is_told(launch: _Launch) -> bool:
+    """Whether there is a manifest that names no image as set aside which has left the input since."""
+    manifest = launch.job.store.read_manifest()
+    aside = launch.job.store.quarantined_ids(launch.job.digest)
+    return manifest is not None and all(entry["image_id"] in aside for entry in manifest.quarantined)
+
+
 def _verdict(launch: _Launch) -> int:
     failed, strict = launch.summary.failed, launch.job.config.strict
     if failed and strict:
         raise QuarantinedImages(
-            f"{failed} images were quarantined, and --strict was given; see the reasons above, mend or remove the "
-            "images, and use --retry-quarantined"
+            f"{failed} images were quarantined, and --strict was given; see the reasons above, remove the images, or "
+            "mend them and use --retry-quarantined"
         )
     if failed == launch.found.manifest.num_rows:
         raise IdcError(f"none of the {failed} images could be condensed; see the reasons above")

@@ -46,7 +46,7 @@ class Plan:
 
 
 def plan_work(config: CondenseConfig, found: Found, store: Store, digest: str, launch: str) -> Plan:
-    """Compare the input with the output.
+    """Compare the input with the output. What was set aside and has left the input is forgotten: that mends it, too.
 
     Raises:
         BadRequest: a finished image's source has changed, and ``source.on_changed`` is ``error``.
@@ -55,9 +55,13 @@ def plan_work(config: CondenseConfig, found: Found, store: Store, digest: str, l
         released = store.release_quarantined(digest)
         log.info("%d quarantined images are tried again", len(released))
     done = store.done(digest)
-    quarantined = store.quarantined_ids(digest)
-    changed = _changed(config, found, done)
     ids = set(found.manifest["image_id"].to_pylist())
+    quarantined = store.quarantined_ids(digest)
+    if quarantined - ids:
+        released = store.release_quarantined(digest, sorted(quarantined - ids))
+        log.info("%d quarantined images are no longer in the input and are forgotten", len(released))
+        quarantined &= ids
+    changed = _changed(config, found, done)
     finished_or_aside = {i for i in ids if i in quarantined or (i in done and i not in changed)}
     todo = ids - finished_or_aside
     suspects = suspects_of_earlier_launches(store, lambda image: image not in todo, config.store.attempts)
@@ -71,7 +75,7 @@ def plan_work(config: CondenseConfig, found: Found, store: Store, digest: str, l
         alone=suspects.waiting,
         done_before=len(finished_or_aside - quarantined),
         gone=gone,
-        quarantined=len(quarantined & ids) + len(suspects.condemned),
+        quarantined=len(quarantined) + len(suspects.condemned),
         old_launches=suspects.launches,
     )
 

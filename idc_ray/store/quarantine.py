@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 
 from idc_ray.errors import IdcError
@@ -79,12 +79,12 @@ def read_quarantined(place: Place, digest: str, image_ids: Iterable[str]) -> lis
     return [entry for entry in found if entry is not None]
 
 
-def release_quarantined(place: Place, digest: str) -> list[QuarantineEntry]:
-    """Lets all images set aside be tried afresh; returns their entries, which are the only copy then.
+def release_quarantined(place: Place, digest: str, image_ids: Collection[str] | None = None) -> list[QuarantineEntry]:
+    """Lets images set aside be tried afresh, all for None; returns their entries, which are the only copy then.
 
     Their counted attempts go too: with them kept, the first failure would set the image aside again at once.
     """
-    entries = list_quarantined(place, digest)
+    entries = list_quarantined(place, digest) if image_ids is None else read_quarantined(place, digest, image_ids)
 
     def release(entry: QuarantineEntry) -> None:
         attempts.clear_attempts(place, entry.image_id)  # first: killed in between, the image is still set aside

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -166,9 +166,9 @@ class Store:
         """The entries of all images set aside, sorted by id."""
         return quarantine.list_quarantined(self.place, digest)
 
-    def release_quarantined(self, digest: str) -> list[QuarantineEntry]:
-        """Lets them all be tried afresh, without their counted attempts; returns their entries."""
-        return quarantine.release_quarantined(self.place, digest)
+    def release_quarantined(self, digest: str, image_ids: Collection[str] | None = None) -> list[QuarantineEntry]:
+        """Lets some or all be tried afresh, without their counted attempts; returns their entries."""
+        return quarantine.release_quarantined(self.place, digest, image_ids)
 
     def write_inflight(self, launch: str, actor: str, inflight_images: Inflight) -> None:
         """States what an actor is working on."""

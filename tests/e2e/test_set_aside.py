@@ -114,6 +114,13 @@ def test_twenty_bad_files_among_good_ones(tmp_path: Path, run_here: Callable[...
     assert mended.returncode == 0, mended.stderr
     assert set(rows(output)["image_id"].to_pylist()) == {image_id(name) for name in {*good, "cut.png"}}
 
+    for name in {*bad_files(), "dangling.png"} - {"cut.png"}:
+        (source / name).unlink()
+    cleaned = run_here(source, output, settings)
+    assert cleaned.returncode == 0, cleaned.stderr
+    manifest = Store.open(str(output)).read_manifest()
+    assert manifest is not None and (manifest.images, manifest.quarantined) == (len(good) + 1, [])
+
 
 def test_nothing_but_bad_images_is_a_failure(tmp_path: Path, run_here: Callable[..., Told]) -> None:
     (tmp_path / "photos").mkdir()

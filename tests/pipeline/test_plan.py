@@ -91,6 +91,17 @@ def test_quarantined_images_are_tried_again_on_request_only_and_afresh(job: Job)
     assert job.store.quarantined_ids(DIGEST) == set()
 
 
+def test_a_quarantined_image_that_left_the_input_is_forgotten(job: Job) -> None:
+    """Catches a job that can never end, or a --strict that always fails, once the user has removed a bad image."""
+    for name in "ab":
+        job.store.quarantine(DIGEST, quarantine_entry(f"{name}.png"))
+    job.store.count_attempt(A, "worker", "death")
+    (Path(job.root) / "a.png").unlink()
+    assert plan(job) == Plan({C, D, E}, [], done_before=0, gone=0, quarantined=1, old_launches=[])
+    assert job.store.quarantined_ids(DIGEST) == {B}
+    assert job.store.list_attempts() == {}
+
+
 def test_a_changed_source_is_an_error_that_names_it(job: Job) -> None:
     """Catches tiles of an old picture that pass for those of the new one."""
     for name in "ab":

@@ -34,6 +34,14 @@ def test_release_gives_a_fresh_start(store: Store, make: SimpleNamespace) -> Non
     assert store.count_attempt(bad, "worker", "t3") == 1
 
 
+def test_release_of_some_leaves_the_others_aside(store: Store, make: SimpleNamespace) -> None:
+    for name in ("a.png", "b.png"):
+        store.quarantine(make.DIGEST, make.quarantine_entry(name))
+    released = store.release_quarantined(make.DIGEST, [make.image_id("a.png"), make.image_id("never.png")])
+    assert [e.source for e in released] == ["a.png"]
+    assert [e.source for e in store.list_quarantined(make.DIGEST)] == ["b.png"]
+
+
 def test_release_that_is_killed_leaves_the_image_in_quarantine(objects: Any, make: SimpleNamespace) -> None:
     store = Store.open("bucket/out", make.PyFileSystem(objects))
     store.quarantine(make.DIGEST, make.quarantine_entry("a.png"))
