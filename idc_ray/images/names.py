@@ -14,7 +14,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import pyarrow as pa
 from pyarrow import fs
 
-__all__ = ["open_path", "printable", "shown", "stored"]
+__all__ = ["folder_of", "is_there", "open_path", "printable", "shown", "stored"]
 
 _MARK = "\0"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -48,3 +48,20 @@ def open_path(filesystem: fs.FileSystem, path: str) -> BinaryIO | pa.NativeFile:
     if path.startswith(_MARK):
         return open(unquote_to_bytes(path[1:]), "rb")
     return filesystem.open_input_file(path)
+
+
+def folder_of(path: str) -> str:
+    """The folder of a path as :func:`stored` wrote it, in the same form."""
+    folder = path.rpartition("/")[0]
+    return folder if folder not in ("", _MARK) else "/"
+
+
+def is_there(filesystem: fs.FileSystem, path: str) -> bool:
+    """Whether there is a file or folder at a path as :func:`stored` wrote it.
+
+    Raises:
+        OSError: that cannot be told.
+    """
+    if path.startswith(_MARK):
+        return os.path.exists(unquote_to_bytes(path[1:]))
+    return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)

@@ -28,7 +28,7 @@ from idc_ray.models import teacher_sha256
 from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join_for, plan_pool
 from idc_ray.pipeline.compactor import Compactor
-from idc_ray.pipeline.inputs import by_range, estimate_sizes, find_input, read_teacher, readable_samples
+from idc_ray.pipeline.inputs import by_range, estimate_sizes, find_input, input_root, read_teacher, readable_samples
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
 from idc_ray.pipeline.progress import Progress
@@ -123,15 +123,9 @@ def _new_job(config: CondenseConfig, found: Found, teacher: bytes) -> Job:
         launch=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}",
         filesystem=found.filesystem,
         lr_filesystem=found.lr_filesystem,
-        root=_root(found),
+        root=input_root(found),
         input_uri=found.uri,
     )
-
-
-def _root(found: Found) -> str:
-    """What a machine sees if it sees the input: the folder of the first image."""
-    path = str(found.manifest["path"][0].as_py())
-    return path.rpartition("/")[0] or "/"
 
 
 def _begin(job: Job, found: Found, teacher: bytes, lost_lock: threading.Event) -> _Launch:

@@ -17,7 +17,7 @@ from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.images import Found, ImageRef, Instance, find_images, grid_count, load_instance
 from idc_ray.images.listing import has_wildcard, split_pattern
 from idc_ray.images.locate import Place, locate, read_bytes
-from idc_ray.images.names import open_path
+from idc_ray.images.names import folder_of, open_path
 from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
 from idc_ray.store import DoneImages, SourceState
@@ -29,6 +29,7 @@ __all__ = [
     "changed_sources",
     "estimate_sizes",
     "find_input",
+    "input_root",
     "only",
     "read_teacher",
     "readable_samples",
@@ -92,6 +93,15 @@ def _outside(output: Place, source: Place, found: Found) -> Found:
     if not manifest.num_rows:
         raise BadRequest(f"all images of {source.uri} are in the output, {output.uri}; choose another --output")
     return replace(found, manifest=manifest)
+
+
+def input_root(found: Found) -> str:
+    """What a machine sees if it sees the input: the folder of the first image that was there when it was listed.
+
+    A line of a list file may name one that is not, in a folder that is not there either.
+    """
+    there = found.manifest.filter(pc.greater_equal(found.manifest["size"], 0))
+    return folder_of(str((there if there.num_rows else found.manifest)["path"][0].as_py()))
 
 
 def readable_samples(found: Found, config: CondenseConfig, count: int) -> Iterator[Instance]:

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyarrow.fs import FileType
 
 from idc_ray.condensation.condenser import needs_hr
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageRef, load_instance
+from idc_ray.images.names import is_there
 from idc_ray.pipeline.attempts import begin_reading, end_reading
 from idc_ray.pipeline.job import Job
 
@@ -111,7 +111,7 @@ class ReadImage:
 
     def _input_visible(self) -> bool:
         try:
-            return self.job.filesystem.get_file_info(self.job.root).type != FileType.NotFound
+            return is_there(self.job.filesystem, self.job.root)
         except OSError:  # such as no permission; out of here it would abort the job without a word of ours
             return False
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from idc_ray.images.names import open_path, printable, shown, stored
+from idc_ray.images.names import folder_of, is_there, open_path, printable, shown, stored
 
 LATIN = b"caf\xe9 #1.png"
 
@@ -29,6 +29,15 @@ def test_a_name_that_is_no_utf8_is_shown_and_found_again(tmp_path: Path) -> None
     assert shown(os.fsdecode(LATIN)) == "caf\\xe9 #1.png"
     with open_path(fs.LocalFileSystem(), kept) as file:
         assert file.read() == b"content"
+    assert is_there(fs.LocalFileSystem(), kept) and not is_there(fs.LocalFileSystem(), kept + "x")
+    assert is_there(fs.LocalFileSystem(), folder_of(kept))
+
+
+def test_the_folder_of_a_stored_path_is_there_too(tmp_path: Path) -> None:
+    local = fs.LocalFileSystem()
+    assert folder_of(str(tmp_path / "a.png")) == str(tmp_path)
+    assert folder_of("/a.png") == folder_of(stored("/\udce9.png")) == "/"
+    assert is_there(local, str(tmp_path)) and not is_there(local, str(tmp_path / "a.png"))
 
 
 def test_usual_paths_are_opened_by_the_filesystem(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from idc_ray.pipeline.inputs import (
     changed_sources,
     estimate_sizes,
     find_input,
+    input_root,
     only,
     read_teacher,
     readable_samples,
@@ -87,6 +88,14 @@ def test_an_input_that_is_nothing_but_the_output_is_refused(tmp_path: Path, sour
         write_pictures(tmp_path / folder, "a")
     with pytest.raises(BadRequest, match="another --output"):
         find_input(small_config(input=str(tmp_path / source), output=str(tmp_path / output)))
+
+
+def test_the_input_is_seen_by_an_image_that_was_there(tmp_path: Path) -> None:
+    """Catches a job that ends, for want of a shared disk, over the line of a list that names an absent folder."""
+    write_pictures(tmp_path / "in", "a")
+    (tmp_path / "list.txt").write_text("absent/z.png\nin/a.png\n")
+    assert input_root(find_images(str(tmp_path / "list.txt"))) == str(tmp_path / "in")
+    assert input_root(find_images(str(tmp_path / "in"))) == str(tmp_path / "in")
 
 
 def test_samples_can_be_read_and_do_not_follow_the_names(job_and_found: tuple[Job, Found]) -> None:

@@ -80,6 +80,15 @@ def test_a_machine_that_cannot_see_the_input_ends_the_job(job: Job, rows: list[d
     assert job.input_uri in row["reason"] and "share" in row["reason"]
 
 
+def test_a_missing_image_beside_one_whose_name_is_no_utf8(job: Job, rows: list[dict[str, Any]]) -> None:
+    """Catches an exception out of the reader: pyarrow cannot look at the path of such a name as it is kept."""
+    job = dataclasses.replace(job, root="\0" + job.root)
+    (Path(job.root[1:]) / "a.png").unlink()
+    assert ReadImage(job)(rows[0])["code"] == "missing"
+    Path(job.root[1:]).rename(Path(job.root[1:]).with_name("elsewhere"))
+    assert ReadImage(job)(rows[0])["code"] == ENDS_THE_JOB
+
+
 def test_an_input_that_cannot_even_be_looked_at_ends_the_job_with_a_row(
     job: Job, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
