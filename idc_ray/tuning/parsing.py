@@ -42,7 +42,8 @@ def _parameter(what: str, name: str, given: Any, earlier: Mapping[str, Parameter
         raise BadRequest(f"{what} is {given!r}; expected a list of values, or such as {{uniform: [0, 1]}}")
     for key in given:
         if key not in (*KINDS, "step", "when"):
-            raise BadRequest(f"{what} has {key!r}; {nearest(str(key), [*KINDS, 'step', 'when'])}")
+            fix = nearest(str(key), [*KINDS, "step", "when"])
+            raise BadRequest(f"{what} has {key!r}; {fix}; a setting in a section is written with a dot, {name}.{key}")
     kinds = [key for key in given if key in KINDS]
     if len(kinds) != 1:
         raise BadRequest(f"{what} has {' and '.join(kinds) or 'no kind'}; expected one of {', '.join(KINDS)}")
@@ -55,6 +56,8 @@ def _parameter(what: str, name: str, given: Any, earlier: Mapping[str, Parameter
 def _choices(what: str, values: Any) -> tuple[Any, ...]:
     if not isinstance(values, list) or not values:
         raise BadRequest(f"{what}: choice is {values!r}; expected a list of values")
+    if any(isinstance(value, float) and not math.isfinite(value) for value in values):
+        raise BadRequest(f"{what}: choice is {values}; expected finite numbers")
     labels = [(type(label(value)), label(value)) for value in values]
     if len(set(labels)) < len(labels):
         raise BadRequest(f"{what}: choice {values} has a value twice")
@@ -63,6 +66,7 @@ def _choices(what: str, values: Any) -> tuple[Any, ...]:
 
 def _ends(what: str, kind: str, values: Any) -> tuple[Any, ...]:
     numbers = (int,) if kind.endswith("integers") else (int, float)
+    values = [_number(value) for value in values] if isinstance(values, list) else values
     good = isinstance(values, list) and len(values) == 2
     good = good and all(isinstance(v, numbers) and not isinstance(v, bool) and math.isfinite(v) for v in values)
     if not good or not values[0] < values[1]:
@@ -73,7 +77,16 @@ def _ends(what: str, kind: str, values: Any) -> tuple[Any, ...]:
     return tuple(values) if kind.endswith("integers") else tuple(float(v) for v in values)
 
 
+def _number(value: Any) -> Any:
+    """``1e-3``, which YAML 1.1 takes for a text because it has no dot, as the number that it is meant to be."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 def _step(what: str, kind: str, step: Any, ends: Sequence[Any]) -> float:
+    step = _number(step)
     number = isinstance(step, int if kind == "integers" else int | float) and not isinstance(step, bool)
     if kind not in ("uniform", "integers") or not number or step <= 0:
         raise BadRequest(f"{what}: step {step!r} with {kind}; expected a number above 0, with uniform or integers")
@@ -89,7 +102,8 @@ def _conditions(what: str, when: Any, earlier: Mapping[str, Parameter]) -> dict[
     conditions = {}
     for name, given in when.items():
         if name not in earlier:
-            raise BadRequest(f"{what}: when has {name!r}, which is no parameter above it; {nearest(name, [*earlier])}")
+            fix = nearest(str(name), [*earlier]) if earlier else "there is none: a condition looks at those above"
+            raise BadRequest(f"{what}: when has {name!r}, which is no parameter above it; {fix}")
         values = tuple(given) if isinstance(given, list) else (given,)
         parent = earlier[name]
         for value in values:

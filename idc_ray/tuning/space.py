@@ -98,7 +98,9 @@ class Parameter:
         low, high = self.values
         if self.step is not None:
             count = math.floor((high - low) / self.step + 1e-9) + 1
-            return [low + i * (int(self.step) if self.kind == "integers" else self.step) for i in range(count)]
+            if self.kind == "integers":
+                return [low + i * int(self.step) for i in range(count)]
+            return [min(high, low + i * self.step) for i in range(count)]  # a sum of floats may pass the end by a bit
         spaced = np.geomspace if self.is_log else np.linspace
         values = [min(high, max(low, float(value))) for value in spaced(low, high, points)]
         return list(dict.fromkeys(round(v) for v in values)) if self.kind.endswith("integers") else values

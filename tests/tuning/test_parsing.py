@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 
 from idc_ray.errors import BadRequest
 from idc_ray.tuning.parsing import parse_parameters
@@ -14,6 +15,10 @@ from idc_ray.tuning.parsing import parse_parameters
     [
         ({}, "has no parameters"),
         ({"a": {"unifrom": [0, 1]}}, "'unifrom'; did you mean uniform"),
+        ({"a": {"b": [1, 3]}}, "when; a setting in a section is written with a dot, a.b"),
+        ({"a": {"uniform": ["1e-3", "fast"]}}, "uniform is [0.001, 'fast']; expected two numbers"),
+        ({"a": {"uniform": [0, float("inf")]}}, "expected two numbers"),
+        ({"a": [1, float("nan")]}, "expected finite numbers"),
         ({"a": {"uniform": [1, 0]}}, "expected two numbers, [LOW, HIGH], LOW below HIGH"),
         ({"a": {"integers": [0.5, 2]}}, "expected two whole numbers"),
         ({"a": {"log_uniform": [0, 1]}}, "begins at 0; expected above 0, or use uniform"),
@@ -22,10 +27,18 @@ from idc_ray.tuning.parsing import parse_parameters
         ({"a": {"log_uniform": [1, 6], "step": 2}}, "step 2 with log_uniform"),
         ({"a": [1, 1]}, "has a value twice"),
         ({"a": 3}, "expected a list of values, or such as"),
-        ({"b": {"uniform": [0, 1], "when": {"a": 1}}, "a": [1, 2]}, "'a', which is no parameter above it"),
+        ({"b": {"uniform": [0, 1], "when": {"a": 1}}, "a": [1, 2]}, "there is none: a condition looks at those above"),
+        ({"a": [1, 2], "b": {"uniform": [0, 1], "when": {True: 1}}}, "when has True, which is no parameter above it"),
         ({"a": [1, 2], "b": {"uniform": [0, 1], "when": {"a": 3}}}, "when a is 3, which is not one of its choices"),
     ],
 )
 def test_a_mistake_names_the_parameter_and_what_is_expected(parameters: Any, message: str) -> None:
     with pytest.raises(BadRequest, match=re.escape(message)):
         parse_parameters(parameters, "s.yaml")
+
+
+def test_a_number_in_the_way_people_write_it() -> None:
+    """Catches `1e-3`, which is a text to YAML 1.1, refused as no number."""
+    values = yaml.safe_load("{a: {log_uniform: [1e-3, 1E2]}, b: {uniform: [0, 1], step: 5e-1}}")
+    one, other = parse_parameters(values, "s.yaml").parameters
+    assert (one.values, other.step) == ((0.001, 100.0), 0.5)

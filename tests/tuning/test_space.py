@@ -48,6 +48,11 @@ def test_a_conditional_takes_part_only_where_its_parent_says() -> None:
         assert ("b" in draw) == (draw["a"] == "y")
 
 
+def test_a_grid_by_steps_ends_at_the_end() -> None:
+    """Catches 0.1 + 3 * 0.2, a bit above 0.7, which Optuna warns of and a setting that ends there refuses."""
+    assert space_of({"x": {"uniform": [0.1, 0.7], "step": 0.2}}).parameters[0].grid(9)[-1] == 0.7
+
+
 def test_a_grid_has_each_point_once() -> None:
     """Catches points that differ only in what takes no part, and ends that a grid leaves out."""
     grid = space_of(CONDITIONAL).grid(3)
