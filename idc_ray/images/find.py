@@ -51,7 +51,14 @@ class Found:
     lr_uri: str | None = None
 
 
-def find_images(input: str, *, lr_input: str | None = None, scale: int = 2, image_column: str | None = None) -> Found:
+def find_images(
+    input: str,
+    *,
+    lr_input: str | None = None,
+    scale: int = 2,
+    image_column: str | None = None,
+    without: Place | None = None,
+) -> Found:
     """Find the images of ``input``, which is told apart by what it is.
 
     - A folder: every image below it (hidden ones skipped); if there are none, every Parquet file's rows.
@@ -70,12 +77,13 @@ def find_images(input: str, *, lr_input: str | None = None, scale: int = 2, imag
         lr_input: a folder with the low-resolution partners of ``input``'s files, see :func:`idc_ray.images.pairs.pair`.
         scale: of the pairs; used with ``lr_input`` only. Ours: 2.
         image_column: the Parquet column with the images; None when there is one candidate.
+        without: a folder that is not searched, such as the output where it lies in the input.
 
     Raises:
         BadRequest: the input is missing, holds no images, or cannot be told; the message has the fix.
     """
     place = locate(input)
-    files, ignored, repeated = _files(place, prefer_parquet=image_column is not None)
+    files, ignored, repeated = _files(place, image_column is not None, without)
     if files and _ending(files[0].source) in PARQUET_ENDINGS:
         if lr_input is not None:
             raise BadRequest(f"{place.uri} is Parquet; lr_input needs image files, matched by name")
@@ -84,11 +92,12 @@ def find_images(input: str, *, lr_input: str | None = None, scale: int = 2, imag
         raise BadRequest(f"image_column is {image_column!r}, but {place.uri} has no Parquet files; leave it out")
     if not files:
         endings = " ".join(sorted(IMAGE_ENDINGS | PARQUET_ENDINGS))
-        raise BadRequest(f"no images in {place.uri}; {ignored} other files were ignored; read are: {endings}")
+        searched = f"no images in {place.uri}" + (f" outside {without.uri}" if without is not None else "")
+        raise BadRequest(f"{searched}; {ignored} other files were ignored; read are: {endings}")
     lr = None
     if lr_input is not None:
         lr = locate(lr_input)
-        files = pair(files, _lr_files(lr), scale)
+        files = pair(files, _lr_files(lr, without), scale)
     return Found(
         build_manifest(files),
         place.filesystem,
@@ -100,11 +109,11 @@ def find_images(input: str, *, lr_input: str | None = None, scale: int = 2, imag
     )
 
 
-def _files(place: Place, prefer_parquet: bool) -> tuple[list[Entry], int, int]:
+def _files(place: Place, prefer_parquet: bool, without: Place | None) -> tuple[list[Entry], int, int]:
     """Files of one kind, how many were ignored, how many were named again."""
     kind = _kind(place)
     if kind == fs.FileType.Directory:
-        return *_of_one_kind(walk(place), prefer_parquet), 0
+        return *_of_one_kind(walk(place, without=without), prefer_parquet), 0
     if kind == fs.FileType.File:
         return _single(place)
     if not has_wildcard(place.path):
@@ -115,7 +124,7 @@ def _files(place: Place, prefer_parquet: bool) -> tuple[list[Entry], int, int]:
         raise BadRequest(f"the folder {base!r} of the pattern {place.uri} does not exist")
     regex = pattern_regex(pattern)
     depth = None if "**" in pattern.split("/") else pattern.count("/") + 1
-    matching = (entry for entry in walk(folder, depth) if regex.fullmatch(entry.source))
+    matching = (entry for entry in walk(folder, depth, without) if regex.fullmatch(entry.source))
     return *_of_one_kind(matching, prefer_parquet), 0
 
 
@@ -158,10 +167,10 @@ def _kind(place: Place) -> fs.FileType:
         raise BadRequest(f"cannot look at {place.uri}: {error}") from error
 
 
-def _lr_files(place: Place) -> list[Entry]:
+def _lr_files(place: Place, without: Place | None) -> list[Entry]:
     if _kind(place) != fs.FileType.Directory:
         raise BadRequest(f"lr_input {place.uri} is not a folder; name the folder with the low-resolution images")
-    return [entry for entry in walk(place) if _ending(entry.source) in IMAGE_ENDINGS]
+    return [entry for entry in walk(place, without=without) if _ending(entry.source) in IMAGE_ENDINGS]
 
 
 def _ending(name: str) -> str:

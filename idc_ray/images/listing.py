@@ -11,14 +11,14 @@ from pathlib import PurePosixPath
 from pyarrow import fs
 
 from idc_ray.errors import BadRequest
-from idc_ray.images.locate import Place
+from idc_ray.images.locate import Place, same_store
 from idc_ray.images.manifest import Entry
 from idc_ray.images.names import shown, stored
 
 __all__ = ["has_wildcard", "pattern_regex", "split_pattern", "walk"]
 
 
-def walk(place: Place, depth: int | None = None) -> Iterator[Entry]:
+def walk(place: Place, depth: int | None = None, without: Place | None = None) -> Iterator[Entry]:
     """Every file below the folder ``place``, its ``source`` relative to it; no order is promised.
 
     Hidden files and folders (a name that begins with a dot) are skipped. On a disk, links are followed, and
@@ -28,30 +28,37 @@ def walk(place: Place, depth: int | None = None) -> Iterator[Entry]:
     Args:
         place: a folder.
         depth: how many levels of names to look at, 1 for the folder itself; None for all.
+        without: a folder that is left out with all that is below it, under whatever name it is met.
 
     Raises:
         BadRequest: a folder cannot be listed.
     """
     try:
-        yield from _walk_disk(place.path, depth) if place.local else _walk_store(place, depth)
+        yield from _walk_disk(place.path, depth, without) if place.local else _walk_store(place, depth, without)
     except OSError as error:
         raise BadRequest(f"cannot list {place.uri}: {error}") from error
 
 
-def _walk_store(place: Place, depth: int | None) -> Iterator[Entry]:
+def _walk_store(place: Place, depth: int | None, without: Place | None) -> Iterator[Entry]:
     base = place.path
+    left_out = f"{without.path}/" if without is not None and same_store(place, without) else None
     for info in place.filesystem.get_file_info(fs.FileSelector(base, recursive=depth != 1)):
         name = info.path[len(base) :].lstrip("/")
         parts = name.split("/")
         if info.type != fs.FileType.File or any(part.startswith(".") for part in parts):
+            continue
+        if left_out is not None and info.path.startswith(left_out):
             continue
         if depth is None or len(parts) <= depth:
             mtime = info.mtime_ns
             yield Entry(name, info.path, -1 if info.size is None else info.size, -1 if mtime is None else mtime)
 
 
-def _walk_disk(base: str, depth: int | None) -> Iterator[Entry]:
+def _walk_disk(base: str, depth: int | None, without: Place | None) -> Iterator[Entry]:
     entered: set[tuple[int, int]] = set()
+    if without is not None and without.local and os.path.exists(without.path):
+        left_out = os.stat(without.path)
+        entered.add((left_out.st_dev, left_out.st_ino))
     linked: list[tuple[str, str]] = []
     real = [(base, "")]  # real folders first: a link to one of them must not rename its files
     while real or linked:

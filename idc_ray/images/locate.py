@@ -13,7 +13,7 @@ from idc_ray.errors import BadRequest
 from idc_ray.images.names import open_path, shown
 from idc_ray.objects import open_uri
 
-__all__ = ["Place", "locate", "read_bytes"]
+__all__ = ["Place", "holds", "locate", "read_bytes", "same_store"]
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _QUERY = re.compile(r"[A-Za-z_]+=[^/]*$")
@@ -56,6 +56,19 @@ def locate(text: str) -> Place:
         path = os.path.abspath(os.path.expanduser(text))
         return Place(fs.LocalFileSystem(), path, "file://" + quote(shown(path), safe="/*"))
     return _locate_uri(text)
+
+
+def same_store(one: Place, other: Place) -> bool:
+    """Whether two places are of one kind of file system, and so paths of equal meaning."""
+    return type(one.filesystem) is type(other.filesystem)
+
+
+def holds(folder: Place, other: Place) -> bool:
+    """Whether ``other`` is ``folder`` or below it; links of this machine are followed."""
+    if not same_store(folder, other):
+        return False
+    above, below = (os.path.realpath(p.path) if p.local else p.path for p in (folder, other))
+    return f"{below}/".startswith(f"{above.rstrip('/')}/")
 
 
 def read_bytes(text: str, setting: str) -> bytes:

@@ -16,7 +16,7 @@ from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.images import Found, ImageRef, Instance, find_images, grid_count, load_instance
 from idc_ray.images.listing import has_wildcard, split_pattern
-from idc_ray.images.locate import Place, locate, read_bytes
+from idc_ray.images.locate import Place, holds, locate, read_bytes
 from idc_ray.images.names import folder_of, open_path
 from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
@@ -65,10 +65,13 @@ def find_input(config: CondenseConfig, photographs: str | None = None) -> Found:
     output = locate(config.output)
     if config.input is not None:
         source = config.source
-        found = find_images(
-            config.input, lr_input=source.lr_input, scale=config.scale, image_column=source.image_column
+        return find_images(
+            config.input,
+            lr_input=source.lr_input,
+            scale=config.scale,
+            image_column=source.image_column,
+            without=_in_input(config, output),
         )
-        return _outside(output, locate(config.input), found)
     if photographs is None and not output.local:
         raise BadRequest("the default photographs need a local --output; name images with --input")
     folder = photographs or f"{output.path}.photographs"
@@ -81,18 +84,13 @@ def find_input(config: CondenseConfig, photographs: str | None = None) -> Found:
         ) from None
 
 
-def _outside(output: Place, source: Place, found: Found) -> Found:
-    """Without what earlier launches wrote, such as the gallery, where the output is a folder in the input."""
-    base = split_pattern(source.path)[0] if has_wildcard(source.path) else source.path
-    inside, root = base.rstrip("/") + "/", output.path.rstrip("/") + "/"
-    if type(found.filesystem) is not type(output.filesystem) or not root.startswith(inside):
-        return found
-    if root == inside:
+def _in_input(config: CondenseConfig, output: Place) -> Place | None:
+    """The output if it lies in the input, where what earlier launches wrote, such as the gallery, is no input."""
+    source = locate(str(config.input))
+    if holds(output, source) and holds(source, output):
         raise BadRequest(f"input and output are the same folder, {source.uri}; choose another --output")
-    manifest = found.manifest.filter(pc.invert(pc.starts_with(found.manifest["path"], root)))
-    if not manifest.num_rows:
-        raise BadRequest(f"all images of {source.uri} are in the output, {output.uri}; choose another --output")
-    return replace(found, manifest=manifest)
+    base = split_pattern(source.path)[0] if has_wildcard(source.path) else source.path
+    return output if holds(replace(source, path=base), output) else None
 
 
 def input_root(found: Found) -> str:

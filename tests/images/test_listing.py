@@ -136,3 +136,13 @@ def test_patterns_are_split_at_the_first_wildcard() -> None:
     assert split_pattern("/*.png") == ("/", "*.png")
     assert has_wildcard("/a/[1]")
     assert not has_wildcard("/a/{1}")
+
+
+def test_a_folder_that_is_left_out_of_a_store_has_no_neighbours(tmp_path: Path) -> None:
+    """Catches an output in a bucket that becomes input, and a folder beside it whose name begins alike."""
+    touch(tmp_path, "data/a.png", "data/out/gallery.png", "data/out-of-town/b.png")
+    place = store(tmp_path)
+    out = Place(place.filesystem, "data/out", "mock://data/out")
+    assert sorted(e.source for e in walk(place, without=out)) == ["a.png", "out-of-town/b.png"]
+    elsewhere = Place(fs.LocalFileSystem(), "data/out", "file:///data/out")
+    assert len(list(walk(place, without=elsewhere))) == 3

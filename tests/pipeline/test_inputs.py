@@ -7,6 +7,8 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from idc_ray.errors import BadRequest
@@ -82,11 +84,36 @@ def test_what_earlier_launches_wrote_is_no_input(tmp_path: Path, pattern: str) -
     assert found.manifest.num_rows == 3
 
 
-@pytest.mark.parametrize(("source", "output"), [("in", "in"), ("in/*/a.png", "in/out")])
-def test_an_input_that_is_nothing_but_the_output_is_refused(tmp_path: Path, source: str, output: str) -> None:
+@pytest.mark.parametrize("output", ["link/out", "in/linked", "in/out"])
+def test_an_output_is_no_input_under_whatever_name(tmp_path: Path, output: str) -> None:
+    """Catches a gallery that is condensed because a link leads to the output."""
     for folder in ("in", "in/out"):
         write_pictures(tmp_path / folder, "a")
-    with pytest.raises(BadRequest, match="another --output"):
+    (tmp_path / "link").symlink_to("in")
+    (tmp_path / "in" / "linked").symlink_to("out")
+    found = find_input(small_config(input=str(tmp_path / "in"), output=str(tmp_path / output)))
+    assert found.manifest["source"].to_pylist() == ["a.png"]
+
+
+def test_parquet_beside_its_output_is_found_again(tmp_path: Path) -> None:
+    """Catches a second launch that takes the gallery, or the shards, for the input."""
+    for folder, column in (("in", "image"), ("in/out/shards", "lr")):
+        (tmp_path / folder).mkdir(parents=True)
+        pq.write_table(pa.table({column: [b"picture"], "hr": [b"label"]}), tmp_path / folder / "a.parquet")
+    write_pictures(tmp_path / "in" / "out", "g")
+    config = small_config(input=str(tmp_path / "in"), output=str(tmp_path / "in" / "out"), source__image_column="image")
+    assert find_input(config).manifest["source"].to_pylist() == ["a.parquet#0"]
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "fix"),
+    [("in", "in", "another --output"), ("in", "link", "another --output"), ("in/*/a.png", "in/out", "outside .*/out")],
+)
+def test_an_input_that_is_nothing_but_the_output_is_refused(tmp_path: Path, source: str, output: str, fix: str) -> None:
+    for folder in ("in", "in/out"):
+        write_pictures(tmp_path / folder, "a")
+    (tmp_path / "link").symlink_to("in")
+    with pytest.raises(BadRequest, match=fix):
         find_input(small_config(input=str(tmp_path / source), output=str(tmp_path / output)))
 
 
