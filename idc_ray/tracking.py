@@ -226,7 +226,7 @@ def _last_part(place: str) -> str:
 def _local_folder(place: str) -> Path | None:
     """An absolute path, or None for anything with another scheme than file."""
     if "://" not in place:
-        return Path(place).absolute()
+        return Path(os.path.abspath(os.path.expanduser(place)))  # as the store finds it
     parts = urlparse(place)
     return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
 

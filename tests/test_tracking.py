@@ -175,6 +175,8 @@ def test_where_it_tracks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.chdir(tmp_path)
     assert tracking_uri(Mlflow(), "out") == f"sqlite:///{tmp_path}/out/mlflow.db"
     assert tracking_uri(Mlflow(), (tmp_path / "a b").as_uri()) == f"sqlite:///{tmp_path / 'a b'}/mlflow.db"
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))  # as a YAML file may name an output: no shell has spelt it out
+    assert tracking_uri(Mlflow(), "~/out") == f"sqlite:///{tmp_path}/me/out/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert tracking_uri(Mlflow(), "s3://bucket/out") == "http://server:5000"
     assert tracking_uri(Mlflow(tracking_uri="sqlite:///x.db"), "out") == "sqlite:///x.db"
