@@ -143,6 +143,7 @@ def _begin(job: Job, found: Found, teacher: bytes, lost_lock: threading.Event) -
             shard_count=shard_count_for(int(expected), config.store.shard_bytes),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             device="",
+            lr_uri=found.lr_uri,
         ),
         config.overwrite,
     )

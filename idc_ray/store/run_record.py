@@ -35,6 +35,7 @@ class RunRecord:
         mlflow_run_id: the tracked run that a resumed job continues.
         survey: the sample survey that difficulty is measured against.
         images: of the input, at the start of the last launch; None where that was not recorded.
+        lr_uri: where the paired LR images come from; None where there are none, or that was not recorded.
         format_version: of the store.
     """
 
@@ -49,6 +50,7 @@ class RunRecord:
     mlflow_run_id: str | None = None
     survey: dict[str, Any] | None = None
     images: int | None = None
+    lr_uri: str | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -152,7 +154,7 @@ def _stored_form(record: RunRecord) -> RunRecord:
 
 def _differences(found: RunRecord, asked: RunRecord) -> list[str]:
     """What makes it another run; no lines if nothing does."""
-    keys = ("digest", "teacher_sha256", "input_uri")
+    keys = ["digest", "teacher_sha256", "input_uri"] + (["lr_uri"] if found.lr_uri else [])
     values = [(key, getattr(found, key), getattr(asked, key)) for key in keys]
     lines = [f"{key}: {old} -> {new}" for key, old, new in values if old != new]
     if found.digest == asked.digest:  # settings that do not affect the result may differ

@@ -51,6 +51,16 @@ def test_settings_outside_the_digest_may_change(store: Store, make: SimpleNamesp
         store.begin_run(make.run_record(teacher_sha256="cd" * 32))
 
 
+def test_other_lr_images_are_another_input(store: Store, make: SimpleNamespace) -> None:
+    """Catches a resumed run whose later tiles come from another degradation; older records do not say which."""
+    store.begin_run(make.run_record())
+    store.begin_run(make.run_record(lr_uri="/lr"))
+    store.begin_run(make.run_record(lr_uri="/lr"), overwrite=True)
+    assert store.begin_run(make.run_record(lr_uri="/lr")).lr_uri == "/lr"
+    with pytest.raises(BadRequest, match="lr_uri: /lr -> /other"):
+        store.begin_run(make.run_record(lr_uri="/other"))
+
+
 def test_overwrite_removes_ours_and_spares_the_users_files(store: Store, make: SimpleNamespace) -> None:
     _everything(store, make)
     mine = ["notes.txt", "shards/readme.md", "index/part-1.parquet", "parts/mine.parquet", "parts/x/y/mine.txt",
