@@ -33,11 +33,12 @@ from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.lock import lock
 from idc_ray.tracking import Tracker, tracking_uri
 from idc_ray.training.data import open_sources
-from idc_ray.training.fit import Event, student_spec
+from idc_ray.training.fit import Event, new_model
 from idc_ray.training.mlflow_model import save_mlflow_model
 from idc_ray.training.progress import TrainProgress
 from idc_ray.training.state import BEST, LAST, TrainRecord, begin_training, read_state, update_record
 from idc_ray.training.stream import stream_of
+from idc_ray.training.validation import validation_pairs
 from idc_ray.training.worker import TrainJob, run_worker
 
 __all__ = ["train"]
@@ -64,8 +65,12 @@ def train(config: TrainConfig) -> int:
     """
     print(config.to_yaml(), flush=True)
     labels = None if config.labels_from is None else read_bytes(config.labels_from, "--labels-from")
-    sources = open_sources(config, None, torch.device("cpu"))
-    student_spec(config).build()  # what is wrong with the model is told here, not by a worker minutes later
+    # What is wrong with data, network or validation is told here, not by a worker minutes later.
+    sources = open_sources(config, labels, torch.device("cpu"))
+    new_model(config)
+    if config.validation.images is not None:
+        one = config.validation.model_copy(update={"max_images": 1})
+        validation_pairs(one, [], config.scale, config.seed, config.max_pixels)
     for source in sources:
         log.info("training on %s", source.describe())
     if config.mlflow.enabled:

@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
+from idc_ray.images.locate import read_bytes
 from idc_ray.models import EDSR, ModelSpec, load_checkpoint, model_spec
 from idc_ray.models.interpolation_start import interpolation_start
 from idc_ray.store.filesystem import Place
@@ -22,7 +22,7 @@ from idc_ray.training.pairs import Feed, Pair
 from idc_ray.training.state import BEST, LAST, SavedState, read_state, write_checkpoint, write_state
 from idc_ray.training.validation import Validator
 
-__all__ = ["Event", "FitResult", "World", "fit", "student_spec"]
+__all__ = ["Event", "FitResult", "World", "fit", "new_model", "student_spec"]
 
 #: Least seconds between two reports of progress.
 REPORT_SECONDS = 2.0
@@ -106,7 +106,7 @@ class _Fit:
     ) -> None:
         self.config, self.place, self.tell, self.notes, self.world = config, place, tell, notes, world
         self.spec = student_spec(config)
-        model = _new_model(config, self.spec).to(world.device)
+        model = new_model(config).to(world.device)
         if config.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.feed = feed
@@ -218,8 +218,13 @@ class _Clock:
         self.time += time.perf_counter() - begin
 
 
-def _new_model(config: TrainConfig, spec: ModelSpec) -> nn.Module:
-    """The student before its first step, on the CPU; the same on every machine for the same seed."""
+def new_model(config: TrainConfig) -> nn.Module:
+    """The student before its first step, on the CPU; the same on every machine for the same seed.
+
+    Raises:
+        BadRequest: there is no such network, or the configured start cannot be used.
+    """
+    spec = student_spec(config)
     torch.manual_seed(config.seed)
     model = spec.build()
     if config.start == "interpolation":
@@ -232,10 +237,7 @@ def _new_model(config: TrainConfig, spec: ModelSpec) -> nn.Module:
 
 
 def _start_weights(path: str, spec: ModelSpec) -> dict[str, Tensor]:
-    try:
-        checkpoint = load_checkpoint(Path(path).read_bytes())
-    except OSError as error:
-        raise BadRequest(f"--start {path} cannot be read ({error.strerror}); name a checkpoint, or random") from None
+    checkpoint = load_checkpoint(read_bytes(path, "--start"))
     if checkpoint.spec != spec:
         raise BadRequest(f"--start {path} is {checkpoint.spec}; expected {spec}, the model to train")
     return checkpoint.state_dict

@@ -14,7 +14,7 @@ import torch
 
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.models import load_checkpoint
+from idc_ray.models import create_model, load_checkpoint, model_spec, save_checkpoint
 from idc_ray.store.filesystem import resolve
 from idc_ray.training.driver import train
 from idc_ray.training.state import LAST, STATE, read_record, read_state, update_record
@@ -122,7 +122,16 @@ def test_wrong_requests_are_told_before_anything_starts(data: Path) -> None:
         train(config_for(data, "c", model="edsr_baselin"))
     with pytest.raises(BadRequest, match="does not take|unexpected"):
         train(config_for(data, "d", model_arguments={"chanels": 3}))
-    assert not any((data / name).exists() for name in "abcd")
+    with pytest.raises(BadRequest, match="--start"):
+        train(config_for(data, "e", start=str(data / "nothing.safetensors")))
+    with pytest.raises(BadRequest, match="nowhere"):
+        train(config_for(data, "f", validation__images=str(data / "nowhere")))
+    save_checkpoint(data / "x4.safetensors", model_spec("edsr_small", 4), create_model("edsr_small", 4).state_dict())
+    with pytest.raises(BadRequest, match="upscales by 4, the run by 2"):
+        train(config_for(data, "g", labels_from=str(data / "x4.safetensors")))
+    with pytest.raises(BadRequest, match="architecture 'edsr'"):
+        train(config_for(data, "h", model_arguments={"channels": -1}))
+    assert not any((data / name).exists() for name in "abcdefgh")
 
 
 #: Long enough to be killed in the middle.
