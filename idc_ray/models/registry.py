@@ -53,7 +53,7 @@ class ModelSpec:
         """The network, with fresh weights from torch's global generator.
 
         Raises:
-            BadRequest: unknown architecture, an argument that it does not take, or a scale it does not support.
+            BadRequest: unknown architecture, an argument or a value that it does not take, or an unsupported scale.
         """
         network = _lookup(_ARCHITECTURES, self.architecture, "architecture")
         try:
@@ -62,8 +62,8 @@ class ModelSpec:
             raise BadRequest(f"architecture {self.architecture!r} with {dict(self.arguments)}: {error}") from None
         try:
             return network(scale=self.scale, **self.arguments)
-        except ValueError as error:
-            raise BadRequest(f"architecture {self.architecture!r}: {error}") from None
+        except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:  # torch's words for a width of -1, say
+            raise BadRequest(f"architecture {self.architecture!r} with {dict(self.arguments)}: {error}") from None
 
 
 def register_architecture(name: str) -> Callable[[Network], Network]:

@@ -55,6 +55,9 @@ def test_a_name_like_no_other_is_answered_with_all() -> None:
         (ModelSpec("edsl", 2), "did you mean edsr"),
         (ModelSpec("edsr", 2, {"chanels": 8}), "chanels"),
         (ModelSpec("edsr", 5), "scale is 5"),
+        (ModelSpec("edsr", 2, {"channels": -1}), "architecture 'edsr' with .*-1"),
+        (ModelSpec("edsr", 2, {"blocks": "six"}), "architecture 'edsr' with .*six"),
+        (ModelSpec("swinir", 2, {"heads": 0}), "architecture 'swinir' with .*heads"),
     ],
 )
 def test_a_spec_that_cannot_be_built_is_a_bad_request(spec: ModelSpec, message: str) -> None:
