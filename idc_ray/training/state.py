@@ -145,7 +145,9 @@ def _difference(found: TrainRecord, asked: TrainRecord) -> str:
     changed = [line for key, line in zip(sorted(there | here), lines, strict=True) if there.get(key) != here.get(key)]
     if found.data != asked.data:
         changed.append(f"  data: {found.data} -> {asked.data}\n")
-    return "there -> asked for:\n" + "".join(changed) if changed else ""
+    if not changed:  # all settings are equal: so it is what they name
+        return "the content of its data, or of the network behind its labels, has changed since; "
+    return "there -> asked for:\n" + "".join(changed)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -62,6 +62,8 @@ def test_another_training_is_refused_with_what_differs(tmp_path: Path) -> None:
         begin_training(place, other, overwrite=False)
     with pytest.raises(BadRequest, match=r"data: .*3 images.* -> .*4 images"):
         begin_training(place, replace(RECORD, digest="c" * 16, data=["photos: 4 images"]), overwrite=False)
+    with pytest.raises(BadRequest, match="the content of its data.*has changed"):
+        begin_training(place, replace(RECORD, digest="d" * 16), overwrite=False)
 
 
 def test_overwrite_leaves_nothing_of_the_old_training_and_nothing_else_is_touched(tmp_path: Path) -> None:
