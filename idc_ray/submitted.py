@@ -23,8 +23,8 @@ __all__ = ["is_submitted", "refuse_relative_places"]
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 SUBMISSION_ID = "job_submission_id"
 
-#: What some settings take in place of a path.
-NAMES = frozenset({"bundled", "bicubic", "random", "interpolation"})
+#: What some settings take in place of a path, by setting; anywhere else it is a path.
+NAMES = {"model": {"bundled", "bicubic"}, "start": {"random", "interpolation"}}
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _RELATIVE_DATABASE = re.compile(r"sqlite(\+\w+)?:///(?!/)")
@@ -59,7 +59,7 @@ def refuse_relative_places(config: BaseModel) -> None:
 def _relative_places(config: BaseModel) -> Iterator[tuple[str, str]]:
     for name, place in places_of(config):
         absolute = _SCHEME.match(place) or os.path.isabs(os.path.expanduser(place))
-        if not absolute and place not in NAMES:
+        if not absolute and place not in NAMES.get(name, ()):
             yield f"--{name.replace('_', '-')}", place
     tracking = getattr(config, "mlflow", None)
     if tracking is None or not tracking.enabled:

@@ -50,6 +50,7 @@ def test_only_a_submitted_job_is_one(text: str) -> None:
     [
         (CondenseConfig, "", "--output is 'idc_output'"),
         (CondenseConfig, "--output ./out --input s3://b/photos", "--output is './out'"),
+        (CondenseConfig, "--output random --input /photos", "--output is 'random'"),  # of --start a word, here a folder
         (CondenseConfig, "--output /out --input photos --teacher t.pt", "--input is 'photos', --teacher is 't.pt'"),
         (CondenseConfig, "--output s3://b/out --source.lr-input lr", "--source.lr-input is 'lr'"),
         (CondenseConfig, "--output /out --mlflow.tracking-uri sqlite:///mlflow.db", "--mlflow.tracking-uri is"),
