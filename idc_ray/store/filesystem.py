@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
-from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, SubTreeFileSystem
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem, SubTreeFileSystem
 
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.objects import StoreUnavailable, explain, open_uri, waits
@@ -82,7 +82,7 @@ class Place:
             try:
                 with self._told("read", name), self.fs.open_input_file(self.path(name)) as file:
                     return bytes(file.read())
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):  # or the root is a file
                 return None
             except StoreUnavailable as error:
                 if wait is None or _SPOILT not in str(error):
@@ -153,6 +153,11 @@ class Place:
             )
             raise BadRequest(f"cannot write to output {self.uri} ({redact_within(str(error))}); {fix}") from error
 
+    def infos(self, folder: str) -> list[FileInfo]:
+        """Files and folders right in a folder, with their sizes and times; none if it is not there."""
+        with self._told("list", folder):
+            return list(self.fs.get_file_info(FileSelector(self.path(folder), allow_not_found=True)))
+
     def _list(self, folder: str, kind: FileType) -> list[str]:
         path = self.path(folder)
         if self.is_local:  # scandir needs no stat per file
@@ -160,9 +165,7 @@ class Place:
                 return []
             with os.scandir(path) as entries:
                 return sorted(e.name for e in entries if (e.is_dir() if kind == FileType.Directory else e.is_file()))
-        with self._told("list", folder):
-            infos = self.fs.get_file_info(FileSelector(path, allow_not_found=True))
-        return sorted(info.base_name for info in infos if info.type == kind)
+        return sorted(info.base_name for info in self.infos(folder) if info.type == kind)
 
     @contextlib.contextmanager
     def _told(self, what: str, name: str) -> Iterator[None]:

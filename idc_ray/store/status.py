@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pyarrow.fs import FileInfo, FileSelector, FileType
+from pyarrow.fs import FileInfo, FileType
 
 from idc_ray.errors import BadRequest
 from idc_ray.store.filesystem import Place
@@ -192,8 +192,7 @@ def _began(launch: str | None) -> float | None:
 
 def _list(place: Place, folder: str) -> list[FileInfo]:
     """The files right in a folder, with their times; none if it is not there."""
-    infos = place.fs.get_file_info(FileSelector(place.path(folder), allow_not_found=True))
-    return [info for info in infos if info.type == FileType.File]
+    return [info for info in place.infos(folder) if info.type == FileType.File]
 
 
 def _mtime(info: FileInfo) -> float:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from idc_ray.errors import Locked
+from idc_ray.objects import StoreUnavailable
 from idc_ray.store import Store, lease
 from idc_ray.store.layout import part_name
 from tests.s3 import S3
@@ -98,6 +99,17 @@ def test_of_two_drivers_that_start_together_one_gets_it(s3: S3) -> None:
         thread.join()
     assert len(got) == len(refused) == 1
     assert got[0] in refused[0]
+
+
+def test_a_refused_listing_is_told_by_status_with_the_fix(s3: S3, make: SimpleNamespace) -> None:
+    """Catches Arrow's traceback where a role may read, and not list everything."""
+    store = store_at(s3, "unlisted")
+    store.begin_run(make.run_record())
+    store.commit_part(make.DIGEST, make.record("a"), make.rows("a"))
+    folder = f"parts/{make.DIGEST}/{make.image_id('a')[:2]}"
+    s3.fault = lambda request: "AccessDenied" if request.key.rstrip("/").endswith(folder) else None
+    with pytest.raises(StoreUnavailable, match="cannot list .*check the credentials"):
+        store.status()
 
 
 def test_deleting_keeps_to_our_own(s3: S3, make: SimpleNamespace, tmp_path: Path) -> None:

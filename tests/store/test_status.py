@@ -28,6 +28,13 @@ def test_an_empty_place_is_no_run(store: Store) -> None:
         store.status()
 
 
+def test_a_file_is_no_run(tmp_path: Path) -> None:
+    """Catches a traceback for `jobs/status.py out/gallery.png`."""
+    (tmp_path / "gallery.png").write_bytes(b"x")
+    with pytest.raises(BadRequest, match=r"run\.json is not there; name the --output"):
+        Store.open(str(tmp_path / "gallery.png")).status()
+
+
 def test_a_run_from_its_start_to_its_end(store: Store, make: SimpleNamespace) -> None:
     """Catches images that are counted twice or not at all while they move from parts to shards."""
     begin(store, make, 6)
