@@ -49,3 +49,12 @@ def test_trials_of_nobody_are_not_taken_over(tmp_path: Path) -> None:
     Records(place).write(record(0, 30.0))
     with pytest.raises(BadRequest, match="holds trials, but no tune.json"):
         begin_sweep(place, Sweep("1", {}), False, ())
+
+
+def test_a_file_of_somebody_else_is_no_sweep(tmp_path: Path) -> None:
+    """Catches a traceback for a folder where another program keeps a tune.json."""
+    place = resolve(str(tmp_path))
+    place.write_json("tune.json", {"song": "x"})
+    with pytest.raises(BadRequest, match=r"tune.json is no record of a sweep.*--overwrite"):
+        begin_sweep(place, Sweep("1", {}), False, ())
+    assert begin_sweep(place, Sweep("1", {}), True, ()).digest == "1"
