@@ -20,7 +20,7 @@ import ray
 from ray.data import DataContext
 
 from idc_ray.config import Actors
-from idc_ray.errors import BadRequest
+from idc_ray.errors import BadRequest, IdcError
 from idc_ray.interrupt import keeping_handlers
 
 __all__ = ["PoolPlan", "data_settings", "join", "join_for", "node_id", "node_lives", "plan_pool"]
@@ -54,6 +54,7 @@ def join(
 
     Raises:
         BadRequest: no cluster answers there, or this machine has less than ``needs``.
+        IdcError: none could be started here.
     """
     if ray.is_initialized():
         return
@@ -68,7 +69,7 @@ def join(
             try:
                 _check_answers(address)
                 ray.init(address=address, **common)
-            except OSError as error:  # ConnectionError is one
+            except (OSError, ValueError) as error:  # ConnectionError is one; ValueError: no address at all
                 raise BadRequest(
                     f"no Ray cluster answers at {address!r} ({str(error).strip()}); check --actors.ray-address and "
                     "RAY_ADDRESS, or leave both out to start one on this machine"
@@ -76,8 +77,14 @@ def join(
             return
         log.info("starting Ray on this machine")
         _lend_package()
-        # local: a cluster that someone else runs on this machine is joined by its address only
-        ray.init(address="local", num_cpus=(os.cpu_count() or 1) + spare_cpus, include_dashboard=False, **common)
+        try:
+            # local: a cluster that someone else runs on this machine is joined by its address only
+            ray.init(address="local", num_cpus=(os.cpu_count() or 1) + spare_cpus, include_dashboard=False, **common)
+        except Exception as error:  # Ray has no type of its own for it
+            raise IdcError(
+                f"Ray did not start on this machine ({str(error).strip()}); if it is very busy or short of memory, run "
+                "the same command again later: what was finished is kept"
+            ) from error
     _check_machine(needs or {}, {"CPU": spare_cpus}, fix)
 
 
@@ -107,6 +114,8 @@ def _lend_package() -> None:
 
 def _check_answers(address: str) -> None:
     """Ray itself would try an address HOST:PORT for minutes; other kinds of address it checks at once."""
+    if re.match("https?://", address):
+        raise ValueError("that is where jobs are submitted to; a job that is run by itself takes HOST:6379, or auto")
     host, colon, port = address.rpartition(":")
     if colon and "/" not in host and port.isdecimal():
         _connect(host.strip("[]"), int(port))

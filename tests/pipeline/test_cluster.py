@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from idc_ray.config import Actors
-from idc_ray.errors import BadRequest
+from idc_ray.errors import BadRequest, IdcError
 from idc_ray.pipeline import cluster
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, plan_pool
 
@@ -183,6 +183,26 @@ def test_a_cluster_that_does_not_answer_is_a_wrong_setting(
     address = f"{host}:{free}" if host[0].isdigit() else f"{host}://127.0.0.1:{free}"
     with pytest.raises(BadRequest, match=rf"{address}.*--actors.ray-address and RAY_ADDRESS"):
         cluster.join(address)
+
+
+def test_the_address_for_submissions_is_told_for_what_it_is(calls: list[dict[str, Any]]) -> None:
+    """Catches Ray's traceback in the shell where RAY_ADDRESS was set to submit jobs."""
+    with pytest.raises(BadRequest, match=r"'http://127.0.0.1:8265' \(that is where jobs are submitted to.*RAY_ADDRESS"):
+        cluster.join("http://127.0.0.1:8265")
+    assert not calls
+
+
+def test_a_machine_too_busy_to_start_ray_is_told_so(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a traceback that reads like a bug of ours: Ray gives up when a part of it does not answer within 30 s."""
+
+    def refuse(**settings: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(cluster.ray, "init", refuse)
+    with pytest.raises(IdcError, match=r"did not start on this machine \(The current node.*same command again"):
+        cluster.join(None)
 
 
 def test_our_own_cluster_is_this_machine_and_is_not_started_twice(
