@@ -15,7 +15,7 @@ from idc_ray.config.base import result_digest
 from idc_ray.config.compare import CompareConfig
 from idc_ray.images import Found
 from idc_ray.models import teacher_sha256
-from idc_ray.pipeline.inputs import find_input, read_teacher
+from idc_ray.pipeline.inputs import find_input, input_root, read_teacher
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.worker import load_job_teacher
 from idc_ray.store import Store
@@ -61,7 +61,6 @@ class Plan:
 
     def job(self, config: CondenseConfig, folder: str) -> Job:
         """A run of the condense job in a folder of the output."""
-        path = str(self.found.manifest["path"][0].as_py())
         return Job(
             config=config,
             store=Store.open(f"{self.config.output.rstrip('/')}/{folder}"),
@@ -69,7 +68,7 @@ class Plan:
             launch=self.launch,
             filesystem=self.found.filesystem,
             lr_filesystem=self.found.lr_filesystem,
-            root=path.rpartition("/")[0] or "/",
+            root=input_root(self.found),
             input_uri=self.found.uri,
         )
 
