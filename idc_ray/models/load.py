@@ -23,6 +23,7 @@ from idc_ray.models.checkpoint import (
     read_metadata,
     read_tensors,
 )
+from idc_ray.models.public_edsr import edsr_weights, is_edsr
 from idc_ray.models.public_mambairv2 import is_mambairv2, mambairv2_spec
 from idc_ray.models.spandrel_import import import_spandrel
 from idc_ray.models.teacher import Teacher
@@ -73,7 +74,7 @@ def load_teacher(
     device: torch.device | str = "cpu",
     name: str | None = None,
 ) -> Teacher:
-    """A teacher from a checkpoint: one of ours, or any that spandrel knows.
+    """A teacher from a checkpoint: one of ours, a public EDSR or MambaIRv2-light, or any that spandrel knows.
 
     Args:
         data: the file's content, or its path.
@@ -179,10 +180,13 @@ def _check_unpacked_size(data: bytes, name: str) -> None:
 def _foreign(state_dict: dict[str, Any], name: str) -> _Network:
     """A network of another project, from a state dict or what its trainers wrap one in."""
     inner = next((state_dict[key] for key in ("params_ema", "params") if key in state_dict), state_dict)
-    if not (isinstance(inner, dict) and is_mambairv2(inner)):
+    if isinstance(inner, dict) and is_mambairv2(inner):
+        spec, weights = mambairv2_spec(inner, name), inner
+    elif isinstance(inner, dict) and is_edsr(inner):
+        spec, weights = edsr_weights(inner, name)
+    else:
         return _through_spandrel(state_dict, name)
-    spec = mambairv2_spec(inner, name)
-    return _Network(Checkpoint(spec, inner, {}).build(), spec.scale)
+    return _Network(Checkpoint(spec, weights, {}).build(), spec.scale)
 
 
 def _through_spandrel(state_dict: dict[str, Any], name: str) -> _Network:
