@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 from collections.abc import Iterator
@@ -67,11 +68,18 @@ def s3(s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     s3_server.fault = lambda request: None
 
 
-@pytest.fixture
-def data_context() -> Iterator[Any]:
-    """Ray Data's context, which is global to the process: what the test changes is undone."""
+@contextlib.contextmanager
+def restored_data_context() -> Iterator[Any]:
+    """Ray Data's context, which is global to the process: what is changed within is undone."""
     from ray.data import DataContext
 
     before = copy.deepcopy(DataContext.get_current())
     yield DataContext.get_current()
     DataContext._set_current(before)
+
+
+@pytest.fixture
+def data_context() -> Iterator[Any]:
+    """See :func:`restored_data_context`."""
+    with restored_data_context() as context:
+        yield context

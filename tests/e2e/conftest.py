@@ -17,9 +17,12 @@ import pyarrow as pa
 import pytest
 
 from idc_ray.cli import run_job
+from idc_ray.config import load_config
 from idc_ray.images import encode_png
+from idc_ray.pipeline.condense import condense
 from idc_ray.store import Store
 from jobs.condense import main
+from tests.conftest import restored_data_context
 
 ROOT = Path(__file__).resolve().parents[2]
 SABOTAGE = Path(__file__).resolve().parent / "sabotage"
@@ -163,11 +166,17 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    """The rows of a run that nothing disturbed."""
+def undisturbed(photos: Path, ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """The rows of a run that nothing disturbed, on the cluster of the test session."""
     output = tmp_path_factory.mktemp("undisturbed") / "out"
-    done = run(photos, output)
-    assert done.returncode == 0, done.stderr
+    with restored_data_context():
+        assert condense(load_config(None, {"input": str(photos), "output": str(output), **SMALL})) == 0
     table = rows(output)
     assert len(set(table["image_id"].to_pylist())) == IMAGES
     return table
+
+
+@pytest.fixture
+def joined(ray_cluster: Any) -> dict[str, object]:
+    """Settings of a job that joins the cluster of the test session: half of a job's time is the start of its own."""
+    return {"actors.ray_address": ray_cluster.get_runtime_context().gcs_address}

@@ -17,12 +17,15 @@ from tests.e2e.conftest import Told, end, parts, rows, run, start, wait_for
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_a_second_command_on_the_same_output_is_refused_naming_the_first(photos: Path, tmp_path: Path) -> None:
+def test_a_second_command_on_the_same_output_is_refused_naming_the_first(
+    photos: Path, tmp_path: Path, joined: dict[str, object]
+) -> None:
     """Exit 4. Also SIGINT: exit 130 within seconds, and it says how to go on."""
     output = tmp_path / "out"
-    first = start(photos, output, {"iterations": 100})
+    settings = joined | {"iterations": 100}
+    first = start(photos, output, settings)
     wait_for(lambda: bool(parts(output)), first)
-    second = run(photos, output, {"iterations": 100})
+    second = run(photos, output, settings)
     assert second.returncode == 4, second.stderr
     assert f"process {first.pid}" in second.stderr
     code, told, seconds = end(first, signal.SIGINT)

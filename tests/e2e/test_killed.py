@@ -40,13 +40,16 @@ def worker_pids(output: Path) -> list[int]:
 
 
 def test_driver_killed_at_random_moments(
-    photos: Path, undisturbed: pa.Table, tmp_path: Path, run_here: Callable[..., Told]
+    photos: Path, undisturbed: pa.Table, tmp_path: Path, run_here: Callable[..., Told], joined: dict[str, object]
 ) -> None:
-    """kill -9 at the start, then in the work; and no worker goes on for long without its driver."""
+    """kill -9 at the start, then in the work; and no worker goes on for long without its driver.
+
+    First on a cluster that outlives the driver, then on one of its own.
+    """
     output = tmp_path / "out"
     moment = random.Random(0)
-    for at_work in (False, True):
-        process = start(photos, output)
+    for at_work, settings in ((False, joined), (True, {})):
+        process = start(photos, output, settings)
         before = len(parts(output))
         if at_work:
             wait_for(lambda: len(parts(output)) > before, process)  # noqa: B023
@@ -64,10 +67,12 @@ def test_driver_killed_at_random_moments(
     assert not parts(output)
 
 
-def test_worker_killed_in_mid_image(photos: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
+def test_worker_killed_in_mid_image(
+    photos: Path, undisturbed: pa.Table, tmp_path: Path, joined: dict[str, object]
+) -> None:
     """The job goes on by itself, and nobody is blamed for being there."""
     output = tmp_path / "out"
-    process = start(photos, output)
+    process = start(photos, output, joined)
     wait_for(lambda: bool(worker_pids(output)), process)
     for pid in worker_pids(output):
         os.kill(pid, signal.SIGKILL)
