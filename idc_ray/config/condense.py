@@ -70,8 +70,8 @@ class Loss(Section):
     """Weight of the instance level, the whole image against all its tiles; ours."""
     group: NotNegative = 1.0
     """Weight of the group level, a share of the image against one tile; ours."""
-    gamma: NotNegative = 4.0
-    """Power of a position's difficulty in its weight; 0 is the paper, 4 is ours."""
+    gamma: NotNegative = 2.0
+    """Power of a position's difficulty in its weight; 0 is the paper, 2 is ours."""
     tile_weights: Literal["uniform", "difficulty"] = "uniform"
     """What a position of a tile weighs. uniform: all the same, as students train on all of them alike, so that hard
     places fill the tile as they outweigh easy ones in the image; difficulty: as it would weigh in the image; ours."""
