@@ -178,5 +178,5 @@ def undisturbed(photos: Path, ray_cluster: Any, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def joined(ray_cluster: Any) -> dict[str, object]:
-    """Settings of a job that joins the cluster of the test session: half of a job's time is the start of its own."""
+    """Settings of a job that joins the cluster of the test session, which spares it the start of its own."""
     return {"actors.ray_address": ray_cluster.get_runtime_context().gcs_address}
