@@ -11,7 +11,7 @@ from idc_ray.config.base import Neutral, Place, Section, result_digest, result_s
 __all__ = ["METHOD_VERSION", "Actors", "CondenseConfig", "Loss", "Mlflow", "Optimizer", "Rlff", "Source", "Store"]
 
 #: Part of the digest. Raise it when a change of code makes other bytes out of the same settings.
-METHOD_VERSION = 3
+METHOD_VERSION = 4
 
 #: Fewest local features a side that a tile must have, else its statistics mean little (ours).
 MIN_POSITIONS = 8

@@ -167,12 +167,34 @@ def test_herding_keeps_the_mean_of_what_it_took_nearest_to_the_mean_of_all(reade
 
 @torch.no_grad()
 def test_window_features_are_means_and_deviations_of_the_teachers_features(reader: FeatureReader) -> None:
-    """Literally, one window at a time; standardised, else the channel with the largest numbers decides alone."""
+    """Literally, strip by strip; standardised, else the channel with the largest numbers decides alone."""
     task = _task()
-    maps = torch.cat([reader.features(task.lr[None, :, t : t + 16, x : x + 16] / 255) for t, x in POSITIONS.tolist()])
-    rows = torch.cat([maps.double().mean((2, 3)), maps.double().flatten(2).std(2)], 1)
-    expected = (rows - rows.mean(0)) / rows.std(0, correction=0)
-    assert torch.allclose(selection._window_features(task.lr, reader, 2, POSITIONS), expected, atol=1e-4)
+    rows = []
+    for top, left in POSITIONS.tolist():
+        tiles = {x: _features_of(reader, task.lr, top, x) for x in (0, 16, 32, 48, 54)}
+        strip = torch.cat([tiles[0], tiles[16], tiles[32], tiles[48][:, :, :6], tiles[54]], 2)  # the last is flush
+        rows.append(strip[:, :, left : left + 16].double().flatten(1))
+    expected = torch.stack([torch.cat([row.mean(1), row.std(1, correction=0)]) for row in rows])
+    expected = (expected - expected.mean(0)) / expected.std(0, correction=0)
+    assert torch.allclose(selection._window_features(task.lr, reader, 2, POSITIONS), expected, atol=1e-6)
+
+
+@torch.no_grad()
+def test_window_features_take_a_fourth_of_the_windows_teacher_calls(
+    reader: FeatureReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    features = FeatureReader.features
+    monkeypatch.setattr(
+        FeatureReader, "features", lambda self, tiles: calls.append(len(tiles)) or features(self, tiles)
+    )
+    wide = candidate_positions(16, 256, 16, 4)
+    selection._window_features(as_tensor(picture(height=16, width=256)), reader, 2, wide)
+    assert sum(calls) == 16  # not the 61 windows
+
+
+def _features_of(reader: FeatureReader, lr: Tensor, top: int, left: int) -> Tensor:
+    return reader.features(lr[None, :, top : top + 16, left : left + 16] / 255)[0]
 
 
 @pytest.mark.parametrize("method", ["random", "dcsr_like"])
