@@ -39,7 +39,7 @@ from idc_ray.store import Store
 #: Small, so that many images are done in an hour, and everything of the method takes part.
 SETTINGS = {
     "tile-size": 16, "ratio": 0.1, "rlff.num-frequencies": 32, "rlff.num-held-out": 32, "rlff.num-sets": 2,
-    "gallery-images": 0, "mlflow.enabled": "false", "actors.images-per-step": 2,
+    "matching": "both", "gallery-images": 0, "mlflow.enabled": "false", "actors.images-per-step": 2,
 }  # fmt: skip
 WORKERS = 2
 

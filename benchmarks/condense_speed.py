@@ -177,7 +177,11 @@ def main() -> None:
     if arguments.quick:
         arguments.iterations, arguments.literal_steps = min(arguments.iterations, 10), 1
     config = CondenseConfig.model_validate(
-        {"iterations": arguments.iterations, "actors": {"threads": arguments.threads, "device": "cpu"}}
+        {
+            "iterations": arguments.iterations,
+            "matching": "pixels",
+            "actors": {"threads": arguments.threads, "device": "cpu"},
+        }
     )
     set_up_torch(config.actors, has_gpu=False)
     teacher = load_teacher(arguments.teacher or bundled_teacher_bytes(2), scale=2, name="the teacher")

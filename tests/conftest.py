@@ -46,6 +46,12 @@ def ray_cluster() -> Iterator[Any]:
     ray.shutdown()
 
 
+@pytest.fixture
+def joined(ray_cluster: Any) -> dict[str, object]:
+    """Settings of a job that joins the cluster of the test session, which spares it the start of its own."""
+    return {"actors.ray_address": ray_cluster.get_runtime_context().gcs_address}
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[Any]:
     """One S3 server on loopback for the whole session."""

@@ -6,7 +6,7 @@ Knows nothing of Ray, files or stores; a notebook can use it as it is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
@@ -18,14 +18,23 @@ from torch import Tensor
 from idc_ray.condensation import slots as slot_calls
 from idc_ray.condensation import starts
 from idc_ray.condensation.budget import difficulty_budget, per_image_budget
+from idc_ray.condensation.cells import Cells, cell_side, cells_of_image, cells_of_tile, mosaic
 from idc_ray.condensation.difficulty import Weighting
+from idc_ray.condensation.exchange import exchange
 from idc_ray.condensation.groups import balanced_groups, spread_centres
 from idc_ray.condensation.matching import KEPT_CALLS, Matched, MatchingProblem, TileMatcher, calls_are_independent
 from idc_ray.condensation.memory import is_out_of_memory
 from idc_ray.condensation.rlff import draw_bank, fourier_sums
 from idc_ray.condensation.seeding import generator
 from idc_ray.condensation.selection import NEEDS_HR, SelectionTask, select
-from idc_ray.condensation.targets import RealImage, difficulty_map, measure_image, real_features, standardise
+from idc_ray.condensation.targets import (
+    RealImage,
+    RealTargets,
+    difficulty_map,
+    measure_image,
+    real_features,
+    standardise,
+)
 from idc_ray.condensation.teacher_features import FeatureReader, GlobalFeatureReader, Teacher, check_finite
 from idc_ray.config import CondenseConfig
 from idc_ray.images.tiles import grid_count
@@ -189,7 +198,7 @@ class Condenser:
                 chosen.append(prepared)
                 continue
             part, problem = prepared
-            part.seconds["targets"] = time.perf_counter() - begin
+            part.seconds["targets"] = time.perf_counter() - begin - part.seconds.get("exchange", 0.0)
             chosen.append(part)
             if problem is not None:
                 problems[index] = problem
@@ -227,8 +236,13 @@ class Condenser:
         tiles, corners_or_none = self._start(image, lr, hardness, real, count)
         weighting = real.weighting.of_tiles(self.config.loss.tile_weights)
         targets = real.targets(balanced_groups(*self._group_centres(image, real, tiles, weighting)))
-        problem = MatchingProblem(tiles, real.mean, real.std, weighting, targets)
-        return _Chosen(tiles, corners_or_none), problem
+        part = _Chosen(tiles, corners_or_none)
+        exchanged = None
+        if self.config.exchanges:
+            begin = time.perf_counter()
+            exchanged = self._exchange(part, lr, hardness, real, weighting, targets)
+            part.seconds["exchange"] = time.perf_counter() - begin
+        return part, MatchingProblem(tiles, real.mean, real.std, weighting, targets, exchanged)
 
     def _hardness(self, lr: Tensor, known: Known | None) -> Tensor | None:
         """Difficulty map of an image, if anything in the run looks at it."""
@@ -274,13 +288,38 @@ class Condenser:
             random = generator(self.config.seed, image.image_id, "groups")
             return points, real.masses, spread_centres(points, real.masses, len(tiles), random)
         centres = []
+        for count, features, weights in self._tile_features(tiles, real, weighting):
+            sums = fourier_sums(features, self.bank.sets[0], weights)
+            mass = weights.sum((1, 2))[:, None]
+            centres.append((sums.flatten(1) / mass)[:count].double().cpu())
+        return points, real.masses, torch.cat(centres)
+
+    def _tile_features(
+        self, tiles: Tensor, real: RealImage, weighting: Weighting
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """For each call how many tiles it has, their standardised features and weights; dummies after them."""
         for part in slot_calls.chunks([len(tiles)], self.slots, True):
             unit = slot_calls.pad(tiles[part], self.slots).float() / 255
-            hard = self.matcher.weights_of(unit, weighting)
-            sums = fourier_sums(standardise(self.reader.features(unit), real.mean, real.std), self.bank.sets[0], hard)
-            mass = hard.sum((1, 2))[:, None]
-            centres.append((sums.flatten(1) / mass)[: part.stop - part.start].double().cpu())
-        return points, real.masses, torch.cat(centres)
+            features = standardise(self.reader.features(unit), real.mean, real.std)
+            yield part.stop - part.start, features, self.matcher.weights_of(unit, weighting)
+
+    @torch.no_grad()
+    def _exchange(
+        self, part: _Chosen, lr: Tensor, hardness: Tensor, real: RealImage, weighting: Weighting, targets: RealTargets
+    ) -> Tensor:
+        """The tiles (n, 3, p, p) after :func:`exchange`."""
+        count, size = self.config.exchange.cells, self.config.tile_size
+        side = cell_side(size, count)
+        offered = cells_of_image(real, self.bank, hardness, weighting, side, len(part.tiles) * count**2)
+        corners = iter(part.corners)
+        begin = [
+            cells_of_tile(maps, hard, self.bank, count, next(corners))
+            for number, features, weights in self._tile_features(part.tiles, real, weighting)
+            for maps, hard in zip(features[:number], weights[:number], strict=True)
+        ]
+        goals = targets.at(0, self.config.rlff.num_frequencies)
+        cells = exchange(offered, Cells.join(begin), side, *goals, self.config.loss, self.config.exchange.sweeps)
+        return torch.stack([mosaic(tile, lr, places) for tile, places in zip(part.tiles, cells, strict=True)])
 
     def _match(
         self,
@@ -291,7 +330,7 @@ class Condenser:
         if not problems:
             return
         begin = time.perf_counter()
-        results = self.matcher.match(list(problems.values()), self.config.iterations, on_step)
+        results = self.matcher.match(list(problems.values()), self.config.pixel_steps, on_step)
         tiles = sum(len(problem.start) for problem in problems.values())
         elapsed = time.perf_counter() - begin
         for (index, problem), result in zip(problems.items(), results, strict=True):

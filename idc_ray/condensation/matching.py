@@ -30,11 +30,17 @@ KEPT_CALLS = 8
 class MatchingProblem:
     """One image's start and targets, statistics of its real side, and what positions of its tiles weigh."""
 
-    start: Tensor  # uint8 (n, 3, p, p)
+    start: Tensor  # uint8 (n, 3, p, p), what losses are compared with
     mean: Tensor  # (c,)
     std: Tensor  # (c,)
     weighting: Weighting
     targets: RealTargets
+    exchanged: Tensor | None = None  # likewise, after the exchange of cells; None: there was none
+
+    @property
+    def begin(self) -> Tensor:
+        """The tiles that pixels are learned from."""
+        return self.start if self.exchanged is None else self.exchanged
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class TileMatcher:
 
         Args:
             problems: images; all tiles on the teacher's device.
-            iterations: Adam steps; 0 keeps the starts.
+            iterations: Adam steps.
             on_step: called after each step with the number of steps done; where the problems need more calls than
                 ``kept_calls`` they are optimised in several turns, and each counts its own steps.
         """
@@ -110,17 +116,18 @@ class TileMatcher:
     ) -> list[Matched]:
         starts = [problem.start for problem in problems]
         before = self._held_out(problems, starts)
-        tiles, after = starts, before
+        tiles = [problem.begin for problem in problems]
         if iterations:
             tiles = self._optimise(problems, iterations, on_step)
-            after = self._held_out(problems, tiles)
+        changed = iterations or any(problem.exchanged is not None for problem in problems)
+        after = self._held_out(problems, tiles) if changed else before
         return [_better(*ends) for ends in zip(starts, tiles, before, after, strict=True)]
 
     def _optimise(
         self, problems: Sequence[MatchingProblem], iterations: int, on_step: Callable[[int], None] | None
     ) -> list[Tensor]:
         # One tensor an image: where an image's values lie in memory does not depend on its neighbours.
-        pixels = [(problem.start.float() / 255).requires_grad_() for problem in problems]
+        pixels = [(problem.begin.float() / 255).requires_grad_() for problem in problems]
         adam = TileAdam(pixels, self.optimizer.betas)
         weights = self._weights(problems, pixels)
         for step in range(iterations):

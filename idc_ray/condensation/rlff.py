@@ -21,7 +21,7 @@ from torch import Tensor
 
 from idc_ray.condensation.seeding import generator
 
-__all__ = ["FrequencyBank", "draw_bank", "fourier_sums"]
+__all__ = ["FrequencyBank", "draw_bank", "fourier_maps", "fourier_sums"]
 
 
 @dataclass(frozen=True)
@@ -148,3 +148,18 @@ def fourier_sums(features: Tensor, kernels: Tensor, weights: Tensor, scales: Ten
         Differentiable in ``features`` only.
     """
     return _FourierSums.apply(features, kernels, weights, kernels.new_ones(1) if scales is None else scales)
+
+
+def fourier_maps(features: Tensor, kernels: Tensor, scales: Tensor) -> Tensor:
+    """(cos t.u, sin t.u) at every position of one map, for each frequency, in the order of :func:`fourier_sums`.
+
+    Args:
+        features: (c, H, W), standardised.
+        kernels: (d, c, k, k), directions.
+        scales: (b,), bandwidths.
+
+    Returns:
+        (2, b d, H - k + 1, W - k + 1).
+    """
+    projections = F.conv2d(features.unsqueeze(0), kernels)[0]
+    return torch.stack(_cos_sin((projections * scales.view(-1, 1, 1, 1)).flatten(0, 1)))

@@ -48,6 +48,7 @@ class RealImage:
         masses: (n,) float64, sum of the weights of the positions that the crop is the first to cover.
         sums: (n, B m + h, 2), weighted sums of the Fourier features: all sets, then the held-out one.
         sets: B, number of sets.
+        crops: the features that all this was computed from.
     """
 
     mean: Tensor
@@ -57,6 +58,7 @@ class RealImage:
     masses: Tensor
     sums: Tensor
     sets: int
+    crops: Crops
 
     def targets(self, shares: Tensor) -> RealTargets:
         """Characteristic functions of the image and of its groups.
@@ -138,7 +140,7 @@ def difficulty_map(reader: FeatureReader, lr: Tensor, slots: int) -> Tensor:
     return out
 
 
-class _Crops:
+class Crops:
     """Features of an image's crops, call by call; what fits into ``KEPT_BYTES`` is computed once and kept.
 
     Args:
@@ -180,12 +182,12 @@ class _Crops:
 @torch.no_grad()
 def real_features(reader: FeatureReader, lr: Tensor, slots: int) -> tuple[Tensor, ...]:
     """The teacher's features of an image's crops, uint8 (3, H, W): for each call (slots, c, p, p), dummies last."""
-    crops = _Crops(reader, lr, candidate_positions(lr.shape[1], lr.shape[2], reader.tile, reader.tile), slots)
+    crops = Crops(reader, lr, candidate_positions(lr.shape[1], lr.shape[2], reader.tile, reader.tile), slots)
     return tuple(crops.features(call) for call in crops.calls)
 
 
 @torch.no_grad()
-def _channel_statistics(crops: _Crops, coverage: Tensor) -> tuple[Tensor, Tensor]:
+def _channel_statistics(crops: Crops, coverage: Tensor) -> tuple[Tensor, Tensor]:
     total: Tensor | float = 0.0
     squares: Tensor | float = 0.0
     for call in crops.calls:
@@ -236,7 +238,7 @@ def measure_image(
     hard = reader.centres(cut(hardness[None], positions, reader.tile).squeeze(1))
     weighting = Weighting.fit(hard[coverage > 0], gamma, weight_floor, clip_percentile)
     weights = weighting(hard) * coverage
-    crops = _Crops(reader, lr, positions, slots, known)
+    crops = Crops(reader, lr, positions, slots, known)
     mean, std = _channel_statistics(crops, coverage)
     sums = []
     for call in crops.calls:
@@ -248,4 +250,4 @@ def measure_image(
     joined = torch.cat(sums)
     if not bool(joined.isfinite().all()):
         raise ValueError("the teacher's features of this image are not finite; check the teacher, or use float32")
-    return RealImage(mean, std, weighting, positions, weights.double().sum((1, 2)), joined, len(bank.directions))
+    return RealImage(mean, std, weighting, positions, weights.double().sum((1, 2)), joined, len(bank.directions), crops)

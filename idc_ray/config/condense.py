@@ -8,13 +8,24 @@ from pydantic import Field, model_validator
 
 from idc_ray.config.base import Neutral, Place, Section, result_digest, result_settings
 
-__all__ = ["METHOD_VERSION", "Actors", "CondenseConfig", "Loss", "Mlflow", "Optimizer", "Rlff", "Source", "Store"]
+__all__ = [
+    "METHOD_VERSION",
+    "Actors",
+    "CondenseConfig",
+    "Exchange",
+    "Loss",
+    "Mlflow",
+    "Optimizer",
+    "Rlff",
+    "Source",
+    "Store",
+]
 
 #: Part of the digest. Raise it when a change of code makes other bytes out of the same settings.
 METHOD_VERSION = 4
 
-#: Fewest local features a side that a tile must have, else its statistics mean little (ours).
-MIN_POSITIONS = 8
+#: Fewest local features a side that a tile must have, else its statistics mean little, and that a cell must (ours).
+MIN_POSITIONS, MIN_CELL_POSITIONS = 8, 2
 
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -87,6 +98,15 @@ class Loss(Section):
         if self.discrepancy == "amplitude_phase" and self.alpha == 0 and self.beta == 0:
             raise ValueError("loss.alpha and loss.beta are both 0, so nothing is matched; set one above 0")
         return self
+
+
+class Exchange(Section):
+    """Matching by choice: cells of the tiles are exchanged for crops of the image."""
+
+    cells: Count = 2
+    """Cells a side of a tile; 1: the whole tile is one; ours."""
+    sweeps: Count = 3
+    """Most rounds over all cells; ours."""
 
 
 class Optimizer(Section):
@@ -204,11 +224,14 @@ class CondenseConfig(Section):
     allocation: Literal["per_image", "difficulty"] = "per_image"
     """How many tiles an image gets; per_image (at least one each) is the paper's, difficulty is ours."""
     iterations: int = Field(100, ge=0)
-    """Optimiser steps; 0 keeps the initial tiles; ours."""
+    """Steps in which pixels are learned; 0: nothing is matched, the initial tiles are kept; ours."""
+    matching: Literal["cells", "pixels", "both"] = "cells"
+    """How the tiles of idc are matched to the image: pixels are learned, which is the paper's; cells of real crops are
+    exchanged, which makes better students in less time, ours; both: exchanged, then learned."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of everything random, >= 0."""
     init: Literal["random", "medoid", "hardest", "hardest_packed", "noise"] = "hardest"
-    """What the tiles of idc start from; ours."""
+    """What the tiles of idc begin with; ours."""
     slots: Annotated[int, Field(ge=2)] | None = None
     """Tiles in every call of the teacher, >= 2; float results depend on it; null: 4 on CPUs, 32 on GPUs; ours."""
     dry_run: Neutral[bool] = False
@@ -223,6 +246,7 @@ class CondenseConfig(Section):
     """Images shown in gallery.png; 0: no gallery."""
     rlff: Rlff = Rlff()
     loss: Loss = Loss()
+    exchange: Exchange = Exchange()
     optimizer: Optimizer = Optimizer()
     source: Source = Source()
     actors: Actors = Actors()
@@ -246,9 +270,25 @@ class CondenseConfig(Section):
                 f"tile_size is {self.tile_size} and rlff.kernel_size {self.rlff.kernel_size}, which leaves {positions} "
                 f"local features a side; expected at least {MIN_POSITIONS}: use a larger tile or a smaller kernel"
             )
+        most = self.tile_size // (self.rlff.kernel_size + MIN_CELL_POSITIONS - 1)
+        if self.exchange.cells > most:
+            raise ValueError(
+                f"exchange.cells is {self.exchange.cells}; expected at most {most} at tile_size {self.tile_size} and "
+                f"rlff.kernel_size {self.rlff.kernel_size}, or a cell has too few local features"
+            )
         if self.rlff.padding >= self.tile_size:
             raise ValueError(f"rlff.padding is {self.rlff.padding}; expected less than tile_size, {self.tile_size}")
         return self
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether cells are exchanged; ncfd has one feature for a whole tile, which no cell has."""
+        return self.method == "idc" and self.matching != "pixels" and self.iterations > 0
+
+    @property
+    def pixel_steps(self) -> int:
+        """Steps in which pixels are learned."""
+        return self.iterations if self.method == "ncfd" or self.matching != "cells" else 0
 
     @property
     def makes_tiles(self) -> bool:

@@ -56,16 +56,17 @@ def estimate(job: Job, found: Found, teacher: bytes) -> str:
 
 
 def seconds_per_image(config: CondenseConfig, samples: list[Instance], teacher: object, device: torch.device) -> float:
-    """Time two images with no steps and with a few; steps cost the same each."""
+    """Time two images with one step and with a few; steps cost the same each."""
     plain = config.model_copy(update={"allocation": "per_image"})  # the survey of difficulties would start the job
     tasks = [ImageTask(s.image_id, s.lr, s.hr if needs_hr(config) else None) for s in samples]
-    steps = min(TIMED_STEPS, config.iterations) if config.makes_tiles else 0
+    first = min(1, config.iterations)  # none means that nothing is matched, and costs less than the rest
+    more = min(TIMED_STEPS, config.pixel_steps - first) if config.makes_tiles else 0
     fixed, some = (
         _timed(Condenser(teacher, plain.model_copy(update={"iterations": n}), device), tasks)  # type: ignore[arg-type]
-        for n in (0, steps)
+        for n in (first, first + max(0, more))
     )
-    per_step = max(0.0, some - fixed) / steps if steps else 0.0
-    return (fixed + per_step * config.iterations) / len(samples)
+    per_step = max(0.0, some - fixed) / more if more > 0 else 0.0
+    return (fixed + per_step * max(0, config.pixel_steps - first)) / len(samples)
 
 
 def _timed(condenser: Condenser, tasks: list[ImageTask]) -> float:

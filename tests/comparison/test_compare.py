@@ -193,7 +193,7 @@ def command(options: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def test_killed_and_started_again_equals_undisturbed(
-    undisturbed: Finished, images: Path, benchmark_folder: Path, tmp_path: Path
+    undisturbed: Finished, images: Path, benchmark_folder: Path, tmp_path: Path, joined: dict[str, object]
 ) -> None:
     """Catches whatever survives an exception but not SIGKILL: half a result, a stale lock, a state out of step."""
     output = tmp_path / "out"
@@ -207,7 +207,8 @@ def test_killed_and_started_again_equals_undisturbed(
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    done = subprocess.run(job, capture_output=True, text=True, check=False, timeout=200)
+    again = [*job, f"--actors.ray_address={joined['actors.ray_address']}"]
+    done = subprocess.run(again, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     assert "2 of 2 trainings" in done.stdout
     assert_same(output, undisturbed, 2)

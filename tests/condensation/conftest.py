@@ -17,6 +17,7 @@ SETTINGS: dict[str, object] = {
     "tile_size": 16,
     "ratio": 0.3,
     "iterations": 4,
+    "matching": "both",  # so that everything takes part
     "slots": 2,
     "rlff.num_frequencies": 16,
     "rlff.num_held_out": 16,

@@ -87,11 +87,52 @@ def test_hard_places_fill_tiles_whose_positions_weigh_the_same() -> None:
     half_easy = ImageTask("0" * 16, picture(seed=3))
 
     def hardness(**settings: object) -> float:
-        condenser = _condenser(teacher, init="random", ratio=0.1, iterations=60, **settings)
+        condenser = _condenser(teacher, init="random", ratio=0.1, iterations=60, matching="pixels", **settings)
         tiles = [condenser.difficulty(tile) for tile in _one(condenser, half_easy).lr_tiles]
         return float(np.mean(tiles))
 
     assert hardness() > 1.2 * max(hardness(loss__gamma=0), hardness(loss__tile_weights="difficulty"))
+
+
+def _places(cell: np.ndarray, lr: np.ndarray) -> list[tuple[int, int]]:
+    """Where in an image (H, W, 3) a crop is from."""
+    windows = np.lib.stride_tricks.sliding_window_view(lr, cell.shape[:2], (0, 1)).transpose(0, 1, 3, 4, 2)
+    return [(int(top), int(left)) for top, left in np.argwhere((windows == cell).all((2, 3, 4)))]
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_exchanged_cells_are_crops_of_the_image_that_do_not_overlap_and_match_better(init: str) -> None:
+    """Nothing is drawn where no pixel is learned. And nothing is exchanged where nothing is to be matched."""
+    teacher = load_teacher(bundled_teacher_bytes(2), scale=2)
+    task, settings = _task(3), {"init": init, "ratio": 0.2}
+    start = _one(_condenser(teacher, iterations=0, **settings), task)
+    result = _one(_condenser(teacher, matching="cells", **settings), task)
+    assert result.loss_start == start.loss_start
+    assert result.loss_start is not None and result.loss_end is not None
+    assert result.loss_end < result.loss_start
+    taken = []
+    for tile, begun in zip(result.lr_tiles, start.lr_tiles, strict=True):
+        for y, x in ((0, 0), (0, 8), (8, 0), (8, 8)):
+            cell = tile[y : y + 8, x : x + 8]
+            if not np.array_equal(cell, begun[y : y + 8, x : x + 8]):
+                (place,) = _places(cell, task.lr)
+                assert all(max(abs(place[0] - a), abs(place[1] - b)) >= 8 for a, b in taken)
+                taken.append(place)
+    assert len(taken) >= 4
+
+
+def test_pixels_are_learned_from_what_was_exchanged_or_from_the_start(teacher: Teacher) -> None:
+    """Catches an exchange whose result is thrown away, and pixels that are learned where they are not to be."""
+    tiny = {"optimizer__learning_rate": 1e-9}  # steps that round to nothing
+
+    def tiles(**settings: object) -> np.ndarray:
+        return _one(_condenser(teacher, init="random", **settings), _task()).lr_tiles
+
+    start, exchanged = tiles(iterations=0), tiles(matching="cells")
+    assert not np.array_equal(start, exchanged)
+    assert np.array_equal(tiles(matching="both", **tiny), exchanged)
+    assert np.array_equal(tiles(matching="pixels", **tiny), start)
+    assert not np.array_equal(tiles(matching="both"), exchanged)
 
 
 @pytest.mark.parametrize("init", INITS)
@@ -106,7 +147,7 @@ def test_a_result_has_the_shapes_and_ranges_that_a_row_promises(teacher: Teacher
     assert result.kept_start == (result.loss_end >= result.loss_start)
     for total, parts in ((result.loss_start, result.bandwidth_start), (result.loss_end, result.bandwidth_end)):
         assert np.mean(parts) == pytest.approx(total, rel=1e-5) and len(parts) == 4
-    assert set(result.seconds) == {"targets", "optimise", "upsample"}
+    assert set(result.seconds) == {"targets", "exchange", "optimise", "upsample"}
 
 
 @pytest.mark.parametrize("method", ["idc", "ncfd", "random"])

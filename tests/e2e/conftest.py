@@ -32,6 +32,7 @@ SMALL: dict[str, object] = {
     "tile_size": 16,
     "ratio": 0.2,
     "iterations": 6,
+    "matching": "both",
     "rlff.num_frequencies": 32,
     "rlff.num_held_out": 32,
     "rlff.num_sets": 2,
@@ -174,9 +175,3 @@ def undisturbed(photos: Path, ray_cluster: Any, tmp_path_factory: pytest.TempPat
     table = rows(output)
     assert len(set(table["image_id"].to_pylist())) == IMAGES
     return table
-
-
-@pytest.fixture
-def joined(ray_cluster: Any) -> dict[str, object]:
-    """Settings of a job that joins the cluster of the test session, which spares it the start of its own."""
-    return {"actors.ray_address": ray_cluster.get_runtime_context().gcs_address}

@@ -23,6 +23,7 @@ SETTINGS: dict[str, object] = {
     "tile_size": 16,
     "ratio": 0.5,
     "iterations": 2,
+    "matching": "both",
     "slots": 2,
     "rlff.num_frequencies": 16,
     "rlff.num_held_out": 16,

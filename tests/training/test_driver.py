@@ -138,13 +138,13 @@ def test_wrong_requests_are_told_before_anything_starts(data: Path) -> None:
 LONG = {"iterations": 300, "checkpoint_every": 25}
 
 
-def command(data: Path, output: str) -> list[str]:
+def command(data: Path, output: str, *more: str) -> list[str]:
     settings = SETTINGS | LONG | {"data": f"[{data}/photos, {data}/set]"}
     options = [f"--{name}={value}" for name, value in settings.items()]
-    return [sys.executable, str(ROOT / "jobs" / "train.py"), *options, "--output", str(data / output)]
+    return [sys.executable, str(ROOT / "jobs" / "train.py"), *options, "--output", str(data / output), *more]
 
 
-def test_kill_and_resume_give_the_weights_of_an_undisturbed_run(data: Path, ray_cluster: Any) -> None:
+def test_kill_and_resume_give_the_weights_of_an_undisturbed_run(data: Path, joined: dict[str, object]) -> None:
     """kill -9 in the middle, then SIGTERM (exit 130 and how to go on), then the end: bit by bit the same files."""
     assert train(config_for(data, "whole", **LONG)) == 0
     killed = start(data, "killed.txt")
@@ -152,7 +152,7 @@ def test_kill_and_resume_give_the_weights_of_an_undisturbed_run(data: Path, ray_
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate(timeout=60)
     told = data / "terminated.txt"
-    terminated = start(data, told.name)
+    terminated = start(data, told.name, f"--workers.ray_address={joined['actors.ray_address']}")
     wait_for(lambda: "continuing after step" in told.read_text(), terminated)
     os.kill(terminated.pid, signal.SIGTERM)
     terminated.communicate(timeout=60)
@@ -164,9 +164,9 @@ def test_kill_and_resume_give_the_weights_of_an_undisturbed_run(data: Path, ray_
         assert (data / "broken" / name).read_bytes() == (data / "whole" / name).read_bytes()
 
 
-def start(data: Path, log: str) -> subprocess.Popen[str]:
+def start(data: Path, log: str, *more: str) -> subprocess.Popen[str]:
     with (data / log).open("w") as file:
-        return subprocess.Popen(command(data, "broken"), stderr=file, text=True, start_new_session=True)
+        return subprocess.Popen(command(data, "broken", *more), stderr=file, text=True, start_new_session=True)
 
 
 def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 180) -> None:

@@ -130,15 +130,15 @@ def test_a_trial_that_is_killed_is_tried_again_and_then_left(
 
 
 @pytest.mark.timeout(600)
-def test_killed_and_continued(ray_cluster: Any, images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
+def test_killed_and_continued(joined: dict[str, object], images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
     """Catches a finished trial that is lost or run again, whatever the moment; and SIGTERM that is no clean end."""
     output = tmp_path / "out"
     options = {**SETTINGS, "space": write_space(), "input": str(images), "output": str(output), "actors.max_size": 1}
     file = tmp_path / "tune.yaml"
     file.write_text(yaml.safe_dump(options))
 
-    def launch() -> subprocess.Popen[str]:
-        job = [sys.executable, str(ROOT / "jobs" / "tune.py"), "--config", str(file)]
+    def launch(*more: str) -> subprocess.Popen[str]:
+        job = [sys.executable, str(ROOT / "jobs" / "tune.py"), "--config", str(file), *more]
         return subprocess.Popen(job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     def ended() -> dict[int, int]:
@@ -150,7 +150,7 @@ def test_killed_and_continued(ray_cluster: Any, images: Path, tmp_path: Path, wr
     end(process, signal.SIGKILL)
     first = ended()
     running = set(records(output)) - set(first)
-    process = launch()
+    process = launch(f"--actors.ray_address={joined['actors.ray_address']}")
     wait_for(lambda: len(ended()) > len(first), process, 250)
     code, told, _ = end(process, signal.SIGTERM)
     assert code == 130, told

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from idc_ray.condensation import cells as module
+from idc_ray.condensation.cells import NOWHERE, Cells, cell_side, cells_of_image, cells_of_tile, mosaic
+from idc_ray.condensation.rlff import FrequencyBank
+from idc_ray.condensation.targets import RealImage, difficulty_map, measure_image, standardise
+from idc_ray.condensation.teacher_features import FeatureReader
+from tests.condensation.conftest import as_tensor, picture
+
+SIDE = 8
+
+
+def _measured(reader: FeatureReader, bank: FrequencyBank) -> tuple[Tensor, Tensor, RealImage]:
+    lr = as_tensor(picture())
+    hardness = difficulty_map(reader, lr, 2)
+    return lr, hardness, measure_image(reader, bank, lr, hardness, 2, 2.0, 0.01, 99)
+
+
+def _literal(features: Tensor, weights: Tensor, bank: FrequencyBank, top: int, left: int) -> tuple[Tensor, float]:
+    """Mean over a cell's local features of w (cos t.u, sin t.u), one by one, and of w."""
+    frequencies = bank.sets[0].flatten(1).double()
+    total, mass = torch.zeros(len(frequencies), 2, dtype=torch.float64), 0.0
+    side = SIDE - 2  # local features of 3 x 3
+    for y in range(top, top + side):
+        for x in range(left, left + side):
+            phase = frequencies @ features[:, y : y + 3, x : x + 3].flatten().double()
+            weight = float(weights[y, x])
+            total += weight * torch.stack([phase.cos(), phase.sin()], 1)
+            mass += weight
+    return total / side**2, mass / side**2
+
+
+@pytest.mark.parametrize("kind", ["uniform", "difficulty"])
+def test_the_features_of_an_image_are_those_of_its_crops_one_by_one(
+    reader: FeatureReader, bank: FrequencyBank, kind: str
+) -> None:
+    lr, hardness, real = _measured(reader, bank)
+    weighting = real.weighting.of_tiles(kind)  # type: ignore[arg-type]
+    cells = cells_of_image(real, bank, hardness, weighting, SIDE, 4)
+    assert len(cells.positions.unique(dim=0)) == len(cells.positions) == len(cells.sums) == len(cells.masses)
+    assert cells.positions.min() == 0 and (cells.positions.max(0).values + SIDE).tolist() == [52, 70]
+    for index in range(0, len(cells.positions), 37):
+        place = cells.positions[index]
+        inside = ((real.positions <= place) & (place + SIDE <= real.positions + 16)).all(1)
+        crop = real.positions[int(inside.nonzero()[0])]  # the first that it lies in
+        top, left = crop.tolist()
+        tile = lr[None, :, top : top + 16, left : left + 16].float() / 255
+        features = standardise(reader.features(tile), real.mean, real.std)[0]
+        weights = weighting(reader.centres(hardness[top : top + 16, left : left + 16]))
+        total, mass = _literal(features, weights, bank, *(place - crop).tolist())
+        assert torch.allclose(cells.sums[index].double(), total, atol=1e-5)
+        assert float(cells.masses[index]) == pytest.approx(mass, rel=1e-5)
+
+
+def test_the_cells_of_a_tile_are_its_parts(reader: FeatureReader, bank: FrequencyBank) -> None:
+    lr, _, real = _measured(reader, bank)
+    features = standardise(reader.features(lr[None, :, 3:19, 5:21].float() / 255), real.mean, real.std)[0]
+    weights = torch.rand(14, 14, generator=torch.Generator().manual_seed(0))
+    cells = cells_of_tile(features, weights, bank, 2, (3, 5))
+    assert cells.positions.tolist() == [[3, 5], [3, 13], [11, 5], [11, 13]]
+    for index, (top, left) in enumerate([(0, 0), (0, 8), (8, 0), (8, 8)]):
+        total, mass = _literal(features, weights, bank, top, left)
+        assert torch.allclose(cells.sums[index].double(), total, atol=1e-5)
+        assert float(cells.masses[index]) == pytest.approx(mass, rel=1e-5)
+    assert (cells_of_tile(features, weights, bank, 2, None).positions == NOWHERE).all()
+
+
+def test_of_too_many_cells_the_heaviest_are_looked_at(
+    reader: FeatureReader, bank: FrequencyBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of equal ones not those of one corner; the same ones each time."""
+    _, hardness, real = _measured(reader, bank)
+    uniform = real.weighting.of_tiles("uniform")
+    everything = cells_of_image(real, bank, hardness, uniform, SIDE, 1)
+    monkeypatch.setattr(module, "MOST_CELLS", 30)
+    some = cells_of_image(real, bank, hardness, uniform, SIDE, 1)
+    assert len(some.positions) == 30
+
+    def mean_hardness(cells: Cells) -> Tensor:
+        return torch.stack([hardness[t : t + SIDE, x : x + SIDE].mean() for t, x in cells.positions.tolist()])
+
+    assert mean_hardness(some).min() >= mean_hardness(everything).sort(descending=True).values[29] - 1e-6
+    assert len(cells_of_image(real, bank, hardness, uniform, SIDE, 3).positions) == 48  # 16 for each that is wanted
+    flat = cells_of_image(real, bank, torch.ones_like(hardness), uniform, SIDE, 1)
+    assert flat.positions[:, 0].max() > 30
+    again = cells_of_image(real, bank, torch.ones_like(hardness), uniform, SIDE, 1)
+    assert torch.equal(flat.positions, again.positions) and torch.equal(flat.sums, again.sums)
+
+
+@pytest.mark.parametrize(("tile", "count"), [(16, 2), (17, 2), (50, 3), (48, 1), (19, 4)])
+def test_a_mosaic_has_the_crops_in_their_places_and_nothing_else_changed(tile: int, count: int) -> None:
+    lr = as_tensor(picture(90, 80))
+    start = torch.full((3, tile, tile), 7, dtype=torch.uint8)
+    side = cell_side(tile, count)
+    random = torch.Generator().manual_seed(tile)
+    positions = torch.randint(0, 80 - side, (count**2, 2), generator=random)
+    positions[-1] = NOWHERE
+    out = mosaic(start, lr, positions)
+    assert bool((start == 7).all())
+    seen = torch.zeros(tile, tile, dtype=torch.int64)
+    for index, (top, left) in enumerate(positions.tolist()):
+        y, x = (index // count) * tile // count, (index % count) * tile // count
+        bottom, right = (index // count + 1) * tile // count, (index % count + 1) * tile // count
+        seen[y:bottom, x:right] += 1
+        part = out[:, y:bottom, x:right]
+        assert max(part.shape[1:]) <= side
+        kept = top == NOWHERE
+        assert torch.equal(
+            part, start[:, y:bottom, x:right] if kept else lr[:, top:, left:][:, : bottom - y, : right - x]
+        )
+    assert bool((seen == 1).all())
