@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from idc_ray.condensation.cells import cell_side, mosaic
 from idc_ray.condensation.groups import balanced_groups, spread_centres
 from idc_ray.condensation.seeding import generator
 from idc_ray.condensation.targets import RealImage
@@ -41,15 +42,9 @@ def crop_start(lr: Tensor, positions: Tensor, size: int) -> Start:
 
 def packed_start(lr: Tensor, hardness: Tensor, size: int, count: int) -> Start:
     """Each tile holds four smaller hard crops, one in each quarter; the hardest are dealt out evenly."""
-    near, far = size // 2, size - size // 2  # an odd side has quarters of two sizes; crops are cut to fit
-    quarters = cut(lr, hardest_windows(hardness, far, 4 * count), far)
-    tiles = lr.new_empty(count, 3, size, size)
-    for corner, (top, left) in enumerate(((0, 0), (0, near), (near, 0), (near, near))):
-        height, width = (near, far)[top > 0], (near, far)[left > 0]
-        tiles[:, :, top : top + height, left : left + width] = quarters[corner * count : (corner + 1) * count][
-            ..., :height, :width
-        ]
-    return tiles, [None] * count
+    cells = hardest_windows(hardness, cell_side(size, 2), 4 * count)
+    blank = lr.new_zeros(3, size, size)
+    return torch.stack([mosaic(blank, lr, cells[tile::count]) for tile in range(count)]), [None] * count
 
 
 def noise_start(lr: Tensor, size: int, count: int, random: torch.Generator) -> Start:

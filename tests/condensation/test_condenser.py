@@ -121,6 +121,12 @@ def test_exchanged_cells_are_crops_of_the_image_that_do_not_overlap_and_match_be
     assert len(taken) >= 4
 
 
+def test_without_iterations_the_tiles_are_the_hardest_crops(teacher: Teacher) -> None:
+    """What idc begins with is a baseline: the results of one are those of the other."""
+    start, hardest = (_one(_condenser(teacher, **one), _task()) for one in ({"iterations": 0}, {"method": "hardest"}))
+    assert np.array_equal(start.lr_tiles, hardest.lr_tiles) and np.array_equal(start.hr_tiles, hardest.hr_tiles)
+
+
 def test_pixels_are_learned_from_what_was_exchanged_or_from_the_start(teacher: Teacher) -> None:
     """Catches an exchange whose result is thrown away, and pixels that are learned where they are not to be."""
     tiny = {"optimizer__learning_rate": 1e-9}  # steps that round to nothing
