@@ -121,6 +121,17 @@ def test_exchanged_cells_are_crops_of_the_image_that_do_not_overlap_and_match_be
     assert len(taken) >= 4
 
 
+@pytest.mark.parametrize("cells", [1, 3])
+@pytest.mark.parametrize(("height", "width"), [(17, 17), (40, 33)])
+def test_any_number_of_cells_and_the_smallest_image_will_do(
+    teacher: Teacher, cells: int, height: int, width: int
+) -> None:
+    condenser = _condenser(teacher, tile_size=17, ratio=1, exchange__cells=cells, matching="cells")
+    result = _one(condenser, _task(height=height, width=width))
+    assert result.lr_tiles.shape == (result.candidates, 17, 17, 3)
+    assert result.loss_end is not None and math.isfinite(result.loss_end)
+
+
 def test_without_iterations_the_tiles_are_the_hardest_crops(teacher: Teacher) -> None:
     """What idc begins with is a baseline: the results of one are those of the other."""
     start, hardest = (_one(_condenser(teacher, **one), _task()) for one in ({"iterations": 0}, {"method": "hardest"}))
