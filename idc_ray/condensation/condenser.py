@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -146,7 +146,7 @@ class Condenser:
         kind, kernel_size = (GlobalFeatureReader, 1) if config.method == "ncfd" else (FeatureReader, rlff.kernel_size)
         self.gamma = 0.0 if config.method == "ncfd" else config.loss.gamma
         self.reader = kind(teacher, config.tile_size, rlff.padding, kernel_size, dtype)
-        self.bank = draw_bank(
+        bank = draw_bank(
             config.seed,
             teacher.channels,
             kernel_size,
@@ -155,6 +155,8 @@ class Condenser:
             rlff.num_frequencies,
             rlff.num_held_out,
         ).to(device)
+        # The other sets are for steps on pixels; measuring an image in all of them takes most of its time.
+        self.bank = bank if config.pixel_steps else replace(bank, directions=bank.directions[:1])
         shared = calls_are_independent(self.reader, self.bank, self.slots)
         self.matcher = TileMatcher(self.reader, self.bank, config.loss, config.optimizer, self.slots, shared)
 

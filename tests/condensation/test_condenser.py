@@ -132,6 +132,16 @@ def test_any_number_of_cells_and_the_smallest_image_will_do(
     assert result.loss_end is not None and math.isfinite(result.loss_end)
 
 
+@pytest.mark.parametrize("settings", [{"matching": "cells"}, {"iterations": 0}, {"iterations": 0, "init": "medoid"}])
+def test_sets_of_frequencies_that_no_step_uses_are_left_out(teacher: Teacher, settings: dict[str, object]) -> None:
+    """The same result as with all of them, and the image is measured in the first alone."""
+    one, all_sets = _condenser(teacher, **settings), _condenser(teacher, matching="pixels")
+    assert len(one.bank.directions) == 1 and len(all_sets.bank.directions) == 2
+    slow = _condenser(teacher, **settings)
+    slow.bank = slow.matcher.bank = all_sets.bank
+    _assert_same(_one(one, _task()), _one(slow, _task()))
+
+
 def test_without_iterations_the_tiles_are_the_hardest_crops(teacher: Teacher) -> None:
     """What idc begins with is a baseline: the results of one are those of the other."""
     start, hardest = (_one(_condenser(teacher, **one), _task()) for one in ({"iterations": 0}, {"method": "hardest"}))
