@@ -227,7 +227,7 @@ class CondenseConfig(Section):
     """Steps in which pixels are learned; 0: nothing is matched, the initial tiles are kept; ours."""
     matching: Literal["cells", "pixels", "both"] = "cells"
     """How the tiles of idc are matched to the image: pixels are learned, which is the paper's; cells of real crops are
-    exchanged, which makes better students in less time, ours; both: exchanged, then learned."""
+    exchanged, which made better students (docs/results.md) in less time, ours; both: exchanged, then learned."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of everything random, >= 0."""
     init: Literal["random", "medoid", "hardest", "hardest_packed", "noise"] = "hardest"
