@@ -104,7 +104,7 @@ def cells_of_image(
     Args:
         real: the measured image.
         bank: the run's frequencies, of which the first set is looked at.
-        hardness: (H, W) difficulty of the image.
+        hardness: (H, W), what places of the image weigh by.
         weighting: what positions of tiles weigh.
         side: of a cell, LR pixels.
         wanted: how many cells the image's tiles have.

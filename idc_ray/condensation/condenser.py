@@ -19,7 +19,7 @@ from idc_ray.condensation import slots as slot_calls
 from idc_ray.condensation import starts
 from idc_ray.condensation.budget import difficulty_budget, per_image_budget
 from idc_ray.condensation.cells import Cells, cell_side, cells_of_image, cells_of_tile, mosaic
-from idc_ray.condensation.difficulty import Weighting
+from idc_ray.condensation.difficulty import Weighting, hardness_map
 from idc_ray.condensation.exchange import exchange
 from idc_ray.condensation.groups import balanced_groups, spread_centres
 from idc_ray.condensation.matching import KEPT_CALLS, Matched, MatchingProblem, TileMatcher, calls_are_independent
@@ -53,11 +53,11 @@ class Known:
     """What :meth:`Condenser.measure` found out about an image, for other runs with the same teacher, tiles and slots.
 
     Attributes:
-        hardness: float32 (H, W), difficulty of each LR pixel.
+        difficulties: float32 (H, W), of each LR pixel.
         features: of each teacher call over the real crops, float32 (slots, c, p, p); empty: not kept.
     """
 
-    hardness: NDArray[np.float32]
+    difficulties: NDArray[np.float32]
     features: tuple[NDArray[np.float32], ...] = ()
 
 
@@ -168,8 +168,8 @@ class Condenser:
         """What other runs on an image, uint8 (H, W, 3), need not measure again."""
         image = self._tensor(lr)
         features = real_features(self.reader, image, self.slots) if keep_features else ()
-        hardness = difficulty_map(self.reader, image, self.slots)
-        return Known(hardness.numpy(), tuple(maps.cpu().numpy() for maps in features))
+        difficulties = difficulty_map(self.reader, image, self.slots)
+        return Known(difficulties.numpy(), tuple(maps.cpu().numpy() for maps in features))
 
     def condense(
         self, images: Sequence[ImageTask], on_step: Callable[[int], None] | None = None, frugal: bool = False
@@ -212,8 +212,8 @@ class Condenser:
 
     def _prepare(self, image: ImageTask) -> tuple[_Chosen, MatchingProblem | None]:
         lr = self._tensor(image.lr)
-        hardness = self._hardness(lr, image.known)
-        count = self._budget(image, hardness)
+        difficulties = self._difficulties(lr, image.known)
+        count = self._budget(image, difficulties)
         size = self.config.tile_size
         if count == 0:
             return _Chosen(lr.new_empty(0, 3, size, size), []), None
@@ -222,8 +222,7 @@ class Condenser:
             task = SelectionTask(lr, hr, (self.config.seed, image.image_id))
             corners = select(self.config.method, task, self.reader, self.slots, count)
             return _Chosen(*starts.crop_start(lr, torch.tensor(corners), size)), None
-        if hardness is None:
-            hardness = torch.zeros(lr.shape[1:])
+        hardness = self._hardness(lr, difficulties)
         real = measure_image(
             self.reader,
             self.bank,
@@ -246,21 +245,31 @@ class Condenser:
             part.seconds["exchange"] = time.perf_counter() - begin
         return part, MatchingProblem(tiles, real.mean, real.std, weighting, targets, exchanged)
 
-    def _hardness(self, lr: Tensor, known: Known | None) -> Tensor | None:
-        """Difficulty map of an image, if anything in the run looks at it."""
-        config = self.config
-        matters = config.makes_tiles and (self.gamma > 0 or config.init in ("hardest", "hardest_packed"))
-        if matters or config.allocation == "difficulty":
-            hardness = torch.tensor(known.hardness) if known else difficulty_map(self.reader, lr, self.slots)
-            check_finite(hardness)
-            return hardness
-        return None
+    @property
+    def _looks_at_hardness(self) -> bool:
+        return self.config.makes_tiles and (self.gamma > 0 or self.config.init in ("hardest", "hardest_packed"))
 
-    def _budget(self, image: ImageTask, hardness: Tensor | None) -> int:
+    def _difficulties(self, lr: Tensor, known: Known | None) -> Tensor | None:
+        """Difficulty map of an image, if anything in the run looks at it."""
+        weighs = self._looks_at_hardness and self.config.loss.hardness != "gradient"
+        if not weighs and self.config.allocation != "difficulty":
+            return None
+        difficulties = torch.tensor(known.difficulties) if known else difficulty_map(self.reader, lr, self.slots)
+        check_finite(difficulties)
+        return difficulties
+
+    def _hardness(self, lr: Tensor, difficulties: Tensor | None) -> Tensor:
+        """What places of an image weigh by, (H, W) on the CPU; zeros if nothing in the run looks at it."""
+        if not self._looks_at_hardness:
+            return torch.zeros(lr.shape[1:])
+        maps = None if difficulties is None else difficulties[None]
+        return hardness_map(self.config.loss.hardness, maps, lr[None].cpu().float() / 255)[0]
+
+    def _budget(self, image: ImageTask, difficulties: Tensor | None) -> int:
         candidates = grid_count(image.lr.shape[0], image.lr.shape[1], self.config.tile_size)
-        if self.config.allocation == "per_image" or hardness is None or self.mean_difficulty is None:
+        if self.config.allocation == "per_image" or difficulties is None or self.mean_difficulty is None:
             return per_image_budget(self.config.ratio, candidates)
-        weight = float(hardness.double().mean()) / self.mean_difficulty
+        weight = float(difficulties.double().mean()) / self.mean_difficulty
         return difficulty_budget(self.config.ratio, candidates, weight, self.config.seed, image.image_id)
 
     def _start(self, image: ImageTask, lr: Tensor, hardness: Tensor, real: RealImage, count: int) -> starts.Start:

@@ -1,4 +1,4 @@
-"""Difficulty: how much the teacher adds to bicubic interpolation, and the weights made from it."""
+"""Difficulty, how much the teacher adds to bicubic interpolation; hardness, what places weigh by; and the weights."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from idc_ray.images.resize import taps
 
-__all__ = ["TileWeights", "Weighting", "bicubic_upscale", "difficulty"]
+__all__ = ["Hardness", "TileWeights", "Weighting", "bicubic_upscale", "difficulty", "gradient", "hardness_map"]
 
+Hardness = Literal["difficulty", "gradient", "both"]
 TileWeights = Literal["uniform", "difficulty"]
 
 
@@ -49,9 +50,46 @@ def difficulty(lr: Tensor, upscaled: Tensor, scale: int) -> Tensor:
     return torch.nn.functional.avg_pool2d(error, scale).squeeze(1)
 
 
+def gradient(lr: Tensor) -> Tensor:
+    """Magnitude of the gradient of the luma (BT.601, full range), by Sobel's operator, borders repeated.
+
+    Args:
+        lr: float (B, 3, H, W), in any units.
+
+    Returns:
+        (B, H, W), not negative, in those units a pixel.
+    """
+    red, green, blue = lr.unbind(1)
+    luma = (0.299 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)
+    luma = torch.nn.functional.pad(luma, (1,) * 4, mode="replicate")
+    across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=lr.device)
+    both = torch.nn.functional.conv2d(luma, torch.stack([across, across.T]).unsqueeze(1))
+    return both.square().sum(1).sqrt() / 8
+
+
+def hardness_map(kind: Hardness, difficulties: Tensor | None, lr: Tensor) -> Tensor:
+    """What places weigh by (ours).
+
+    ``difficulty`` leaves out edges that interpolation does well, ``gradient`` fine texture of little contrast; their
+    geometric mean, ``both``, is large where both are.
+
+    Args:
+        kind: see ``loss.hardness``.
+        difficulties: (B, H, W) from :func:`difficulty`; may be None for ``gradient``.
+        lr: (B, 3, H, W) in [0, 1].
+
+    Returns:
+        (B, H, W), not negative.
+    """
+    if kind == "gradient":
+        return gradient(lr)
+    assert difficulties is not None
+    return difficulties if kind == "difficulty" else (difficulties * gradient(lr)).sqrt()
+
+
 @dataclass(frozen=True)
 class Weighting:
-    """Weight of a local feature by its difficulty d: min((d / mean + floor)^gamma, ceiling) (ours; gamma 0: the paper).
+    """Weight of a local feature by its hardness d: min((d / mean + floor)^gamma, ceiling) (ours; gamma 0: the paper).
 
     ``mean`` and ``ceiling`` come from the real image, also for its synthetic tiles.
     """
@@ -63,9 +101,9 @@ class Weighting:
 
     @classmethod
     def fit(cls, values: Tensor, gamma: float, floor: float, clip_percentile: float) -> Weighting:
-        """Fit to the difficulties of an image's positions, a flat tensor that is not empty."""
+        """Fit to the hardnesses of an image's positions, a flat tensor that is not empty."""
         values = values.double()
-        # A flat image has no difficulty anywhere; its weights must still be finite.
+        # A flat image is hard nowhere; its weights must still be finite.
         mean = max(float(values.mean()), 1e-6)
         weights = (values / mean + floor) ** gamma
         rank = min(weights.numel() - 1, int(weights.numel() * clip_percentile / 100))
@@ -80,5 +118,5 @@ class Weighting:
         return self if kind == "difficulty" else replace(self, gamma=0.0)
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Weights (same shape, float32, positive) of difficulties."""
+        """Weights (same shape, float32, positive) of hardnesses."""
         return ((values / self.mean + self.floor) ** self.gamma).clamp_max(self.ceiling)

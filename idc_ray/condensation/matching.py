@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from idc_ray.condensation import slots as slot_calls
 from idc_ray.condensation.characteristic import discrepancy_per_frequency
-from idc_ray.condensation.difficulty import Weighting, difficulty
+from idc_ray.condensation.difficulty import Weighting, difficulty, hardness_map
 from idc_ray.condensation.rlff import FrequencyBank, fourier_sums
 from idc_ray.condensation.targets import RealTargets, standardise
 from idc_ray.condensation.teacher_features import FeatureReader
@@ -183,9 +183,11 @@ class TileMatcher:
         return [problem.weighting(values) for problem, values in zip(problems, by_image, strict=True)]
 
     def _hardness(self, tiles: Tensor) -> Tensor:
-        padded = slot_calls.pad(tiles, self.slots)
-        maps = difficulty(padded, self.reader.upscale(padded), self.reader.teacher.scale)
-        return self.reader.centres(maps)[: len(tiles)]
+        padded, kind = slot_calls.pad(tiles, self.slots), self.loss.hardness
+        maps = None
+        if kind != "gradient":
+            maps = difficulty(padded, self.reader.upscale(padded), self.reader.teacher.scale)
+        return self.reader.centres(hardness_map(kind, maps, padded))[: len(tiles)]
 
     @torch.no_grad()
     def weights_of(self, tiles: Tensor, weighting: Weighting) -> Tensor:

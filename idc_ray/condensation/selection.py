@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from idc_ray.condensation import slots as slot_calls
-from idc_ray.condensation.difficulty import bicubic_upscale
+from idc_ray.condensation.difficulty import bicubic_upscale, gradient
 from idc_ray.condensation.groups import balanced_groups, spread_centres
 from idc_ray.condensation.seeding import generator
 from idc_ray.condensation.targets import difficulty_map
@@ -84,11 +84,7 @@ def hardest(task: SelectionTask, reader: FeatureReader, slots: int, positions: T
 @_rule
 def sobel(task: SelectionTask, reader: FeatureReader, slots: int, positions: Tensor) -> list[int]:
     """Largest mean gradient of the luma, by Sobel's operator."""
-    red, green, blue = task.lr.float().cpu()
-    luma = torch.nn.functional.pad((0.299 * red + 0.587 * green + 0.114 * blue)[None, None], (1,) * 4, mode="replicate")
-    across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
-    gradient = torch.nn.functional.conv2d(luma, torch.stack([across, across.T]).unsqueeze(1))
-    return _by_map(gradient[0].square().sum(0).sqrt(), positions, reader.tile)
+    return _by_map(gradient(task.lr[None].float().cpu())[0], positions, reader.tile)
 
 
 @_rule

@@ -223,7 +223,7 @@ def measure_image(
         reader: the teacher and the tile geometry.
         bank: the run's frequencies, on the teacher's device.
         lr: uint8 (3, H, W) on the teacher's device, at least one tile large.
-        hardness: (H, W) from :func:`difficulty_map` (any finite values if gamma is 0).
+        hardness: (H, W), what places weigh by (any finite values if gamma is 0).
         slots: tiles of one teacher call.
         gamma: exponent of the weights.
         weight_floor: see :class:`Weighting`.

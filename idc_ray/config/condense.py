@@ -82,12 +82,15 @@ class Loss(Section):
     group: NotNegative = 1.0
     """Weight of the group level, a share of the image against one tile; ours."""
     gamma: NotNegative = 2.0
-    """Power of a position's difficulty in its weight; 0 is the paper, 2 is ours."""
+    """Power of a position's hardness in its weight; 0 is the paper, 2 is ours."""
+    hardness: Literal["difficulty", "gradient", "both"] = "both"
+    """What makes a place hard, for weights and for init: difficulty, what the teacher adds to bicubic interpolation;
+    gradient, that of the LR image's luma; both: their geometric mean (docs/results.md); ours."""
     tile_weights: Literal["uniform", "difficulty"] = "uniform"
     """What a position of a tile weighs. uniform: all the same, as students train on all of them alike, so that hard
     places fill the tile as they outweigh easy ones in the image; difficulty: as it would weigh in the image; ours."""
     weight_floor: Positive = 0.01
-    """Added to the relative difficulty before the power, so that flat places count; ours."""
+    """Added to the relative hardness before the power, so that flat places count; ours."""
     clip_percentile: float = Field(99.0, gt=0, le=100)
     """Percentile of an image's weights at which they are clipped; in (0, 100]; ours."""
 

@@ -172,7 +172,7 @@ def _condense(config: CondenseConfig, bench: Bench, device: torch.device) -> tup
 def _difficulty(condenser: Condenser, task: ImageTask) -> float:
     if task.known is None:
         return condenser.difficulty(task.lr)
-    return float(torch.tensor(task.known.hardness).double().mean())
+    return float(torch.tensor(task.known.difficulties).double().mean())
 
 
 def _pairs(name: str, result: Condensed) -> list[Pair]:

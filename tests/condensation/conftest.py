@@ -58,3 +58,15 @@ def picture(height: int = 52, width: int = 70, seed: int = 0) -> NDArray[np.uint
 
 def as_tensor(image: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def literal_gradient(image: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Sobel's operator on the luma of (3, H, W), pixel by pixel, where all neighbours exist: (H - 2, W - 2)."""
+    luma = np.einsum("c,chw->hw", [0.299, 0.587, 0.114], image.astype(np.float64))
+    out = np.empty((luma.shape[0] - 2, luma.shape[1] - 2))
+    for y, x in np.ndindex(*out.shape):
+        block = luma[y : y + 3, x : x + 3]
+        across = (block[:, 2] - block[:, 0]) @ [1, 2, 1]
+        down = [1, 2, 1] @ (block[2] - block[0])
+        out[y, x] = np.hypot(across, down) / 8
+    return out

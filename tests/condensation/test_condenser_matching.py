@@ -60,9 +60,13 @@ def test_sets_of_frequencies_that_no_step_uses_are_left_out(teacher: Teacher, se
     _assert_same(_one(one, _task()), _one(slow, _task()))
 
 
-def test_without_iterations_the_tiles_are_the_hardest_crops(teacher: Teacher) -> None:
+@pytest.mark.parametrize(("kind", "method"), [("difficulty", "hardest"), ("gradient", "sobel")])
+def test_without_iterations_the_tiles_are_those_of_a_selection_baseline(
+    teacher: Teacher, kind: str, method: str
+) -> None:
     """What idc begins with is a baseline: the results of one are those of the other."""
-    start, hardest = (_one(_condenser(teacher, **one), _task()) for one in ({"iterations": 0}, {"method": "hardest"}))
+    settings: tuple[dict[str, object], ...] = ({"iterations": 0, "loss__hardness": kind}, {"method": method})
+    start, hardest = (_one(_condenser(teacher, **one), _task()) for one in settings)
     assert np.array_equal(start.lr_tiles, hardest.lr_tiles) and np.array_equal(start.hr_tiles, hardest.hr_tiles)
 
 

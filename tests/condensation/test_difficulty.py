@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from idc_ray.condensation.difficulty import Weighting, bicubic_upscale, difficulty
+from idc_ray.condensation.difficulty import Hardness, Weighting, bicubic_upscale, difficulty, gradient, hardness_map
 from idc_ray.images import resize
-from tests.condensation.conftest import as_tensor, picture
+from tests.condensation.conftest import as_tensor, literal_gradient, picture
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -51,6 +51,31 @@ def test_difficulty_equals_its_definition(scale: int) -> None:
 def test_what_bicubic_does_as_well_is_not_difficult() -> None:
     lr = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(1))
     assert float(difficulty(lr, bicubic_upscale(lr, 2), 2).max()) == 0
+
+
+def test_gradient_equals_its_definition_and_repeats_borders() -> None:
+    image = as_tensor(picture(9, 12)).float() / 255
+    maps = gradient(torch.stack([image, image.flip(2)]))
+    assert np.allclose(maps[0, 1:-1, 1:-1].numpy(), literal_gradient(image.numpy()), atol=1e-6)
+    assert torch.allclose(maps[1], maps[0].flip(1), atol=1e-6)
+    repeated = torch.nn.functional.pad(image[None], (1,) * 4, mode="replicate")[0]
+    assert np.allclose(maps[0].numpy(), literal_gradient(repeated.numpy()), atol=1e-6)
+
+
+def test_a_ramp_of_one_grey_level_a_pixel_has_that_gradient() -> None:
+    """The unit: a factor of 8 or of 255 would go unseen, as weights are relative."""
+    ramp = torch.arange(20.0).expand(1, 3, 10, 20)
+    assert torch.allclose(gradient(ramp)[..., 1:-1], torch.tensor(1.0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("difficulty", [4.0, 0.0]), ("gradient", [1.0, 1.0]), ("both", [2.0, 0.0])]
+)
+def test_hardness_is_difficulty_or_gradient_or_their_geometric_mean(kind: Hardness, expected: list[float]) -> None:
+    ramp = torch.arange(4.0).expand(1, 3, 3, 4)
+    difficulties = torch.tensor([[4.0, 0.0]]).repeat(3, 1)[None]
+    hard = hardness_map(kind, torch.nn.functional.pad(difficulties, (1, 1)), ramp)
+    assert torch.allclose(hard[0, :, 1:-1], torch.tensor(expected), atol=1e-6)
 
 
 def test_weighting_equals_its_definition() -> None:

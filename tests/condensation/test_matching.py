@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from idc_ray.condensation.difficulty import bicubic_upscale
+from idc_ray.condensation.difficulty import bicubic_upscale, hardness_map
 from idc_ray.condensation.groups import balanced_groups
 from idc_ray.condensation.matching import (
     HeldOutLoss,
@@ -23,11 +23,12 @@ from idc_ray.condensation.targets import RealImage, difficulty_map, measure_imag
 from idc_ray.condensation.teacher_features import FeatureReader
 from idc_ray.condensation.windows import cut
 from idc_ray.config import Loss, Optimizer
-from tests.condensation.conftest import as_tensor, picture
+from tests.condensation.conftest import as_tensor, literal_gradient, picture
 
 
 def _measure(reader: FeatureReader, bank: FrequencyBank, lr: Tensor, gamma: float = 1.0) -> RealImage:
-    return measure_image(reader, bank, lr, difficulty_map(reader, lr, 2), 2, gamma, 0.01, 99)
+    hardness = hardness_map(Loss().hardness, difficulty_map(reader, lr, 2)[None], lr[None].float() / 255)[0]
+    return measure_image(reader, bank, lr, hardness, 2, gamma, 0.01, 99)
 
 
 def _problem(
@@ -55,7 +56,9 @@ def _literal_loss(reader: FeatureReader, bank: FrequencyBank, problem: MatchingP
         features = reader.features(tile).double()[0]
         features = (features - problem.mean.double()[:, None, None]) / problem.std.double()[:, None, None]
         error = (reader.upscale(tile) - bicubic_upscale(tile, 2)).abs().mean(1).double()
-        hard = F.avg_pool2d(error, 2)[0, 1:15, 1:15].flatten()
+        hard = (
+            (F.avg_pool2d(error, 2)[0, 1:15, 1:15] * torch.tensor(literal_gradient(tile[0].numpy()))).sqrt().flatten()
+        )
         weighting = problem.weighting
         weights = ((hard / weighting.mean + weighting.floor) ** weighting.gamma).clamp_max(weighting.ceiling)
         phases = frequencies @ F.unfold(features[None], 3)[0]
