@@ -110,6 +110,13 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
     log.info("%d images in %s", found.manifest.num_rows, found.uri)
     if found.ignored:
         log.info("%d files there are no images by their ending and are ignored", found.ignored)
+    if config.makes_tiles and config.iterations and not config.pixel_steps and "iterations" in config.model_fields_set:
+        log.warning(
+            "--iterations %d changes nothing: they are steps of learning pixels, and --matching %s learns none; "
+            "use --matching both or pixels, or --iterations 0 to keep what tiles begin with",
+            config.iterations,
+            config.matching,
+        )
     job = _new_job(config, found, teacher)
     load_job_teacher(job, teacher, torch.device("cpu"))
     return job, found, teacher

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from idc_ray.config import load_config
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import Found
 from idc_ray.pipeline import dry_run
+from idc_ray.pipeline.condense import condense
 from idc_ray.pipeline.dry_run import estimate
 from idc_ray.pipeline.job import Job
 from tests.pipeline.conftest import make_job, small_config, teacher_bytes, write_pictures
@@ -99,3 +101,23 @@ def test_a_teacher_that_does_not_fit_is_told(job_and_found: tuple[Job, Found]) -
     job, found = job_and_found
     with pytest.raises(BadRequest, match="is no checkpoint"):
         estimate(job, found, b"no checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, False),
+        ({"iterations": 7}, True),
+        ({"iterations": 0}, False),
+        ({"iterations": 7, "matching": "pixels"}, False),
+        ({"iterations": 7, "method": "ncfd"}, False),
+    ],
+)
+def test_steps_that_nobody_takes_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, settings: dict[str, object], told: bool
+) -> None:
+    """Catches a user who raises --iterations for better tiles and gets the same ones without a word."""
+    write_pictures(tmp_path / "in")
+    small = {"input": str(tmp_path / "in"), "tile_size": 16, "rlff.num_frequencies": 32, "rlff.num_held_out": 32}
+    assert condense(load_config(None, small | {"dry_run": True} | settings)) == 0
+    assert ("--iterations 7 changes nothing" in caplog.text) == told
