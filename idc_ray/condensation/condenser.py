@@ -234,7 +234,7 @@ class Condenser:
             self.config.loss.clip_percentile,
             image.known.features if image.known else (),
         )
-        tiles, corners_or_none = self._start(image, lr, hardness, real, count)
+        tiles, corners_or_none = self._start(image, lr, difficulties, real, count)
         weighting = real.weighting.of_tiles(self.config.loss.tile_weights)
         targets = real.targets(balanced_groups(*self._group_centres(image, real, tiles, weighting)))
         part = _Chosen(tiles, corners_or_none)
@@ -246,21 +246,23 @@ class Condenser:
         return part, MatchingProblem(tiles, real.mean, real.std, weighting, targets, exchanged)
 
     @property
-    def _looks_at_hardness(self) -> bool:
-        return self.config.makes_tiles and (self.gamma > 0 or self.config.init in ("hardest", "hardest_packed"))
+    def _weighs(self) -> bool:
+        return self.config.makes_tiles and self.gamma > 0
 
     def _difficulties(self, lr: Tensor, known: Known | None) -> Tensor | None:
         """Difficulty map of an image, if anything in the run looks at it."""
-        weighs = self._looks_at_hardness and self.config.loss.hardness != "gradient"
-        if not weighs and self.config.allocation != "difficulty":
+        config = self.config
+        begins = config.makes_tiles and config.init in ("hardest", "hardest_packed")
+        weighs = self._weighs and config.loss.hardness != "gradient"
+        if not begins and not weighs and config.allocation != "difficulty":
             return None
         difficulties = torch.tensor(known.difficulties) if known else difficulty_map(self.reader, lr, self.slots)
         check_finite(difficulties)
         return difficulties
 
     def _hardness(self, lr: Tensor, difficulties: Tensor | None) -> Tensor:
-        """What places of an image weigh by, (H, W) on the CPU; zeros if nothing in the run looks at it."""
-        if not self._looks_at_hardness:
+        """What places of an image weigh by, (H, W) on the CPU; zeros if all weigh the same."""
+        if not self._weighs:
             return torch.zeros(lr.shape[1:])
         maps = None if difficulties is None else difficulties[None]
         return hardness_map(self.config.loss.hardness, maps, lr[None].cpu().float() / 255)[0]
@@ -272,7 +274,9 @@ class Condenser:
         weight = float(difficulties.double().mean()) / self.mean_difficulty
         return difficulty_budget(self.config.ratio, candidates, weight, self.config.seed, image.image_id)
 
-    def _start(self, image: ImageTask, lr: Tensor, hardness: Tensor, real: RealImage, count: int) -> starts.Start:
+    def _start(
+        self, image: ImageTask, lr: Tensor, difficulties: Tensor | None, real: RealImage, count: int
+    ) -> starts.Start:
         size = self.config.tile_size
         key = (self.config.seed, image.image_id, "start")
         match self.config.init:
@@ -281,10 +285,12 @@ class Condenser:
                 return starts.crop_start(lr, positions, size)
             case "medoid":
                 return starts.medoid_start(lr, real, self.config.rlff.num_frequencies, size, count, key)
-            case "hardest":
-                return starts.crop_start(lr, starts.hardest_windows(hardness, size, count), size)
+            case "hardest":  # as the method of that name
+                assert difficulties is not None
+                return starts.crop_start(lr, starts.hardest_windows(difficulties, size, count), size)
             case "hardest_packed":
-                return starts.packed_start(lr, hardness, size, count)
+                assert difficulties is not None
+                return starts.packed_start(lr, difficulties, size, count)
             case "noise":
                 return starts.noise_start(lr, size, count, generator(*key))
 

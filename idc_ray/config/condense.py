@@ -84,8 +84,8 @@ class Loss(Section):
     gamma: NotNegative = 2.0
     """Power of a position's hardness in its weight; 0 is the paper, 2 is ours."""
     hardness: Literal["difficulty", "gradient", "both"] = "both"
-    """What makes a place hard, for weights and for init: difficulty, what the teacher adds to bicubic interpolation;
-    gradient, that of the LR image's luma; both: their geometric mean (docs/results.md); ours."""
+    """What makes a place hard. difficulty: what the teacher adds to bicubic interpolation; gradient: that of the LR
+    image's luma, by Sobel's operator; both: their geometric mean (docs/results.md); ours."""
     tile_weights: Literal["uniform", "difficulty"] = "uniform"
     """What a position of a tile weighs. uniform: all the same, as students train on all of them alike, so that hard
     places fill the tile as they outweigh easy ones in the image; difficulty: as it would weigh in the image; ours."""
@@ -234,7 +234,7 @@ class CondenseConfig(Section):
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of everything random, >= 0."""
     init: Literal["random", "medoid", "hardest", "hardest_packed", "noise"] = "hardest"
-    """What the tiles of idc begin with; ours."""
+    """What the tiles of idc begin with; hardest: where the teacher adds most, as the method of that name; ours."""
     slots: Annotated[int, Field(ge=2)] | None = None
     """Tiles in every call of the teacher, >= 2; float results depend on it; null: 4 on CPUs, 32 on GPUs; ours."""
     dry_run: Neutral[bool] = False

@@ -11,15 +11,12 @@ import torch
 from torch import Tensor
 
 from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask, needs_hr
-from idc_ray.condensation.difficulty import Hardness, hardness_map
 from idc_ray.condensation.selection import NEEDS_HR
-from idc_ray.condensation.starts import hardest_windows
-from idc_ray.condensation.targets import difficulty_map
 from idc_ray.condensation.teacher_features import LABEL_PADDING
 from idc_ray.images import downscale
 from idc_ray.models import bundled_teacher_bytes, load_teacher
 from idc_ray.models.teacher import Teacher
-from tests.condensation.conftest import as_tensor, picture, small_config
+from tests.condensation.conftest import picture, small_config
 
 CPU = torch.device("cpu")
 TILES = 4  # round(0.3 x 12)
@@ -97,17 +94,6 @@ def test_hard_places_fill_tiles_whose_positions_weigh_the_same() -> None:
     assert hardness() > 1.2 * max(hardness(loss__gamma=0), hardness(loss__tile_weights="difficulty"))
 
 
-@pytest.mark.parametrize("kind", ["difficulty", "gradient", "both"])
-def test_tiles_begin_where_the_picture_is_hardest_by_the_configured_measure(teacher: Teacher, kind: Hardness) -> None:
-    """Catches a setting that only the weights look at."""
-    condenser = _condenser(teacher, iterations=0, ratio=0.08, loss__hardness=kind)
-    lr = as_tensor(picture())
-    maps = difficulty_map(condenser.reader, lr, 2)[None]
-    hard = hardness_map(kind, maps, lr[None].float() / 255)[0]
-    (corner,) = _one(condenser, _task()).corners
-    assert [corner] == [tuple(place) for place in hardest_windows(hard, 16, 1).tolist()]
-
-
 def test_each_measure_of_hardness_chooses_other_cells(teacher: Teacher) -> None:
     """From one start: catches weights that are of one measure whatever is configured."""
     results = [
@@ -121,7 +107,7 @@ def test_hardness_by_gradient_asks_the_teacher_for_labels_only(teacher: Teacher)
     """What it is for, apart from its tiles: the teacher's upsampled crops are a good part of the cost."""
     calls = []
     spy = Wrapped(teacher, upscale=lambda lr, out: calls.append(len(lr)) or out)  # type: ignore[func-returns-value]
-    condenser = _condenser(spy, matching="cells", loss__hardness="gradient", ratio=0.08)
+    condenser = _condenser(spy, matching="cells", init="medoid", loss__hardness="gradient", ratio=0.08)
     calls.clear()  # of the check that calls are independent
     _one(condenser, _task())
     assert len(calls) == 1

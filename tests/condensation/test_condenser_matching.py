@@ -60,12 +60,10 @@ def test_sets_of_frequencies_that_no_step_uses_are_left_out(teacher: Teacher, se
     _assert_same(_one(one, _task()), _one(slow, _task()))
 
 
-@pytest.mark.parametrize(("kind", "method"), [("difficulty", "hardest"), ("gradient", "sobel")])
-def test_without_iterations_the_tiles_are_those_of_a_selection_baseline(
-    teacher: Teacher, kind: str, method: str
-) -> None:
-    """What idc begins with is a baseline: the results of one are those of the other."""
-    settings: tuple[dict[str, object], ...] = ({"iterations": 0, "loss__hardness": kind}, {"method": method})
+@pytest.mark.parametrize("kind", ["difficulty", "gradient", "both"])
+def test_without_iterations_the_tiles_are_the_hardest_crops(teacher: Teacher, kind: str) -> None:
+    """What idc begins with is a baseline, whatever places weigh by: the results of one are those of the other."""
+    settings: tuple[dict[str, object], ...] = ({"iterations": 0, "loss__hardness": kind}, {"method": "hardest"})
     start, hardest = (_one(_condenser(teacher, **one), _task()) for one in settings)
     assert np.array_equal(start.lr_tiles, hardest.lr_tiles) and np.array_equal(start.hr_tiles, hardest.hr_tiles)
 
