@@ -27,6 +27,7 @@ from benchmarks.common import machine, mosaic, parser, write_result
 from benchmarks.literal import PROJECTIONS, LiteralImage, LiteralMatcher
 from idc_ray.condensation.budget import per_image_budget
 from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask
+from idc_ray.condensation.difficulty import hardness_map
 from idc_ray.condensation.groups import balanced_groups
 from idc_ray.condensation.rlff import draw_bank
 from idc_ray.condensation.starts import crop_start, hardest_windows
@@ -102,12 +103,13 @@ def _literal_image(teacher: Teacher, config: CondenseConfig, task: ImageTask) ->
     condenser = Condenser(teacher, one_set, torch.device("cpu"))
     reader, slots, loss = condenser.reader, condenser.slots, config.loss
     lr = torch.from_numpy(np.ascontiguousarray(task.lr.transpose(2, 0, 1)))
-    hardness = difficulty_map(reader, lr, slots)
+    difficulties = difficulty_map(reader, lr, slots)
+    hardness = hardness_map(loss.hardness, difficulties[None], lr[None].float() / 255)[0]
     real = measure_image(
         reader, condenser.bank, lr, hardness, slots, loss.gamma, loss.weight_floor, loss.clip_percentile
     )
     count = per_image_budget(config.ratio, grid_count(task.lr.shape[0], task.lr.shape[1], config.tile_size))
-    start, _ = crop_start(lr, hardest_windows(hardness, config.tile_size, count), config.tile_size)
+    start, _ = crop_start(lr, hardest_windows(difficulties, config.tile_size, count), config.tile_size)
     points = real.embeddings(config.rlff.num_frequencies)
     shares = balanced_groups(points, real.masses, points[:count])
     image = LiteralImage.cut_from(reader, lr, hardness, shares, real.mean, real.std, real.weighting)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from idc_ray.condensation.characteristic import discrepancy
-from idc_ray.condensation.difficulty import Weighting, difficulty
+from idc_ray.condensation.difficulty import Weighting, difficulty, hardness_map
 from idc_ray.condensation.targets import standardise
 from idc_ray.condensation.teacher_features import FeatureReader
 from idc_ray.condensation.tile_adam import TileAdam
@@ -53,7 +53,7 @@ class LiteralImage:
         shares: float64 (N, g), mass of each crop in each group.
         mean: (c,) of the teacher's features.
         std: (c,) likewise.
-        weighting: from difficulty to weight, for the synthetic tiles.
+        weighting: from hardness to weight, for the synthetic tiles.
     """
 
     crops: Tensor
@@ -74,7 +74,7 @@ class LiteralImage:
         std: Tensor,
         weighting: Weighting,
     ) -> LiteralImage:
-        """Cut uint8 (3, H, W) into crops and weigh their positions by the difficulty map (H, W)."""
+        """Cut uint8 (3, H, W) into crops and weigh their positions by a hardness map (H, W)."""
         size, side, half = reader.tile, reader.positions, reader.kernel // 2
         positions = candidate_positions(lr.shape[1], lr.shape[2], size, size)
         seen = torch.zeros(lr.shape[1:], dtype=torch.bool)
@@ -135,7 +135,8 @@ class LiteralMatcher:
         maps = [
             difficulty(part, self.reader.upscale(part), self.reader.teacher.scale) for part in tiles.split(self.batch)
         ]
-        return image.weighting(self.reader.centres(torch.cat(maps)))
+        hardness = hardness_map(self.settings.hardness, torch.cat(maps), tiles)
+        return image.weighting(self.reader.centres(hardness))
 
     def steps(
         self, image: LiteralImage, start: Tensor, iterations: int, draw: Callable[[int], Tensor]

@@ -24,24 +24,6 @@ for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):  # a developer's own servers
 
 torch.set_num_threads(1)  # as in the workers: float sums depend on it
 
-#: Files, or their folders, that start jobs of their own, the longest first: whichever process comes to one last,
-#: the other would wait for it with nothing left to do.
-SLOWEST_FIRST = (
-    "training/test_driver.py", "tuning/test_tune.py", "comparison/test_compare.py",
-    "e2e/", "pipeline/", "tuning/", "comparison/", "training/",
-)  # fmt: skip
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the files; the tests of each stay as they are."""
-    tests = Path(__file__).parent
-
-    def turn(item: pytest.Item) -> int:
-        name = item.path.relative_to(tests).as_posix()
-        return next((index for index, part in enumerate(SLOWEST_FIRST) if name.startswith(part)), len(SLOWEST_FIRST))
-
-    items.sort(key=turn)
-
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.literal import PROJECTIONS, LiteralImage, LiteralMatcher, by_convolution, by_unfolding
+from idc_ray.condensation.difficulty import hardness_map
 from idc_ray.condensation.groups import balanced_groups
 from idc_ray.condensation.matching import MatchingProblem, TileMatcher
 from idc_ray.condensation.rlff import FrequencyBank, draw_bank
@@ -43,7 +44,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     y, x = np.mgrid[:41, :55]
     picture = (120 + 60 * np.sin(y / 9 + x / 11))[..., None] + random.normal(0, 40, (41, 55, 3)) * (x > 30)[..., None]
     lr = torch.from_numpy(picture.clip(0, 255).astype(np.uint8)).permute(2, 0, 1).contiguous()
-    hardness = difficulty_map(reader, lr, SLOTS)
+    hardness = hardness_map(Loss().hardness, difficulty_map(reader, lr, SLOTS)[None], lr[None].float() / 255)[0]
     real = measure_image(reader, bank, lr, hardness, SLOTS, gamma=1.0, weight_floor=0.01, clip_percentile=99.0)
     start, _ = crop_start(lr, hardest_windows(hardness, 16, TILES), 16)
     points = real.embeddings(16)
