@@ -13,7 +13,7 @@ from idc_ray.errors import BadRequest
 from idc_ray.images.names import open_path, shown
 from idc_ray.objects import open_uri
 
-__all__ = ["Place", "holds", "locate", "read_bytes", "same_store"]
+__all__ = ["Place", "absolute", "holds", "locate", "read_bytes", "same_store"]
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _QUERY = re.compile(r"[A-Za-z_]+=[^/]*$")
@@ -56,6 +56,11 @@ def locate(text: str) -> Place:
         path = os.path.abspath(os.path.expanduser(text))
         return Place(fs.LocalFileSystem(), path, "file://" + quote(shown(path), safe="/*"))
     return _locate_uri(text)
+
+
+def absolute(text: str) -> str:
+    """A local path as one from the root, whatever folder it is read from later; a URI as it is."""
+    return text if _URI.match(text) else os.path.abspath(os.path.expanduser(text))
 
 
 def same_store(one: Place, other: Place) -> bool:

@@ -22,7 +22,7 @@ from ray.util.queue import Empty, Queue
 
 from idc_ray.config.train import TrainConfig, Workers
 from idc_ray.errors import IdcError
-from idc_ray.images.locate import read_bytes
+from idc_ray.images.locate import absolute, read_bytes
 from idc_ray.interrupt import check_interrupted
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.cluster import join
@@ -31,6 +31,7 @@ from idc_ray.pipeline.waiting import EVERY
 from idc_ray.store import holder_text
 from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.lock import lock
+from idc_ray.submitted import NAMES
 from idc_ray.tracking import Tracker, tracking_uri
 from idc_ray.training.data import open_sources
 from idc_ray.training.fit import Event, new_model
@@ -64,6 +65,7 @@ def train(config: TrainConfig) -> int:
         IdcError: anything else that a user can mend.
     """
     print(config.to_yaml(), flush=True)
+    config = _with_absolute_paths(config)
     labels = None if config.labels_from is None else read_bytes(config.labels_from, "--labels-from")
     # What is wrong with data, network or validation is told here, not by a worker minutes later.
     sources = open_sources(config, labels, torch.device("cpu"))
@@ -95,6 +97,18 @@ def train(config: TrainConfig) -> int:
             return 0
         notes = {"data": record.data, "digest": digest, "iterations": config.iterations, "seed": config.seed}
         return _tracked(config, place, record, None if finished else _Work(labels, notes))
+
+
+def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """What workers read, named as they find it too: Ray Train starts each in a folder of its own."""
+    images, start = config.validation.images, config.start
+    named = {"images": None if images is None else absolute(images)}
+    update = {
+        "data": tuple(map(absolute, config.data)),
+        "start": start if start in NAMES["start"] else absolute(start),
+        "validation": config.validation.model_copy(update=named),
+    }
+    return config.model_copy(update=update)
 
 
 @dataclass(frozen=True)

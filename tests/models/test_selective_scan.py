@@ -47,7 +47,7 @@ def arguments(length: int, dtype: torch.dtype, batch: int = 2, channels: int = 3
 def gradients(scan: Callable[..., Tensor], values: Arguments) -> Arguments:
     y = scan(*values)
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(y.dtype)
-    return torch.autograd.grad((y * weights).sum(), values)
+    return torch.autograd.grad((y * weights.to(y.device)).sum(), values)
 
 
 @pytest.mark.parametrize("segment", [7, 16, 4096])

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from idc_ray.config.train import TrainConfig
+from idc_ray.config.train import TrainConfig, Validation
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import create_model, load_checkpoint, model_spec, save_checkpoint
 from idc_ray.store.filesystem import resolve
-from idc_ray.training.driver import train
+from idc_ray.training.driver import _with_absolute_paths, train
 from idc_ray.training.state import LAST, STATE, read_record, read_state, update_record
 from tests.training.conftest import SETTINGS, toy_config
 from tests.training.test_sources import condensed, photographs
@@ -39,6 +39,17 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_only_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a URI, or the word for a fresh start, that becomes a folder."""
+    monkeypatch.chdir(tmp_path)
+    given = TrainConfig(data=("a", "/b", "s3://c/d"), start="random", validation=Validation(images="v"))
+    config = _with_absolute_paths(given)
+    assert config.data == (f"{tmp_path}/a", "/b", "s3://c/d")
+    assert (config.start, config.validation.images) == ("random", f"{tmp_path}/v")
+    assert _with_absolute_paths(TrainConfig(start="w.safetensors")).start == f"{tmp_path}/w.safetensors"
+    assert _with_absolute_paths(TrainConfig()) == TrainConfig()
+
+
 def test_two_workers_do_what_one_does(data: Path, ray_cluster: Any) -> None:
     """The same patches at the same steps: weights differ by rounding only. And a finished run is only confirmed."""
     one = config_for(data, "one", iterations=8, optimizer__learning_rate=1e-4)
@@ -54,13 +65,16 @@ def test_two_workers_do_what_one_does(data: Path, ray_cluster: Any) -> None:
 def test_a_tracked_training_has_curves_config_pictures_and_the_model(
     data: Path, ray_cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The logged model loads by MLflow alone and is the best checkpoint; a resume continues the same run."""
+    """The logged model loads by MLflow alone and is the best checkpoint; a resume continues the same run.
+
+    Paths are relative: also catches workers, which Ray Train starts in other folders, that look for them there.
+    """
     import mlflow
     from mlflow import MlflowClient
 
-    config = config_for(
-        data, "tracked", mlflow__enabled=True, validation__images=str(data / "photos"), validation__every=6
-    )
+    config = config_for(data, "tracked", mlflow__enabled=True, validation__images="photos", validation__every=6)
+    config = config.model_copy(update={"data": ("photos", "set")})
+    monkeypatch.chdir(data)
     assert train(config) == 0
     uri = f"sqlite:///{data}/tracked/mlflow.db"
     client = MlflowClient(uri)
