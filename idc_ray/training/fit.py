@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,7 @@ def fit(
     tell: Callable[[Event], None],
     notes: dict[str, Any],
     world: World | None = None,
+    validate_at: Collection[int] = (),
 ) -> FitResult:
     """Train to the last step, from the last saved state if there is one.
 
@@ -84,13 +85,14 @@ def fit(
         tell: called by worker 0 with what happens.
         notes: JSON values to keep in the checkpoints: where the weights come from.
         world: which worker this is; None: the only one.
+        validate_at: steps at which to validate besides those of the settings.
 
     Raises:
         BadRequest: the configured start cannot be used.
         IdcError: the loss became NaN or infinite; the message has the step, the data and the last good state.
     """
     world = world or World()
-    return _Fit(config, feed, validation, place, tell, notes, world).run()
+    return _Fit(config, feed, validation, place, tell, notes, world, validate_at).run()
 
 
 class _Fit:
@@ -103,8 +105,10 @@ class _Fit:
         tell: Callable[[Event], None],
         notes: dict[str, Any],
         world: World,
+        validate_at: Collection[int],
     ) -> None:
         self.config, self.place, self.tell, self.notes, self.world = config, place, tell, notes, world
+        self.validate_at = validate_at
         self.spec = student_spec(config)
         model = new_model(config).to(world.device)
         if config.channels_last:
@@ -138,10 +142,12 @@ class _Fit:
     def _due(self) -> bool:
         """Whether the state is to be saved now: at its own interval, at a validation, and at the end."""
         step, config = self.trainer.step, self.config
-        return (
-            step == config.iterations
-            or step % config.checkpoint_every == 0
-            or (self.validator is not None and step % config.validation.every == 0)
+        return step == config.iterations or step % config.checkpoint_every == 0 or self._validates()
+
+    def _validates(self) -> bool:
+        step, config = self.trainer.step, self.config
+        return self.validator is not None and (
+            step == config.iterations or step % config.validation.every == 0 or step in self.validate_at
         )
 
     def _resume(self) -> None:
@@ -167,9 +173,8 @@ class _Fit:
         """Validate if it is time, write the checkpoints, and the state last: what it says is there is there."""
         if self.world.rank != 0:
             return
-        step, config = self.trainer.step, self.config
-        average = self.trainer.average
-        if self.validator is not None and (step % config.validation.every == 0 or step == config.iterations):
+        step, config, average = self.trainer.step, self.config, self.trainer.average
+        if self.validator is not None and self._validates():
             with self.clock.paused():
                 scored = self.validator.score(average)
             self.tell({"kind": "validation", "step": step, "psnr": scored.psnr, "pictures": scored.pictures})

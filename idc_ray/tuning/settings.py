@@ -63,6 +63,16 @@ class Settings:
         return loaded.model_copy(update={"actors": config.actors, "mlflow": off, "teacher": config.teacher})
 
     @property
+    def looks(self) -> list[int]:
+        """Steps before its end at which a student is scored: the rungs, or half-way where nothing is stopped.
+
+        No more: to score a small student on whole images costs as much as hundreds of its steps.
+        """
+        config, end = self.config, self.train.iterations
+        shares = [config.reduction**rung for rung in range(config.rungs, 0, -1)] if config.stops_early else [2]
+        return sorted({-(-end // share) for share in shares} - {end})
+
+    @property
     def train_steps(self) -> int:
         """Training steps of a trial that is not stopped, over all seeds."""
         return self.train.iterations * len(self.config.seeds)
@@ -105,8 +115,8 @@ def make_settings(config: TuneConfig, space: Space) -> Settings:
             raise BadRequest(f"{name} is varied by {config.space} and fixed by condense; remove one")
     changes = flatten_changes(TrainConfig, config.train, "train", TRAIN_SETS, "tune")
     plain = load(TrainConfig, None, changes)
-    every = max(1, -(-plain.iterations // config.reduction**config.rungs))
-    own: dict[str, Any] = {"scale": config.scale, "validation.every": every, "checkpoint_every": plain.iterations}
+    end = plain.iterations
+    own: dict[str, Any] = {"scale": config.scale, "validation.every": end, "checkpoint_every": end}
     train = load(TrainConfig, None, {**changes, **own, "workers.threads": config.actors.threads})
     student_spec(train).build()
     return Settings(config, space, fixed, train)

@@ -141,7 +141,8 @@ def _run_seed(
     patches = Patches(table, train.patch_size, train.batch_size, train.seed)
     pairs: list[Pair] = ray.get(bench.validation)
     with tempfile.TemporaryDirectory(prefix="idc_trial_") as folder:
-        fit(train, patches, pairs, resolve(folder), listen, {}, World(device=device))
+        world = World(device=device)
+        fit(train, patches, pairs, resolve(folder), listen, {}, world, bench.settings.looks)
     return outcome
 
 

@@ -141,6 +141,9 @@ def test_progress_and_validation_are_told(tmp_path: Path) -> None:
     assert last["steps_per_second"] > 0
     assert [event["step"] for event in events if event["kind"] == "validation"] == [6, 12]
     json.dumps([{k: v for k, v in event.items() if k != "pictures"} for event in events])
+    looks: list[Event] = []
+    train(toy_config(validation__every=12), resolve(str(tmp_path / "looks")), looks, validate_at=[2, 7])
+    assert [event["step"] for event in looks if event["kind"] == "validation"] == [2, 7, 12]
 
 
 def test_interpolation_is_a_start_far_better_than_random(tmp_path: Path) -> None:

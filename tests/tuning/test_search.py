@@ -123,8 +123,8 @@ def test_asha_looks_at_the_end_of_the_first_seed(write_space: WriteSpace, iterat
     """Catches steps that are no multiple of the rungs': a trial would condense and train a second seed first."""
     train = {"iterations": iterations, "patch_size": 12}
     settings = settings_of(write_space(), train=train, reduction=3, rungs=2, seeds=[0, 1, 2])
-    every = settings.train.validation.every
-    steps = [step for step in (every, 3 * every, iterations) if step <= iterations]
+    steps = [*settings.looks, iterations]
+    assert len(steps) == 3
     good = [record(i, 31.0, reports=[(step, 31.0) for step in steps]) for i in range(9)]
     scheduler = asha(settings, good)
     assert scheduler is not None

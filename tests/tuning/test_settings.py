@@ -87,5 +87,21 @@ def test_a_trial_s_settings_are_fixed_then_drawn(write_space: WriteSpace) -> Non
     condense = settings.condense({"init": "random", "loss.gamma": 0.5}, 7)
     assert (condense.init, condense.loss.gamma, condense.seed, condense.tile_size) == ("random", 0.5, 7, 16)
     assert not condense.mlflow.enabled
-    assert settings.train.validation.every == 2  # half of the steps: one rung, reduction 2
     assert settings.train_steps == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "looks"),
+    [
+        ({"rungs": 1, "reduction": 2}, [50]),
+        ({"rungs": 2, "reduction": 3}, [12, 34]),  # whole steps at which ASHA's rungs are reached
+        ({"rungs": 9, "reduction": 3}, [1, 2, 4, 12, 34]),
+        ({"rungs": 2, "reduction": 3, "stopper": "none"}, [50]),
+        ({"search": "grid"}, [50]),
+    ],
+)
+def test_a_student_is_scored_no_oftener_than_needed(more: Any, looks: list[int], write_space: WriteSpace) -> None:
+    """Catches sweeps that spend more time on scoring than on training: only what ASHA compares, and the end."""
+    settings = settings_of(write_space(), train={"iterations": 100, "patch_size": 12}, **more)
+    assert settings.looks == looks
+    assert settings.train.validation.every == 100

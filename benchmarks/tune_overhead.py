@@ -1,0 +1,239 @@
+"""A sweep against the same trials in a plain loop: python benchmarks/tune_overhead.py --output FILE.json
+
+The sweep is the job, one trial at a time: random search, nothing stopped early, records, tracking, pictures. The loop
+is what a person would write instead: one process, without Ray, that condenses the same images at the settings that the
+sweep drew, trains the same student and scores it, one setting after another. It scores at the end alone, measures the
+images anew for each setting, and keeps nothing; the sweep scores half-way as well, and measures the images once. Both
+are timed as whole processes, start-up too, by turns; their scores must be equal. A first, small round does not count:
+it leaves Python's compiled files, as any earlier use of the package would have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import yaml
+from PIL import Image
+
+# Nothing here may import Ray: the loop would pay for it.
+from benchmarks.common import ROOT, blocks, machine, parser, write_result
+from idc_ray.comparison.students import set_up_training
+from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask
+from idc_ray.config import CondenseConfig, load
+from idc_ray.config.train import TrainConfig, Validation
+from idc_ray.models import bundled_teacher_bytes, load_teacher
+from idc_ray.pipeline.device import set_up_torch
+from idc_ray.pipeline.inputs import find_input, readable_samples
+from idc_ray.store.filesystem import resolve
+from idc_ray.training.fit import fit
+from idc_ray.training.pairs import Pair, PairTable, Patches
+from idc_ray.training.validation import validation_pairs
+from idc_ray.tuning.records import Records, TrialRecord
+
+#: Most that the sweep may take longer than the loop.
+GOAL = 0.15
+
+#: Largest difference of a trial's scores, dB: sums of floats may end in other bits, other work would show.
+SAME = 1e-6
+
+#: Images condensed in one call on both sides: the job's default on CPUs.
+TOGETHER = 4
+
+#: A round that takes a minute.
+QUICK = {"trials": 2, "images": 4, "steps": 40, "rounds": 1}
+
+#: Pictures to score on, and their side; few, as scoring is no more than a check here.
+SCORED, SIDE = 8, 128
+
+CONDENSE: dict[str, Any] = {"tile_size": 32, "ratio": 0.02, "allocation": "difficulty"}
+
+#: A student of 0.1 million weights.
+STUDENT: dict[str, Any] = {
+    "model": "edsr_small",
+    "model_arguments": {"channels": 24, "blocks": 7},
+    "batch_size": 4,
+    "patch_size": 32,
+}
+
+#: What is varied; of one depth of features, as in the sweeps of loss weights.
+PARAMETERS: dict[str, Any] = {
+    "init": ["random", "hardest"],
+    "exchange.cells": [1, 2, 4],
+    "loss.gamma": {"uniform": [0, 4]},
+    "loss.hardness": ["difficulty", "gradient", "both"],
+}
+
+
+def timed(log: Path, *command: object) -> float:
+    """Seconds from the start of a Python process to its end; what it prints is kept in a file."""
+    begin = time.monotonic()
+    with log.open("a") as file:
+        done = subprocess.run([sys.executable, *map(str, command)], stdout=file, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise SystemExit(f"{command[0]} ended with {done.returncode}:\n{log.read_text()[-3000:]}")
+    return time.monotonic() - begin
+
+
+def write_inputs(folder: Path, arguments: argparse.Namespace) -> None:
+    """A folder with pieces of photographs to condense and to score on, and the space."""
+    pieces = blocks(arguments.input, 320, 480, 100, arguments.images + SCORED)
+    for name in ("images", "validation"):
+        (folder / name).mkdir(parents=True)
+    for index, piece in enumerate(pieces[: arguments.images]):
+        Image.fromarray(piece).save(folder / "images" / f"{index:05d}.png")
+    for index, piece in enumerate(pieces[arguments.images :]):
+        Image.fromarray(piece[:SIDE, :SIDE]).save(folder / "validation" / f"{index:05d}.png")
+    settings = {"condense": CONDENSE, "train": STUDENT | {"iterations": arguments.steps}}
+    space = {"settings": settings, "parameters": PARAMETERS}
+    (folder / "space.yaml").write_text(yaml.safe_dump(space, sort_keys=False))
+
+
+def sweep(folder: Path, output: Path, arguments: argparse.Namespace) -> float:
+    """Seconds of the tuning job."""
+    return timed(
+        output.with_suffix(".log"), ROOT / "jobs" / "tune.py", "--space", folder / "space.yaml", "--output", output,
+        "--input", folder / "images", "--images", arguments.images, "--validation", folder / "validation",
+        "--samples", arguments.trials, "--search", "random", "--stopper", "none",
+        "--actors.max-size", 1, "--actors.images-per-step", TOGETHER, "--actors.device", "cpu",
+    )  # fmt: skip
+
+
+def loop(folder: Path, draws: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> Iterator[float]:
+    """The score of each setting, dB."""
+    own = CONDENSE | {"input": str(folder / "images"), "output": str(folder / "none"), "actors.device": "cpu"}
+    configs = [load(CondenseConfig, None, own | draw) for draw in draws]
+    found = readable_samples(find_input(configs[0]), configs[0], arguments.images)
+    images = [ImageTask(each.image_id, each.lr) for each in found]
+    steps = arguments.steps
+    once = {"iterations": steps, "validation.every": steps, "checkpoint_every": steps, "workers.threads": 1}
+    training = load(TrainConfig, None, STUDENT | once)
+    named = Validation(images=str(folder / "validation"), max_images=SCORED)
+    pairs = validation_pairs(named, [], training.scale, training.seed, training.max_pixels)
+    teacher = bundled_teacher_bytes(training.scale)
+    for config in configs:
+        yield _student(training, _tiles(config, teacher, images), pairs)
+
+
+def _tiles(config: CondenseConfig, teacher: bytes, images: list[ImageTask]) -> list[Pair]:
+    device = set_up_torch(config.actors, has_gpu=False)
+    layer = config.rlff.feature_layer
+    network = load_teacher(teacher, scale=config.scale, feature_layer=layer, name="the teacher", device=device)
+    condenser = Condenser(network, config, device)
+    measured = [(condenser.difficulty(image.lr), image.lr[..., 0].size) for image in images]
+    condenser.mean_difficulty = sum(mean * pixels for mean, pixels in measured) / sum(pixels for _, pixels in measured)
+    tiles: list[Pair] = []
+    for first in range(0, len(images), TOGETHER):
+        group = images[first : first + TOGETHER]
+        for image, result in zip(group, condenser.condense(group), strict=True):
+            if not isinstance(result, Condensed):
+                raise result
+            pairs = zip(result.lr_tiles, result.hr_tiles, strict=True)
+            tiles += [Pair(image.image_id, lr, hr) for lr, hr in pairs]
+    return tiles
+
+
+def _student(config: TrainConfig, tiles: list[Pair], validation: list[Pair]) -> float:
+    set_up_training(config)
+    table = PairTable.build(tiles, config.scale)
+    patches = Patches(table, config.patch_size, config.batch_size, config.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        psnr = fit(config, patches, validation, resolve(folder), lambda event: None, {}).best_psnr
+    assert psnr is not None
+    return psnr
+
+
+def largest_difference(records: Sequence[TrialRecord], scores: Sequence[float]) -> float:
+    """Of the scores of the two sides, dB; sides that did not do the same work are refused."""
+    if len(records) != len(scores):
+        raise SystemExit(f"the sweep has {len(records)} trials, the loop {len(scores)}")
+    differences = [0.0]
+    for record, score in zip(records, scores, strict=True):
+        differences.append(abs(record.objective("psnr") - score))
+        if not record.ended_well or not differences[-1] <= SAME:
+            told = f"{record.status}, {record.psnr} dB in the sweep, {score} dB in the loop {record.reason}"
+            raise SystemExit(f"trial {record.number} is not the same on both sides: {told}")
+    return max(differences)
+
+
+def compared(sweep_seconds: float, loop_seconds: float, records: Sequence[TrialRecord]) -> dict[str, float]:
+    """A round's figures."""
+    inside = sum(seed.condense_seconds + seed.train_seconds for record in records for seed in record.seeds)
+    return {
+        "sweep": sweep_seconds,
+        "loop": loop_seconds,
+        "sweep_outside_trials": sweep_seconds - inside,
+        "overhead": sweep_seconds / loop_seconds - 1,
+        "overhead_seconds_a_trial": (sweep_seconds - loop_seconds) / len(records),
+    }
+
+
+def _round(folder: Path, number: int, arguments: argparse.Namespace) -> dict[str, float]:
+    output, scores = folder / f"sweep{number}", folder / f"loop{number}.json"
+    sweep_seconds = sweep(folder, output, arguments)
+    options = ["--inputs", folder, "--draws-of", output, "--scores", scores]
+    options += ["--images", arguments.images, "--steps", arguments.steps]
+    loop_seconds = timed(scores.with_suffix(".log"), __file__, *options)
+    records = Records(resolve(str(output))).read_all()
+    difference = largest_difference(records, json.loads(scores.read_text()))
+    return compared(sweep_seconds, loop_seconds, records) | {"largest_difference_db": difference}
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    if not arguments.quick:
+        small = argparse.Namespace(**vars(arguments) | QUICK)
+        write_inputs(folder / "small", small)
+        _round(folder / "small", 0, small)
+    write_inputs(folder, arguments)
+    work = f"{arguments.trials} trials of {arguments.images} images and {arguments.steps} steps"
+    print(f"{work}, {arguments.rounds} rounds, {machine()}", flush=True)
+    rounds: list[dict[str, float]] = []
+    for number in range(arguments.rounds):
+        row = _round(folder, number, arguments)
+        rounds.append(row)
+        told = f"sweep {row['sweep']:.1f} s ({row['sweep_outside_trials']:.1f} s outside trials), "
+        told += f"loop {row['loop']:.1f} s: {row['overhead']:+.1%}, {row['overhead_seconds_a_trial']:+.2f} s a trial"
+        print(told, flush=True)
+    names = ("overhead", "overhead_seconds_a_trial")
+    medians = {name: statistics.median(row[name] for row in rounds) for name in names}
+    print(f"overhead: {medians['overhead']:+.1%} (goal: at most {GOAL:.0%}); the scores are equal")
+    return {"rounds": rounds, **medians, "goal": GOAL}
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--trials", type=int, default=6, help="of the sweep; default 6")
+    options.add_argument("--images", type=int, default=20, help="that a trial condenses; default 20")
+    options.add_argument("--steps", type=int, default=800, help="of a student's training; default 800")
+    options.add_argument("--rounds", type=int, default=2, help="times that both sides run, by turns; default 2")
+    options.add_argument("--inputs", type=Path, help=argparse.SUPPRESS)
+    options.add_argument("--draws-of", type=Path, help=argparse.SUPPRESS)
+    options.add_argument("--scores", type=Path, help=argparse.SUPPRESS)
+    arguments = options.parse_args()
+    if arguments.draws_of:
+        draws = [record.draw for record in Records(resolve(str(arguments.draws_of))).read_all()]
+        arguments.scores.write_text(json.dumps(list(loop(arguments.inputs, draws, arguments))))
+        return
+    if arguments.quick:
+        vars(arguments).update(QUICK)
+    # On a machine with other work, workers that yield to it, as Ray has them do, would lose time that no loop does.
+    os.environ |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["PYTHONPYCACHEPREFIX"] = f"{scratch}/compiled"
+        write_result("tune_overhead", arguments, measure(arguments, Path(scratch)))
+
+
+if __name__ == "__main__":
+    main()
