@@ -65,6 +65,8 @@ STUDENT: dict[str, Any] = {
     "model_arguments": {"channels": 24, "blocks": 7},
     "batch_size": 4,
     "patch_size": 32,
+    "optimizer.learning_rate": 1e-3,  # as in the spaces: with the training job's own two, so few steps are noise
+    "ema": 0.99,
 }
 
 #: What is varied; of one depth of features, as in the sweeps of loss weights.
