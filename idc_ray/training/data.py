@@ -15,10 +15,14 @@ from idc_ray.models import load_upscaler, model_spec
 from idc_ray.training.pairs import PairTable, Patches
 from idc_ray.training.sources import CondensedSource, Source, held_out, open_source
 
-__all__ = ["available_memory", "fits_in_memory", "held_out_share", "open_sources", "resident_patches"]
+__all__ = ["available_memory", "fits_in_memory", "held_out_share", "may_stream", "open_sources", "resident_patches"]
 
 #: Share of the free memory that data may take where ``resident_bytes`` is not set.
 SHARE = 0.5
+
+#: Bytes that stay in memory wherever ``resident_bytes`` is not set, so that it is known before any worker has looked
+#: (ours).
+ALWAYS = 64 * 2**20
 
 #: Times that pixels lie in main memory while the table of all is built.
 BUILDING = 2
@@ -75,12 +79,36 @@ def fits_in_memory(
     config: TrainConfig, sources: Sequence[Source], device: torch.device, local_workers: int = 1
 ) -> bool:
     """Whether all pixels may stay on ``device``, of which each of ``local_workers`` on this machine has a copy."""
-    size = sum(source.expected_bytes for source in sources)
+    size = _size(sources)
+    if size <= _certain(config):
+        return True
     if config.resident_bytes is not None:
-        return size <= config.resident_bytes
+        return False
     if device.type == "cuda" and size > SHARE * torch.cuda.mem_get_info(device)[0]:
         return False
     return BUILDING * local_workers * size <= SHARE * available_memory()
+
+
+def may_stream(config: TrainConfig, sources: Sequence[Source], decided: bool | None) -> bool:
+    """Whether a worker may have to stream, as far as one knows without looking at its memory.
+
+    Args:
+        config: the settings.
+        sources: what is trained on.
+        decided: whether the data stays in memory, if an earlier launch of the training has decided that.
+    """
+    if decided is not None and config.resident_bytes is None:
+        return not decided
+    return _size(sources) > _certain(config)
+
+
+def _certain(config: TrainConfig) -> int:
+    """Bytes that stay in memory whatever a worker finds free."""
+    return ALWAYS if config.resident_bytes is None else config.resident_bytes
+
+
+def _size(sources: Sequence[Source]) -> int:
+    return sum(source.expected_bytes for source in sources)
 
 
 def held_out_share(config: TrainConfig) -> float:

@@ -33,7 +33,7 @@ from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.lock import lock
 from idc_ray.submitted import NAMES
 from idc_ray.tracking import Tracker, tracking_uri
-from idc_ray.training.data import open_sources
+from idc_ray.training.data import may_stream, open_sources
 from idc_ray.training.fit import Event, new_model
 from idc_ray.training.mlflow_model import save_mlflow_model
 from idc_ray.training.progress import TrainProgress
@@ -96,7 +96,8 @@ def train(config: TrainConfig) -> int:
             print(_summary(place, state.best_psnr, state.best_step, config.iterations))
             return 0
         notes = {"data": record.data, "digest": digest, "iterations": config.iterations, "seed": config.seed}
-        return _tracked(config, place, record, None if finished else _Work(labels, notes))
+        work = _Work(labels, notes, may_stream(config, sources, record.resident))
+        return _tracked(config, place, record, None if finished else work)
 
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
@@ -117,6 +118,7 @@ class _Work:
 
     labels: bytes | None
     notes: dict[str, Any]
+    may_stream: bool
 
 
 def _tracked(config: TrainConfig, place: Place, record: TrainRecord, work: _Work | None) -> int:
@@ -182,7 +184,7 @@ def _follow(config: TrainConfig, place: Place, work: _Work, tracker: Tracker) ->
     """Start the workers, and take what they tell until they end."""
     events = Queue(actor_options={"num_cpus": 0})
     job = TrainJob(config, place, work.labels, work.notes, events)
-    trainer = _trainer(job)
+    trainer = _trainer(job, work.may_stream)
     outcome: list[BaseException | None] = []
 
     def run() -> None:
@@ -265,7 +267,7 @@ def _track(tracker: Tracker, event: Event) -> None:
         tracker.log_metrics(step, numbers)
 
 
-def _trainer(job: TrainJob) -> TorchTrainer:
+def _trainer(job: TrainJob, may_stream: bool) -> TorchTrainer:
     workers = job.config.workers
     gpus = workers.gpus
     if gpus is None:
@@ -275,7 +277,8 @@ def _trainer(job: TrainJob) -> TorchTrainer:
     return TorchTrainer(
         run_worker,
         train_loop_config={"job": job},
-        datasets={"train": stream_of(job.config, job.labels)},
+        # A stream that nobody reads would still cost the start of the processes that set it up.
+        datasets={"train": stream_of(job.config, job.labels)} if may_stream else {},
         scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(name=name, failure_config=FailureConfig(max_failures=workers.max_failures)),
     )

@@ -37,6 +37,9 @@ WINDOW = 2048
 #: Real images are cut into pieces of this many patches a side: a patch from each, not all from one image.
 PIECE = 4
 
+#: Most blocks of a folder: for each Ray Data runs a task before anything is read.
+MAX_BLOCKS = 1024
+
 #: ``error`` is set in rows that are none: Ray Data would lose type and message of an exception.
 SCHEMA = pa.schema([("name", pa.string()), ("lr", pa.binary()), ("hr", pa.binary()), ("error", pa.string())])
 
@@ -55,8 +58,10 @@ def stream_of(config: TrainConfig, labels: bytes | None) -> Dataset:
             blocks = [pa.table({"shard": [shard]}) for shard in source.shards]
             none: Source = source.only([])
         else:
-            blocks = [source.found.manifest.slice(row, 1) for row in range(source.found.manifest.num_rows)]
-            none = source.only(source.found.manifest.slice(0, 0))
+            manifest = source.found.manifest
+            size = max(1, math.ceil(manifest.num_rows / MAX_BLOCKS))
+            blocks = [manifest.slice(row, size) for row in range(0, manifest.num_rows, size)]
+            none = source.only(manifest.slice(0, 0))
         pieces = ray.data.from_arrow(blocks).map_batches(
             _Read(config, labels, none, pixels), batch_size=1, batch_format="pyarrow", num_cpus=1
         )

@@ -25,6 +25,7 @@ SETTINGS: dict[str, object] = {
     },
     "train": {"iterations": 3, "batch_size": 2, "patch_size": 12, "optimizer.learning_rate": 1e-3},
     "mlflow.enabled": False,
+    "actors.max_size": 2,
 }  # fmt: skip
 
 

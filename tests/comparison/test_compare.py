@@ -116,7 +116,8 @@ def test_the_rows_are_those_of_the_condense_job(undisturbed: Finished, tmp_path:
     assert run is not None
     config = compare_config(**undisturbed.options)
     arm = module.prepare(config).arms[0]
-    own = {"input": config.input, "output": str(tmp_path / "out"), "seed": 1}
+    one = arm.condense.actors.model_copy(update={"max_size": 1})
+    own = {"input": config.input, "output": str(tmp_path / "out"), "seed": 1, "actors": one}
     assert condense(arm.condense.model_copy(update=own)) == 0
     mine, theirs = rows(folder / "1"), rows(tmp_path / "out")
     assert mine.equals(theirs)

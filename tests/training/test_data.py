@@ -11,7 +11,7 @@ from idc_ray.errors import BadRequest
 from idc_ray.images import encode_png, image_id
 from idc_ray.models import checkpoint_bytes, create_model, model_spec
 from idc_ray.training import data
-from idc_ray.training.data import fits_in_memory, held_out_share, open_sources, resident_patches
+from idc_ray.training.data import fits_in_memory, held_out_share, may_stream, open_sources, resident_patches
 from idc_ray.training.sources import CondensedSource, RealSource, held_out
 from tests.training.conftest import toy_config
 from tests.training.test_sources import condensed, photographs
@@ -108,11 +108,33 @@ def test_data_stays_in_memory_up_to_the_limit(tmp_path: Path, monkeypatch: pytes
     assert size == 2 * 3 * 3 * 24**2 * 5
     for limit, fits in ((size, True), (size - 1, False), (0, False)):
         assert fits_in_memory(config_for(tmp_path, resident_bytes=limit), sources, CPU) is fits
+    monkeypatch.setattr(data, "available_memory", lambda: 0)
+    assert fits_in_memory(config, sources, CPU)  # so little that nobody asks
+    monkeypatch.setattr(data, "ALWAYS", size - 1)
+    assert not fits_in_memory(config, sources, CPU)
     monkeypatch.setattr(data, "available_memory", lambda: 4 * size)  # half of it, and twice while it is laid out
     assert fits_in_memory(config, sources, CPU)
     assert not fits_in_memory(config, sources, CPU, local_workers=2)  # each has a copy of its own
     monkeypatch.setattr(data, "available_memory", lambda: 4 * size - 2)
     assert not fits_in_memory(config, sources, CPU)
+
+
+def test_what_may_stream_is_all_that_a_worker_may_refuse_to_keep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a worker that asks for a stream which the driver did not set up."""
+    condensed(tmp_path / "one")
+    config = config_for(tmp_path / "one")
+    sources = open_sources(config, None, CPU)
+    size = sum(source.expected_bytes for source in sources)
+    assert not may_stream(config, sources, None)
+    assert may_stream(config, sources, False) and not may_stream(config, sources, True)
+    for limit in (size, size - 1, 0):
+        limited = config_for(tmp_path / "one", resident_bytes=limit)
+        for decided in (None, True, False):  # said outright
+            assert may_stream(limited, sources, decided) is not fits_in_memory(limited, sources, CPU)
+    monkeypatch.setattr(data, "ALWAYS", size - 1)
+    assert may_stream(config, sources, None) and not may_stream(config, sources, True)
 
 
 def test_available_memory_counts_cached_files_as_free_and_knows_a_containers_limit(

@@ -213,11 +213,34 @@ class FakeDataset:
         self.blocks = blocks
 
     def map_batches(self, work: Any, *, batch_size: int, **resources: Any) -> FakeDataset:
-        assert {block.num_rows for block in self.blocks} == {batch_size}
-        return FakeDataset([table for block in self.blocks for table in work(block)])
+        batches = [block.slice(row, batch_size) for block in self.blocks for row in range(0, len(block), batch_size)]
+        return FakeDataset([table for batch in batches for table in work(batch)])
 
     def union(self, *others: FakeDataset) -> FakeDataset:
         return FakeDataset(self.blocks + [block for other in others for block in other.blocks])
+
+
+def streamed_names(dataset: Any) -> list[str]:
+    assert isinstance(dataset, FakeDataset)
+    return [name for block in dataset.blocks for name in block["name"].to_pylist()]
+
+
+@pytest.mark.usefixtures("no_piece_left_out")
+def test_many_images_share_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a task for each image before anything is read, and images that are lost between two blocks."""
+    given: list[int] = []
+
+    def from_arrow(blocks: list[pa.Table]) -> FakeDataset:
+        given.extend(block.num_rows for block in blocks)
+        return FakeDataset(blocks)
+
+    monkeypatch.setattr(stream.ray.data, "from_arrow", from_arrow)
+    monkeypatch.setattr(stream, "MAX_BLOCKS", 2)
+    photographs(tmp_path / "photos", 5)
+    assert sorted(streamed_names(stream.stream_of(config_for(tmp_path / "photos"), None))) == [
+        f"{i}.png" for i in range(5)
+    ]
+    assert given == [3, 2]
 
 
 @pytest.mark.usefixtures("no_piece_left_out")
@@ -228,7 +251,6 @@ def test_all_sources_stream_together(tmp_path: Path, monkeypatch: pytest.MonkeyP
     photographs(tmp_path / "photos", 2)
     photographs(tmp_path / "more", 1, side=90)
     dataset = stream.stream_of(config_for(tmp_path / "set", tmp_path / "photos", tmp_path / "more"), None)
-    assert isinstance(dataset, FakeDataset)
-    names = [name for block in dataset.blocks for name in block["name"].to_pylist()]
+    names = streamed_names(dataset)
     tiles = {f"{image_id(f'{i}.png')}_0000": 1 for i in range(3)}
     assert Counter(names) == {**tiles, "0.png": 1 + 4, "1.png": 1}

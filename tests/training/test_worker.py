@@ -40,6 +40,7 @@ def decide(job: TrainJob, monkeypatch: pytest.MonkeyPatch, free: int, rank: int 
     )()  # fmt: skip
     monkeypatch.setattr(worker.ray.train, "get_context", lambda: context)
     monkeypatch.setattr("idc_ray.training.data.available_memory", lambda: free)
+    monkeypatch.setattr("idc_ray.training.data.ALWAYS", 0)
     return worker._resident(job, worker._record(job), open_sources(job.config, None, CPU), CPU)
 
 

@@ -68,7 +68,8 @@ def test_its_tiles_are_those_of_the_condense_job(
     best = tmp_path / "best.yaml"
     best.write_bytes(settings_yaml(plan, record(0, 30.0, draw=DRAW), "the best"))
     options = ["--config", str(best), "--input", str(images), "--output", str(tmp_path / "set")]
-    assert condense(parse(CondenseConfig, [*options, "--no-mlflow.enabled", "--gallery-images", "0"], "")) == 0
+    options += ["--no-mlflow.enabled", "--gallery-images", "0", "--actors.max-size", "1"]
+    assert condense(parse(CondenseConfig, options, "")) == 0
     store = Store.open(str(tmp_path / "set"))
     manifest = store.read_manifest()
     assert manifest is not None and left_out == 0
