@@ -29,7 +29,7 @@ TIMED_STEPS = 3
 
 
 def estimate(plan: Plan) -> str:
-    """Arms, trainings, sets and hours, for a person.
+    """Arms, trainings, sets, and the hours of what is not done yet, for a person.
 
     Raises:
         BadRequest: no image of a sample can be read.
@@ -45,12 +45,13 @@ def estimate(plan: Plan) -> str:
     total = 0.0
     for arm in plan.arms:
         training = steps[arm.student] * arm.train.iterations
-        names = {arm.set_name(plan.data, seed) for seed in config.seeds}
-        new = names - sets.keys()
+        left = [seed for seed in config.seeds if not _finished(plan, arm, seed)]
+        new = {arm.set_name(plan.data, seed) for seed in config.seeds} - sets.keys()
         making = _set_seconds(plan, arm, samples, device) if new else 0.0
         sets |= dict.fromkeys(new, making)
-        total += making * len(new) + training * len(config.seeds)
-        known = sum(_finished(plan, arm, seed) for seed in config.seeds)
+        needed = new & {arm.set_name(plan.data, seed) for seed in left}
+        total += making * len(needed) + training * len(left)
+        known = len(config.seeds) - len(left)
         before = f", {known} of {len(config.seeds)} seeds done" if known else ""
         lines.append(f"{arm.name}: condense {duration(making)}, train {duration(training)}{before}")
     workers = config.actors.max_size or (torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1)
