@@ -58,7 +58,7 @@ def importances(plan: Plan, records: Sequence[TrialRecord]) -> dict[str, float]:
     finished = [record for record in records if record.ended_well]
     if len(finished) < LEAST_TRIALS or len({record.psnr for record in finished}) < 2:
         return {}
-    study = make_study(plan.config, plan.space, finished)
+    study = make_study(plan.settings, finished)
     try:
         found = optuna.importance.get_param_importances(
             study,

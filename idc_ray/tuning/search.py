@@ -37,21 +37,29 @@ def key_of(draw: Draw) -> str:
 
 
 def make_study(
-    config: TuneConfig, space: Space, records: Sequence[TrialRecord], storage: optuna.storages.BaseStorage | None = None
+    settings: Settings, records: Sequence[TrialRecord], storage: optuna.storages.BaseStorage | None = None
 ) -> optuna.Study:
-    """A study that knows all that ended, and asks first for what is still to be run: cut off trials, then a grid."""
+    """A study that knows all trials that ended."""
+    config, space = settings.config, settings.space
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # it tells each trial; we do
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     directions = [_MAXIMIZE if DIRECTIONS[name] == "max" else _MINIMIZE for name in config.objectives]
     study = optuna.create_study(storage=storage, study_name=STUDY, directions=directions)
     study.add_trials([_frozen(config, space, each) for each in records if each.status != "running"])
-    waiting = [each.draw for each in records if each.status == "running"]
-    if config.search == "grid":
-        known = {key_of(each.draw) for each in records}
-        waiting += [draw for draw in space.grid(config.grid_points) if key_of(draw) not in known]
-    for draw in waiting:
-        study.enqueue_trial({name: label(value) for name, value in draw.items()})
     return study
+
+
+def _waiting(settings: Settings, records: Sequence[TrialRecord]) -> list[Draw]:
+    """What is run before anything is searched for: trials that were cut off, then a grid, or else the defaults.
+
+    With the defaults everything that is found is to be compared.
+    """
+    config, space = settings.config, settings.space
+    known = {key_of(each.draw) for each in records}
+    defaults = [] if settings.defaults is None else [settings.defaults]
+    wanted = space.grid(config.grid_points) if config.search == "grid" else defaults
+    cut_off = [each.draw for each in records if each.status == "running"]
+    return cut_off + [draw for draw in wanted if key_of(draw) not in known]
 
 
 def _frozen(config: TuneConfig, space: Space, record: TrialRecord) -> FrozenTrial:
@@ -82,18 +90,21 @@ class Search(OptunaSearch):
     """Optuna's suggestions as ``{"number": ..., "draw": ...}``; no setting is suggested twice.
 
     Args:
-        config: the sweep's.
-        space: what is varied.
+        settings: the sweep's.
         records: all trials so far; those that are running go on under their numbers.
     """
 
-    def __init__(self, config: TuneConfig, space: Space, records: Sequence[TrialRecord]) -> None:
+    def __init__(self, settings: Settings, records: Sequence[TrialRecord]) -> None:
+        config = settings.config
         storage = optuna.storages.InMemoryStorage()
-        study = make_study(config, space, records, storage)
+        study = make_study(settings, records, storage)
+        waiting = _waiting(settings, records)
+        for draw in waiting:
+            study.enqueue_trial({name: label(value) for name, value in draw.items()})
         names = list(config.objectives)
         several = len(names) > 1
         super().__init__(
-            space=space.draw,
+            space=settings.space.draw,
             metric=names if several else names[0],
             mode=[DIRECTIONS[name] for name in names] if several else DIRECTIONS[names[0]],
             sampler=_sampler(config, len(records)),
@@ -101,7 +112,7 @@ class Search(OptunaSearch):
             storage=storage,
         )
         self.only_waiting = config.search == "grid"
-        self.left = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+        self.left = len(waiting)
         self.restarts = {key_of(each.draw): each.number for each in records if each.status == "running"}
         self.known = {key_of(each.draw) for each in records} - self.restarts.keys()
         self.next = 1 + max((each.number for each in records), default=-1)

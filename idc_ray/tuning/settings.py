@@ -63,6 +63,12 @@ class Settings:
         return loaded.model_copy(update={"actors": config.actors, "mlflow": off, "teacher": config.teacher})
 
     @property
+    def defaults(self) -> Draw | None:
+        """The point of the space that the condense job takes by itself, given what is fixed; None: it has none."""
+        fixed = load(CondenseConfig, None, {**self.fixed, "scale": self.config.scale})
+        return self.space.point(flatten(CondenseConfig, fixed.model_dump(), "the defaults"))
+
+    @property
     def looks(self) -> list[int]:
         """Steps before its end at which a student is scored: the rungs, or half-way where nothing is stopped.
 

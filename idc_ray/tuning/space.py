@@ -77,6 +77,18 @@ class Parameter:
             return trial.suggest_int(self.name, low, high, log=self.is_log, step=int(self.step or 1))
         return trial.suggest_float(self.name, low, high, log=self.is_log, step=self.step)
 
+    def holds(self, value: Any) -> list[Any]:
+        """``value`` as this parameter draws it, in a list; an empty one if it never does."""
+        if not self.is_range:
+            return [each for each in self.values if _plain(each) == _plain(value)][:1]
+        low, high = self.values
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            return []
+        number = round(value) if self.kind.endswith("integers") else float(value)
+        steps = (value - low) / (self.step or 1)
+        on_grid = self.step is None or math.isclose(steps, round(steps), abs_tol=1e-9)
+        return [number] if on_grid and number == value else []
+
     def probes(self) -> list[Any]:
         """Values that must be acceptable: each choice; of a range both ends, and the next step or a point between."""
         if not self.is_range:
@@ -130,6 +142,17 @@ class Space:
                 drawn[parameter.name] = parameter.draw(trial)
         return drawn
 
+    def point(self, values: Mapping[str, Any]) -> Draw | None:
+        """The point that has these values, of which those that take no part are left out; None: there is none."""
+        drawn: Draw = {}
+        for parameter in self.parameters:
+            if parameter.takes_part(drawn):
+                held = parameter.holds(values[parameter.name])
+                if not held:
+                    return None
+                drawn[parameter.name] = held[0]
+        return drawn
+
     def grid(self, points: int) -> list[Draw]:
         """All points of a grid, each once."""
         drawn: list[Draw] = [{}]
@@ -175,6 +198,13 @@ class Space:
                 rest = needed.get(parameter.name, parameter.probes()[0])
                 drawn[parameter.name] = values.get(parameter.name, rest)
         return drawn
+
+
+def _plain(value: Any) -> str:
+    """Equal for what a setting takes as equal: tuples and lists, 1 and 1.0."""
+    if isinstance(value, list | tuple):
+        return json.dumps([_plain(each) for each in value])
+    return json.dumps(float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
 
 
 def _same(one: Any, other: Any) -> bool:

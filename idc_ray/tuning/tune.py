@@ -158,7 +158,7 @@ class _Sweep:
             tuner = ray_tune.Tuner(
                 trial,
                 tune_config=ray_tune.TuneConfig(
-                    search_alg=Search(config, plan.space, earlier),
+                    search_alg=Search(plan.settings, earlier),
                     scheduler=asha(plan.settings, earlier),
                     num_samples=self.trials_left,
                     max_concurrent_trials=pool.max_size,

@@ -26,7 +26,7 @@ def states(search: Search) -> list[TrialState]:
 
 def search_of(write_space: WriteSpace, records: list[Any], parameters: Any = None, **overrides: object) -> Search:
     settings = settings_of(write_space(parameters), **overrides)
-    return Search(settings.config, settings.space, records)
+    return Search(settings, records)
 
 
 @pytest.mark.parametrize("search", ["tpe", "random", "grid"])
@@ -54,11 +54,28 @@ def test_what_was_cut_off_goes_on_first_under_its_number(write_space: WriteSpace
 @pytest.mark.parametrize("search", ["tpe", "random"])
 def test_a_continued_search_does_not_begin_anew(search: str, write_space: WriteSpace) -> None:
     """Catches a sampler that draws its first points again after each launch."""
-    first = search_of(write_space, [], search=search).suggest("a")
-    assert isinstance(first, dict)
-    later = search_of(write_space, [record(0, 30.0)], search=search).suggest("a")
-    assert isinstance(later, dict)
-    assert first["draw"] != later["draw"]
+    found = []
+    for records in ([], [record(0, 30.0)]):
+        searching = search_of(write_space, records, search=search)
+        assert isinstance(searching.suggest("the defaults"), dict)
+        suggested = searching.suggest("a")
+        assert isinstance(suggested, dict)
+        found.append(suggested["draw"])
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("search", ["tpe", "random"])
+def test_the_defaults_are_tried_first_and_once(search: str, write_space: WriteSpace) -> None:
+    """Catches a sweep whose best is never compared with what one has without it."""
+    settings = settings_of(write_space(), search=search)
+    assert settings.defaults == {"init": "hardest", "loss.gamma": 2.0, "loss.discrepancy": "squared"}
+    assert Search(settings, []).suggest("a") == {"number": 0, "draw": settings.defaults}
+    again = Search(settings, [record(0, 30.0, draw=settings.defaults)]).suggest("a")
+    assert isinstance(again, dict) and again["draw"] != settings.defaults
+    elsewhere = settings_of(write_space({"loss.gamma": {"uniform": [3, 4]}}), search=search)
+    assert elsewhere.defaults is None
+    first = Search(elsewhere, []).suggest("a")
+    assert isinstance(first, dict) and 3 <= first["draw"]["loss.gamma"] <= 4
 
 
 def test_a_grid_goes_on_with_what_is_left(write_space: WriteSpace) -> None:
@@ -87,7 +104,7 @@ def test_a_study_of_records_is_the_study_that_was(write_space: WriteSpace) -> No
     draw = {"init": "hardest", "loss.gamma": 0.3, "loss.discrepancy": "amplitude_phase", "loss.alpha": 1.5}
     records = [record(0, 30.0), record(1, 31.0, draw=draw), record(2, 29.0, "stopped", reports=[(2, 29.0)])]
     records.append(record(3, None, "failed"))
-    study = make_study(settings.config, settings.space, records)
+    study = make_study(settings, records)
     assert study.best_params == draw
     expected = [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
     assert [trial.state for trial in study.trials] == expected

@@ -80,3 +80,28 @@ def test_probes_hold_every_two_values_that_can_be_together() -> None:
     assert {"a": "x", "b": 1.0} not in probed
     for values, draw in space_of(CONDITIONAL).probes():
         assert values.items() <= draw.items()
+
+
+def test_a_point_is_found_by_its_values() -> None:
+    """Catches defaults that are missed for how they are written, and such that no draw could give."""
+    space = space_of(
+        {"list": [[0.5, 1, 2], "x"], "number": {"uniform": [0, 2]}, "int": {"integers": [1, 7], "step": 2}}
+    )
+    values = {"list": (0.5, 1.0, 2.0), "number": 1, "int": 5}
+    found = space.point(values)
+    assert found == {"list": [0.5, 1, 2], "number": 1.0, "int": 5}
+    assert isinstance(found["number"], float) and found["list"] is space.parameters[0].values[0]
+    for name, value in (
+        ("list", (0.5, 1.0)),
+        ("number", 2.1),
+        ("number", None),
+        ("int", 4),
+        ("int", 2.5),
+        ("int", True),
+    ):
+        assert space.point(values | {name: value}) is None
+    conditional = space_of(CONDITIONAL)
+    assert conditional.point({"a": "x", "b": 9, "c": 3}) == {"a": "x", "c": 3}
+    assert conditional.point({"a": "y", "b": 9, "c": 3}) is None
+    stepped = space_of({"x": {"uniform": [0.1, 0.7], "step": 0.2}})
+    assert stepped.point({"x": 0.3}) == {"x": 0.3} and stepped.point({"x": 0.4}) is None
