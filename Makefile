@@ -59,7 +59,7 @@ demo: $(VENV)/.demo
 
 # Two at a time on any machine: more would slow those that end jobs within seconds. A file's tests share fixtures.
 test: lint
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .

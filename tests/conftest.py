@@ -23,21 +23,7 @@ os.environ.update(
 for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):  # a developer's own servers stay out of the tests
     os.environ.pop(name, None)
 
-#: Files that take minutes, the longest first: whoever came last to one of them would keep all others waiting.
-LONGEST = (
-    "training/test_driver.py", "comparison/test_compare.py", "e2e/test_killed.py", "tuning/test_tune.py",
-    "e2e/test_results.py", "e2e/test_object_store.py", "e2e/test_interrupted.py", "e2e/test_submit.py",
-    "e2e/test_losing.py", "e2e/test_growing.py",
-)  # fmt: skip
-
 torch.set_num_threads(1)  # as in the workers: float sums depend on it
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first (xdist leaves the order alone if told so)."""
-    rank = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
-    assert all(path.exists() for path in rank), "LONGEST names a file that is no more"
-    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture(scope="session")

@@ -158,6 +158,7 @@ def command(data: Path, output: str, *more: str) -> list[str]:
     return [sys.executable, str(ROOT / "jobs" / "train.py"), *options, "--output", str(data / output), *more]
 
 
+@pytest.mark.timeout(600)
 def test_kill_and_resume_give_the_weights_of_an_undisturbed_run(data: Path, joined: dict[str, object]) -> None:
     """kill -9 in the middle, then SIGTERM (exit 130 and how to go on), then the end: bit by bit the same files."""
     assert train(config_for(data, "whole", **LONG)) == 0
