@@ -16,12 +16,16 @@ from idc_ray.config.train import TrainConfig, Validation
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import create_model, load_checkpoint, model_spec, save_checkpoint
 from idc_ray.store.filesystem import resolve
+from idc_ray.training import driver, worker
 from idc_ray.training.driver import _with_absolute_paths, train
+from idc_ray.training.fit import fit
 from idc_ray.training.state import LAST, STATE, read_record, read_state, update_record
+from idc_ray.training.worker import TrainJob
 from tests.training.conftest import SETTINGS, toy_config
 from tests.training.test_sources import condensed, photographs
 
 ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -158,10 +162,23 @@ def command(data: Path, output: str, *more: str) -> list[str]:
     return [sys.executable, str(ROOT / "jobs" / "train.py"), *options, "--output", str(data / output), *more]
 
 
-@pytest.mark.timeout(600)
-def test_kill_and_resume_give_the_weights_of_an_undisturbed_run(data: Path, joined: dict[str, object]) -> None:
-    """kill -9 in the middle, then SIGTERM (exit 130 and how to go on), then the end: bit by bit the same files."""
-    assert train(config_for(data, "whole", **LONG)) == 0
+def trained_here(config: TrainConfig, place: Any, work: Any, tracker: Any) -> None:
+    """The whole training in this process: what a worker of Ray Train does, without Ray."""
+    feed, validation = worker._data(TrainJob(config, place, work.labels, work.notes, None), read_record(place), CPU)
+    fit(config, feed, validation, place, lambda event: None, work.notes)
+
+
+def test_kill_and_resume_give_the_weights_of_an_undisturbed_run(
+    data: Path, joined: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9 in the middle, then SIGTERM (exit 130 and how to go on), then the end: bit by bit the same files.
+
+    The undisturbed run is one without Ray: also catches bits that depend on where a training runs.
+    """
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "_run_on_ray", trained_here)
+        patch.setattr(worker, "_resident", lambda *_: True)
+        assert train(config_for(data, "whole", **LONG)) == 0
     killed = start(data, "killed.txt")
     wait_for(lambda: (data / "broken" / STATE).exists(), killed)
     os.kill(killed.pid, signal.SIGKILL)
