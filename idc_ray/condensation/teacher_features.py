@@ -9,11 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["LABEL_PADDING", "FeatureReader", "GlobalFeatureReader", "Teacher", "check_finite"]
-
-
-#: LR pixels of reflection round a tile when the teacher upscales it; cropped again (ours).
-LABEL_PADDING = 8
+__all__ = ["FeatureReader", "GlobalFeatureReader", "Teacher", "check_finite"]
 
 
 class Teacher(Protocol):
@@ -29,7 +25,7 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True)
 class FeatureReader:
-    """Features and outputs of tiles, each seen as if it went on, mirrored, beyond its border.
+    """Features of tiles, each seen as if it went on, mirrored, beyond its border, and their labels.
 
     A teacher's features depend on where a tile ends, so real crops and synthetic tiles go through the
     same call. The tile is reflected by ``padding`` pixels and the features of the tile itself are kept,
@@ -68,11 +64,13 @@ class FeatureReader:
         return maps[..., inside, inside].float()
 
     def upscale(self, tiles: Tensor) -> Tensor:
-        """(B, 3, p, p) in [0, 1] to float32 (B, 3, scale p, scale p), clamped to [0, 1]: the rule for all labels."""
+        """(B, 3, p, p) in [0, 1] to float32 (B, 3, scale p, scale p), clamped to [0, 1]: the rule for all labels.
+
+        Of the tile as it is. A student trained on patches sees them end where they end, as the teacher was trained
+        to; reflected tiles, and crops of the upscaled image, made worse students (docs/method.md).
+        """
         with self._precision(tiles.device):
-            out = self.teacher.upscale(_reflect(tiles, LABEL_PADDING))
-        begin, side = self.teacher.scale * LABEL_PADDING, self.teacher.scale * tiles.shape[-1]
-        return out[..., begin : begin + side, begin : begin + side].float().clamp(0, 1)
+            return self.teacher.upscale(tiles).float().clamp(0, 1)
 
     def centres(self, maps: Tensor) -> Tensor:
         """A map over whole tiles (..., p, p) at the centres of the local features, (..., positions, positions)."""

@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 #: Part of the digest. Raise it when a change of code makes other bytes out of the same settings.
-METHOD_VERSION = 4
+METHOD_VERSION = 5
 
 #: Fewest local features a side that a tile must have, else its statistics mean little, and that a cell must (ours).
 MIN_POSITIONS, MIN_CELL_POSITIONS = 8, 2

@@ -53,17 +53,6 @@ class Upscaler:
         out: Tensor = self.model(self._fit(lr))
         return out[..., : height * self.scale, : width * self.scale].clamp(0, 1)
 
-    def upscale_padded(self, lr: Tensor, pad: int = 8) -> Tensor:
-        """:meth:`upscale` of a tile that is reflect-padded by ``pad`` LR pixels (default ours), cropped afterwards.
-
-        Without it the network's zero padding darkens or blurs the border of every tile. A tile smaller
-        than the padding is mirrored back and forth.
-        """
-        height, width = (side * self.scale for side in lr.shape[-2:])
-        inset = pad * self.scale
-        out = self.upscale(reflect_pad(lr, pad, pad, pad, pad))
-        return out[..., inset : inset + height, inset : inset + width]
-
     @torch.no_grad()
     def upscale_image_float(self, lr: NDArray[np.uint8]) -> NDArray[np.float32]:
         """:meth:`upscale` of a whole 8-bit image: uint8 (h, w, 3) to float32 (scale h, scale w, 3) in [0, 255]."""

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask, needs_hr
 from idc_ray.condensation.selection import NEEDS_HR
-from idc_ray.condensation.teacher_features import LABEL_PADDING
 from idc_ray.images import downscale
 from idc_ray.models import bundled_teacher_bytes, load_teacher
 from idc_ray.models.teacher import Teacher
@@ -283,11 +282,11 @@ def test_choosing_methods_give_real_tiles_with_the_teachers_labels(teacher: Teac
 
 @pytest.mark.parametrize("method", ["idc", "random"])
 def test_labels_are_the_teachers_output_for_the_stored_tile(teacher: Teacher, method: str) -> None:
-    """Of the tile after rounding: what a student gets as input; reflect-padded, cropped, rounded."""
+    """Of the tile after rounding: what a student gets as input; rounded."""
     result = _one(_condenser(teacher, method=method), _task())
     tiles = torch.from_numpy(result.lr_tiles).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
-        labels = teacher.upscale_padded(tiles, LABEL_PADDING).mul(255).round().permute(0, 2, 3, 1).numpy()
+        labels = teacher.upscale(tiles).mul(255).round().permute(0, 2, 3, 1).numpy()
     assert np.abs(labels - result.hr_tiles).max() <= 1  # the batch size may move a value across a half
 
 

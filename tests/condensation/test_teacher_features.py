@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from idc_ray.condensation.teacher_features import LABEL_PADDING, FeatureReader, GlobalFeatureReader, _reflect
+from idc_ray.condensation.teacher_features import FeatureReader, GlobalFeatureReader, _reflect
 from idc_ray.models.teacher import Teacher
 
 
@@ -38,15 +38,13 @@ def test_features_are_those_of_the_mirrored_tile_at_the_tile_itself(teacher: Tea
 
 
 @torch.no_grad()
-def test_upscaling_is_mirror_then_teacher_then_crop(reader: FeatureReader, teacher: Teacher) -> None:
-    inset = 2 * LABEL_PADDING
-    whole = teacher.upscale(F.pad(_tiles(), (LABEL_PADDING,) * 4, mode="reflect"))
-    expected = whole[..., inset : inset + 32, inset : inset + 32].clamp(0, 1)
-    assert torch.equal(reader.upscale(_tiles()), expected)
+def test_upscaling_is_the_teacher_of_the_tile_as_it_is(reader: FeatureReader, teacher: Teacher) -> None:
+    """Mirrored tiles are no crops of photographs: the teacher's output at their borders is 0.5 to 1 dB worse."""
+    assert torch.equal(reader.upscale(_tiles()), teacher.upscale(_tiles()).clamp(0, 1))
 
 
 @torch.no_grad()
-def test_zero_padding_of_the_network_does_not_reach_features_or_labels() -> None:
+def test_zero_padding_of_the_network_does_not_reach_features() -> None:
     """Without reflection a network that pads with zeros darkens every tile's border, and paints noise there."""
     blur = torch.nn.Conv2d(3, 3, 3, padding=1, bias=False)
     blur.weight.copy_(torch.eye(3)[..., None, None] / 9)
@@ -62,7 +60,6 @@ def test_zero_padding_of_the_network_does_not_reach_features_or_labels() -> None
     flat = torch.full((2, 3, 16, 16), 0.5)
     reader = FeatureReader(Blurring(), 16, 2, 3)
     assert torch.allclose(reader.features(flat), torch.tensor(0.5))
-    assert torch.allclose(reader.upscale(flat), torch.tensor(0.5))
     assert not torch.allclose(replace(reader, padding=0).features(flat), torch.tensor(0.5))
 
 

@@ -66,24 +66,6 @@ def test_images_are_fitted_to_what_the_network_takes() -> None:
     assert torch.equal(out, image.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
-@pytest.mark.parametrize("side", [1, 5, 8, 12])
-def test_upscale_padded_is_the_middle_of_the_padded_image(edsr: EDSR, side: int) -> None:
-    """Also tiles that are smaller than the padding, where torch's own reflection refuses."""
-    network, tile = upscaler(edsr), torch.rand(1, 3, side, side)
-    whole = network.upscale(reflect_pad(tile, 8, 8, 8, 8))
-    assert torch.equal(network.upscale_padded(tile), whole[..., 16:-16, 16:-16])
-    assert network.upscale_padded(tile).shape == (1, 3, 2 * side, 2 * side)
-
-
-def test_upscale_padded_keeps_zero_padding_off_the_border() -> None:
-    """A flat tile must stay flat up to its border, in each sub-pixel; without the padding it does not."""
-    torch.manual_seed(0)
-    network = upscaler(EDSR(2, channels=8, blocks=1))  # it sees 6 LR pixels far, less than the padding
-    tile = torch.full((1, 3, 12, 12), 0.6)
-    assert network.upscale_padded(tile)[0, 0, ::2, ::2].std() < 1e-6
-    assert network.upscale(tile)[0, 0, ::2, ::2].std() > 1e-3
-
-
 def test_upscale_image_rounds_to_the_nearest() -> None:
     """Catches truncation, which darkens every label by half a grey level, and swapped axes."""
 
