@@ -13,11 +13,11 @@ from idc_ray.comparison.results import Results
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest
 from idc_ray.images import Instance
+from idc_ray.models import load_upscaler
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.dry_run import TIMED_IMAGES, seconds_per_image
 from idc_ray.pipeline.inputs import readable_samples
 from idc_ray.pipeline.progress import duration
-from idc_ray.pipeline.worker import load_job_teacher
 from idc_ray.store.filesystem import resolve
 from idc_ray.training.fit import student_spec
 from idc_ray.training.loop import Trainer
@@ -70,9 +70,9 @@ def _finished(plan: Plan, arm: Arm, seed: int) -> bool:
 def _set_seconds(plan: Plan, arm: Arm, samples: list[Instance], device: torch.device) -> float:
     if arm.whole and arm.labels == "real":
         return 0.0
-    teacher = load_job_teacher(plan.job(arm.condense, "unused"), plan.teacher, device)
     if not arm.whole:
-        return seconds_per_image(arm.condense, samples, teacher, device) * plan.found.manifest.num_rows
+        return seconds_per_image(arm.condense, samples, plan.teacher, device) * plan.found.manifest.num_rows
+    teacher = load_upscaler(plan.teacher, scale=arm.condense.scale, device=device, name="the teacher")
     begin = time.perf_counter()
     for sample in samples:
         teacher.upscale_image(sample.lr)

@@ -10,6 +10,7 @@ import torch
 
 from idc_ray.comparison.arms import Arm, Data, expand, input_digest, reference_of
 from idc_ray.comparison.scoring import Scoring, find_scoring
+from idc_ray.condensation.load import load_networks
 from idc_ray.config import CondenseConfig
 from idc_ray.config.base import result_digest
 from idc_ray.config.compare import CompareConfig
@@ -17,7 +18,6 @@ from idc_ray.images import Found
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.inputs import find_input, input_root, read_teacher
 from idc_ray.pipeline.job import Job
-from idc_ray.pipeline.worker import load_job_teacher
 from idc_ray.store import Store
 
 __all__ = ["Plan", "prepare"]
@@ -93,10 +93,10 @@ def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
     data = Data(input_digest(found), teacher_sha256(teacher), scoring.curve_digest(), scoring.digest())
     launch = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     plan = Plan(config, arms, left_out, reference, found, teacher, scoring, data, launch)
-    checked: set[tuple[int, str]] = set()
+    checked: set[tuple[int, str, str]] = set()
     for arm in arms:
-        key = (arm.condense.tile_size, arm.condense.rlff.feature_layer)
+        key = (arm.condense.tile_size, arm.condense.rlff.feature_layer, arm.condense.guide)
         if key not in checked:
-            load_job_teacher(plan.job(arm.condense, "unused"), teacher, torch.device("cpu"))
+            load_networks(arm.condense, teacher, torch.device("cpu"))
             checked.add(key)
     return plan

@@ -15,7 +15,7 @@ import ray
 import torch
 
 from idc_ray.comparison.images import Block, relabelled
-from idc_ray.condensation.condenser import Condenser
+from idc_ray.condensation.load import load_condenser
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import load_upscaler, teacher_sha256
 from idc_ray.pipeline.compactor import Compactor
@@ -25,7 +25,7 @@ from idc_ray.pipeline.inputs import PNG_BYTES_PER_PIXEL
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import pixels
 from idc_ray.pipeline.survey import SURVEY_IMAGES, mean_difficulty
-from idc_ray.pipeline.worker import CondenseWorker, load_job_teacher
+from idc_ray.pipeline.worker import CondenseWorker
 from idc_ray.store import RunRecord, Store, shard_count_for
 
 __all__ = ["SetFacts", "condense_set", "label_whole", "measure_difficulty", "set_facts", "whole_facts"]
@@ -159,7 +159,7 @@ def measure_difficulty(job: Job, teacher: bytes, blocks: Iterable[Block]) -> flo
         blocks: the decoded images by ascending id.
     """
     device = set_up_torch(job.config.actors, has_gpu=bool(ray.get_gpu_ids()))
-    condenser = Condenser(load_job_teacher(job, teacher, device), job.config, device)
+    condenser = load_condenser(job.config, teacher, device)
     rows = []
     with torch.no_grad():
         for row in itertools.islice((row for block in blocks for row in block.to_pylist()), SURVEY_IMAGES):

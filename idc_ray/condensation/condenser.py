@@ -35,7 +35,14 @@ from idc_ray.condensation.targets import (
     real_features,
     standardise,
 )
-from idc_ray.condensation.teacher_features import FeatureReader, GlobalFeatureReader, Teacher, check_finite
+from idc_ray.condensation.teacher_features import (
+    FeatureReader,
+    GlobalFeatureReader,
+    Labeller,
+    Teacher,
+    check_finite,
+    upscale_tiles,
+)
 from idc_ray.config import CondenseConfig
 from idc_ray.images.tiles import grid_count
 
@@ -126,18 +133,27 @@ class Condenser:
     """Condenses images with one teacher on one device.
 
     Args:
-        teacher: of the configuration's scale, on ``device``, its feature layer chosen.
+        teacher: of the configuration's scale, on ``device``, its feature layer chosen. Its features are matched, its
+            output says what is difficult, and, without a ``labeller``, is the labels.
         config: the run's configuration.
         device: where to compute.
         mean_difficulty: the run's mean difficulty, what ``allocation: difficulty`` divides by; to measure it
             with :meth:`difficulty` it need not be known.
+        labeller: what labels come from, if not from the teacher; of the same scale, on ``device``.
     """
 
     def __init__(
-        self, teacher: Teacher, config: CondenseConfig, device: torch.device, mean_difficulty: float | None = None
+        self,
+        teacher: Teacher,
+        config: CondenseConfig,
+        device: torch.device,
+        mean_difficulty: float | None = None,
+        labeller: Labeller | None = None,
     ) -> None:
-        if teacher.scale != config.scale:
-            raise ValueError(f"teacher upscales by {teacher.scale}, scale is {config.scale}")
+        self.labeller: Labeller = teacher if labeller is None else labeller
+        for name, network in (("teacher", teacher), ("labeller", self.labeller)):
+            if network.scale != config.scale:
+                raise ValueError(f"{name} upscales by {network.scale}, scale is {config.scale}")
         rlff = config.rlff
         dtype = {"float32": None, "bfloat16": torch.bfloat16}[config.actors.dtype]
         self.config, self.device, self.mean_difficulty = config, device, mean_difficulty
@@ -383,10 +399,13 @@ class Condenser:
 
         done = []
         for part in slot_calls.chunks([len(tiles)], self.slots, True):
-            labels = slot_calls.run(lambda x: self.reader.upscale(x.float() / 255), tiles[part], self.slots)
+            labels = slot_calls.run(self._label_tiles, tiles[part], self.slots)
             check_finite(labels)
             done.append(labels.mul_(255).round_().to(torch.uint8))
         return torch.cat(done).permute(0, 2, 3, 1).cpu().numpy()
+
+    def _label_tiles(self, tiles: Tensor) -> Tensor:
+        return upscale_tiles(self.labeller, tiles.float() / 255, self.reader.autocast)
 
     def _real_labels(self, image: ImageTask, part: _Chosen) -> NDArray[np.uint8]:
         scale, size = self.config.scale, self.config.tile_size

@@ -9,23 +9,43 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["FeatureReader", "GlobalFeatureReader", "Teacher", "check_finite"]
+__all__ = ["FeatureReader", "GlobalFeatureReader", "Labeller", "Teacher", "check_finite", "upscale_tiles"]
 
 
-class Teacher(Protocol):
-    """What condensation needs of a teacher; :class:`idc_ray.models.Teacher` has it."""
+class Labeller(Protocol):
+    """What condensation needs of a network that only gives labels; :class:`idc_ray.models.Upscaler` has it."""
 
     scale: int
-    channels: int
-
-    def features(self, lr: Tensor) -> Tensor: ...
 
     def upscale(self, lr: Tensor) -> Tensor: ...
 
 
+class Teacher(Labeller, Protocol):
+    """What condensation needs of a teacher; :class:`idc_ray.models.Teacher` has it."""
+
+    channels: int
+
+    def features(self, lr: Tensor) -> Tensor: ...
+
+
+def upscale_tiles(network: Labeller, tiles: Tensor, autocast: torch.dtype | None = None) -> Tensor:
+    """(B, 3, p, p) in [0, 1] to float32 (B, 3, scale p, scale p), clamped to [0, 1]: the rule for all labels.
+
+    Of the tile as it is. A student trained on patches sees them end where they end, as the teacher was trained
+    to; reflected tiles, and crops of the upscaled image, made worse students (docs/method.md).
+    """
+    with _precision(autocast, tiles.device):
+        return network.upscale(tiles).float().clamp(0, 1)
+
+
+def _precision(autocast: torch.dtype | None, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Where a network runs in ``autocast``, or in its own precision for None."""
+    return contextlib.nullcontext() if autocast is None else torch.autocast(device.type, autocast)
+
+
 @dataclass(frozen=True)
 class FeatureReader:
-    """Features of tiles, each seen as if it went on, mirrored, beyond its border, and their labels.
+    """Features of tiles, each seen as if it went on, mirrored, beyond its border; and outputs for them.
 
     A teacher's features depend on where a tile ends, so real crops and synthetic tiles go through the
     same call. The tile is reflected by ``padding`` pixels and the features of the tile itself are kept,
@@ -51,26 +71,16 @@ class FeatureReader:
         """Side of the map of local features: each needs its whole neighbourhood inside the tile."""
         return self.tile - self.kernel + 1
 
-    def _precision(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
-        if self.autocast is None:
-            return contextlib.nullcontext()
-        return torch.autocast(device.type, self.autocast)
-
     def features(self, tiles: Tensor) -> Tensor:
         """(B, 3, p, p) in [0, 1] to float32 (B, c, p, p); differentiable."""
-        with self._precision(tiles.device):
+        with _precision(self.autocast, tiles.device):
             maps = self.teacher.features(_reflect(tiles, self.padding))
         inside = slice(self.padding, self.padding + tiles.shape[-1])
         return maps[..., inside, inside].float()
 
     def upscale(self, tiles: Tensor) -> Tensor:
-        """(B, 3, p, p) in [0, 1] to float32 (B, 3, scale p, scale p), clamped to [0, 1]: the rule for all labels.
-
-        Of the tile as it is. A student trained on patches sees them end where they end, as the teacher was trained
-        to; reflected tiles, and crops of the upscaled image, made worse students (docs/method.md).
-        """
-        with self._precision(tiles.device):
-            return self.teacher.upscale(tiles).float().clamp(0, 1)
+        """The teacher's output by :func:`upscale_tiles`, what difficulty is measured by."""
+        return upscale_tiles(self.teacher, tiles, self.autocast)
 
     def centres(self, maps: Tensor) -> Tensor:
         """A map over whole tiles (..., p, p) at the centres of the local features, (..., positions, positions)."""

@@ -224,6 +224,9 @@ class CondenseConfig(Section):
     """Side of an LR tile, in pixels, >= 16; EDSR's training patch, ours."""
     teacher: Neutral[Place[Text | None]] = None
     """Checkpoint of the teacher; null: the bundled one of this scale. Its hash counts, its path does not."""
+    guide: Literal["teacher", "bundled"] = "teacher"
+    """Network whose features are matched and that says what is difficult: teacher is the paper's; bundled is the small
+    one of this package, for large teachers and for those whose features choose badly (docs/results.md), ours."""
     allocation: Literal["per_image", "difficulty"] = "per_image"
     """How many tiles an image gets; per_image (at least one each) is the paper's, difficulty is ours."""
     iterations: int = Field(100, ge=0)

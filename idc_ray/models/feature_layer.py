@@ -71,7 +71,7 @@ def _named(model: nn.Module, layer: str, fitting: Callable[[int], int]) -> int:
     """Channels of a named layer's output, which must be a map at LR resolution."""
     names = [name for name, _ in model.named_modules() if name]
     if layer not in names:
-        raise BadRequest(f"the teacher has no layer {layer!r}; {nearest(layer, names)}")
+        raise BadRequest(f"the network has no layer {layer!r}; {nearest(layer, names)}")
     shape: object = "nothing: it is not used"
     for size in _probe_sizes(fitting):
         outputs = _record(model, size, [layer])
@@ -101,7 +101,7 @@ def _by_structure(model: nn.Module, fitting: Callable[[int], int]) -> tuple[str,
         if found:
             return found[-1].module, found[-1].shape[1]
     raise BadRequest(
-        "no feature layer was found in the teacher: no module gives a map at LR resolution, as wide as the first "
+        "no feature layer was found in the network: no module gives a map at LR resolution, as wide as the first "
         "convolution's, before the upsampler (or the network pads its input inside); "
         "name one with --rlff.feature-layer, such as body.3"
     )

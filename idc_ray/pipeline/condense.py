@@ -19,6 +19,7 @@ import ray
 import torch
 
 import idc_ray
+from idc_ray.condensation.load import load_networks
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import IdcError, Locked, QuarantinedImages
 from idc_ray.images import Found
@@ -37,7 +38,6 @@ from idc_ray.pipeline.stream import condense_stream
 from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
 from idc_ray.pipeline.waiting import told_while_waiting
-from idc_ray.pipeline.worker import load_job_teacher
 from idc_ray.store import RunRecord, Store, holder_text, shard_count_for
 from idc_ray.tracking import Tracker, tracking_uri
 
@@ -118,7 +118,7 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
             config.matching,
         )
     job = _new_job(config, found, teacher)
-    load_job_teacher(job, teacher, torch.device("cpu"))
+    load_networks(config, teacher, torch.device("cpu"))
     return job, found, teacher
 
 

@@ -8,6 +8,7 @@ import time
 import torch
 
 from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask, needs_hr
+from idc_ray.condensation.load import load_condenser
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import Found, Instance
@@ -16,7 +17,6 @@ from idc_ray.pipeline.inputs import estimate_sizes, readable_samples
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.progress import duration
 from idc_ray.pipeline.summary import size
-from idc_ray.pipeline.worker import load_job_teacher
 
 __all__ = ["estimate", "seconds_per_image"]
 
@@ -41,7 +41,7 @@ def estimate(job: Job, found: Found, teacher: bytes) -> str:
         )
     sizes = estimate_sizes(config, images, samples)
     device = set_up_torch(config.actors, has_gpu=torch.cuda.is_available())
-    per_image = seconds_per_image(config, samples[:TIMED_IMAGES], load_job_teacher(job, teacher, device), device)
+    per_image = seconds_per_image(config, samples[:TIMED_IMAGES], teacher, device)
     workers = config.actors.max_size or (torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1)
     lines = {
         "images": f"{images} in {found.uri}",
@@ -55,14 +55,14 @@ def estimate(job: Job, found: Found, teacher: bytes) -> str:
     return "\n".join(f"{name:<15} {text}" for name, text in lines.items()) + "\ndry run: nothing was started or written"
 
 
-def seconds_per_image(config: CondenseConfig, samples: list[Instance], teacher: object, device: torch.device) -> float:
+def seconds_per_image(config: CondenseConfig, samples: list[Instance], teacher: bytes, device: torch.device) -> float:
     """Time two images with one step and with a few; steps cost the same each."""
     plain = config.model_copy(update={"allocation": "per_image"})  # the survey of difficulties would start the job
     tasks = [ImageTask(s.image_id, s.lr, s.hr if needs_hr(config) else None) for s in samples]
     first = min(1, config.iterations)  # none means that nothing is matched, and costs less than the rest
     more = min(TIMED_STEPS, config.pixel_steps - first) if config.makes_tiles else 0
     fixed, some = (
-        _timed(Condenser(teacher, plain.model_copy(update={"iterations": n}), device), tasks)  # type: ignore[arg-type]
+        _timed(load_condenser(plain.model_copy(update={"iterations": n}), teacher, device), tasks)
         for n in (first, first + max(0, more))
     )
     per_step = max(0.0, some - fixed) / more if more > 0 else 0.0

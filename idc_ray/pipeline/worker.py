@@ -21,11 +21,11 @@ import pyarrow as pa
 import ray
 import torch
 
-from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask
+from idc_ray.condensation.condenser import Condensed, ImageTask
+from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.memory import is_out_of_memory
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
-from idc_ray.models import Teacher, load_teacher
 from idc_ray.pipeline.attempts import Ledger
 from idc_ray.pipeline.cluster import node_id, node_lives
 from idc_ray.pipeline.device import device_kind, device_works, set_up_torch
@@ -35,19 +35,11 @@ from idc_ray.pipeline.reading import ENDS_THE_JOB, pixels
 from idc_ray.pipeline.stopping import as_row
 from idc_ray.store import ImageRecord, QuarantineEntry, TileRow
 
-__all__ = ["CondenseWorker", "SurveyWorker", "load_job_teacher"]
+__all__ = ["CondenseWorker", "SurveyWorker"]
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-
-
-def load_job_teacher(job: Job, data: bytes, device: torch.device) -> Teacher:
-    """The run's teacher on ``device``, checked to take the run's tiles."""
-    layer = job.config.rlff.feature_layer
-    teacher = load_teacher(data, scale=job.config.scale, feature_layer=layer, device=device, name="the teacher")
-    teacher.check_tile(job.config.tile_size)
-    return teacher
 
 
 def _statuses(rows: Sequence[Row]) -> pa.Table:
@@ -67,11 +59,9 @@ class _Worker(ABC):
         try:
             self.device = set_up_torch(job.config.actors, has_gpu=bool(ray.get_gpu_ids()))
             _check_output_visible(job)
-            model = load_job_teacher(job, ray.get(teacher), self.device)
+            self.condenser = load_condenser(job.config, ray.get(teacher), self.device, job.mean_difficulty)
         except IdcError as error:  # raised here, it would be tried again and again
             self.useless = error
-            return
-        self.condenser = Condenser(model, job.config, self.device, job.mean_difficulty)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()

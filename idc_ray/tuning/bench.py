@@ -13,17 +13,17 @@ import ray
 
 from idc_ray.comparison.schedule import Outcome
 from idc_ray.comparison.tasks import guarded
-from idc_ray.condensation.condenser import Condenser, ImageTask, Known
+from idc_ray.condensation.condenser import ImageTask, Known
+from idc_ray.condensation.load import load_condenser
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import IdcError
-from idc_ray.models import Teacher, load_teacher
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.training.pairs import Pair
 from idc_ray.tuning.prepare import Plan
 from idc_ray.tuning.settings import Settings
 from idc_ray.tuning.space import Parameter
 
-__all__ = ["Bench", "depth_of", "set_up_bench", "teacher_on"]
+__all__ = ["Bench", "depth_of", "set_up_bench"]
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +75,8 @@ class Bench:
 def depth_of(config: CondenseConfig) -> Depth:
     """Names what :meth:`Condenser.measure` depends on; equal for trials that may share it."""
     rlff = config.rlff
-    return (rlff.feature_layer, config.tile_size, rlff.padding, config.slots, config.method == "ncfd")
-
-
-def teacher_on(config: CondenseConfig, data: bytes, device: Any) -> Teacher:
-    """The teacher with the feature layer of a trial."""
-    layer = config.rlff.feature_layer
-    return load_teacher(data, scale=config.scale, feature_layer=layer, device=device, name="the teacher")
+    network = (config.guide, rlff.feature_layer)
+    return (*network, config.tile_size, rlff.padding, config.slots, config.method == "ncfd")
 
 
 def set_up_bench(plan: Plan, options: dict[str, Any]) -> Bench:
@@ -107,7 +102,7 @@ def set_up_bench(plan: Plan, options: dict[str, Any]) -> Bench:
         if status == "failed":
             raise IdcError(value)
         known[depth] = measured
-        log.info("measured %d images at layer %s, tiles of %d: %s", len(plan.images), depth[0], depth[1], value)
+        log.info("measured %d images by the %s at layer %s, tiles of %d: %s", len(plan.images), *depth[:3], value)
     return Bench(plan.settings, teacher, images, ray.put(plan.validation), known, plan.pixels)
 
 
@@ -115,7 +110,7 @@ def _depths(settings: Settings) -> Iterator[CondenseConfig]:
     """A configuration for each depth that a trial may have; none if some are of a range."""
     varied = [
         each for each in settings.space.parameters
-        if each.name in ("rlff.feature_layer", "tile_size", "rlff.padding", "slots", "method")
+        if each.name in ("guide", "rlff.feature_layer", "tile_size", "rlff.padding", "slots", "method")
     ]  # fmt: skip
     if any(_count(each) > MOST_DEPTHS for each in varied):
         return
@@ -134,7 +129,7 @@ def _count(parameter: Parameter) -> float:
 
 def _measured(config: CondenseConfig, teacher: bytes, images: list[ImageTask], room: int) -> tuple[str, list[Known]]:
     device = set_up_torch(config.actors, has_gpu=bool(ray.get_gpu_ids()))
-    condenser = Condenser(teacher_on(config, teacher, device), config, device)
+    condenser = load_condenser(config, teacher, device)
     known: list[Known] = []
     size = 0
     for image in images:

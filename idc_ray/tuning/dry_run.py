@@ -13,7 +13,6 @@ from idc_ray.images import Instance
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.dry_run import TIMED_IMAGES, seconds_per_image
 from idc_ray.pipeline.progress import duration
-from idc_ray.tuning.bench import teacher_on
 from idc_ray.tuning.prepare import Plan
 from idc_ray.tuning.space import Parameter
 
@@ -26,8 +25,7 @@ def estimate(plan: Plan) -> str:
     device = set_up_torch(config.actors, has_gpu=torch.cuda.is_available())
     condense = settings.condense(plan.space.first, config.seeds[0])
     samples = [Instance(task.image_id, "", task.lr, task.hr, 0, "") for task in plan.images[:TIMED_IMAGES]]
-    teacher = teacher_on(condense, plan.teacher, device)
-    making = seconds_per_image(condense, samples, teacher, device) * len(plan.images)
+    making = seconds_per_image(condense, samples, plan.teacher, device) * len(plan.images)
     training = seconds_per_step(settings.train, device) * settings.train.iterations
     trials = config.samples
     lines = [f"{each.name}: {_describe(each)}" for each in plan.space.parameters]

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from idc_ray.comparison.arms import TRAIN_SETS
+from idc_ray.condensation.load import load_networks
 from idc_ray.config import CondenseConfig, load
 from idc_ray.config.loading import flatten, flatten_changes, read_yaml
 from idc_ray.config.train import TrainConfig
 from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import BadRequest
-from idc_ray.models import load_teacher
 from idc_ray.models.registry import nearest
 from idc_ray.training.fit import student_spec
 from idc_ray.tuning.parsing import parse_parameters
@@ -134,7 +134,7 @@ def check_space(settings: Settings, teacher: bytes) -> None:
     Raises:
         BadRequest: one of them is refused; the message names it and says what is expected.
     """
-    layers: set[tuple[str, int]] = set()
+    tried: set[tuple[str, str, int]] = set()
     for probed, draw in settings.space.probes():
         try:
             condense = settings.condense(draw, 0)
@@ -144,13 +144,10 @@ def check_space(settings: Settings, teacher: bytes) -> None:
                     f"train.patch_size is {settings.train.patch_size}, more than tile_size, {side}; set it, such as "
                     f"--train '{{patch_size: {side}}}', or vary larger tiles"
                 )
-            layer = (condense.rlff.feature_layer, side)
-            if layer not in layers:
-                load_teacher(
-                    teacher, scale=condense.scale, feature_layer=layer[0], device=torch.device("cpu"),
-                    name="the teacher",
-                ).check_tile(side)  # fmt: skip
-                layers.add(layer)
+            networks = (condense.guide, condense.rlff.feature_layer, side)
+            if networks not in tried:
+                load_networks(condense, teacher, torch.device("cpu"))
+                tried.add(networks)
         except BadRequest as error:
             values = ", ".join(f"{name} {json.dumps(value)}" for name, value in probed.items())
             raise BadRequest(f"{settings.config.space}: {values} cannot be: {error}") from None

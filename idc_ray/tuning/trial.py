@@ -17,6 +17,7 @@ from ray import tune as ray_tune
 from idc_ray.comparison.students import set_up_training
 from idc_ray.comparison.tasks import guarded
 from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask
+from idc_ray.condensation.load import load_condenser
 from idc_ray.config import CondenseConfig
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import IdcError
@@ -26,7 +27,7 @@ from idc_ray.pipeline.survey import mean_difficulty
 from idc_ray.store.filesystem import resolve
 from idc_ray.training.fit import Event, World, fit
 from idc_ray.training.pairs import Pair, PairTable, Patches
-from idc_ray.tuning.bench import Bench, teacher_on
+from idc_ray.tuning.bench import Bench
 from idc_ray.tuning.records import SeedOutcome
 from idc_ray.tuning.space import Draw
 
@@ -148,9 +149,8 @@ def _run_seed(
 
 def _condense(config: CondenseConfig, bench: Bench, device: torch.device) -> tuple[list[Pair], int]:
     """Tiles of all images, and how many images failed: the condense job would quarantine those and go on."""
-    teacher = teacher_on(config, ray.get(bench.teacher), device)
     tasks = bench.tasks(config)
-    condenser = Condenser(teacher, config, device)
+    condenser = load_condenser(config, ray.get(bench.teacher), device)
     if config.allocation == "difficulty":
         rows = (
             {"image_id": task.image_id, "difficulty": _difficulty(condenser, task), "pixels": task.lr[..., 0].size}

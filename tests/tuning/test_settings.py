@@ -37,7 +37,7 @@ def test_the_spaces_that_come_with_it_are_accepted(name: str, monkeypatch: pytes
         ({"rlff.kernel_size": {"integers": [1, 5]}}, "rlff.kernel_size 2 cannot be"),
         ({"rlff.kernel_size": {"uniform": [1, 5], "step": 1}}, "rlff.kernel_size 2.0 cannot be"),
         ({"iterations": {"uniform": [10, 500]}}, "iterations 197."),
-        ({"rlff.feature_layer": ["auto", "body.99"]}, "the teacher has no layer 'body.99'"),
+        ({"rlff.feature_layer": ["auto", "body.99"]}, "the network has no layer 'body.99'"),
         ({"loss.instance": [0, 1], "loss.group": [1, 0]}, "loss.instance 0, loss.group 0 cannot be"),
         ({"rlff.bandwidths": [[1, 2], [1, 2, 4]]}, "a multiple of 3"),
     ],

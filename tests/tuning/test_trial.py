@@ -90,7 +90,7 @@ def test_what_goes_wrong_is_told_and_not_raised(bench: Bench) -> None:
     (report,) = reports_of(DRAW | {"ratio": 1e-9}, bench)
     assert "no tile came of the images" in report.failed and not report.finished
     (report,) = reports_of(DRAW | {"rlff.feature_layer": "body.99"}, bench)
-    assert "the teacher has no layer 'body.99'" in report.failed
+    assert "the network has no layer 'body.99'" in report.failed
 
 
 def test_a_stopped_trial_stops(bench: Bench) -> None:

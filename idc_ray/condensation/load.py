@@ -1,0 +1,53 @@
+"""A condenser from a configuration and a teacher's checkpoint, wherever images are condensed."""
+
+from __future__ import annotations
+
+import torch
+
+from idc_ray.condensation.condenser import Condenser
+from idc_ray.config import CondenseConfig
+from idc_ray.errors import BadRequest
+from idc_ray.models import Teacher, Upscaler, bundled_teacher_bytes, load_teacher, load_upscaler
+
+__all__ = ["load_condenser", "load_networks"]
+
+
+def load_condenser(
+    config: CondenseConfig, data: bytes, device: torch.device, mean_difficulty: float | None = None
+) -> Condenser:
+    """The condenser of a run.
+
+    Args:
+        config: the run's.
+        data: content of the teacher's checkpoint.
+        device: where to compute.
+        mean_difficulty: see :class:`Condenser`.
+
+    Raises:
+        BadRequest: as :func:`load_networks`.
+    """
+    guide, teacher = load_networks(config, data, device)
+    return Condenser(guide, config, device, mean_difficulty, teacher)
+
+
+def load_networks(config: CondenseConfig, data: bytes, device: torch.device) -> tuple[Teacher, Upscaler]:
+    """The network that says what is matched and what is difficult, and the one that labels; often the same.
+
+    Raises:
+        BadRequest: the checkpoint is none for this scale, a network does not take the run's tiles or has no such
+            feature layer, or no guide is bundled for this scale.
+    """
+    layer = config.rlff.feature_layer
+    if config.guide == "teacher":
+        teacher = load_teacher(data, scale=config.scale, feature_layer=layer, device=device, name="the teacher")
+        teacher.check_tile(config.tile_size)
+        return teacher, teacher
+    try:
+        bundled = bundled_teacher_bytes(config.scale)
+        guide = load_teacher(bundled, scale=config.scale, feature_layer=layer, device=device, name="the bundled guide")
+    except BadRequest as error:
+        raise BadRequest(f"guide is bundled: {error}; or set --guide teacher") from None
+    labeller = load_upscaler(data, scale=config.scale, device=device, name="the teacher")
+    for network in (guide, labeller):
+        network.check_tile(config.tile_size)
+    return guide, labeller
