@@ -1,0 +1,64 @@
+"""What a guide saves: python benchmarks/guide_cost.py --teacher DCTLSA_x2.pt --output FILE.json
+
+The same pictures, condensed by turns with a large teacher as its own guide and with the bundled one, labels by the
+teacher in both, in one process. Difficulty, targets, exchange and labels count; reading and writing files do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from benchmarks.common import blocks, parser, write_result
+from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask
+from idc_ray.condensation.load import load_condenser
+from idc_ray.config import CondenseConfig
+from idc_ray.images.resize import downscale
+from idc_ray.pipeline.device import set_up_torch
+
+GUIDES = ("teacher", "bundled")
+
+
+def _arguments() -> argparse.Namespace:
+    out = parser(__doc__)
+    out.add_argument("--teacher", type=Path, required=True, metavar="FILE", help="checkpoint of a large teacher")
+    out.add_argument("--scale", type=int, default=2, help="its scale")
+    out.add_argument("--images", type=int, default=6, help="pictures of 480 x 320 (default 6)")
+    return out.parse_args()
+
+
+def _run(condenser: Condenser, task: ImageTask) -> tuple[float, float]:
+    """Wall and CPU seconds of one image."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    (result,) = condenser.condense([task])
+    if not isinstance(result, Condensed):
+        raise SystemExit(f"a picture cannot be condensed: {result}")
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def main() -> None:
+    arguments = _arguments()
+    data = arguments.teacher.read_bytes()
+    config = CondenseConfig(scale=arguments.scale)
+    device = set_up_torch(config.actors, has_gpu=torch.cuda.is_available())
+    condensers = {guide: load_condenser(config.model_copy(update={"guide": guide}), data, device) for guide in GUIDES}
+    pictures = blocks(arguments.input, 320, 480, 100, 1 if arguments.quick else arguments.images)
+    spent = {guide: [0.0, 0.0] for guide in GUIDES}
+    for number, picture in enumerate(pictures):
+        for guide, condenser in condensers.items():
+            seconds = _run(condenser, ImageTask(f"{number:016x}", downscale(picture, arguments.scale)))
+            spent[guide] = [a + b for a, b in zip(spent[guide], seconds, strict=True)]
+    ratios = [own / guided for own, guided in zip(spent["teacher"], spent["bundled"], strict=True)]
+    print(f"{len(pictures)} pictures: the bundled guide takes 1 / {ratios[0]:.1f} of the time, CPU 1 / {ratios[1]:.1f}")
+    figures = {"seconds_and_cpu_seconds": spent, "times_faster": ratios[0], "times_faster_cpu": ratios[1]}
+    write_result("guide_cost", arguments, figures)
+
+
+if __name__ == "__main__":
+    main()
