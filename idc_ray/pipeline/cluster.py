@@ -77,15 +77,26 @@ def join(
             return
         log.info("starting Ray on this machine")
         _lend_package()
-        try:
-            # local: a cluster that someone else runs on this machine is joined by its address only
-            ray.init(address="local", num_cpus=(os.cpu_count() or 1) + spare_cpus, include_dashboard=False, **common)
-        except Exception as error:  # Ray has no type of its own for it
-            raise IdcError(
-                f"Ray did not start on this machine ({str(error).strip()}); if it is very busy or short of memory, run "
-                "the same command again later: what was finished is kept"
-            ) from error
+        # local: a cluster that someone else runs on this machine is joined by its address only
+        own = {"address": "local", "num_cpus": (os.cpu_count() or 1) + spare_cpus, "include_dashboard": False}
+        _start_ray(own | common)
     _check_machine(needs or {}, {"CPU": spare_cpus}, fix)
+
+
+def _start_ray(settings: dict[str, Any]) -> None:
+    """Start Ray, twice if need be: it gives up when a part of it does not answer within 30 s, as on a busy machine."""
+    for last in (False, True):
+        try:
+            ray.init(**settings)
+            return
+        except Exception as error:  # Ray has no type of its own for it
+            ray.shutdown()
+            if last:
+                raise IdcError(
+                    f"Ray did not start on this machine ({str(error).strip()}); if it is very busy or short of "
+                    "memory, run the same command again later: what was finished is kept"
+                ) from error
+            log.warning("Ray did not start (%s); it is tried once more", str(error).strip())
 
 
 def _check_machine(needs: Mapping[str, float], spare: Mapping[str, float], fix: str) -> None:

@@ -192,17 +192,35 @@ def test_the_address_for_submissions_is_told_for_what_it_is(calls: list[dict[str
     assert not calls
 
 
-def test_a_machine_too_busy_to_start_ray_is_told_so(
-    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Catches a traceback that reads like a bug of ours: Ray gives up when a part of it does not answer within 30 s."""
+@pytest.fixture
+def busy(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A machine where Ray fails to start as often as the list says."""
+    failures, init = [0], cluster.ray.init
 
     def refuse(**settings: Any) -> None:
-        raise Exception("The current node timed out during startup.")
+        init(**settings)
+        if failures[0]:
+            failures[0] -= 1
+            raise Exception("The current node timed out during startup.")
 
     monkeypatch.setattr(cluster.ray, "init", refuse)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    return failures
+
+
+def test_a_machine_too_busy_to_start_ray_is_told_so(calls: list[dict[str, Any]], busy: list[int]) -> None:
+    """Catches a traceback that reads like a bug of ours: Ray gives up when a part of it does not answer within 30 s."""
+    busy[0] = 9
     with pytest.raises(IdcError, match=r"did not start on this machine \(The current node.*same command again"):
         cluster.join(None)
+    assert len(calls) == 2
+
+
+def test_ray_that_did_not_start_is_started_again(calls: list[dict[str, Any]], busy: list[int]) -> None:
+    """Catches a job that is lost to a busy half minute."""
+    busy[0] = 1
+    cluster.join(None)
+    assert len(calls) == 2 and calls[0] == calls[1]
 
 
 def test_our_own_cluster_is_this_machine_and_is_not_started_twice(
