@@ -26,12 +26,13 @@ from torch import Tensor
 from benchmarks.common import machine, mosaic, parser, write_result
 from benchmarks.literal import PROJECTIONS, LiteralImage, LiteralMatcher
 from idc_ray.condensation.budget import per_image_budget
-from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask
+from idc_ray.condensation.condenser import Condenser
 from idc_ray.condensation.difficulty import hardness_map
 from idc_ray.condensation.groups import balanced_groups
 from idc_ray.condensation.rlff import draw_bank
 from idc_ray.condensation.starts import crop_start, hardest_windows
 from idc_ray.condensation.targets import difficulty_map, measure_image
+from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.config import CondenseConfig
 from idc_ray.images import grid_count
 from idc_ray.images.resize import downscale

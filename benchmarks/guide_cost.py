@@ -16,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.common import blocks, parser, write_result
-from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask
+from idc_ray.condensation.condenser import Condenser
 from idc_ray.condensation.load import load_condenser
+from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.config import CondenseConfig
 from idc_ray.images.resize import downscale
 from idc_ray.pipeline.device import set_up_torch

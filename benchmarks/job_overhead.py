@@ -27,7 +27,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from benchmarks.common import machine, parser, write_pieces, write_result
-from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask
+from idc_ray.condensation.condenser import Condenser
+from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.config import CondenseConfig
 from idc_ray.images import ImageRef, encode_png, find_images, load_instance
 from idc_ray.models import bundled_teacher_bytes, load_teacher

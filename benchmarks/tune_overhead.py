@@ -30,7 +30,8 @@ from PIL import Image
 # Nothing here may import Ray: the loop would pay for it.
 from benchmarks.common import ROOT, blocks, machine, parser, write_result
 from idc_ray.comparison.students import set_up_training
-from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask
+from idc_ray.condensation.condenser import Condenser
+from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.config import CondenseConfig, load
 from idc_ray.config.train import TrainConfig, Validation
 from idc_ray.models import bundled_teacher_bytes, load_teacher

@@ -105,6 +105,12 @@ def test_no_pure_room_reaches_ray_or_mlflow_through_what_it_imports() -> None:
     assert json.loads(done.stdout) == []
 
 
+def test_who_only_reads_images_does_not_load_torch() -> None:
+    """Catches seconds and 200 MB in each process that decodes pictures, for a helper from beside a network."""
+    program = "import sys, idc_ray.pipeline.reading; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parent, check=False).returncode == 0
+
+
 def test_the_rule_sees_relative_and_nested_imports() -> None:
     """Catches a checker that reads only the top of a file: its silence would prove nothing."""
     lines = ["from ray import data", "from ..pipeline import condense", "from . import tiles", "import mlflow.data"]

@@ -26,7 +26,7 @@ from idc_ray.condensation.matching import KEPT_CALLS, Matched, MatchingProblem, 
 from idc_ray.condensation.memory import is_out_of_memory
 from idc_ray.condensation.rlff import draw_bank, fourier_sums
 from idc_ray.condensation.seeding import generator
-from idc_ray.condensation.selection import NEEDS_HR, SelectionTask, select
+from idc_ray.condensation.selection import SelectionTask, select
 from idc_ray.condensation.targets import (
     RealImage,
     RealTargets,
@@ -35,6 +35,7 @@ from idc_ray.condensation.targets import (
     real_features,
     standardise,
 )
+from idc_ray.condensation.tasks import Condensed, ImageTask, Known
 from idc_ray.condensation.teacher_features import (
     FeatureReader,
     GlobalFeatureReader,
@@ -46,72 +47,13 @@ from idc_ray.condensation.teacher_features import (
 from idc_ray.config import CondenseConfig
 from idc_ray.images.tiles import grid_count
 
-__all__ = ["Condensed", "Condenser", "ImageTask", "Known", "needs_hr"]
+__all__ = ["Condenser"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 #: Tiles of one teacher call where ``slots`` is not set: GPUs need many to be busy, CPUs waste time on dummies (ours).
 DEFAULT_SLOTS = {"cpu": 4, "cuda": 32}
-
-
-@dataclass(frozen=True)
-class Known:
-    """What :meth:`Condenser.measure` found out about an image, for other runs with the same teacher, tiles and slots.
-
-    Attributes:
-        difficulties: float32 (H, W), of each LR pixel.
-        features: of each teacher call over the real crops, float32 (slots, c, p, p); empty: not kept.
-    """
-
-    difficulties: NDArray[np.float32]
-    features: tuple[NDArray[np.float32], ...] = ()
-
-
-@dataclass(frozen=True)
-class ImageTask:
-    """One image to condense.
-
-    Attributes:
-        image_id: seeds everything random about the image.
-        lr: uint8 (H, W, 3), at least one tile large.
-        hr: uint8 (scale H, scale W, 3), where :func:`needs_hr` asks for it.
-        known: spares measuring it again; the result is the same bits.
-    """
-
-    image_id: str
-    lr: NDArray[np.uint8]
-    hr: NDArray[np.uint8] | None = None
-    known: Known | None = None
-
-
-@dataclass(frozen=True)
-class Condensed:
-    """What became of one image.
-
-    Attributes:
-        lr_tiles: uint8 (n, p, p, 3).
-        hr_tiles: uint8 (n, scale p, scale p, 3).
-        corners: (top, left) in LR pixels of the chosen crop or of the start; None if from no one place.
-        candidates: how many whole tiles the image holds.
-        loss_start: held-out loss of the start; None for methods that choose, and for no tiles.
-        loss_end: held-out loss of the optimised tiles after rounding; may be above ``loss_start``, see ``kept_start``.
-        bandwidth_start: held-out loss of the start at each bandwidth.
-        bandwidth_end: held-out loss of the optimised tiles at each bandwidth.
-        kept_start: the optimised tiles were no better, the start was kept; None if nothing was optimised.
-        seconds: time by stage; stages done for several images together are shared equally.
-    """
-
-    lr_tiles: NDArray[np.uint8]
-    hr_tiles: NDArray[np.uint8]
-    corners: list[tuple[int, int] | None]
-    candidates: int
-    loss_start: float | None = None
-    loss_end: float | None = None
-    bandwidth_start: list[float] = field(default_factory=list)
-    bandwidth_end: list[float] = field(default_factory=list)
-    kept_start: bool | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -122,11 +64,6 @@ class _Chosen:
     corners: list[tuple[int, int] | None]
     match: Matched | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-
-
-def needs_hr(config: CondenseConfig) -> bool:
-    """Whether a run's method or labels look at real HR images."""
-    return config.labels == "real" or config.method in NEEDS_HR
 
 
 class Condenser:

@@ -22,10 +22,7 @@ from idc_ray.condensation.targets import difficulty_map
 from idc_ray.condensation.teacher_features import FeatureReader, check_finite
 from idc_ray.condensation.windows import candidate_positions, choose, cut, window_means
 
-__all__ = ["NEEDS_HR", "SELECTORS", "SelectionTask", "select"]
-
-#: Rules that compare with the real HR image, whatever labels the run stores.
-NEEDS_HR = frozenset({"psnr_bicubic", "loss"})
+__all__ = ["SELECTORS", "SelectionTask", "select"]
 
 #: Share of the candidates with the largest loss that ``loss`` drops: the teacher fails there on noise and moire (ours).
 DROPPED_HARDEST = 0.05

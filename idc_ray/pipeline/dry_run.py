@@ -7,8 +7,9 @@ import time
 
 import torch
 
-from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask, needs_hr
+from idc_ray.condensation.condenser import Condenser
 from idc_ray.condensation.load import load_condenser
+from idc_ray.condensation.tasks import Condensed, ImageTask, needs_hr
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import Found, Instance

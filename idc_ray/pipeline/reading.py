@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from idc_ray.condensation.condenser import needs_hr
+from idc_ray.condensation.tasks import needs_hr
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageRef, load_instance
 from idc_ray.images.names import is_there

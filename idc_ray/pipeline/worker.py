@@ -21,9 +21,9 @@ import pyarrow as pa
 import ray
 import torch
 
-from idc_ray.condensation.condenser import Condensed, ImageTask
 from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.memory import is_out_of_memory
+from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
 from idc_ray.pipeline.attempts import Ledger

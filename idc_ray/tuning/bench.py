@@ -13,8 +13,8 @@ import ray
 
 from idc_ray.comparison.schedule import Outcome
 from idc_ray.comparison.tasks import guarded
-from idc_ray.condensation.condenser import ImageTask, Known
 from idc_ray.condensation.load import load_condenser
+from idc_ray.condensation.tasks import ImageTask, Known
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import IdcError
 from idc_ray.pipeline.device import set_up_torch

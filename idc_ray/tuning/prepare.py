@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from pyarrow.fs import LocalFileSystem
 
-from idc_ray.condensation.condenser import ImageTask
 from idc_ray.condensation.seeding import uniform
+from idc_ray.condensation.tasks import ImageTask
 from idc_ray.config import CondenseConfig
 from idc_ray.config.base import result_digest, result_settings
 from idc_ray.config.loading import flatten

@@ -16,8 +16,9 @@ from ray import tune as ray_tune
 
 from idc_ray.comparison.students import set_up_training
 from idc_ray.comparison.tasks import guarded
-from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask
+from idc_ray.condensation.condenser import Condenser
 from idc_ray.condensation.load import load_condenser
+from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.config import CondenseConfig
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import IdcError

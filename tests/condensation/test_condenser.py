@@ -10,8 +10,8 @@ import skimage.data
 import torch
 from torch import Tensor
 
-from idc_ray.condensation.condenser import Condensed, Condenser, ImageTask, needs_hr
-from idc_ray.condensation.selection import NEEDS_HR
+from idc_ray.condensation.condenser import Condenser
+from idc_ray.condensation.tasks import NEEDS_HR, Condensed, ImageTask, needs_hr
 from idc_ray.images import downscale
 from idc_ray.models import bundled_teacher_bytes, load_teacher
 from idc_ray.models.teacher import Teacher

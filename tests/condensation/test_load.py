@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from idc_ray.condensation.condenser import Condensed, ImageTask
 from idc_ray.condensation.load import load_condenser, load_networks
+from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest
 from idc_ray.models import ModelSpec, bundled_teacher_bytes, checkpoint_bytes

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from idc_ray.condensation import selection
 from idc_ray.condensation.difficulty import bicubic_upscale
-from idc_ray.condensation.selection import NEEDS_HR, SELECTORS, SelectionTask, select
+from idc_ray.condensation.selection import SELECTORS, SelectionTask, select
+from idc_ray.condensation.tasks import NEEDS_HR
 from idc_ray.condensation.teacher_features import FeatureReader
 from idc_ray.condensation.windows import candidate_positions
 from idc_ray.config import CondenseConfig

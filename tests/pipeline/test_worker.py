@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from idc_ray.condensation.condenser import Condensed, ImageTask
+from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import Found, decode_png
 from idc_ray.pipeline import worker as module
