@@ -70,17 +70,45 @@ def keeping_handlers() -> Iterator[None]:
     """Whatever handlers of SIGINT and SIGTERM are set inside, such as by ``ray.init``, are replaced by those of before.
 
     Outside the main thread nobody can set any.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM arrived inside, also if the exception of its handler was swallowed there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with _noting() as noted:
+        try:
+            yield
+        except SystemExit as error:
+            if error.code == signal.SIGTERM:  # how Ray's own handler leaves
+                raise _stopped(signal.SIGTERM) from None
+            raise
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if noted:
+        raise _stopped(noted[0])
+
+
+def _stopped(number: int) -> Interrupted:
+    return Interrupted(f"stopped by {signal.Signals(number).name}; the same command continues")
+
+
+@contextlib.contextmanager
+def _noting() -> Iterator[list[int]]:
+    """Numbers of SIGINT and SIGTERM that arrive inside, known at the end, whoever handles them and however."""
+    reader, writer = os.pipe()
+    noted: list[int] = []
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    old = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
-        yield
-    except SystemExit as error:
-        if error.code == signal.SIGTERM:  # how Ray's own handler leaves
-            raise Interrupted("stopped by SIGTERM; the same command continues") from None
-        raise
+        yield noted
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(old)
+        os.close(writer)
+        with contextlib.suppress(BlockingIOError):  # a forked child has the other end
+            noted += [number for number in os.read(reader, 4096) if number in (signal.SIGINT, signal.SIGTERM)]
+        os.close(reader)

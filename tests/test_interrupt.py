@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -137,6 +138,23 @@ def test_rays_way_to_leave_is_an_interrupt() -> None:
     with pytest.raises(SystemExit) as other, keeping_handlers():
         sys.exit(3)
     assert other.value.code == 3
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_a_library_swallows_is_an_interrupt(number: int) -> None:
+    """Catches SIGTERM while Ray starts, whose SystemExit is lost in Ray's own code: the job would just go on."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(number)
+
+    with pytest.raises(Interrupted, match=signal.Signals(number).name), keeping_handlers():  # noqa: PT012  all inside
+        signal.signal(number, leave)
+        with contextlib.suppress(SystemExit):
+            send(number)
+    assert handlers() == [ours, ours]
+    with keeping_handlers():  # nothing is left over for the next
+        pass
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_outside_the_main_thread_it_does_nothing() -> None:
