@@ -50,7 +50,7 @@ class Rlff(Section):
     feature_layer: Text = "auto"
     """Name of the teacher's layer; auto: the last one at LR resolution before its upsampler; ours."""
     padding: int = Field(4, ge=0)
-    """LR pixels of reflection round a tile when it passes through the teacher, < tile_size; ours."""
+    """LR pixels of reflection round a tile when its features are computed, < tile_size; ours."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
