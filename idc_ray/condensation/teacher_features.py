@@ -32,7 +32,7 @@ def upscale_tiles(network: Labeller, tiles: Tensor, autocast: torch.dtype | None
     """(B, 3, p, p) in [0, 1] to float32 (B, 3, scale p, scale p), clamped to [0, 1]: the rule for all labels.
 
     Of the tile as it is. A student trained on patches sees them end where they end, as the teacher was trained
-    to; reflected tiles, and crops of the upscaled image, made worse students (docs/method.md).
+    to; reflected tiles made worse students, crops of the upscaled image none that were better (docs/method.md).
     """
     with _precision(autocast, tiles.device):
         return network.upscale(tiles).float().clamp(0, 1)
