@@ -219,7 +219,7 @@ class _Comparison:
 
     def _difficulty_key(self, config: CondenseConfig) -> str:
         settings: dict[str, Any] = {"images": self.plan.data.images, "teacher": self.plan.data.teacher}
-        settings |= {"tile": config.tile_size, "slots": config.slots, "guide": config.guide}
+        settings |= {"tile": config.tile_size, "slots": config.slots, "guide": config.guided_by}
         settings |= {"scale": config.scale, "dtype": config.actors.dtype, "method_version": METHOD_VERSION}
         return result_digest(settings)
 

@@ -95,7 +95,7 @@ def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
     plan = Plan(config, arms, left_out, reference, found, teacher, scoring, data, launch)
     checked: set[tuple[int, str, str]] = set()
     for arm in arms:
-        key = (arm.condense.tile_size, arm.condense.rlff.feature_layer, arm.condense.guide)
+        key = (arm.condense.tile_size, arm.condense.rlff.feature_layer, arm.condense.guided_by)
         if key not in checked:
             load_networks(arm.condense, teacher, torch.device("cpu"))
             checked.add(key)

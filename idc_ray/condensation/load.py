@@ -38,7 +38,7 @@ def load_networks(config: CondenseConfig, data: bytes, device: torch.device) -> 
             feature layer, or no guide is bundled for this scale.
     """
     layer = config.rlff.feature_layer
-    if config.guide == "teacher":
+    if config.guided_by == "teacher":
         teacher = load_teacher(data, scale=config.scale, feature_layer=layer, device=device, name="the teacher")
         teacher.check_tile(config.tile_size)
         return teacher, teacher
@@ -47,7 +47,8 @@ def load_networks(config: CondenseConfig, data: bytes, device: torch.device) -> 
         guide = load_teacher(bundled, scale=config.scale, feature_layer=layer, device=device, name="the bundled guide")
     except BadRequest as error:
         raise BadRequest(f"guide is bundled: {error}; or set --guide teacher") from None
-    labeller = load_upscaler(data, scale=config.scale, device=device, name="the teacher")
+    same = data == bundled
+    labeller = guide if same else load_upscaler(data, scale=config.scale, device=device, name="the teacher")
     for network in (guide, labeller):
         network.check_tile(config.tile_size)
     return guide, labeller

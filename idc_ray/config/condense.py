@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from idc_ray.config.base import Neutral, Place, Section, result_digest, result_settings
 
 __all__ = [
+    "BUNDLED_SCALES",
     "METHOD_VERSION",
     "Actors",
     "CondenseConfig",
@@ -23,6 +24,9 @@ __all__ = [
 
 #: Part of the digest. Raise it when a change of code makes other bytes out of the same settings.
 METHOD_VERSION = 5
+
+#: Scales that the package has a network for, as ``idc_ray.models`` has them; that would import torch.
+BUNDLED_SCALES = (2, 4)
 
 #: Fewest local features a side that a tile must have, else its statistics mean little, and that a cell must (ours).
 MIN_POSITIONS, MIN_CELL_POSITIONS = 8, 2
@@ -48,7 +52,8 @@ class Rlff(Section):
     bandwidths: tuple[Positive, ...] = Field((0.5, 1.0, 2.0, 4.0), min_length=1)
     """Scales of the frequencies, relative to a local feature's standard deviation; > 0, distinct; ours."""
     feature_layer: Text = "auto"
-    """Name of the teacher's layer; auto: the last one at LR resolution before its upsampler; ours."""
+    """Name of a layer of the guide, which is the teacher then unless told otherwise; auto: the guide's last one at LR
+    resolution before its upsampler; ours."""
     padding: int = Field(4, ge=0)
     """LR pixels of reflection round a tile when its features are computed, < tile_size; ours."""
 
@@ -224,9 +229,10 @@ class CondenseConfig(Section):
     """Side of an LR tile, in pixels, >= 16; EDSR's training patch, ours."""
     teacher: Neutral[Place[Text | None]] = None
     """Checkpoint of the teacher; null: the bundled one of this scale. Its hash counts, its path does not."""
-    guide: Literal["teacher", "bundled"] = "teacher"
-    """Network whose features are matched and that says what is difficult: teacher is the paper's; bundled is the small
-    one of this package, for large teachers and for those whose features choose badly (docs/results.md), ours."""
+    guide: Literal["auto", "teacher", "bundled"] = "auto"
+    """Network whose features are matched and that says what is difficult: teacher is the paper's; bundled, the small one
+    of this package, takes a fraction of a large teacher's time and made better students (docs/results.md), ours; auto:
+    bundled where there is one of the scale, unless rlff.feature_layer names a layer; ours."""
     allocation: Literal["per_image", "difficulty"] = "per_image"
     """How many tiles an image gets; per_image (at least one each) is the paper's, difficulty is ours."""
     iterations: int = Field(100, ge=0)
@@ -287,6 +293,13 @@ class CondenseConfig(Section):
         return self
 
     @property
+    def guided_by(self) -> Literal["teacher", "bundled"]:
+        """What ``guide`` comes to. A layer that is named is one of the teacher's: of the bundled one nobody asks."""
+        if self.guide != "auto":
+            return self.guide
+        return "bundled" if self.scale in BUNDLED_SCALES and self.rlff.feature_layer == "auto" else "teacher"
+
+    @property
     def exchanges(self) -> bool:
         """Whether cells are exchanged; ncfd has one feature for a whole tile, which no cell has."""
         return self.method == "idc" and self.matching != "pixels" and self.iterations > 0
@@ -307,7 +320,7 @@ class CondenseConfig(Section):
         Args:
             teacher_sha256: hash of the teacher's checkpoint, hex digits.
         """
-        settings = result_settings(self)
+        settings = result_settings(self) | {"guide": self.guided_by}
         # Not where the paired LR images are, but that they are: LR made by bicubic is another LR.
         settings["paired"] = self.source.lr_input is not None
         settings["teacher_sha256"] = teacher_sha256.lower()

@@ -118,7 +118,9 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
             config.matching,
         )
     job = _new_job(config, found, teacher)
-    load_networks(config, teacher, torch.device("cpu"))
+    guide, labeller = load_networks(config, teacher, torch.device("cpu"))
+    if guide is not labeller:
+        log.info("the bundled network says what is matched and difficult, the teacher labels; see --guide")
     return job, found, teacher
 
 

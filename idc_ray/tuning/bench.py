@@ -75,7 +75,7 @@ class Bench:
 def depth_of(config: CondenseConfig) -> Depth:
     """Names what :meth:`Condenser.measure` depends on; equal for trials that may share it."""
     rlff = config.rlff
-    network = (config.guide, rlff.feature_layer)
+    network = (config.guided_by, rlff.feature_layer)
     return (*network, config.tile_size, rlff.padding, config.slots, config.method == "ncfd")
 
 

@@ -144,7 +144,7 @@ def check_space(settings: Settings, teacher: bytes) -> None:
                     f"train.patch_size is {settings.train.patch_size}, more than tile_size, {side}; set it, such as "
                     f"--train '{{patch_size: {side}}}', or vary larger tiles"
                 )
-            networks = (condense.guide, condense.rlff.feature_layer, side)
+            networks = (condense.guided_by, condense.rlff.feature_layer, side)
             if networks not in tried:
                 load_networks(condense, teacher, torch.device("cpu"))
                 tried.add(networks)

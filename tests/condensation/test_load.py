@@ -7,8 +7,10 @@ import torch
 from idc_ray.condensation.load import load_condenser, load_networks
 from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.config import CondenseConfig
+from idc_ray.config.condense import BUNDLED_SCALES as CONFIG_SCALES
 from idc_ray.errors import BadRequest
 from idc_ray.models import ModelSpec, bundled_teacher_bytes, checkpoint_bytes
+from idc_ray.models.load import BUNDLED_SCALES
 from tests.condensation.conftest import picture, small_config
 
 CPU = torch.device("cpu")
@@ -32,7 +34,7 @@ def test_a_guide_makes_its_own_tiles_and_the_teacher_labels_them(checkpoint: byt
     """Catches features or difficulty of the teacher with a guide, and labels of the guide."""
     guided = _condensed(small_config(method=method, guide="bundled"), checkpoint)
     by_bundled = _condensed(small_config(method=method), bundled_teacher_bytes(2))
-    by_teacher = _condensed(small_config(method=method), checkpoint)
+    by_teacher = _condensed(small_config(method=method, guide="teacher"), checkpoint)
     assert np.array_equal(guided.lr_tiles, by_bundled.lr_tiles)
     assert not np.array_equal(guided.lr_tiles, by_teacher.lr_tiles)
     assert (guided.loss_start, guided.loss_end) == (by_bundled.loss_start, by_bundled.loss_end)
@@ -51,7 +53,29 @@ def test_difficulty_is_the_guides(checkpoint: bytes) -> None:
 
 def test_a_guide_is_another_run() -> None:
     """Else a run with another guide would go on with the tiles of the first."""
-    assert small_config(guide="bundled").digest("0" * 64) != small_config().digest("0" * 64)
+    assert small_config(guide="bundled").digest("0" * 64) != small_config(guide="teacher").digest("0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "guide"),
+    [({}, "bundled"), ({"scale": 3}, "teacher"), ({"scale": 4}, "bundled"), ({"rlff__feature_layer": "a"}, "teacher")],
+)
+def test_who_guides_unless_told_otherwise(changes: dict[str, object], guide: str) -> None:
+    """Catches scale 3 without a guide, a layer sought in a network that nobody named, and one run under two digests."""
+    config = small_config(**changes)
+    assert config.guided_by == guide
+    assert config.digest("0" * 64) == small_config(**changes, guide=guide).digest("0" * 64)
+
+
+def test_scales_that_a_guide_is_bundled_for() -> None:
+    """The configuration has them from itself: it is read where torch is not."""
+    assert CONFIG_SCALES == BUNDLED_SCALES
+
+
+def test_the_bundled_teacher_is_its_own_guide() -> None:
+    """Else each worker holds it twice."""
+    guide, labeller = load_networks(small_config(), bundled_teacher_bytes(2), CPU)
+    assert guide is labeller
 
 
 def test_what_does_not_go_together_is_told(checkpoint: bytes) -> None:
