@@ -230,9 +230,9 @@ class CondenseConfig(Section):
     teacher: Neutral[Place[Text | None]] = None
     """Checkpoint of the teacher; null: the bundled one of this scale. Its hash counts, its path does not."""
     guide: Literal["auto", "teacher", "bundled"] = "auto"
-    """Network whose features are matched and that says what is difficult: teacher is the paper's; bundled, the small one
-    of this package, takes a fraction of a large teacher's time and made better students (docs/results.md), ours; auto:
-    bundled where there is one of the scale, unless rlff.feature_layer names a layer; ours."""
+    """Network whose features are matched and that says what is difficult. teacher: the teacher itself, the paper's;
+    bundled: the small one of this package, which takes a fraction of a large teacher's time and made better students
+    (docs/results.md); auto: bundled where there is one of the scale, unless rlff.feature_layer names a layer; ours."""
     allocation: Literal["per_image", "difficulty"] = "per_image"
     """How many tiles an image gets; per_image (at least one each) is the paper's, difficulty is ours."""
     iterations: int = Field(100, ge=0)
