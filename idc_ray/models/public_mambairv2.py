@@ -12,13 +12,13 @@ from idc_ray.models.registry import ModelSpec
 
 __all__ = ["is_mambairv2", "mambairv2_spec"]
 
-MARK = "relative_position_index_SA"
 FIRST = "layers.0.residual_group.layers.0."
+WINDOW_INDEX, STATES = "relative_position_index_SA", FIRST + "assm.selectiveScan.A_logs"
 
 
 def is_mambairv2(weights: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is one of MambaIRv2, by a buffer that no other network has."""
-    return MARK in weights
+    """Whether a state dict is one of MambaIRv2; HAT and ATD have an index of that name too, but no state space."""
+    return WINDOW_INDEX in weights and STATES in weights
 
 
 def mambairv2_spec(weights: Mapping[str, Tensor], name: str) -> ModelSpec:
@@ -40,9 +40,9 @@ def mambairv2_spec(weights: Mapping[str, Tensor], name: str) -> ModelSpec:
                 "blocks": 1 + max(int(parts[1]) for parts in places),
                 "layers": 1 + max(int(parts[4]) for parts in places),
                 "heads": weights[FIRST + "win_mhsa.relative_position_bias_table"].shape[1],
-                "window": math.isqrt(weights[MARK].shape[0]),
+                "window": math.isqrt(weights[WINDOW_INDEX].shape[0]),
                 "mlp_ratio": weights[FIRST + "convffn1.fc1.weight"].shape[0] / channels,
-                "states": weights[FIRST + "assm.selectiveScan.A_logs"].shape[1],
+                "states": weights[STATES].shape[1],
                 "rank": weights[FIRST + "embeddingA.weight"].shape[0],
                 "prompts": weights[FIRST + "assm.embeddingB.weight"].shape[0],
             },

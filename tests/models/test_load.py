@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -140,6 +141,50 @@ def test_foreign_checkpoints_are_told_apart_by_content(spandrel: ModuleType, kin
     x = torch.rand((1, 3, 16, 24), generator=torch.Generator().manual_seed(0))
     expected = load_upscaler(torch_bytes(weights), scale=2).upscale(x)
     assert torch.allclose(teacher.upscale(x), expected, atol=1e-2 if kind == "wrapped half" else 0)
+
+
+def small_hat() -> torch.nn.Module:
+    from spandrel.architectures.HAT import HAT
+
+    return HAT(
+        upscale=2,
+        img_size=64,
+        window_size=16,
+        embed_dim=12,
+        depths=[1],
+        num_heads=[2],
+        mlp_ratio=2,
+        upsampler="pixelshuffle",
+        compress_ratio=3,
+        squeeze_factor=6,
+    )
+
+
+def small_atd() -> torch.nn.Module:
+    from spandrel.architectures.ATD import ATD
+
+    return ATD(
+        upscale=2,
+        img_size=32,
+        window_size=16,
+        embed_dim=12,
+        depths=(2,),
+        num_heads=(2,),
+        mlp_ratio=2,
+        upsampler="pixelshuffledirect",
+        category_size=64,
+        num_tokens=16,
+        reducted_dim=4,
+    )
+
+
+@pytest.mark.parametrize("make", [small_hat, small_atd])
+def test_networks_that_share_names_with_mambairv2(spandrel: ModuleType, make: Callable[[], torch.nn.Module]) -> None:
+    torch.manual_seed(0)
+    weights, image = dict(make().state_dict()), torch.rand(1, 3, 21, 34)
+    ours = load_upscaler(torch_bytes({"params_ema": weights}), scale=2).upscale(image)
+    theirs = spandrel.ModelLoader().load_from_state_dict(weights)
+    assert torch.equal(ours, theirs(image))
 
 
 def test_a_grey_teacher_is_refused(spandrel: ModuleType) -> None:
