@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from os import PathLike, fspath
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,8 +33,8 @@ class CondensedDataset(Dataset[tuple[Tensor, Tensor]]):
         BadRequest: there is no finished set.
     """
 
-    def __init__(self, uri: str) -> None:
-        store = Store.open(uri)
+    def __init__(self, uri: str | PathLike[str]) -> None:
+        store = Store.open(fspath(uri))
         run, manifest = store.read_run(), store.read_manifest()
         if run is None or manifest is None:
             raise BadRequest(f"{store.uri} is no finished condensed set; run the condense job to its end first")

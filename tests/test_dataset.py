@@ -26,6 +26,11 @@ def test_items_are_the_tiles_and_load_in_worker_processes(tmp_path: Path) -> Non
     assert data.scale == 2
 
 
+def test_a_path_is_as_good_as_its_text(tmp_path: Path) -> None:
+    condensed(tmp_path)
+    assert len(CondensedDataset(tmp_path)) == 3
+
+
 def test_an_unfinished_set_is_refused(tmp_path: Path) -> None:
     condensed(tmp_path, finished=False)
     with pytest.raises(BadRequest, match="no finished condensed set"):

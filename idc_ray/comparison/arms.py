@@ -20,7 +20,7 @@ from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest
 from idc_ray.images import Found
 from idc_ray.models import teacher_sha256
-from idc_ray.training.fit import student_spec
+from idc_ray.training.fit import new_model, start_sha256, with_absolute_start
 
 __all__ = ["TRAIN_SETS", "WHOLE", "Arm", "Data", "expand", "input_digest", "reference_of"]
 
@@ -112,7 +112,8 @@ class Arm:
     def training_name(self, data: Data) -> str:
         """Names the students of all seeds: another for any setting, image or label that changes their weights."""
         set_name = self.set_name(data, 0)
-        return f"{self.name}-{result_digest({'train': self.train.digest(set_name, None), 'curve': data.curve})[:8]}"
+        train = self.train.digest(set_name, None, start_sha256(self.train))
+        return f"{self.name}-{result_digest({'train': train, 'curve': data.curve})[:8]}"
 
     def result_name(self, data: Data, seed: int) -> str:
         """Names the result of one seed."""
@@ -149,7 +150,7 @@ def expand(config: CompareConfig, teacher: bytes) -> tuple[list[Arm], list[str]]
     if not arms:
         raise BadRequest("there is nothing to compare: " + "; ".join(left_out or ["methods is empty"]))
     for arm in arms.values():
-        student_spec(arm.train).build()
+        new_model(arm.train)
         arm.condense.digest(teacher_sha256(teacher))
     return list(arms.values()), list(left_out)
 
@@ -219,7 +220,7 @@ def _train(config: CompareConfig, student: str) -> TrainConfig:
     plain = load(TrainConfig, None, settings)
     every = max(1, -(-plain.iterations // config.curve_points))
     settings |= {"scale": config.scale, "validation.every": every, "checkpoint_every": every}
-    return load(TrainConfig, None, settings | {"workers.threads": config.actors.threads})
+    return with_absolute_start(load(TrainConfig, None, settings | {"workers.threads": config.actors.threads}))
 
 
 def _loaded(model: type[CondenseConfig], settings: Mapping[str, Any], config: CompareConfig) -> CondenseConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -29,7 +30,8 @@ class History:
         place: where the training's state is.
 
     Attributes:
-        points: (step, seconds so far, PSNR in dB or None), by ascending step.
+        points: (step, seconds so far, PSNR in dB or None), by ascending step. Seconds of a validation are at the rate
+            before until the next progress tells the rate then.
     """
 
     def __init__(self, place: Place) -> None:
@@ -37,6 +39,7 @@ class History:
         stored = place.read_json(FILE, "delete the folder that it is in: the training begins anew") or {}
         self._before: list[Point] = [(p[0], p[1], p[2]) for p in stored.get("points", [])]
         self.points: list[Point] = []
+        self._sure = 0  # points before the first whose seconds are to be mended
         self._seconds_per_step: float = stored.get("seconds_per_step", 0.0)
         self._written_at = 0.0
 
@@ -58,9 +61,13 @@ class History:
                 self._rewind(step)
             case "progress":
                 self._seconds_per_step = 1 / max(event["steps_per_second"], 1e-9)
+                told, self.points = self.points[self._sure :], self.points[: self._sure]
+                for point in told:
+                    self._add(point[0], point[2])
                 self._add(step, None)
+                self._sure = len(self.points)
             case "validation":
-                self._add(step, event["psnr"])
+                self._add(step, event["psnr"] if math.isfinite(event["psnr"]) else None)
                 self._write()
         if time.monotonic() - self._written_at >= WRITE_SECONDS:
             self._write()
@@ -69,6 +76,7 @@ class History:
         """Continue from the state of ``step``: what was told of later steps is told again."""
         self.points = [point for point in self._before if point[0] <= step]
         self._add(step, None)
+        self._sure = len(self.points)
 
     def _add(self, step: int, psnr: float | None) -> None:
         before = self.points[-1] if self.points else (0, 0.0, None)

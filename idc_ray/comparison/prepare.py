@@ -88,7 +88,7 @@ def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
     arms, left_out = expand(config, teacher)
     reference = reference_of(config, arms)
     scoring = find_scoring(config)
-    scoring.curve_pairs()  # a truncated picture is found now
+    scoring.check()  # a truncated picture is found now
     found = find_input(arms[0].condense.model_copy(update=own), photographs)
     data = Data(input_digest(found), teacher_sha256(teacher), scoring.curve_digest(), scoring.digest())
     launch = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"

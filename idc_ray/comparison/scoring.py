@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from idc_ray.config.compare import CompareConfig
 from idc_ray.config.train import Validation
 from idc_ray.errors import BadRequest
-from idc_ray.evaluation.benchmarks import MAX_PIXELS, BenchmarkSet, evaluate, find_sets
+from idc_ray.evaluation.benchmarks import MAX_PIXELS, BenchmarkSet, evaluate, find_all_sets
 from idc_ray.evaluation.metrics import psnr_y, ssim_y
 from idc_ray.training.pairs import Pair
 from idc_ray.training.validation import validation_pairs
@@ -62,6 +62,15 @@ class Scoring:
         return [
             Pair(f"{each.name}/{image.hr.name}", *image.read(self.scale)) for each in self.sets for image in each.images
         ]
+
+    def check(self) -> None:
+        """Read what students are scored on, but for the benchmarks' pixels.
+
+        Raises:
+            BadRequest: an image of the validation, or of the curve, cannot be read, or is too small to be scored.
+        """
+        self._validation()
+        self.curve_pairs()
 
     def score(self, upscale: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> Scored:
         """A network's scores on every set."""
@@ -118,13 +127,11 @@ def find_scoring(config: CompareConfig) -> Scoring:
     """The benchmark sets and validation images of a configuration.
 
     Raises:
-        BadRequest: a folder without sets, or two sets of one name.
+        BadRequest: see :func:`find_all_sets`; or a set has the name of the validation's column.
     """
-    sets = [each for folder in config.benchmarks for each in find_sets(folder, config.scale)]
-    names = [each.name for each in sets]
-    for name in names:
-        if names.count(name) > 1 or name == VALIDATION:
-            raise BadRequest(f"benchmarks has two sets called {name}; rename one of the folders")
+    sets = find_all_sets(config.benchmarks, config.scale, "benchmarks")
+    if VALIDATION in {each.name for each in sets}:
+        raise BadRequest(f"benchmarks has a set called {VALIDATION}, as a column of the table is; rename its folder")
     validation = None if config.validation is None else str(Path(config.validation).absolute())
     if validation is not None and not Path(validation).is_dir():
         raise BadRequest(f"validation {validation} is not a folder; name one with HR images")

@@ -73,11 +73,13 @@ def condense_set(job: Job, teacher: bytes, blocks: Iterable[Block], images: int)
     store, config = job.store, job.config
     pixels_in = sum(pc.sum(pc.multiply(block["height"], block["width"])).as_py() or 0 for block in blocks)
     expected = config.ratio * pixels_in * (1 + config.scale**2) * PNG_BYTES_PER_PIXEL
+    known = store.read_run()
     record = RunRecord(
         config=config.model_dump(mode="json"),
         digest=job.digest,
         teacher_sha256=teacher_sha256(teacher),
-        input_uri=job.input_uri,
+        # The set's folder is named by what the images are; where they are may change from launch to launch.
+        input_uri=job.input_uri if known is None else known.input_uri,
         versions=versions(),
         shard_count=shard_count_for(int(expected), config.store.shard_bytes),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from idc_ray.config.base import Place, Section
 from idc_ray.config.condense import Mlflow, Text
@@ -26,9 +26,9 @@ class EvaluateConfig(Section):
 
     model: Place[Text]
     """A checkpoint (ours, or any that spandrel loads), or bundled, or bicubic."""
-    benchmarks: Place[Text]
+    benchmarks: Place[tuple[Text, ...]] = Field(min_length=1)
     """Folder of sets, or one set: xS/HR and perhaps xS/LR, HR and LR, BasicSR's GTmod12 and
-    LRbicxS, or DIV2K's NAME_HR and NAME_LR_bicubic/XS; or a plain folder of HR images."""
+    LRbicxS, or DIV2K's NAME_HR and NAME_LR_bicubic/XS; or plain folders of HR images. One or several, "[A, B]"."""
     output: Place[Text]
     """Folder or URI for metrics.json, metrics.csv and pictures; made if missing."""
     scale: int = Field(2, ge=2)
@@ -44,3 +44,8 @@ class EvaluateConfig(Section):
     pictures: bool = False
     """Write the outputs as PNG, SET/NAME.png."""
     mlflow: EvaluateMlflow = EvaluateMlflow()
+
+    @field_validator("benchmarks", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value

@@ -102,7 +102,8 @@ class TrainConfig(Section):
     scale: int = Field(2, ge=2, le=4)
     """Upscaling factor."""
     start: Place[Text] = "random"
-    """random, interpolation (EDSR only: it begins as bicubic interpolation), or a checkpoint of the same model."""
+    """random, interpolation (EDSR only: it begins as bicubic interpolation), or a checkpoint of the same model, whose
+    hash counts."""
     labels_from: Neutral[Place[Text | None]] = None
     """Checkpoint of a network whose outputs replace the HR of real images; null: real HR. Its hash counts."""
     iterations: Count = 10_000
@@ -155,7 +156,20 @@ class TrainConfig(Section):
             )
         return self
 
-    def digest(self, data: str, teacher_sha256: str | None) -> str:
-        """16 hex digits of everything that the weights depend on: settings, the data's digest, the labels' teacher."""
+    @property
+    def held_out_share(self) -> float:
+        """Share of the data's images that is not trained on: none if the user names other images to validate on."""
+        return 0.0 if self.validation.images is not None else self.validation.fraction
+
+    def digest(self, data: str, teacher_sha256: str | None, start_sha256: str | None = None) -> str:
+        """16 hex digits of everything that the weights depend on.
+
+        Args:
+            data: the data's digest.
+            teacher_sha256: hash of the network behind the labels, if any.
+            start_sha256: hash of the checkpoint that ``start`` names, if it names one.
+        """
         settings = result_settings(self) | {"data": data, "labels_from": teacher_sha256, "version": TRAIN_VERSION}
+        settings["start"] = start_sha256 or self.start
+        settings["validation"]["fraction"] = self.held_out_share
         return result_digest(settings)

@@ -15,9 +15,10 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 
 from idc_ray.errors import BadRequest, RejectedImage
-from idc_ray.evaluation.metrics import psnr_y, ssim_y
+from idc_ray.evaluation.metrics import WINDOW, psnr_y, ssim_y
 from idc_ray.images.find import IMAGE_ENDINGS
 from idc_ray.images.read import decode_rgb
 from idc_ray.images.resize import downscale
@@ -28,10 +29,13 @@ __all__ = [
     "BenchmarkSet",
     "Scores",
     "SetScores",
+    "check_size",
     "evaluate",
+    "find_all_sets",
     "find_sets",
     "format_table",
     "holds_sets",
+    "paired_folders",
     "write_csv",
     "write_metrics",
 ]
@@ -46,6 +50,9 @@ HR_ENDING, LR_ENDING = "_HR", "_LR_bicubic"
 
 #: Scales that benchmarks are made for.
 SCALES = (2, 3, 4)
+
+#: Folders that hold LR images, by their name, and are no set of HR ones.
+_LR_NAME = re.compile(r"(.*_)?LR.*", re.IGNORECASE)
 
 Image = NDArray[np.uint8]
 
@@ -94,6 +101,18 @@ class BenchmarkImage:
             )
         return lr, hr
 
+    def size(self) -> tuple[int, int]:
+        """Width and height of the truth, from the file's header.
+
+        Raises:
+            BadRequest: an unreadable file.
+        """
+        try:
+            with Pillow.open(self.hr) as picture:
+                return picture.size
+        except (OSError, ValueError, Pillow.DecompressionBombError) as error:
+            raise BadRequest(f"benchmark image {self.hr} cannot be read: {error}") from None
+
 
 @dataclass(frozen=True)
 class BenchmarkSet:
@@ -107,9 +126,10 @@ def find_sets(folder: str | Path, scale: int) -> list[BenchmarkSet]:
     """The benchmark sets of a folder, sorted by name.
 
     A set is a folder with HR images in ``xS/HR`` (S the scale), ``HR``, or BasicSR's ``GTmod12`` or ``GTmodS``, and
-    perhaps LR images beside them in ``LR``, ``LRbicxS`` or ``LR_bicubic/XS``, with the same file names or with
-    ``xS`` after the stem; or, as DIV2K comes, a folder ``NAME_HR`` with images, and perhaps ``NAME_LR_bicubic/XS``
-    beside it. ``folder`` may be one set, hold several, or be a plain folder of HR images.
+    perhaps LR images beside them in ``LR``, ``LR/XS``, ``LRbicxS`` or ``LR_bicubic/XS``, with the same file names or
+    with ``xS`` after the stem, whatever they end with; or, as DIV2K comes, a folder ``NAME_HR`` with images, and
+    perhaps ``NAME_LR_bicubic/XS`` beside it. ``folder`` may be one set, hold several, or be a plain folder of HR
+    images, or of such folders.
 
     Raises:
         BadRequest: no folder, no set for this scale, or an LR folder without the file of an HR image.
@@ -123,18 +143,58 @@ def find_sets(folder: str | Path, scale: int) -> list[BenchmarkSet]:
     # x3 and x4 of a single set look like sets too, but are for another scale.
     paths = sorted(path for path in folder.iterdir() if path.is_dir() and not re.fullmatch(r"x\d+", path.name))
     sets = [found for path in paths if (found := _read_set(path, scale)) is not None]
-    if not sets and (images := _images(folder)):
-        return [BenchmarkSet(folder.name, tuple(BenchmarkImage(hr, None) for hr in images))]
+    if not sets:
+        plain = [folder] if _images(folder) else [path for path in paths if _LR_NAME.fullmatch(path.name) is None]
+        sets = [_without_lr(path.name, images) for path in plain if (images := _images(path))]
     if not sets:
         raise BadRequest(
-            f"no benchmark set for scale {scale} in {folder}; expected SET/x{scale}/HR with images, SET/HR, or images "
-            "right in the folder"
+            f"no benchmark set for scale {scale} in {folder}; expected SET/x{scale}/HR with images, SET/HR, SET with "
+            "images, or images right in the folder"
         )
     names = {each.name for each in sets}
     left_out = [path.name for path in paths if path.name not in names and _hr_of(path) not in names]
     if left_out:
         log.warning("%s: no images for scale %d in %s", folder, scale, ", ".join(left_out))
     return sets
+
+
+def find_all_sets(folders: Sequence[str], scale: int, setting: str) -> list[BenchmarkSet]:
+    """The sets of several folders, in which every image is large enough to be scored.
+
+    Args:
+        folders: see :func:`find_sets`.
+        scale: the factor.
+        setting: what the folders are called by the user, for messages.
+
+    Raises:
+        BadRequest: see :func:`find_sets`; two sets of one name; an image that cannot be read, or is too small.
+    """
+    sets = [each for folder in folders for each in find_sets(folder, scale)]
+    names = [each.name for each in sets]
+    for name in names:
+        if names.count(name) > 1:
+            raise BadRequest(f"{setting} has two sets called {name}; rename one of the folders")
+    for each in sets:
+        for image in each.images:
+            check_size(str(image.hr), image.size(), scale)
+    return sets
+
+
+def check_size(name: str, size: tuple[int, int], scale: int) -> None:
+    """Refuse an HR image, width x height, that is too small for SSIM's window when its border is dropped."""
+    least = WINDOW + 2 * scale
+    cropped = [side // scale * scale for side in size]
+    if min(cropped) < least:
+        raise BadRequest(
+            f"{name} has {size[0]} x {size[1]} pixels; expected at least {-(-least // scale) * scale} a side at scale "
+            f"{scale}, or it cannot be scored; remove it"
+        )
+
+
+def paired_folders(folder: str | Path, scale: int) -> tuple[Path, Path | None] | None:
+    """HR and, if given, LR folder of one set, laid out as :func:`find_sets` says; None if ``folder`` is none."""
+    folder = Path(folder).absolute()
+    return _folders(folder, scale) if folder.is_dir() else None
 
 
 def holds_sets(folder: str | Path) -> bool:
@@ -210,17 +270,14 @@ def format_table(results: dict[str, SetScores]) -> str:
 
 
 def _read_set(path: Path, scale: int) -> BenchmarkSet | None:
-    hr_folder = _hr_folder(path, scale)
-    if hr_folder is None:
+    folders = _folders(path, scale)
+    if folders is None:
         return None
+    hr_folder, lr_folder = folders
     hr_files = _images(hr_folder)
-    beside: tuple[str, ...] = ("LR", f"LRbicx{scale}", f"LR_bicubic/X{scale}")
-    if hr_folder == path:
-        beside = (f"{path.name.removesuffix(HR_ENDING)}{LR_ENDING}/X{scale}",)
-    lr_folder = _first_folder(hr_folder.parent, beside)
     if lr_folder is None:
-        return BenchmarkSet(path.name, tuple(BenchmarkImage(hr, None) for hr in hr_files))
-    partners = [_partner(lr_folder, hr, scale) for hr in hr_files]
+        return _without_lr(path.name, hr_files)
+    partners = _partners(hr_files, _images(lr_folder), scale)
     missing = [hr.name for hr, lr in zip(hr_files, partners, strict=True) if lr is None]
     if missing:
         raise BadRequest(
@@ -230,12 +287,28 @@ def _read_set(path: Path, scale: int) -> BenchmarkSet | None:
     return BenchmarkSet(path.name, tuple(map(BenchmarkImage, hr_files, partners)))
 
 
+def _without_lr(name: str, hr_files: Sequence[Path]) -> BenchmarkSet:
+    return BenchmarkSet(name, tuple(BenchmarkImage(hr, None) for hr in hr_files))
+
+
+def _folders(path: Path, scale: int) -> tuple[Path, Path | None] | None:
+    """HR and LR folder of a set, both with images; None if it is no set."""
+    hr_folder = _hr_folder(path, scale)
+    if hr_folder is None:
+        return None
+    if hr_folder == path:
+        beside = [f"{path.name.removesuffix(HR_ENDING)}{LR_ENDING}/X{scale}"]
+    else:
+        beside = ["LR", f"LRbicx{scale}", *(f"{name}/{x}{scale}" for name in ("LR", "LR_bicubic") for x in "Xx")]
+    return hr_folder, _first_with_images(hr_folder.parent, beside)
+
+
 def _hr_folder(path: Path, scale: int) -> Path | None:
     """Where a set's HR images are; None if it is no set, or has none."""
-    inside = _first_folder(path, (f"x{scale}/HR", "HR", "GTmod12", f"GTmod{scale}"))
-    if inside is None and path.name.endswith(HR_ENDING):
-        inside = path
-    return inside if inside is not None and _images(inside) else None
+    inside = _first_with_images(path, (f"x{scale}/HR", "HR", "GTmod12", f"GTmod{scale}"))
+    if inside is None and path.name.endswith(HR_ENDING) and _images(path):
+        return path
+    return inside
 
 
 def _hr_of(path: Path) -> str:
@@ -243,13 +316,15 @@ def _hr_of(path: Path) -> str:
     return path.name.removesuffix(LR_ENDING) + HR_ENDING
 
 
-def _first_folder(path: Path, names: Sequence[str]) -> Path | None:
-    return next((path / name for name in names if (path / name).is_dir()), None)
+def _first_with_images(path: Path, names: Sequence[str]) -> Path | None:
+    return next((path / name for name in names if _images(path / name)), None)
 
 
-def _partner(folder: Path, hr: Path, scale: int) -> Path | None:
-    names = (hr.name, f"{hr.stem}x{scale}{hr.suffix}")
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+def _partners(hr_files: Sequence[Path], lr_files: Sequence[Path], scale: int) -> list[Path | None]:
+    """The LR image of each HR image: of the very name, else of the same stem, with or without ``xS``."""
+    by_name = {path.stem: path for path in lr_files} | {path.name: path for path in lr_files}
+    names = [(hr.name, f"{hr.stem}x{scale}{hr.suffix}", hr.stem, f"{hr.stem}x{scale}") for hr in hr_files]
+    return [next((by_name[name] for name in each if name in by_name), None) for each in names]
 
 
 def _images(folder: Path) -> list[Path]:

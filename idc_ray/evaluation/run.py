@@ -15,7 +15,7 @@ from idc_ray.evaluation.benchmarks import (
     Scores,
     SetScores,
     evaluate,
-    find_sets,
+    find_all_sets,
     format_table,
     write_csv,
     write_metrics,
@@ -57,7 +57,7 @@ def make_upscale(config: EvaluateConfig) -> Callable[[Image], Image]:
 
 def run_evaluation(config: EvaluateConfig) -> dict[str, SetScores]:
     """Evaluate, print the table, write what was asked for; what can be refused is refused before the first image."""
-    sets = find_sets(config.benchmarks, config.scale)
+    sets = find_all_sets(config.benchmarks, config.scale, "--benchmarks")
     upscale = make_upscale(config)
     place = resolve(config.output)
     place.check_writable()

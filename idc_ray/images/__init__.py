@@ -5,7 +5,7 @@ The public API of the room; what is not listed here may change.
 
 from __future__ import annotations
 
-from idc_ray.images.find import IMAGE_ENDINGS, Found, find_images
+from idc_ray.images.find import IMAGE_ENDINGS, Found, find_images, output_inside
 from idc_ray.images.instance import Instance, load_instance
 from idc_ray.images.manifest import MANIFEST_SCHEMA, ImageRef, image_id
 from idc_ray.images.read import FORMATS, decode_rgb
@@ -28,5 +28,6 @@ __all__ = [
     "grid_count",
     "image_id",
     "load_instance",
+    "output_inside",
     "upscale",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from pyarrow import fs
@@ -12,13 +12,13 @@ from pyarrow import fs
 from idc_ray.errors import BadRequest
 from idc_ray.images.listfile import read_list
 from idc_ray.images.listing import has_wildcard, pattern_regex, split_pattern, walk
-from idc_ray.images.locate import Place, locate
+from idc_ray.images.locate import Place, holds, locate
 from idc_ray.images.manifest import Entry, build_manifest
 from idc_ray.images.names import stored
 from idc_ray.images.pairs import pair
 from idc_ray.images.parquet import row_entries
 
-__all__ = ["IMAGE_ENDINGS", "LIST_ENDINGS", "PARQUET_ENDINGS", "Found", "find_images"]
+__all__ = ["IMAGE_ENDINGS", "LIST_ENDINGS", "PARQUET_ENDINGS", "Found", "find_images", "output_inside"]
 
 # What a folder is searched for; upper or lower case. What a file *is* is decided by its content when it is read.
 IMAGE_ENDINGS = frozenset(
@@ -107,6 +107,19 @@ def find_images(
         lr.filesystem if lr else None,
         lr.uri if lr else None,
     )
+
+
+def output_inside(input: str, output: str) -> Place | None:
+    """The output if it lies in the input, where what earlier launches wrote, such as pictures, is no input.
+
+    Raises:
+        BadRequest: both are the same folder.
+    """
+    source, place = locate(input), locate(output)
+    if holds(place, source) and holds(source, place):
+        raise BadRequest(f"input and output are the same folder, {source.uri}; choose another --output")
+    base = split_pattern(source.path)[0] if has_wildcard(source.path) else source.path
+    return place if holds(replace(source, path=base), place) else None
 
 
 def _files(place: Place, prefer_parquet: bool, without: Place | None) -> tuple[list[Entry], int, int]:

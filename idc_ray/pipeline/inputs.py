@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -14,9 +14,8 @@ import pyarrow.compute as pc
 from idc_ray.condensation.budget import per_image_budget
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest, RejectedImage
-from idc_ray.images import Found, ImageRef, Instance, find_images, grid_count, load_instance
-from idc_ray.images.listing import has_wildcard, split_pattern
-from idc_ray.images.locate import Place, holds, locate, read_bytes
+from idc_ray.images import Found, ImageRef, Instance, find_images, grid_count, load_instance, output_inside
+from idc_ray.images.locate import locate, read_bytes
 from idc_ray.images.names import folder_of, open_path
 from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
@@ -62,7 +61,6 @@ def find_input(config: CondenseConfig, photographs: str | None = None) -> Found:
     Raises:
         BadRequest: there are no images, or they cannot be listed or copied.
     """
-    output = locate(config.output)
     if config.input is not None:
         source = config.source
         return find_images(
@@ -70,8 +68,9 @@ def find_input(config: CondenseConfig, photographs: str | None = None) -> Found:
             lr_input=source.lr_input,
             scale=config.scale,
             image_column=source.image_column,
-            without=_in_input(config, output),
+            without=output_inside(config.input, config.output),
         )
+    output = locate(config.output)
     if photographs is None and not output.local:
         raise BadRequest("the default photographs need a local --output; name images with --input")
     folder = photographs or f"{output.path}.photographs"
@@ -82,15 +81,6 @@ def find_input(config: CondenseConfig, photographs: str | None = None) -> Found:
             f"the default photographs cannot be copied to {folder} ({error}); choose another --output, or name images "
             "with --input"
         ) from None
-
-
-def _in_input(config: CondenseConfig, output: Place) -> Place | None:
-    """The output if it lies in the input, where what earlier launches wrote, such as the gallery, is no input."""
-    source = locate(str(config.input))
-    if holds(output, source) and holds(source, output):
-        raise BadRequest(f"input and output are the same folder, {source.uri}; choose another --output")
-    base = split_pattern(source.path)[0] if has_wildcard(source.path) else source.path
-    return output if holds(replace(source, path=base), output) else None
 
 
 def input_root(found: Found) -> str:

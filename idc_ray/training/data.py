@@ -15,7 +15,7 @@ from idc_ray.models import load_upscaler, model_spec
 from idc_ray.training.pairs import PairTable, Patches
 from idc_ray.training.sources import CondensedSource, Source, held_out, open_source
 
-__all__ = ["available_memory", "fits_in_memory", "held_out_share", "may_stream", "open_sources", "resident_patches"]
+__all__ = ["available_memory", "fits_in_memory", "may_stream", "open_sources", "resident_patches"]
 
 #: Share of the free memory that data may take where ``resident_bytes`` is not set.
 SHARE = 0.5
@@ -44,7 +44,9 @@ def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device
     if not config.data:
         raise BadRequest("no data; name a condensed set or a folder of images with --data")
     model_spec(config.model, config.scale)
-    sources = [open_source(uri, config.scale, config.max_pixels, config.allow_unfinished) for uri in config.data]
+    sources = [
+        open_source(uri, config.scale, config.max_pixels, config.allow_unfinished, config.output) for uri in config.data
+    ]
     if labels is not None:
         network = load_upscaler(labels, scale=config.scale, device=device, name=config.labels_from)
         sources = [source.labelled_by(network.upscale_image) for source in sources]
@@ -64,10 +66,10 @@ def resident_patches(config: TrainConfig, sources: Sequence[Source], device: tor
     Raises:
         BadRequest: nothing is left to train on, or an image is smaller than a patch.
     """
-    apart = held_out(held_out_share(config), config.seed)
+    apart = held_out(config.held_out_share, config.seed)
     pairs = [pair for source in sources for pair in source.pairs(lambda image_id: not apart(image_id))]
     if not pairs:
-        raise BadRequest(f"validation holds out all of the data; lower --validation.fraction {held_out_share(config)}")
+        raise BadRequest(f"validation holds out all of the data; lower --validation.fraction {config.held_out_share}")
     try:
         table = PairTable.build(pairs, config.scale)
         return Patches(table.to(device), config.patch_size, config.batch_size, config.seed)
@@ -109,11 +111,6 @@ def _certain(config: TrainConfig) -> int:
 
 def _size(sources: Sequence[Source]) -> int:
     return sum(source.expected_bytes for source in sources)
-
-
-def held_out_share(config: TrainConfig) -> float:
-    """Share of the data's images that is not trained on: none if the user names other images to validate on."""
-    return 0.0 if config.validation.images is not None else config.validation.fraction
 
 
 def available_memory() -> int:

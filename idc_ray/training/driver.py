@@ -31,10 +31,9 @@ from idc_ray.pipeline.waiting import EVERY
 from idc_ray.store import holder_text
 from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.lock import lock
-from idc_ray.submitted import NAMES
 from idc_ray.tracking import Tracker, tracking_uri
 from idc_ray.training.data import may_stream, open_sources
-from idc_ray.training.fit import Event, new_model
+from idc_ray.training.fit import Event, new_model, start_sha256, with_absolute_start
 from idc_ray.training.mlflow_model import save_mlflow_model
 from idc_ray.training.progress import TrainProgress
 from idc_ray.training.state import BEST, LAST, TrainRecord, begin_training, read_state, update_record
@@ -72,7 +71,7 @@ def train(config: TrainConfig) -> int:
     new_model(config)
     if config.validation.images is not None:
         one = config.validation.model_copy(update={"max_images": 1})
-        validation_pairs(one, [], config.scale, config.seed, config.max_pixels)
+        validation_pairs(one, [], config.scale, config.seed, config.max_pixels, config.output)
     for source in sources:
         log.info("training on %s", source.describe())
     if config.mlflow.enabled:
@@ -80,7 +79,9 @@ def train(config: TrainConfig) -> int:
     place = resolve(config.output)
     place.check_writable()
     digest = config.digest(
-        "+".join(source.digest for source in sources), None if labels is None else teacher_sha256(labels)
+        "+".join(source.digest for source in sources),
+        None if labels is None else teacher_sha256(labels),
+        start_sha256(config),
     )
     record = TrainRecord(
         config.model_dump(mode="json"),
@@ -102,14 +103,13 @@ def train(config: TrainConfig) -> int:
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """What workers read, named as they find it too: Ray Train starts each in a folder of its own."""
-    images, start = config.validation.images, config.start
+    images = config.validation.images
     named = {"images": None if images is None else absolute(images)}
     update = {
         "data": tuple(map(absolute, config.data)),
-        "start": start if start in NAMES["start"] else absolute(start),
         "validation": config.validation.model_copy(update=named),
     }
-    return config.model_copy(update=update)
+    return with_absolute_start(config.model_copy(update=update))
 
 
 @dataclass(frozen=True)

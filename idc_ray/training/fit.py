@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,16 +15,17 @@ from torch import Tensor, nn
 
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images.locate import read_bytes
+from idc_ray.images.locate import absolute, read_bytes
 from idc_ray.models import EDSR, ModelSpec, load_checkpoint, model_spec
 from idc_ray.models.interpolation_start import interpolation_start
 from idc_ray.store.filesystem import Place
+from idc_ray.submitted import NAMES
 from idc_ray.training.loop import NonFiniteLoss, Progress, Trainer
 from idc_ray.training.pairs import Feed, Pair
 from idc_ray.training.state import BEST, LAST, SavedState, read_state, write_checkpoint, write_state
 from idc_ray.training.validation import Validator
 
-__all__ = ["Event", "FitResult", "World", "fit", "new_model", "student_spec"]
+__all__ = ["Event", "FitResult", "World", "fit", "new_model", "start_sha256", "student_spec", "with_absolute_start"]
 
 #: Least seconds between two reports of progress.
 REPORT_SECONDS = 2.0
@@ -116,8 +119,10 @@ class _Fit:
         self.feed = feed
         self.trainer = Trainer(model, config, world.rank, world.wrap(model))
         self.validator: Validator | None = None
+        self.judged_on: str | None = None
         if validation and world.rank == 0:
             self.validator = Validator(self.spec.build().to(world.device), validation, config.scale)
+            self.judged_on = self.validator.digest
         self.best: tuple[float, int] | None = None
         self.clock = _Clock()
 
@@ -155,7 +160,8 @@ class _Fit:
         if state is None:
             return
         self.trainer.restore(state.tensors, state.step)
-        if state.best_psnr is not None and state.best_step is not None:
+        # On other images the best so far is of another measure, and may never be reached again.
+        if state.best_psnr is not None and state.best_step is not None and state.judged_on in (None, self.judged_on):
             self.best = (state.best_psnr, state.best_step)
         self.clock.start(state.step)
         if self.world.rank == 0:
@@ -183,7 +189,8 @@ class _Fit:
                 self._write(BEST, average)
         self._write(LAST, average)
         psnr, best_step = self.best or (None, None)
-        write_state(self.place, SavedState(step, self.trainer.state(), psnr, best_step, step == config.iterations))
+        finished = step == config.iterations
+        write_state(self.place, SavedState(step, self.trainer.state(), psnr, best_step, self.judged_on, finished))
 
     def _write(self, name: str, weights: dict[str, Tensor]) -> None:
         write_checkpoint(self.place, name, self.spec, weights, self.notes | {"step": self.trainer.step})
@@ -239,6 +246,22 @@ def new_model(config: TrainConfig) -> nn.Module:
     elif config.start != "random":
         model.load_state_dict(_start_weights(config.start, spec))
     return model
+
+
+def with_absolute_start(config: TrainConfig) -> TrainConfig:
+    """With the start, if it is a file, named as a worker finds it too, which runs in another folder."""
+    start = config.start if config.start in NAMES["start"] else absolute(config.start)
+    return config.model_copy(update={"start": start})
+
+
+def start_sha256(config: TrainConfig) -> str | None:
+    """What names a start by content, for :meth:`TrainConfig.digest`; None if it is no file."""
+    return None if config.start in NAMES["start"] else _sha256(config.start)
+
+
+@lru_cache(maxsize=64)  # a comparison names its results by it again and again
+def _sha256(path: str) -> str:
+    return hashlib.sha256(read_bytes(path, "--start")).hexdigest()
 
 
 def _start_weights(path: str, spec: ModelSpec) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 
 from idc_ray.condensation.seeding import uniform
 from idc_ray.errors import BadRequest, RejectedImage
-from idc_ray.images import Found, ImageRef, decode_png, find_images, load_instance
+from idc_ray.evaluation.benchmarks import holds_sets, paired_folders
+from idc_ray.images import Found, ImageRef, decode_png, find_images, load_instance, output_inside
+from idc_ray.images.locate import locate
 from idc_ray.store import Store
 from idc_ray.training.pairs import Pair
 
@@ -74,7 +77,7 @@ def _tile(row: dict[str, object]) -> Pair:
 
 @dataclass(frozen=True)
 class RealSource:
-    """High-resolution images; the low-resolution ones are made from them."""
+    """High-resolution images; the low-resolution ones are made from them, unless they are given."""
 
     found: Found
     scale: int
@@ -84,7 +87,8 @@ class RealSource:
 
     def describe(self) -> str:
         """One line for people and records."""
-        return f"{self.found.uri}: {self.found.manifest.num_rows} images"
+        paired = "" if self.found.lr_uri is None else f" with those of {self.found.lr_uri}"
+        return f"{self.found.uri}: {self.found.manifest.num_rows} images{paired}"
 
     @property
     def expected_bytes(self) -> int:
@@ -120,7 +124,13 @@ class RealSource:
     def _load(self, ref: ImageRef) -> Pair:
         try:
             image = load_instance(
-                ref, self.found.filesystem, scale=self.scale, tile_size=1, max_pixels=self.max_pixels, keep_hr=True
+                ref,
+                self.found.filesystem,
+                scale=self.scale,
+                tile_size=1,
+                max_pixels=self.max_pixels,
+                keep_hr=True,
+                lr_filesystem=self.found.lr_filesystem,
             )
         except RejectedImage as error:
             raise BadRequest(f"{ref.source} cannot be trained on: {error.reason}; mend or remove it") from None
@@ -134,24 +144,27 @@ class RealSource:
 Source = CondensedSource | RealSource
 
 
-def open_source(uri: str, scale: int, max_pixels: int, allow_unfinished: bool = False) -> Source:
+def open_source(
+    uri: str, scale: int, max_pixels: int, allow_unfinished: bool = False, output: str | None = None
+) -> Source:
     """What ``uri`` names: an output of the condense job if it has a run record of one, else images.
+
+    A local folder with HR and LR images, as the export job writes them, gives these pairs.
 
     Args:
         uri: local path or URI.
         scale: factor that is wanted.
         max_pixels: larger images are refused.
         allow_unfinished: take what there is of a condensed set.
+        output: where the training writes; pictures there are no data.
 
     Raises:
-        BadRequest: nothing there, another scale, or a set that is not finished.
+        BadRequest: nothing there, another scale, a set that is not finished, or several sets of pairs.
     """
     store = Store.open(uri)
     run = store.read_run() if store.place.files("") else None
     if run is None:
-        found = find_images(uri, scale=scale)
-        rows = found.manifest.select(["source", "size"]).to_pylist()
-        return RealSource(found, scale, max_pixels, _digest(rows))
+        return _real_source(uri, scale, max_pixels, output)
     config = run.config
     if config["scale"] != scale:
         raise BadRequest(f"{store.uri} is condensed for scale {config['scale']}, the training is for {scale}")
@@ -172,6 +185,33 @@ def open_source(uri: str, scale: int, max_pixels: int, allow_unfinished: bool = 
         _digest([asdict(shard) for shard in shards]),
         sum(shard.rows for shard in shards),
     )
+
+
+def _real_source(uri: str, scale: int, max_pixels: int, output: str | None) -> RealSource:
+    hr, lr = _hr_and_lr(uri, scale)
+    without = None if output is None else output_inside(hr, output)
+    found = find_images(hr, lr_input=lr, scale=scale, without=without)
+    columns = ["source", "size"] if lr is None else ["source", "size", "lr_path"]
+    rows = found.manifest.select(columns).to_pylist()
+    for row in rows:
+        if lr is not None:  # by name only: a folder that is moved is the same data
+            row["lr_path"] = posixpath.basename(row["lr_path"])
+    return RealSource(found, scale, max_pixels, _digest(rows))
+
+
+def _hr_and_lr(uri: str, scale: int) -> tuple[str, str | None]:
+    """Where HR images are, and LR ones if they are given: a folder of pairs, searched through, has LR images too."""
+    place = locate(uri)
+    if not place.local or not holds_sets(place.path):
+        return uri, None
+    folders = paired_folders(place.path, scale)
+    if folders is None:
+        raise BadRequest(
+            f"{uri} holds several sets of HR and LR images, or one for other scales than {scale}; name one set, or its "
+            "folder of HR images"
+        )
+    hr, lr = folders
+    return str(hr), None if lr is None else str(lr)
 
 
 def held_out(fraction: float, seed: int) -> Callable[[str], bool]:

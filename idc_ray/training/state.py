@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import safetensors.torch
@@ -60,6 +60,7 @@ class SavedState:
         tensors: what :meth:`idc_ray.training.loop.Trainer.state` gave.
         best_psnr: highest validation PSNR so far, dB; None without validation.
         best_step: when that was.
+        judged_on: digest of the images that ``best_psnr`` is of; None without validation.
         finished: whether nothing is left to do.
     """
 
@@ -67,10 +68,11 @@ class SavedState:
     tensors: dict[str, Tensor]
     best_psnr: float | None = None
     best_step: int | None = None
+    judged_on: str | None = None
     finished: bool = False
 
     def to_bytes(self) -> bytes:
-        notes = {"step": self.step, "best_psnr": self.best_psnr, "best_step": self.best_step, "finished": self.finished}
+        notes = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "tensors"}
         tensors = {name: value.cpu().contiguous() for name, value in self.tensors.items()}
         return safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(notes)})
 
@@ -102,11 +104,11 @@ def read_record(place: Place) -> TrainRecord | None:
     return None if stored is None else TrainRecord(**stored)
 
 
-def update_record(place: Place, **fields: Any) -> TrainRecord:
+def update_record(place: Place, **changes: Any) -> TrainRecord:
     """Change fields of the stored record, which must be there."""
     record = read_record(place)
     assert record is not None
-    record = replace(record, **fields)
+    record = replace(record, **changes)
     place.write_json(RECORD, asdict(record))
     return record
 

@@ -1,4 +1,4 @@
-"""Data that is too large to stay in memory streams through Ray Data, shuffled over a window.
+"""Data that is too large to stay in memory streams through Ray Data: in one random order, then shuffled over a window.
 
 A continued training then sees other patches than an undisturbed one would: the place in a stream is not saved.
 """
@@ -22,9 +22,9 @@ from torch import Tensor
 from idc_ray.condensation.seeding import integer
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images import crop_starts, decode_png, encode_png
+from idc_ray.images import MANIFEST_SCHEMA, crop_starts, decode_png, encode_png
 from idc_ray.models import load_upscaler
-from idc_ray.training.data import held_out_share, open_sources
+from idc_ray.training.data import open_sources
 from idc_ray.training.loop import CHECK_EVERY
 from idc_ray.training.pairs import Pair, PairTable, Patches
 from idc_ray.training.sources import CondensedSource, Relabel, Source, held_out
@@ -40,6 +40,9 @@ PIECE = 4
 #: Most blocks of a folder: for each Ray Data runs a task before anything is read.
 MAX_BLOCKS = 1024
 
+#: Columns of what is read: those of an image's row, or ``shard``; and ``part``, the number of the source.
+BLOCK = pa.unify_schemas([MANIFEST_SCHEMA, pa.schema([("shard", pa.int64()), ("part", pa.int64())])])
+
 #: ``error`` is set in rows that are none: Ray Data would lose type and message of an exception.
 SCHEMA = pa.schema([("name", pa.string()), ("lr", pa.binary()), ("hr", pa.binary()), ("error", pa.string())])
 
@@ -52,21 +55,32 @@ def stream_of(config: TrainConfig, labels: bytes | None) -> Dataset:
     """
     sources = open_sources(config, None, torch.device("cpu"))
     pixels = max(_piece_pixels(source, config) for source in sources)
-    parts = []
-    for source in sources:
-        if isinstance(source, CondensedSource):
-            blocks = [pa.table({"shard": [shard]}) for shard in source.shards]
-            none: Source = source.only([])
-        else:
-            manifest = source.found.manifest
-            size = max(1, math.ceil(manifest.num_rows / MAX_BLOCKS))
-            blocks = [manifest.slice(row, size) for row in range(0, manifest.num_rows, size)]
-            none = source.only(manifest.slice(0, 0))
-        pieces = ray.data.from_arrow(blocks).map_batches(
-            _Read(config, labels, none, pixels), batch_size=1, batch_format="pyarrow", num_cpus=1
-        )
-        parts.append(pieces)
-    return parts[0].union(*parts[1:])
+    order = random.Random(config.seed)
+    blocks = [block for part, source in enumerate(sources) for block in _blocks(source, part, order)]
+    # All sources in one order: one after another, or turn by turn, the steps of an epoch would differ in what they see.
+    order.shuffle(blocks)
+    read = _ReadAny([_Read(config, labels, _emptied(source), pixels) for source in sources])
+    return ray.data.from_arrow(blocks).map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=1)
+
+
+def _blocks(source: Source, part: int, order: random.Random) -> list[pa.Table]:
+    """Rows of a source, shards or images in random order, with its number; all blocks have the same columns."""
+    if isinstance(source, CondensedSource):
+        rows = pa.table({"shard": pa.array(source.shards, pa.int64())})
+        size = 1
+    else:
+        rows = source.found.manifest
+        size = max(1, math.ceil(rows.num_rows / MAX_BLOCKS))
+    chosen = list(range(rows.num_rows))
+    order.shuffle(chosen)  # images of a folder are sorted by name, and often of a kind
+    rows = pa.concat_tables([BLOCK.empty_table(), rows.take(chosen)], promote_options="default")
+    rows = rows.set_column(rows.column_names.index("part"), "part", pa.array([part] * len(chosen), pa.int64()))
+    return [rows.slice(row, size) for row in range(0, len(chosen), size)]
+
+
+def _emptied(source: Source) -> Source:
+    """Without its rows, which would go to every task."""
+    return source.only([]) if isinstance(source, CondensedSource) else source.only(source.found.manifest.slice(0, 0))
 
 
 def _piece_pixels(source: Source, config: TrainConfig) -> int:
@@ -74,6 +88,17 @@ def _piece_pixels(source: Source, config: TrainConfig) -> int:
     if isinstance(source, CondensedSource):
         return source.tile_size**2
     return ((PIECE - 1) * config.patch_size) ** 2
+
+
+class _ReadAny:
+    """Reads each row by the source that it is of."""
+
+    def __init__(self, readers: list[_Read]) -> None:
+        self.readers = readers
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        (part,) = batch["part"].to_pylist()
+        return self.readers[part](batch)
 
 
 @lru_cache(maxsize=1)  # of a process that reads one image after another
@@ -102,7 +127,7 @@ class _Read:
 
     def _tables(self, batch: pa.Table) -> Iterator[pa.Table]:
         config, source = self.config, self.source
-        apart = held_out(held_out_share(config), config.seed)
+        apart = held_out(config.held_out_share, config.seed)
         chosen: Source = (
             source.only(batch["shard"].to_pylist()) if isinstance(source, CondensedSource) else source.only(batch)
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
@@ -12,7 +14,7 @@ from torch import nn
 
 from idc_ray.config.train import Validation
 from idc_ray.errors import BadRequest
-from idc_ray.evaluation.benchmarks import find_sets, holds_sets
+from idc_ray.evaluation.benchmarks import check_size, find_sets, holds_sets
 from idc_ray.evaluation.metrics import psnr_y
 from idc_ray.models import Upscaler
 from idc_ray.training.pairs import Pair
@@ -25,10 +27,14 @@ SHOWN = 4
 
 
 class Scored:
-    """PSNR on Y, dB: mean and of each image; and the pictures of the first few images, uint8 (h, w, 3)."""
+    """PSNR on Y, dB: mean and of each image; and the pictures of the first few images, uint8 (h, w, 3).
+
+    Images that came out exactly, as those of one colour do, have an infinite PSNR and are left out of the mean: with
+    them no two checkpoints would differ. If all did, the mean is infinite.
+    """
 
     def __init__(self, psnrs: list[float], pictures: list[NDArray[np.uint8]]) -> None:
-        self.psnr = float(np.mean(psnrs))
+        self.psnr = float(np.mean([psnr for psnr in psnrs if math.isfinite(psnr)] or [math.inf]))
         self.psnrs, self.pictures = psnrs, pictures
 
 
@@ -45,6 +51,14 @@ class Validator:
         self.model, self.pairs, self.scale = model, list(pairs), scale
         self.upscaler = Upscaler(model, scale=scale, name="the student", sha256="")
 
+    @property
+    def digest(self) -> str:
+        """16 hex digits of the pixels of all pairs: PSNRs of other images cannot be compared."""
+        digest = hashlib.sha256()
+        for image in (image for pair in self.pairs for image in (pair.lr, pair.hr)):
+            digest.update(repr(image.shape).encode() + np.ascontiguousarray(image).data)
+        return digest.hexdigest()[:16]
+
     def score(self, weights: dict[str, torch.Tensor]) -> Scored:
         """PSNR of these weights."""
         self.model.load_state_dict(weights)
@@ -59,15 +73,36 @@ class Validator:
 
 
 def validation_pairs(
-    settings: Validation, sources: Sequence[Source], scale: int, seed: int, max_pixels: int
+    settings: Validation,
+    sources: Sequence[Source],
+    scale: int,
+    seed: int,
+    max_pixels: int,
+    output: str | None = None,
 ) -> list[Pair]:
     """The images to validate on: those that the user names, else the held-out part of the data; none without either.
 
+    Args:
+        settings: which, and how many.
+        sources: the data, of which a part may be held out.
+        scale: factor.
+        seed: of the part that is held out.
+        max_pixels: larger images are refused.
+        output: where the training writes; pictures there are not validated on.
+
     Raises:
-        BadRequest: no images where the user said they are, or nothing was held out.
+        BadRequest: no images where the user said they are, nothing was held out, or an image is too small.
     """
     if settings.images is not None:
-        return list(islice(_named(settings.images, scale, max_pixels), settings.max_images))
+        pairs = list(islice(_named(settings.images, scale, max_pixels, output), settings.max_images))
+    else:
+        pairs = _held_out(settings, sources, seed)
+    for pair in pairs:
+        check_size(pair.name, (pair.hr.shape[1], pair.hr.shape[0]), scale)
+    return pairs
+
+
+def _held_out(settings: Validation, sources: Sequence[Source], seed: int) -> list[Pair]:
     if not settings.fraction:
         return []
     apart = held_out(settings.fraction, seed)
@@ -80,14 +115,14 @@ def validation_pairs(
     return pairs
 
 
-def _named(folder: str, scale: int, max_pixels: int) -> Iterable[Pair]:
+def _named(folder: str, scale: int, max_pixels: int, output: str | None) -> Iterable[Pair]:
     if holds_sets(folder):  # searched like a plain folder, it would give its LR images for HR ones too
         for benchmark in find_sets(folder, scale):
             for image in benchmark.images:
                 lr, hr = image.read(scale)
                 yield Pair(f"{benchmark.name}/{image.hr.name}", lr, hr)
         return
-    source = open_source(folder, scale, max_pixels)
+    source = open_source(folder, scale, max_pixels, output=output)
     if not isinstance(source, RealSource):
         raise BadRequest(f"--validation.images {folder} is a condensed set; name a folder of real images")
     yield from source.pairs(lambda _: True)

@@ -79,7 +79,7 @@ def _record(job: TrainJob) -> TrainRecord:
 def _data(job: TrainJob, record: TrainRecord, device: torch.device) -> tuple[Feed, list[Any]]:
     config = job.config
     real = open_sources(config, None, device)  # whatever a student learns from, it is judged by the truth
-    validation = validation_pairs(config.validation, real, config.scale, config.seed, config.max_pixels)
+    validation = validation_pairs(config.validation, real, config.scale, config.seed, config.max_pixels, config.output)
     sources = open_sources(config, job.labels, device)
     if _resident(job, record, sources, device):
         return resident_patches(config, sources, device), validation

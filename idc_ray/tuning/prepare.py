@@ -25,6 +25,7 @@ from idc_ray.evaluation.benchmarks import MAX_PIXELS
 from idc_ray.images import Found, Instance
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.inputs import find_input, only, read_teacher, readable_samples
+from idc_ray.training.fit import start_sha256
 from idc_ray.training.pairs import Pair
 from idc_ray.training.validation import validation_pairs
 from idc_ray.tuning.records import Sweep
@@ -187,7 +188,7 @@ def _sweep(settings: Settings, teacher: bytes, images: list[Instance], validatio
         "teacher": teacher_sha256(teacher),
         # Its defaults too: where a default changes, so do the trials.
         "condense": settings.condense(settings.space.first, 0).digest(teacher_sha256(teacher)),
-        "training": settings.train.digest("", None),
+        "training": settings.train.digest("", None, start_sha256(settings.train)),
     }
     content = json.loads(json.dumps(content))
     chosen = result_settings(config)

@@ -18,7 +18,7 @@ from idc_ray.config.train import TrainConfig
 from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import BadRequest
 from idc_ray.models.registry import nearest
-from idc_ray.training.fit import student_spec
+from idc_ray.training.fit import new_model, with_absolute_start
 from idc_ray.tuning.parsing import parse_parameters
 from idc_ray.tuning.space import Draw, Space
 
@@ -123,8 +123,8 @@ def make_settings(config: TuneConfig, space: Space) -> Settings:
     plain = load(TrainConfig, None, changes)
     end = plain.iterations
     own: dict[str, Any] = {"scale": config.scale, "validation.every": end, "checkpoint_every": end}
-    train = load(TrainConfig, None, {**changes, **own, "workers.threads": config.actors.threads})
-    student_spec(train).build()
+    train = with_absolute_start(load(TrainConfig, None, {**changes, **own, "workers.threads": config.actors.threads}))
+    new_model(train)
     return Settings(config, space, fixed, train)
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from idc_ray.comparison.arms import Arm, Data, expand, input_digest, reference_of
 from idc_ray.config.condense import Loss
 from idc_ray.errors import BadRequest
 from idc_ray.images import encode_png, find_images
+from idc_ray.models import model_spec, save_checkpoint
 from tests.comparison.conftest import SETTINGS, compare_config
 
 DATA = Data("images", "teacher", "curve", "scored")
@@ -172,3 +174,21 @@ def test_other_lr_images_are_another_input(tmp_path: Path) -> None:
     found = [find_images(hr, lr_input=lr) for lr in (None, str(tmp_path / "lr"), str(tmp_path / "other"))]
     assert len({input_digest(each) for each in found}) == 3
     assert input_digest(find_images(hr)) == input_digest(found[0])
+
+
+def test_a_start_is_checked_and_named_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches trainings that fail after their sets are made, and results of one start taken for those of another."""
+    monkeypatch.chdir(tmp_path)
+    start = {"networks": {"tiny": {"model": "edsr_small", "start": "start.safetensors"}}, "methods": "random"}
+    with pytest.raises(BadRequest, match=r"start\.safetensors"):
+        arms_of(**start)
+    names = []
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        torch.manual_seed(seed)
+        save_checkpoint(Path("start.safetensors"), (spec := model_spec("edsr_small", 2)), spec.build().state_dict())
+        arm = arms_of(**start)[0]
+        assert Path(arm.train.start).is_absolute()
+        names.append(arm.training_name(DATA))
+    assert names[0] == names[1] != names[2]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from idc_ray.comparison.history import History
@@ -15,12 +16,24 @@ def validation(step: int, psnr: float) -> dict[str, object]:
 
 
 def test_seconds_are_those_of_training(tmp_path: Path) -> None:
-    """Catches seconds by the clock, which would hold validations and pauses."""
+    """Catches seconds by the clock, which hold validations and pauses, and a rate that counts for some steps only.
+
+    A rate is that of all steps since the progress before.
+    """
     history = History(resolve(str(tmp_path)))
-    for event in (progress(10, 5.0), validation(12, 30.0), progress(20, 2.0)):
+    for event in (validation(5, 29.0), progress(10, 5.0), validation(12, 30.0), progress(20, 2.0)):
         history.tell(event)
-    assert history.seconds == 10 / 5 + 2 / 5 + 8 / 2
-    assert history.curve == [(12, 30.0)]
+    assert history.points == [(5, 1.0, 29.0), (10, 2.0, None), (12, 3.0, 30.0), (20, 7.0, None)]
+    assert history.seconds == 7.0
+    assert history.curve == [(5, 29.0), (12, 30.0)]
+
+
+def test_an_infinite_psnr_is_no_point_of_the_curve(tmp_path: Path) -> None:
+    """Catches a training that fails at its first validation, where all pictures are of one colour: no JSON has it."""
+    history = History(resolve(str(tmp_path)))
+    history.tell(validation(5, math.inf))
+    history.tell(progress(10, 5.0))
+    assert (history.curve, history.seconds) == ([], 2.0)
 
 
 def test_a_killed_training_counts_up_to_the_state_that_it_continues_from(tmp_path: Path) -> None:

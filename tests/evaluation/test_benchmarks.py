@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from idc_ray.errors import BadRequest
-from idc_ray.evaluation.benchmarks import evaluate, find_sets, format_table, write_metrics
+from idc_ray.evaluation.benchmarks import (
+    evaluate,
+    find_all_sets,
+    find_sets,
+    format_table,
+    paired_folders,
+    write_metrics,
+)
 from idc_ray.images.resize import downscale, upscale
 from idc_ray.store.filesystem import resolve
 
@@ -108,6 +115,9 @@ def test_a_given_lr_is_used_and_a_missing_one_made(folder: Path) -> None:
         ("HR", "LR_bicubic/X2", "ax2.png"),
         ("x2/HR", "x2/LR", "a.png"),
         ("HR", "LR", "ax2.png"),
+        ("HR", "LR", "ax2.bmp"),
+        ("HR", "LR/X2", "ax2.png"),
+        ("HR", "LR/x2", "a.png"),
     ],
 )
 def test_layouts_of_other_projects(tmp_path: Path, hr: str, lr: str, partner: str) -> None:
@@ -175,3 +185,41 @@ def test_an_image_too_small_for_ssim_is_a_bad_request(tmp_path: Path) -> None:
     save(tmp_path / "HR" / "tiny.png", picture(12, 12))
     with pytest.raises(BadRequest, match=r"tiny\.png.*at least 11 x 11"):
         evaluate(lambda lr: upscale(lr, 2), find_sets(tmp_path, 2), 2)
+
+
+def test_plain_folders_side_by_side_are_sets(tmp_path: Path) -> None:
+    """Catches the layout that sets are downloaded in, and LR images that are taken for a set of their own."""
+    for name in ("Urban100", "B100", "x4", "LR_bicubic", "Urban100_LR"):
+        save(tmp_path / name / "a.png", picture(24, 24))
+    (tmp_path / "empty").mkdir()
+    assert [each.name for each in find_sets(tmp_path, 2)] == ["B100", "Urban100"]
+    save(tmp_path / "Set5" / "HR" / "a.png", picture(24, 24))
+    assert [each.name for each in find_sets(tmp_path, 2)] == ["Set5"]  # with sets beside them they are something else
+
+
+def test_an_lr_folder_without_images_is_none(tmp_path: Path) -> None:
+    """Catches a set that is refused since its LR folder holds other scales only."""
+    save(tmp_path / "HR" / "a.png", picture(24, 24))
+    save(tmp_path / "LR" / "X4" / "ax4.png", picture(6, 6))
+    assert find_sets(tmp_path, 2)[0].images[0].lr is None
+    assert find_sets(tmp_path, 4)[0].images[0].lr == tmp_path / "LR" / "X4" / "ax4.png"
+
+
+def test_several_folders_give_all_their_sets(folder: Path) -> None:
+    """Catches two sets of one name, of which the table would show one; and what cannot be scored, found at its turn."""
+    both = [str(folder / "SetA"), str(folder / "SetB")]
+    assert [each.name for each in find_all_sets(both, 2, "--benchmarks")] == ["SetA", "SetB"]
+    with pytest.raises(BadRequest, match="--benchmarks has two sets called SetA"):
+        find_all_sets([str(folder), both[0]], 2, "--benchmarks")
+    save(folder / "SetB" / "HR" / "d.png", picture(15, 40))
+    with pytest.raises(BadRequest, match=r"d\.png has 40 x 15 pixels; expected at least 16 a side"):
+        find_all_sets([str(folder)], 2, "--benchmarks")
+    save(folder / "SetB" / "HR" / "d.png", picture(16, 40))
+    assert evaluate(lambda lr: upscale(lr, 2), find_all_sets([str(folder)], 2, "--benchmarks"), 2)
+
+
+def test_folders_of_pairs(folder: Path) -> None:
+    assert paired_folders(folder / "SetA", 2) == (folder / "SetA" / "x2" / "HR", folder / "SetA" / "x2" / "LR")
+    assert paired_folders(folder / "SetB", 2) == (folder / "SetB" / "HR", None)
+    assert paired_folders(folder / "SetA", 3) is None
+    assert paired_folders(folder, 2) is None

@@ -11,7 +11,7 @@ from idc_ray.errors import BadRequest
 from idc_ray.images import encode_png, image_id
 from idc_ray.models import checkpoint_bytes, create_model, model_spec
 from idc_ray.training import data
-from idc_ray.training.data import fits_in_memory, held_out_share, may_stream, open_sources, resident_patches
+from idc_ray.training.data import fits_in_memory, may_stream, open_sources, resident_patches
 from idc_ray.training.sources import CondensedSource, RealSource, held_out
 from tests.training.conftest import toy_config
 from tests.training.test_sources import condensed, photographs
@@ -75,8 +75,22 @@ def test_validation_on_other_images_holds_nothing_out(tmp_path: Path) -> None:
     photographs(tmp_path / "photos", 4)
     settings = {"validation__fraction": 0.99, "validation__images": str(tmp_path)}
     config = config_for(tmp_path / "photos", **settings)
-    assert held_out_share(config) == 0.0
+    assert config.held_out_share == 0.0
     assert len(resident_patches(config, open_sources(config, None, CPU), CPU).table.names) == 4
+
+
+def test_what_is_really_held_out_names_a_training(tmp_path: Path) -> None:
+    """Catches a resume that goes on with the images that were held out before."""
+    digests = [
+        config_for(tmp_path, **settings).digest("data", None)
+        for settings in (
+            {"validation__fraction": 0.3},
+            {"validation__fraction": 0.3, "validation__images": "photos"},
+            {},
+            {"validation__images": "photos"},
+        )
+    ]
+    assert digests[0] != digests[1] == digests[2] == digests[3]
 
 
 def test_a_validation_that_leaves_nothing_to_train_on_is_told(tmp_path: Path) -> None:

@@ -94,6 +94,23 @@ def test_best_is_the_best_of_what_was_validated(tmp_path: Path, monkeypatch: pyt
     assert load_checkpoint(content(place, LAST)).notes["step"] == 12
 
 
+def test_a_best_of_other_images_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a best checkpoint that never moves again, since it was scored on easier images."""
+    config, place = toy_config(validation__every=3), resolve(str(tmp_path))
+    psnrs = iter([60.0, 20.0, 21.0])
+    monkeypatch.setattr(fit_module.Validator, "score", lambda self, weights: Scored([next(psnrs)], []))
+
+    def stop(event: Event) -> None:
+        if event["kind"] == "validation" and event["step"] == 6:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(config, place, tell=stop)
+    psnrs = iter([22.0, 25.0, 24.0])
+    result = train(config, place, validation=toy_pairs(2))
+    assert (result.best_psnr, result.best_step) == (25.0, 9)
+
+
 def test_without_validation_there_is_no_best(tmp_path: Path) -> None:
     place = resolve(str(tmp_path))
     assert train(toy_config(), place, validation=[]).best_psnr is None

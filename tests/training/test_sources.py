@@ -117,3 +117,40 @@ def test_about_the_asked_share_is_held_out_and_always_the_same() -> None:
     assert apart == [i for i in ids if held_out(0.2, 0)(i)]
     assert apart != [i for i in ids if held_out(0.2, 1)(i)]
     assert not any(held_out(0.0, 0)(i) for i in ids)
+
+
+def test_a_folder_of_pairs_gives_these_pairs(tmp_path: Path) -> None:
+    """Catches LR images that are trained on as if they were HR ones, as a search through the folder finds both."""
+    photographs(tmp_path / "HR", 2)
+    (tmp_path / "LR").mkdir()
+    for i in range(2):
+        (tmp_path / "LR" / f"{i}.png").write_bytes(encode_png(np.full((20, 20, 3), 70 + i, np.uint8)))
+    source = open_source(str(tmp_path), 2, MAX_PIXELS)
+    pairs = list(source.pairs(lambda _: True))
+    assert [pair.name for pair in pairs] == ["0.png", "1.png"]
+    assert [int(pair.lr.max()) for pair in pairs] == [70, 71]
+    assert pairs[0].hr.shape == (40, 40, 3)
+    alone = open_source(str(tmp_path / "HR"), 2, MAX_PIXELS)
+    assert alone.digest != source.digest
+    tmp_path.rename(tmp_path.with_name("moved"))
+    assert open_source(str(tmp_path.with_name("moved")), 2, MAX_PIXELS).digest == source.digest
+
+
+def test_several_sets_of_pairs_are_refused(tmp_path: Path) -> None:
+    for name in ("SetA", "SetB"):
+        (tmp_path / name).mkdir()
+        photographs(tmp_path / name / "HR", 1)
+    with pytest.raises(BadRequest, match="name one set"):
+        open_source(str(tmp_path), 2, MAX_PIXELS)
+
+
+def test_what_the_training_writes_is_no_data(tmp_path: Path) -> None:
+    """Catches validation pictures that are trained on, and the same command that is another training after them."""
+    photographs(tmp_path, 3)
+    output = str(tmp_path / "student")
+    before = open_source(str(tmp_path), 2, MAX_PIXELS, output=output)
+    photographs(tmp_path / "student", 1)
+    after = open_source(str(tmp_path), 2, MAX_PIXELS, output=output)
+    assert before.digest == after.digest != open_source(str(tmp_path), 2, MAX_PIXELS).digest
+    with pytest.raises(BadRequest, match="the same folder"):
+        open_source(str(tmp_path), 2, MAX_PIXELS, output=str(tmp_path))

@@ -27,7 +27,7 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
     place = resolve(str(tmp_path))
     assert read_state(place) is None
     tensors = {"model.a": torch.randn(3, 2).T, "adam.step.a": torch.tensor(7.0), "count": torch.tensor(3)}
-    write_state(place, SavedState(7, tensors, 33.25, 5, True))
+    write_state(place, SavedState(7, tensors, 33.25, 5, judged_on="ab", finished=True))
     found = read_state(place)
     assert found is not None
     assert (found.step, found.best_psnr, found.best_step, found.finished) == (7, 33.25, 5, True)

@@ -216,9 +216,6 @@ class FakeDataset:
         batches = [block.slice(row, batch_size) for block in self.blocks for row in range(0, len(block), batch_size)]
         return FakeDataset([table for batch in batches for table in work(batch)])
 
-    def union(self, *others: FakeDataset) -> FakeDataset:
-        return FakeDataset(self.blocks + [block for other in others for block in other.blocks])
-
 
 def streamed_names(dataset: Any) -> list[str]:
     assert isinstance(dataset, FakeDataset)
@@ -245,7 +242,7 @@ def test_many_images_share_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("no_piece_left_out")
 def test_all_sources_stream_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a source that is left out of the union, or one that is read as if it were another."""
+    """Catches a source that is left out, or one that is read as if it were another."""
     monkeypatch.setattr(stream.ray.data, "from_arrow", FakeDataset)
     condensed(tmp_path / "set")
     photographs(tmp_path / "photos", 2)
@@ -254,3 +251,18 @@ def test_all_sources_stream_together(tmp_path: Path, monkeypatch: pytest.MonkeyP
     names = streamed_names(dataset)
     tiles = {f"{image_id(f'{i}.png')}_0000": 1 for i in range(3)}
     assert Counter(names) == {**tiles, "0.png": 1 + 4, "1.png": 1}
+
+
+@pytest.mark.usefixtures("no_piece_left_out")
+def test_sources_are_mixed_however_long_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a short source that comes in the first steps of an epoch only, and photographs in the order of names."""
+    monkeypatch.setattr(stream.ray.data, "from_arrow", FakeDataset)
+    photographs(tmp_path / "long", 60, side=2 * PATCH)
+    photographs(tmp_path / "short", 6, side=4 * PATCH)
+    dataset = stream.stream_of(config_for(tmp_path / "long", tmp_path / "short", patch_size=PATCH), None)
+    sides = [decode_png(row["lr"]).shape[0] for block in dataset.blocks for row in block.to_pylist()]
+    places = [place for place, side in enumerate(sides) if side == 2 * PATCH]
+    assert len(sides) == 66
+    assert places[0] < 33 <= places[-1]
+    names = [int(name.removesuffix(".png")) for name in streamed_names(dataset)]
+    assert np.corrcoef(names, range(66))[0, 1] < 0.5

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from idc_ray.evaluation.metrics import psnr_y
 from idc_ray.images import encode_png, image_id
 from idc_ray.models import EDSR, Upscaler
 from idc_ray.training.sources import held_out, open_source
-from idc_ray.training.validation import Validator, validation_pairs
+from idc_ray.training.validation import Scored, Validator, validation_pairs
 from tests.training.conftest import toy_pairs
 from tests.training.test_sources import condensed, photographs
 
@@ -97,3 +98,31 @@ def test_what_cannot_be_validated_on_is_refused(tmp_path: Path) -> None:
     condensed(tmp_path / "set")
     with pytest.raises(BadRequest, match="is a condensed set"):
         validation_pairs(Validation(images=str(tmp_path / "set")), [], 2, 0, MAX_PIXELS)
+
+
+def test_other_pixels_have_another_digest() -> None:
+    """Catches PSNRs of two folders that are compared, and a digest that changes from launch to launch."""
+    pairs = toy_pairs(2)
+    model = EDSR(2, channels=8, blocks=1)
+    digests = [Validator(model, each, 2).digest for each in (pairs, toy_pairs(2), pairs[:1], pairs[::-1])]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_an_image_that_comes_out_exactly_is_left_out_of_the_mean() -> None:
+    """Catches an infinite score, which no later checkpoint can beat, for a picture of one colour."""
+    assert Scored([math.inf, 30.0, 32.0], []).psnr == 31.0
+    assert Scored([math.inf], []).psnr == math.inf
+
+
+def test_an_image_too_small_to_be_scored_is_refused_before_training(tmp_path: Path) -> None:
+    photographs(tmp_path, 1, side=14)
+    with pytest.raises(BadRequest, match=r"0\.png has 14 x 14 pixels; expected at least 16 a side"):
+        validation_pairs(Validation(images=str(tmp_path)), [], 2, 0, MAX_PIXELS)
+
+
+def test_what_the_training_wrote_into_the_folder_is_not_validated_on(tmp_path: Path) -> None:
+    photographs(tmp_path, 2)
+    photographs(tmp_path / "student", 3)
+    settings = Validation(images=str(tmp_path))
+    assert len(validation_pairs(settings, [], 2, 0, MAX_PIXELS, str(tmp_path / "student"))) == 2
