@@ -37,12 +37,14 @@ class RunFamily:
 
     def __init__(self, settings: Mlflow, config: Section, output: str, place: Place, digest: str) -> None:
         self._settings, self._output, self._place = settings, output, place
-        self._known: dict[str, Any] = place.read_json(FILE, "delete that file") or {"parent": None, "children": []}
+        # Names of the children that are told whole, and the runs of these and of those that were begun.
+        nothing: dict[str, Any] = {"parent": None, "children": [], "runs": {}}
+        self._known = nothing | (place.read_json(FILE, "delete that file") or {})
         self._parent = Tracker.start(settings, output, digest, self._known["parent"])
         if self._parent.run_id is None:
             return
         if self._parent.run_id != self._known["parent"]:
-            self._known = {"parent": self._parent.run_id, "children": []}
+            self._known = nothing | {"parent": self._parent.run_id}
             place.write_json(FILE, self._known)
         self._parent.log_params(config.model_dump(mode="json"))
         self._parent.log_artifact(config.to_yaml(), "config.yaml")
@@ -57,15 +59,25 @@ class RunFamily:
         """
         if self._parent.run_id is None or name in self._known["children"]:
             return
+        begun = self._known["runs"].get(name)
         try:
-            child = Tracker.start(self._settings, self._output, name, name=name, parent=self._parent.run_id)
+            child = Tracker.start(self._settings, self._output, name, begun, name=name, parent=self._parent.run_id)
         except BadRequest as error:  # the job is worth more than its metrics; a next launch logs it
             log.warning("%s is not tracked: %s", name, error)
             return
+        if child.run_id != begun:  # a launch that is killed before the end goes on with this run
+            self._known["runs"][name] = child.run_id
+            self._place.write_json(FILE, self._known)
         tell(child)
         child.finish(status)
         self._known["children"].append(name)
         self._place.write_json(FILE, self._known)
+
+    def tell_again(self, name: str) -> None:
+        """Have a part recorded anew, in its run, when it ends again."""
+        if name in self._known["children"]:
+            self._known["children"].remove(name)
+            self._place.write_json(FILE, self._known)
 
     def report(self, files: Mapping[str, bytes], finished: int) -> None:
         """Log tables and pictures in place of those before, and how many parts are done."""

@@ -56,6 +56,26 @@ def test_a_continued_job_neither_repeats_nor_forgets_a_run(tmp_path: Path, monke
     assert [run["parent"] for run in server.runs.values()] == [None, "run0", "run0"]
 
 
+def test_a_child_that_was_begun_goes_on_in_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a second run of a part whose telling was cut off, beside one that is running for ever."""
+    server = Server(monkeypatch)
+
+    def cut_off(run: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        family(tmp_path).child("a", cut_off)
+    again = family(tmp_path)
+    again.child("a", lambda run: None)
+    assert [run["name"] for run in server.runs.values()] == ["", "a"]
+    assert server.runs["run1"]["end"] == "FINISHED"
+    again.tell_again("a")
+    told = []
+    family(tmp_path).child("a", lambda run: told.append(run.run_id), "FAILED")
+    assert told == ["run1"] and server.runs["run1"]["end"] == "FAILED"
+    assert len(server.runs) == 2
+
+
 def test_a_parent_that_is_gone_takes_its_children_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches children of a deleted run that are never logged below the new one."""
     server = Server(monkeypatch)

@@ -76,6 +76,8 @@ class TuneConfig(Section):
     """Print the space, the trials and a time estimate, and start nothing."""
     overwrite: Neutral[bool] = False
     """Discard another sweep in the output."""
+    retry_failed: Neutral[bool] = False
+    """Try failed trials again, with their settings and under their numbers."""
     actors: Actors = Actors()
     mlflow: TuneMlflow = TuneMlflow()
 

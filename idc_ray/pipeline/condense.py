@@ -110,7 +110,8 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
     log.info("%d images in %s", found.manifest.num_rows, found.uri)
     if found.ignored:
         log.info("%d files there are no images by their ending and are ignored", found.ignored)
-    if config.makes_tiles and config.iterations and not config.pixel_steps and "iterations" in config.model_fields_set:
+    asked = config.iterations not in (0, CondenseConfig().iterations)
+    if asked and config.makes_tiles and not config.pixel_steps:
         log.warning(
             "--iterations %d changes nothing: they are steps of learning pixels, and --matching %s learns none; "
             "use --matching both or pixels, or --iterations 0 to keep what tiles begin with",
@@ -309,4 +310,6 @@ def _verdict(launch: _Launch) -> int:
         )
     if failed == launch.found.manifest.num_rows:
         raise IdcError(f"none of the {failed} images could be condensed; see the reasons above")
+    if not launch.summary.tiles:
+        raise IdcError(f"not one tile came of all images; {launch.summary.fix_for_no_tile()}")
     return 0

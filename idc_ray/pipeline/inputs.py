@@ -92,13 +92,23 @@ def input_root(found: Found) -> str:
     return folder_of(str((there if there.num_rows else found.manifest)["path"][0].as_py()))
 
 
-def readable_samples(found: Found, config: CondenseConfig, count: int) -> Iterator[Instance]:
-    """Up to ``count`` images that can be read, in the order of their ids: a sample that does not depend on names."""
+def readable_samples(
+    found: Found, config: CondenseConfig, count: int, most_tried: int | None = None
+) -> Iterator[Instance]:
+    """Up to ``count`` images that can be read, in the order of their ids: a sample that does not depend on names.
+
+    Args:
+        found: the images.
+        config: how they are read.
+        count: how many are wanted.
+        most_tried: images that are looked at for them; None: four times as many.
+    """
     order = pc.sort_indices(found.manifest["image_id"])
-    tried = 0
-    for row in found.manifest.take(order[: 4 * count]).to_pylist():
-        if tried == count:
+    readable = 0
+    for index in order[: 4 * count if most_tried is None else most_tried]:
+        if readable == count:
             return
+        (row,) = found.manifest.slice(index.as_py(), 1).to_pylist()
         try:
             instance = load_instance(
                 ImageRef.from_row(row),
@@ -111,7 +121,7 @@ def readable_samples(found: Found, config: CondenseConfig, count: int) -> Iterat
             )
         except RejectedImage:
             continue
-        tried += 1
+        readable += 1
         yield instance
 
 

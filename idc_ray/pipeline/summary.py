@@ -72,11 +72,20 @@ class Summary:
     def warning(self) -> str | None:
         """Why the reached ratio is more than a tenth of the requested one away from it, if it is."""
         reached = self.reached_ratio
-        if not self.lr_pixels or abs(reached - self.ratio) <= RATIO_TOLERANCE * self.ratio * (1 + 1e-9):
+        if not self.tiles or abs(reached - self.ratio) <= RATIO_TOLERANCE * self.ratio * (1 + 1e-9):
             return None
         return (
             f"the ratio is {reached:.3g}, not {self.ratio:.3g}: an image gets a whole number of tiles. Smaller tiles "
             "(--tile-size) round less; --allocation difficulty reaches ratios below one tile an image"
+        )
+
+    def fix_for_no_tile(self) -> str:
+        """What to do where the ratio leaves no tile: one tile's ratio, twice, is met by chance almost always."""
+        enough = 2 * self.tile_pixels / max(1, self.lr_pixels)
+        return (
+            f"--ratio {self.ratio:.3g} is {self.ratio * self.lr_pixels / self.tile_pixels:.2g} of them: raise it, such "
+            f"as to {min(1.0, enough):.2g}, use smaller tiles (--tile-size), or condense more images; and give "
+            "--overwrite"
         )
 
     def loss(self) -> tuple[float, float] | None:

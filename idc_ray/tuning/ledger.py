@@ -40,8 +40,9 @@ class Ledger(Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial begins, or begins again after its process died."""
         number = trial.config["number"]
-        before = self.known.get(number) or TrialRecord(number, trial.config["draw"])
-        self._keep(replace(before, status="running", started=now(), reports=[]))
+        before = self.known.get(number)
+        deaths = 0 if before is None else before.deaths
+        self._keep(TrialRecord(number, trial.config["draw"], deaths=deaths, started=now()))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any

@@ -58,10 +58,21 @@ def _choices(what: str, values: Any) -> tuple[Any, ...]:
         raise BadRequest(f"{what}: choice is {values!r}; expected a list of values")
     if any(isinstance(value, float) and not math.isfinite(value) for value in values):
         raise BadRequest(f"{what}: choice is {values}; expected finite numbers")
+    if not all(_is_plain(value) for value in values):
+        raise BadRequest(f"{what}: choice is {values}; expected numbers, texts, true, false, null, or lists of these")
     labels = [(type(label(value)), label(value)) for value in values]
     if len(set(labels)) < len(labels):
         raise BadRequest(f"{what}: choice {values} has a value twice")
     return tuple(values)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether records can hold it: YAML has dates, too."""
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _ends(what: str, kind: str, values: Any) -> tuple[Any, ...]:
@@ -105,6 +116,8 @@ def _conditions(what: str, when: Any, earlier: Mapping[str, Parameter]) -> dict[
             fix = nearest(str(name), [*earlier]) if earlier else "there is none: a condition looks at those above"
             raise BadRequest(f"{what}: when has {name!r}, which is no parameter above it; {fix}")
         values = tuple(given) if isinstance(given, list) else (given,)
+        if not values:
+            raise BadRequest(f"{what}: when {name} is an empty list; expected one or more of {earlier[name].values}")
         parent = earlier[name]
         for value in values:
             if parent.is_range or value not in parent.values:

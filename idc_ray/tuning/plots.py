@@ -105,7 +105,8 @@ def _parallel(plan: Plan, finished: Sequence[TrialRecord]) -> bytes:
     for index, each in enumerate(columns):
         axes.axvline(index, color="0.7", linewidth=0.8, zorder=0)
         for value in [*each.values]:
-            text = str(label(value)) if isinstance(value, str | list | dict) else f"{value:.5g}"
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            text = f"{value:.5g}" if number else str(label(value))
             axes.annotate(
                 text, (index, _height(each, value)), xytext=(3, 0), textcoords="offset points", fontsize="x-small",
                 va="center", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.6, "pad": 0.5},

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import MAX_PIXELS
 from idc_ray.images import Found, Instance
+from idc_ray.images.locate import absolute
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.inputs import find_input, only, read_teacher, readable_samples
 from idc_ray.training.fit import start_sha256
@@ -36,8 +38,8 @@ __all__ = ["Plan", "prepare"]
 
 log = logging.getLogger(__name__)
 
-#: Sets that papers report on: whoever chooses by them has nothing left to test on.
-BENCHMARKS = {"set5", "set14", "b100", "bsd100", "bsds100", "urban100", "manga109"}
+#: Sets that papers report on, as folders are called: whoever chooses by them has nothing left to test on.
+BENCHMARK = re.compile(r"(set5|set14|b100|bsds?100|urban100|manga109)([_. -].*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,7 @@ def prepare(asked: TuneConfig, photographs: str | None = None) -> Plan:
     reading = reading.model_copy(update={"tile_size": largest})
     validation, rest = _validation(config, found, reading)
     scored = [] if config.validation else [pair.name for pair in validation]
-    instances = _without(list(readable_samples(rest, reading, config.images)), validation)
-    if not instances:
-        raise BadRequest(
-            f"none of the {rest.manifest.num_rows} images of {found.uri} that are left to condense can be read, or "
-            f"holds a tile of {largest} x {largest} LR pixels; name other images with --input"
-        )
+    instances = _to_condense(rest, reading, config.images, validation)
     images = [ImageTask(each.image_id, each.lr, each.hr) for each in instances]
     validation = [_middle(pair, config.validation_side, config.scale) for pair in validation]
     log.info("%d images to condense, %d to score on", len(images), len(validation))
@@ -110,20 +107,48 @@ def prepare(asked: TuneConfig, photographs: str | None = None) -> Plan:
     return Plan(settings, teacher, images, validation, _sweep(settings, teacher, instances, validation), lists)
 
 
+def _to_condense(rest: Found, reading: CondenseConfig, count: int, validation: list[Pair]) -> list[Instance]:
+    """Up to ``count`` images that can be condensed, and are not scored on."""
+    there = rest.manifest.num_rows
+    if not there:
+        raise BadRequest(
+            f"all images of {rest.uri} are held out to score on, and none is left to condense; give more images, or "
+            "others with --validation"
+        )
+    readable = list(readable_samples(rest, reading, count, most_tried=there))
+    if not readable:
+        raise BadRequest(
+            f"none of the {there} images of {rest.uri} that are left to condense can be read, or holds a tile of "
+            f"{reading.tile_size} x {reading.tile_size} LR pixels; name other images with --input"
+        )
+    if len(readable) < min(count, there):
+        log.warning("only %d of %d images can be read and hold a tile", len(readable), there)
+    instances = _without(readable, validation)
+    if not instances:
+        raise BadRequest(
+            f"all {len(readable)} images of {rest.uri} are also scored on, and none is left to condense; name other "
+            "images with --input, or with --validation"
+        )
+    return instances
+
+
 def _validation(config: TuneConfig, found: Found, reading: CondenseConfig) -> tuple[list[Pair], Found]:
     """What is scored on, and the images that are left to be condensed."""
-    _refuse_benchmark("validation" if config.validation else "input", config.validation or found.uri)
     if config.validation is not None:
         named = Validation(images=config.validation, max_images=config.validation_images)
         pairs = validation_pairs(named, [], config.scale, 0, MAX_PIXELS)
+        _refuse_benchmark("validation", absolute(config.validation), pairs)
         rest = found
     else:
         ids = sorted(found.manifest["image_id"].to_pylist(), key=lambda image_id: uniform(image_id, "validation"))
         held = set(ids[: max(1, round(config.validation_share * len(ids)))])
         rest = replace(found, manifest=only(found.manifest, set(ids) - held))
         apart = replace(found, manifest=only(found.manifest, held))
-        instances = islice(readable_samples(apart, reading, config.validation_images), config.validation_images)
+        instances = islice(
+            readable_samples(apart, reading, config.validation_images, len(held)), config.validation_images
+        )
         pairs = [Pair(each.source, each.lr, each.hr) for each in instances if each.hr is not None]
+        _refuse_benchmark("input", found.uri, pairs)
     if not pairs:
         raise BadRequest(
             f"there is nothing to score on in {config.validation or found.uri}; name a folder of HR images with "
@@ -145,12 +170,14 @@ def _lists(found: Found, named: dict[str, list[str]]) -> dict[str, bytes]:
     return lists
 
 
-def _refuse_benchmark(setting: str, where: str) -> None:
-    parts = {part.lower() for part in Path(where).parts} & BENCHMARKS
-    if parts:
+def _refuse_benchmark(setting: str, where: str, pairs: list[Pair]) -> None:
+    """Whether a folder of the path, or of the images that were found below it, is called like a benchmark."""
+    folders = {*PurePosixPath(where).parts, *(part for pair in pairs for part in PurePosixPath(pair.name).parts[:-1])}
+    found = sorted(filter(BENCHMARK.fullmatch, folders))
+    if found:
         raise BadRequest(
-            f"{setting} is {where}, a benchmark: what is chosen on it cannot be tested on it; "
-            "name other images with --validation"
+            f"{setting} is {where}, which is or holds {', '.join(found)}, a benchmark: what is chosen on it cannot be "
+            "tested on it; name other images with --validation"
         )
 
 

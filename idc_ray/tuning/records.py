@@ -14,7 +14,7 @@ from idc_ray.store.filesystem import Place
 __all__ = ["Records", "SeedOutcome", "Sweep", "TrialRecord", "add_seconds", "begin_sweep", "now"]
 
 TRIALS, SWEEP = "trials", "tune.json"
-FIX = "delete that file: the trial is run again"
+FIX = "delete that file: another trial takes its place"
 FRESH = "give --overwrite to start afresh, or another --output"
 
 Status = Literal["running", "finished", "stopped", "failed"]

@@ -30,8 +30,11 @@ CONDENSE_SETS = {
     "gallery_images", "source", "actors", "store", "mlflow",
 }  # fmt: skip
 
+#: Of what a space's file may fix, for messages.
+EXAMPLES = {"condense": "{tile_size: 32}", "train": "{iterations: 1000}"}
+
 #: Settings of the sweep that a space's file leaves to the user.
-USERS = {"space", "input", "output", "teacher", "validation", "dry_run", "overwrite", "actors", "mlflow"}
+USERS = {"space", "input", "output", "teacher", "validation", "dry_run", "overwrite", "retry_failed", "actors", "mlflow"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,10 @@ class Settings:
     @property
     def defaults(self) -> Draw | None:
         """The point of the space that the condense job takes by itself, given what is fixed; None: it has none."""
-        fixed = load(CondenseConfig, None, {**self.fixed, "scale": self.config.scale})
+        try:
+            fixed = load(CondenseConfig, None, {**self.fixed, "scale": self.config.scale})
+        except BadRequest:  # what is fixed does not go with the defaults of what is varied
+            return None
         return self.space.point(flatten(CondenseConfig, fixed.model_dump(), "the defaults"))
 
     @property
@@ -102,6 +108,10 @@ def read_space(config: TuneConfig) -> tuple[TuneConfig, Space]:
     above = flatten(TuneConfig, config.model_dump(exclude_unset=True), "the configuration")
     merged = below | above
     for name, model in (("condense", CondenseConfig), ("train", TrainConfig)):
+        if not isinstance(below.get(name) or {}, Mapping):
+            raise BadRequest(
+                f"{where}: settings.{name} is {below[name]!r}; expected a mapping, such as {EXAMPLES[name]}"
+            )
         parts = [flatten(model, values.get(name) or {}, name) for values in (below, above)]  # type: ignore[arg-type]
         merged[name] = parts[0] | parts[1]
     space = parse_parameters(content.get("parameters"), where)  # type: ignore[arg-type]

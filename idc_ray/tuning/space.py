@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,6 +103,12 @@ class Parameter:
             between = low * (high / low) ** share if self.is_log else low + (high - low) * share
         return list(dict.fromkeys([low, between, high]))
 
+    def every(self) -> Sequence[Any] | None:
+        """All its values; None for a range without steps."""
+        if self.kind.endswith("integers") and self.step is None:
+            return range(self.values[0], self.values[1] + 1)
+        return None if self.is_range and self.step is None else self.grid(0)
+
     def grid(self, points: int) -> list[Any]:
         """Values for a grid: each choice, each step, or ``points`` of a range, the ends among them."""
         if not self.is_range:
@@ -153,19 +159,33 @@ class Space:
                 drawn[parameter.name] = held[0]
         return drawn
 
+    def fewer_points_than(self, most: int) -> int | None:
+        """How many points there are, if they are fewer than ``most``."""
+        drawn: list[Draw] = [{}]
+        for parameter in self.parameters:
+            values, part = parameter.every(), sum(parameter.takes_part(draw) for draw in drawn)
+            if part and (values is None or len(drawn) + part * (len(values) - 1) >= most):
+                return None
+            drawn = self._extended(drawn, parameter, values or ())
+        return len(drawn)
+
     def grid(self, points: int) -> list[Draw]:
         """All points of a grid, each once."""
         drawn: list[Draw] = [{}]
         for parameter in self.parameters:
-            values = parameter.grid(points)
-            drawn = [
-                extended
-                for draw in drawn
-                for extended in (
-                    [draw | {parameter.name: value} for value in values] if parameter.takes_part(draw) else [draw]
-                )
-            ]
+            drawn = self._extended(drawn, parameter, parameter.grid(points))
         return drawn
+
+    @staticmethod
+    def _extended(drawn: list[Draw], parameter: Parameter, values: Sequence[Any]) -> list[Draw]:
+        """Each point with each value, or as it is where the parameter takes no part."""
+        return [
+            extended
+            for draw in drawn
+            for extended in (
+                [draw | {parameter.name: value} for value in values] if parameter.takes_part(draw) else [draw]
+            )
+        ]
 
     def probes(self) -> Iterator[tuple[Draw, Draw]]:
         """Points that must be acceptable: every two values of :meth:`Parameter.probes` together, the others at rest.

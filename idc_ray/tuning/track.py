@@ -7,7 +7,7 @@ from idc_ray.tracking import Tracker
 from idc_ray.tuning.records import TrialRecord
 from idc_ray.tuning.space import label
 
-__all__ = ["track_trial"]
+__all__ = ["run_name", "track_trial"]
 
 STATUSES: dict[str, Status] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
@@ -29,4 +29,9 @@ def track_trial(family: RunFamily, record: TrialRecord) -> None:
         for each in record.seeds:
             run.log_metrics(each.seed, {"seed_psnr": each.psnr})
 
-    family.child(f"trial-{record.number:05d}", tell, STATUSES[record.status])
+    family.child(run_name(record), tell, STATUSES[record.status])
+
+
+def run_name(record: TrialRecord) -> str:
+    """Of a trial's run."""
+    return f"trial-{record.number:05d}"

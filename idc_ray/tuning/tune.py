@@ -30,7 +30,7 @@ from idc_ray.tuning.ranking import ranked
 from idc_ray.tuning.records import Records, TrialRecord, add_seconds, begin_sweep
 from idc_ray.tuning.report import OURS, report_files, to_text
 from idc_ray.tuning.search import Search, asha
-from idc_ray.tuning.track import track_trial
+from idc_ray.tuning.track import run_name, track_trial
 from idc_ray.tuning.trial import trainable
 
 __all__ = ["tune"]
@@ -89,15 +89,21 @@ class _Sweep:
         self.seconds_before, self.begin = seconds_before, time.monotonic()
         self.records = Records(place)
         self.known = {record.number: record for record in self.records.read_all()}
+        points = len(plan.space.grid(plan.config.grid_points)) if plan.config.search == "grid" else None
+        points = plan.space.fewer_points_than(plan.config.samples) if points is None else points
+        self.total = plan.config.samples if points is None else min(points, plan.config.samples)
         self.ended_before = self._ended()
 
     def run(self) -> int:
         config = self.config
-        log.info("%d of %d trials done before", self.ended_before, self.config.samples)
+        log.info("%d of %d trials done before", self.ended_before, self.total)
         self.tracking = RunFamily(config.mlflow, config, config.output, self.place, self.plan.sweep.digest)
         try:
-            for record in self.known.values():
-                track_trial(self.tracking, record)
+            for record in list(self.known.values()):
+                if config.retry_failed and record.status == "failed":
+                    self._begin_anew(record)
+                else:
+                    track_trial(self.tracking, record)
             if self.trials_left > 0 and self.seconds_left > 0:
                 try:
                     self._search()
@@ -115,10 +121,16 @@ class _Sweep:
             raise IdcError(f"no trial came to its end; {'; '.join(sorted(reasons)[:3]) or 'raise --hours'}")
         return 0
 
+    def _begin_anew(self, record: TrialRecord) -> None:
+        """As a trial that was cut off, which goes on first."""
+        self.known[record.number] = TrialRecord(record.number, record.draw)
+        self.records.write(self.known[record.number])
+        self.tracking.tell_again(run_name(record))
+
     @property
     def trials_left(self) -> int:
-        """Trials that the limit still allows, those that were cut off among them."""
-        return self.config.samples - self._ended()
+        """Trials that the limit and the space still allow, those that were cut off among them."""
+        return self.total - self._ended()
 
     @property
     def seconds_left(self) -> float:
@@ -191,7 +203,7 @@ class _Sweep:
 
     def _progress(self) -> str:
         """Such as ``12 of 30 trials, best 31.234 dB (trial 7), about 3 h 10 min left``."""
-        ended, total = self._ended(), self.config.samples
+        ended, total = self._ended(), self.total
         parts = [f"{ended} of {total} trials"]
         best = ranked(list(self.known.values()))[:1]
         if best and best[0].ended_well:

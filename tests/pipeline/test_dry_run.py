@@ -109,6 +109,7 @@ def test_a_teacher_that_does_not_fit_is_told(job_and_found: tuple[Job, Found]) -
         ({}, False),
         ({"iterations": 7}, True),
         ({"iterations": 0}, False),
+        ({"iterations": 100}, False),
         ({"iterations": 7, "matching": "pixels"}, False),
         ({"iterations": 7, "method": "ncfd"}, False),
     ],

@@ -75,6 +75,14 @@ def test_a_ratio_moved_by_more_than_a_tenth_is_told(lr_pixels: int, warned: bool
     assert ("--allocation difficulty" in total.format()) == warned
 
 
+def test_a_ratio_that_leaves_no_tile_is_told_with_one_that_does() -> None:
+    """Catches the advice of a setting that is in use: without a tile the cause is another."""
+    total = summary(ratio=1e-4)
+    total.add(row(tiles=0), lr_pixels=10 * total.tile_pixels)
+    assert total.warning() is None
+    assert "--ratio 0.0001 is 0.001 of them: raise it, such as to 0.2" in total.fix_for_no_tile()
+
+
 def test_a_ratio_exactly_a_tenth_off_is_not_told() -> None:
     """Catches a bound that depends on the last bit of a float: 0.11 is not more than a tenth off 0.1."""
     total = summary(ratio=0.1)

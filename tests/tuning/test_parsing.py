@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import Any
 
 import pytest
@@ -26,6 +27,9 @@ from idc_ray.tuning.parsing import parse_parameters
         ({"a": {"integers": [1, 6], "step": 2}}, "do not end at 6"),
         ({"a": {"log_uniform": [1, 6], "step": 2}}, "step 2 with log_uniform"),
         ({"a": [1, 1]}, "has a value twice"),
+        ({"a": [date(2020, 1, 1)]}, "expected numbers, texts, true, false, null, or lists of these"),
+        ({"a": [[1, date(2020, 1, 1)]]}, "expected numbers, texts"),
+        ({"a": [1, 2], "b": {"uniform": [0, 1], "when": {"a": []}}}, "when a is an empty list; expected one or more"),
         ({"a": 3}, "expected a list of values, or such as"),
         ({"b": {"uniform": [0, 1], "when": {"a": 1}}, "a": [1, 2]}, "there is none: a condition looks at those above"),
         ({"a": [1, 2], "b": {"uniform": [0, 1], "when": {True: 1}}}, "when has True, which is no parameter above it"),

@@ -3,10 +3,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from idc_ray.errors import BadRequest
+from idc_ray.images import encode_png
 from idc_ray.tuning.prepare import Plan, prepare
+from tests.e2e.conftest import picture
 from tests.tuning.conftest import WriteSpace, tune_config
 
 
@@ -49,12 +52,59 @@ def test_a_named_folder_is_scored_on_and_its_images_are_not_condensed(
     assert plan.validation[0].lr.shape == (20, 20, 3) and plan.validation[0].hr.shape == (40, 40, 3)
 
 
-def test_a_benchmark_is_not_chosen_on(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
-    folder = tmp_path / "Set14" / "HR"
-    shutil.copytree(images, folder)
-    config = tune_config(write_space(), input=str(images), output=str(tmp_path / "out"), validation=str(folder.parent))
+@pytest.mark.parametrize(
+    ("there", "setting", "named"),
+    [
+        ("Set14/HR", "validation", "Set14"),
+        ("all/Set14/HR", "validation", "all"),
+        ("all/B100", "validation", "all"),
+        ("Urban100_HR", "validation", "Urban100_HR"),
+        ("Set5/HR", "validation", "."),
+        ("photos/Set14/HR", "input", "photos"),
+    ],
+)
+def test_a_benchmark_is_not_chosen_on(
+    images: Path,
+    tmp_path: Path,
+    write_space: WriteSpace,
+    monkeypatch: pytest.MonkeyPatch,
+    there: str,
+    setting: str,
+    named: str,
+) -> None:
+    """Catches a folder that holds benchmarks, one that is called a little otherwise, and one named from inside."""
+    shutil.copytree(images, tmp_path / there)
+    monkeypatch.chdir(tmp_path / "Set5" if named == "." else tmp_path)
+    config = tune_config(write_space(), **{"input": str(images), "output": str(tmp_path / "out"), setting: named})
     with pytest.raises(BadRequest, match="a benchmark: what is chosen on it cannot be tested on it"):
         prepare(config)
+
+
+def test_images_that_cannot_be_used_do_not_starve_the_sample(
+    images: Path, tmp_path: Path, write_space: WriteSpace, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches a sweep that gives up, or takes fewer images without a word, after a number of useless ones."""
+    folder = tmp_path / "photos"
+    shutil.copytree(images, folder)
+    for number in range(30):
+        (folder / f"tiny{number}.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    validation = tmp_path / "validation"
+    validation.mkdir()
+    (validation / "one.png").write_bytes(encode_png(picture(9, 72, 70)))
+    common = {"input": str(folder), "output": str(tmp_path / "out"), "validation": str(validation)}
+    assert len(prepare(tune_config(write_space(), images=2, **common)).images) == 2
+    assert "only" not in caplog.text
+    assert len(prepare(tune_config(write_space(), images=9, **common)).images) == 5
+    assert "only 5 of 35 images can be read and hold a tile" in caplog.text
+
+
+def test_why_nothing_is_left_to_condense_is_told(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
+    """Catches the blame of images that are held out, or scored on, as unreadable."""
+    output = str(tmp_path / "out")
+    with pytest.raises(BadRequest, match="all images of .* are held out to score on"):
+        prepare(tune_config(write_space(), input=str(images), output=output, validation_share=0.99))
+    with pytest.raises(BadRequest, match="all 3 images of .* are also scored on"):
+        prepare(tune_config(write_space(), input=str(images), output=output, validation=str(images)))
 
 
 def test_the_sweep_is_named_by_what_matters(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:

@@ -11,9 +11,9 @@ from idc_ray.config import CondenseConfig, load_config
 from idc_ray.config.base import result_settings
 from idc_ray.config.train import TrainConfig
 from idc_ray.tuning.plots import importances
-from idc_ray.tuning.prepare import Plan
+from idc_ray.tuning.prepare import Plan, prepare
 from idc_ray.tuning.report import report_files, to_text
-from tests.tuning.conftest import record
+from tests.tuning.conftest import SETTINGS, WriteSpace, record, tune_config
 
 
 def with_objectives(plan: Plan, *names: str) -> Plan:
@@ -94,3 +94,12 @@ def test_what_decides_is_important(plan: Plan) -> None:
     assert next(iter(found)) == "init" and found["init"] > 0.6
     assert importances(plan, records[:3]) == {}
     assert "importance.png" in report_files(plan, records, pictures=True)
+
+
+def test_a_choice_that_is_nothing_is_shown(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
+    """Catches a sweep that ends in a traceback over the picture of a choice with null."""
+    space = write_space({"slots": [None, 2, 4]})
+    condense = {name: value for name, value in SETTINGS["condense"].items() if name != "slots"}
+    plan = prepare(tune_config(space, input=str(images), output=str(tmp_path / "out"), condense=condense))
+    records = [record(n, 30.0 + n, draw={"slots": slots}) for n, slots in enumerate((None, 2, 4))]
+    assert "parallel_coordinates.png" in report_files(plan, records, pictures=True)

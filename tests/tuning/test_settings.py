@@ -74,6 +74,11 @@ def test_the_space_s_settings_stand_below_the_user_s(write_space: WriteSpace) ->
         ({"settings": {"sampels": 3}}, "did you mean 'samples'?"),
         ({"settings": {"output": "x"}}, "settings.output cannot be set here"),
         ({"settings": {"objectives": ["psnr", "ratio"], "stopper": "asha"}}, "stopper is asha"),
+        (
+            {"settings": {"condense": [1, 2]}},
+            "settings.condense is [1, 2]; expected a mapping, such as {tile_size: 32}",
+        ),
+        ({"settings": {"train": 5}}, "settings.train is 5; expected a mapping, such as {iterations: 1000}"),
     ],
 )
 def test_a_mistake_in_the_file_s_other_parts_is_told(content: Any, message: str, write_space: WriteSpace) -> None:
@@ -105,3 +110,19 @@ def test_a_student_is_scored_no_oftener_than_needed(more: Any, looks: list[int],
     settings = settings_of(write_space(), train={"iterations": 100, "patch_size": 12}, **more)
     assert settings.looks == looks
     assert settings.train.validation.every == 100
+
+
+def test_a_start_that_cannot_be_used_is_refused(write_space: WriteSpace) -> None:
+    """Catches a sweep in which every trial fails after it has condensed."""
+    for train, message in (
+        ({"model": "swinir_light", "start": "interpolation"}, "for EDSR only"),
+        ({"model": "edsr_small", "start": "nowhere.safetensors"}, "nowhere.safetensors"),
+    ):
+        with pytest.raises(BadRequest, match=message):
+            settings_of(write_space(), train=train)
+
+
+def test_defaults_that_do_not_go_with_what_is_fixed_are_no_point(write_space: WriteSpace) -> None:
+    """Catches a space that is accepted, and ends every launch once Ray is up."""
+    space = write_space({"method": ["random", "hardest"]})
+    assert settings_of(space, condense={"tile_size": 16, "labels": "real"}).defaults is None

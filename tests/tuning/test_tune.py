@@ -68,6 +68,11 @@ def test_a_whole_sweep_with_a_trial_that_throws(
     files = {path: path.stat().st_mtime_ns for path in (output / "trials").iterdir()}
     assert tune(config) == 0
     assert {path: path.stat().st_mtime_ns for path in (output / "trials").iterdir()} == files
+    assert tune(config.model_copy(update={"retry_failed": True})) == 0
+    again = {path: path.stat().st_mtime_ns for path in (output / "trials").iterdir()}
+    assert {path.name for path in again if again[path] != files.get(path)} == {"00000.json"}
+    assert statuses(output)[0] == "failed"
+    _check_mlflow(output)
     with pytest.raises(BadRequest, match=r"(?s)holds another sweep.*reduction: 2 -> 3"):
         tune(config.model_copy(update={"reduction": 3}))
     with lock(resolve(str(output)), "the test"), pytest.raises(Locked, match="in use by the test"):
