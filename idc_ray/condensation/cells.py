@@ -51,26 +51,51 @@ def _edges(tile: int, count: int) -> list[int]:
     return [index * tile // count for index in range(count + 1)]
 
 
-def mosaic(tile: Tensor, lr: Tensor, positions: Tensor) -> Tensor:
+def mosaic(tile: Tensor, lr: Tensor, positions: Tensor, blend: int) -> Tensor:
     """A tile with some of its cells exchanged for crops of an image.
 
+    Neighbours are blended into each other, as each goes on beyond its border where it is from: an edge between them
+    would be as sharp as none in an LR image, and what a strong teacher makes of it students learn (docs/results.md).
+
     Args:
-        tile: (3, p, p).
-        lr: (3, H, W).
+        tile: uint8 (3, p, p).
+        lr: uint8 (3, H, W).
         positions: (cells^2, 2) top and left of each cell's crop, row by row; ``NOWHERE``: the cell stays.
+        blend: LR pixels from one cell's own to its neighbour's own, half of them in each; 0: they meet in an edge.
 
     Returns:
-        (3, p, p), a new tensor.
+        uint8 (3, p, p), a new tensor.
     """
-    count, size, out = round(len(positions) ** 0.5), tile.shape[-1], tile.clone()
-    edges = _edges(size, count)
-    for index, (top, left) in enumerate(positions.tolist()):
-        if top != NOWHERE:
-            row, column = divmod(index, count)
-            height, width = edges[row + 1] - edges[row], edges[column + 1] - edges[column]
-            crop = lr[:, top : top + height, left : left + width]
-            out[:, edges[row] : edges[row + 1], edges[column] : edges[column + 1]] = crop
-    return out
+    count, size = round(len(positions) ** 0.5), tile.shape[-1]
+    edges, shares = _edges(size, count), _shares(size, count, blend).to(lr.device)
+    total = torch.zeros(tile.shape, dtype=torch.int64, device=lr.device)
+    for index, place in enumerate(positions.tolist()):
+        row, column = divmod(index, count)
+        corner = (place[0] - edges[row], place[1] - edges[column])
+        pixels = tile if place[0] == NOWHERE else _window(lr, corner, size)
+        total += shares[row, :, None] * shares[column] * pixels
+    whole = int(shares[:, 0].sum()) ** 2
+    return ((total + whole // 2) // whole).to(torch.uint8)  # whole numbers: the same bytes on every device
+
+
+def _shares(size: int, count: int, blend: int) -> Tensor:
+    """int64 (count, size): how much of each pixel of a row is each cell's; all cells of a pixel have as much together.
+
+    A share falls in equal steps over ``blend`` pixels, the edge in their middle.
+    """
+    whole, pixels = max(1, 2 * blend), torch.arange(size)
+    begun = [torch.full((size,), whole)]  # how much is this cell's, or one's after it
+    begun += [(2 * (pixels - edge) + 1 + blend).clamp(0, whole) for edge in _edges(size, count)[1:-1]]
+    return torch.stack(begun) - torch.stack([*begun[1:], torch.zeros(size, dtype=torch.int64)])
+
+
+def _window(image: Tensor, corner: tuple[int, int], size: int) -> Tensor:
+    """(3, size, size) of an image at (top, left); beyond its border the outermost pixels are repeated."""
+    rows, columns = (
+        (torch.arange(size, device=image.device) + first).clamp(0, length - 1)
+        for first, length in zip(corner, image.shape[1:], strict=True)
+    )
+    return image[:, rows[:, None], columns]
 
 
 @torch.no_grad()

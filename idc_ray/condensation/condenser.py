@@ -243,7 +243,7 @@ class Condenser:
                 return starts.crop_start(lr, starts.hardest_windows(difficulties, size, count), size)
             case "hardest_packed":
                 assert difficulties is not None
-                return starts.packed_start(lr, difficulties, size, count)
+                return starts.packed_start(lr, difficulties, size, count, self.config.exchange.blend)
             case "noise":
                 return starts.noise_start(lr, size, count, generator(*key))
 
@@ -289,7 +289,8 @@ class Condenser:
         ]
         goals = targets.at(0, self.config.rlff.num_frequencies)
         cells = exchange(offered, Cells.join(begin), side, *goals, self.config.loss, self.config.exchange.sweeps)
-        return torch.stack([mosaic(tile, lr, places) for tile, places in zip(part.tiles, cells, strict=True)])
+        blend = self.config.exchange.blend
+        return torch.stack([mosaic(tile, lr, places, blend) for tile, places in zip(part.tiles, cells, strict=True)])
 
     def _match(
         self,

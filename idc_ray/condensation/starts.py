@@ -40,11 +40,11 @@ def crop_start(lr: Tensor, positions: Tensor, size: int) -> Start:
     return cut(lr, positions, size), [(top, left) for top, left in positions.tolist()]
 
 
-def packed_start(lr: Tensor, hardness: Tensor, size: int, count: int) -> Start:
-    """Each tile holds four smaller hard crops, one in each quarter; the hardest are dealt out evenly."""
+def packed_start(lr: Tensor, hardness: Tensor, size: int, count: int, blend: int) -> Start:
+    """Each tile is a :func:`mosaic` of four smaller hard crops; the hardest are dealt out evenly."""
     cells = hardest_windows(hardness, cell_side(size, 2), 4 * count)
     blank = lr.new_zeros(3, size, size)
-    return torch.stack([mosaic(blank, lr, cells[tile::count]) for tile in range(count)]), [None] * count
+    return torch.stack([mosaic(blank, lr, cells[tile::count], blend) for tile in range(count)]), [None] * count
 
 
 def noise_start(lr: Tensor, size: int, count: int, random: torch.Generator) -> Start:

@@ -113,6 +113,9 @@ class Exchange(Section):
 
     cells: Count = 2
     """Cells a side of a tile; 1: the whole tile is one; ours."""
+    blend: int = Field(4, ge=0)
+    """LR pixels over which neighbouring cells are blended into each other; 0: they meet in an edge, which a strong
+    teacher sharpens and students then learn (docs/results.md); ours."""
     sweeps: Count = 3
     """Most rounds over all cells; ours."""
 

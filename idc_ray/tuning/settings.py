@@ -34,7 +34,18 @@ CONDENSE_SETS = {
 EXAMPLES = {"condense": "{tile_size: 32}", "train": "{iterations: 1000}"}
 
 #: Settings of the sweep that a space's file leaves to the user.
-USERS = {"space", "input", "output", "teacher", "validation", "dry_run", "overwrite", "retry_failed", "actors", "mlflow"}
+USERS = {
+    "space",
+    "input",
+    "output",
+    "teacher",
+    "validation",
+    "dry_run",
+    "overwrite",
+    "retry_failed",
+    "actors",
+    "mlflow",
+}
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def test_a_mosaic_has_the_crops_in_their_places_and_nothing_else_changed(tile: i
     random = torch.Generator().manual_seed(tile)
     positions = torch.randint(0, 80 - side, (count**2, 2), generator=random)
     positions[-1] = NOWHERE
-    out = mosaic(start, lr, positions)
+    out = mosaic(start, lr, positions, 0)
     assert bool((start == 7).all())
     seen = torch.zeros(tile, tile, dtype=torch.int64)
     for index, (top, left) in enumerate(positions.tolist()):
@@ -113,3 +113,29 @@ def test_a_mosaic_has_the_crops_in_their_places_and_nothing_else_changed(tile: i
             part, start[:, y:bottom, x:right] if kept else lr[:, top:, left:][:, : bottom - y, : right - x]
         )
     assert bool((seen == 1).all())
+
+
+@pytest.mark.parametrize("blend", [0, 1, 4, 5, 16, 40])
+@pytest.mark.parametrize(("tile", "count"), [(16, 2), (17, 2), (50, 3), (48, 1), (19, 4)])
+def test_a_crop_in_cells_is_the_crop(tile: int, count: int, blend: int) -> None:
+    """Catches a blend that is darker than its parts, or shifts them: cells that were neighbours leave no seam."""
+    lr = as_tensor(picture(90, 80))
+    edges = torch.tensor([index * tile // count for index in range(count)])
+    for corner in ([0, 0], [90 - tile, 80 - tile]):  # at the image's borders there is nothing to go on with
+        positions = torch.cartesian_prod(edges, edges).view(-1, 2) + torch.tensor(corner)
+        crop = lr[:, corner[0] : corner[0] + tile, corner[1] : corner[1] + tile]
+        assert torch.equal(mosaic(torch.zeros_like(crop), lr, positions, blend), crop)
+        positions[::2] = NOWHERE
+        assert torch.equal(mosaic(crop, lr, positions, blend), crop)
+
+
+def test_cells_go_over_into_each_other_in_even_steps() -> None:
+    """Catches an edge between two cells, and a blend that reaches further than it says."""
+    lr = torch.zeros(3, 40, 90, dtype=torch.uint8)
+    lr[:, :, 45:] = 240
+    dark, light = [4, 20], [4, 60]
+    out = mosaic(torch.zeros(3, 16, 16, dtype=torch.uint8), lr, torch.tensor([dark, light, dark, light]), 4)
+    assert out[0, 5].tolist() == [0] * 6 + [30, 90, 150, 210] + [240] * 6
+    assert bool((out == out[:1, :1]).all())
+    across = mosaic(torch.zeros(3, 16, 16, dtype=torch.uint8), lr, torch.tensor([dark, dark, light, light]), 4)
+    assert torch.equal(across, out.transpose(1, 2))

@@ -26,8 +26,8 @@ def test_exchanged_cells_are_crops_of_the_image_that_do_not_overlap_and_match_be
     """
     teacher = load_teacher(bundled_teacher_bytes(2), scale=2)
     task, settings = _task(2), {"init": init, "ratio": 0.2}
-    start = _one(_condenser(teacher, iterations=0, **settings), task)
-    result = _one(_condenser(teacher, matching="cells", **settings), task)
+    start = _one(_condenser(teacher, iterations=0, exchange__blend=0, **settings), task)
+    result = _one(_condenser(teacher, matching="cells", exchange__blend=0, **settings), task)
     assert result.loss_start == start.loss_start
     assert result.loss_start is not None and result.loss_end is not None
     assert result.loss_end < result.loss_start
@@ -40,6 +40,22 @@ def test_exchanged_cells_are_crops_of_the_image_that_do_not_overlap_and_match_be
                 assert all(max(abs(place[0] - a), abs(place[1] - b)) >= 8 for a, b in taken)
                 taken.append(place)
     assert len(taken) >= 4
+
+
+def test_blending_changes_pixels_near_the_seams_only() -> None:
+    """Catches a setting that is not looked at, and cells that are chosen otherwise for it.
+
+    The image is one that keeps its start with neither: noise is no longer itself when it is blended.
+    """
+    teacher = load_teacher(bundled_teacher_bytes(2), scale=2)
+    hard, soft = (
+        _one(_condenser(teacher, matching="cells", ratio=0.2, exchange__blend=blend), _task(8)).lr_tiles
+        for blend in (0, 4)
+    )
+    changed = np.abs(hard.astype(int) - soft).max((0, 3)) > 0
+    near = np.zeros((16, 16), bool)
+    near[6:10], near[:, 6:10] = True, True
+    assert changed.any() and not changed[~near].any()
 
 
 @pytest.mark.parametrize("cells", [1, 3])

@@ -57,7 +57,7 @@ def test_packed_tiles_hold_four_hard_crops_and_no_gap(size: int) -> None:
     """An odd side has quarters of two sizes: a row or column left out would be uninitialised memory."""
     image = as_tensor(picture())
     hardness = _roughness(image)
-    first, corners = starts.packed_start(image, hardness, size, 3)
+    first, corners = starts.packed_start(image, hardness, size, 3, 0)
     assert first.shape == (3, 3, size, size) and first.dtype == torch.uint8
     assert corners == [None] * 3
     near, far = size // 2, size - size // 2
@@ -73,7 +73,7 @@ def test_packed_tiles_hold_four_hard_crops_and_no_gap(size: int) -> None:
 def test_packed_start_of_an_image_one_tile_large() -> None:
     """Four quarters of 9 pixels do not fit side by side into 17: they must overlap rather than be missing."""
     image = as_tensor(picture(17, 17))
-    tiles, _ = starts.packed_start(image, _roughness(image), 17, 1)
+    tiles, _ = starts.packed_start(image, _roughness(image), 17, 1, 4)
     assert tiles.shape == (1, 3, 17, 17)
 
 
