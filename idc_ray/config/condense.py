@@ -88,7 +88,7 @@ class Loss(Section):
     """Weight of the group level, a share of the image against one tile; ours."""
     gamma: NotNegative = 2.0
     """Power of a position's hardness in its weight; 0 is the paper, 2 is ours."""
-    hardness: Literal["difficulty", "gradient", "both"] = "both"
+    hardness: Literal["difficulty", "gradient", "both"] = "gradient"
     """What makes a place hard. difficulty: what the teacher adds to bicubic interpolation; gradient: that of the LR
     image's luma, by Sobel's operator; both: their geometric mean (docs/results.md); ours."""
     tile_weights: Literal["uniform", "difficulty"] = "uniform"
