@@ -44,7 +44,7 @@ def _problem(
 
 
 def _matcher(reader: FeatureReader, bank: FrequencyBank, shared: bool = True, **optimizer: float) -> TileMatcher:
-    return TileMatcher(reader, bank, Loss(), Optimizer(**optimizer), 2, shared)  # type: ignore[arg-type]
+    return TileMatcher(reader, bank, Loss(hardness="both"), Optimizer(**optimizer), 2, shared)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
