@@ -25,9 +25,12 @@ from idc_ray.condensation.windows import cut
 from idc_ray.config import Loss, Optimizer
 from tests.condensation.conftest import as_tensor, literal_gradient, picture
 
+#: Weights by difficulty and gradient alike, so that everything takes part.
+LOSS = Loss(hardness="both")
+
 
 def _measure(reader: FeatureReader, bank: FrequencyBank, lr: Tensor, gamma: float = 1.0) -> RealImage:
-    hardness = hardness_map(Loss().hardness, difficulty_map(reader, lr, 2)[None], lr[None].float() / 255)[0]
+    hardness = hardness_map(LOSS.hardness, difficulty_map(reader, lr, 2)[None], lr[None].float() / 255)[0]
     return measure_image(reader, bank, lr, hardness, 2, gamma, 0.01, 99)
 
 
@@ -44,7 +47,7 @@ def _problem(
 
 
 def _matcher(reader: FeatureReader, bank: FrequencyBank, shared: bool = True, **optimizer: float) -> TileMatcher:
-    return TileMatcher(reader, bank, Loss(hardness="both"), Optimizer(**optimizer), 2, shared)  # type: ignore[arg-type]
+    return TileMatcher(reader, bank, LOSS, Optimizer(**optimizer), 2, shared)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
