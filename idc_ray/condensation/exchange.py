@@ -1,7 +1,7 @@
 """Matching by choice: tiles exchange cells for real ones until the mosaic has the image's distribution (ours).
 
 Learned pixels come near the distribution of an image's hard places by drawing strokes into flat ones. Real cells
-come there as they were photographed. The loss is the one that pixels are learned by; what is sought is its minimum
+come there as they were photographed, but for the pixels at their seams, which are blended. The loss is the one that pixels are learned by; what is sought is its minimum
 over a finite set.
 """
 
