@@ -1,8 +1,8 @@
 """Matching by choice: tiles exchange cells for real ones until the mosaic has the image's distribution (ours).
 
 Learned pixels come near the distribution of an image's hard places by drawing strokes into flat ones. Real cells
-come there as they were photographed, but for the pixels at their seams, which are blended. The loss is the one that pixels are learned by; what is sought is its minimum
-over a finite set.
+come there as they were photographed, but for the pixels at their seams, which are blended. The loss is the one that
+pixels are learned by; what is sought is its minimum over a finite set.
 """
 
 from __future__ import annotations
