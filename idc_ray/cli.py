@@ -153,7 +153,11 @@ def _is_text(kind: Any) -> bool:
 
 
 def _value(setting: Setting, text: str) -> object:
-    """A value as the setting's type asks: text as it stands (``[a-z]*.png`` is no list), the rest as YAML."""
+    """A value as the setting's type asks: text as it stands (``[a-z]*.png`` is no list), the rest as YAML.
+
+    Raises:
+        BadRequest: it looks like a list and is none.
+    """
     kinds = [_base(kind) for kind in _choices(_base(setting.field.annotation))]
     if type(None) in kinds and text in ("null", "None"):
         return None
@@ -162,7 +166,17 @@ def _value(setting: Setting, text: str) -> object:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
+        if any(get_origin(kind) is tuple for kind in kinds) and _looks_like_a_list(text):
+            raise BadRequest(
+                f"--{setting.name.replace('_', '-')} is {text!r}, which looks like a list but is none; put each part "
+                """into quotes: "['A [1]', 'B']" (for a single name too: "['[A]']")"""
+            ) from None
         return text  # the typed check names the setting and what it expects
+
+
+def _looks_like_a_list(text: str) -> bool:
+    """Not a pattern such as ``[a-z]*.png``."""
+    return text.startswith("[") and (text.endswith("]") or "]" not in text)
 
 
 def _metavar(setting: Setting) -> str:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from idc_ray.errors import BadRequest
 from idc_ray.images import decode_png
 from idc_ray.store import Store
 
@@ -35,9 +34,7 @@ class CondensedDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, uri: str | PathLike[str]) -> None:
         store = Store.open(fspath(uri))
-        run, manifest = store.read_run(), store.read_manifest()
-        if run is None or manifest is None:
-            raise BadRequest(f"{store.uri} is no finished condensed set; run the condense job to its end first")
+        run, manifest = store.finished()
         self.scale: int = run.config["scale"]
         self._lr: list[bytes] = []
         self._hr: list[bytes] = []

@@ -24,7 +24,7 @@ JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 SUBMISSION_ID = "job_submission_id"
 
 #: What some settings take in place of a path, by setting; anywhere else it is a path.
-NAMES = {"model": {"bundled", "bicubic"}, "start": {"random", "interpolation"}}
+NAMES = {"model": {"bundled", "bicubic"}, "labels_from": {"bundled"}, "start": {"random", "interpolation"}}
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _RELATIVE_DATABASE = re.compile(r"sqlite(\+\w+)?:///(?!/)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -124,13 +125,16 @@ class Tracker:
         self._attempt("params", lambda client: self._send_params(client, _flat(params)))
 
     def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Record ``values`` at ``step`` (images done). Buffered; sent every few hundred values or seconds."""
+        """Record ``values`` at ``step`` (images done). Buffered; sent every few hundred values or seconds.
+
+        Names may come from folders: a character that MLflow refuses becomes an underscore.
+        """
         if self._client is None:
             return
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._metrics += [Metric(name, float(value), now, step) for name, value in values.items()]
+        self._metrics += [Metric(_allowed(name), float(value), now, step) for name, value in values.items()]
         if len(self._metrics) >= FLUSH_METRICS or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
             self.flush()
 
@@ -177,9 +181,10 @@ class Tracker:
         self._attempt("the input", send)
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """Send what is buffered and close the run."""
+        """Send what is buffered and close the run, whatever became of what is buffered."""
         self._silent_until = 0.0  # the last chance
         self.flush()
+        self._silent_until = 0.0
         self._attempt("the end", lambda client: client.set_terminated(self.run_id, status))
 
     def _send_metrics(self, client: MlflowClient) -> None:
@@ -285,6 +290,10 @@ def _continued(client: MlflowClient, run_id: str) -> str | None:
         return None
     client.update_run(run_id, status="RUNNING")
     return run_id
+
+
+def _allowed(name: str) -> str:
+    return re.sub(r"[^\w./: -]", "_", name)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

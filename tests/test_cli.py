@@ -9,6 +9,7 @@ import pytest
 
 from idc_ray.cli import parse, run_job
 from idc_ray.config import CondenseConfig, settings_of
+from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError, Interrupted, Locked
 
 
@@ -60,6 +61,15 @@ def test_text_is_taken_as_it_stands() -> None:
     assert config_of("--input", "[ab]*.png").input == "[ab]*.png"
     assert config_of("--output", "2024").output == "2024"
     assert config_of("--mlflow.run_name", "yes").mlflow.run_name == "yes"
+    assert parse(TrainConfig, ["--data", "[a-z]*.png"], "").data == ("[a-z]*.png",)
+
+
+@pytest.mark.parametrize("text", ["[exp [1] 2]", "['a b', c"])
+def test_a_list_that_is_none_is_told(text: str) -> None:
+    """Catches a forgotten quote or bracket that ends as an input without images."""
+    with pytest.raises(BadRequest, match="--data is .*looks like a list but is none; put each part into quotes"):
+        parse(TrainConfig, ["--data", text], "")
+    assert parse(TrainConfig, ["--data", "['[exp [1] 2]']"], "").data == ("[exp [1] 2]",)
 
 
 def test_a_switch_takes_a_truth_value_and_nothing_else() -> None:

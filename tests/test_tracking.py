@@ -145,7 +145,7 @@ def test_a_server_that_goes_away_costs_one_warning_and_no_image(
         tracker.log_input_dataset("photos", "d", 1)
         tracker.finish("FINISHED")
     assert len([r for r in caplog.records if "MLflow failed" in r.message]) == 1
-    assert broken.calls == 2  # the first metrics, and the last chance
+    assert broken.calls == 3  # the first metrics, and twice the last chance: what is kept, and the end
 
 
 def test_metrics_of_an_outage_arrive_when_the_server_is_back(
@@ -160,6 +160,23 @@ def test_metrics_of_an_outage_arrive_when_the_server_is_back(
     assert client.get_metric_history(tracker.run_id, "loss") == []
     tracker.finish("FINISHED")
     assert [m.value for m in client.get_metric_history(tracker.run_id, "loss")] == [4.0, 3.0]
+
+
+def test_a_name_that_mlflow_refuses_costs_no_metric(tracker: Tracker, client: Any) -> None:
+    """Catches a benchmark folder "Set (1) [ü]" that costs all metrics sent with it."""
+    tracker.log_metrics(1, {"Set (1) [ü]_psnr": 30.0, "loss": 2.0})
+    tracker.finish("FINISHED")
+    assert client.get_run(tracker.run_id).data.metrics == {"Set _1_ _ü__psnr": 30.0, "loss": 2.0}
+
+
+def test_a_run_ends_though_its_last_metrics_are_refused(
+    tracker: Tracker, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a run that is shown as running for ever."""
+    monkeypatch.setattr(tracking, "_allowed", lambda name: name)
+    tracker.log_metrics(1, {"loss (1)": 2.0})
+    tracker.finish("FINISHED")
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
 
 
 def test_a_long_outage_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -20,6 +20,7 @@ from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest
 from idc_ray.images import Found
 from idc_ray.models import teacher_sha256
+from idc_ray.models.registry import nearest
 from idc_ray.training.fit import new_model, start_sha256, with_absolute_start
 
 __all__ = ["TRAIN_SETS", "WHOLE", "Arm", "Data", "expand", "input_digest", "reference_of"]
@@ -200,6 +201,11 @@ def _arm(config: CompareConfig, method: str, ratio: float, labels: str, allocati
 
 def _method(config: CompareConfig, name: str) -> dict[str, Any]:
     if name not in config.variants:
+        known = get_args(CondenseConfig.model_fields["method"].annotation)
+        if name not in known:
+            raise BadRequest(
+                f"methods: no method is called {name!r}; {nearest(name, [WHOLE, *known, *config.variants])}"
+            )
         return {"method": name}
     _check_name(name, "variants")
     own = _flat(CondenseConfig, config.variants[name], f"variants.{name}", _CONDENSE_SETS | {"source"})

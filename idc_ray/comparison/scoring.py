@@ -17,7 +17,7 @@ from idc_ray.config.compare import CompareConfig
 from idc_ray.config.train import Validation
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import MAX_PIXELS, BenchmarkSet, evaluate, find_all_sets
-from idc_ray.evaluation.metrics import psnr_y, ssim_y
+from idc_ray.evaluation.metrics import mean_psnr, psnr_y, ssim_y
 from idc_ray.training.pairs import Pair
 from idc_ray.training.validation import validation_pairs
 
@@ -85,7 +85,7 @@ class Scoring:
             psnrs = [psnr_y(sr, pair.hr, self.scale) for sr, pair in zip(outputs, pairs, strict=True)]
             ssims = [ssim_y(sr, pair.hr, self.scale) for sr, pair in zip(outputs, pairs, strict=True)]
             scored[VALIDATION] = {
-                "psnr": _finite(float(np.mean(psnrs))), "ssim": float(np.mean(ssims)), "images": len(pairs)
+                "psnr": _finite(mean_psnr(psnrs)), "ssim": float(np.mean(ssims)), "images": len(pairs)
             }  # fmt: skip
         return scored
 

@@ -57,7 +57,8 @@ class Validation(Section):
     images: Neutral[Place[Text | None]] = None
     """Folder of HR images, or a benchmark folder with HR and LR; null: the held-out part of the data, if any."""
     fraction: float = Field(0.0, ge=0, lt=1)
-    """Part of the data's images, by their ids, that is held out of training; in [0, 1)."""
+    """Part of the data's images, by their ids, that is held out of training; in [0, 1). None is where images are
+    named."""
     every: Count = 1000
     """Steps between two validations; the last step is always validated."""
     max_images: Neutral[Count] = 50
@@ -105,7 +106,8 @@ class TrainConfig(Section):
     """random, interpolation (EDSR only: it begins as bicubic interpolation), or a checkpoint of the same model, whose
     hash counts."""
     labels_from: Neutral[Place[Text | None]] = None
-    """Checkpoint of a network whose outputs replace the HR of real images; null: real HR. Its hash counts."""
+    """Checkpoint of a network whose outputs replace the HR of real images, or bundled; null: real HR. Its hash
+    counts."""
     iterations: Count = 10_000
     """Optimiser steps."""
     batch_size: Count = 16

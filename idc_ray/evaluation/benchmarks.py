@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from idc_ray.errors import BadRequest, RejectedImage
-from idc_ray.evaluation.metrics import WINDOW, psnr_y, ssim_y
+from idc_ray.evaluation.metrics import WINDOW, mean_psnr, psnr_y, ssim_y
 from idc_ray.images.find import IMAGE_ENDINGS
 from idc_ray.images.read import decode_rgb
 from idc_ray.images.resize import downscale
@@ -219,7 +219,7 @@ def evaluate(
         on_image: called after each image with the set's name, the file's name, the scores and the output.
 
     Returns:
-        By set's name; the mean PSNR is infinite if an image was reproduced exactly.
+        By set's name; the mean PSNR is of the images that were not reproduced exactly, infinite if all were.
     """
     results: dict[str, SetScores] = {}
     for benchmark in sets:
@@ -235,7 +235,7 @@ def evaluate(
             if on_image is not None:
                 on_image(benchmark.name, image.hr.name, scores, sr)
         results[benchmark.name] = {
-            "psnr": float(np.mean([scores["psnr"] for scores in images.values()])),
+            "psnr": mean_psnr(scores["psnr"] for scores in images.values()),
             "ssim": float(np.mean([scores["ssim"] for scores in images.values()])),
             "images": images,
         }

@@ -7,11 +7,12 @@ the luma of BT.601 in its limited range, in float64 and not rounded again.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["psnr_y", "rgb_to_y", "ssim_y"]
+__all__ = ["mean_psnr", "psnr_y", "rgb_to_y", "ssim_y"]
 
 RANGE = 255.0
 SIGMA = 1.5
@@ -49,6 +50,14 @@ def psnr_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], crop: int) -> float:
     a, b = _lumas(sr, hr, crop, smallest=1)
     error = float(np.mean((a - b) ** 2))
     return math.inf if error == 0 else 10 * math.log10(RANGE**2 / error)
+
+
+def mean_psnr(psnrs: Iterable[float]) -> float:
+    """Mean in dB of the images that did not come out exactly; infinite if all did.
+
+    An image of one colour comes out exactly and has an infinite PSNR: with it no two networks would differ.
+    """
+    return float(np.mean([psnr for psnr in psnrs if math.isfinite(psnr)] or [math.inf]))
 
 
 def ssim_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], crop: int) -> float:

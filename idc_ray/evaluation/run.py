@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from idc_ray.config.evaluate import EvaluateConfig
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import (
+    BenchmarkSet,
     Scores,
     SetScores,
     evaluate,
@@ -28,6 +31,8 @@ from idc_ray.store.filesystem import Place, resolve
 
 __all__ = ["make_upscale", "run_evaluation"]
 
+log = logging.getLogger(__name__)
+
 Image = NDArray[np.uint8]
 
 
@@ -37,9 +42,11 @@ def make_upscale(config: EvaluateConfig) -> Callable[[Image], Image]:
     The name ``bundled`` or ``bicubic`` is no file; for a file of that very name write ``./bicubic``.
 
     Raises:
-        BadRequest: the checkpoint cannot be used, there is no such device, or tiles overlap wholly.
+        BadRequest: the checkpoint cannot be used, there is no such device, tiles overlap wholly, or bicubic is told
+            what only a network can do.
     """
     if config.model == "bicubic":
+        _refuse_settings_of_networks(config)
         return lambda lr: resize.upscale(lr, config.scale)
     data, name = _checkpoint(config)
     network = load_upscaler(data, scale=config.scale, device=_device(config.device), name=name)
@@ -61,20 +68,53 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, SetScores]:
     upscale = make_upscale(config)
     place = resolve(config.output)
     place.check_writable()
+    names = _picture_names(sets)
 
     def on_image(name: str, file: str, scores: Scores, picture: Image) -> None:
         print(f"{name} {file} {scores['psnr']:.2f} dB", flush=True)
         if config.pictures:
-            place.write(f"{name}/{Path(file).stem}.png", encode_png(picture))
+            place.write(names[name, file], encode_png(picture))
 
     results = evaluate(upscale, sets, config.scale, on_image)
     print(f"\n{config.model} x{config.scale}\n{format_table(results)}")
+    _tell_exact(results)
     write_metrics(place, results)
     write_csv(place, results)
     print(f"written to {place.shown('metrics.json')}")
     if config.mlflow.enabled:
         _track(config, place, results)
     return results
+
+
+def _picture_names(sets: Sequence[BenchmarkSet]) -> dict[tuple[str, str], str]:
+    """SET/NAME.png by set and file; where a set has a.png and a.jpg, their endings stay."""
+    names = {}
+    for each in sets:
+        stems = Counter(image.hr.stem for image in each.images)
+        for image in each.images:
+            stem = image.hr.stem if stems[image.hr.stem] == 1 else image.hr.name
+            names[each.name, image.hr.name] = f"{each.name}/{stem}.png"
+    return names
+
+
+def _tell_exact(results: dict[str, SetScores]) -> None:
+    for name, scores in results.items():
+        exact = [file for file, each in scores["images"].items() if math.isinf(each["psnr"])]
+        if exact and len(exact) < len(scores["images"]):
+            log.warning("%s: %s came out exactly and is not in the mean PSNR", name, ", ".join(exact))
+
+
+def _refuse_settings_of_networks(config: EvaluateConfig) -> None:
+    ignored = [
+        name
+        for name, given in (("tile", config.tile is not None), ("self-ensemble", config.self_ensemble),
+                            ("device", config.device not in ("auto", "cpu")))
+        if given
+    ]  # fmt: skip
+    if ignored:
+        raise BadRequest(
+            f"--model bicubic has no use for --{' and --'.join(ignored)}; leave that out, or name a network"
+        )
 
 
 def _track(config: EvaluateConfig, place: Place, results: dict[str, SetScores]) -> None:

@@ -92,7 +92,8 @@ def find_images(
         raise BadRequest(f"image_column is {image_column!r}, but {place.uri} has no Parquet files; leave it out")
     if not files:
         endings = " ".join(sorted(IMAGE_ENDINGS | PARQUET_ENDINGS))
-        searched = f"no images in {place.uri}" + (f" outside {without.uri}" if without is not None else "")
+        within = f"match the pattern {place.path}" if _kind(place) == fs.FileType.NotFound else f"in {place.uri}"
+        searched = f"no images {within}" + (f" outside {without.uri}" if without is not None else "")
         raise BadRequest(f"{searched}; {ignored} other files were ignored; read are: {endings}")
     lr = None
     if lr_input is not None:

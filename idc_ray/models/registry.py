@@ -49,6 +49,11 @@ class ModelSpec:
     scale: int
     arguments: Mapping[str, Argument] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """For messages: ``edsr x2 (blocks 4, channels 32)``."""
+        arguments = ", ".join(f"{name} {value}" for name, value in sorted(self.arguments.items()))
+        return f"{self.architecture} x{self.scale} ({arguments})"
+
     def build(self) -> nn.Module:
         """The network, with fresh weights from torch's global generator.
 

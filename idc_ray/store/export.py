@@ -26,12 +26,10 @@ def export_folders(store: Store, target: Place, overwrite: bool = False) -> int:
         How many pairs there are.
 
     Raises:
-        BadRequest: the run is not finished, or ``target`` holds an export of another one.
+        BadRequest: there is no finished run, or ``target`` holds an export of another one.
         IdcError: a shard is damaged.
     """
-    run, manifest = store.read_run(), store.read_manifest()
-    if run is None or manifest is None:
-        raise BadRequest(f"{store.uri} is no finished condensed set; finish it with the condense command that began it")
+    run, manifest = store.finished()
     origin = {"run": store.uri, "digest": run.digest, "created": manifest.created}
     _claim(target, origin, overwrite)
     store.check_shards(full=True)

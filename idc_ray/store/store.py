@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow.fs import FileSystem
 
+from idc_ray.errors import BadRequest
 from idc_ray.store import (
     attempts,
     compaction,
@@ -147,6 +148,19 @@ class Store:
     def read_manifest(self) -> Manifest | None:
         """The manifest, None if the run is not finished."""
         return manifest.read_manifest(self.place)
+
+    def finished(self) -> tuple[RunRecord, Manifest]:
+        """The run that is here, and its manifest.
+
+        Raises:
+            BadRequest: there is none, or it is not finished.
+        """
+        run, found = self.read_run(), self.read_manifest()
+        if run is None:
+            raise BadRequest(f"there is no condensed set at {self.uri}; name the output of a condense command")
+        if found is None:
+            raise BadRequest(f"{self.uri} is not finished; finish it with the condense command that began it")
+        return run, found
 
     def status(self) -> Status:
         """Where the run stands, whoever works on it (see `status.read_status`); BadRequest if there is none."""

@@ -24,7 +24,7 @@ from idc_ray.config.train import TrainConfig, Workers
 from idc_ray.errors import IdcError
 from idc_ray.images.locate import absolute, read_bytes
 from idc_ray.interrupt import check_interrupted
-from idc_ray.models import teacher_sha256
+from idc_ray.models import bundled_teacher_bytes, teacher_sha256
 from idc_ray.pipeline.cluster import join
 from idc_ray.pipeline.progress import duration
 from idc_ray.pipeline.waiting import EVERY
@@ -65,7 +65,8 @@ def train(config: TrainConfig) -> int:
     """
     print(config.to_yaml(), flush=True)
     config = _with_absolute_paths(config)
-    labels = None if config.labels_from is None else read_bytes(config.labels_from, "--labels-from")
+    _warn_of_validation(config)
+    labels = _labelling_network(config)
     # What is wrong with data, network or validation is told here, not by a worker minutes later.
     sources = open_sources(config, labels, torch.device("cpu"))
     new_model(config)
@@ -110,6 +111,26 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
         "validation": config.validation.model_copy(update=named),
     }
     return with_absolute_start(config.model_copy(update=update))
+
+
+def _labelling_network(config: TrainConfig) -> bytes | None:
+    """The file; for one of the very name ``bundled`` write ``./bundled``."""
+    if config.labels_from is None:
+        return None
+    if config.labels_from == "bundled":
+        return bundled_teacher_bytes(config.scale)
+    return read_bytes(config.labels_from, "--labels-from")
+
+
+def _warn_of_validation(config: TrainConfig) -> None:
+    images = config.validation.images
+    if images is not None and config.validation.fraction:
+        log.warning(
+            "--validation.fraction %s holds nothing out: --validation.images names what to validate on",
+            config.validation.fraction,
+        )
+    if images in config.data:
+        log.warning("%s is trained on and validated on: the best checkpoint is the one that fits it most", images)
 
 
 @dataclass(frozen=True)

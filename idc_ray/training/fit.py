@@ -267,5 +267,8 @@ def _sha256(path: str) -> str:
 def _start_weights(path: str, spec: ModelSpec) -> dict[str, Tensor]:
     checkpoint = load_checkpoint(read_bytes(path, "--start"))
     if checkpoint.spec != spec:
-        raise BadRequest(f"--start {path} is {checkpoint.spec}; expected {spec}, the model to train")
+        raise BadRequest(
+            f"--start {path} is {checkpoint.spec}, the model to train {spec}; give the --model, --model-arguments and "
+            "--scale that it was made with, or another --start"
+        )
     return checkpoint.state_dict

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
@@ -15,7 +14,7 @@ from torch import nn
 from idc_ray.config.train import Validation
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import check_size, find_sets, holds_sets
-from idc_ray.evaluation.metrics import psnr_y
+from idc_ray.evaluation.metrics import mean_psnr, psnr_y
 from idc_ray.models import Upscaler
 from idc_ray.training.pairs import Pair
 from idc_ray.training.sources import RealSource, Source, held_out, open_source
@@ -29,12 +28,11 @@ SHOWN = 4
 class Scored:
     """PSNR on Y, dB: mean and of each image; and the pictures of the first few images, uint8 (h, w, 3).
 
-    Images that came out exactly, as those of one colour do, have an infinite PSNR and are left out of the mean: with
-    them no two checkpoints would differ. If all did, the mean is infinite.
+    The mean is :func:`idc_ray.evaluation.metrics.mean_psnr`.
     """
 
     def __init__(self, psnrs: list[float], pictures: list[NDArray[np.uint8]]) -> None:
-        self.psnr = float(np.mean([psnr for psnr in psnrs if math.isfinite(psnr)] or [math.inf]))
+        self.psnr = mean_psnr(psnrs)
         self.psnrs, self.pictures = psnrs, pictures
 
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from idc_ray.evaluation.metrics import psnr_y, rgb_to_y, ssim_y
+from idc_ray.evaluation.metrics import mean_psnr, psnr_y, rgb_to_y, ssim_y
 
 Image = NDArray[np.uint8]
 
@@ -57,6 +57,12 @@ def test_equal_images() -> None:
     _, hr = pair(20, 24)
     assert psnr_y(hr, hr, 2) == math.inf
     assert ssim_y(hr, hr, 2) == pytest.approx(1)
+
+
+def test_an_image_that_comes_out_exactly_is_left_out_of_the_mean() -> None:
+    """Catches an infinite score, which no later checkpoint can beat, for a picture of one colour."""
+    assert mean_psnr([math.inf, 30.0, 32.0]) == 31.0
+    assert mean_psnr([math.inf]) == math.inf
 
 
 def test_the_order_of_the_two_does_not_matter() -> None:

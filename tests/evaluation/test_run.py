@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,7 @@ def test_the_job_prints_and_writes(benchmark: Path, model: str, capsys: pytest.C
         ({"model": "bundled", "device": "warp"}, "--device warp cannot be used"),
         ({"benchmarks": "/nowhere"}, "is not a folder"),
         ({"output": __file__}, "cannot write to output"),
+        ({"tile": 32, "self_ensemble": True, "device": "cuda"}, "no use for --tile and --self-ensemble and --device"),
     ],
 )
 def test_what_cannot_be_done_is_refused_first(benchmark: Path, changed: dict[str, object], message: str) -> None:
@@ -72,6 +74,21 @@ def test_pictures_csv_tiles_ensemble_and_tracking(benchmark: Path) -> None:
     assert psnr_y(picture, truth, 2) == results["Tiny"]["psnr"]
     (run,) = MlflowClient(f"sqlite:///{output}/mlflow.db").search_runs(["1"])
     assert run.data.metrics["Tiny_psnr"] == results["Tiny"]["psnr"]
+
+
+def test_images_of_one_stem_and_of_one_colour(
+    benchmark: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a picture that overwrites another one, and an exact image that makes the mean infinite or goes untold."""
+    folder = benchmark / "Tiny" / "HR"
+    Pillow.open(folder / "one.png").rotate(180).save(folder / "one.bmp")
+    Pillow.new("RGB", (24, 24), (9, 9, 9)).save(folder / "flat.png")
+    settings = {"model": "bicubic", "benchmarks": str(benchmark), "output": str(benchmark / "E"), "pictures": True}
+    scores = run_evaluation(EvaluateConfig.model_validate(settings))["Tiny"]
+    assert {path.name for path in (benchmark / "E" / "Tiny").iterdir()} == {"one.png.png", "one.bmp.png", "flat.png"}
+    assert math.isinf(scores["images"]["flat.png"]["psnr"])
+    assert scores["psnr"] == np.mean([scores["images"][name]["psnr"] for name in ("one.png", "one.bmp")])
+    assert "Tiny: flat.png came out exactly" in caplog.text
 
 
 def test_the_script_runs_from_anywhere_with_exit_codes(benchmark: Path, tmp_path: Path) -> None:

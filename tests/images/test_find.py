@@ -89,7 +89,7 @@ def test_globs(root: Path) -> None:
     assert sources(find_images(f"{root}/**/*.png")) == ["4.png", "a/1.png", "a/b/3.png"]
     every = find_images(f"{root}/a/*")
     assert (sources(every), every.ignored) == (["1.png", "2.jpg"], 1)
-    with pytest.raises(BadRequest, match="no images in"):
+    with pytest.raises(BadRequest, match="no images match the pattern"):
         find_images(f"{root}/*.webp")
     with pytest.raises(BadRequest, match="of the pattern"):
         find_images(f"{root}/none/*.png")
@@ -160,6 +160,8 @@ def test_no_images_say_what_was_seen_and_what_is_read(root: Path) -> None:
     (root / "empty").mkdir()
     with pytest.raises(BadRequest, match="0 other files"):
         find_images(str(root / "empty"))
+    with pytest.raises(BadRequest, match=r"no images match the pattern .*/\[exp é\] 1; 0 other files"):
+        find_images(str(root / "[exp é] 1"))
 
 
 @pytest.mark.parametrize("name", ["none", "none/a.png", "a.xyz"])

@@ -52,8 +52,9 @@ def test_the_same_again_is_fine_and_another_run_is_refused(tmp_path: Path) -> No
 
 def test_an_unfinished_set_is_refused(tmp_path: Path) -> None:
     condensed(tmp_path / "run", finished=False)
-    with pytest.raises(BadRequest, match="no finished condensed set"):
-        export_folders(Store.open(str(tmp_path / "run")), resolve(str(tmp_path / "export")))
+    for name, message in (("run", "run is not finished; finish it"), ("nowhere", "no condensed set at .*nowhere")):
+        with pytest.raises(BadRequest, match=message):
+            export_folders(Store.open(str(tmp_path / name)), resolve(str(tmp_path / "export")))
 
 
 @pytest.mark.parametrize("name", ["../../../stolen", "/tmp/stolen", "a\0b", "x" * 300])

@@ -14,7 +14,7 @@ import torch
 
 from idc_ray.config.train import TrainConfig, Validation
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.models import create_model, load_checkpoint, model_spec, save_checkpoint
+from idc_ray.models import bundled_teacher_bytes, create_model, load_checkpoint, model_spec, save_checkpoint
 from idc_ray.store.filesystem import resolve
 from idc_ray.training import driver, worker
 from idc_ray.training.driver import _with_absolute_paths, train
@@ -33,7 +33,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def config_for(tmp_path: Path, name: str, **more: object) -> TrainConfig:
-    return toy_config(output=str(tmp_path / name), data=[str(tmp_path / "photos"), str(tmp_path / "set")], **more)
+    places = {"output": str(tmp_path / name), "data": [str(tmp_path / "photos"), str(tmp_path / "set")]}
+    return toy_config(**places | more)
 
 
 def train_here(config: TrainConfig, patch: pytest.MonkeyPatch) -> None:
@@ -163,6 +164,22 @@ def test_wrong_requests_are_told_before_anything_starts(data: Path) -> None:
     with pytest.raises(BadRequest, match="architecture 'edsr'"):
         train(config_for(data, "h", model_arguments={"channels": -1}))
     assert not any((data / name).exists() for name in "abcdefgh")
+
+
+def test_the_bundled_network_labels_and_a_doubtful_validation_is_told(
+    data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches the word for the bundled network that is taken for a file's name; and settings ignored in silence."""
+    (data / "bundled.safetensors").write_bytes(bundled_teacher_bytes(2))
+    photos = str(data / "photos")
+    for name, labels in (("word", "bundled"), ("file", str(data / "bundled.safetensors"))):
+        config = config_for(data, name, iterations=2, labels_from=labels, data=photos, validation__images=photos)
+        train_here(config, monkeypatch)
+    assert (data / "word" / LAST).read_bytes() == (data / "file" / LAST).read_bytes()
+    assert f"{photos} is trained on and validated on" in caplog.text
+    assert "--validation.fraction" not in caplog.text
+    train_here(config_for(data, "both", iterations=2, validation__images=photos, validation__fraction=0.5), monkeypatch)
+    assert "--validation.fraction 0.5 holds nothing out" in caplog.text
 
 
 #: Long enough to be killed in the middle.

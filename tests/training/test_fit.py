@@ -179,7 +179,9 @@ def test_a_checkpoint_is_a_start(tmp_path: Path) -> None:
     train(config, resolve(str(tmp_path / "second")))
     one, two = (load_checkpoint((tmp_path / name / LAST).read_bytes()).state_dict for name in ("first", "second"))
     assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
-    with pytest.raises(BadRequest, match="the model to train"):
+    with pytest.raises(
+        BadRequest, match=r"is edsr x2 \(.*channels 8\), the model to train edsr x2 \(blocks 1, channels 4\)"
+    ):
         train(toy_config(start=start, model_arguments={"channels": 4, "blocks": 1}), resolve(str(tmp_path / "third")))
     with pytest.raises(BadRequest, match="cannot be read"):
         train(toy_config(start=str(tmp_path / "nothing")), resolve(str(tmp_path / "fourth")))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from idc_ray.evaluation.metrics import psnr_y
 from idc_ray.images import encode_png, image_id
 from idc_ray.models import EDSR, Upscaler
 from idc_ray.training.sources import held_out, open_source
-from idc_ray.training.validation import Scored, Validator, validation_pairs
+from idc_ray.training.validation import Validator, validation_pairs
 from tests.training.conftest import toy_pairs
 from tests.training.test_sources import condensed, photographs
 
@@ -107,12 +106,6 @@ def test_other_pixels_have_another_digest() -> None:
     digests = [Validator(model, each, 2).digest for each in (pairs, toy_pairs(2), pairs[:1], pairs[::-1])]
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
-
-
-def test_an_image_that_comes_out_exactly_is_left_out_of_the_mean() -> None:
-    """Catches an infinite score, which no later checkpoint can beat, for a picture of one colour."""
-    assert Scored([math.inf, 30.0, 32.0], []).psnr == 31.0
-    assert Scored([math.inf], []).psnr == math.inf
 
 
 def test_an_image_too_small_to_be_scored_is_refused_before_training(tmp_path: Path) -> None:
