@@ -13,10 +13,13 @@ ifndef PYTHON
 PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do \
   "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
 endif
+# Where it is set, as in many containers, each of the hundreds of processes that a job or the tests start would compile
+# torch and Ray anew: three times the CPU time of a small job.
+export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
-# --no-compile: Python compiles what it imports; compiling all that is installed takes a third of the set-up.
+# --no-compile: Python compiles what it imports, once; compiling all that is installed takes a third of the set-up.
 INSTALL := $(PIP) install -q --no-compile
 DEMO := idc_demo
 

@@ -72,9 +72,11 @@ def _read(manifest: pa.Table, job: Job, batch: int, pool: PoolPlan, alone: bool 
     # without end. Readers beside GPUs it would give up after three deaths, and the job with them: ReadImage gives up
     # the image instead.
     own = pool.options if "num_cpus" in pool.options else {"num_cpus": 1, "max_retries": -1}
+    # from_blocks, since from_arrow runs a task for each block first, to learn what is known here: a process for each
+    # CPU is started for nothing, and a cluster that grows on demand is waited for.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of max_retries, which has no other name yet
-        return ray.data.from_arrow(blocks).map(ReadImage(job, alone, node_id, node_lives), **own)
+        return ray.data.from_blocks(blocks).map(ReadImage(job, alone, node_id, node_lives), **own)
 
 
 def _working(pool: PoolPlan) -> dict[str, Any]:

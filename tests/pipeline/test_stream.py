@@ -56,11 +56,11 @@ def datasets(monkeypatch: pytest.MonkeyPatch) -> list[FakeDataset]:
     """Those that were made. Each answers with two blocks."""
     made: list[FakeDataset] = []
 
-    def from_arrow(blocks: list[pa.Table]) -> FakeDataset:
+    def from_blocks(blocks: list[pa.Table]) -> FakeDataset:
         made.append(FakeDataset(blocks, [[{"outcome": "done", "n": 0}, {"outcome": "done", "n": 1}], [{"n": 2}]]))
         return made[-1]
 
-    monkeypatch.setattr(stream.ray.data, "from_arrow", from_arrow)
+    monkeypatch.setattr(stream.ray.data, "from_blocks", from_blocks)
     return made
 
 

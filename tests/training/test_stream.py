@@ -227,11 +227,11 @@ def test_many_images_share_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Catches a task for each image before anything is read, and images that are lost between two blocks."""
     given: list[int] = []
 
-    def from_arrow(blocks: list[pa.Table]) -> FakeDataset:
+    def from_blocks(blocks: list[pa.Table]) -> FakeDataset:
         given.extend(block.num_rows for block in blocks)
         return FakeDataset(blocks)
 
-    monkeypatch.setattr(stream.ray.data, "from_arrow", from_arrow)
+    monkeypatch.setattr(stream.ray.data, "from_blocks", from_blocks)
     monkeypatch.setattr(stream, "MAX_BLOCKS", 2)
     photographs(tmp_path / "photos", 5)
     assert sorted(streamed_names(stream.stream_of(config_for(tmp_path / "photos"), None))) == [
@@ -243,7 +243,7 @@ def test_many_images_share_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.usefixtures("no_piece_left_out")
 def test_all_sources_stream_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a source that is left out, or one that is read as if it were another."""
-    monkeypatch.setattr(stream.ray.data, "from_arrow", FakeDataset)
+    monkeypatch.setattr(stream.ray.data, "from_blocks", FakeDataset)
     condensed(tmp_path / "set")
     photographs(tmp_path / "photos", 2)
     photographs(tmp_path / "more", 1, side=90)
@@ -256,7 +256,7 @@ def test_all_sources_stream_together(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.usefixtures("no_piece_left_out")
 def test_sources_are_mixed_however_long_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a short source that comes in the first steps of an epoch only, and photographs in the order of names."""
-    monkeypatch.setattr(stream.ray.data, "from_arrow", FakeDataset)
+    monkeypatch.setattr(stream.ray.data, "from_blocks", FakeDataset)
     photographs(tmp_path / "long", 60, side=2 * PATCH)
     photographs(tmp_path / "short", 6, side=4 * PATCH)
     dataset = stream.stream_of(config_for(tmp_path / "long", tmp_path / "short", patch_size=PATCH), None)
