@@ -14,7 +14,7 @@ PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do \
   "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
 endif
 # Where it is set, as in many containers, each of the hundreds of processes that a job or the tests start would compile
-# torch and Ray anew: three times the CPU time of a small job.
+# torch and Ray anew: 2.5 times the CPU time of a small job.
 export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv
 RUN := $(VENV)/bin/python
