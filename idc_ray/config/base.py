@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from idc_ray.redact import redact_all
 
-__all__ = ["Neutral", "Place", "Section", "Setting", "places_of", "result_digest", "result_settings", "settings_of"]
+__all__ = [
+    "Neutral", "OneOrSeveral", "Place", "Section", "Setting", "places_of", "result_digest", "result_settings",
+    "settings_of",
+]  # fmt: skip
 
 _NEUTRAL = "neutral"
 _PLACE = "place"
@@ -26,6 +29,14 @@ Neutral = Annotated[_T, _NEUTRAL]
 
 #: ``Place[str]`` is a path or a URI of something that a job reads or writes.
 Place = Annotated[_T, _PLACE]
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str | int | float) else value
+
+
+#: ``OneOrSeveral[int]`` is a tuple that may be given as one value.
+OneOrSeveral = Annotated[tuple[_T, ...], BeforeValidator(_as_tuple)]
 
 
 class Section(BaseModel):

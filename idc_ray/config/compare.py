@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from idc_ray.config.base import Neutral, Place, Section
+from idc_ray.config.base import Neutral, OneOrSeveral, Place, Section
 from idc_ray.config.condense import Actors, Count, Mlflow, Text
 
 __all__ = ["CompareConfig", "Grid"]
@@ -17,24 +17,15 @@ Labels = Literal["teacher", "real"]
 Allocation = Literal["per_image", "difficulty"]
 Changes = dict[Text, Any]
 
-LISTS = ("methods", "ratios", "labels", "allocations", "students")
 
-
-class _Lists(Section):
-    @field_validator(*LISTS, mode="before", check_fields=False)
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str | int | float) else value
-
-
-class Grid(_Lists):
+class Grid(Section):
     """Further arms: every combination of its lists. A list that is left out is the one of the main grid."""
 
-    methods: tuple[Text, ...] | None = None
-    ratios: tuple[Ratio, ...] | None = None
-    labels: tuple[Labels, ...] | None = None
-    allocations: tuple[Allocation, ...] | None = None
-    students: tuple[Text, ...] | None = None
+    methods: OneOrSeveral[Text] | None = None
+    ratios: OneOrSeveral[Ratio] | None = None
+    labels: OneOrSeveral[Labels] | None = None
+    allocations: OneOrSeveral[Allocation] | None = None
+    students: OneOrSeveral[Text] | None = None
 
 
 class CompareMlflow(Mlflow):
@@ -44,7 +35,7 @@ class CompareMlflow(Mlflow):
     """Name of the experiment."""
 
 
-class CompareConfig(_Lists):
+class CompareConfig(Section):
     """Everything that ``jobs/compare.py`` can be told."""
 
     input: Place[Text | None] = None
@@ -55,17 +46,17 @@ class CompareConfig(_Lists):
     """Super-resolution factor."""
     teacher: Place[Text | None] = None
     """Checkpoint of the teacher; null: the bundled one of this scale."""
-    methods: tuple[Text, ...] = ("whole", "random", "hardest", "idc")
+    methods: OneOrSeveral[Text] = ("whole", "random", "hardest", "idc")
     """Methods of the condense job, names of variants, or whole: all images, uncondensed; "[A, B]"."""
-    ratios: tuple[Ratio, ...] = (0.1,)
+    ratios: OneOrSeveral[Ratio] = (0.1,)
     """Shares of the pixels that are kept; whole has none."""
-    labels: tuple[Labels, ...] = ("teacher", "real")
+    labels: OneOrSeveral[Labels] = ("teacher", "real")
     """Where HR comes from: teacher, real, or both."""
-    allocations: tuple[Allocation, ...] = ("per_image",)
+    allocations: OneOrSeveral[Allocation] = ("per_image",)
     """How many tiles an image gets: per_image, difficulty, or both."""
-    students: tuple[Text, ...] = ("edsr_small",)
+    students: OneOrSeveral[Text] = ("edsr_small",)
     """Names of models, or of networks."""
-    seeds: tuple[Seed, ...] = (0, 1, 2)
+    seeds: OneOrSeveral[Seed] = (0, 1, 2)
     """Each arm is condensed and trained once with each; intervals need two or more."""
     arms: tuple[Grid, ...] = ()
     """Grids besides the main one of methods, ratios, labels, allocations and students."""
@@ -77,7 +68,7 @@ class CompareConfig(_Lists):
     """Settings of the condense job for every arm, "{tile_size: 32, loss.gamma: 0.5}"."""
     train: Changes = Field(default={})
     """Settings of the training job for every arm, "{iterations: 3000, patch_size: 32}"."""
-    benchmarks: Place[tuple[Text, ...]] = ()
+    benchmarks: Place[OneOrSeveral[Text]] = ()
     """Folders that students are tested on at the end, as jobs/evaluate.py takes them; one or several."""
     validation: Place[Text | None] = None
     """Folder of HR images, or a benchmark folder, that the curves and a column of the table are measured on."""
@@ -91,16 +82,6 @@ class CompareConfig(_Lists):
     """List arms, tasks and a time estimate, and start nothing."""
     actors: Actors = Actors()
     mlflow: CompareMlflow = CompareMlflow()
-
-    @field_validator("benchmarks", mode="before")
-    @classmethod
-    def _one_or_several_folders(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    @field_validator("seeds", mode="before")
-    @classmethod
-    def _one_or_several_seeds(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, int) else value
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:

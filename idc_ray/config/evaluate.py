@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from idc_ray.config.base import Place, Section
+from idc_ray.config.base import OneOrSeveral, Place, Section
 from idc_ray.config.condense import Mlflow, Text
 
 __all__ = ["EvaluateConfig"]
@@ -26,7 +26,7 @@ class EvaluateConfig(Section):
 
     model: Place[Text]
     """A checkpoint (ours, or any that spandrel loads), or bundled, or bicubic."""
-    benchmarks: Place[tuple[Text, ...]] = Field(min_length=1)
+    benchmarks: Place[OneOrSeveral[Text]] = Field(min_length=1)
     """Folder of sets, or one set: xS/HR and perhaps xS/LR, HR and LR, BasicSR's GTmod12 and
     LRbicxS, or DIV2K's NAME_HR and NAME_LR_bicubic/XS; or plain folders of HR images. One or several, "[A, B]"."""
     output: Place[Text]
@@ -44,8 +44,3 @@ class EvaluateConfig(Section):
     pictures: bool = False
     """Write the outputs as PNG, SET/NAME.png."""
     mlflow: EvaluateMlflow = EvaluateMlflow()
-
-    @field_validator("benchmarks", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value

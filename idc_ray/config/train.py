@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from idc_ray.config.base import Neutral, Place, Section, result_digest, result_settings
+from idc_ray.config.base import Neutral, OneOrSeveral, Place, Section, result_digest, result_settings
 from idc_ray.config.condense import Count, Decay, Mlflow, NotNegative, Positive, Text
 
 __all__ = ["TRAIN_VERSION", "Schedule", "TrainConfig", "TrainOptimizer", "Validation", "Workers"]
@@ -92,7 +92,7 @@ class TrainMlflow(Mlflow):
 class TrainConfig(Section):
     """Everything that the training job can be told. Settings marked neutral change no weight."""
 
-    data: Neutral[Place[tuple[Text, ...]]] = ()
+    data: Neutral[Place[OneOrSeveral[Text]]] = ()
     """Condensed sets, or folders, globs, lists or Parquet files of HR images; one or several, "[A, B]"."""
     output: Neutral[Place[Text]] = "idc_train"
     """Folder or URI for checkpoints, records and the MLflow database."""
@@ -140,11 +140,6 @@ class TrainConfig(Section):
     validation: Validation = Validation()
     workers: Workers = Workers()
     mlflow: TrainMlflow = TrainMlflow()
-
-    @field_validator("data", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _equal_parts(self) -> Self:

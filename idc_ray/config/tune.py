@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from idc_ray.config.base import Neutral, Place, Section
+from idc_ray.config.base import Neutral, OneOrSeveral, Place, Section
 from idc_ray.config.condense import Actors, Count, Mlflow, Positive, Text
 
 __all__ = ["TuneConfig"]
@@ -54,7 +54,7 @@ class TuneConfig(Section):
     """How settings are chosen: by a model of the trials before (Optuna's TPE), at random, or all of a grid."""
     grid_points: Count = 3
     """Values that a grid takes of a range without a step."""
-    objectives: tuple[Objective, ...] = Field(("psnr",), min_length=1)
+    objectives: OneOrSeveral[Objective] = Field(("psnr",), min_length=1)
     """What is sought: psnr (higher), ratio (lower), cost (seconds of condensing, lower); one or several, "[A, B]"."""
     stopper: Literal["auto", "asha", "none"] = "auto"
     """Whether bad trials are stopped early; auto: asha for one objective and a search that is no grid, else none."""
@@ -62,7 +62,7 @@ class TuneConfig(Section):
     """Times that asha looks at a training before its end."""
     reduction: int = Field(3, ge=2)
     """Of this many trials at a rung asha continues one; rungs are at 1/reduction, 1/reduction^2, ... of the steps."""
-    seeds: tuple[Seed, ...] = (0,)
+    seeds: OneOrSeveral[Seed] = (0,)
     """Each setting is condensed and trained once with each, one after another; the score is the mean."""
     seed: Neutral[Seed] = 0
     """Seed of the search."""
@@ -80,11 +80,6 @@ class TuneConfig(Section):
     """Try failed trials again, with their settings and under their numbers."""
     actors: Actors = Actors()
     mlflow: TuneMlflow = TuneMlflow()
-
-    @field_validator("seeds", "objectives", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, int | str) else value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
