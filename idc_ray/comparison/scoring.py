@@ -16,8 +16,15 @@ from numpy.typing import NDArray
 from idc_ray.config.compare import CompareConfig
 from idc_ray.config.train import Validation
 from idc_ray.errors import BadRequest
-from idc_ray.evaluation.benchmarks import MAX_PIXELS, BenchmarkSet, evaluate, find_all_sets
-from idc_ray.evaluation.metrics import mean_psnr, psnr_y, ssim_y
+from idc_ray.evaluation.benchmarks import (
+    MAX_PIXELS,
+    BenchmarkSet,
+    Scores,
+    evaluate,
+    find_all_sets,
+    mean_scores,
+    score_image,
+)
 from idc_ray.training.pairs import Pair
 from idc_ray.training.validation import validation_pairs
 
@@ -74,19 +81,12 @@ class Scoring:
 
     def score(self, upscale: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> Scored:
         """A network's scores on every set."""
-        scored: Scored = {}
-        for name, result in evaluate(upscale, self.sets, self.scale).items():
-            scored[name] = {
-                "psnr": _finite(result["psnr"]), "ssim": result["ssim"], "images": len(result["images"])
-            }  # fmt: skip
+        results = evaluate(upscale, self.sets, self.scale)
+        scored = {name: _stored(result, len(result["images"])) for name, result in results.items()}
         if self.validation is not None:
             pairs = self._validation()
-            outputs = [upscale(pair.lr) for pair in pairs]
-            psnrs = [psnr_y(sr, pair.hr, self.scale) for sr, pair in zip(outputs, pairs, strict=True)]
-            ssims = [ssim_y(sr, pair.hr, self.scale) for sr, pair in zip(outputs, pairs, strict=True)]
-            scored[VALIDATION] = {
-                "psnr": _finite(mean_psnr(psnrs)), "ssim": float(np.mean(ssims)), "images": len(pairs)
-            }  # fmt: skip
+            scores = [score_image(pair.name, upscale(pair.lr), pair.hr, self.scale) for pair in pairs]
+            scored[VALIDATION] = _stored(mean_scores(scores), len(pairs))
         return scored
 
     def curve_digest(self) -> str:
@@ -143,5 +143,6 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _stored(scores: Scores, images: int) -> dict[str, Any]:
+    psnr = scores["psnr"] if math.isfinite(scores["psnr"]) else None
+    return {"psnr": psnr, "ssim": scores["ssim"], "images": images}

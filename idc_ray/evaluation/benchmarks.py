@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -35,7 +35,9 @@ __all__ = [
     "find_sets",
     "format_table",
     "holds_sets",
+    "mean_scores",
     "paired_folders",
+    "score_image",
     "write_csv",
     "write_metrics",
 ]
@@ -227,19 +229,30 @@ def evaluate(
         for image in benchmark.images:
             lr, hr = image.read(scale)
             sr = upscale(lr)
-            try:
-                scores: Scores = {"psnr": psnr_y(sr, hr, scale), "ssim": ssim_y(sr, hr, scale)}
-            except ValueError as error:
-                raise BadRequest(f"{image.hr}: {error}") from None
-            images[image.hr.name] = scores
+            scores = images[image.hr.name] = score_image(str(image.hr), sr, hr, scale)
             if on_image is not None:
                 on_image(benchmark.name, image.hr.name, scores, sr)
-        results[benchmark.name] = {
-            "psnr": mean_psnr(scores["psnr"] for scores in images.values()),
-            "ssim": float(np.mean([scores["ssim"] for scores in images.values()])),
-            "images": images,
-        }
+        results[benchmark.name] = {**mean_scores(images.values()), "images": images}
     return results
+
+
+def score_image(name: str, sr: Image, hr: Image, scale: int) -> Scores:
+    """Scores of an output against the truth, both uint8 (H, W, 3), by the protocol of benchmarks.
+
+    Raises:
+        BadRequest: they differ in size, or are too small; ``name`` is in the message.
+    """
+    try:
+        return {"psnr": psnr_y(sr, hr, scale), "ssim": ssim_y(sr, hr, scale)}
+    except ValueError as error:
+        raise BadRequest(f"{name}: {error}") from None
+
+
+def mean_scores(scores: Collection[Scores]) -> Scores:
+    """Means over images; of PSNR as :func:`idc_ray.evaluation.metrics.mean_psnr` says."""
+    return {
+        "psnr": mean_psnr(each["psnr"] for each in scores), "ssim": float(np.mean([each["ssim"] for each in scores]))
+    }  # fmt: skip
 
 
 def write_metrics(place: Place, results: dict[str, SetScores]) -> None:
