@@ -24,6 +24,7 @@ __all__ = ["Parser", "parse", "run_job"]
 Model = TypeVar("Model", bound=BaseModel)
 
 CONTINUE = "what was finished is kept; the same command continues"
+WITHOUT = ", without --overwrite"
 
 
 def parse(model: type[Model], argv: Sequence[str], description: str) -> Model:
@@ -58,12 +59,15 @@ def run_job(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
     An :class:`IdcError` is one clear message and its own exit code, SIGINT and SIGTERM are 130, anything else is a
     bug: traceback and 1.
     """
+    given = sys.argv[1:] if argv is None else argv
+    # With it the same command would begin anew, which is no way to go on.
+    how = CONTINUE + (WITHOUT if any(token.startswith("--overwrite") for token in given) else "")
     try:
-        with interruptible(CONTINUE):
-            code = main(sys.argv[1:] if argv is None else argv)
+        with interruptible(how):
+            code = main(given)
         sys.stdout.flush()
     except KeyboardInterrupt as error:
-        print(str(error) or f"interrupted; {CONTINUE}", file=sys.stderr)
+        print(str(error) or f"interrupted; {how}", file=sys.stderr)
         code = Interrupted.exit_code
         _leave_at_once(code)
     except IdcError as error:
@@ -163,10 +167,13 @@ def _value(setting: Setting, text: str) -> object:
         return None
     if any(_is_text(kind) for kind in kinds):
         return text
+    texts = any(get_origin(kind) is tuple and _is_text(_base(get_args(kind)[0])) for kind in kinds)
+    if texts and not text.startswith("["):
+        return text  # one of several: "photos #2" is no comment, nor 2024 a number
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        if any(get_origin(kind) is tuple for kind in kinds) and _looks_like_a_list(text):
+        if texts and _looks_like_a_list(text):
             raise BadRequest(
                 f"--{setting.name.replace('_', '-')} is {text!r}, which looks like a list but is none; put each part "
                 """into quotes: "['A [1]', 'B']" (for a single name too: "['[A]']")"""
@@ -176,7 +183,7 @@ def _value(setting: Setting, text: str) -> object:
 
 def _looks_like_a_list(text: str) -> bool:
     """Not a pattern such as ``[a-z]*.png``."""
-    return text.startswith("[") and (text.endswith("]") or "]" not in text)
+    return text.endswith("]") or "]" not in text
 
 
 def _metavar(setting: Setting) -> str:

@@ -61,7 +61,9 @@ def test_text_is_taken_as_it_stands() -> None:
     assert config_of("--input", "[ab]*.png").input == "[ab]*.png"
     assert config_of("--output", "2024").output == "2024"
     assert config_of("--mlflow.run_name", "yes").mlflow.run_name == "yes"
-    assert parse(TrainConfig, ["--data", "[a-z]*.png"], "").data == ("[a-z]*.png",)
+    for text in ("[a-z]*.png", "photos #2", "2024", "2024-01-01", "on", "a: b"):
+        assert parse(TrainConfig, ["--data", text], "").data == (text,)
+    assert parse(TrainConfig, ["--data", "[a b, '2024']"], "").data == ("a b", "2024")
 
 
 @pytest.mark.parametrize("text", ["[exp [1] 2]", "['a b', c"])
@@ -146,6 +148,18 @@ def test_a_users_mistake_is_one_message_and_a_bug_a_traceback(capsys: pytest.Cap
     assert capsys.readouterr().err == "stopped by SIGTERM\n"  # no error: the user wanted it
     assert exit_of(ZeroDivisionError("bug")) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "end"), [([], "continues"), (["--overwrite"], "continues, without --overwrite")])
+def test_an_interrupt_says_how_to_go_on(options: list[str], end: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches advice that throws away what was finished."""
+
+    def interrupted(argv: Sequence[str]) -> int:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit):
+        run_job(interrupted, options)
+    assert capsys.readouterr().err.strip().endswith(end)
 
 
 def test_help_into_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:

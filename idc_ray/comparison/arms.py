@@ -123,10 +123,9 @@ class Arm:
 
 
 def input_digest(found: Found) -> str:
-    """Names the list of images: sources and sizes. A change of content that keeps the size goes unseen."""
-    paired = ["lr_path"] if found.lr_uri is not None else []  # other LR images make another whole
-    rows = found.manifest.select(["source", "size", *paired]).to_pylist()
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+    """Names the list of images, as :meth:`idc_ray.images.Found.describe` does."""
+    text = json.dumps(found.describe(), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 def expand(config: CompareConfig, teacher: bytes) -> tuple[list[Arm], list[str]]:

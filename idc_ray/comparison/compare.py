@@ -77,6 +77,7 @@ class _Comparison:
         self.failures: list[Failure] = []
         self.anchors: dict[str, Any] = {}
         self.pool: PoolPlan | None = None
+        self.may_grow = False
         self._blocks: dict[int, Blocks] = {}
         self._labelled: dict[str, Blocks] = {}
 
@@ -116,6 +117,7 @@ class _Comparison:
         join_for(self.config.actors, worker_output=False)
         try:
             self.pool = plan_pool(self.config.actors, ray.cluster_resources(), len(missing))
+            self.may_grow = self.pool.may_grow and not ours
             tell_if_no_room(self.pool)
             self.teacher = ray.put(self.plan.teacher)
             scored = None if stored else self._remote(tasks.score_anchors, self.teacher, self.plan.scoring)
@@ -136,13 +138,23 @@ class _Comparison:
         for arm, seed in missing:
             units[self._unit(arm, seed, difficulties)] = (arm, seed)
         begin, before = time.monotonic(), len(self.done)
-        with contextlib.closing(run_units(list(units), self.pool.max_size)) as outcomes:
+        with contextlib.closing(run_units(list(units), self._slots)) as outcomes:
             for unit, outcome in outcomes:
                 self._take(*units[unit], unit.name, outcome)
                 self._report()
                 ended = len(self.done) - before + len(self.failures)
                 left = (len(missing) - ended) * (time.monotonic() - begin) / ended
                 log.info("%s", self._line(left))
+
+    def _slots(self) -> int:
+        """Tasks to have at a time: what fits now, and where the cluster may grow as many again, for it to grow by."""
+        assert self.pool is not None
+        if not self.may_grow:
+            return self.pool.max_size
+        # On what the first tasks ran: GPUs that join a comparison on CPUs would change its results.
+        actors = self.config.actors.model_copy(update={"gpus": self.pool.options.get("num_gpus", 0.0)})
+        self.pool = plan_pool(actors, ray.cluster_resources(), len(self.plan.trainings))
+        return 2 * self.pool.max_size
 
     def _line(self, seconds_left: float) -> str:
         """Such as ``12 of 60 trainings, 0 failed, 3 h 10 min left``."""

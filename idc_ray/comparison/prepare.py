@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import pyarrow.compute as pc
 import torch
+from pyarrow.fs import LocalFileSystem
 
 from idc_ray.comparison.arms import Arm, Data, expand, input_digest, reference_of
 from idc_ray.comparison.scoring import Scoring, find_scoring
@@ -14,6 +17,7 @@ from idc_ray.condensation.load import load_networks
 from idc_ray.config import CondenseConfig
 from idc_ray.config.base import result_digest
 from idc_ray.config.compare import CompareConfig
+from idc_ray.errors import BadRequest
 from idc_ray.images import Found
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.inputs import find_input, input_root, read_teacher
@@ -90,6 +94,7 @@ def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
     scoring = find_scoring(config)
     scoring.check()  # a truncated picture is found now
     found = find_input(arms[0].condense.model_copy(update=own), photographs)
+    _refuse_tests_in(found, config)
     data = Data(input_digest(found), teacher_sha256(teacher), scoring.curve_digest(), scoring.digest())
     launch = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     plan = Plan(config, arms, left_out, reference, found, teacher, scoring, data, launch)
@@ -100,3 +105,19 @@ def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
             load_networks(arm.condense, teacher, torch.device("cpu"))
             checked.add(key)
     return plan
+
+
+def _refuse_tests_in(found: Found, config: CompareConfig) -> None:
+    """Students would be trained on what they are scored on."""
+    if not isinstance(found.filesystem, LocalFileSystem):
+        return
+    scored = [("benchmarks", folder) for folder in config.benchmarks]
+    scored += [("validation", config.validation)] if config.validation is not None else []
+    for setting, folder in scored:
+        below = os.path.join(os.path.abspath(folder), "")
+        inside = pc.sum(pc.starts_with(found.manifest["path"], below)).as_py()
+        if inside:
+            raise BadRequest(
+                f"{setting} {folder} lies in the input {found.uri}: {inside} images would be trained on and scored on; "
+                "move it out of the input, or name images without it"
+            )

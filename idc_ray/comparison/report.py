@@ -29,7 +29,7 @@ def make_report(
     """
     order = [arm.name for arm in plan.arms]
     config = plan.config
-    train = plan.arms[0].train
+    every = " or ".join(_distinct(str(arm.train.validation.every) for arm in plan.arms))
     facts = {
         "images": f"{plan.found.manifest.num_rows} in {plan.found.uri}, x{config.scale}",
         "teacher": f"{config.teacher or 'bundled'}, SHA-256 {plan.data.teacher[:16]}",
@@ -38,9 +38,16 @@ def make_report(
         "student": ", ".join(_distinct(f"{arm.student} ({_size(arm.train)})" for arm in plan.arms)),
         "training": ", ".join(_distinct(_training(arm.train) for arm in plan.arms)),
         "seeds": ", ".join(map(str, config.seeds)),
-        "curve": f"mean PSNR of {plan.scoring.curve}, every {train.validation.every} steps",
+        "curve": f"mean PSNR of {plan.scoring.curve}, every {every} steps",
         "machine": ", ".join(_distinct(result.machine for result in results)) or "none yet",
     }
+    unusable = _distinct(
+        f"{result.set['quarantined']} in {result.core}, seed {result.seed}"
+        for result in results
+        if result.set["quarantined"]
+    )
+    if unusable:
+        facts["images that could not be used"] = ", ".join(unusable)
     if plan.scoring.curve == "none":
         del facts["curve"]
     if workers is not None:

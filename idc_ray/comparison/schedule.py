@@ -36,12 +36,12 @@ class Unit:
     train: Callable[[Any], ray.ObjectRef[Outcome]]
 
 
-def run_units(units: Sequence[Unit], slots: int) -> Generator[tuple[Unit, Outcome], None, None]:
+def run_units(units: Sequence[Unit], slots: Callable[[], int]) -> Generator[tuple[Unit, Outcome], None, None]:
     """Make every set once and train every student; a failure ends nothing but the units that need it.
 
     Args:
         units: in the order in which they are wanted.
-        slots: tasks at a time.
+        slots: how many tasks to have at a time; asked again and again, as a cluster may grow.
 
     Yields:
         Units with their outcomes, as they end. To be closed by whoever stops early.
@@ -57,9 +57,10 @@ def run_units(units: Sequence[Unit], slots: int) -> Generator[tuple[Unit, Outcom
             for unit in [unit for unit in pending if unit.set_name in failed]:
                 pending.remove(unit)
                 ended.append((unit, ("failed", failed[unit.set_name])))
+            room = slots()
             making = {what for what in running.values() if isinstance(what, str)}
             for unit in list(pending):
-                if len(running) >= slots:
+                if len(running) >= room:
                     break
                 if unit.set_name in sets:
                     running[unit.train(sets[unit.set_name])] = unit

@@ -27,11 +27,13 @@ from idc_ray.pipeline.reading import pixels
 from idc_ray.pipeline.survey import SURVEY_IMAGES, mean_difficulty
 from idc_ray.pipeline.worker import CondenseWorker
 from idc_ray.store import RunRecord, Store, shard_count_for
+from idc_ray.store.lease import LEASE_S
 
 __all__ = ["SetFacts", "condense_set", "label_whole", "measure_difficulty", "set_facts", "whole_facts"]
 
-#: How long to wait for a task of a killed launch to let go of the set.
-LOCK_SECONDS = 60.0
+#: How long to wait for a task of a killed launch, or one whose process died, to let go of the set: in an object store
+#: its lease has to expire.
+LOCK_SECONDS = LEASE_S + 30.0
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class TrainConfig(Section):
     scale: int = Field(2, ge=2, le=4)
     """Upscaling factor."""
     start: Place[Text] = "random"
-    """random, interpolation (EDSR only: it begins as bicubic interpolation), or a checkpoint of the same model, whose
+    """random, interpolation (EDSR only: it begins as bilinear interpolation), or a checkpoint of the same model, whose
     hash counts."""
     labels_from: Neutral[Place[Text | None]] = None
     """Checkpoint of a network whose outputs replace the HR of real images, or bundled; null: real HR. Its hash

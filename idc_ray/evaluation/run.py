@@ -133,7 +133,7 @@ def _track(config: EvaluateConfig, place: Place, results: dict[str, SetScores]) 
 def _checkpoint(config: EvaluateConfig) -> tuple[bytes, str]:
     """Content and name of the network's file."""
     if config.model == "bundled":
-        return bundled_teacher_bytes(config.scale), "the bundled teacher"
+        return bundled_teacher_bytes(config.scale, "--model"), "the bundled teacher"
     return read_bytes(config.model, "--model"), locate(config.model).path.rpartition("/")[2]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import fs
 
 from idc_ray.errors import BadRequest
@@ -14,7 +15,7 @@ from idc_ray.images.listfile import read_list
 from idc_ray.images.listing import has_wildcard, pattern_regex, split_pattern, walk
 from idc_ray.images.locate import Place, holds, locate
 from idc_ray.images.manifest import Entry, build_manifest
-from idc_ray.images.names import stored
+from idc_ray.images.names import open_path, stored
 from idc_ray.images.pairs import pair
 from idc_ray.images.parquet import row_entries
 
@@ -49,6 +50,31 @@ class Found:
     repeated: int = 0
     lr_filesystem: fs.FileSystem | None = None
     lr_uri: str | None = None
+
+    def describe(self, *, lr_names: bool = False) -> list[object]:
+        """What a digest names the images by, as JSON values: sources and sizes; of Parquet, the files' and the column.
+
+        A change of content that keeps the size goes unseen.
+
+        Args:
+            lr_names: name LR partners by their files' names only, so that a folder that is moved is the same.
+        """
+        paired = ["lr_path"] if self.lr_uri is not None else []  # other LR images make another whole
+        rows = self.manifest.select(["source", "size", *paired]).to_pylist()
+        for row in rows if lr_names else ():
+            if paired:
+                row["lr_path"] = posixpath.basename(row["lr_path"])
+        return [*rows, *self._parquet_files()]
+
+    def _parquet_files(self) -> list[object]:
+        """Of rows that have no size of their own."""
+        rows = self.manifest.filter(pc.greater_equal(self.manifest["row"], 0)).select(["path", "source", "column"])
+        files = {row["path"]: row for row in rows.to_pylist()}
+        described: list[object] = []
+        for path, row in files.items():
+            with open_path(self.filesystem, path) as file:
+                described.append([row["source"].rpartition("#")[0], file.seek(0, 2), row["column"]])
+        return described
 
 
 def find_images(

@@ -13,7 +13,7 @@ from idc_ray.errors import BadRequest
 from idc_ray.images.names import open_path, shown
 from idc_ray.objects import open_uri
 
-__all__ = ["Place", "absolute", "holds", "locate", "read_bytes", "same_store"]
+__all__ = ["Place", "absolute", "holds", "joined", "locate", "read_bytes", "same_store"]
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _QUERY = re.compile(r"[A-Za-z_]+=[^/]*$")
@@ -61,6 +61,14 @@ def locate(text: str) -> Place:
 def absolute(text: str) -> str:
     """A local path as one from the root, whatever folder it is read from later; a URI as it is."""
     return text if _URI.match(text) else os.path.abspath(os.path.expanduser(text))
+
+
+def joined(text: str, name: str) -> str:
+    """The path, or the URI with its query, of what is called ``name`` below ``text``."""
+    if not _URI.match(text):
+        return os.path.join(text, name)
+    rest, query = _split_query(text)
+    return f"{rest.rstrip('/')}/{name}" + (f"?{query}" if query else "")
 
 
 def same_store(one: Place, other: Place) -> bool:

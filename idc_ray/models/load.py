@@ -42,22 +42,26 @@ class _Network:
     multiple_of: int = 1
 
 
-def bundled_teacher_bytes(scale: int) -> bytes:
+def bundled_teacher_bytes(scale: int, setting: str = "--teacher") -> bytes:
     """Content of the bundled teacher's file: an EDSR of 6 blocks of 32 channels (see ``bundled/NOTICE.md``).
+
+    Args:
+        scale: 2 or 4.
+        setting: the option that names another one, for messages.
 
     Raises:
         BadRequest: none is bundled for this scale.
     """
     if scale not in BUNDLED_SCALES:
         known = " and ".join(f"x{s}" for s in BUNDLED_SCALES)
-        raise BadRequest(f"no teacher is bundled for scale {scale}, only for {known}; name a checkpoint with --teacher")
+        raise BadRequest(f"no teacher is bundled for scale {scale}, only for {known}; name a checkpoint with {setting}")
     file = importlib.resources.files("idc_ray.models").joinpath("bundled", f"edsr_x{scale}.safetensors")
     try:
         return file.read_bytes()
     except FileNotFoundError:
         raise BadRequest(
             f"the bundled teacher for scale {scale} is missing from this installation ({file}); "
-            "install idc_ray again, or name a checkpoint with --teacher"
+            f"install idc_ray again, or name a checkpoint with {setting}"
         ) from None
 
 

@@ -19,10 +19,11 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from idc_ray.config.train import TrainConfig, Workers
 from idc_ray.errors import IdcError
-from idc_ray.images.locate import absolute, read_bytes
+from idc_ray.images.locate import absolute, holds, locate, read_bytes
 from idc_ray.interrupt import check_interrupted
 from idc_ray.models import bundled_teacher_bytes, teacher_sha256
 from idc_ray.pipeline.cluster import join
@@ -108,6 +109,7 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     named = {"images": None if images is None else absolute(images)}
     update = {
         "data": tuple(map(absolute, config.data)),
+        "output": absolute(config.output),  # where it lies in the data, it is left out of that
         "validation": config.validation.model_copy(update=named),
     }
     return with_absolute_start(config.model_copy(update=update))
@@ -118,7 +120,7 @@ def _labelling_network(config: TrainConfig) -> bytes | None:
     if config.labels_from is None:
         return None
     if config.labels_from == "bundled":
-        return bundled_teacher_bytes(config.scale)
+        return bundled_teacher_bytes(config.scale, "--labels-from")
     return read_bytes(config.labels_from, "--labels-from")
 
 
@@ -129,8 +131,9 @@ def _warn_of_validation(config: TrainConfig) -> None:
             "--validation.fraction %s holds nothing out: --validation.images names what to validate on",
             config.validation.fraction,
         )
-    if images in config.data:
-        log.warning("%s is trained on and validated on: the best checkpoint is the one that fits it most", images)
+    for data in config.data:
+        if images is not None and holds(locate(data), locate(images)):
+            log.warning("%s is validated on, and trained on with %s: the best checkpoint fits it most", images, data)
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,9 @@ def _run_on_ray(config: TrainConfig, place: Place, work: _Work, tracker: Tracker
 
 def _follow(config: TrainConfig, place: Place, work: _Work, tracker: Tracker) -> None:
     """Start the workers, and take what they tell until they end."""
-    events = Queue(actor_options={"num_cpus": 0})
+    # On this machine: with another one that is lost it would take the training along.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    events = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     job = TrainJob(config, place, work.labels, work.notes, events)
     trainer = _trainer(job, work.may_stream)
     outcome: list[BaseException | None] = []
@@ -236,7 +241,7 @@ def _follow(config: TrainConfig, place: Place, work: _Work, tracker: Tracker) ->
     if outcome[0] is not None:
         raise IdcError(
             f"training stopped after {config.workers.max_failures + 1} attempts ({_first_line(outcome[0])}); "
-            f"see the logs in Ray's session folder; {CONTINUE}"
+            f"see the logs in Ray's session folder; {CONTINUE}{', without --overwrite' if config.overwrite else ''}"
         ) from outcome[0]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -12,12 +11,13 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow.fs import FileType
 
 from idc_ray.condensation.seeding import uniform
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.benchmarks import holds_sets, paired_folders
 from idc_ray.images import Found, ImageRef, decode_png, find_images, load_instance, output_inside
-from idc_ray.images.locate import locate
+from idc_ray.images.locate import Place, joined, locate
 from idc_ray.store import Store
 from idc_ray.training.pairs import Pair
 
@@ -149,7 +149,7 @@ def open_source(
 ) -> Source:
     """What ``uri`` names: an output of the condense job if it has a run record of one, else images.
 
-    A local folder with HR and LR images, as the export job writes them, gives these pairs.
+    A folder with HR and LR images, as the export job writes them, gives these pairs.
 
     Args:
         uri: local path or URI.
@@ -191,18 +191,15 @@ def _real_source(uri: str, scale: int, max_pixels: int, output: str | None) -> R
     hr, lr = _hr_and_lr(uri, scale)
     without = None if output is None else output_inside(hr, output)
     found = find_images(hr, lr_input=lr, scale=scale, without=without)
-    columns = ["source", "size"] if lr is None else ["source", "size", "lr_path"]
-    rows = found.manifest.select(columns).to_pylist()
-    for row in rows:
-        if lr is not None:  # by name only: a folder that is moved is the same data
-            row["lr_path"] = posixpath.basename(row["lr_path"])
-    return RealSource(found, scale, max_pixels, _digest(rows))
+    return RealSource(found, scale, max_pixels, _digest(found.describe(lr_names=True)))
 
 
 def _hr_and_lr(uri: str, scale: int) -> tuple[str, str | None]:
     """Where HR images are, and LR ones if they are given: a folder of pairs, searched through, has LR images too."""
     place = locate(uri)
-    if not place.local or not holds_sets(place.path):
+    if not place.local:
+        return _hr_and_lr_in_store(uri, place, scale)
+    if not holds_sets(place.path):
         return uri, None
     folders = paired_folders(place.path, scale)
     if folders is None:
@@ -212,6 +209,18 @@ def _hr_and_lr(uri: str, scale: int) -> tuple[str, str | None]:
         )
     hr, lr = folders
     return str(hr), None if lr is None else str(lr)
+
+
+def _hr_and_lr_in_store(uri: str, place: Place, scale: int) -> tuple[str, str | None]:
+    """``HR`` and ``LR``, as the export job writes them, or ``xS/HR`` and ``xS/LR``; other layouts are for disks."""
+    for prefix in ("", f"x{scale}/"):
+        names = [f"{prefix}HR", f"{prefix}LR"]
+        infos = place.filesystem.get_file_info([f"{place.path}/{name}" for name in names])
+        hr, lr = (joined(uri, name) if info.type == FileType.Directory else None
+                  for name, info in zip(names, infos, strict=True))  # fmt: skip
+        if hr is not None:
+            return hr, lr
+    return uri, None
 
 
 def held_out(fraction: float, seed: int) -> Callable[[str], bool]:

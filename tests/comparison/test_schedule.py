@@ -57,15 +57,22 @@ def unit(ray: FakeRay, name: str, set_name: str, made: Any = ("ok", "facts"), tr
 def test_a_set_is_made_once_for_all_its_students(ray: FakeRay) -> None:
     """Catches a set per student, also while the first is still being made."""
     units = [unit(ray, name, "s") for name in "abc"]
-    assert [(u.name, outcome) for u, outcome in run_units(units, 4)] == [(n, ("ok", n)) for n in "abc"]
+    assert [(u.name, outcome) for u, outcome in run_units(units, lambda: 4)] == [(n, ("ok", n)) for n in "abc"]
     assert ray.begun == ["make s", *[f"train {name} on facts" for name in "abc"]]
 
 
 def test_no_more_tasks_than_slots(ray: FakeRay) -> None:
     """Catches a cluster that is flooded with everything at once: the first result would come last."""
-    list(run_units([unit(ray, str(i), f"s{i}") for i in range(5)], 2))
+    list(run_units([unit(ray, str(i), f"s{i}") for i in range(5)], lambda: 2))
     assert ray.most == 2
     assert ray.begun[:4] == ["make s0", "make s1", "train 0 on facts", "train 1 on facts"]
+
+
+def test_a_cluster_that_grows_gets_more_tasks(ray: FakeRay) -> None:
+    """Catches a comparison that goes on with the machine it began with, one task at a time."""
+    room = itertools.chain([1, 1, 3], itertools.repeat(3))
+    list(run_units([unit(ray, str(i), f"s{i}") for i in range(5)], lambda: next(room)))
+    assert ray.most == 3
 
 
 def test_a_failure_ends_only_what_needs_it(ray: FakeRay) -> None:
@@ -75,7 +82,7 @@ def test_a_failure_ends_only_what_needs_it(ray: FakeRay) -> None:
         unit(ray, "a", "bad", made=("failed", "no images")), unit(ray, "b", "bad"), unit(ray, "c", "good"),
         unit(ray, "d", "good", trained=died),
     ]  # fmt: skip
-    outcomes = {u.name: outcome for u, outcome in run_units(units, 2)}
+    outcomes = {u.name: outcome for u, outcome in run_units(units, lambda: 2)}
     assert outcomes["a"] == outcomes["b"] == ("failed", "no images")
     assert outcomes["c"] == ("ok", "c")
     assert outcomes["d"][0] == "failed" and "process died" in outcomes["d"][1]
@@ -83,7 +90,7 @@ def test_a_failure_ends_only_what_needs_it(ray: FakeRay) -> None:
 
 def test_whoever_stops_early_leaves_no_task_behind(ray: FakeRay) -> None:
     """Catches tasks that go on in a cluster of others after an interrupt."""
-    outcomes = run_units([unit(ray, str(i), f"s{i}") for i in range(4)], 3)
+    outcomes = run_units([unit(ray, str(i), f"s{i}") for i in range(4)], lambda: 3)
     next(outcomes)
     outcomes.close()
     assert ray.cancelled

@@ -44,7 +44,7 @@ def test_the_job_prints_and_writes(benchmark: Path, model: str, capsys: pytest.C
     [
         ({"model": "bundled", "tile": 16}, "expected less than --tile 16"),
         ({"model": "no_such.pt"}, "no_such.pt cannot be read"),
-        ({"model": "bundled", "scale": 3}, "only for x2 and x4"),
+        ({"model": "bundled", "scale": 3}, "only for x2 and x4; name a checkpoint with --model"),
         ({"model": "bundled", "device": "warp"}, "--device warp cannot be used"),
         ({"benchmarks": "/nowhere"}, "is not a folder"),
         ({"output": __file__}, "cannot write to output"),

@@ -119,6 +119,19 @@ def test_parquet_file_folder_and_glob(root: Path) -> None:
     assert find_images(str(root)).manifest["column"].to_pylist() == ["image"] * 4
 
 
+def test_parquet_is_described_by_its_files_and_column(root: Path) -> None:
+    """Catches other images, or those of another column, that pass for the same data: rows have no size."""
+    described = []
+    for content, column in ((b"1", "a"), (b"1" * 500, "a"), (b"1", "b")):
+        parquet(root / "images.parquet", a=pa.array([content, b"2"]), b=pa.array([content, b"2"]))
+        described.append(find_images(str(root / "images.parquet"), image_column=column).describe())
+    rows = [row["source"] for row in described[0] if isinstance(row, dict)]
+    assert rows == ["images.parquet#0", "images.parquet#1"]
+    assert described[0] != described[1] and described[0] != described[2]
+    touch(root, "photos/1.png")
+    assert find_images(str(root / "photos")).describe() == [{"source": "1.png", "size": 1}]
+
+
 def test_image_column_chooses_parquet_and_must_have_one(root: Path) -> None:
     """Catches a misspelt or useless setting that is silently without effect."""
     touch(root, "thumbnail.png")

@@ -64,7 +64,8 @@ def test_only_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.Monkey
     assert config.data == (f"{tmp_path}/a", "/b", "s3://c/d")
     assert (config.start, config.validation.images) == ("random", f"{tmp_path}/v")
     assert _with_absolute_paths(TrainConfig(start="w.safetensors")).start == f"{tmp_path}/w.safetensors"
-    assert _with_absolute_paths(TrainConfig()) == TrainConfig()
+    default = TrainConfig()
+    assert _with_absolute_paths(default) == default.model_copy(update={"output": f"{tmp_path}/{default.output}"})
 
 
 def test_two_workers_do_what_one_does(data: Path, ray_cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +177,7 @@ def test_the_bundled_network_labels_and_a_doubtful_validation_is_told(
         config = config_for(data, name, iterations=2, labels_from=labels, data=photos, validation__images=photos)
         train_here(config, monkeypatch)
     assert (data / "word" / LAST).read_bytes() == (data / "file" / LAST).read_bytes()
-    assert f"{photos} is trained on and validated on" in caplog.text
+    assert f"{photos} is validated on, and trained on with {photos}" in caplog.text
     assert "--validation.fraction" not in caplog.text
     train_here(config_for(data, "both", iterations=2, validation__images=photos, validation__fraction=0.5), monkeypatch)
     assert "--validation.fraction 0.5 holds nothing out" in caplog.text

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,6 +135,17 @@ def test_a_folder_of_pairs_gives_these_pairs(tmp_path: Path) -> None:
     assert alone.digest != source.digest
     tmp_path.rename(tmp_path.with_name("moved"))
     assert open_source(str(tmp_path.with_name("moved")), 2, MAX_PIXELS).digest == source.digest
+
+
+@pytest.mark.parametrize("prefix", ["", "x2/"])
+def test_a_folder_of_pairs_in_an_object_store_gives_these_pairs(s3: Any, prefix: str) -> None:
+    """Catches LR images that are trained on as if they were HR ones."""
+    pair, folder = toy_pairs(1)[0], f"pairs{len(prefix)}"
+    s3.put("bucket", f"{folder}/{prefix}HR/0.png", encode_png(pair.hr))
+    s3.put("bucket", f"{folder}/{prefix}LR/0.png", encode_png(pair.lr))
+    source = open_source(s3.uri(f"bucket/{folder}"), 2, MAX_PIXELS)
+    (read,) = source.pairs(lambda _: True)
+    assert np.array_equal(read.lr, pair.lr) and np.array_equal(read.hr, pair.hr)
 
 
 def test_several_sets_of_pairs_are_refused(tmp_path: Path) -> None:
