@@ -15,7 +15,7 @@ from idc_ray.models import load_upscaler, model_spec
 from idc_ray.training.pairs import PairTable, Patches
 from idc_ray.training.sources import CondensedSource, Source, held_out, open_source
 
-__all__ = ["available_memory", "fits_in_memory", "may_stream", "open_sources", "resident_patches"]
+__all__ = ["available_memory", "fits_in_memory", "labelled", "may_stream", "open_sources", "resident_patches"]
 
 #: Share of the free memory that data may take where ``resident_bytes`` is not set.
 SHARE = 0.5
@@ -47,9 +47,6 @@ def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device
     sources = [
         open_source(uri, config.scale, config.max_pixels, config.allow_unfinished, config.output) for uri in config.data
     ]
-    if labels is not None:
-        network = load_upscaler(labels, scale=config.scale, device=device, name=config.labels_from)
-        sources = [source.labelled_by(network.upscale_image) for source in sources]
     for source in sources:
         if isinstance(source, CondensedSource) and source.tile_size < config.patch_size:
             raise BadRequest(
@@ -57,7 +54,17 @@ def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device
                 f"{source.tile_size} x {source.tile_size}; use --patch-size {source.tile_size}, or condense with "
                 f"--tile-size {config.patch_size}"
             )
-    return sources
+    return labelled(config, sources, labels, device)
+
+
+def labelled(
+    config: TrainConfig, sources: Sequence[Source], labels: bytes | None, device: torch.device
+) -> list[Source]:
+    """The same sources with HR from a network's outputs, as :func:`open_sources` gives them for these ``labels``."""
+    if labels is None:
+        return list(sources)
+    network = load_upscaler(labels, scale=config.scale, device=device, name=config.labels_from)
+    return [source.labelled_by(network.upscale_image) for source in sources]
 
 
 def resident_patches(config: TrainConfig, sources: Sequence[Source], device: torch.device) -> Patches:

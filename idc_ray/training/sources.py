@@ -93,10 +93,11 @@ class RealSource:
     @property
     def expected_bytes(self) -> int:
         """Bytes of all pixels in memory, from a few images."""
-        refs = self._refs()
-        sample = [self._load(ref) for ref in refs[:: max(1, len(refs) // 8)][:8]]
+        images = self.found.manifest.num_rows
+        chosen = list(range(images))[:: max(1, images // 8)][:8]
+        sample = [self._load(ref) for ref in self.only(self.found.manifest.take(chosen))._refs()]
         pixels = float(np.mean([pair.lr.size + pair.hr.size for pair in sample]))
-        return int(pixels * len(refs))
+        return int(pixels * images)
 
     def only(self, manifest: pa.Table) -> RealSource:
         """Some rows of its manifest."""

@@ -17,7 +17,7 @@ from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
 from idc_ray.store.filesystem import Place
-from idc_ray.training.data import fits_in_memory, open_sources, resident_patches
+from idc_ray.training.data import fits_in_memory, labelled, open_sources, resident_patches
 from idc_ray.training.fit import Event, World, fit
 from idc_ray.training.pairs import Feed
 from idc_ray.training.sources import Source
@@ -80,7 +80,7 @@ def _data(job: TrainJob, record: TrainRecord, device: torch.device) -> tuple[Fee
     config = job.config
     real = open_sources(config, None, device)  # whatever a student learns from, it is judged by the truth
     validation = validation_pairs(config.validation, real, config.scale, config.seed, config.max_pixels, config.output)
-    sources = open_sources(config, job.labels, device)
+    sources = labelled(config, real, job.labels, device)  # not opened again: a store may hold a million images
     if _resident(job, record, sources, device):
         return resident_patches(config, sources, device), validation
     return StreamFeed(config, ray.train.get_dataset_shard("train"), device), validation
