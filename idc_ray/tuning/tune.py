@@ -152,12 +152,12 @@ class _Sweep:
                 tell_if_no_room(pool)
                 bench = set_up_bench(self.plan, pool.options)
                 self.begin_trials = time.monotonic()
-                self._tune(bench, pool)
+                self._tune(bench, pool, may_grow=pool.may_grow and not ours)
             finally:
                 if ours:
                     ray.shutdown()
 
-    def _tune(self, bench: Bench, pool: PoolPlan) -> None:
+    def _tune(self, bench: Bench, pool: PoolPlan, *, may_grow: bool) -> None:
         config, plan = self.config, self.plan
         ledger = Ledger(self.records, self.known, self._take)
         earlier = list(self.known.values())
@@ -173,7 +173,8 @@ class _Sweep:
                     search_alg=Search(plan.settings, earlier),
                     scheduler=asha(plan.settings, earlier),
                     num_samples=self.trials_left,
-                    max_concurrent_trials=pool.max_size,
+                    # None: as many as the cluster has room for at any time, and one that waits for it to grow.
+                    max_concurrent_trials=None if may_grow else pool.max_size,
                     time_budget_s=limit,
                     reuse_actors=True,  # a new process imports torch first
                 ),
