@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from idc_ray.config.evaluate import EvaluateConfig
@@ -23,13 +22,14 @@ from idc_ray.evaluation.benchmarks import (
     write_csv,
     write_metrics,
 )
-from idc_ray.evaluation.upscaling import FloatUpscale, rounded, self_ensemble, tiled
+from idc_ray.evaluation.upscaling import image_upscale
 from idc_ray.images import encode_png, resize
 from idc_ray.images.locate import locate, read_bytes
 from idc_ray.models import bundled_teacher_bytes, load_upscaler, teacher_sha256
+from idc_ray.pipeline.device import find_device
 from idc_ray.store.filesystem import Place, resolve
 
-__all__ = ["make_upscale", "run_evaluation"]
+__all__ = ["make_upscale", "read_checkpoint", "run_evaluation"]
 
 log = logging.getLogger(__name__)
 
@@ -49,17 +49,14 @@ def make_upscale(config: EvaluateConfig) -> Callable[[Image], Image]:
         _refuse_settings_of_networks(config)
         return lambda lr: resize.upscale(lr, config.scale)
     data, name = _checkpoint(config)
-    network = load_upscaler(data, scale=config.scale, device=_device(config.device), name=name)
-    upscale: FloatUpscale = network.upscale_image_float
-    if config.self_ensemble:
-        upscale = self_ensemble(upscale)
-    if config.tile is not None:
-        if config.tile_overlap >= config.tile:
-            raise BadRequest(
-                f"--tile-overlap is {config.tile_overlap}; expected less than --tile {config.tile}, such as 16"
-            )
-        upscale = tiled(upscale, config.scale, config.tile, config.tile_overlap)
-    return rounded(upscale)
+    network = load_upscaler(data, scale=config.scale, device=find_device(config.device, "--device"), name=name)
+    if config.tile is not None and config.tile_overlap >= config.tile:
+        raise BadRequest(
+            f"--tile-overlap is {config.tile_overlap}; expected less than --tile {config.tile}, such as 16"
+        )
+    return image_upscale(
+        network.upscale_image_float, config.scale, config.tile, config.tile_overlap, config.self_ensemble
+    )
 
 
 def run_evaluation(config: EvaluateConfig) -> dict[str, SetScores]:
@@ -131,18 +128,22 @@ def _track(config: EvaluateConfig, place: Place, results: dict[str, SetScores]) 
 
 
 def _checkpoint(config: EvaluateConfig) -> tuple[bytes, str]:
-    """Content and name of the network's file."""
-    if config.model == "bundled":
-        return bundled_teacher_bytes(config.scale, "--model"), "the bundled teacher"
-    return read_bytes(config.model, "--model"), locate(config.model).path.rpartition("/")[2]
+    return read_checkpoint(config.model, config.scale, "--model")
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BadRequest(f"--device {name} cannot be used ({str(error).splitlines()[0]}); use cpu or auto") from None
-    return device
+def read_checkpoint(model: str, scale: int | None, setting: str) -> tuple[bytes, str]:
+    """Content and name of a network's file; for a file of the very name ``bundled`` write ``./bundled``.
+
+    Args:
+        model: a path, a URI, or ``bundled``.
+        scale: of the bundled network.
+        setting: what named it, for messages.
+
+    Raises:
+        BadRequest: it cannot be read, or no network is bundled for the scale.
+    """
+    if model != "bundled":
+        return read_bytes(model, setting), locate(model).path.rpartition("/")[2]
+    if scale is None:
+        raise BadRequest(f"{setting} is 'bundled', of which there is one for each scale; give scale=2 or scale=4")
+    return bundled_teacher_bytes(scale, setting), "the bundled teacher"

@@ -10,11 +10,33 @@ from numpy.typing import NDArray
 
 from idc_ray.images.tiles import crop_starts
 
-__all__ = ["FloatUpscale", "rounded", "self_ensemble", "tiled"]
+__all__ = ["FloatUpscale", "image_upscale", "rounded", "self_ensemble", "tiled"]
 
 Image = NDArray[np.uint8]
 FloatUpscale = Callable[[Image], NDArray[np.float32]]
 """uint8 (h, w, 3) to float32 (scale h, scale w, 3) in [0, 255], not rounded."""
+
+
+def image_upscale(
+    upscale: FloatUpscale, scale: int, tile: int | None = None, overlap: int = 16, ensemble: bool = False
+) -> Callable[[Image], Image]:
+    """The whole way of an image through a network, to 8 bits.
+
+    Args:
+        upscale: the network.
+        scale: its factor.
+        tile: see :func:`tiled`; None: images go through whole.
+        overlap: likewise.
+        ensemble: see :func:`self_ensemble`.
+
+    Raises:
+        ValueError: the overlap is out of range.
+    """
+    if ensemble:
+        upscale = self_ensemble(upscale)
+    if tile is not None:
+        upscale = tiled(upscale, scale, tile, overlap)
+    return rounded(upscale)
 
 
 def tiled(upscale: FloatUpscale, scale: int, tile: int, overlap: int) -> FloatUpscale:
