@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "Show"]
+
+log = logging.getLogger(__name__)
+
+Show = Literal["lines", "log", "nothing"]
+"""Where progress is shown. On a terminal, a bar; elsewhere, now and then, a line on the stream, or in the log."""
 
 LOG_SECONDS = 30.0  # a bar redrawn into a job's log would flood it
 WAITING = "waiting for the first images"
@@ -28,6 +34,7 @@ class Progress:
         done_before: images that earlier launches finished; they count as progress, not as speed.
         stream: where it is shown: a bar if it is a terminal, else a line at the first image, now and then, at the end.
         clock: seconds.
+        show: what does without a terminal, or nothing at all.
 
     Rows may take minutes, so whoever waits for them does it inside :meth:`ticking`.
 
@@ -42,8 +49,10 @@ class Progress:
         done_before: int = 0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        show: Show = "lines",
     ) -> None:
         self.total, self.done, self.failed = total, done_before, 0
+        self._way = show
         self._stream = sys.stderr if stream is None else stream
         self._clock, self._started = clock, clock()
         self._told_at = -math.inf
@@ -51,7 +60,7 @@ class Progress:
         self._drops = 0.0
         self._dropped = 0
         self._lock = threading.Lock()  # of the numbers and the stream, which the ticking thread uses too
-        self._bar = self._make_bar() if self._stream.isatty() else None
+        self._bar = self._make_bar() if self._stream.isatty() and show != "nothing" else None
 
     def update(self, status: Mapping[str, Any]) -> None:
         """Take one status row."""
@@ -150,7 +159,10 @@ class Progress:
 
     def _tell(self) -> None:
         self._told_at = self._clock()
-        print(self.line(), file=self._stream, flush=True)
+        if self._way == "lines":
+            print(self.line(), file=self._stream, flush=True)
+        elif self._way == "log":
+            log.info("%s", self.line())
 
     def _speed(self) -> float:
         return self._handled / max(self._clock() - self._started, 1e-3)
