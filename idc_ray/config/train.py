@@ -119,7 +119,11 @@ class TrainConfig(Section):
     ema: Decay = 0.999
     """Decay of the moving average of the weights, which is what is validated and saved; 0: none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of activations; auto: bfloat16 on GPUs that have it, float32 on CPUs, where it is faster."""
+    """Of convolutions and linear layers; weights and optimiser stay float32. auto: bfloat16 on GPUs and CPUs that
+    multiply it faster (CPUs: AMX or AVX512-BF16). A continued training keeps what it began with."""
+    execution: Neutral[Literal["auto", "eager", "graph", "compiled"]] = "auto"
+    """How a step runs. auto: as a CUDA graph on a GPU with one worker, where the network allows it, else eagerly;
+    compiled: by torch.compile, as a graph too. Results agree to the last bits of the arithmetic."""
     channels_last: bool = True
     """Memory format of convolutions; on CPUs it trains a small EDSR about a tenth faster."""
     seed: int = Field(0, ge=0, lt=2**63)

@@ -117,7 +117,9 @@ class _Fit:
         if config.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.feed = feed
-        self.trainer = Trainer(model, config, world.rank, world.wrap(model))
+        self.state = read_state(place)
+        precision = self.state.precision if self.state else None  # as it began, whatever this machine is fast at
+        self.trainer = Trainer(model, config, world.rank, world.wrap(model), feed.patches, precision)
         self.validator: Validator | None = None
         self.judged_on: str | None = None
         if validation and world.rank == 0:
@@ -131,7 +133,7 @@ class _Fit:
         trainer, config = self.trainer, self.config
         while trainer.step < config.iterations:
             try:
-                progress = trainer.advance(*self.feed.batch(trainer.step, self.world.rank, self.world.size))
+                progress = trainer.advance(*self.feed.inputs(trainer.step, self.world.rank, self.world.size))
                 due = self._due()
                 if due and progress is None:
                     progress = trainer.look()  # nothing is saved before it is known to be finite
@@ -156,7 +158,7 @@ class _Fit:
         )
 
     def _resume(self) -> None:
-        state = read_state(self.place)
+        state, self.state = self.state, None  # its tensors are not needed twice
         if state is None:
             return
         self.trainer.restore(state.tensors, state.step)
@@ -171,9 +173,8 @@ class _Fit:
         rate = self.clock.rate(progress.step, last=progress.step == self.config.iterations)
         if rate is None or self.world.rank != 0:
             return
-        learning = self.trainer.optimizer.param_groups[0]["lr"]
         event = {"kind": "progress", "step": progress.step, "loss": progress.loss, "steps_per_second": rate}
-        self.tell({**event, "learning_rate": learning})
+        self.tell({**event, "learning_rate": self.trainer.learning_rate})
 
     def _save(self) -> None:
         """Validate if it is time, write the checkpoints, and the state last: what it says is there is there."""
@@ -190,7 +191,10 @@ class _Fit:
         self._write(LAST, average)
         psnr, best_step = self.best or (None, None)
         finished = step == config.iterations
-        write_state(self.place, SavedState(step, self.trainer.state(), psnr, best_step, self.judged_on, finished))
+        state = SavedState(
+            step, self.trainer.state(), psnr, best_step, self.judged_on, finished, self.trainer.precision
+        )
+        write_state(self.place, state)
 
     def _write(self, name: str, weights: dict[str, Tensor]) -> None:
         write_checkpoint(self.place, name, self.spec, weights, self.notes | {"step": self.trainer.step})

@@ -20,6 +20,7 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import ModelSpec, checkpoint_bytes, read_metadata
 from idc_ray.redact import redact_all
 from idc_ray.store.filesystem import Place
+from idc_ray.training.low_precision import Precision
 
 __all__ = ["BEST", "LAST", "STATE", "SavedState", "TrainRecord", "begin_training", "read_state", "write_checkpoint"]
 
@@ -62,6 +63,7 @@ class SavedState:
         best_step: when that was.
         judged_on: digest of the images that ``best_psnr`` is of; None without validation.
         finished: whether nothing is left to do.
+        precision: of convolutions and linear layers; None in states of before this was recorded.
     """
 
     step: int
@@ -70,6 +72,7 @@ class SavedState:
     best_step: int | None = None
     judged_on: str | None = None
     finished: bool = False
+    precision: Precision | None = None
 
     def to_bytes(self) -> bytes:
         notes = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "tensors"}

@@ -189,10 +189,11 @@ class StreamFeed:
     def __init__(self, config: TrainConfig, shard: Any, device: torch.device) -> None:
         self.config, self.shard, self.device = config, shard, device
         self._tables: Iterator[PairTable] | None = None
-        self._names: deque[tuple[int, tuple[str, ...]]] = deque(maxlen=2 * CHECK_EVERY)  # older steps were good
+        recent = 2 * CHECK_EVERY[device.type]  # older steps were good
+        self._names: deque[tuple[int, tuple[str, ...]]] = deque(maxlen=recent)
 
-    def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
-        """See :class:`idc_ray.training.pairs.Feed`.
+    def inputs(self, step: int, rank: int, world: int) -> tuple[Tensor, ...]:
+        """See :class:`idc_ray.training.pairs.Feed`: the patches themselves.
 
         Raises:
             BadRequest: fewer pieces than a batch, an image that is smaller than a patch, or one that cannot be read.
@@ -206,6 +207,11 @@ class StreamFeed:
         except ValueError as error:
             raise BadRequest(f"{error}; lower --patch-size ({size}), or leave such images out") from None
         return patches.cut(patches.draw_each(step))
+
+    def patches(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`idc_ray.training.pairs.Feed`."""
+        lr, hr = inputs
+        return lr, hr
 
     def names(self, step: int) -> list[str]:
         """See :class:`idc_ray.training.pairs.Feed`; this worker's part."""

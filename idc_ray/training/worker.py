@@ -18,6 +18,7 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
 from idc_ray.store.filesystem import Place
 from idc_ray.training.data import fits_in_memory, labelled, open_sources, resident_patches
+from idc_ray.training.device import set_up_training
 from idc_ray.training.fit import Event, World, fit
 from idc_ray.training.pairs import Feed
 from idc_ray.training.sources import Source
@@ -45,7 +46,8 @@ def run_worker(arguments: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
-    _set_up_torch(job.config, context.get_local_world_size())
+    threads = job.config.workers.threads or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
+    set_up_training(threads)
 
     def tell(event: Event) -> None:
         if event["kind"] == "validation":
@@ -103,8 +105,3 @@ def _resident(job: TrainJob, record: TrainRecord, sources: list[Source], device:
     if context.get_world_rank() == 0:
         update_record(job.place, resident=bool(fits))
     return bool(fits)
-
-
-def _set_up_torch(config: TrainConfig, local_workers: int) -> None:
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(config.workers.threads or max(1, (os.cpu_count() or 1) // local_workers))

@@ -130,13 +130,14 @@ def test_a_nan_stops_with_step_images_and_last_good_state(tmp_path: Path) -> Non
     """Catches a ruined state that is saved: what is on the disk is of the last good step, and finite."""
     config, place = toy_config(iterations=40, checkpoint_every=4), resolve(str(tmp_path))
     feed = toy_patches(config)
-    real = feed.batch
+    cut, steps = feed.patches, []
 
-    def batch(step: int, rank: int, world: int) -> Any:
-        lr, hr = real(step, rank, world)
-        return lr, hr * float("nan") if step == 9 else hr
+    def patches(*inputs: torch.Tensor) -> Any:
+        lr, hr = cut(*inputs)
+        steps.append(len(steps))
+        return lr, hr * float("nan") if steps[-1] == 9 else hr
 
-    feed.batch = batch  # type: ignore[method-assign]
+    feed.patches = patches  # type: ignore[method-assign]
     with pytest.raises(IdcError) as caught:
         train(config, place, feed=feed)
     message = str(caught.value)

@@ -154,7 +154,7 @@ def test_batches_are_full_epoch_after_epoch() -> None:
     """Catches a training that ends with its first epoch, and short batches whose patches weigh more."""
     one, shard = feed(pieces=10, batch_size=4)
     for step in range(7):
-        lr, hr = one.batch(step, 0, 1)
+        lr, hr = one.inputs(step, 0, 1)
         assert lr.shape == (4, 3, PATCH, PATCH) and hr.shape == (4, 3, 2 * PATCH, 2 * PATCH)
         assert lr.dtype == torch.float32 and lr.min() >= 0 and lr.max() <= 1
         # HR is LR enlarged smoothly, so their means agree unless they are of other places.
@@ -168,7 +168,7 @@ def test_every_piece_gives_one_patch_of_a_batch() -> None:
     """Catches patches that are all drawn from one piece: each of these has a colour of its own."""
     colours = [Pair(f"{i}", np.full((24, 24, 3), i, np.uint8), np.full((48, 48, 3), i, np.uint8)) for i in range(4)]
     one = StreamFeed(config_for(patch_size=PATCH, batch_size=4), FakeShard(_rows(colours, 1)), CPU)
-    lr, hr = one.batch(0, 0, 1)
+    lr, hr = one.inputs(0, 0, 1)
     assert [round(float(patch.mean() * 255)) for patch in lr] == [0, 1, 2, 3]
     assert torch.equal(lr.amax((1, 2, 3)), hr.amax((1, 2, 3)))
 
@@ -179,12 +179,12 @@ def test_workers_share_a_batch_and_shuffle_otherwise_each_time() -> None:
     for rank in (0, 1):
         one, shard = feed(pieces=4, batch_size=6)
         for step in range(4):
-            assert len(one.batch(step, rank, 2)[0]) == 3
+            assert len(one.inputs(step, rank, 2)[0]) == 3
         assert {call["batch_size"] for call in shard.calls} == {3}
         assert all(call["local_shuffle_buffer_size"] >= 3 for call in shard.calls)
         seeds |= {call["local_shuffle_seed"] for call in shard.calls[:2]}
     resumed, shard = feed(pieces=4, batch_size=6)
-    resumed.batch(7, 0, 2)
+    resumed.inputs(7, 0, 2)
     seeds.add(shard.calls[0]["local_shuffle_seed"])
     assert len(seeds) == 5
     assert all(0 <= seed < 2**32 for seed in seeds)
@@ -194,7 +194,7 @@ def test_fewer_pieces_than_a_batch_end_the_training(monkeypatch: pytest.MonkeyPa
     """Catches a training that goes round its data for ever and never makes a step."""
     one, shard = feed(pieces=3, batch_size=4)
     with pytest.raises(BadRequest, match=r"3 pieces .* 4 patches .*--batch-size.*--resident-bytes"):
-        one.batch(0, 0, 1)
+        one.inputs(0, 0, 1)
     assert len(shard.calls) == 1
 
 
@@ -203,7 +203,7 @@ def test_an_image_smaller_than_a_patch_is_named() -> None:
     pieces = [*toy_pairs(1), Pair("small.png", np.zeros((5, 24, 3), np.uint8), np.zeros((10, 48, 3), np.uint8))]
     one = StreamFeed(config_for(patch_size=PATCH, batch_size=2), FakeShard(_rows(pieces, 1)), CPU)
     with pytest.raises(BadRequest, match=r"small.png.*--patch-size \(8\)"):
-        one.batch(0, 0, 1)
+        one.inputs(0, 0, 1)
 
 
 class FakeDataset:
