@@ -33,7 +33,7 @@ _CONDENSE_SETS = {
     "retry_quarantined", "gallery_images", "actors", "store", "mlflow",
 }  # fmt: skip
 TRAIN_SETS = {
-    "data", "output", "scale", "labels_from", "seed", "checkpoint_every", "resident_bytes", "max_pixels",
+    "data", "output", "scale", "labels", "labels_from", "seed", "checkpoint_every", "resident_bytes", "max_pixels",
     "allow_unfinished", "overwrite", "validation", "workers", "mlflow",
 }  # fmt: skip
 

@@ -9,12 +9,13 @@ from pydantic import Field, model_validator
 from idc_ray.config.base import Neutral, OneOrSeveral, Place, Section, result_digest, result_settings
 from idc_ray.config.condense import Count, Decay, Mlflow, NotNegative, Positive, Text
 
-__all__ = ["TRAIN_VERSION", "Schedule", "TrainConfig", "TrainOptimizer", "Validation", "Workers"]
+__all__ = ["TRAIN_VERSION", "Augment", "Schedule", "TrainConfig", "TrainOptimizer", "Validation", "Workers"]
 
 #: Part of the digest. Raise it when a change of code makes other weights out of the same settings.
 TRAIN_VERSION = 1
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class TrainOptimizer(Section):
@@ -89,6 +90,24 @@ class TrainMlflow(Mlflow):
     """Name of the experiment."""
 
 
+class Augment(Section):
+    """Random changes of patches, beyond flips and turns: how often each is applied to a patch, in [0, 1]."""
+
+    cutmix: Probability = 0.0
+    """A rectangle, a quarter to three quarters of the patch high and wide, comes from another patch of the batch."""
+    mixup: Probability = 0.0
+    """Up to half of another patch of the batch is blended in."""
+    channels: Probability = 0.0
+    """Red, green and blue change places."""
+    contrast: Probability = 0.0
+    """Contrast is multiplied by a factor in [0.5, 1.5]."""
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is ever changed."""
+        return any(getattr(self, name) for name in type(self).model_fields)
+
+
 class TrainConfig(Section):
     """Everything that the training job can be told. Settings marked neutral change no weight."""
 
@@ -108,6 +127,9 @@ class TrainConfig(Section):
     labels_from: Neutral[Place[Text | None]] = None
     """Checkpoint of a network whose outputs replace the HR of real images, or bundled; null: real HR. Its hash
     counts."""
+    labels: Literal["stored", "online"] = "stored"
+    """stored: HR patches are cut from what the data holds, or from labels made once before the first step; online:
+    labels_from labels the LR patches of every step, after augment has changed them."""
     iterations: Count = 10_000
     """Optimiser steps."""
     batch_size: Count = 16
@@ -141,6 +163,7 @@ class TrainConfig(Section):
     """Replace another training in the output."""
     optimizer: TrainOptimizer = TrainOptimizer()
     schedule: Schedule = Schedule()
+    augment: Augment = Augment()
     validation: Validation = Validation()
     workers: Workers = Workers()
     mlflow: TrainMlflow = TrainMlflow()
@@ -155,6 +178,12 @@ class TrainConfig(Section):
                 f"batch_size is {batch} and workers.count {count}; each worker takes an equal part of a batch: "
                 f"use batch_size {' or '.join(map(str, fitting))}, or another number of workers"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _online_needs_a_network(self) -> Self:
+        if self.labels == "online" and self.labels_from is None:
+            raise ValueError("labels is online, but nothing labels; name a checkpoint with labels_from, or bundled")
         return self
 
     @property
@@ -173,4 +202,7 @@ class TrainConfig(Section):
         settings = result_settings(self) | {"data": data, "labels_from": teacher_sha256, "version": TRAIN_VERSION}
         settings["start"] = start_sha256 or self.start
         settings["validation"]["fraction"] = self.held_out_share
+        for name in ("labels", "augment"):  # younger than digests that are in use
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del settings[name]
         return result_digest(settings)

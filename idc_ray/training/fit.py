@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images.locate import absolute, read_bytes
-from idc_ray.models import EDSR, ModelSpec, load_checkpoint, model_spec
+from idc_ray.models import EDSR, ModelSpec, Upscaler, load_checkpoint, model_spec
 from idc_ray.models.interpolation_start import interpolation_start
 from idc_ray.store.filesystem import Place
 from idc_ray.submitted import NAMES
+from idc_ray.training.augment import AugmentedFeed
 from idc_ray.training.loop import NonFiniteLoss, Progress, Trainer
+from idc_ray.training.low_precision import choose_precision
 from idc_ray.training.pairs import Feed, Pair
 from idc_ray.training.state import BEST, LAST, SavedState, read_state, write_checkpoint, write_state
 from idc_ray.training.validation import Validator
@@ -75,6 +77,7 @@ def fit(
     notes: dict[str, Any],
     world: World | None = None,
     validate_at: Collection[int] = (),
+    labeler: Upscaler | None = None,
 ) -> FitResult:
     """Train to the last step, from the last saved state if there is one.
 
@@ -89,13 +92,28 @@ def fit(
         notes: JSON values to keep in the checkpoints: where the weights come from.
         world: which worker this is; None: the only one.
         validate_at: steps at which to validate besides those of the settings.
+        labeler: network of ``labels: online``, on the device of ``world``; else unused.
 
     Raises:
-        BadRequest: the configured start cannot be used.
+        BadRequest: the configured start cannot be used, or labels are online and there is no ``labeler``.
         IdcError: the loss became NaN or infinite; the message has the step, the data and the last good state.
     """
     world = world or World()
+    feed = _augmented(config, feed, world.device, labeler)
     return _Fit(config, feed, validation, place, tell, notes, world, validate_at).run()
+
+
+def _augmented(config: TrainConfig, feed: Feed, device: torch.device, labeler: Upscaler | None) -> Feed:
+    online = config.labels == "online"
+    if online and labeler is None:
+        raise BadRequest("labels is online, which this job has no network for; use jobs/train.py, or labels stored")
+    if not online and not config.augment.active:
+        return feed
+    low = choose_precision(config.precision, device) == "bfloat16"
+    return AugmentedFeed(
+        feed, config.augment, config.seed, config.patch_size, config.batch_size,
+        labeler if online else None, torch.bfloat16 if low else None,
+    )  # fmt: skip
 
 
 class _Fit:

@@ -53,6 +53,7 @@ def stream_of(config: TrainConfig, labels: bytes | None) -> Dataset:
     A row is a condensed tile or a piece of a real image. In an epoch it comes as often on average as its weight and
     its LR pixels say, relative to those of a large image's pieces, or else of the largest tiles.
     """
+    labels = None if config.labels == "online" else labels
     sources = open_sources(config, None, torch.device("cpu"))
     pixels = max(_piece_pixels(source, config) for source in sources)
     order = random.Random(config.seed)

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
+from idc_ray.models import Upscaler, load_upscaler
 from idc_ray.store.filesystem import Place
 from idc_ray.training.data import fits_in_memory, labelled, open_sources, resident_patches
 from idc_ray.training.device import set_up_training
@@ -62,7 +63,7 @@ def run_worker(arguments: dict[str, Any]) -> None:
             device,
             (lambda m: DistributedDataParallel(m, broadcast_buffers=False)) if size > 1 else (lambda m: m),
         )
-        fit(job.config, feed, validation, job.place, tell, job.notes, world)
+        fit(job.config, feed, validation, job.place, tell, job.notes, world, labeler=_labeler(job, device))
     except IdcError as error:  # to try again would not help
         job.events.put({"kind": "error", "error": error})
 
@@ -86,6 +87,13 @@ def _data(job: TrainJob, record: TrainRecord, device: torch.device) -> tuple[Fee
     if _resident(job, record, sources, device):
         return resident_patches(config, sources, device), validation
     return StreamFeed(config, ray.train.get_dataset_shard("train"), device), validation
+
+
+def _labeler(job: TrainJob, device: torch.device) -> Upscaler | None:
+    """The network that labels every step's patches, if that is asked for."""
+    if job.config.labels == "stored" or job.labels is None:
+        return None
+    return load_upscaler(job.labels, scale=job.config.scale, device=device, name=job.config.labels_from)
 
 
 def _resident(job: TrainJob, record: TrainRecord, sources: list[Source], device: torch.device) -> bool:
