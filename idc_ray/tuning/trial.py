@@ -15,6 +15,7 @@ import torch
 from ray import tune as ray_tune
 
 from idc_ray.comparison.tasks import guarded
+from idc_ray.condensation.budget import mean_difficulty
 from idc_ray.condensation.condenser import Condenser
 from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.tasks import Condensed, ImageTask
@@ -23,7 +24,6 @@ from idc_ray.config.train import TrainConfig
 from idc_ray.errors import IdcError
 from idc_ray.pipeline.condense import IMAGES_PER_STEP
 from idc_ray.pipeline.device import set_up_torch
-from idc_ray.pipeline.survey import mean_difficulty
 from idc_ray.store.filesystem import resolve
 from idc_ray.training.device import set_up_training
 from idc_ray.training.fit import Event, World, fit
