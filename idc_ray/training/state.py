@@ -79,6 +79,19 @@ class SavedState:
         tensors = {name: value.cpu().contiguous() for name, value in self.tensors.items()}
         return safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(notes)})
 
+    @classmethod
+    def from_bytes(cls, data: bytes) -> SavedState:
+        """What :meth:`to_bytes` was called on.
+
+        Raises:
+            ValueError: the bytes are damaged.
+        """
+        try:
+            notes = json.loads(read_metadata(data)[METADATA_KEY])
+            return cls(tensors=safetensors.torch.load(data), **notes)
+        except (BadRequest, KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise ValueError(str(error)) from error
+
 
 def begin_training(place: Place, record: TrainRecord, overwrite: bool) -> TrainRecord:
     """Start a training in an output, or continue the one that is there.
@@ -126,9 +139,8 @@ def read_state(place: Place) -> SavedState | None:
     if data is None:
         return None
     try:
-        notes = json.loads(read_metadata(data)[METADATA_KEY])
-        return SavedState(tensors=safetensors.torch.load(data), **notes)
-    except (BadRequest, KeyError, TypeError, ValueError, SafetensorError) as error:
+        return SavedState.from_bytes(data)
+    except ValueError as error:
         raise IdcError(f"{place.shown(STATE)} cannot be read ({error}); {FRESH}") from error
 
 
