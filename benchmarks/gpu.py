@@ -13,9 +13,10 @@ what was measured is kept whatever ends it. Without a GPU it says so, and checks
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -56,11 +57,10 @@ PHOTOGRAPH = (1280, 2048)
 
 #: How each student is run, and how many of it at a time; the most important first.
 PLAN = {
-    "edsr_baseline": [("graph", 1), ("graph", 4), ("eager", 1), ("graph", 2), ("graph", 8), ("compiled", 1),
-                      ("compiled", 4)],
+    "edsr_baseline": [("graph", 1), ("graph", 4), ("eager", 1), ("graph", 2), ("graph", 8)],
     "swinir_light": [("graph", 1), ("eager", 1), ("graph", 4)],
     "mambairv2_light": [("graph", 1), ("eager", 1), ("graph", 4)],
-}  # fmt: skip
+}
 
 AUGMENT = {"cutmix": 0.4, "mixup": 0.3, "channels": 0.5, "contrast": 0.3}
 
@@ -70,6 +70,7 @@ class Bench:
 
     def __init__(self, device: torch.device, seconds: float, small: bool) -> None:
         self.device, self.seconds, self.small = device, seconds, small
+        self.peak = math.nan
 
     def sync(self) -> None:
         if self.device.type == "cuda":
@@ -152,76 +153,91 @@ def random_table(bench: Bench, scale: int) -> PairTable:
     return PairTable.build(pairs, scale).to(bench.device)
 
 
-def students(bench: Bench) -> Iterator[Row]:
+def peak_row(bench: Bench) -> Row:
+    bench.peak = matrix_rate(bench)
+    return {"what": "bfloat16 matrix product", "rate": bench.peak / 1e12, "unit": "TFLOP/s"}
+
+
+def student_row(
+    bench: Bench, name: str, execution: str, count: int, scale: int = 2, labeler: Callable[[], Upscaler] | None = None
+) -> Row:
+    """Steps/s of ``count`` students together, and their share of the peak (without the labeler's operations)."""
     set_up_training(torch.get_num_threads())
-    peak, table = matrix_rate(bench), random_table(bench, 2)
-    yield {"what": "bfloat16 matrix product", "rate": peak / 1e12, "unit": "TFLOP/s"}
-    plan = [(name, *each) for name, runs in PLAN.items() for each in runs[: 1 if bench.small else None]]
-    flops: dict[str, float] = {}
-    for name, execution, count in plan:
-        config = student(name, execution, bench)
-        if name not in flops:
-            flops[name] = step_flops(config, bench)
-        rate = count * bench.rate(trainers(config, count, bench, table))
-        share = rate * flops[name] / peak
-        yield {"what": f"{name} x2, {execution}, {count} at a time", "rate": rate, "unit": "steps/s", "share": share}
-    # cuDNN's choice by trial, which a resumed training would not repeat: what determinism costs.
+    config = student(name, execution, bench, scale)
+    network = None if labeler is None else labeler()
+    rate = count * bench.rate(trainers(config, count, bench, random_table(bench, scale), network))
+    by = "" if network is None else f", labels online by {network.name}"
+    row: Row = {"what": f"{name} x{scale}, {execution}, {count} at a time{by}", "rate": rate, "unit": "steps/s"}
+    return row | {"share": rate * step_flops(config, bench) / bench.peak}
+
+
+def benchmarked_row(bench: Bench) -> Row:
+    """With cuDNN's choice by trial, which a resumed training would not repeat: what determinism costs."""
+    set_up_training(torch.get_num_threads())
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
-    rate = bench.rate(trainers(student("edsr_baseline", "graph", bench), 1, bench, table))
-    yield {"what": "edsr_baseline x2, graph, 1 at a time, cudnn.benchmark", "rate": rate, "unit": "steps/s"}
+    step = trainers(student("edsr_baseline", "graph", bench), 1, bench, random_table(bench, 2))
+    return {"what": "edsr_baseline x2, graph, cudnn.benchmark", "rate": bench.rate(step), "unit": "steps/s"}
+
+
+def label_row(
+    bench: Bench, load_network: Callable[[], Upscaler], dtype: torch.dtype | None, sides: Sequence[int]
+) -> Row:
+    """LR megapixels a second of a labeler, on a batch of this shape."""
     set_up_training(torch.get_num_threads())
-    config, table = student("edsr_baseline", "graph", bench, 4), random_table(bench, 4)
-    rate = 4 * bench.rate(trainers(config, 4, bench, table))
-    yield {"what": "edsr_baseline x4, graph, 4 at a time", "rate": rate, "unit": "steps/s"}
+    network, batch = load_network(), torch.rand(*sides, device=bench.device)
+    with torch.no_grad():
+        rate = bench.rate(partial(upscale_tiles, network, batch, dtype), 2) * batch[:, 0].numel() / 1e6
+    shape = " x ".join(map(str, sides))
+    return {"what": f"labels of {network.name}, {dtype or 'float32'}, {shape}", "rate": rate, "unit": "LR megapixels/s"}
 
 
-def labelers(bench: Bench, teacher: Path | None) -> Iterator[Row]:
-    set_up_training(torch.get_num_threads())
-    networks = {"bundled": load_upscaler(bundled_teacher_bytes(2), scale=2, device=bench.device)}
-    if teacher is not None:
-        networks[teacher.name] = load_upscaler(teacher, scale=2, device=bench.device)
-    table = random_table(bench, 2)
-    for name, network in networks.items():
-        for count in (1, 4):
-            step = trainers(student("edsr_baseline", "graph", bench), count, bench, table, network)
-            what = f"edsr_baseline x2, graph, {count} at a time, labels online by {name}"
-            yield {"what": what, "rate": count * bench.rate(step), "unit": "steps/s"}
-        tiles = torch.rand(4 if bench.small else 64, 3, PATCH, PATCH, device=bench.device)
-        image = torch.rand(1, 3, *((64, 64) if bench.small else (640, 1024)), device=bench.device)
-        for precision, dtype in (("float32", None), ("bfloat16", torch.bfloat16)):
-            for what, batch in ((f"tiles of {PATCH}", tiles), ("images", image)):
-                pixels = batch[:, 0].numel() / 1e6
-                with torch.no_grad():
-                    rate = bench.rate(partial(upscale_tiles, network, batch, dtype), 2)
-                yield {
-                    "what": f"labels of {name}, {precision}, {what}",
-                    "rate": rate * pixels,
-                    "unit": "LR megapixels/s",
-                }
-
-
-def condensing(bench: Bench, source: Path | None) -> Iterator[Row]:
+def condense_row(bench: Bench, source: Path | None, scale: int) -> Row:
+    """Images a second of the condense job's own condenser, one image a call, and each stage's share of the time."""
     height, width = (256, 256) if bench.small else PHOTOGRAPH
     hr = mosaic(source, height, width)
+    config = load(CondenseConfig, None, {"scale": scale})
+    device = set_up_torch(config.actors, has_gpu=bench.device.type == "cuda")
+    condenser = load_condenser(config, bundled_teacher_bytes(scale), device)
+    lr = downscale(hr, scale)
+    condenser.condense([ImageTask("warm up", lr)])
+    bench.sync()
+    begin, count, stages = time.perf_counter(), 0, dict[str, float]()
+    while count < 1 or (time.perf_counter() - begin < bench.seconds and not bench.small):
+        result = condenser.condense([ImageTask(f"image {count}", lr)])[0]
+        if isinstance(result, Exception):
+            raise result
+        for stage, seconds in result.seconds.items():
+            stages[stage] = stages.get(stage, 0.0) + seconds
+        count += 1
+    bench.sync()
+    rate = count / (time.perf_counter() - begin)
+    shares = {stage: round(seconds / sum(stages.values()), 3) for stage, seconds in stages.items()}
+    return {"what": f"condensing {width} x {height} at x{scale}", "rate": rate, "unit": "images/s", "stages": shares}
+
+
+def measurements(bench: Bench, source: Path | None, teacher: Path | None) -> Iterator[Callable[[], Row]]:
+    """All of them, the most important first; on a CPU each kind once."""
+    yield partial(peak_row, bench)
+    labelers = [partial(load_upscaler, bundled_teacher_bytes(2), scale=2, device=bench.device, name="bundled")]
+    if teacher is not None:
+        labelers.insert(0, partial(load_upscaler, teacher, scale=2, device=bench.device))
+    for name, runs in PLAN.items():
+        for execution, count in runs[: 1 if bench.small else None]:
+            yield partial(student_row, bench, name, execution, count)
+    for labeler in labelers:
+        for count in (4, 1):
+            yield partial(student_row, bench, "edsr_baseline", "graph", count, labeler=labeler)
     for scale in (2, 4):
-        config = load(CondenseConfig, None, {"scale": scale})
-        device = set_up_torch(config.actors, has_gpu=bench.device.type == "cuda")
-        condenser = load_condenser(config, bundled_teacher_bytes(scale), device)
-        lr = downscale(hr, scale)
-        condenser.condense([ImageTask("warm up", lr)])
-        bench.sync()
-        begin, count, stages = time.perf_counter(), 0, dict[str, float]()
-        while count < 1 or (time.perf_counter() - begin < bench.seconds and not bench.small):
-            result = condenser.condense([ImageTask(f"image {count}", lr)])[0]
-            if isinstance(result, Exception):
-                raise result
-            for stage, seconds in result.seconds.items():
-                stages[stage] = stages.get(stage, 0.0) + seconds
-            count += 1
-        bench.sync()
-        rate = count / (time.perf_counter() - begin)
-        shares = {stage: round(seconds / sum(stages.values()), 3) for stage, seconds in stages.items()}
-        yield {"what": f"condensing {width} x {height} at x{scale}", "rate": rate, "unit": "images/s", "stages": shares}
+        yield partial(condense_row, bench, source, scale)
+    yield partial(student_row, bench, "edsr_baseline", "graph", 4, 4)
+    tiles, image = (4 if bench.small else 64, 3, PATCH, PATCH), (1, 3, *((64, 64) if bench.small else (640, 1024)))
+    for labeler in labelers:
+        for dtype in (None, torch.bfloat16):
+            for sides in (tiles, image):
+                yield partial(label_row, bench, labeler, dtype, sides)
+    yield partial(benchmarked_row, bench)
+    for count in (1, 4):  # last: compiling takes a minute
+        yield partial(student_row, bench, "edsr_baseline", "compiled", count)
 
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
@@ -234,23 +250,22 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     deadline = time.monotonic() + 60 * arguments.minutes
     card = torch.cuda.get_device_name(device) if gpu else machine()["cpu"]
     rows: list[Row] = []
-    parts = (students(bench), condensing(bench, arguments.input), labelers(bench, arguments.teacher))
-    for part in parts:
+    for measurement in measurements(bench, arguments.input, arguments.teacher):
+        if time.monotonic() > deadline:
+            print("the time is over; the rest was not measured")
+            break
         try:
-            for row in part:
-                rows.append(row)
-                share = f"  {row['share']:6.1%} of the peak" if "share" in row else ""
-                stages = f"  {row['stages']}" if "stages" in row else ""
-                print(f"{row['what']:72} {row['rate']:10.2f} {row['unit']}{share}{stages}", flush=True)
-                write_result("gpu", arguments, {"card": card, "rows": rows, "figures_mean_something": not small})
-                if time.monotonic() > deadline:
-                    print("the time is over; the rest was not measured")
-                    return rows
-        except RuntimeError as error:  # one network that a card cannot run must not cost the other figures
+            row = measurement()
+            share = f"  {row['share']:6.1%} of the peak" if "share" in row else ""
+            stages = f"  {row['stages']}" if "stages" in row else ""
+            print(f"{row['what']:72} {row['rate']:10.2f} {row['unit']}{share}{stages}", flush=True)
+        except Exception as error:  # what one card cannot run must not cost the other figures
             if small:
                 raise
-            rows.append({"what": f"failed: {error}"})
-            print(f"failed: {error}", flush=True)
+            row = {"what": f"failed: {type(error).__name__}: {error}"}
+            print(row["what"], flush=True)
+        rows.append(row)
+        write_result("gpu", arguments, {"card": card, "figures_mean_something": not small, "rows": rows})
     return rows
 
 
