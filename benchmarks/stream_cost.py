@@ -79,11 +79,12 @@ def side(data: Path, epochs: int) -> float:
     config = TrainConfig.model_validate({"data": [str(data)], "model": "edsr_small"})
     part = Epochs(stream_of(config, None).iterator())
     feed = StreamFeed(config, part, torch.device("cpu"))
+    take = getattr(feed, "inputs", None) or feed.batch  # the name in checkouts up to 0.1.0
     step = 0
     while len(part.begun) < 2 + epochs:
-        feed.batch(step, 0, 1)
+        take(step, 0, 1)
         step += 1
-    del feed
+    del feed, take
     gc.collect()  # ends the epoch that has begun, while Ray is still there
     return (part.begun[1 + epochs] - part.begun[1]) / (part.batches - 1)
 

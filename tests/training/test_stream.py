@@ -129,7 +129,7 @@ def test_the_shuffle_window_is_bounded_in_bytes(patch: int, scale: int, window: 
     shard = FakeShard(_rows([], 0, patch))
     config = config_for(patch_size=patch, scale=scale, batch_size=4)
     with pytest.raises(BadRequest, match="0 patches"):
-        StreamFeed(config, shard, CPU).batch(0, 0, 1)
+        StreamFeed(config, shard, CPU).inputs(0, 0, 1)
     assert shard.calls[0]["local_shuffle_buffer_size"] == window
     side = PIECE * patch
     piece = Pair("p", np.zeros((side, side, 3), np.uint8), np.zeros((scale * side, scale * side, 3), np.uint8))
