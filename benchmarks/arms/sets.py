@@ -21,7 +21,7 @@ from benchmarks.arms.queue import Arm
 from idc_ray.condensation.budget import SURVEY_IMAGES, mean_difficulty
 from idc_ray.condensation.condenser import Condenser
 from idc_ray.condensation.load import load_condenser
-from idc_ray.condensation.tasks import Condensed, ImageTask, needs_hr
+from idc_ray.condensation.tasks import Condensed, ImageTask, Known, needs_hr
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import decode_png, encode_png
@@ -66,7 +66,7 @@ class SetMaker:
     ) -> None:
         self._images, self._teacher, self._folder = images, teacher, folder
         self._teacher_sha256 = teacher_sha256(teacher)
-        self._surveys: dict[CondenseConfig, list[Future[float]]] = {}
+        self._surveys: dict[CondenseConfig, list[Future[Known]]] = {}
         self._work: dict[str, list[Future[Condensed | str]]] = {}
         wanted = {self.key(arm): arm.condense for arm in arms if arm.condense is not None}
         self._missing = {key: config for key, config in wanted.items() if self._read_facts(key) is None}
@@ -96,31 +96,41 @@ class SetMaker:
                 self._write(key, self._missing.pop(key), [part.result() for part in self._work.pop(key)])
 
     def _start(self, key: str, config: CondenseConfig) -> None:
+        """Hand a set's images to the processes, once their difficulties are known if they are needed."""
         assert self._pool is not None
         # Labels are made where the set is used: those of the condenser come from the small network, and are dropped.
         teacher = self._teacher if config.guided_by == "teacher" else bundled_teacher_bytes(config.scale)
+        known: list[Known | None] = [None] * len(self._images.train)
         mean = None
-        if config.allocation == "difficulty":
-            sample = self._images.train[:SURVEY_IMAGES]
-            # Difficulty is that of the image, whatever is chosen from it then.
-            same = config.model_copy(update={"method": "random", "ratio": 1.0, "seed": 0, "labels": "teacher"})
-            if same not in self._surveys:
-                self._surveys[same] = [self._pool.submit(_difficulty, same, teacher, pair.lr) for pair in sample]
-            survey = self._surveys[same]
-            if not all(part.done() for part in survey):
+        if config.allocation == "difficulty" or config.makes_tiles:
+            measured = self._measured(config, teacher)
+            if not all(part.done() for part in measured):
                 return
-            rows = [
-                {"image_id": pair.name, "difficulty": part.result(), "pixels": pair.lr[..., 0].size}
-                for pair, part in zip(sample, survey, strict=True)
-            ]
-            mean = mean_difficulty(rows)["mean_difficulty"]
-        self._work[key] = [
-            self._pool.submit(
-                _condense, config, teacher, mean, pair.name, pair.lr, pair.hr if needs_hr(config) else None
-            )
-            for pair in self._images.train
+            known = [part.result() for part in measured]
+            mean = self._mean(known)
+        tasks = [
+            ImageTask(pair.name, pair.lr, pair.hr if needs_hr(config) else None, each)
+            for pair, each in zip(self._images.train, known, strict=True)
         ]
+        self._work[key] = [self._pool.submit(_condense, config, teacher, mean, task) for task in tasks]
         log.info("condensing %s: %d images", key, len(self._images.train))
+
+    def _measured(self, config: CondenseConfig, teacher: bytes) -> list[Future[Known]]:
+        """Difficulties of all images, which sets of any method, ratio and seed share."""
+        same = config.model_copy(update={"method": "random", "ratio": 1.0, "seed": 0, "labels": "teacher"})
+        if same not in self._surveys:
+            assert self._pool is not None
+            self._surveys[same] = [self._pool.submit(_measure, same, teacher, pair.lr) for pair in self._images.train]
+        return self._surveys[same]
+
+    def _mean(self, known: list[Known | None]) -> float:
+        """What ``allocation: difficulty`` divides by, from the sample that the condense job would take."""
+        maps = [(pair.name, each.difficulties) for pair, each in zip(self._images.train, known, strict=True) if each]
+        rows = [
+            {"image_id": name, "difficulty": float(each.mean(dtype=np.float64)), "pixels": each.size}
+            for name, each in maps[:SURVEY_IMAGES]
+        ]
+        return float(mean_difficulty(rows)["mean_difficulty"])
 
     @property
     def busy(self) -> bool:
@@ -193,14 +203,12 @@ def _condenser(config: CondenseConfig, teacher: bytes) -> Condenser:
     return load_condenser(config, teacher, set_up_torch(config.actors, has_gpu=False))
 
 
-def _difficulty(config: CondenseConfig, teacher: bytes, lr: NDArray[np.uint8]) -> float:
-    return _condenser(config, teacher).difficulty(lr)
+def _measure(config: CondenseConfig, teacher: bytes, lr: NDArray[np.uint8]) -> Known:
+    return _condenser(config, teacher).measure(lr, keep_features=False)
 
 
-def _condense(
-    config: CondenseConfig, teacher: bytes, mean: float | None, name: str, lr: NDArray[np.uint8], hr: Any
-) -> Condensed | str:
+def _condense(config: CondenseConfig, teacher: bytes, mean: float | None, task: ImageTask) -> Condensed | str:
     condenser = _condenser(config, teacher)
     condenser.mean_difficulty = mean
-    result = condenser.condense([ImageTask(name, lr, hr)])[0]
-    return f"{name}: {type(result).__name__}: {result}" if isinstance(result, Exception) else result
+    result = condenser.condense([task])[0]
+    return f"{task.image_id}: {type(result).__name__}: {result}" if isinstance(result, Exception) else result
