@@ -163,7 +163,7 @@ def _difference(found: TrainRecord, asked: TrainRecord) -> str:
     if found.data != asked.data:
         changed.append(f"  data: {found.data} -> {asked.data}\n")
     if not changed:  # all settings are equal: so it is what they name
-        return "its data, the network behind its labels, or the version of idc_ray has changed since; "
+        return "the content of its data, or of the network behind its labels, or idc_ray itself has changed since; "
     return "there -> asked for:\n" + "".join(changed)
 
 
