@@ -56,7 +56,7 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo
-	$(RUN) jobs/condense.py --output $(DEMO)
+	$(RUN) -m idc_ray condense --output $(DEMO)
 	@echo "Condensed set: $(DEMO)/shards/*.parquet"
 	@echo "Pictures:      $(DEMO)/gallery.png"
 

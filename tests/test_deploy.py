@@ -142,9 +142,10 @@ def test_dockerfile() -> None:
 def test_commands_that_are_shown_are_commands(name: str) -> None:
     """Catches a setting that was renamed and lives on in the text."""
     text = (ROOT / name).read_text().replace("\\\n", " ")
-    commands = re.findall(r"^[^`\n]*?jobs/(\w+)\.py((?: +[^\n`#]*)?)", text, re.MULTILINE)
+    commands = re.findall(r"^[^`\n]*?(?:jobs/(\w+)\.py|idc-ray (\w+))((?: +[^\n`#]*)?)", text, re.MULTILINE)
     assert commands
-    for job, rest in commands:
+    for script, command, rest in commands:
+        job = script or command
         assert importlib.util.find_spec(f"jobs.{job}") is not None
         options = shlex.split(rest.replace("...", "x"))
         if job in CONFIGS and options and "--help" not in options:
