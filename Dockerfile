@@ -45,9 +45,11 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
 FROM cpu-packages AS cpu
 COPY --chown=ray runtime_env.yaml LICENSE README.md ./
 COPY --chown=ray jobs jobs
+COPY --chown=ray tune_spaces tune_spaces
 COPY --chown=ray idc_ray idc_ray
 
 FROM gpu-packages AS gpu
 COPY --chown=ray runtime_env.yaml LICENSE README.md ./
 COPY --chown=ray jobs jobs
+COPY --chown=ray tune_spaces tune_spaces
 COPY --chown=ray idc_ray idc_ray

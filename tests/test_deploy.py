@@ -129,7 +129,7 @@ def test_dockerfile() -> None:
     assert {"gpu", "cpu"} <= set(re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE))
     let_in = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     copied = re.findall(r"^COPY (?:--\S+ )*(.+) \S+$", text, re.MULTILINE)
-    assert len(copied) == 7
+    assert len(copied) == 9
     for source in (name for line in copied for name in line.split()):
         assert (ROOT / source).exists(), source
         assert source in let_in, source

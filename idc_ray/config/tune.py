@@ -51,7 +51,8 @@ class TuneConfig(Section):
     }
 
     space: Neutral[Text]
-    """YAML file of what is varied, such as tune_spaces/rlff.yaml. Its content counts, its path does not."""
+    """What is varied: a YAML file, or the name of a packaged one: all, loss_weights, ratio, rlff, smoke. Its content
+    counts, its path does not."""
     input: Neutral[Place[Text | None]] = None
     """Folder, glob, list file or Parquet of HR images; null: photographs of scikit-image."""
     output: Neutral[Place[Text]] = "idc_tuning"
