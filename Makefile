@@ -52,7 +52,7 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(INSTALL) $(CONSTRAINTS) -e '.[dev,teachers]'
+	$(INSTALL) $(CONSTRAINTS) -e '.[dev,all]'
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo
