@@ -52,11 +52,11 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(INSTALL) $(CONSTRAINTS) -e '.[dev,teachers]'
+	$(INSTALL) $(CONSTRAINTS) -e '.[dev,all]'
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo
-	$(RUN) jobs/condense.py --output $(DEMO)
+	$(RUN) -m idc_ray condense --output $(DEMO)
 	@echo "Condensed set: $(DEMO)/shards/*.parquet"
 	@echo "Pictures:      $(DEMO)/gallery.png"
 

@@ -129,7 +129,7 @@ def test_dockerfile() -> None:
     assert {"gpu", "cpu"} <= set(re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE))
     let_in = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     copied = re.findall(r"^COPY (?:--\S+ )*(.+) \S+$", text, re.MULTILINE)
-    assert len(copied) == 7
+    assert len(copied) == 9
     for source in (name for line in copied for name in line.split()):
         assert (ROOT / source).exists(), source
         assert source in let_in, source
@@ -142,9 +142,10 @@ def test_dockerfile() -> None:
 def test_commands_that_are_shown_are_commands(name: str) -> None:
     """Catches a setting that was renamed and lives on in the text."""
     text = (ROOT / name).read_text().replace("\\\n", " ")
-    commands = re.findall(r"^[^`\n]*?jobs/(\w+)\.py((?: +[^\n`#]*)?)", text, re.MULTILINE)
+    commands = re.findall(r"^[^`\n]*?(?:jobs/(\w+)\.py|idc-ray (\w+))((?: +[^\n`#]*)?)", text, re.MULTILINE)
     assert commands
-    for job, rest in commands:
+    for script, command, rest in commands:
+        job = script or command
         assert importlib.util.find_spec(f"jobs.{job}") is not None
         options = shlex.split(rest.replace("...", "x"))
         if job in CONFIGS and options and "--help" not in options:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -36,7 +36,31 @@ class CompareMlflow(Mlflow):
 
 
 class CompareConfig(Section):
-    """Everything that ``jobs/compare.py`` can be told."""
+    """Settings of ``idc-ray compare``."""
+
+    common: ClassVar[dict[str, str]] = {
+        "input": "folder, glob, list file or Parquet of images; none: demo photographs",
+        "output": "folder or s3:// or gs:// prefix to write to",
+        "scale": "super-resolution factor",
+        "methods": "methods or variants",
+        "ratios": "shares of the pixels to keep",
+        "labels": "teacher, real, or both",
+        "allocations": "per_image, difficulty, or both",
+        "students": "models or networks to train",
+        "seeds": "each arm is run once with each",
+        "teacher": "checkpoint; none: the bundled one",
+        "benchmarks": "one benchmark folder to test on, or several: '[A, B]'",
+        "validation": "folder of HR images for curves and a column of the table",
+        "curve": "measure curves on: validation, benchmarks, none",
+        "condense": "settings of condense for every arm, '{tile_size: 32}'",
+        "train": "settings of train for every arm, '{iterations: 3000}'",
+        "variants": "methods with settings of their own; see docs/compare.md",
+        "networks": "students with settings of their own; see docs/compare.md",
+        "reference": "arm to compare the others with; none: the whole set",
+        "actors.max_size": "most workers; none: as many as there is room for",
+        "actors.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
+        "dry_run": "list arms, tasks and a time estimate; start nothing",
+    }
 
     input: Place[Text | None] = None
     """Folder, glob, list file or Parquet of HR images; null: photographs of scikit-image."""
@@ -69,7 +93,7 @@ class CompareConfig(Section):
     train: Changes = Field(default={})
     """Settings of the training job for every arm, "{iterations: 3000, patch_size: 32}"."""
     benchmarks: Place[OneOrSeveral[Text]] = ()
-    """Folders that students are tested on at the end, as jobs/evaluate.py takes them; one or several."""
+    """Folders that students are tested on at the end, as idc-ray evaluate takes them; one or several."""
     validation: Place[Text | None] = None
     """Folder of HR images, or a benchmark folder, that the curves and a column of the table are measured on."""
     curve: Literal["validation", "benchmarks", "none"] = "validation"

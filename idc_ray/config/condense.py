@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -212,7 +212,32 @@ class Mlflow(Section):
 
 
 class CondenseConfig(Section):
-    """Everything that ``jobs/condense.py`` can be told."""
+    """Settings of ``idc-ray condense``."""
+
+    common: ClassVar[dict[str, str]] = {
+        "input": "folder, glob, list file or Parquet of images; none: demo photographs",
+        "output": "folder or s3:// or gs:// prefix to write to",
+        "scale": "super-resolution factor",
+        "ratio": "share of the pixels to keep, in (0, 1]",
+        "method": "idc, or a baseline: random, hardest, sobel, kcenter, ...",
+        "matching": "how idc makes its tiles: cells, pixels or both",
+        "allocation": "per_image, or difficulty: more for hard images",
+        "tile_size": "side of an LR tile in pixels",
+        "iterations": "steps of learning pixels; 0: keep the initial tiles",
+        "teacher": "checkpoint of the network that makes the labels; none: the bundled one",
+        "guide": "features to match come from: auto, teacher, bundled",
+        "labels": "HR tiles: teacher, or real, with a baseline only",
+        "seed": "seed of everything random",
+        "source.lr_input": "folder of given LR images; none: made by bicubic",
+        "actors.max_size": "most workers; none: as many as there is room for",
+        "actors.gpus": "GPUs per worker; none: 1 if there are any",
+        "actors.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
+        "mlflow.enabled": "MLflow tracking; off: --no-mlflow.enabled",
+        "dry_run": "estimate images, tiles, bytes and time; start nothing",
+        "strict": "exit with 3 if an image was quarantined",
+        "overwrite": "discard an output of another configuration or input",
+        "retry_quarantined": "try quarantined images again",
+    }
 
     input: Neutral[Place[Text | None]] = None
     """Folder, glob, list file or Parquet of HR images, local or object store; null: photographs of scikit-image."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -22,7 +22,20 @@ class EvaluateMlflow(Mlflow):
 
 
 class EvaluateConfig(Section):
-    """Everything that ``jobs/evaluate.py`` can be told; the defaults are ours."""
+    """Settings of ``idc-ray evaluate``."""
+
+    common: ClassVar[dict[str, str]] = {
+        "model": "a checkpoint, or bundled, or bicubic",
+        "benchmarks": "one benchmark folder, or several: '[Set5, Urban100]'",
+        "output": "folder or URI for metrics.json, metrics.csv and pictures",
+        "scale": "super-resolution factor",
+        "device": "cpu, cuda, cuda:1, ...; auto: the GPU if there is one",
+        "tile": "side of the tiles for large images, LR pixels; none: whole images",
+        "tile_overlap": "LR pixels that neighbouring tiles share",
+        "self_ensemble": "mean over the eight flips and rotations of the input",
+        "pictures": "write the outputs as PNG",
+        "mlflow.enabled": "track the scores with MLflow",
+    }
 
     model: Place[Text]
     """A checkpoint (ours, or any that spandrel loads), or bundled, or bicubic."""

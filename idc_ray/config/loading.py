@@ -46,7 +46,7 @@ def load(
 def unknown_setting(model: type[BaseModel], name: str) -> BadRequest:
     """The refusal of ``name``, with the nearest valid name if one is near."""
     hint = _nearest(name, [setting.name for setting in settings_of(model)])
-    return BadRequest(f"unknown setting '{name}'" + (f"; did you mean '{hint}'?" if hint else "; --help lists all"))
+    return BadRequest(f"unknown setting '{name}'" + (f"; did you mean '{hint}'?" if hint else "; --help-all lists all"))
 
 
 def _nearest(name: str, known: list[str]) -> str | None:
@@ -133,7 +133,7 @@ def flatten_changes(
         raise BadRequest(f"{where}: {error}") from None
     for name in flat:
         if name in ours or name.partition(".")[0] in ours:
-            raise BadRequest(f"{where}.{name} cannot be set here: the job sets it itself; see jobs/{job}.py --help")
+            raise BadRequest(f"{where}.{name} cannot be set here: the job sets it itself; see idc-ray {job} --help-all")
     return flat
 
 
@@ -168,7 +168,7 @@ def _explain(fault: Any) -> str:
         return message  # our own validators name the settings themselves
     name = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return f"unknown setting '{name}'; --help lists all"
+        return f"unknown setting '{name}'; --help-all lists all"
     return f"setting '{name}' is {_shown(value)}; expected: {re.sub(r'^[A-Z][a-z]+ should (be |have )?', '', message)}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -111,6 +111,31 @@ class Augment(Section):
 
 class TrainConfig(Section):
     """Everything that the training job can be told. Settings marked neutral change no weight."""
+
+    common: ClassVar[dict[str, str]] = {
+        "data": "condensed sets, folders of images or pairs; several: '[A, B]'",
+        "output": "folder or s3:// or gs:// prefix to write to",
+        "model": "edsr_baseline, swinir_light, ...",
+        "scale": "super-resolution factor",
+        "start": "random, interpolation, or a checkpoint",
+        "labels_from": "network whose outputs replace real HR images",
+        "iterations": "optimiser steps",
+        "batch_size": "patches per step",
+        "patch_size": "side of an LR patch in pixels",
+        "optimizer.learning_rate": "peak learning rate",
+        "schedule.kind": "cosine, multistep or constant",
+        "validation.images": "folder of images to validate on, or a benchmark folder",
+        "validation.fraction": "or a share of the data that is held out",
+        "validation.every": "steps between validations",
+        "checkpoint_every": "steps between saved states",
+        "precision": "of activations: auto, float32 or bfloat16",
+        "seed": "seed of everything random",
+        "workers.count": "processes that train together",
+        "workers.gpus": "GPUs per worker; none: 1 if there are enough",
+        "workers.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
+        "mlflow.enabled": "MLflow tracking; off: --no-mlflow.enabled",
+        "overwrite": "replace another training in the output",
+    }
 
     data: Neutral[Place[OneOrSeveral[Text]]] = ()
     """Condensed sets, or folders, globs, lists or Parquet files of HR images; one or several, "[A, B]"."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -24,10 +24,35 @@ class TuneMlflow(Mlflow):
 
 
 class TuneConfig(Section):
-    """Everything that ``jobs/tune.py`` can be told. A space's own settings stand below the command line's."""
+    """Settings of ``idc-ray tune``. A space's own settings stand below the command line's."""
+
+    common: ClassVar[dict[str, str]] = {
+        "space": "what to vary: a YAML file, or smoke, ratio, rlff, all, ...",
+        "input": "folder, glob, list file or Parquet of images; none: demo photographs",
+        "output": "folder or s3:// or gs:// prefix to write to",
+        "scale": "super-resolution factor",
+        "images": "most images that a trial condenses",
+        "validation": "images to score students on; none: hold out a share",
+        "validation_share": "the share that is held out, in (0, 1)",
+        "samples": "trials in all",
+        "hours": "time limit; none: unlimited",
+        "search": "tpe, random or grid",
+        "objectives": "psnr, ratio, cost; several: '[psnr, ratio]'",
+        "stopper": "stop bad trials early: auto, asha or none",
+        "seeds": "run each setting with each; the score is the mean",
+        "condense": "settings of condense for every trial, '{tile_size: 32}'",
+        "train": "settings of train for every trial, '{iterations: 2000}'",
+        "teacher": "checkpoint of the teacher; none: the bundled one",
+        "actors.max_size": "most workers; none: as many as there is room for",
+        "actors.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
+        "dry_run": "print the space, the trials and a time estimate; start nothing",
+        "overwrite": "discard another sweep in the output",
+        "retry_failed": "try failed trials again",
+    }
 
     space: Neutral[Text]
-    """YAML file of what is varied, such as tune_spaces/rlff.yaml. Its content counts, its path does not."""
+    """What is varied: a YAML file, or the name of a packaged one: all, loss_weights, ratio, rlff, smoke. Its content
+    counts, its path does not."""
     input: Neutral[Place[Text | None]] = None
     """Folder, glob, list file or Parquet of HR images; null: photographs of scikit-image."""
     output: Neutral[Place[Text]] = "idc_tuning"

@@ -1,4 +1,4 @@
-"""The evaluation job: the one function that ``jobs/evaluate.py`` calls."""
+"""The evaluation job: scores of a network on benchmark sets."""
 
 from __future__ import annotations
 
