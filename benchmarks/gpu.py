@@ -3,6 +3,7 @@
 At most ``--minutes`` (default 9), without Ray, most important first; the JSON is written anew after each part, so that
 what was measured is kept whatever ends it. Without a GPU it says so, and checks on the CPU that every part would start.
 
+- whether captured steps learn what eager ones do, and resume with the same bits;
 - steps/s of the three students, eager, captured as a CUDA graph and compiled, one and several at a time, and their
   share of the rate at which the card multiplies large bfloat16 matrices;
 - the same with a teacher that labels every step's patches;
@@ -153,6 +154,48 @@ def random_table(bench: Bench, scale: int) -> PairTable:
     return PairTable.build(pairs, scale).to(bench.device)
 
 
+def check_row(bench: Bench, name: str, precision: str) -> Row:
+    """Whether a captured training learns what the eager one does, and resumes with the same bits.
+
+    ``difference`` is the largest one of the averaged weights after 30 steps, over their largest change.
+    """
+    set_up_training(torch.get_num_threads())
+    table = random_table(bench, 2)
+    steps, stop = (4, 2) if bench.small else (30, 11)
+
+    def trained(execution: str, breaks: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        settings = {"execution": execution, "precision": precision, "iterations": steps}
+        config = student(name, execution, bench).model_copy(update=settings)
+        feed = Patches(table, config.patch_size, config.batch_size, 0)
+
+        def begin() -> Trainer:
+            torch.manual_seed(0)
+            model = student_spec(config).build().to(bench.device, memory_format=torch.channels_last)
+            return Trainer(model, config, patches=feed.patches)
+
+        trainer = begin()
+        first = {key: value.clone() for key, value in trainer.state().items()}
+        while trainer.step < steps:
+            if breaks and trainer.step == stop:
+                saved = {key: value.clone() for key, value in trainer.state().items()}
+                trainer = begin()
+                trainer.restore(saved, stop)
+            trainer.advance(*feed.inputs(trainer.step))
+        return first, {key: value.clone() for key, value in trainer.state().items()}
+
+    (first, eager), (_, graph), (_, resumed) = trained("eager"), trained("graph"), trained("graph", breaks=True)
+    names = [key for key in eager if key.startswith("average.") and eager[key].is_floating_point()]
+    change = max(float((eager[key] - first[key]).abs().max()) for key in names)
+    difference = max(float((eager[key] - graph[key]).abs().max()) for key in names) / change
+    same = all(torch.equal(graph[key], resumed[key]) for key in graph)
+    return {
+        "what": f"{name} {precision}, graph against eager: largest difference over largest change",
+        "rate": difference,
+        "unit": "" if same else "NOT THE SAME BITS WHEN RESUMED",
+        "resumes_bit_by_bit": same,
+    }
+
+
 def peak_row(bench: Bench) -> Row:
     bench.peak = matrix_rate(bench)
     return {"what": "bfloat16 matrix product", "rate": bench.peak / 1e12, "unit": "TFLOP/s"}
@@ -218,6 +261,9 @@ def condense_row(bench: Bench, source: Path | None, scale: int) -> Row:
 def measurements(bench: Bench, source: Path | None, teacher: Path | None) -> Iterator[Callable[[], Row]]:
     """All of them, the most important first; on a CPU each kind once."""
     yield partial(peak_row, bench)
+    for precision in ("float32", "bfloat16"):
+        for name in PLAN:
+            yield partial(check_row, bench, name, precision)
     labelers = [partial(load_upscaler, bundled_teacher_bytes(2), scale=2, device=bench.device, name="bundled")]
     if teacher is not None:
         labelers.insert(0, partial(load_upscaler, teacher, scale=2, device=bench.device))
@@ -258,7 +304,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
             row = measurement()
             share = f"  {row['share']:6.1%} of the peak" if "share" in row else ""
             stages = f"  {row['stages']}" if "stages" in row else ""
-            print(f"{row['what']:72} {row['rate']:10.2f} {row['unit']}{share}{stages}", flush=True)
+            print(f"{row['what']:72} {row['rate']:10.4g} {row['unit']}{share}{stages}", flush=True)
         except Exception as error:  # what one card cannot run must not cost the other figures
             if small:
                 raise
