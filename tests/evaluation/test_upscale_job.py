@@ -226,3 +226,18 @@ def test_an_image_that_memory_does_not_suffice_for_is_reported(
     with pytest.raises(IdcError):
         run_upscale(config(photos))
     assert "one.png: out_of_memory: not enough memory; use --tile 128" in capsys.readouterr().out
+
+
+def test_in_an_object_store(photos: Path, s3: Any) -> None:
+    """From a bucket and to one, and only what is missing the second time."""
+    s3.client.create_bucket(Bucket="upscale")
+    s3.put("upscale", "in/d/one.png", (photos / "one.png").read_bytes())
+    s3.put("upscale", "in/two.png", (photos / "one.png").read_bytes())
+    settings = {"input": s3.uri("upscale/in"), "output": s3.uri("upscale/in/larger")}
+    run_upscale(config(photos, **settings))
+    assert s3.keys("upscale", "in/larger/") == ["in/larger/d/one.png", "in/larger/two.png", "in/larger/upscale.json"]
+    s3.client.delete_object(Bucket="upscale", Key="in/larger/two.png")
+    with s3.counting() as requests:
+        run_upscale(config(photos, **settings))
+    changed = {request.name for request in requests if request.method in ("PUT", "POST")}
+    assert {name for name in changed if name.endswith(".png")} == {"two.png"}
