@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": "Condense, train and evaluate with several methods, and tabulate the results.",
     "tune": "Search for settings of condense that make better students.",
     "export": "Write a condensed set as folders of PNG pairs, for BasicSR and similar trainers.",
+    "upscale": "Upscale photographs with a network.",
     "status": "Show the state of a condense job, running or not, from its output.",
     "completion": "Print a completion script for bash, zsh or fish.",
 }

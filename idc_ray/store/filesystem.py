@@ -104,6 +104,17 @@ class Place:
         """Names of the folders right in a folder, sorted; none if it is not there."""
         return self._list(folder, FileType.Directory)
 
+    def all_files(self) -> dict[str, int]:
+        """Every file below the root: its name, and when it was last changed, in ns since 1970 (-1: unknown)."""
+        if self.is_local:  # pyarrow's listing fails at a name that is not UTF-8
+            paths = [os.path.join(folder, name) for folder, _, names in os.walk(self.root) for name in names]
+            return {os.path.relpath(path, self.root): os.lstat(path).st_mtime_ns for path in paths}
+        with self._told("list", ""):
+            infos = self.fs.get_file_info(FileSelector(self.path(""), allow_not_found=True, recursive=True))
+        start = len(self.root.rstrip("/")) + 1
+        files = (info for info in infos if info.type == FileType.File)
+        return {info.path[start:]: -1 if info.mtime_ns is None else info.mtime_ns for info in files}
+
     def remove_if_empty(self, folder: str) -> None:
         """Removes a local folder that has nothing in it; an object store has no folders."""
         if self.is_local:
