@@ -44,7 +44,7 @@ DAMAGED = "damaged"
 
 #: How messages about damage end.
 FIX_DAMAGE = (
-    "python jobs/verify.py lists all damage of an output, and with --repair takes it out so that the same condense "
+    "idc-ray verify lists all damage of an output, and with --repair takes it out so that the same condense "
     "command does those images again; or restore that file from a copy, or start again with --overwrite"
 )
 

@@ -24,7 +24,7 @@ from idc_ray.store.threads import ordered_map
 __all__ = ["Manifest", "index_table", "read_manifest", "write_manifest"]
 
 _FIX = (
-    "check the rest of the output with jobs/verify.py, then delete that file and run the same command again: it is "
+    "check the rest of the output with idc-ray verify, then delete that file and run the same command again: it is "
     "written anew"
 )
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from idc_ray.commands.verify import main
 from idc_ray.store import Store
-from jobs.verify import main
 from tests.e2e.conftest import IMAGES, Told
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]
@@ -41,7 +41,7 @@ def test_damage_is_found_taken_out_and_done_again(
     cut.write_bytes(cut.read_bytes()[:-1])
     resumed = run_here(photos, output, SETTINGS)
     assert resumed.returncode == 1
-    assert f"{names[1]} is damaged" in resumed.stderr and "jobs/verify.py" in resumed.stderr
+    assert f"{names[1]} is damaged" in resumed.stderr and "idc-ray verify" in resumed.stderr
     capsys.readouterr()
     assert main([str(output), "--repair", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

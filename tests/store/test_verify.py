@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow.fs import PyFileSystem
 
+from idc_ray.commands.verify import main
 from idc_ray.errors import BadRequest, IdcError, Locked
 from idc_ray.images import encode_png
 from idc_ray.store import Store, holder_text, lease, shard_of
@@ -29,7 +30,6 @@ from idc_ray.store.records import records_from_table
 from idc_ray.store.sealed import sealed
 from idc_ray.store.shards import shard_bytes
 from idc_ray.store.verify import Report, verify, verify_output
-from jobs.verify import main
 from tests.s3 import S3
 
 SHARDS = 3
@@ -255,7 +255,7 @@ def done_or_refused(store: Store, make: SimpleNamespace) -> set[str]:
     try:
         return set(store.done(make.DIGEST))
     except IdcError as error:
-        if "jobs/verify.py" not in str(error):
+        if "idc-ray verify" not in str(error):
             raise
         return set()
 
@@ -331,7 +331,7 @@ def test_a_damaged_run_record_is_written_anew_by_its_own_command_only(finished: 
     assert record is not None
     edit_json(finished, "run.json", lambda value: value["config"].update(scale=4))
     for read in (finished.read_run, lambda: finished.begin_run(record)):
-        with pytest.raises(IdcError, match=r"run\.json has another checksum.*jobs/verify\.py"):
+        with pytest.raises(IdcError, match=r"run\.json has another checksum.*idc-ray verify"):
             read()
     report = check(finished, repair=True)
     assert [fault.file for fault in report.faults] == ["run.json"] and report.sound and report.finished
@@ -553,7 +553,7 @@ def test_the_resume_of_a_finished_output_notices_what_is_cheap_to_notice(
     index = finished.place.read(index_name(1)) or b""
 
     def refused(text: str) -> None:
-        with pytest.raises(IdcError, match=rf"(?s){text}.*jobs/verify\.py"):
+        with pytest.raises(IdcError, match=rf"(?s){text}.*idc-ray verify"):
             finished.done(make.DIGEST)
         finished.place.write(shard_name(1), whole)
         finished.place.write(index_name(1), index)
@@ -569,7 +569,7 @@ def test_the_resume_of_a_finished_output_notices_what_is_cheap_to_notice(
     change(finished, index_name(1), lambda data: data[:9] + bytes([data[9] ^ 1]) + data[10:])
     refused("index/part-00001.parquet has another checksum|not a whole index")
     edit_json(finished, "manifest.json", lambda value: value.update(images=11))
-    with pytest.raises(IdcError, match=r"manifest\.json has another checksum.*jobs/verify\.py"):
+    with pytest.raises(IdcError, match=r"manifest\.json has another checksum.*idc-ray verify"):
         finished.done(make.DIGEST)
     finished.place.delete("manifest.json")
     finished.write_manifest(make.DIGEST, {})

@@ -322,7 +322,7 @@ def test_a_damaged_shard_in_a_stream_is_told(tmp_path: Path, monkeypatch: pytest
     shard.write_bytes(data)
     dataset = stream.stream_of(config_for(tmp_path / "set"), None)
     (error,) = [row["error"] for block in dataset.blocks for row in block.to_pylist()]
-    assert "part-00000.parquet is damaged" in error and "jobs/verify.py" in error
+    assert "part-00000.parquet is damaged" in error and "idc-ray verify" in error
 
 
 @pytest.mark.usefixtures("no_piece_left_out")
