@@ -176,12 +176,14 @@ def run(asked: argparse.Namespace, begin: float, stop: Callable[[Sequence[Studen
                     said = time.monotonic()
                     log.info("condensing: %s", sets)
             return False
-        for name, upscale in (("teacher", teacher.upscale_image), ("bicubic", partial(bicubic, scale=queue.scale))):
-            write_reference(campaign, name, upscale, known, asked.state / LINES)
         deadline = begin + 60 * asked.minutes
         files = StateFiles(asked.state, asked.scratch)
         runner = Runner(campaign, missing, asked.state / LINES, files, asked.parallel, asked.save_every)
-        return runner.run(deadline - RESERVE, stop)
+        finished = runner.run(deadline - RESERVE, stop)
+        if finished:  # last: a large teacher is slow on a CPU
+            for name, upscale in (("teacher", teacher.upscale_image), ("bicubic", partial(bicubic, scale=queue.scale))):
+                write_reference(campaign, name, upscale, known, asked.state / LINES)
+        return finished
     finally:
         sets.close()
 
