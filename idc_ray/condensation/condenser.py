@@ -52,7 +52,7 @@ __all__ = ["Condenser"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Tiles of one teacher call where ``slots`` is not set: GPUs need many to be busy, CPUs waste time on dummies (ours).
+#: Tiles of one teacher call where ``slots`` is not set: GPUs need many to be busy, CPUs waste time on dummies.
 DEFAULT_SLOTS = {"cpu": 4, "cuda": 32}
 
 
