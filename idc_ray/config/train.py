@@ -114,6 +114,7 @@ class TrainConfig(Section):
         "workers.gpus": "GPUs per worker; none: 1 if there are enough",
         "workers.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
         "mlflow.enabled": "MLflow tracking; off: --no-mlflow.enabled",
+        "dry_run": "print data, network, steps, bytes and time; start nothing",
         "overwrite": "replace another training in the output",
     }
 
@@ -158,6 +159,8 @@ class TrainConfig(Section):
     """Larger images are refused as decompression bombs."""
     allow_unfinished: Neutral[bool] = False
     """Train on a condensed set that is not finished."""
+    dry_run: Neutral[bool] = False
+    """Print data, network, steps, bytes and a time estimate; start and write nothing."""
     overwrite: Neutral[bool] = False
     """Replace another training in the output."""
     optimizer: TrainOptimizer = TrainOptimizer()
