@@ -14,10 +14,13 @@ def main(argv: Sequence[str]) -> int:
     config = parse(ExportConfig, argv, COMMANDS["export"], "export")
     start_logging()
     from idc_ray.store import Store  # after parsing: pyarrow takes a moment to import
-    from idc_ray.store.export import META, export_folders
+    from idc_ray.store.export import META, describe_export, export_folders
     from idc_ray.store.filesystem import resolve
 
     target = resolve(config.output)
+    if config.dry_run:
+        print(describe_export(Store.open(config.run), target, config.overwrite))
+        return 0
     pairs = export_folders(Store.open(config.run), target, config.overwrite)
     print(f"{pairs} pairs in {target.uri}: HR/, LR/, {META}")
     return 0

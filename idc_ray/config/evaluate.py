@@ -34,6 +34,7 @@ class EvaluateConfig(Section):
         "tile_overlap": "LR pixels that neighbouring tiles share",
         "self_ensemble": "mean over the eight flips and rotations of the input",
         "pictures": "write the outputs as PNG",
+        "dry_run": "print sets, sizes and time; write nothing",
         "mlflow.enabled": "track the scores with MLflow",
     }
 
@@ -56,4 +57,6 @@ class EvaluateConfig(Section):
     """Mean of the outputs for the eight flips and rotations of the input (EDSR, section 3.3)."""
     pictures: bool = False
     """Write the outputs as PNG, SET/NAME.png."""
+    dry_run: bool = False
+    """Print sets, sizes and a time estimate; write nothing."""
     mlflow: EvaluateMlflow = EvaluateMlflow()

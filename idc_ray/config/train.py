@@ -134,6 +134,7 @@ class TrainConfig(Section):
         "workers.gpus": "GPUs per worker; none: 1 if there are enough",
         "workers.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
         "mlflow.enabled": "MLflow tracking; off: --no-mlflow.enabled",
+        "dry_run": "print data, network, steps, bytes and time; start nothing",
         "overwrite": "replace another training in the output",
     }
 
@@ -185,6 +186,8 @@ class TrainConfig(Section):
     """Largest image that is decoded, in pixels."""
     allow_unfinished: Neutral[bool] = False
     """Train on a condensed set that is not finished yet."""
+    dry_run: Neutral[bool] = False
+    """Print data, network, steps, bytes and a time estimate; start and write nothing."""
     overwrite: Neutral[bool] = False
     """Discard another training in the output."""
     optimizer: TrainOptimizer = TrainOptimizer()

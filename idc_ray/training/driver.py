@@ -34,10 +34,11 @@ from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.lock import lock
 from idc_ray.tracking import Tracker, tracking_uri
 from idc_ray.training.data import may_stream, open_sources
+from idc_ray.training.dry_run import estimate
 from idc_ray.training.fit import Event, new_model, start_sha256, with_absolute_start
 from idc_ray.training.mlflow_model import save_mlflow_model
 from idc_ray.training.progress import TrainProgress
-from idc_ray.training.state import BEST, LAST, TrainRecord, begin_training, read_state, update_record
+from idc_ray.training.state import BEST, LAST, TrainRecord, begin_training, check_output, read_state, update_record
 from idc_ray.training.stream import stream_of
 from idc_ray.training.validation import validation_pairs
 from idc_ray.training.worker import TrainJob, run_worker
@@ -79,7 +80,6 @@ def train(config: TrainConfig) -> int:
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)
     place = resolve(config.output)
-    place.check_writable()
     digest = config.digest(
         "+".join(source.digest for source in sources),
         None if labels is None else teacher_sha256(labels),
@@ -91,6 +91,12 @@ def train(config: TrainConfig) -> int:
         [source.describe() for source in sources],
         datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    if config.dry_run:
+        continued = check_output(place, record, config.overwrite)
+        state = None if continued is None else read_state(place)
+        print(estimate(config, sources, 0 if state is None else state.step))
+        return 0
+    place.check_writable()
     with lock(place, holder_text()):
         record = begin_training(place, record, config.overwrite)
         state = read_state(place)

@@ -22,7 +22,10 @@ from idc_ray.redact import redact_all
 from idc_ray.store.filesystem import Place
 from idc_ray.training.low_precision import Precision
 
-__all__ = ["BEST", "LAST", "STATE", "SavedState", "TrainRecord", "begin_training", "read_state", "write_checkpoint"]
+__all__ = [
+    "BEST", "LAST", "STATE", "SavedState", "TrainRecord", "begin_training", "check_output", "read_state",
+    "write_checkpoint",
+]  # fmt: skip
 
 BEST, LAST, STATE, RECORD = "best.safetensors", "last.safetensors", "state.safetensors", "train.json"
 METADATA_KEY = "idc_ray_training"
@@ -103,15 +106,28 @@ def begin_training(place: Place, record: TrainRecord, overwrite: bool) -> TrainR
         BadRequest: another training is there; the message lists what differs.
     """
     record = replace(record, config=redact_all(record.config))
-    found = read_record(place)
-    if found is not None and not overwrite:
-        if found.digest != record.digest:
-            raise BadRequest(f"{place.uri} holds another training; {_difference(found, record)}{FRESH}")
+    found = check_output(place, record, overwrite)
+    if found is not None:
         return found
     for name in (STATE, LAST, BEST):  # the record last: killed in between, the new training starts from nothing
         place.delete(name)
     place.write_json(RECORD, asdict(record))
     return record
+
+
+def check_output(place: Place, record: TrainRecord, overwrite: bool) -> TrainRecord | None:
+    """The stored record if the training continues the one in the output; None if it starts. Nothing is written.
+
+    Raises:
+        BadRequest: another training is there; the message lists what differs.
+    """
+    found = read_record(place)
+    if found is None or overwrite:
+        return None
+    if found.digest != record.digest:
+        asked = replace(record, config=redact_all(record.config))
+        raise BadRequest(f"{place.uri} holds another training; {_difference(found, asked)}{FRESH}")
+    return found
 
 
 def read_record(place: Place) -> TrainRecord | None:
