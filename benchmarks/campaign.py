@@ -43,10 +43,10 @@ from benchmarks.arms.state import Saved, StateFiles
 from benchmarks.arms.students import Student, TableMaker, bicubic, score
 from benchmarks.common import ROOT
 from idc_ray.cli import Parser, run_job
-from idc_ray.comparison.students import machine
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images.locate import read_bytes
 from idc_ray.models import Upscaler, bundled_teacher_bytes, load_upscaler, teacher_sha256
+from idc_ray.pipeline.device import machine
 from idc_ray.training.device import set_up_training
 from idc_ray.training.loop import NonFiniteLoss
 from idc_ray.training.pairs import Pair
@@ -168,16 +168,22 @@ def run(asked: argparse.Namespace, begin: float, stop: Callable[[Sequence[Studen
             print(format_plan(queue, missing, asked.minutes, asked.parallel, asked.rate, device))
             return not missing
         if asked.prepare:
+            said = time.monotonic()
             while sets.busy:
                 sets.poll()
                 time.sleep(0.2)
+                if time.monotonic() > said + REPORT_EVERY:
+                    said = time.monotonic()
+                    log.info("condensing: %s", sets)
             return False
-        for name, upscale in (("teacher", teacher.upscale_image), ("bicubic", partial(bicubic, scale=queue.scale))):
-            write_reference(campaign, name, upscale, known, asked.state / LINES)
         deadline = begin + 60 * asked.minutes
         files = StateFiles(asked.state, asked.scratch)
         runner = Runner(campaign, missing, asked.state / LINES, files, asked.parallel, asked.save_every)
-        return runner.run(deadline - RESERVE, stop)
+        finished = runner.run(deadline - RESERVE, stop)
+        if finished:  # last: a large teacher is slow on a CPU
+            for name, upscale in (("teacher", teacher.upscale_image), ("bicubic", partial(bicubic, scale=queue.scale))):
+                write_reference(campaign, name, upscale, known, asked.state / LINES)
+        return finished
     finally:
         sets.close()
 
@@ -195,6 +201,7 @@ def write_reference(
     key = content_digest([name, what, str(campaign.queue.scale), *images])
     if key in known:
         return
+    log.info("scoring %s", name)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         scores = score(upscale, campaign.scored, campaign.queue.scale, pool)
     append_line(
@@ -248,6 +255,7 @@ class Runner:
                 if not self.waiting:
                     break
                 time.sleep(0.2)
+                self._report()
                 continue
             for student in list(self.students):
                 self._advance(student)
@@ -329,7 +337,9 @@ class Runner:
             rate = self.steps / (now - self.reported_at)
             self.steps, self.reported_at = 0, now
             each = ", ".join(f"{s.arm.title} {s.trainer.step}/{s.arm.train.iterations}" for s in self.students)
-            log.info("%.1f steps/s in all: %s", rate, each)
+            log.info("%.1f steps/s in all: %s", rate, each or "none is trained")
+            if str(self.campaign.sets):
+                log.info("condensing: %s", self.campaign.sets)
 
     def _save(self) -> None:
         self._count_seconds()

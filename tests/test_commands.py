@@ -15,7 +15,7 @@ from idc_ray.config import Section, settings_of
 from idc_ray.errors import BadRequest
 
 ROOT = Path(__file__).resolve().parents[1]
-WITH_SETTINGS = [name for name in COMMANDS if name not in ("status", "completion")]
+WITH_SETTINGS = [name for name in COMMANDS if name not in ("status", "verify", "completion")]
 
 
 def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> str:

@@ -21,6 +21,7 @@ from idc_ray.config.evaluate import EvaluateConfig
 from idc_ray.config.export import ExportConfig
 from idc_ray.config.train import TrainConfig
 from idc_ray.config.tune import TuneConfig
+from idc_ray.config.upscale import UpscaleConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {
@@ -30,6 +31,7 @@ CONFIGS = {
     "export": ExportConfig,
     "compare": CompareConfig,
     "tune": TuneConfig,
+    "upscale": UpscaleConfig,
 }
 #: What only a user can know.
 PLACEHOLDER = re.compile(r"REGISTRY|BUCKET|ami-0{17}|:0{12}:")

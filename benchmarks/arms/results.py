@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from idc_ray.comparison.statistics import paired_difference
 from idc_ray.errors import BadRequest
 
 __all__ = ["Line", "append_line", "collect", "format_table", "read_lines"]
@@ -95,6 +94,8 @@ def _rows(lines: Sequence[Line], sets: Sequence[str], reference: str) -> Iterabl
 def _cells(scored: dict[int, Any], base: dict[int, float]) -> list[str]:
     if not scored:
         return ["", "", ""]
+    from idc_ray.comparison.statistics import paired_difference  # needs scipy, which a borrowed machine may lack
+
     psnrs = {seed: score["psnr"] for seed, score in scored.items()}
     text = f"{statistics.fmean(psnrs.values()):.3f}"
     if len(psnrs) > 1:

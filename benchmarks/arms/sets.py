@@ -137,6 +137,12 @@ class SetMaker:
         """Whether a set is still being made."""
         return bool(self._missing)
 
+    def __str__(self) -> str:
+        """What is being made: for the log."""
+        parts = {"difficulties": [part for survey in self._surveys.values() for part in survey]} | self._work
+        counts = {name: (sum(part.done() for part in work), len(work)) for name, work in parts.items()}
+        return ", ".join(f"{name} {done}/{of} images" for name, (done, of) in counts.items() if done < of)
+
     def get(self, arm: Arm) -> TileSet | None:
         """The set of an arm, or None while it is being made."""
         key = self.key(arm)

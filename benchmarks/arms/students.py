@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from benchmarks.arms.state import Saved
 from idc_ray.condensation.difficulty import bicubic_upscale
 from idc_ray.condensation.teacher_features import upscale_tiles
 from idc_ray.errors import BadRequest
-from idc_ray.evaluation.benchmarks import SetScores, mean_scores, score_image
+from idc_ray.evaluation.benchmarks import Scores, SetScores, mean_scores, score_image
 from idc_ray.models import Upscaler
 from idc_ray.training.augment import AugmentedFeed
 from idc_ray.training.data import open_sources
@@ -35,6 +35,9 @@ from idc_ray.training.state import SavedState
 __all__ = ["Student", "TableMaker", "bicubic", "score", "thinned"]
 
 log = logging.getLogger(__name__)
+
+#: Seconds between two lines of progress while images are upscaled.
+LOG_EVERY = 15.0
 
 #: Tiles that the teacher labels in one call.
 LABELED_AT_ONCE = 64
@@ -210,11 +213,16 @@ def score(
     pool: ThreadPoolExecutor,
 ) -> dict[str, SetScores]:
     """Scores by set; the device upscales one image after another, metrics are computed beside it in ``pool``."""
-    waiting = {
-        name: {pair.name: pool.submit(partial(score_image, pair.name, hr=pair.hr, scale=scale), upscale(pair.lr))
-               for pair in pairs}
-        for name, pairs in sets.items()
-    }  # fmt: skip
+    waiting: dict[str, dict[str, Future[Scores]]] = {}
+    count, logged = sum(map(len, sets.values())), time.monotonic()
+    for name, pairs in sets.items():
+        waiting[name] = {}
+        for pair in pairs:
+            scored = partial(score_image, pair.name, hr=pair.hr, scale=scale)
+            waiting[name][pair.name] = pool.submit(scored, upscale(pair.lr))
+            if time.monotonic() > logged + LOG_EVERY:
+                logged = time.monotonic()
+                log.info("upscaled %d of %d images", sum(map(len, waiting.values())), count)
     results: dict[str, SetScores] = {}
     for name, futures in waiting.items():
         images = {image: future.result() for image, future in futures.items()}

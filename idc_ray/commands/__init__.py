@@ -25,7 +25,9 @@ COMMANDS = {
     "compare": "Condense, train and evaluate with several methods, and tabulate the results.",
     "tune": "Search for settings of condense that make better students.",
     "export": "Write a condensed set as folders of PNG pairs, for BasicSR and similar trainers.",
+    "upscale": "Upscale photographs with a network.",
     "status": "Show the state of a condense job, running or not, from its output.",
+    "verify": "Check a condensed set for damage, and take damage out.",
     "completion": "Print a completion script for bash, zsh or fish.",
 }
 

@@ -104,14 +104,14 @@ def load_teacher(
 
 
 def load_upscaler(
-    data: bytes | str | Path, *, scale: int, device: torch.device | str = "cpu", name: str | None = None
+    data: bytes | str | Path, *, scale: int | None, device: torch.device | str = "cpu", name: str | None = None
 ) -> Upscaler:
-    """As :func:`load_teacher`, for networks of which only the output is wanted."""
+    """As :func:`load_teacher`, for networks of which only the output is wanted; ``scale`` None: the network's own."""
     data, name = _content(data, name)
     network = _read_network(data, name, scale)
     return Upscaler(
         network.model.to(device),
-        scale=scale,
+        scale=network.scale,
         name=name,
         sha256=teacher_sha256(data),
         minimum=network.minimum,
@@ -129,7 +129,7 @@ def _content(data: bytes | str | Path, name: str | None) -> tuple[bytes, str]:
         raise BadRequest(f"checkpoint {path} cannot be read ({error.strerror}); check the path") from None
 
 
-def _read_network(data: bytes, name: str, scale: int) -> _Network:
+def _read_network(data: bytes, name: str, scale: int | None) -> _Network:
     if is_safetensors(data) and METADATA_KEY in read_metadata(data):
         checkpoint = load_checkpoint(data)
         network = _Network(checkpoint.build(), checkpoint.spec.scale)
@@ -142,7 +142,7 @@ def _read_network(data: bytes, name: str, scale: int) -> _Network:
             f"{name} is no checkpoint: its content starts with {data[:8]!r}; "
             "expected safetensors or a PyTorch file with a state dict (.pt, .pth)"
         )
-    if network.scale != scale:
+    if scale is not None and network.scale != scale:
         raise BadRequest(
             f"{name} upscales by {network.scale}, the run by {scale}; "
             f"use --scale {network.scale}, or a checkpoint for {scale}"

@@ -15,7 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 __all__ = ["Progress"]
 
-LOG_SECONDS = 30.0  # a bar redrawn into a job's log would flood it
+LOG_SECONDS = 20.0  # a bar redrawn into a job's log would flood it, and a silent one looks like a job that hangs
 WAITING = "waiting for the first images"
 TICK_SECONDS = 1.0  # a bar whose clock stands still looks like a job that hangs
 
@@ -51,7 +51,16 @@ class Progress:
         self._drops = 0.0
         self._dropped = 0
         self._lock = threading.Lock()  # of the numbers and the stream, which the ticking thread uses too
+        self._now = self._step = ""
         self._bar = self._make_bar() if self._stream.isatty() else None
+
+    def begin(self, now: str) -> None:
+        """Name what is worked on from now on, for the lines and the bar; for jobs that do one thing after another."""
+        self._now, self._step = now, ""
+
+    def step(self, step: str) -> None:
+        """Name the part of it that is worked on, such as ``tile 3 of 40``."""
+        self._step = step
 
     def update(self, status: Mapping[str, Any]) -> None:
         """Take one status row."""
@@ -74,8 +83,10 @@ class Progress:
         """
         with self._lock:
             if self._bar is not None:
+                if self._now:
+                    self._bar.set_postfix_str(self._in_hand(), False)
                 self._bar.refresh()
-            elif self._handled and self._clock() - self._told_at >= LOG_SECONDS:
+            elif (self._handled or self._now) and self._clock() - self._told_at >= LOG_SECONDS:
                 self._tell()
 
     @contextlib.contextmanager
@@ -125,7 +136,12 @@ class Progress:
         mean = self._mean_drop()
         if mean is not None:
             parts.append(f"loss {-100 * mean:+.0f} %")
+        if self._now and self.done + self.failed < self.total:
+            parts.append(f"now {self._in_hand()}")
         return ", ".join(parts)
+
+    def _in_hand(self) -> str:
+        return ", ".join(part for part in (self._now, self._step) if part)
 
     def _make_bar(self) -> Any:
         return tqdm(

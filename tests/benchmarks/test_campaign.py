@@ -259,3 +259,13 @@ def test_the_table_pairs_by_seed(tmp_path: Path) -> None:
     assert "30.800 ± 0.849" in row
     assert "+0.300 [-0.971, +1.571]" in row  # 0.2 and 0.4: t(1) = 12.706 times 0.1
     assert "| 3 | 0.1000 | 9 | C |" in row
+
+
+def test_a_borrowed_machine_needs_few_packages() -> None:
+    """Catches an import of what a GPU machine without Ray does not have, found out in its first paid minute."""
+    missing = ["ray", "mlflow", "optuna", "matplotlib", "sklearn", "skimage", "tqdm", "scipy", "datasets"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({missing}))\n"
+        "import benchmarks.campaign, benchmarks.gpu, benchmarks.arms.students, idc_ray.condensation.load"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -40,8 +40,29 @@ def test_without_a_terminal_a_line_at_the_first_image_now_and_then_and_at_the_en
     lines = stream.getvalue().splitlines()
     assert len(lines) == 1 + 99 // int(module.LOG_SECONDS) + 1
     assert lines[0] == "1 of 100 images, 0 failed, 1 images/s, 1 min 39 s left, loss -75 %"
-    assert lines[1].startswith("31 of 100 images")
+    assert lines[1].startswith("21 of 100 images")
     assert lines[-1] == "100 of 100 images, 0 failed, 1 images/s, loss -75 %"
+
+
+def test_what_is_in_hand_is_shown_from_the_start_and_while_it_lasts() -> None:
+    """Catches an hour of silence over one large image."""
+    progress, clock, stream = without_terminal(2)
+    progress.begin("a.png")
+    progress.tick()
+    progress.step("tile 3 of 40")
+    for _ in range(int(module.LOG_SECONDS)):
+        clock.now += 1.0
+        progress.tick()
+    progress.update(row(start=None, end=None))
+    progress.begin("b.png")
+    clock.now += module.LOG_SECONDS
+    progress.tick()
+    lines = stream.getvalue().splitlines()
+    assert lines[:2] == ["0 of 2 images, 0 failed, now a.png", "0 of 2 images, 0 failed, now a.png, tile 3 of 40"]
+    assert lines[2].startswith("1 of 2 images")
+    assert lines[2].endswith("now b.png")
+    progress.update(row(start=None, end=None))
+    assert "now" not in progress.line()
 
 
 def test_images_of_earlier_launches_are_progress_but_not_speed() -> None:

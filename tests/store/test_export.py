@@ -8,7 +8,7 @@ import pytest
 
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import decode_png, image_id
-from idc_ray.store import Store
+from idc_ray.store import Fingerprint, Store
 from idc_ray.store.export import META, export_folders
 from idc_ray.store.filesystem import resolve
 from tests.training.conftest import toy_pairs
@@ -65,8 +65,8 @@ def test_a_set_of_somebody_else_cannot_choose_where_its_files_go(
     condensed(tmp_path / "run")
     read = Store.read_shard
 
-    def forged(self: Store, shard: int) -> pa.Table:
-        table = read(self, shard)
+    def forged(self: Store, shard: int, expected: Fingerprint | None) -> pa.Table:
+        table = read(self, shard, expected)
         at = table.schema.get_field_index("image_id")
         return table.set_column(at, table.schema.field(at), pa.array([name] * len(table), pa.string()))
 

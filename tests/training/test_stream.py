@@ -310,6 +310,22 @@ def test_many_images_share_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("no_piece_left_out")
+def test_a_damaged_shard_in_a_stream_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a check that only data in memory has: the sources of a stream go to its tasks without their shards."""
+    monkeypatch.setattr(stream.ray.data, "from_blocks", FakeDataset)
+    condensed(tmp_path / "set")
+    dataset: Any = stream.stream_of(config_for(tmp_path / "set"), None)
+    assert [row["error"] for block in dataset.blocks for row in block.to_pylist()] == [None] * 3
+    shard = tmp_path / "set" / "shards" / "part-00000.parquet"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    dataset = stream.stream_of(config_for(tmp_path / "set"), None)
+    (error,) = [row["error"] for block in dataset.blocks for row in block.to_pylist()]
+    assert "part-00000.parquet is damaged" in error and "idc-ray verify" in error
+
+
+@pytest.mark.usefixtures("no_piece_left_out")
 def test_all_sources_stream_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a source that is left out, or one that is read as if it were another."""
     monkeypatch.setattr(stream.ray.data, "from_blocks", FakeDataset)

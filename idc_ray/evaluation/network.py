@@ -1,0 +1,105 @@
+"""The network that a command names with ``--model``, as a function on 8-bit images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from idc_ray.config.evaluate import EvaluateConfig
+from idc_ray.config.upscale import UpscaleConfig
+from idc_ray.errors import BadRequest
+from idc_ray.evaluation.upscaling import FloatUpscale, OnTile, rounded, self_ensemble, tiled
+from idc_ray.images import resize
+from idc_ray.images.locate import locate, read_bytes
+from idc_ray.models import bundled_teacher_bytes, load_upscaler, teacher_sha256
+
+__all__ = ["Network", "open_network"]
+
+#: Scale of ``bundled`` and ``bicubic`` where none is given.
+DEFAULT_SCALE = 2
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network ready for use.
+
+    Attributes:
+        upscale: uint8 (h, w, 3) to uint8 (scale h, scale w, 3).
+        scale: upscaling factor.
+        sha256: of the checkpoint's content, hexadecimal, or ``bicubic``.
+        device: where it computes.
+    """
+
+    upscale: Callable[[Image], Image]
+    scale: int
+    sha256: str
+    device: str
+
+
+def open_network(config: EvaluateConfig | UpscaleConfig, on_tile: OnTile | None = None) -> Network:
+    """The network of a configuration, in tiles and as an ensemble if that is asked for.
+
+    The names ``bundled`` and ``bicubic`` are no files; for a file of such a name write ``./bicubic``.
+
+    Args:
+        config: model, scale (None: the checkpoint's own), device, tile, tile_overlap, self_ensemble.
+        on_tile: called before each tile.
+
+    Raises:
+        BadRequest: the checkpoint cannot be used, there is no such device, the overlap is not less than the tile, or
+            ``bicubic`` comes with settings of networks.
+    """
+    if config.model == "bicubic":
+        _refuse_settings_of_networks(config)
+        scale = config.scale or DEFAULT_SCALE
+        return Network(lambda lr: resize.upscale(lr, scale), scale, "bicubic", "cpu")
+    if config.tile is not None and config.tile_overlap >= config.tile:
+        raise BadRequest(
+            f"--tile-overlap is {config.tile_overlap}; expected less than --tile {config.tile}, such as "
+            f"{config.tile // 8}"
+        )
+    data, name = _checkpoint(config)
+    network = load_upscaler(data, scale=config.scale, device=_device(config.device), name=name)
+    whole: FloatUpscale = network.upscale_image_float
+    upscale = rounded(self_ensemble(whole) if config.self_ensemble else whole)
+    if config.tile is not None:
+        upscale = tiled(upscale, network.scale, config.tile, config.tile_overlap, on_tile)
+    return Network(upscale, network.scale, teacher_sha256(data), str(network.device))
+
+
+def _refuse_settings_of_networks(config: EvaluateConfig | UpscaleConfig) -> None:
+    given = config.model_fields_set
+    ignored = [
+        name.replace("_", "-")
+        for name, useless in (("tile", config.tile is not None), ("self_ensemble", config.self_ensemble),
+                              ("device", config.device not in ("auto", "cpu")))
+        if useless and name in given
+    ]  # fmt: skip
+    if ignored:
+        raise BadRequest(
+            f"--model bicubic has no use for --{' and --'.join(ignored)}; leave that out, or name a network"
+        )
+
+
+def _checkpoint(config: EvaluateConfig | UpscaleConfig) -> tuple[bytes, str]:
+    """Content and name of the network's file."""
+    if config.model == "bundled":
+        return bundled_teacher_bytes(config.scale or DEFAULT_SCALE, "--model"), "the bundled teacher"
+    return read_bytes(config.model, "--model"), locate(config.model).path.rpartition("/")[2]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadRequest(f"--device {name} cannot be used ({str(error).splitlines()[0]}); use cpu or auto") from None
+    return device
