@@ -158,7 +158,7 @@ class TrainConfig(Section):
     """stored: HR patches are cut from what the data holds, or from labels made once before the first step; online:
     labels_from labels the LR patches of every step, after augment has changed them."""
     iterations: Count = 10_000
-    """Optimiser steps."""
+    """Optimiser steps. Raising them continues a training, finished or not, on the schedule of the new number."""
     batch_size: Count = 16
     """Patches per step, over all workers."""
     patch_size: Count = 48
@@ -220,17 +220,22 @@ class TrainConfig(Section):
         """Share of the data's images that is not trained on: none if the user names other images to validate on."""
         return 0.0 if self.validation.images is not None else self.validation.fraction
 
-    def digest(self, data: str, teacher_sha256: str | None, start_sha256: str | None = None) -> str:
+    def digest(
+        self, data: str, teacher_sha256: str | None, start_sha256: str | None = None, with_iterations: bool = True
+    ) -> str:
         """16 hex digits of everything that the weights depend on.
 
         Args:
             data: the data's digest.
             teacher_sha256: hash of the network behind the labels, if any.
             start_sha256: hash of the checkpoint that ``start`` names, if it names one.
+            with_iterations: False: without the number of steps, which a continued training may change.
         """
         settings = result_settings(self) | {"data": data, "labels_from": teacher_sha256, "version": TRAIN_VERSION}
         settings["start"] = start_sha256 or self.start
         settings["validation"]["fraction"] = self.held_out_share
+        if not with_iterations:
+            del settings["iterations"]
         for name in ("labels", "augment"):  # younger than digests that are in use
             if getattr(self, name) == type(self).model_fields[name].default:
                 del settings[name]

@@ -80,16 +80,18 @@ def train(config: TrainConfig) -> int:
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)
     place = resolve(config.output)
-    digest = config.digest(
+    content = (
         "+".join(source.digest for source in sources),
         None if labels is None else teacher_sha256(labels),
         start_sha256(config),
     )
+    digest = config.digest(*content)
     record = TrainRecord(
         config.model_dump(mode="json"),
         digest,
         [source.describe() for source in sources],
         datetime.now(UTC).isoformat(timespec="seconds"),
+        family=config.digest(*content, with_iterations=False),
     )
     if config.dry_run:
         continued = check_output(place, record, config.overwrite)
@@ -100,7 +102,7 @@ def train(config: TrainConfig) -> int:
     with lock(place, holder_text()):
         record = begin_training(place, record, config.overwrite)
         state = read_state(place)
-        finished = state is not None and state.finished
+        finished = state is not None and state.step >= config.iterations
         if state is not None and finished and record.tracked:
             print(_summary(place, state.best_psnr, state.best_step, config.iterations))
             return 0
