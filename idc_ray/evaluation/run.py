@@ -23,7 +23,7 @@ from idc_ray.evaluation.benchmarks import (
 )
 from idc_ray.evaluation.network import Network, cost_per_pixel, open_network
 from idc_ray.images import encode_png
-from idc_ray.pipeline.progress import duration
+from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.summary import size
 from idc_ray.store.filesystem import Place, resolve
 
@@ -46,20 +46,35 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, SetScores]:
         Scores by the set's name; none in a dry run.
     """
     sets = find_all_sets(config.benchmarks, config.scale, "--benchmarks")
-    network = open_network(config)
+    done, tile = 0, ""
+    images = [(each.name, image.hr.name) for each in sets for image in each.images]
+
+    def show_tile(before: int, tiles: int) -> None:
+        nonlocal tile
+        tile = f", tile {before + 1} of {tiles}"
+
+    network = open_network(config, show_tile)
     if config.dry_run:
-        print(_estimate(config, sets, network))
+        with Heartbeat("timing the network"):
+            print(_estimate(config, sets, network))
         return {}
     place = resolve(config.output)
     place.check_writable()
     names = _picture_names(sets)
 
     def on_image(name: str, file: str, scores: Scores, picture: Image) -> None:
+        nonlocal done, tile
+        done, tile = done + 1, ""
         print(f"{name} {file} {scores['psnr']:.2f} dB", flush=True)
         if config.pictures:
             place.write(names[name, file], encode_png(picture))
 
-    results = evaluate(network.upscale, sets, config.scale, on_image)
+    def now() -> str:
+        current = " ".join(images[min(done, len(images) - 1)])
+        return f"{done} of {len(images)} images, now {current}{tile}"
+
+    with Heartbeat(now):
+        results = evaluate(network.upscale, sets, config.scale, on_image)
     print(f"\n{config.model} x{config.scale}\n{format_table(results)}")
     _tell_exact(results)
     write_metrics(place, results)

@@ -22,7 +22,7 @@ from idc_ray.evaluation.network import Network, cost_per_pixel, open_network
 from idc_ray.images import Found, ImageRef, decode_rgb, find_images, output_inside, read_encoded, rgb_profile
 from idc_ray.images.locate import holds, locate
 from idc_ray.images.names import printable
-from idc_ray.pipeline.progress import Progress, duration
+from idc_ray.pipeline.progress import Heartbeat, Progress, duration
 from idc_ray.pipeline.summary import SHOWN_REASONS, size
 from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.threads import ordered_map
@@ -77,7 +77,9 @@ def run_upscale(config: UpscaleConfig) -> int:
         QuarantinedImages: some images could not be upscaled, and ``strict`` is set.
         IdcError: none of the images could be upscaled.
     """
-    found, place = _find(config), resolve(config.output)
+    place = resolve(config.output)
+    with Heartbeat("listing the images"):
+        found = _find(config)
     names = output_names(found.manifest["source"].to_pylist(), config.format)
 
     def show_tile(done: int, tiles: int) -> None:
@@ -88,11 +90,13 @@ def run_upscale(config: UpscaleConfig) -> int:
     replaced = _check_output(place, settings, set(names), config.overwrite)
     if config.dry_run:
         left = _todo(found, names, {} if config.overwrite else place.all_files())
-        print(_estimate(config, found, network, left))
+        with Heartbeat("reading a few images and timing the network"):
+            print(_estimate(config, found, network, left))
         return 0
     place.check_writable()
-    _claim(place, settings, replaced)
-    todo = _todo(found, names, place.all_files())
+    with Heartbeat("looking at what is done"):
+        _claim(place, settings, replaced)
+        todo = _todo(found, names, place.all_files())
     log.info("%d images to do on %s, %d done before", len(todo), network.device, len(names) - len(todo))
     progress = Progress(len(names), len(names) - len(todo))
     failed: list[_Result] = []

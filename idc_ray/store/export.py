@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from idc_ray.errors import BadRequest, IdcError
@@ -19,12 +20,20 @@ META = "meta_info.txt"
 _ORIGIN = "exported_from.json"
 
 
-def export_folders(store: Store, target: Place, overwrite: bool = False) -> int:
+def export_folders(
+    store: Store, target: Place, overwrite: bool = False, on_pairs: Callable[[int], None] = lambda pairs: None
+) -> int:
     """Write ``HR/ID_INDEX.png``, ``LR/ID_INDEX.png`` and, last, ``meta_info.txt`` with a line for each pair.
 
     The PNGs are the stored bytes. The layout is that of BasicSR's ``PairedImageDataset``: ``dataroot_gt: HR``,
     ``dataroot_lq: LR``, ``filename_tmpl: '{}'``, and ``meta_info_file``, whose lines are ``NAME.png (height,width,3)``
     of HR. The same call again continues an export that was interrupted.
+
+    Args:
+        store: the run.
+        target: where to write.
+        overwrite: replace another export, and write beside other files.
+        on_pairs: called now and then with the number of pairs that are written.
 
     Returns:
         How many pairs there are.
@@ -45,6 +54,7 @@ def export_folders(store: Store, target: Place, overwrite: bool = False) -> int:
             files = [(f"HR/{n}", row.hr) for n, row in zip(names, rows, strict=True)]
             files += [(f"LR/{n}", row.lr) for n, row in zip(names, rows, strict=True)]
             list(ordered_map(lambda file: target.write(*file), files))
+            on_pairs(len(lines) + len(names))
             lines += [f"{name} ({side},{side},3)\n" for name in names]
     if len(lines) != manifest.rows:
         raise IdcError(f"{store.uri} has {len(lines)} rows, its manifest says {manifest.rows}; condense it again")
