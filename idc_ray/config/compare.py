@@ -85,7 +85,7 @@ class CompareConfig(Section):
     arms: tuple[Grid, ...] = ()
     """Further grids, beside the main one of methods, ratios, labels, allocations and students."""
     variants: dict[Text, Changes] = Field(default={})
-    """Named methods with settings, "{idc_start: {method: idc, iterations: 0}}"."""
+    """Named methods with settings, "{idc_start: {method: idc, matching: none}}"."""
     networks: dict[Text, Changes] = Field(default={})
     """Named students with settings, "{tiny: {model: edsr_small, model_arguments: {channels: 16}}}"."""
     condense: Changes = Field(default={})

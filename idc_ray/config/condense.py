@@ -268,10 +268,11 @@ class CondenseConfig(Section):
     allocation: Literal["per_image", "difficulty"] = "per_image"
     """Tiles per image. per_image: the same fraction, at least one (paper); difficulty: more for harder images."""
     iterations: int = Field(100, ge=0)
-    """Optimisation steps of matching pixels or both; 0: no matching at all, the initial tiles are kept."""
-    matching: Literal["cells", "pixels", "both"] = "cells"
-    """How idc matches its tiles to the image. pixels: their pixels are optimised (paper); cells: they are composed of
-    the image's own crops, with better students in less time (docs/results.md); both: composed, then optimised."""
+    """Optimisation steps of matching pixels or both; 0: as matching none."""
+    matching: Literal["none", "cells", "pixels", "both"] = "cells"
+    """How idc matches its tiles to the image. none: the initial tiles are kept; pixels: their pixels are optimised
+    (paper); cells: they are composed of the image's own crops, with better students in less time (docs/results.md);
+    both: composed, then optimised."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Random seed, at least 0."""
     init: Literal["random", "medoid", "hardest", "hardest_packed", "noise"] = "hardest"
@@ -334,17 +335,22 @@ class CondenseConfig(Section):
     @property
     def exchanges(self) -> bool:
         """Whether cells are exchanged; ncfd has one feature for a whole tile, which no cell has."""
-        return self.method == "idc" and self.matching != "pixels" and self.iterations > 0
+        return self.method == "idc" and self.matches and self.matching != "pixels"
 
     @property
     def pixel_steps(self) -> int:
         """Steps in which pixels are learned."""
-        return self.iterations if self.method == "ncfd" or self.matching != "cells" else 0
+        return self.iterations if self.matches and (self.method == "ncfd" or self.matching != "cells") else 0
 
     @property
     def makes_tiles(self) -> bool:
-        """Whether the method learns the pixels of its tiles, where others choose real ones."""
+        """Whether the method synthesises tiles; the others select crops."""
         return self.method in ("idc", "ncfd")
+
+    @property
+    def matches(self) -> bool:
+        """Whether tiles are matched to the image; otherwise the initial ones are the result."""
+        return self.makes_tiles and self.matching != "none" and self.iterations > 0
 
     def digest(self, teacher_sha256: str) -> str:
         """16 hex digits that name the result: equal for equal rows, whatever the paths, the pool or the tracking.
@@ -353,6 +359,8 @@ class CondenseConfig(Section):
             teacher_sha256: hash of the teacher's checkpoint, hex digits.
         """
         settings = result_settings(self) | {"guide": self.guided_by}
+        if self.matching == "none":  # as it was written before there was this value
+            settings |= {"matching": "cells", "iterations": 0}
         # Not where the paired LR images are, but that they are: LR made by bicubic is another LR.
         settings["paired"] = self.source.lr_input is not None
         settings["teacher_sha256"] = teacher_sha256.lower()

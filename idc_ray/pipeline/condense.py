@@ -118,7 +118,7 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
     if asked and config.makes_tiles and not config.pixel_steps:
         log.warning(
             "--iterations %d changes nothing: they are steps of learning pixels, and --matching %s learns none; "
-            "use --matching both or pixels, or --iterations 0 to keep what tiles begin with",
+            "use --matching both or pixels, or --matching none to keep the initial tiles",
             config.iterations,
             config.matching,
         )
