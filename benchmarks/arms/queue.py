@@ -134,7 +134,7 @@ class Queue:
 #: Settings of the training that the campaign sets itself, or has no use for.
 TRAIN_SETS = {
     "data", "output", "scale", "labels", "labels_from", "seed", "checkpoint_every", "resident_bytes", "max_pixels",
-    "allow_unfinished", "overwrite", "validation", "workers", "mlflow", "start",
+    "allow_unfinished", "dry_run", "overwrite", "validation", "workers", "mlflow", "start",
 }  # fmt: skip
 CONDENSE_SETS = {
     "input", "output", "scale", "teacher", "ratio", "method", "labels", "seed", "dry_run", "strict", "overwrite",

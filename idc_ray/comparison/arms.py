@@ -34,7 +34,7 @@ _CONDENSE_SETS = {
 }  # fmt: skip
 TRAIN_SETS = {
     "data", "output", "scale", "labels", "labels_from", "seed", "checkpoint_every", "resident_bytes", "max_pixels",
-    "allow_unfinished", "overwrite", "validation", "workers", "mlflow",
+    "allow_unfinished", "dry_run", "overwrite", "validation", "workers", "mlflow",
 }  # fmt: skip
 
 

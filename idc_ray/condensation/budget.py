@@ -26,7 +26,7 @@ def per_image_budget(ratio: float, candidates: int) -> int:
 
 
 def difficulty_budget(ratio: float, candidates: int, weight: float, seed: int, image_id: str) -> int:
-    """floor(ratio N w + u) with u uniform in [0, 1) from (seed, image id): more tiles for harder images (ours).
+    """floor(ratio N w + u) with u uniform in [0, 1) from (seed, image id): more tiles for harder images.
 
     Rounding at random keeps the expectation, so ratios below one tile an image work; an image may get none.
 

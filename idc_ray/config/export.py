@@ -17,6 +17,7 @@ class ExportConfig(Section):
         "run": "a finished output of idc-ray condense",
         "output": "folder to write to",
         "format": "HR/NAME.png, LR/NAME.png and meta_info.txt",
+        "dry_run": "print pairs, files and bytes; write nothing",
         "overwrite": "write into a folder that holds an export of another run",
     }
 
@@ -26,5 +27,7 @@ class ExportConfig(Section):
     """Folder to write to; made if missing."""
     format: Literal["folders"] = "folders"
     """folders: HR/NAME.png, LR/NAME.png and meta_info.txt, as BasicSR's PairedImageDataset reads them."""
+    dry_run: bool = False
+    """Print pairs, files and bytes; write nothing."""
     overwrite: bool = False
     """Write into a folder that holds an export of another run."""

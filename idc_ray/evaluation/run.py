@@ -21,8 +21,10 @@ from idc_ray.evaluation.benchmarks import (
     write_csv,
     write_metrics,
 )
-from idc_ray.evaluation.network import open_network
+from idc_ray.evaluation.network import Network, cost_per_pixel, open_network
 from idc_ray.images import encode_png
+from idc_ray.pipeline.progress import Heartbeat, duration
+from idc_ray.pipeline.summary import size
 from idc_ray.store.filesystem import Place, resolve
 
 __all__ = ["make_upscale", "run_evaluation"]
@@ -38,19 +40,41 @@ def make_upscale(config: EvaluateConfig) -> Callable[[Image], Image]:
 
 
 def run_evaluation(config: EvaluateConfig) -> dict[str, SetScores]:
-    """Evaluate, print the table, write what was asked for; what can be refused is refused before the first image."""
+    """Evaluate, print the table, write what was asked for; what can be refused is refused before the first image.
+
+    Returns:
+        Scores by the set's name; none in a dry run.
+    """
     sets = find_all_sets(config.benchmarks, config.scale, "--benchmarks")
-    network = open_network(config)
+    done, tile = 0, ""
+    images = [(each.name, image.hr.name) for each in sets for image in each.images]
+
+    def show_tile(before: int, tiles: int) -> None:
+        nonlocal tile
+        tile = f", tile {before + 1} of {tiles}"
+
+    network = open_network(config, show_tile)
+    if config.dry_run:
+        with Heartbeat("timing the network"):
+            print(_estimate(config, sets, network))
+        return {}
     place = resolve(config.output)
     place.check_writable()
     names = _picture_names(sets)
 
     def on_image(name: str, file: str, scores: Scores, picture: Image) -> None:
+        nonlocal done, tile
+        done, tile = done + 1, ""
         print(f"{name} {file} {scores['psnr']:.2f} dB", flush=True)
         if config.pictures:
             place.write(names[name, file], encode_png(picture))
 
-    results = evaluate(network.upscale, sets, config.scale, on_image)
+    def now() -> str:
+        current = " ".join(images[min(done, len(images) - 1)])
+        return f"{done} of {len(images)} images, now {current}{tile}"
+
+    with Heartbeat(now):
+        results = evaluate(network.upscale, sets, config.scale, on_image)
     print(f"\n{config.model} x{config.scale}\n{format_table(results)}")
     _tell_exact(results)
     write_metrics(place, results)
@@ -59,6 +83,25 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, SetScores]:
     if config.mlflow.enabled:
         _track(config, network.sha256[:16], place, results)
     return results
+
+
+def _estimate(config: EvaluateConfig, sets: Sequence[BenchmarkSet], network: Network) -> str:
+    """Sets, sizes, bytes and time, from the images' headers and a part of one image that is upscaled."""
+    lines, pixels = [], 0.0
+    for each in sets:
+        hr = sum(float(width * height) for width, height in (image.size() for image in each.images))
+        made = sum(image.lr is None for image in each.images)
+        lines.append((each.name, f"{len(each.images)} images, {hr / 1e6:.3g} megapixels of HR, LR of {made} is made"))
+        pixels += hr
+    first = sets[0].images[0].read(config.scale)[0]
+    seconds, picture = cost_per_pixel(config, network, first)
+    lines.append(("network", f"{config.model} x{network.scale} on {network.device}"))
+    if config.pictures:
+        written = len(encode_png(picture)) / (picture.shape[0] * picture.shape[1]) * pixels
+        lines.append(("bytes", f"about {size(written)} of pictures"))
+    took = duration(seconds * pixels / network.scale**2)
+    lines.append(("time", f"about {took}, without reading, scoring and writing"))
+    return "\n".join(f"{name:<15} {text}" for name, text in lines) + "\ndry run: nothing was started or written"
 
 
 def _picture_names(sets: Sequence[BenchmarkSet]) -> dict[tuple[str, str], str]:

@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 import posixpath
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,13 +18,12 @@ from PIL import Image as Pillow
 
 from idc_ray.config.upscale import UpscaleConfig
 from idc_ray.errors import BadRequest, IdcError, QuarantinedImages, RejectedImage
-from idc_ray.evaluation.network import Network, open_network
+from idc_ray.evaluation.network import Network, cost_per_pixel, open_network
 from idc_ray.images import Found, ImageRef, decode_rgb, find_images, output_inside, read_encoded, rgb_profile
 from idc_ray.images.locate import holds, locate
 from idc_ray.images.names import printable
-from idc_ray.pipeline.progress import Progress, duration
-from idc_ray.pipeline.summary import SHOWN_REASONS
-from idc_ray.pipeline.summary import size as byte_size
+from idc_ray.pipeline.progress import Heartbeat, Progress, duration
+from idc_ray.pipeline.summary import SHOWN_REASONS, size
 from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.threads import ordered_map
 
@@ -79,16 +77,26 @@ def run_upscale(config: UpscaleConfig) -> int:
         QuarantinedImages: some images could not be upscaled, and ``strict`` is set.
         IdcError: none of the images could be upscaled.
     """
-    found, place = _find(config), resolve(config.output)
+    place = resolve(config.output)
+    with Heartbeat("listing the images"):
+        found = _find(config)
     names = output_names(found.manifest["source"].to_pylist(), config.format)
-    if config.dry_run:
-        print(_estimate(config, found, open_network(config), _todo(found, names, place)))
-        return 0
-    network = open_network(config, lambda done, tiles: progress.step(f"tile {done + 1} of {tiles}"))
-    place.check_writable()
+
+    def show_tile(done: int, tiles: int) -> None:
+        progress.step(f"tile {done + 1} of {tiles}")
+
+    network = open_network(config, None if config.dry_run else show_tile)
     settings = {"network": network.sha256, "scale": network.scale, **config.model_dump(include=RESULT_SETTINGS)}
-    _claim(place, settings, set(names), config.overwrite)
-    todo = _todo(found, names, place)
+    replaced = _check_output(place, settings, set(names), config.overwrite)
+    if config.dry_run:
+        left = _todo(found, names, {} if config.overwrite else place.all_files())
+        with Heartbeat("reading a few images and timing the network"):
+            print(_estimate(config, found, network, left))
+        return 0
+    place.check_writable()
+    with Heartbeat("looking at what is done"):
+        _claim(place, settings, replaced)
+        todo = _todo(found, names, place.all_files())
     log.info("%d images to do on %s, %d done before", len(todo), network.device, len(names) - len(todo))
     progress = Progress(len(names), len(names) - len(todo))
     failed: list[_Result] = []
@@ -135,14 +143,17 @@ def _find(config: UpscaleConfig) -> Found:
     return found
 
 
-def _claim(place: Place, settings: dict[str, Any], names: set[str], overwrite: bool) -> None:
-    """Record what the results are made with; with ``overwrite`` remove what stands in their place first.
+def _check_output(place: Place, settings: dict[str, Any], names: set[str], overwrite: bool) -> list[str] | None:
+    """Whether the output holds results of these settings; else the files that ``overwrite`` replaces.
 
     Without a record, or with another one, nothing tells whether a file is a finished result.
+
+    Raises:
+        BadRequest: there are files to replace, or another record, and ``overwrite`` is not set.
     """
     record = place.read_json(RECORD, "give --overwrite, or another --output")
     if record == settings and not overwrite:
-        return
+        return None
     present = sorted(names & set(place.all_files()))
     if not overwrite and (present or record is not None):
         held = (
@@ -151,8 +162,15 @@ def _claim(place: Place, settings: dict[str, Any], names: set[str], overwrite: b
             else f"holds {len(present)} of the files that would be written, such as {present[0]}"
         )
         raise BadRequest(f"{place.uri} {held}; give another --output, or --overwrite to replace them")
+    return present
+
+
+def _claim(place: Place, settings: dict[str, Any], replaced: list[str] | None) -> None:
+    """Remove what is replaced, and record what the results are made with; nothing to do where that is recorded."""
+    if replaced is None:
+        return
     place.delete(RECORD)  # first: without it nothing that is left counts as finished
-    for name in present:
+    for name in replaced:
         place.delete(name)
     place.write_json(RECORD, settings)
 
@@ -162,9 +180,8 @@ def _differences(record: dict[str, Any], settings: dict[str, Any]) -> str:
     return ", ".join(changed) or RECORD
 
 
-def _todo(found: Found, names: list[str], place: Place) -> list[tuple[ImageRef, str]]:
+def _todo(found: Found, names: list[str], finished: dict[str, int]) -> list[tuple[ImageRef, str]]:
     """Images whose result is missing or older than they are, with its name."""
-    finished = place.all_files()
     refs = (ImageRef.from_row(row) for row in found.manifest.to_pylist())
     return [(ref, name) for ref, name in zip(refs, names, strict=True) if finished.get(name, -1) < max(0, ref.mtime_ns)]
 
@@ -240,28 +257,15 @@ def _estimate(config: UpscaleConfig, found: Found, network: Network, todo: list[
         with contextlib.suppress(RejectedImage):
             pixels.append(_read(ref, found, config.max_pixels)[0])
     images = found.manifest.num_rows
-    sizes = [size for size in found.manifest["size"].to_pylist() if size >= 0]
-    read = f", {byte_size(sum(sizes))}" if sizes else ""
+    known = [bytes_ for bytes_ in found.manifest["size"].to_pylist() if bytes_ >= 0]
+    read = f", {size(sum(known))}" if known else ""
     lines = {"images": f"{images} in {found.uri}{read}", "done before": f"{images - len(todo)}"}
     if pixels:
         each = sum(image.shape[0] * image.shape[1] for image in pixels) / len(pixels)
-        seconds, size = _cost_per_pixel(config, network, pixels[0])
+        seconds, picture = cost_per_pixel(config, network, pixels[0])
+        written = len(_encode(picture, config.format, None)) / (picture.shape[0] * picture.shape[1])
         lines["sizes"] = f"{each / 1e6:.3g} megapixels on average, {each * network.scale**2 / 1e6:.3g} when upscaled"
-        lines["bytes"] = f"about {byte_size(size * each * len(todo))} to write"
+        lines["bytes"] = f"about {size(written * each * network.scale**2 * len(todo))} to write"
         lines["time"] = f"about {duration(seconds * each * len(todo))} on {network.device}"
     lines["rests on"] = f"{len(sample)} images, {len(sample) - len(pixels)} of which cannot be read"
     return "\n".join(f"{name:<15} {text}" for name, text in lines.items()) + "\ndry run: nothing was started or written"
-
-
-def _cost_per_pixel(config: UpscaleConfig, network: Network, image: Image) -> tuple[float, float]:
-    """Seconds of the network, and bytes of the result, for each pixel of an image."""
-    side = config.tile or 256
-    part = np.ascontiguousarray(image[:side, :side])
-    network.upscale(part[:32, :32])  # the first pass is slower
-    begin = time.perf_counter()
-    picture = network.upscale(part)
-    seconds = time.perf_counter() - begin
-    if config.tile is not None and max(image.shape[:2]) > config.tile:
-        seconds *= (config.tile / (config.tile - config.tile_overlap)) ** 2  # what neighbours share is done twice
-    count = part.shape[0] * part.shape[1]
-    return seconds / count, len(_encode(picture, config.format, None)) / count

@@ -3,21 +3,60 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TextIO
+from types import TracebackType
+from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-__all__ = ["Progress"]
+__all__ = ["LOG_SECONDS", "Heartbeat", "Progress", "duration"]
 
-LOG_SECONDS = 20.0  # a bar redrawn into a job's log would flood it, and a silent one looks like a job that hangs
+#: Seconds between two lines of a log: a bar redrawn there would flood it, and a silent job looks like one that hangs.
+LOG_SECONDS = 15.0
+log = logging.getLogger(__name__)
+
 WAITING = "waiting for the first images"
 TICK_SECONDS = 1.0  # a bar whose clock stands still looks like a job that hangs
+
+
+class Heartbeat:
+    """Logs what a job is doing, now and then, for stages without lines of their own.
+
+    ``with Heartbeat("listing the images"):`` logs ``listing the images, for 30 s`` every :data:`LOG_SECONDS`.
+
+    Args:
+        now: what is done, or a function that says it.
+        every: seconds between two lines.
+    """
+
+    def __init__(self, now: str | Callable[[], str], every: float = LOG_SECONDS) -> None:
+        self._now, self._every = now, every
+        self._begin = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every):
+            with contextlib.suppress(Exception):  # a report must not be able to fail
+                if callable(self._now):
+                    log.info("%s", self._now())
+                else:
+                    log.info("%s, for %s", self._now, duration(time.monotonic() - self._begin))
 
 
 class Progress:

@@ -48,7 +48,7 @@ FIX_DAMAGE = (
     "command does those images again; or restore that file from a copy, or start again with --overwrite"
 )
 
-SHARD_BYTES = 128 * 2**20  # ours: large enough to stream well, small enough to rewrite and to hold in memory
+SHARD_BYTES = 128 * 2**20  # large enough to stream well, small enough to rewrite and to hold in memory
 MAX_SHARDS = 99_999  # five digits in the name
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")

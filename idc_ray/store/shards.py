@@ -20,8 +20,8 @@ from idc_ray.store.schema import ROW_SCHEMA, check_types, open_writer
 
 __all__ = ["Fingerprint", "check_footer", "fingerprint_of", "merge", "read_shard", "sha256_of_file", "shard_bytes"]
 
-ROW_GROUP_ROWS = 256  # ours: a reader that streams holds a few MB
-ROW_GROUP_BYTES = 16 * 2**20  # ours: the same for very large tiles; keeps a column far from Arrow's 2 GB limit
+ROW_GROUP_ROWS = 256  # a reader that streams holds a few MB
+ROW_GROUP_BYTES = 16 * 2**20  # the same for very large tiles; keeps a column far from Arrow's 2 GB limit
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ __all__ = ["available_memory", "fits_in_memory", "labelled", "may_stream", "open
 SHARE = 0.5
 
 #: Bytes that stay in memory wherever ``resident_bytes`` is not set, so that it is known before any worker has looked
-#: (ours).
+#:.
 ALWAYS = 64 * 2**20
 
 #: Times that pixels lie in main memory while the table of all is built.

@@ -22,7 +22,10 @@ from idc_ray.redact import redact_all
 from idc_ray.store.filesystem import Place
 from idc_ray.training.low_precision import Precision
 
-__all__ = ["BEST", "LAST", "STATE", "SavedState", "TrainRecord", "begin_training", "read_state", "write_checkpoint"]
+__all__ = [
+    "BEST", "LAST", "STATE", "SavedState", "TrainRecord", "begin_training", "check_output", "read_state",
+    "write_checkpoint",
+]  # fmt: skip
 
 BEST, LAST, STATE, RECORD = "best.safetensors", "last.safetensors", "state.safetensors", "train.json"
 METADATA_KEY = "idc_ray_training"
@@ -41,6 +44,8 @@ class TrainRecord:
         mlflow_run_id: the tracked run that a resume continues.
         resident: whether the data stays in memory, which gives other patches than a stream; None: not decided yet.
         tracked: whether the finished training's checkpoints have reached the tracked run.
+        family: the digest without the number of steps; trainings of one family continue each other. Empty in records
+            of before this was stored.
     """
 
     config: dict[str, Any]
@@ -50,6 +55,7 @@ class TrainRecord:
     mlflow_run_id: str | None = None
     resident: bool | None = None
     tracked: bool = False
+    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,15 +109,38 @@ def begin_training(place: Place, record: TrainRecord, overwrite: bool) -> TrainR
         BadRequest: another training is there; the message lists what differs.
     """
     record = replace(record, config=redact_all(record.config))
-    found = read_record(place)
-    if found is not None and not overwrite:
-        if found.digest != record.digest:
-            raise BadRequest(f"{place.uri} holds another training; {_difference(found, record)}{FRESH}")
+    found = check_output(place, record, overwrite)
+    if found is not None:
+        if found != read_record(place):  # another number of steps
+            place.write_json(RECORD, asdict(found))
         return found
     for name in (STATE, LAST, BEST):  # the record last: killed in between, the new training starts from nothing
         place.delete(name)
     place.write_json(RECORD, asdict(record))
     return record
+
+
+def check_output(place: Place, record: TrainRecord, overwrite: bool) -> TrainRecord | None:
+    """The stored record if the training continues the one in the output; None if it starts. Nothing is written.
+
+    Raises:
+        BadRequest: another training is there; the message lists what differs.
+    """
+    found = read_record(place)
+    if found is None or overwrite:
+        return None
+    if found.digest == record.digest:
+        return found
+    asked = replace(record, config=redact_all(record.config))
+    if not found.family or found.family != record.family:
+        raise BadRequest(f"{place.uri} holds another training; {_difference(found, asked)}{FRESH}")
+    state = read_state(place)
+    if state is not None and state.step > record.config["iterations"]:
+        raise BadRequest(
+            f"iterations is {record.config['iterations']}, but {place.uri} has done {state.step} steps; "
+            f"raise --iterations to continue it, or {FRESH}"
+        )
+    return replace(found, digest=record.digest, config=asked.config, tracked=False)
 
 
 def read_record(place: Place) -> TrainRecord | None:

@@ -46,7 +46,7 @@ PIECE = 4
 #: Epochs in a row without a full batch that end a training: a small set can give too few rows once by chance.
 EMPTY_EPOCHS = 3
 
-#: Most blocks of a folder (ours): each is a task of its own in every epoch.
+#: Most blocks of a folder: each is a task of its own in every epoch.
 MAX_BLOCKS = 1024
 
 #: Columns of what is read: those of an image's row, or ``shard``; and ``part``, the number of the source.

@@ -9,7 +9,7 @@ import pytest
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import decode_png, image_id
 from idc_ray.store import Fingerprint, Store
-from idc_ray.store.export import META, export_folders
+from idc_ray.store.export import META, describe_export, export_folders
 from idc_ray.store.filesystem import resolve
 from tests.training.conftest import toy_pairs
 from tests.training.test_sources import condensed
@@ -48,6 +48,19 @@ def test_the_same_again_is_fine_and_another_run_is_refused(tmp_path: Path) -> No
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     with pytest.raises(BadRequest, match="other files"):
         export_folders(run, resolve(str(tmp_path / "mine")))
+
+
+def test_a_description_writes_nothing_and_refuses_what_the_export_would(tmp_path: Path) -> None:
+    condensed(tmp_path / "run")
+    run, target = Store.open(str(tmp_path / "run")), resolve(str(tmp_path / "export"))
+    text = describe_export(run, target)
+    assert "pairs           3: LR 24 x 24, HR 48 x 48" in text
+    assert f"files           6 PNG and meta_info.txt in {target.uri}" in text
+    assert not (tmp_path / "export").exists()
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "thesis.txt").write_text("x")
+    with pytest.raises(BadRequest, match="other files"):
+        describe_export(run, target)
 
 
 def test_an_unfinished_set_is_refused(tmp_path: Path) -> None:
