@@ -19,7 +19,8 @@ WORKDIR /home/ray/idc_ray
 # Of the project only what says which packages it needs: a change of code leaves these layers alone.
 COPY --chown=ray pyproject.toml constraints-cpu.txt ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-    print(*p['dependencies'], *p['optional-dependencies']['teachers'], sep='\n')" > requirements.txt \
+    extras = p['optional-dependencies']; \
+    print(*p['dependencies'], *extras['teachers'], *extras['experiments'], sep='\n')" > requirements.txt \
  && echo "ray==${RAY_VERSION}" > constraints-ray.txt
 ENV PIP_NO_CACHE_DIR=1 \
     RAY_USAGE_STATS_ENABLED=0 \
@@ -45,9 +46,11 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
 FROM cpu-packages AS cpu
 COPY --chown=ray runtime_env.yaml LICENSE README.md ./
 COPY --chown=ray jobs jobs
+COPY --chown=ray tune_spaces tune_spaces
 COPY --chown=ray idc_ray idc_ray
 
 FROM gpu-packages AS gpu
 COPY --chown=ray runtime_env.yaml LICENSE README.md ./
 COPY --chown=ray jobs jobs
+COPY --chown=ray tune_spaces tune_spaces
 COPY --chown=ray idc_ray idc_ray

@@ -1,5 +1,7 @@
 # make demo   set up .venv, condense the embedded photographs, say where the pictures are
-# make test   set up .venv with everything, then ruff, mypy, pytest
+# make check  set up .venv with everything, then ruff, mypy and the fast tests: before each commit
+# make test   set up .venv with everything, then ruff, mypy and all tests
+# make docs   set up .venv, build the documentation site: build/site/index.html
 # make format rewrite the code in the one style
 #
 # PYTHON=/path/to/python chooses an interpreter; otherwise the first that runs and is new enough.
@@ -33,7 +35,7 @@ TORCH := $(shell grep '^torch==' constraints-cpu.txt)
 CONSTRAINTS := -c constraints-cpu.txt
 endif
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo check test docs lint format clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -52,17 +54,31 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(INSTALL) $(CONSTRAINTS) -e '.[dev,teachers]'
+	$(INSTALL) $(CONSTRAINTS) -e '.[dev,all]'
 	@touch $@ $(VENV)/.demo
 
+$(VENV)/.docs: $(VENV)/.torch pyproject.toml
+	$(INSTALL) $(CONSTRAINTS) -e '.[docs]'
+	@touch $@
+
 demo: $(VENV)/.demo
-	$(RUN) jobs/condense.py --output $(DEMO)
+	$(RUN) -m idc_ray condense --output $(DEMO)
 	@echo "Condensed set: $(DEMO)/shards/*.parquet"
 	@echo "Pictures:      $(DEMO)/gallery.png"
+
+# Tests of the pure folders and of the top level, without a cluster: seconds each at most.
+FAST_TESTS := tests/images tests/models tests/condensation tests/store $(wildcard tests/test_*.py)
+
+check: lint
+	$(RUN) -m pytest -n 2 --dist loadfile -m 'not slow and not ray' $(FAST_TESTS)
 
 # Two at a time on any machine: more would slow those that end jobs within seconds. A file's tests share fixtures.
 test: lint
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+# Without a network once its packages are there. A dead link, a missing page or a docstring that does not parse fails.
+docs: $(VENV)/.docs
+	$(RUN) -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .

@@ -29,7 +29,6 @@ from PIL import Image
 
 # Nothing here may import Ray: the loop would pay for it.
 from benchmarks.common import ROOT, blocks, machine, parser, write_result
-from idc_ray.comparison.students import set_up_training
 from idc_ray.condensation.condenser import Condenser
 from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.config import CondenseConfig, load
@@ -38,6 +37,7 @@ from idc_ray.models import bundled_teacher_bytes, load_teacher
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.inputs import find_input, readable_samples
 from idc_ray.store.filesystem import resolve
+from idc_ray.training.device import set_up_training
 from idc_ray.training.fit import fit
 from idc_ray.training.pairs import Pair, PairTable, Patches
 from idc_ray.training.validation import validation_pairs
@@ -148,7 +148,7 @@ def _tiles(config: CondenseConfig, teacher: bytes, images: list[ImageTask]) -> l
 
 
 def _student(config: TrainConfig, tiles: list[Pair], validation: list[Pair]) -> float:
-    set_up_training(config)
+    set_up_training(config.workers.threads or 1)
     table = PairTable.build(tiles, config.scale)
     patches = Patches(table, config.patch_size, config.batch_size, config.seed)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,33 +1,34 @@
-"""Command lines made from typed configurations, and the way from errors to exit codes. Shared by all jobs."""
+"""Command lines made from typed configurations, and exit codes made from errors. Shared by all commands."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import sys
 import traceback
-import types
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 
-from idc_ray.config import Setting, load, settings_of, unknown_setting
+from idc_ray.config import Section, Setting, load, settings_of, unknown_setting
 from idc_ray.errors import BadRequest, IdcError, Interrupted
+from idc_ray.help_text import base_type, default_text, kinds_of, metavar, short_help
 from idc_ray.interrupt import interruptible
 from idc_ray.submitted import is_submitted, refuse_relative_places
 
-__all__ = ["Parser", "parse", "run_job"]
+__all__ = ["Parser", "parse", "run_job", "start_logging"]
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound=Section)
 
 CONTINUE = "what was finished is kept; the same command continues"
 WITHOUT = ", without --overwrite"
 
 
-def parse(model: type[Model], argv: Sequence[str], description: str) -> Model:
+def parse(model: type[Model], argv: Sequence[str], description: str, command: str = "COMMAND") -> Model:
     """Configuration from a command line: every setting is an option, ``--config FILE`` is read first.
 
     ``--tile-size 48``, ``--tile_size=48``, ``--rlff.num-frequencies 512``, ``--strict``, ``--no-strict``,
@@ -37,13 +38,16 @@ def parse(model: type[Model], argv: Sequence[str], description: str) -> Model:
         model: the configuration's type.
         argv: arguments without the program's name.
         description: first lines of ``--help``.
+        command: the subcommand, for ``--help``.
 
     Raises:
         BadRequest: an unknown option (with the nearest valid one), a missing value, a wrong type or range, a relative
             path in a job that was submitted to a cluster.
     """
     settings = {setting.name: setting for setting in settings_of(model)}
-    parser = _parser(settings, description)
+    parser = _parser(settings, description, f"idc-ray {command}")
+    text = short_help(model, description, command)
+    parser.add_argument("-h", "--help", action=_Print, nargs=0, const=text, help="show the most used settings and exit")
     known, rest = parser.parse_known_args(_normalised(argv))
     if rest:
         _refuse(model, rest[0])
@@ -51,6 +55,11 @@ def parse(model: type[Model], argv: Sequence[str], description: str) -> Model:
     config = load(model, known.config, overrides)
     refuse_relative_places(config)
     return config
+
+
+def start_logging() -> None:
+    """Log messages go to stderr with the time of day."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
 
 
 def run_job(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
@@ -94,32 +103,43 @@ def _leave_at_once(code: int) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are ours."""
+    """An argparse parser that raises its errors as :class:`BadRequest`."""
 
     def error(self, message: str) -> NoReturn:
         # argparse would print its whole usage, a screen of options, and exit by itself.
-        raise BadRequest(f"{message}; --help lists all settings")
+        raise BadRequest(f"{message}; see {self.prog} --help")
 
 
-def _parser(settings: dict[str, Setting], description: str) -> argparse.ArgumentParser:
+class _Print(argparse.Action):
+    """Print ``const`` and exit, as argparse's own ``help`` action does with the whole help."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(self.const)
+        parser.exit()
+
+
+def _parser(settings: dict[str, Setting], description: str, program: str) -> argparse.ArgumentParser:
     parser = Parser(
+        prog=program,
         description=f"{description}\n\nSettings may be written with - or _; --no-NAME turns a switch off.",
         usage="%(prog)s [--config FILE] [--SETTING VALUE ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,  # only what was given overrides the file
         allow_abbrev=False,
+        add_help=False,
     )
+    parser.add_argument("--help-all", action="help", help="show all settings and exit")
     parser.add_argument("--config", metavar="FILE", default=None, help="YAML file of settings; options win over it")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, setting in settings.items():
         group = groups.setdefault(setting.section, parser.add_argument_group(setting.section or "settings"))
         option = name.replace("_", "-")
-        text = f"{setting.field.description or ''} (default: {_default(setting)})".replace("%", "%%")
+        text = f"{setting.field.description or ''} (default: {default_text(setting)})".replace("%", "%%")
         if setting.field.annotation is bool:
             group.add_argument(f"--{option}", dest=name, nargs="?", const="true", metavar="true|false", help=text)
             group.add_argument(f"--no-{option}", dest=name, action="store_const", const="false", help=argparse.SUPPRESS)
         else:
-            group.add_argument(f"--{option}", dest=name, metavar=_metavar(setting), help=text)
+            group.add_argument(f"--{option}", dest=name, metavar=metavar(setting), help=text)
     return parser
 
 
@@ -140,18 +160,6 @@ def _refuse(model: type[BaseModel], token: str) -> NoReturn:
     raise unknown_setting(model, name)
 
 
-def _choices(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, else the annotation itself."""
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-
-
-def _base(annotation: Any) -> Any:
-    """``Annotated[int, ...]`` is an int."""
-    while hasattr(annotation, "__metadata__"):
-        annotation = annotation.__origin__
-    return annotation
-
-
 def _is_text(kind: Any) -> bool:
     return kind is str or (get_origin(kind) is Literal and isinstance(get_args(kind)[0], str))
 
@@ -162,12 +170,12 @@ def _value(setting: Setting, text: str) -> object:
     Raises:
         BadRequest: it looks like a list and is none.
     """
-    kinds = [_base(kind) for kind in _choices(_base(setting.field.annotation))]
+    kinds = kinds_of(setting)
     if type(None) in kinds and text in ("null", "None"):
         return None
     if any(_is_text(kind) for kind in kinds):
         return text
-    texts = any(get_origin(kind) is tuple and _is_text(_base(get_args(kind)[0])) for kind in kinds)
+    texts = any(get_origin(kind) is tuple and _is_text(base_type(get_args(kind)[0])) for kind in kinds)
     if texts and not text.startswith("["):
         return text  # one of several: "photos #2" is no comment, nor 2024 a number
     try:
@@ -184,21 +192,3 @@ def _value(setting: Setting, text: str) -> object:
 def _looks_like_a_list(text: str) -> bool:
     """Not a pattern such as ``[a-z]*.png``."""
     return text.endswith("]") or "]" not in text
-
-
-def _metavar(setting: Setting) -> str:
-    kinds = [_base(kind) for kind in _choices(_base(setting.field.annotation))]
-    for kind in kinds:
-        if get_origin(kind) is Literal:
-            return "{" + ",".join(str(choice) for choice in get_args(kind)) + "}"
-        if get_origin(kind) is tuple:
-            return "LIST"
-    return {int: "INT", float: "NUMBER", str: "TEXT"}.get(kinds[0], "VALUE")
-
-
-def _default(setting: Setting) -> str:
-    if setting.field.is_required():
-        return "none, required"
-    value = setting.field.get_default()
-    text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True)
-    return str(text).removesuffix("...\n").strip()

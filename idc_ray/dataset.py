@@ -30,6 +30,7 @@ class CondensedDataset(Dataset[tuple[Tensor, Tensor]]):
 
     Raises:
         BadRequest: there is no finished set.
+        IdcError: a shard is missing, or not what the manifest states.
 
     Example:
         >>> import idc_ray
@@ -48,7 +49,7 @@ class CondensedDataset(Dataset[tuple[Tensor, Tensor]]):
         self._hr: list[bytes] = []
         weights: list[float] = []
         for shard in manifest.shards:
-            table = store.read_shard(shard.shard).select(["lr", "hr", "sample_weight"])
+            table = store.read_shard(shard.shard, shard.fingerprint).select(["lr", "hr", "sample_weight"])
             self._lr += [value["bytes"] for value in table["lr"].to_pylist()]
             self._hr += [value["bytes"] for value in table["hr"].to_pylist()]
             weights += table["sample_weight"].to_pylist()

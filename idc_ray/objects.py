@@ -13,9 +13,9 @@ from idc_ray.errors import BadRequest, IdcError
 
 __all__ = ["StoreUnavailable", "attempts", "explain", "open_uri", "waits"]
 
-#: Attempts of one request (ours). Waits double up to 20 s and are drawn at random: about 35 s in all on average.
+#: Attempts of one request. Waits double up to 20 s and are drawn at random: about 35 s in all on average.
 ATTEMPTS = 8
-#: Seconds to connect, and without a byte before a request is tried again (ours); pyarrow's 1 and 3 are too short for a
+#: Seconds to connect, and without a byte before a request is tried again; pyarrow's 1 and 3 are too short for a
 #: store that is asked for much.
 CONNECT_S, REQUEST_S = 10.0, 30.0
 _REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "INVALID_SIGNATURE", "EXPIRED_TOKEN",

@@ -101,9 +101,9 @@ def test_options_win_over_the_file(tmp_path: Path) -> None:
     assert config_of("--no-strict", "--config", str(path)).strict is False
 
 
-def test_help_lists_settings_by_section_with_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_help_lists_settings_by_section_with_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        config_of("--help")
+        config_of("--help-all")
     text = " ".join(capsys.readouterr().out.split())
     assert caught.value.code == 0
     assert text.index("rlff:") < text.index("--rlff.num-frequencies") < text.index("loss:")

@@ -282,3 +282,12 @@ def test_another_job_can_have_its_own_settings() -> None:
         load(Training, None, {"iteration": 3})
     with pytest.raises(BadRequest, match="'iterations'"):
         load(Training)
+
+
+def test_no_matching_is_the_same_run_as_no_iterations() -> None:
+    """An output of before ``matching: none`` existed continues."""
+    none, zero = (load_config(None, settings) for settings in ({"matching": "none"}, {"iterations": 0}))
+    assert not none.matches
+    assert not none.exchanges
+    assert none.pixel_steps == 0
+    assert none.digest("a" * 64) == zero.digest("a" * 64) != load_config().digest("a" * 64)

@@ -21,6 +21,7 @@ from idc_ray.config.evaluate import EvaluateConfig
 from idc_ray.config.export import ExportConfig
 from idc_ray.config.train import TrainConfig
 from idc_ray.config.tune import TuneConfig
+from idc_ray.config.upscale import UpscaleConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {
@@ -30,6 +31,7 @@ CONFIGS = {
     "export": ExportConfig,
     "compare": CompareConfig,
     "tune": TuneConfig,
+    "upscale": UpscaleConfig,
 }
 #: What only a user can know.
 PLACEHOLDER = re.compile(r"REGISTRY|BUCKET|ami-0{17}|:0{12}:")
@@ -129,7 +131,7 @@ def test_dockerfile() -> None:
     assert {"gpu", "cpu"} <= set(re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE))
     let_in = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     copied = re.findall(r"^COPY (?:--\S+ )*(.+) \S+$", text, re.MULTILINE)
-    assert len(copied) == 7
+    assert len(copied) == 9
     for source in (name for line in copied for name in line.split()):
         assert (ROOT / source).exists(), source
         assert source in let_in, source
@@ -142,9 +144,10 @@ def test_dockerfile() -> None:
 def test_commands_that_are_shown_are_commands(name: str) -> None:
     """Catches a setting that was renamed and lives on in the text."""
     text = (ROOT / name).read_text().replace("\\\n", " ")
-    commands = re.findall(r"^[^`\n]*?jobs/(\w+)\.py((?: +[^\n`#]*)?)", text, re.MULTILINE)
+    commands = re.findall(r"^[^`\n]*?(?:jobs/(\w+)\.py|idc-ray (\w+))((?: +[^\n`#]*)?)", text, re.MULTILINE)
     assert commands
-    for job, rest in commands:
+    for script, command, rest in commands:
+        job = script or command
         assert importlib.util.find_spec(f"jobs.{job}") is not None
         options = shlex.split(rest.replace("...", "x"))
         if job in CONFIGS and options and "--help" not in options:

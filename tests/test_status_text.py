@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from idc_ray.cli import run_job
+from idc_ray.commands.status import main
 from idc_ray.status_text import format_status
 from idc_ray.store import Inflight, QuarantineEntry, RunRecord, Store, holder_text
-from jobs.status import main
 
 DIGEST = "0123456789abcdef"
 

@@ -19,7 +19,7 @@ from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.retry import condense_each
 from idc_ray.condensation.tasks import Condensed, ImageTask, needs_hr
 from idc_ray.config import CondenseConfig
-from idc_ray.evaluation.run import read_checkpoint
+from idc_ray.evaluation.network import read_checkpoint
 from idc_ray.images import downscale
 from idc_ray.images.instance import cropped_to
 from idc_ray.pipeline.device import find_device

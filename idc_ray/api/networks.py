@@ -12,7 +12,7 @@ from idc_ray.api.arrays import ImageLike, as_rgb
 from idc_ray.api.settings import Path
 from idc_ray.api.state import preserved
 from idc_ray.errors import BadRequest
-from idc_ray.evaluation.run import read_checkpoint
+from idc_ray.evaluation.network import read_checkpoint
 from idc_ray.evaluation.upscaling import image_upscale
 from idc_ray.models import Upscaler, load_upscaler
 from idc_ray.pipeline.device import find_device

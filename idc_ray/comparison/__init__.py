@@ -1,0 +1,5 @@
+"""The comparison job. Needs the extra ``experiments``."""
+
+from idc_ray.extras import require_extra
+
+require_extra("experiments", ("scipy", "matplotlib"), "idc-ray compare")

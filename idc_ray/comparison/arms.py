@@ -33,8 +33,8 @@ _CONDENSE_SETS = {
     "retry_quarantined", "gallery_images", "actors", "store", "mlflow",
 }  # fmt: skip
 TRAIN_SETS = {
-    "data", "output", "scale", "labels_from", "seed", "checkpoint_every", "resident_bytes", "max_pixels",
-    "allow_unfinished", "overwrite", "validation", "workers", "mlflow",
+    "data", "output", "scale", "labels", "labels_from", "seed", "checkpoint_every", "resident_bytes", "max_pixels",
+    "allow_unfinished", "dry_run", "overwrite", "validation", "workers", "mlflow",
 }  # fmt: skip
 
 

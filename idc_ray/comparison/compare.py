@@ -27,7 +27,7 @@ from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.job import Job
-from idc_ray.pipeline.progress import duration
+from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import tell_if_no_room
 from idc_ray.store import holder_text
 from idc_ray.store.filesystem import Place, resolve
@@ -53,9 +53,11 @@ def compare(config: CompareConfig) -> int:
     print(config.to_yaml(), flush=True)
     if config.dry_run:
         with tempfile.TemporaryDirectory() as folder:
-            print(dry_run.estimate(prepare(config, f"{folder}/photographs")))
+            plan = _prepared(config, f"{folder}/photographs")
+            with Heartbeat("timing a few images and steps"):
+                print(dry_run.estimate(plan))
         return 0
-    plan = prepare(config)
+    plan = _prepared(config)
     for line in plan.left_out:
         log.info("%s", line)
     if config.mlflow.enabled:
@@ -65,6 +67,11 @@ def compare(config: CompareConfig) -> int:
     with lock(place, holder_text()):
         place.write("config.yaml", config.to_yaml().encode())
         return _Comparison(plan, place).run()
+
+
+def _prepared(config: CompareConfig, photographs: str | None = None) -> Plan:
+    with Heartbeat("reading the input's list, the teacher and the benchmarks"):
+        return prepare(config, photographs)
 
 
 class _Comparison:
@@ -93,10 +100,12 @@ class _Comparison:
         log.info("%d trainings of %d arms, %d done before", len(plan.trainings), len(plan.arms), len(self.done))
         self.tracking = RunFamily(config.mlflow, config, config.output, self.place, plan.digest)
         try:
-            for result in self.done.values():
-                self._track(result)
+            with Heartbeat("telling MLflow what is done"):
+                for result in self.done.values():
+                    self._track(result)
             self._on_ray(missing)
-            self._report()
+            with Heartbeat("writing the report"):
+                self._report()
         except BaseException as error:
             self.tracking.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
@@ -114,7 +123,8 @@ class _Comparison:
         if not missing and stored:
             return
         ours = not ray.is_initialized()
-        join_for(self.config.actors, worker_output=False)
+        with Heartbeat("starting or joining Ray"):
+            join_for(self.config.actors, worker_output=False)
         try:
             self.pool = plan_pool(self.config.actors, ray.cluster_resources(), len(missing))
             self.may_grow = self.pool.may_grow and not ours
@@ -124,7 +134,8 @@ class _Comparison:
             if missing:
                 self._train_all(missing)
             if scored is not None:
-                self.anchors = self._value(scored)
+                with Heartbeat("scoring bicubic interpolation and the teacher"):
+                    self.anchors = self._value(scored)
                 self.place.write_json(name, self.anchors)
         finally:
             if ours:
@@ -133,12 +144,20 @@ class _Comparison:
     def _train_all(self, missing: list[tuple[Arm, int]]) -> None:
         assert self.pool is not None
         log.info("%d tasks at a time on %s", self.pool.max_size, self.pool.device)
-        difficulties = self._difficulties([arm for arm, _ in missing])
+        with Heartbeat("measuring the mean difficulty of the images"):
+            difficulties = self._difficulties([arm for arm, _ in missing])
         units = {}
         for arm, seed in missing:
             units[self._unit(arm, seed, difficulties)] = (arm, seed)
         begin, before = time.monotonic(), len(self.done)
-        with contextlib.closing(run_units(list(units), self._slots)) as outcomes:
+        running: list[Unit | str] = []
+
+        def now() -> str:
+            names = [f"set {each}" if isinstance(each, str) else _name(*units[each]) for each in running]
+            return f"{len(self.done)} of {len(self.plan.trainings)} trainings; running: {', '.join(names) or 'none'}"
+
+        stages = run_units(list(units), self._slots, running)
+        with Heartbeat(now), contextlib.closing(stages) as outcomes:
             for unit, outcome in outcomes:
                 self._take(*units[unit], unit.name, outcome)
                 self._report()
@@ -168,7 +187,7 @@ class _Comparison:
         status, value = outcome
         if status == "failed":
             failure = Failure(name, arm.name, seed, value)
-            log.error("%s, seed %d failed: %s", arm.name, seed, value)
+            log.error("%s failed: %s", _name(arm, seed), value)
             self.failures.append(failure)
             self.results.write_failure(failure)
             return
@@ -180,7 +199,7 @@ class _Comparison:
         self.done[name] = result
         self._track(result)
         scores = ", ".join(f"{each} {scored['psnr'] or float('inf'):.3f} dB" for each, scored in result.sets.items())
-        log.info("%s, seed %d: %s", arm.name, seed, scores)
+        log.info("%s: %s", _name(arm, seed), scores)
 
     def _report(self) -> None:
         workers = self.pool.max_size if self.pool else None
@@ -265,3 +284,7 @@ class _Comparison:
         outcome, labelled = self._remote(tasks.label, job, self.teacher, self._images(job.config))
         self._labelled[set_name] = Blocks([labelled])
         return outcome
+
+
+def _name(arm: Arm, seed: int) -> str:
+    return f"{arm.name}, seed {seed}"

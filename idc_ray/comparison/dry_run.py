@@ -10,7 +10,6 @@ import torch
 from idc_ray.comparison.arms import Arm
 from idc_ray.comparison.prepare import Plan
 from idc_ray.comparison.results import Results
-from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest
 from idc_ray.images import Instance
 from idc_ray.models import load_upscaler
@@ -19,13 +18,9 @@ from idc_ray.pipeline.dry_run import TIMED_IMAGES, seconds_per_image
 from idc_ray.pipeline.inputs import readable_samples
 from idc_ray.pipeline.progress import duration
 from idc_ray.store.filesystem import resolve
-from idc_ray.training.fit import student_spec
-from idc_ray.training.loop import Trainer
+from idc_ray.training.dry_run import seconds_per_step
 
-__all__ = ["estimate", "seconds_per_step"]
-
-#: Steps that are timed, after one that is not.
-TIMED_STEPS = 3
+__all__ = ["estimate"]
 
 
 def estimate(plan: Plan) -> str:
@@ -77,22 +72,3 @@ def _set_seconds(plan: Plan, arm: Arm, samples: list[Instance], device: torch.de
     for sample in samples:
         teacher.upscale_image(sample.lr)
     return (time.perf_counter() - begin) / len(samples) * plan.found.manifest.num_rows
-
-
-def seconds_per_step(config: TrainConfig, device: torch.device) -> float:
-    """Of a training, timed on a few steps."""
-    torch.use_deterministic_algorithms(False)
-    model = student_spec(config).build().to(device)
-    if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trainer = Trainer(model, config)
-    side, scale = config.patch_size, config.scale
-    lr = torch.rand(config.batch_size, 3, side, side, device=device)
-    hr = torch.rand(config.batch_size, 3, scale * side, scale * side, device=device)
-    trainer.advance(lr, hr)
-    trainer.look()
-    begin = time.perf_counter()
-    for _ in range(TIMED_STEPS):
-        trainer.advance(lr, hr)
-    trainer.look()
-    return (time.perf_counter() - begin) / TIMED_STEPS

@@ -36,12 +36,15 @@ class Unit:
     train: Callable[[Any], ray.ObjectRef[Outcome]]
 
 
-def run_units(units: Sequence[Unit], slots: Callable[[], int]) -> Generator[tuple[Unit, Outcome], None, None]:
+def run_units(
+    units: Sequence[Unit], slots: Callable[[], int], at_work: list[Unit | str] | None = None
+) -> Generator[tuple[Unit, Outcome], None, None]:
     """Make every set once and train every student; a failure ends nothing but the units that need it.
 
     Args:
         units: in the order in which they are wanted.
         slots: how many tasks to have at a time; asked again and again, as a cluster may grow.
+        at_work: kept up to date with what runs: names of sets, and units whose students are trained.
 
     Yields:
         Units with their outcomes, as they end. To be closed by whoever stops early.
@@ -68,6 +71,8 @@ def run_units(units: Sequence[Unit], slots: Callable[[], int]) -> Generator[tupl
                 elif unit.set_name not in making:
                     making.add(unit.set_name)
                     running[unit.make_set()] = unit.set_name
+            if at_work is not None:
+                at_work[:] = running.values()
             yield from ended  # only now: whoever takes them may take his time, and the cluster is busy
             ended = []
             ready, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_SECONDS) if running else ([], [])

@@ -15,6 +15,7 @@ import ray
 import torch
 
 from idc_ray.comparison.images import Block, relabelled
+from idc_ray.condensation.budget import SURVEY_IMAGES, mean_difficulty
 from idc_ray.condensation.load import load_condenser
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import load_upscaler, teacher_sha256
@@ -24,7 +25,6 @@ from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.inputs import PNG_BYTES_PER_PIXEL
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import pixels
-from idc_ray.pipeline.survey import SURVEY_IMAGES, mean_difficulty
 from idc_ray.pipeline.worker import CondenseWorker
 from idc_ray.store import RunRecord, Store, shard_count_for
 from idc_ray.store.lease import LEASE_S

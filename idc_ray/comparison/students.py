@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,14 +14,15 @@ from idc_ray.comparison.scoring import Scoring
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest
 from idc_ray.models import load_upscaler
-from idc_ray.pipeline.device import device_kind
+from idc_ray.pipeline.device import machine
 from idc_ray.store.filesystem import Place
 from idc_ray.training.data import open_sources, resident_patches
+from idc_ray.training.device import set_up_training
 from idc_ray.training.fit import World, fit
 from idc_ray.training.pairs import PairTable, Patches
 from idc_ray.training.state import BEST, LAST, STATE
 
-__all__ = ["machine", "run_student", "set_up_training", "whole_patches"]
+__all__ = ["run_student", "whole_patches"]
 
 #: Says that the training is over; its state, which is larger than all the rest, is then gone.
 DONE = "done.json"
@@ -47,7 +44,7 @@ def run_student(
     Returns:
         JSON: ``train_seconds``, ``steps``, ``curve``, ``machine`` and ``sets``, the scores.
     """
-    set_up_training(config)
+    set_up_training(config.workers.threads or 1)
     done = place.read_json(DONE, FIX)
     if done is None or place.size(LAST) is None:
         done = _train(config, blocks, place, scoring, device)
@@ -91,22 +88,3 @@ def whole_patches(config: TrainConfig, blocks: Iterable[Block], device: torch.de
         return Patches(table.to(device), config.patch_size, config.batch_size, config.seed)
     except ValueError as error:
         raise BadRequest(f"{error}; lower train.patch_size ({config.patch_size}), or leave such images out") from None
-
-
-def machine(device: torch.device, threads: int) -> str:
-    """Kind of machine, such as ``cpu: AMD EPYC 7B13, 1 of 2 cores``."""
-    if device.type == "cuda":
-        return device_kind(device)
-    model = platform.processor() or platform.machine()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    return f"cpu: {model}, {threads} of {os.cpu_count()} cores"
-
-
-def set_up_training(config: TrainConfig) -> None:
-    """As the training job does, whatever ran in this process before."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(False)
-    torch.backends.cudnn.allow_tf32 = True  # torch's default, which condensing turns off
-    torch.set_num_threads(config.workers.threads or 1)

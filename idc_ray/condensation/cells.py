@@ -14,7 +14,7 @@ from idc_ray.condensation.windows import candidate_positions, cut, window_means
 
 __all__ = ["NOWHERE", "Cells", "cell_side", "cells_of_image", "cells_of_tile", "mosaic"]
 
-#: Cells of an image that are looked at, and for each cell of its tiles (ours); of more, those of the largest weight.
+#: Cells of an image that are looked at, and for each cell of its tiles; of more, those of the largest weight.
 MOST_CELLS, MOST_PER_CELL = 8192, 16
 
 #: Top and left of a cell that is from no place of the image.

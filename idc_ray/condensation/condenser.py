@@ -52,7 +52,7 @@ __all__ = ["Condenser"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Tiles of one teacher call where ``slots`` is not set: GPUs need many to be busy, CPUs waste time on dummies (ours).
+#: Tiles of one teacher call where ``slots`` is not set: GPUs need many to be busy, CPUs waste time on dummies.
 DEFAULT_SLOTS = {"cpu": 4, "cuda": 32}
 
 
@@ -324,7 +324,7 @@ class Condenser:
             loss_end=match.end.total if match else None,
             bandwidth_start=match.start.per_bandwidth if match else [],
             bandwidth_end=match.end.per_bandwidth if match else [],
-            kept_start=match.kept_start if match and self.config.iterations else None,
+            kept_start=match.kept_start if match and self.config.matches else None,
             seconds=part.seconds | {"upsample": time.perf_counter() - begin},
         )
 

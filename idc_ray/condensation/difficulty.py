@@ -68,7 +68,7 @@ def gradient(lr: Tensor) -> Tensor:
 
 
 def hardness_map(kind: Hardness, difficulties: Tensor | None, lr: Tensor) -> Tensor:
-    """What places weigh by (ours).
+    """What places weigh by.
 
     ``difficulty`` leaves out edges that interpolation does well, ``gradient`` fine texture of little contrast; their
     geometric mean, ``both``, is large where both are.
@@ -89,7 +89,7 @@ def hardness_map(kind: Hardness, difficulties: Tensor | None, lr: Tensor) -> Ten
 
 @dataclass(frozen=True)
 class Weighting:
-    """Weight of a local feature by its hardness d: min((d / mean + floor)^gamma, ceiling) (ours; gamma 0: the paper).
+    """Weight of a local feature by its hardness d: min((d / mean + floor)^gamma, ceiling) (gamma 0: the paper).
 
     ``mean`` and ``ceiling`` come from the real image, also for its synthetic tiles.
     """

@@ -1,4 +1,4 @@
-"""Matching by choice: tiles exchange cells for real ones until the mosaic has the image's distribution (ours).
+"""Matching by choice: tiles exchange cells for real ones until the mosaic has the image's distribution.
 
 Learned pixels come near the distribution of an image's hard places by drawing strokes into flat ones. Real cells
 come there as they were photographed, but for the pixels at their seams, which are blended. The loss is the one that

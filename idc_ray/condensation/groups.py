@@ -56,7 +56,7 @@ def balanced_groups(points: Tensor, masses: Tensor, centres: Tensor, rounds: int
         points: (n, d) embeddings of the crops, on the CPU.
         masses: (n,) positive.
         centres: (g, d) first centres; group j grows round centre j.
-        rounds: most rounds of assigning and averaging (ours: 10; it stops when nothing moves).
+        rounds: most rounds of assigning and averaging (default 10; it stops when nothing moves).
 
     Returns:
         float64 (n, g) not negative: the mass of each crop in each group. Rows sum to ``masses``,

@@ -21,7 +21,7 @@ from idc_ray.config import Loss, Optimizer
 
 __all__ = ["HeldOutLoss", "Matched", "MatchingProblem", "TileMatcher"]
 
-#: Teacher calls whose activations are kept for the backward pass (ours). Images are optimised together as long as
+#: Teacher calls whose activations are kept for the backward pass. Images are optimised together as long as
 #: their calls are no more; of an image with more calls, those above are recomputed in the backward pass.
 KEPT_CALLS = 8
 

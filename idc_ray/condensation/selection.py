@@ -24,7 +24,7 @@ from idc_ray.condensation.windows import candidate_positions, choose, cut, windo
 
 __all__ = ["SELECTORS", "SelectionTask", "select"]
 
-#: Share of the candidates with the largest loss that ``loss`` drops: the teacher fails there on noise and moire (ours).
+#: Share of the candidates with the largest loss that ``loss`` drops: the teacher fails there on noise and moire.
 DROPPED_HARDEST = 0.05
 
 
@@ -43,7 +43,7 @@ class SelectionTask:
     key: tuple[object, ...]
 
 
-#: Clusters that ``dcsr_like`` takes from in turn (ours).
+#: Clusters that ``dcsr_like`` takes from in turn.
 CLUSTERS = 8
 
 Rule = Callable[[SelectionTask, FeatureReader, int, Tensor], Iterable[int]]

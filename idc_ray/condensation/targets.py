@@ -26,7 +26,7 @@ __all__ = ["RealImage", "RealTargets", "difficulty_map", "measure_image", "real_
 #: Least standard deviation of a channel, relative to the largest of the image and absolute: flat channels stay finite.
 RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-3, 1e-5
 
-#: Features of real crops kept from the first pass to the second; of more, the rest is computed twice (ours).
+#: Features of real crops kept from the first pass to the second; of more, the rest is computed twice.
 #: A 2K image at scale 2 has 104 MB with the bundled teacher.
 KEPT_BYTES = 256 * 2**20
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
@@ -20,7 +20,7 @@ __all__ = [
 ]  # fmt: skip
 
 _NEUTRAL = "neutral"
-_PLACE = "place"
+PLACE = "place"
 _T = TypeVar("_T")
 
 #: ``Neutral[int]`` is an int that changes no byte of any image's rows. A field without the mark affects the
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 Neutral = Annotated[_T, _NEUTRAL]
 
 #: ``Place[str]`` is a path or a URI of something that a job reads or writes.
-Place = Annotated[_T, _PLACE]
+Place = Annotated[_T, PLACE]
 
 
 def _as_tuple(value: object) -> object:
@@ -40,7 +40,13 @@ OneOrSeveral = Annotated[tuple[_T, ...], BeforeValidator(_as_tuple)]
 
 
 class Section(BaseModel):
-    """A group of settings: typed, immutable, no unknown names, no NaN or infinity; docstrings are the help texts."""
+    """A group of settings: typed, immutable, no unknown names, no NaN or infinity; docstrings are the help texts.
+
+    Attributes:
+        common: of a command's configuration, the settings that ``--help`` shows, with one-line texts.
+    """
+
+    common: ClassVar[dict[str, str]] = {}
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
@@ -101,7 +107,7 @@ def places_of(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
         value = getattr(config, name)
         if isinstance(value, BaseModel):
             yield from places_of(value, f"{prefix}{name}.")
-        elif _PLACE in field.metadata and value is not None:
+        elif PLACE in field.metadata and value is not None:
             yield from ((prefix + name, each) for each in ((value,) if isinstance(value, str) else value))
 
 

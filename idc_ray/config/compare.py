@@ -1,8 +1,8 @@
-"""Settings of the comparison job. Defaults are ours."""
+"""Configuration of the compare job."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,7 +19,7 @@ Changes = dict[Text, Any]
 
 
 class Grid(Section):
-    """Further arms: every combination of its lists. A list that is left out is the one of the main grid."""
+    """Grid of further arms: every combination of its lists. A missing list is that of the main grid."""
 
     methods: OneOrSeveral[Text] | None = None
     ratios: OneOrSeveral[Ratio] | None = None
@@ -29,14 +29,38 @@ class Grid(Section):
 
 
 class CompareMlflow(Mlflow):
-    """Where the comparison is tracked: a parent run, and a child for each arm and seed."""
+    """MLflow tracking: a parent run, with a child run for each arm and seed."""
 
     experiment: Neutral[Text] = "idc_ray_compare"
     """Name of the experiment."""
 
 
 class CompareConfig(Section):
-    """Everything that ``jobs/compare.py`` can be told."""
+    """Settings of ``idc-ray compare``."""
+
+    common: ClassVar[dict[str, str]] = {
+        "input": "folder, glob, list file or Parquet of images; none: demo photographs",
+        "output": "folder or s3:// or gs:// prefix to write to",
+        "scale": "super-resolution factor",
+        "methods": "methods or variants",
+        "ratios": "shares of the pixels to keep",
+        "labels": "teacher, real, or both",
+        "allocations": "per_image, difficulty, or both",
+        "students": "models or networks to train",
+        "seeds": "each arm is run once with each",
+        "teacher": "checkpoint; none: the bundled one",
+        "benchmarks": "one benchmark folder to test on, or several: '[A, B]'",
+        "validation": "folder of HR images for curves and a column of the table",
+        "curve": "measure curves on: validation, benchmarks, none",
+        "condense": "settings of condense for every arm, '{tile_size: 32}'",
+        "train": "settings of train for every arm, '{iterations: 3000}'",
+        "variants": "methods with settings of their own; see docs/compare.md",
+        "networks": "students with settings of their own; see docs/compare.md",
+        "reference": "arm to compare the others with; none: the whole set",
+        "actors.max_size": "most workers; none: as many as there is room for",
+        "actors.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
+        "dry_run": "list arms, tasks and a time estimate; start nothing",
+    }
 
     input: Place[Text | None] = None
     """Folder, glob, list file or Parquet of HR images; null: photographs of scikit-image."""
@@ -45,41 +69,41 @@ class CompareConfig(Section):
     scale: Literal[2, 3, 4] = 2
     """Super-resolution factor."""
     teacher: Place[Text | None] = None
-    """Checkpoint of the teacher; null: the bundled one of this scale."""
+    """Teacher checkpoint; null: the bundled one for this scale."""
     methods: OneOrSeveral[Text] = ("whole", "random", "hardest", "idc")
-    """Methods of the condense job, names of variants, or whole: all images, uncondensed; "[A, B]"."""
+    """Methods of the condense job, variants, or whole, which trains on all images; "[A, B]"."""
     ratios: OneOrSeveral[Ratio] = (0.1,)
-    """Shares of the pixels that are kept; whole has none."""
+    """Fractions of LR pixels that are kept; whole has none."""
     labels: OneOrSeveral[Labels] = ("teacher", "real")
-    """Where HR comes from: teacher, real, or both."""
+    """HR tiles: teacher, real, or both."""
     allocations: OneOrSeveral[Allocation] = ("per_image",)
-    """How many tiles an image gets: per_image, difficulty, or both."""
+    """Tiles per image: per_image, difficulty, or both."""
     students: OneOrSeveral[Text] = ("edsr_small",)
-    """Names of models, or of networks."""
+    """Student networks: names of models, or of entries of networks."""
     seeds: OneOrSeveral[Seed] = (0, 1, 2)
-    """Each arm is condensed and trained once with each; intervals need two or more."""
+    """Random seeds. Each arm is condensed and trained once per seed; confidence intervals need at least two."""
     arms: tuple[Grid, ...] = ()
-    """Grids besides the main one of methods, ratios, labels, allocations and students."""
+    """Further grids, beside the main one of methods, ratios, labels, allocations and students."""
     variants: dict[Text, Changes] = Field(default={})
-    """Methods with settings of their own, "{idc_start: {method: idc, iterations: 0}}"."""
+    """Named methods with settings, "{idc_start: {method: idc, matching: none}}"."""
     networks: dict[Text, Changes] = Field(default={})
-    """Students with settings of their own, "{tiny: {model: edsr_small, model_arguments: {channels: 16}}}"."""
+    """Named students with settings, "{tiny: {model: edsr_small, model_arguments: {channels: 16}}}"."""
     condense: Changes = Field(default={})
     """Settings of the condense job for every arm, "{tile_size: 32, loss.gamma: 0.5}"."""
     train: Changes = Field(default={})
     """Settings of the training job for every arm, "{iterations: 3000, patch_size: 32}"."""
     benchmarks: Place[OneOrSeveral[Text]] = ()
-    """Folders that students are tested on at the end, as jobs/evaluate.py takes them; one or several."""
+    """Benchmark folders for the final scores, as idc-ray evaluate takes them; one or several."""
     validation: Place[Text | None] = None
-    """Folder of HR images, or a benchmark folder, that the curves and a column of the table are measured on."""
+    """Folder of HR images, or a benchmark folder, for the curves and a column of the table."""
     curve: Literal["validation", "benchmarks", "none"] = "validation"
-    """What the curves over the training are measured on; nothing is ever chosen by them."""
+    """Images that the training curves are measured on. No checkpoint is selected by them."""
     curve_points: Count = 10
-    """Points of a curve, evenly spaced, the last at the end."""
+    """Points per curve, evenly spaced, the last at the end of training."""
     reference: Text | None = None
-    """Arm that the others are subtracted from, such as random-0.1-real; null: whole-real, else the first."""
+    """Arm that the differences are relative to, such as random-0.1-real; null: whole-real, else the first."""
     dry_run: bool = False
-    """List arms, tasks and a time estimate, and start nothing."""
+    """Print arms, tasks and a time estimate; start nothing."""
     actors: Actors = Actors()
     mlflow: CompareMlflow = CompareMlflow()
 

@@ -1,8 +1,12 @@
-"""Settings of the main job. Each says its unit, its range, whose default: the paper's (arXiv 2505.21099) or ours."""
+"""Configuration of the condense job.
+
+Defaults that the paper (arXiv 2505.21099) gives are marked (paper); the others were chosen by experiment, see
+docs/results.md.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -28,7 +32,7 @@ METHOD_VERSION = 5
 #: Scales that the package has a network for, as ``idc_ray.models`` has them; that would import torch.
 BUNDLED_SCALES = (2, 4)
 
-#: Fewest local features a side that a tile must have, else its statistics mean little, and that a cell must (ours).
+#: Fewest local features per side of a tile and of a cell; with fewer their statistics mean little.
 MIN_POSITIONS, MIN_CELL_POSITIONS = 8, 2
 
 Count = Annotated[int, Field(ge=1)]
@@ -39,23 +43,23 @@ Text = Annotated[str, Field(min_length=1)]  # an empty one is an unset shell var
 
 
 class Rlff(Section):
-    """Random local Fourier features: the frequencies and the features that they look at."""
+    """Random local Fourier features (RLFF): frequencies, and the features they are applied to."""
 
     num_frequencies: int = Field(256, ge=8)
-    """Frequencies in one set, used in one step; >= 8, a multiple of the number of bandwidths; ours."""
+    """Frequencies in one set, used in one step; at least 8, a multiple of the number of bandwidths."""
     num_sets: Count = 8
-    """Sets in the bank, taken in turn; from num_sets x num_frequencies = 2048 on it is not overfitted; ours."""
+    """Sets of frequencies, used in turn. From 2048 frequencies in all on, tiles do not overfit them."""
     num_held_out: int = Field(256, ge=8)
-    """Frequencies never optimised on, for the reported losses; >= 8, a multiple of the number of bandwidths; ours."""
+    """Held-out frequencies, for the reported losses; at least 8, a multiple of the number of bandwidths."""
     kernel_size: Count = 3
-    """Side of the local neighbourhood, in feature positions; odd; ours."""
+    """Side of the local neighbourhood, in feature positions; odd."""
     bandwidths: tuple[Positive, ...] = Field((0.5, 1.0, 2.0, 4.0), min_length=1)
-    """Scales of the frequencies, relative to a local feature's standard deviation; > 0, distinct; ours."""
+    """Standard deviations of the frequencies, relative to 1 / that of a local feature; positive, distinct."""
     feature_layer: Text = "auto"
-    """Name of a layer of the guide, which is the teacher then unless told otherwise; auto: the guide's last one at LR
-    resolution before its upsampler; ours."""
+    """Layer whose output is matched, by module name. auto: the last one at LR resolution before the upsampler. A name
+    refers to the teacher, unless guide says otherwise."""
     padding: int = Field(4, ge=0)
-    """LR pixels of reflection round a tile when its features are computed, < tile_size; ours."""
+    """Reflection padding of a tile when its features are computed, in LR pixels; less than tile_size."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -74,30 +78,30 @@ class Rlff(Section):
 
 
 class Loss(Section):
-    """What is matched, and how positions weigh."""
+    """Matching loss and position weights."""
 
     discrepancy: Literal["squared", "amplitude_phase"] = "squared"
-    """Distance of two characteristic functions; squared is ours, amplitude_phase is NCFM's."""
+    """Distance between characteristic functions: squared difference, or NCFM's amplitude and phase terms."""
     alpha: NotNegative = 1.0
-    """Weight of the amplitude in amplitude_phase; ours."""
+    """Weight of the amplitude term of amplitude_phase."""
     beta: NotNegative = 1.0
-    """Weight of the phase in amplitude_phase; ours."""
+    """Weight of the phase term of amplitude_phase."""
     instance: NotNegative = 1.0
-    """Weight of the instance level, the whole image against all its tiles; ours."""
+    """Weight of the instance-level loss: the whole image against all of its tiles."""
     group: NotNegative = 1.0
-    """Weight of the group level, a share of the image against one tile; ours."""
+    """Weight of the group-level loss: a group of crops against one tile."""
     gamma: NotNegative = 2.0
-    """Power of a position's hardness in its weight; 0 is the paper, 2 is ours."""
+    """Exponent of the hardness in a position's weight; 0: all positions weigh the same (paper)."""
     hardness: Literal["difficulty", "gradient", "both"] = "gradient"
-    """What makes a place hard. difficulty: what the teacher adds to bicubic interpolation; gradient: that of the LR
-    image's luma, by Sobel's operator; both: their geometric mean (docs/results.md); ours."""
+    """Hardness of a position. difficulty: |teacher - bicubic|; gradient: Sobel gradient of the LR image's luma; both:
+    their geometric mean."""
     tile_weights: Literal["uniform", "difficulty"] = "uniform"
-    """What a position of a tile weighs. uniform: all the same, as students train on all of them alike, so that hard
-    places fill the tile as they outweigh easy ones in the image; difficulty: as it would weigh in the image; ours."""
+    """Per-position weights on synthetic tiles. uniform: all 1, as students sample positions uniformly; difficulty: as
+    in the source image."""
     weight_floor: Positive = 0.01
-    """Added to the relative hardness before the power, so that flat places count; ours."""
+    """Added to the relative hardness before the exponent, so that flat regions keep some weight."""
     clip_percentile: float = Field(99.0, gt=0, le=100)
-    """Percentile of an image's weights at which they are clipped; in (0, 100]; ours."""
+    """Percentile at which an image's weights are clipped; in (0, 100]."""
 
     @model_validator(mode="after")
     def _something_to_match(self) -> Self:
@@ -109,65 +113,65 @@ class Loss(Section):
 
 
 class Exchange(Section):
-    """Matching by choice: cells of the tiles are exchanged for crops of the image."""
+    """Matching by greedy replacement: cells of the tiles are replaced by crops of the image."""
 
     cells: Count = 2
-    """Cells a side of a tile; 1: the whole tile is one; ours."""
+    """Cells per side of a tile; 1: the whole tile is one cell."""
     blend: int = Field(4, ge=0)
-    """LR pixels over which neighbouring cells are blended into each other; 0: they meet in an edge, which a strong
-    teacher sharpens and students then learn (docs/results.md); ours."""
+    """Width of the blend between neighbouring cells, in LR pixels; 0: none, which leaves edges that teachers sharpen
+    and students learn (docs/results.md)."""
     sweeps: Count = 3
-    """Most rounds over all cells; ours."""
+    """Maximum number of passes over all cells."""
 
 
 class Optimizer(Section):
-    """Adam on the pixels of the tiles, with one step size a tile and a cosine decay to 0."""
+    """Adam on the pixels of the tiles, with one step size per tile and cosine decay to 0."""
 
     learning_rate: Positive = 0.001
-    """Start of the decay: a tile's mean step, in the quadratic mean; pixels range over [0, 1]; ours."""
+    """Initial step size: root mean square change of a tile's pixels, which are in [0, 1]."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """Adam's two decays, each in [0, 1); ours."""
+    """Decay rates of Adam's moments, each in [0, 1)."""
     weight_refresh: Count = 25
-    """Steps between two computations of the position weights of the tiles; ours."""
+    """Steps between updates of the tiles' position weights."""
 
 
 class Source(Section):
-    """How images are found and read."""
+    """Image sources."""
 
     lr_input: Neutral[Place[Text | None]] = None
-    """Folder of LR images with the relative paths of the HR ones; null: LR is made by MATLAB-style bicubic."""
+    """Folder of LR images with the relative paths of the HR images; null: LR is made by MATLAB-style bicubic."""
     image_column: Neutral[Text | None] = None
-    """Image column of a Parquet input; null: the only one that holds images."""
+    """Image column of a Parquet input; null: the only one with images."""
     max_pixels: Neutral[Count] = 100_000_000
-    """Pixels of the largest image that is decoded; larger ones are quarantined; ours."""
+    """Largest image that is decoded, in pixels; larger ones are quarantined."""
     on_changed: Neutral[Literal["error", "redo"]] = "error"
-    """What to do about a source that changed since it was condensed."""
+    """What to do with a source that changed after it was condensed."""
 
 
 class Actors(Section):
-    """The pool of workers. Of these only threads and dtype change the result: float sums depend on them."""
+    """Worker pool. Only threads and dtype affect results: floating-point sums depend on them."""
 
     min_size: Neutral[Count] = 1
-    """Fewest workers."""
+    """Minimum number of workers."""
     max_size: Neutral[Count | None] = None
-    """Most workers; null: as many as the cluster has room for, also when it grows. A cluster that starts without
-    workers is asked at once for as many as are named here, and grows one by one for null."""
+    """Maximum number of workers; null: as many as fit the cluster, also when it grows. An autoscaling cluster without
+    nodes is asked for this many at once; with null it grows one by one."""
     initial_size: Neutral[Count | None] = None
-    """Workers at the start; null: as many as there is room and work for."""
+    """Initial number of workers; null: as many as fit and have work."""
     cpus: Neutral[NotNegative] = 1.0
-    """CPUs that a worker reserves; a fraction, or a whole number above 1."""
+    """CPUs per worker; a fraction of 1, or a whole number."""
     gpus: Neutral[NotNegative | None] = None
-    """GPUs that a worker reserves, likewise; null: 1 if the cluster has any, else 0."""
+    """GPUs per worker; a fraction of 1, or a whole number; null: 1 if the cluster has any, else 0."""
     threads: Count = 1
-    """Torch threads in a worker."""
+    """Torch threads per worker."""
     images_per_step: Neutral[Count | None] = None
-    """Images condensed together in one call; null: 4 on CPUs, 16 on GPUs; ours."""
+    """Images per call; null: 4 on CPUs, 16 on GPUs."""
     device: Neutral[Literal["auto", "cpu", "cuda"]] = "auto"
-    """Where workers compute; auto: cuda if they reserve a GPU. Kinds of device differ in the last bits."""
+    """Device of the workers; auto: cuda if they have a GPU. Results of different devices differ in the last bits."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the teacher's pass."""
+    """Precision of the teacher's forward pass."""
     ray_address: Neutral[Text | None] = None
-    """Ray cluster to join; null: RAY_ADDRESS, else one started here."""
+    """Ray cluster to join; null: RAY_ADDRESS, else a local cluster is started."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -190,75 +194,101 @@ class Actors(Section):
 
 
 class Store(Section):
-    """How the output is written."""
+    """Output files."""
 
     shard_bytes: Neutral[Count] = 128 * 2**20
-    """Expected bytes of one Parquet shard; ours."""
+    """Target size of a Parquet shard, in bytes."""
     attempts: Neutral[Count] = 3
-    """Times that an image, alone, may end its worker or its launch before it is quarantined; ours."""
+    """Number of times an image processed alone may kill its worker or the job before it is quarantined."""
 
 
 class Mlflow(Section):
-    """Where the run is tracked."""
+    """MLflow tracking."""
 
     enabled: Neutral[bool] = True
-    """Track the run."""
+    """Track the run in MLflow."""
     tracking_uri: Neutral[Text | None] = None
-    """MLflow server or database; null: MLFLOW_TRACKING_URI, else sqlite in the output."""
+    """MLflow server or database; null: MLFLOW_TRACKING_URI, else SQLite in the output."""
     experiment: Neutral[Text] = "idc_ray"
-    """Name of the experiment."""
+    """MLflow experiment."""
     run_name: Neutral[Text | None] = None
-    """Name of the run; null: the output's name and the digest."""
+    """MLflow run name; null: the name of the output and the digest."""
 
 
 class CondenseConfig(Section):
-    """Everything that ``jobs/condense.py`` can be told."""
+    """Settings of ``idc-ray condense``."""
+
+    common: ClassVar[dict[str, str]] = {
+        "input": "folder, glob, list file or Parquet of images; none: demo photographs",
+        "output": "folder or s3:// or gs:// prefix to write to",
+        "scale": "super-resolution factor",
+        "ratio": "share of the pixels to keep, in (0, 1]",
+        "method": "idc, or a baseline: random, hardest, sobel, kcenter, ...",
+        "matching": "how idc makes its tiles: cells, pixels or both",
+        "allocation": "per_image, or difficulty: more for hard images",
+        "tile_size": "side of an LR tile in pixels",
+        "iterations": "steps of learning pixels; 0: keep the initial tiles",
+        "teacher": "checkpoint of the network that makes the labels; none: the bundled one",
+        "guide": "features to match come from: auto, teacher, bundled",
+        "labels": "HR tiles: teacher, or real, with a baseline only",
+        "seed": "seed of everything random",
+        "source.lr_input": "folder of given LR images; none: made by bicubic",
+        "actors.max_size": "most workers; none: as many as there is room for",
+        "actors.gpus": "GPUs per worker; none: 1 if there are any",
+        "actors.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
+        "mlflow.enabled": "MLflow tracking; off: --no-mlflow.enabled",
+        "dry_run": "estimate images, tiles, bytes and time; start nothing",
+        "strict": "exit with 3 if an image was quarantined",
+        "overwrite": "discard an output of another configuration or input",
+        "retry_quarantined": "try quarantined images again",
+    }
 
     input: Neutral[Place[Text | None]] = None
-    """Folder, glob, list file or Parquet of HR images, local or object store; null: photographs of scikit-image."""
+    """HR images: folder, glob, list file or Parquet, local or remote; null: photographs of scikit-image."""
     output: Neutral[Place[Text]] = "idc_output"
-    """Folder or object-store prefix that the condensed set is written to."""
+    """Folder or object-store prefix of the condensed set."""
     scale: Literal[2, 3, 4] = 2
     """Super-resolution factor."""
     ratio: float = Field(0.1, gt=0, le=1)
-    """Share of the pixels that is kept, in (0, 1]; 0.1 is one of the paper's."""
+    """Fraction of LR pixels that is kept, in (0, 1]; 0.1 is one of the paper's."""
     method: Literal[
         "idc", "ncfd", "random", "hardest", "sobel", "psnr_bicubic", "loss", "kcenter", "herding", "dcsr_like"
     ] = "idc"
-    """How tiles come about: idc makes them, ncfd does by whole tiles' mean features, the others choose real ones."""
+    """Condensation method. idc and ncfd synthesise tiles, ncfd from mean features; the others select crops."""
     labels: Literal["teacher", "real"] = "teacher"
-    """Where HR tiles come from; real only with a method that chooses; teacher is the paper's."""
+    """HR tiles: the teacher's output (paper), or real ones, for methods that select crops."""
     tile_size: int = Field(48, ge=16)
-    """Side of an LR tile, in pixels, >= 16; EDSR's training patch, ours."""
+    """Side of an LR tile in pixels, at least 16; 48 is EDSR's training patch."""
     teacher: Neutral[Place[Text | None]] = None
-    """Checkpoint of the teacher; null: the bundled one of this scale. Its hash counts, its path does not."""
+    """Teacher checkpoint; null: the bundled one for this scale. It is identified by its hash, not its path."""
     guide: Literal["auto", "teacher", "bundled"] = "auto"
-    """Network whose features are matched and that says what is difficult. teacher: the teacher itself, the paper's;
-    bundled: the small one of this package, which takes a fraction of a large teacher's time and made better students
-    (docs/results.md); auto: bundled where there is one of the scale, unless rlff.feature_layer names a layer; ours."""
+    """Feature network: its features are matched, and its output measures difficulty. teacher: the teacher (paper);
+    bundled: the small network of this package, faster than a large teacher, with better students (docs/results.md);
+    auto: bundled if there is one for the scale and rlff.feature_layer is auto, else teacher."""
     allocation: Literal["per_image", "difficulty"] = "per_image"
-    """How many tiles an image gets; per_image (at least one each) is the paper's, difficulty is ours."""
+    """Tiles per image. per_image: the same fraction, at least one (paper); difficulty: more for harder images."""
     iterations: int = Field(100, ge=0)
-    """Steps in which pixels are learned; 0: nothing is matched, the initial tiles are kept; ours."""
-    matching: Literal["cells", "pixels", "both"] = "cells"
-    """How the tiles of idc are matched to the image: pixels are learned, which is the paper's; cells of real crops are
-    exchanged, which made better students (docs/results.md) in less time, ours; both: exchanged, then learned."""
+    """Optimisation steps of matching pixels or both; 0: as matching none."""
+    matching: Literal["none", "cells", "pixels", "both"] = "cells"
+    """How idc matches its tiles to the image. none: the initial tiles are kept; pixels: their pixels are optimised
+    (paper); cells: they are composed of the image's own crops, with better students in less time (docs/results.md);
+    both: composed, then optimised."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """Seed of everything random, >= 0."""
+    """Random seed, at least 0."""
     init: Literal["random", "medoid", "hardest", "hardest_packed", "noise"] = "hardest"
-    """What the tiles of idc begin with; hardest: where the teacher adds most, as the method of that name; ours."""
+    """Initial tiles of idc. hardest: crops with the largest |teacher - bicubic|, as the method of that name."""
     slots: Annotated[int, Field(ge=2)] | None = None
-    """Tiles in every call of the teacher, >= 2; float results depend on it; null: 4 on CPUs, 32 on GPUs; ours."""
+    """Batch size of the teacher in tiles, at least 2; it affects the last bits; null: 4 on CPUs, 32 on GPUs."""
     dry_run: Neutral[bool] = False
-    """Print images, tiles, bytes and a time estimate, and start nothing."""
+    """Print the number of images, tiles and bytes and a time estimate; start nothing."""
     strict: Neutral[bool] = False
-    """Exit with 3 if an image was quarantined."""
+    """Exit with code 3 if an image was quarantined."""
     overwrite: Neutral[bool] = False
     """Discard an output of another configuration or input."""
     retry_quarantined: Neutral[bool] = False
-    """Try quarantined images again."""
+    """Retry quarantined images."""
     gallery_images: Neutral[int] = Field(8, ge=0)
-    """Images shown in gallery.png; 0: no gallery."""
+    """Images in gallery.png; 0: no gallery."""
     rlff: Rlff = Rlff()
     loss: Loss = Loss()
     exchange: Exchange = Exchange()
@@ -305,17 +335,22 @@ class CondenseConfig(Section):
     @property
     def exchanges(self) -> bool:
         """Whether cells are exchanged; ncfd has one feature for a whole tile, which no cell has."""
-        return self.method == "idc" and self.matching != "pixels" and self.iterations > 0
+        return self.method == "idc" and self.matches and self.matching != "pixels"
 
     @property
     def pixel_steps(self) -> int:
         """Steps in which pixels are learned."""
-        return self.iterations if self.method == "ncfd" or self.matching != "cells" else 0
+        return self.iterations if self.matches and (self.method == "ncfd" or self.matching != "cells") else 0
 
     @property
     def makes_tiles(self) -> bool:
-        """Whether the method learns the pixels of its tiles, where others choose real ones."""
+        """Whether the method synthesises tiles; the others select crops."""
         return self.method in ("idc", "ncfd")
+
+    @property
+    def matches(self) -> bool:
+        """Whether tiles are matched to the image; otherwise the initial ones are the result."""
+        return self.makes_tiles and self.matching != "none" and self.iterations > 0
 
     def digest(self, teacher_sha256: str) -> str:
         """16 hex digits that name the result: equal for equal rows, whatever the paths, the pool or the tracking.
@@ -324,6 +359,8 @@ class CondenseConfig(Section):
             teacher_sha256: hash of the teacher's checkpoint, hex digits.
         """
         settings = result_settings(self) | {"guide": self.guided_by}
+        if self.matching == "none":  # as it was written before there was this value
+            settings |= {"matching": "cells", "iterations": 0}
         # Not where the paired LR images are, but that they are: LR made by bicubic is another LR.
         settings["paired"] = self.source.lr_input is not None
         settings["teacher_sha256"] = teacher_sha256.lower()

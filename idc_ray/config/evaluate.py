@@ -1,8 +1,8 @@
-"""Settings of the evaluation job."""
+"""Configuration of the evaluate job."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ __all__ = ["EvaluateConfig"]
 
 
 class EvaluateMlflow(Mlflow):
-    """Where the scores are tracked; off unless asked for."""
+    """MLflow tracking; off by default."""
 
     enabled: bool = False
     """Track the scores."""
@@ -22,10 +22,24 @@ class EvaluateMlflow(Mlflow):
 
 
 class EvaluateConfig(Section):
-    """Everything that ``jobs/evaluate.py`` can be told; the defaults are ours."""
+    """Settings of ``idc-ray evaluate``."""
+
+    common: ClassVar[dict[str, str]] = {
+        "model": "a checkpoint, or bundled, or bicubic",
+        "benchmarks": "one benchmark folder, or several: '[Set5, Urban100]'",
+        "output": "folder or URI for metrics.json, metrics.csv and pictures",
+        "scale": "super-resolution factor",
+        "device": "cpu, cuda, cuda:1, ...; auto: the GPU if there is one",
+        "tile": "side of the tiles for large images, LR pixels; none: whole images",
+        "tile_overlap": "LR pixels that neighbouring tiles share",
+        "self_ensemble": "mean over the eight flips and rotations of the input",
+        "pictures": "write the outputs as PNG",
+        "dry_run": "print sets, sizes and time; write nothing",
+        "mlflow.enabled": "track the scores with MLflow",
+    }
 
     model: Place[Text]
-    """A checkpoint (ours, or any that spandrel loads), or bundled, or bicubic."""
+    """A checkpoint of idc_ray, or any that spandrel loads; bundled; or bicubic."""
     benchmarks: Place[OneOrSeveral[Text]] = Field(min_length=1)
     """Folder of sets, or one set: xS/HR and perhaps xS/LR, HR and LR, BasicSR's GTmod12 and
     LRbicxS, or DIV2K's NAME_HR and NAME_LR_bicubic/XS; or plain folders of HR images. One or several, "[A, B]"."""
@@ -36,11 +50,13 @@ class EvaluateConfig(Section):
     device: Text = "auto"
     """cpu, cuda, cuda:1, ...; auto: the GPU if there is one."""
     tile: Annotated[int, Field(ge=16)] | None = None
-    """Larger images go through the network in overlapping tiles of this side, LR pixels; null: whole."""
+    """Side of overlapping tiles that larger images are processed in, LR pixels; null: whole images."""
     tile_overlap: int = Field(16, ge=0)
-    """LR pixels that neighbouring tiles share; half of them at each border are dropped."""
+    """Overlap of neighbouring tiles, in LR pixels; half of it is cropped at each border."""
     self_ensemble: bool = False
     """Mean of the outputs for the eight flips and rotations of the input (EDSR, section 3.3)."""
     pictures: bool = False
     """Write the outputs as PNG, SET/NAME.png."""
+    dry_run: bool = False
+    """Print sets, sizes and a time estimate; write nothing."""
     mlflow: EvaluateMlflow = EvaluateMlflow()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from idc_ray.config.base import Place, Section
 from idc_ray.config.condense import Text
@@ -11,7 +11,15 @@ __all__ = ["ExportConfig"]
 
 
 class ExportConfig(Section):
-    """Everything that ``jobs/export.py`` can be told."""
+    """Settings of ``idc-ray export``."""
+
+    common: ClassVar[dict[str, str]] = {
+        "run": "a finished output of idc-ray condense",
+        "output": "folder to write to",
+        "format": "HR/NAME.png, LR/NAME.png and meta_info.txt",
+        "dry_run": "print pairs, files and bytes; write nothing",
+        "overwrite": "write into a folder that holds an export of another run",
+    }
 
     run: Place[Text]
     """A finished output of the condense job, local or in an object store."""
@@ -19,5 +27,7 @@ class ExportConfig(Section):
     """Folder to write to; made if missing."""
     format: Literal["folders"] = "folders"
     """folders: HR/NAME.png, LR/NAME.png and meta_info.txt, as BasicSR's PairedImageDataset reads them."""
+    dry_run: bool = False
+    """Print pairs, files and bytes; write nothing."""
     overwrite: bool = False
     """Write into a folder that holds an export of another run."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from idc_ray.config.base import settings_of
 from idc_ray.config.condense import CondenseConfig
+from idc_ray.config.synonyms import synonym
 from idc_ray.errors import BadRequest
 from idc_ray.redact import redact, redact_within
 
@@ -45,8 +46,11 @@ def load(
 
 def unknown_setting(model: type[BaseModel], name: str) -> BadRequest:
     """The refusal of ``name``, with the nearest valid name if one is near."""
-    hint = _nearest(name, [setting.name for setting in settings_of(model)])
-    return BadRequest(f"unknown setting '{name}'" + (f"; did you mean '{hint}'?" if hint else "; --help lists all"))
+    known = [setting.name for setting in settings_of(model)]
+    hint, note = synonym(name, known) or (_nearest(name, known), "")
+    if hint is None:
+        return BadRequest(f"unknown setting '{name}'; --help-all lists all")
+    return BadRequest(f"unknown setting '{name}'; did you mean '{hint}'?" + (f" Note: {note}" if note else ""))
 
 
 def _nearest(name: str, known: list[str]) -> str | None:
@@ -66,6 +70,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *settings`, what stands beside it wins
+                continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
@@ -104,7 +110,9 @@ def flatten(model: type[BaseModel], values: Mapping[str, object], origin: str) -
     for name, value in _leaves(values, "", sections, known):
         if name in sections:
             members = ", ".join(sorted(k for k in known if k.rpartition(".")[0] == name))
-            raise BadRequest(f"setting '{name}' is {_shown(value)}; it is a section of {members}")
+            meant = synonym(name, known)
+            hint = f"; did you mean '{meant[0]}'?" if meant else ""
+            raise BadRequest(f"setting '{name}' is {_shown(value)}; it is a section of {members}{hint}")
         if name not in known:
             raise unknown_setting(model, name)
         if name in flat:
@@ -131,7 +139,7 @@ def flatten_changes(
         raise BadRequest(f"{where}: {error}") from None
     for name in flat:
         if name in ours or name.partition(".")[0] in ours:
-            raise BadRequest(f"{where}.{name} cannot be set here: the job sets it itself; see jobs/{job}.py --help")
+            raise BadRequest(f"{where}.{name} cannot be set here: the job sets it itself; see idc-ray {job} --help-all")
     return flat
 
 
@@ -166,8 +174,19 @@ def _explain(fault: Any) -> str:
         return message  # our own validators name the settings themselves
     name = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return f"unknown setting '{name}'; --help lists all"
-    return f"setting '{name}' is {_shown(value)}; expected: {re.sub(r'^[A-Z][a-z]+ should (be |have )?', '', message)}"
+        return f"unknown setting '{name}'; --help-all lists all"
+    expected = re.sub(r"^[A-Z][a-z]+ should (be |have )?", "", message)
+    return f"setting '{name}' is {_shown(value)}; expected: {expected}{_share_hint(fault)}"
+
+
+def _share_hint(fault: Any) -> str:
+    """How a percentage is written, where one was given for a share."""
+    value, limits = fault["input"], fault.get("ctx") or {}
+    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)):
+        return f"; {match[0].strip()} is {float(match[1]) / 100:g}"
+    if 1 in (limits.get("le"), limits.get("lt")) and isinstance(value, int | float) and 1 < value <= 100:
+        return f"; {value:g} % is {value / 100:g}"
+    return ""
 
 
 class _Brief(reprlib.Repr):

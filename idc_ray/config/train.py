@@ -1,20 +1,22 @@
-"""Settings of the training job. Defaults are ours unless they say otherwise."""
+"""Configuration of the train job."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from idc_ray.config.base import Neutral, OneOrSeveral, Place, Section, result_digest, result_settings
 from idc_ray.config.condense import Count, Decay, Mlflow, NotNegative, Positive, Text
 
-__all__ = ["TRAIN_VERSION", "Schedule", "TrainConfig", "TrainOptimizer", "Validation", "Workers"]
+__all__ = ["TRAIN_VERSION", "Augment", "Schedule", "TrainConfig", "TrainOptimizer", "Validation", "Workers"]
 
 #: Part of the digest. Raise it when a change of code makes other weights out of the same settings.
-TRAIN_VERSION = 1
+#: 2: ``precision: auto`` is bfloat16 on CPUs that multiply it fast.
+TRAIN_VERSION = 2
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class TrainOptimizer(Section):
@@ -23,26 +25,26 @@ class TrainOptimizer(Section):
     name: Literal["adam", "adamw"] = "adam"
     """adam adds weight_decay to the gradient, adamw shrinks the weights by it."""
     learning_rate: Positive = 5e-4
-    """Peak rate; EDSR's paper has 1e-4 for 300,000 steps, short trainings want more."""
+    """Peak learning rate. EDSR's paper uses 1e-4 for 300,000 steps; shorter trainings need more."""
     betas: tuple[Decay, Decay] = (0.9, 0.99)
-    """Decays of Adam's averages, each in [0, 1)."""
+    """Decay rates of Adam's moments, each in [0, 1)."""
     weight_decay: NotNegative = 0.0
-    """Pull of the weights towards 0."""
+    """Weight decay."""
     clip_norm: Positive = 1.0
-    """Largest L2 norm of the gradient."""
+    """Maximum L2 norm of the gradient."""
 
 
 class Schedule(Section):
-    """The learning rate over the steps."""
+    """Learning rate schedule."""
 
     kind: Literal["cosine", "multistep", "constant"] = "cosine"
-    """cosine: half a cosine down to 0; multistep: times gamma at each milestone."""
+    """cosine: cosine decay to 0; multistep: multiplied by gamma at each milestone."""
     warmup: int = Field(200, ge=0)
-    """Steps of linear warm-up; at most a tenth of all."""
+    """Steps of linear warm-up; at most a tenth of all steps."""
     milestones: tuple[Share, ...] = (0.5, 0.8, 0.9, 0.95)
-    """Where multistep lowers the rate, as shares of all steps, rising; SwinIR's."""
+    """Milestones of multistep as fractions of all steps, increasing; SwinIR's."""
     gamma: Share = 0.5
-    """What multistep multiplies the rate by; SwinIR's."""
+    """Factor of multistep at each milestone; SwinIR's."""
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
@@ -52,45 +54,89 @@ class Schedule(Section):
 
 
 class Validation(Section):
-    """What checkpoints are compared on. Never a test set unless you name one yourself."""
+    """Validation images. Never a test set unless it is named explicitly."""
 
     images: Neutral[Place[Text | None]] = None
-    """Folder of HR images, or a benchmark folder with HR and LR; null: the held-out part of the data, if any."""
+    """Folder of HR images, or a benchmark folder with HR and LR; null: the held-out fraction of the data, if any."""
     fraction: float = Field(0.0, ge=0, lt=1)
-    """Part of the data's images, by their ids, that is held out of training; in [0, 1). None is where images are
-    named."""
+    """Fraction of the data's images that is held out of training, selected by image id; in [0, 1). Ignored if images
+    is set."""
     every: Count = 1000
-    """Steps between two validations; the last step is always validated."""
+    """Steps between validations; the last step is always validated."""
     max_images: Neutral[Count] = 50
-    """Most images that are looked at; more held-out ones are left out, by their ids."""
+    """Maximum number of validation images; of more held-out images those with the smallest ids are used."""
 
 
 class Workers(Section):
-    """Processes that train together; each takes its part of every batch."""
+    """Data-parallel workers; each processes its part of every batch."""
 
     count: Neutral[Count] = 1
-    """Workers; gloo on CPUs, NCCL on GPUs."""
+    """Number of workers; gloo on CPUs, NCCL on GPUs."""
     gpus: Neutral[NotNegative | None] = None
-    """GPUs of each worker; null: 1 if the cluster has enough, else 0."""
+    """GPUs per worker; null: 1 if the cluster has enough, else 0."""
     cpus: Neutral[Positive] = 1.0
-    """CPUs that Ray reserves for each worker."""
+    """CPUs per worker."""
     threads: Count | None = None
-    """Torch threads of each worker; null: the machine's cores shared among the workers of this job."""
+    """Torch threads per worker; null: the machine's cores divided by the workers on it."""
     ray_address: Neutral[Text | None] = None
-    """Cluster to join, such as auto or ray://HOST:10001; null: RAY_ADDRESS, else a local one."""
+    """Ray cluster to join, such as auto or ray://HOST:10001; null: RAY_ADDRESS, else a local cluster is started."""
     max_failures: Neutral[int] = Field(3, ge=0)
-    """How often the job starts again from its last state after it lost a worker."""
+    """Number of restarts from the last state after the loss of a worker."""
 
 
 class TrainMlflow(Mlflow):
-    """Where the run is tracked."""
+    """MLflow tracking."""
 
     experiment: Neutral[Text] = "idc_ray_train"
-    """Name of the experiment."""
+    """MLflow experiment."""
+
+
+class Augment(Section):
+    """Random changes of patches, beyond flips and turns: how often each is applied to a patch, in [0, 1]."""
+
+    cutmix: Probability = 0.0
+    """A rectangle, a quarter to three quarters of the patch high and wide, comes from another patch of the batch."""
+    mixup: Probability = 0.0
+    """Up to half of another patch of the batch is blended in."""
+    channels: Probability = 0.0
+    """Red, green and blue change places."""
+    contrast: Probability = 0.0
+    """Contrast is multiplied by a factor in [0.5, 1.5]."""
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is ever changed."""
+        return any(getattr(self, name) for name in type(self).model_fields)
 
 
 class TrainConfig(Section):
     """Everything that the training job can be told. Settings marked neutral change no weight."""
+
+    common: ClassVar[dict[str, str]] = {
+        "data": "condensed sets, folders of images or pairs; several: '[A, B]'",
+        "output": "folder or s3:// or gs:// prefix to write to",
+        "model": "edsr_baseline, swinir_light, ...",
+        "scale": "super-resolution factor",
+        "start": "random, interpolation, or a checkpoint",
+        "labels_from": "network whose outputs replace real HR images",
+        "iterations": "optimiser steps",
+        "batch_size": "patches per step",
+        "patch_size": "side of an LR patch in pixels",
+        "optimizer.learning_rate": "peak learning rate",
+        "schedule.kind": "cosine, multistep or constant",
+        "validation.images": "folder of images to validate on, or a benchmark folder",
+        "validation.fraction": "or a share of the data that is held out",
+        "validation.every": "steps between validations",
+        "checkpoint_every": "steps between saved states",
+        "precision": "of activations: auto, float32 or bfloat16",
+        "seed": "seed of everything random",
+        "workers.count": "processes that train together",
+        "workers.gpus": "GPUs per worker; none: 1 if there are enough",
+        "workers.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
+        "mlflow.enabled": "MLflow tracking; off: --no-mlflow.enabled",
+        "dry_run": "print data, network, steps, bytes and time; start nothing",
+        "overwrite": "replace another training in the output",
+    }
 
     data: Neutral[Place[OneOrSeveral[Text]]] = ()
     """Condensed sets, or folders, globs, lists or Parquet files of HR images; one or several, "[A, B]"."""
@@ -99,44 +145,54 @@ class TrainConfig(Section):
     model: Text = "edsr_small"
     """edsr_small, edsr_baseline, swinir_light or mambairv2_light."""
     model_arguments: dict[str, int | float | str | bool] = Field(default={})
-    """Arguments that override the model's own, "{channels: 32, blocks: 6}"."""
+    """Arguments of the model, "{channels: 32, blocks: 6}"; over those of its name."""
     scale: int = Field(2, ge=2, le=4)
-    """Upscaling factor."""
+    """Super-resolution factor."""
     start: Place[Text] = "random"
-    """random, interpolation (EDSR only: it begins as bilinear interpolation), or a checkpoint of the same model, whose
-    hash counts."""
+    """Initial weights: random, interpolation (EDSR only: bilinear interpolation), or a checkpoint of the same model,
+    identified by its hash."""
     labels_from: Neutral[Place[Text | None]] = None
-    """Checkpoint of a network whose outputs replace the HR of real images, or bundled; null: real HR. Its hash
-    counts."""
+    """Checkpoint of a network whose outputs replace real HR images, or bundled; null: real HR. It is identified by its
+    hash."""
+    labels: Literal["stored", "online"] = "stored"
+    """stored: HR patches are cut from what the data holds, or from labels made once before the first step; online:
+    labels_from labels the LR patches of every step, after augment has changed them."""
     iterations: Count = 10_000
-    """Optimiser steps."""
+    """Optimiser steps. Raising them continues a training, finished or not, on the schedule of the new number."""
     batch_size: Count = 16
-    """Patches of a step, over all workers."""
+    """Patches per step, over all workers."""
     patch_size: Count = 48
-    """Side of the LR patch; at most the tile size of condensed data; 48 is EDSR's."""
+    """Side of an LR patch in pixels, at most the tile size of condensed data; 48 is EDSR's."""
     loss: Literal["l1", "charbonnier"] = "l1"
     """Mean absolute error, or sqrt(error^2 + 1e-6)."""
     ema: Decay = 0.999
-    """Decay of the moving average of the weights, which is what is validated and saved; 0: none."""
+    """Decay of the exponential moving average of the weights, which is validated and saved; 0: none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of activations; auto: bfloat16 on GPUs that have it, float32 on CPUs, where it is faster."""
+    """Of convolutions and linear layers; weights and optimiser stay float32. auto: bfloat16 on GPUs and CPUs that
+    multiply it faster (CPUs: AMX or AVX512-BF16). A continued training keeps what it began with."""
+    execution: Neutral[Literal["auto", "eager", "graph", "compiled"]] = "auto"
+    """How a step runs. auto: as a CUDA graph on a GPU with one worker, where the network allows it, else eagerly;
+    compiled: by torch.compile, as a graph too. Results agree to the last bits of the arithmetic."""
     channels_last: bool = True
-    """Memory format of convolutions; on CPUs it trains a small EDSR about a tenth faster."""
+    """Memory format of convolutions; faster on CPUs and GPUs."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """Seed of everything random."""
+    """Random seed."""
     checkpoint_every: Neutral[Count] = 1000
-    """Steps between two saved states; what a kill can cost."""
+    """Steps between saved states: the most that a kill can cost."""
     resident_bytes: Neutral[Annotated[int, Field(ge=0)] | None] = None
-    """Data up to this size stays on the device, more is streamed by Ray Data; null: what fits half of the free memory
-    of the device, and twice half of the machine's, which its workers share. Decided once for a training."""
+    """Data up to this size is kept on the device, larger data is streamed by Ray Data; null: half of the device's free
+    memory, and a quarter of the machine's, shared by its workers. Decided once per training."""
     max_pixels: Neutral[Count] = 100_000_000
-    """Larger images are refused as decompression bombs."""
+    """Largest image that is decoded, in pixels."""
     allow_unfinished: Neutral[bool] = False
-    """Train on a condensed set that is not finished."""
+    """Train on a condensed set that is not finished yet."""
+    dry_run: Neutral[bool] = False
+    """Print data, network, steps, bytes and a time estimate; start and write nothing."""
     overwrite: Neutral[bool] = False
-    """Replace another training in the output."""
+    """Discard another training in the output."""
     optimizer: TrainOptimizer = TrainOptimizer()
     schedule: Schedule = Schedule()
+    augment: Augment = Augment()
     validation: Validation = Validation()
     workers: Workers = Workers()
     mlflow: TrainMlflow = TrainMlflow()
@@ -153,20 +209,34 @@ class TrainConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _online_needs_a_network(self) -> Self:
+        if self.labels == "online" and self.labels_from is None:
+            raise ValueError("labels is online, but nothing labels; name a checkpoint with labels_from, or bundled")
+        return self
+
     @property
     def held_out_share(self) -> float:
         """Share of the data's images that is not trained on: none if the user names other images to validate on."""
         return 0.0 if self.validation.images is not None else self.validation.fraction
 
-    def digest(self, data: str, teacher_sha256: str | None, start_sha256: str | None = None) -> str:
+    def digest(
+        self, data: str, teacher_sha256: str | None, start_sha256: str | None = None, with_iterations: bool = True
+    ) -> str:
         """16 hex digits of everything that the weights depend on.
 
         Args:
             data: the data's digest.
             teacher_sha256: hash of the network behind the labels, if any.
             start_sha256: hash of the checkpoint that ``start`` names, if it names one.
+            with_iterations: False: without the number of steps, which a continued training may change.
         """
         settings = result_settings(self) | {"data": data, "labels_from": teacher_sha256, "version": TRAIN_VERSION}
         settings["start"] = start_sha256 or self.start
         settings["validation"]["fraction"] = self.held_out_share
+        if not with_iterations:
+            del settings["iterations"]
+        for name in ("labels", "augment"):  # younger than digests that are in use
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del settings[name]
         return result_digest(settings)

@@ -1,8 +1,8 @@
-"""Settings of the tuning job. Defaults are ours."""
+"""Configuration of the tune job."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,17 +17,42 @@ Changes = dict[Text, Any]
 
 
 class TuneMlflow(Mlflow):
-    """Where the sweep is tracked: a parent run, and a child for each trial."""
+    """MLflow tracking: a parent run, with a child run for each trial."""
 
     experiment: Neutral[Text] = "idc_ray_tune"
     """Name of the experiment."""
 
 
 class TuneConfig(Section):
-    """Everything that ``jobs/tune.py`` can be told. A space's own settings stand below the command line's."""
+    """Settings of ``idc-ray tune``. A space's own settings stand below the command line's."""
+
+    common: ClassVar[dict[str, str]] = {
+        "space": "what to vary: a YAML file, or smoke, ratio, rlff, all, ...",
+        "input": "folder, glob, list file or Parquet of images; none: demo photographs",
+        "output": "folder or s3:// or gs:// prefix to write to",
+        "scale": "super-resolution factor",
+        "images": "most images that a trial condenses",
+        "validation": "images to score students on; none: hold out a share",
+        "validation_share": "the share that is held out, in (0, 1)",
+        "samples": "trials in all",
+        "hours": "time limit; none: unlimited",
+        "search": "tpe, random or grid",
+        "objectives": "psnr, ratio, cost; several: '[psnr, ratio]'",
+        "stopper": "stop bad trials early: auto, asha or none",
+        "seeds": "run each setting with each; the score is the mean",
+        "condense": "settings of condense for every trial, '{tile_size: 32}'",
+        "train": "settings of train for every trial, '{iterations: 2000}'",
+        "teacher": "checkpoint of the teacher; none: the bundled one",
+        "actors.max_size": "most workers; none: as many as there is room for",
+        "actors.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
+        "dry_run": "print the space, the trials and a time estimate; start nothing",
+        "overwrite": "discard another sweep in the output",
+        "retry_failed": "try failed trials again",
+    }
 
     space: Neutral[Text]
-    """YAML file of what is varied, such as tune_spaces/rlff.yaml. Its content counts, its path does not."""
+    """Search space: a YAML file, or the name of a packaged one: all, loss_weights, ratio, rlff, smoke. It is identified
+    by its content, not its path."""
     input: Neutral[Place[Text | None]] = None
     """Folder, glob, list file or Parquet of HR images; null: photographs of scikit-image."""
     output: Neutral[Place[Text]] = "idc_tuning"
@@ -35,49 +60,49 @@ class TuneConfig(Section):
     scale: Literal[2, 3, 4] = 2
     """Super-resolution factor."""
     teacher: Neutral[Place[Text | None]] = None
-    """Checkpoint of the teacher; null: the bundled one of this scale. Its hash counts."""
+    """Teacher checkpoint; null: the bundled one for this scale. It is identified by its hash."""
     images: Neutral[Count] = 50
-    """Most images that a trial condenses: those with the smallest ids, which say nothing about their content."""
+    """Maximum number of images per trial: those with the smallest ids, which are independent of the content."""
     validation: Neutral[Place[Text | None]] = None
-    """Folder of HR images that students are scored on, no benchmark; null: a held-out share of the input."""
+    """Folder of HR images for the students' scores, not a benchmark; null: a held-out fraction of the input."""
     validation_share: Neutral[Annotated[float, Field(gt=0, lt=1)]] = 0.2
-    """Share of the input's images that is held out where validation is null, fixed by the images' ids; at least one."""
+    """Fraction of the input that is held out if validation is null, selected by image id; at least one image."""
     validation_images: Neutral[Count] = 20
-    """Most images that students are scored on."""
+    """Maximum number of images that students are scored on."""
     validation_side: Neutral[Annotated[int, Field(ge=16)] | None] = None
-    """Larger images are scored on their middle, of this side, LR pixels; null: whole."""
+    """Side of the centre crop that larger images are scored on, in LR pixels; null: whole images."""
     samples: Neutral[Count] = 30
-    """Trials in all, over all launches."""
+    """Total number of trials, over all runs of the command."""
     hours: Neutral[Positive | None] = None
-    """Time limit over all launches; what runs then is left unfinished; null: none."""
+    """Time limit over all runs of the command; trials running then stay unfinished; null: none."""
     search: Literal["tpe", "random", "grid"] = "tpe"
-    """How settings are chosen: by a model of the trials before (Optuna's TPE), at random, or all of a grid."""
+    """Search algorithm: Optuna's TPE, random search, or all points of a grid."""
     grid_points: Count = 3
-    """Values that a grid takes of a range without a step."""
+    """Grid points per range without a step."""
     objectives: OneOrSeveral[Objective] = Field(("psnr",), min_length=1)
-    """What is sought: psnr (higher), ratio (lower), cost (seconds of condensing, lower); one or several, "[A, B]"."""
+    """Objectives: psnr (maximised), ratio, cost in seconds of condensing (both minimised); one or several, "[A, B]"."""
     stopper: Literal["auto", "asha", "none"] = "auto"
-    """Whether bad trials are stopped early; auto: asha for one objective and a search that is no grid, else none."""
+    """Early stopping of trials. auto: asha for a single objective, except in a grid search; else none."""
     rungs: Count = 2
-    """Times that asha looks at a training before its end."""
+    """Number of rungs of asha before the end of a training."""
     reduction: int = Field(3, ge=2)
-    """Of this many trials at a rung asha continues one; rungs are at 1/reduction, 1/reduction^2, ... of the steps."""
+    """Reduction factor of asha: one in this many trials passes a rung; rungs are at 1/reduction, ... of the steps."""
     seeds: OneOrSeveral[Seed] = (0,)
-    """Each setting is condensed and trained once with each, one after another; the score is the mean."""
+    """Random seeds. Each point is condensed and trained once per seed; its score is the mean."""
     seed: Neutral[Seed] = 0
     """Seed of the search."""
     condense: Changes = Field(default={})
     """Settings of the condense job for every trial, "{tile_size: 32, iterations: 50}"."""
     train: Changes = Field(default={})
-    """Settings of the students' training, "{model: edsr_small, iterations: 2000, patch_size: 32}"."""
+    """Settings of the training job for every student, "{model: edsr_small, iterations: 2000, patch_size: 32}"."""
     attempts: Neutral[Count] = 3
-    """Times that a trial may lose its process before it is recorded as failed."""
+    """Number of times a trial may lose its process before it is recorded as failed."""
     dry_run: Neutral[bool] = False
-    """Print the space, the trials and a time estimate, and start nothing."""
+    """Print the space, the trials and a time estimate; start nothing."""
     overwrite: Neutral[bool] = False
     """Discard another sweep in the output."""
     retry_failed: Neutral[bool] = False
-    """Try failed trials again, with their settings and under their numbers."""
+    """Retry failed trials, with the same settings and numbers."""
     actors: Actors = Actors()
     mlflow: TuneMlflow = TuneMlflow()
 

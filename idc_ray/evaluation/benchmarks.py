@@ -44,7 +44,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-#: Most pixels of one benchmark image (ours); the largest sets in use have 12 million.
+#: Most pixels of one benchmark image; the largest sets in use have 12 million.
 MAX_PIXELS = 100_000_000
 
 #: How DIV2K's folders end.

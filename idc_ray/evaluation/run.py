@@ -1,4 +1,4 @@
-"""The evaluation job: the one function that ``jobs/evaluate.py`` calls."""
+"""The evaluation job: scores of a network on benchmark sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idc_ray.config.evaluate import EvaluateConfig
-from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import (
     BenchmarkSet,
     Scores,
@@ -22,14 +21,13 @@ from idc_ray.evaluation.benchmarks import (
     write_csv,
     write_metrics,
 )
-from idc_ray.evaluation.upscaling import image_upscale
-from idc_ray.images import encode_png, resize
-from idc_ray.images.locate import locate, read_bytes
-from idc_ray.models import bundled_teacher_bytes, load_upscaler, teacher_sha256
-from idc_ray.pipeline.device import find_device
+from idc_ray.evaluation.network import Network, cost_per_pixel, open_network
+from idc_ray.images import encode_png
+from idc_ray.pipeline.progress import Heartbeat, duration
+from idc_ray.pipeline.summary import size
 from idc_ray.store.filesystem import Place, resolve
 
-__all__ = ["make_upscale", "read_checkpoint", "run_evaluation"]
+__all__ = ["make_upscale", "run_evaluation"]
 
 log = logging.getLogger(__name__)
 
@@ -37,50 +35,73 @@ Image = NDArray[np.uint8]
 
 
 def make_upscale(config: EvaluateConfig) -> Callable[[Image], Image]:
-    """What to evaluate, as a function on 8-bit images.
-
-    The name ``bundled`` or ``bicubic`` is no file; for a file of that very name write ``./bicubic``.
-
-    Raises:
-        BadRequest: the checkpoint cannot be used, there is no such device, tiles overlap wholly, or bicubic is told
-            what only a network can do.
-    """
-    if config.model == "bicubic":
-        _refuse_settings_of_networks(config)
-        return lambda lr: resize.upscale(lr, config.scale)
-    data, name = _checkpoint(config)
-    network = load_upscaler(data, scale=config.scale, device=find_device(config.device, "--device"), name=name)
-    if config.tile is not None and config.tile_overlap >= config.tile:
-        raise BadRequest(
-            f"--tile-overlap is {config.tile_overlap}; expected less than --tile {config.tile}, such as 16"
-        )
-    return image_upscale(
-        network.upscale_image_float, config.scale, config.tile, config.tile_overlap, config.self_ensemble
-    )
+    """What to evaluate, as a function on 8-bit images; see :func:`idc_ray.evaluation.network.open_network`."""
+    return open_network(config).upscale
 
 
 def run_evaluation(config: EvaluateConfig) -> dict[str, SetScores]:
-    """Evaluate, print the table, write what was asked for; what can be refused is refused before the first image."""
+    """Evaluate, print the table, write what was asked for; what can be refused is refused before the first image.
+
+    Returns:
+        Scores by the set's name; none in a dry run.
+    """
     sets = find_all_sets(config.benchmarks, config.scale, "--benchmarks")
-    upscale = make_upscale(config)
+    done, tile = 0, ""
+    images = [(each.name, image.hr.name) for each in sets for image in each.images]
+
+    def show_tile(before: int, tiles: int) -> None:
+        nonlocal tile
+        tile = f", tile {before + 1} of {tiles}"
+
+    network = open_network(config, show_tile)
+    if config.dry_run:
+        with Heartbeat("timing the network"):
+            print(_estimate(config, sets, network))
+        return {}
     place = resolve(config.output)
     place.check_writable()
     names = _picture_names(sets)
 
     def on_image(name: str, file: str, scores: Scores, picture: Image) -> None:
+        nonlocal done, tile
+        done, tile = done + 1, ""
         print(f"{name} {file} {scores['psnr']:.2f} dB", flush=True)
         if config.pictures:
             place.write(names[name, file], encode_png(picture))
 
-    results = evaluate(upscale, sets, config.scale, on_image)
+    def now() -> str:
+        current = " ".join(images[min(done, len(images) - 1)])
+        return f"{done} of {len(images)} images, now {current}{tile}"
+
+    with Heartbeat(now):
+        results = evaluate(network.upscale, sets, config.scale, on_image)
     print(f"\n{config.model} x{config.scale}\n{format_table(results)}")
     _tell_exact(results)
     write_metrics(place, results)
     write_csv(place, results)
     print(f"written to {place.shown('metrics.json')}")
     if config.mlflow.enabled:
-        _track(config, place, results)
+        _track(config, network.sha256[:16], place, results)
     return results
+
+
+def _estimate(config: EvaluateConfig, sets: Sequence[BenchmarkSet], network: Network) -> str:
+    """Sets, sizes, bytes and time, from the images' headers and a part of one image that is upscaled."""
+    lines, pixels = [], 0.0
+    for each in sets:
+        hr = sum(float(width * height) for width, height in (image.size() for image in each.images))
+        made = sum(image.lr is None for image in each.images)
+        lines.append((each.name, f"{len(each.images)} images, {hr / 1e6:.3g} megapixels of HR, LR of {made} is made"))
+        pixels += hr
+    first = sets[0].images[0].read(config.scale)[0]
+    seconds, picture = cost_per_pixel(config, network, first)
+    lines.append(("network", f"{config.model} x{network.scale} on {network.device}"))
+    if config.pictures:
+        written = len(encode_png(picture)) / (picture.shape[0] * picture.shape[1]) * pixels
+        lines.append(("bytes", f"about {size(written)} of pictures"))
+    took = duration(seconds * pixels / network.scale**2)
+    lines.append(("time", f"about {took}, without reading, scoring and writing"))
+    return "\n".join(f"{name:<15} {text}" for name, text in lines) + "\ndry run: nothing was started or written"
 
 
 def _picture_names(sets: Sequence[BenchmarkSet]) -> dict[tuple[str, str], str]:
@@ -101,23 +122,9 @@ def _tell_exact(results: dict[str, SetScores]) -> None:
             log.warning("%s: %s came out exactly and is not in the mean PSNR", name, ", ".join(exact))
 
 
-def _refuse_settings_of_networks(config: EvaluateConfig) -> None:
-    ignored = [
-        name
-        for name, given in (("tile", config.tile is not None), ("self-ensemble", config.self_ensemble),
-                            ("device", config.device not in ("auto", "cpu")))
-        if given
-    ]  # fmt: skip
-    if ignored:
-        raise BadRequest(
-            f"--model bicubic has no use for --{' and --'.join(ignored)}; leave that out, or name a network"
-        )
-
-
-def _track(config: EvaluateConfig, place: Place, results: dict[str, SetScores]) -> None:
+def _track(config: EvaluateConfig, digest: str, place: Place, results: dict[str, SetScores]) -> None:
     from idc_ray.tracking import Tracker  # MLflow takes seconds to import, and is off unless asked for
 
-    digest = "bicubic" if config.model == "bicubic" else teacher_sha256(_checkpoint(config)[0])[:16]
     tracker = Tracker.start(config.mlflow, config.output, digest)
     tracker.log_params(config.model_dump(mode="json"))
     for name, scores in results.items():
@@ -125,25 +132,3 @@ def _track(config: EvaluateConfig, place: Place, results: dict[str, SetScores]) 
     for file in ("metrics.json", "metrics.csv"):
         tracker.log_artifact(place.read(file) or b"", file)
     tracker.finish("FINISHED")
-
-
-def _checkpoint(config: EvaluateConfig) -> tuple[bytes, str]:
-    return read_checkpoint(config.model, config.scale, "--model")
-
-
-def read_checkpoint(model: str, scale: int | None, setting: str) -> tuple[bytes, str]:
-    """Content and name of a network's file; for a file of the very name ``bundled`` write ``./bundled``.
-
-    Args:
-        model: a path, a URI, or ``bundled``.
-        scale: of the bundled network.
-        setting: what named it, for messages.
-
-    Raises:
-        BadRequest: it cannot be read, or no network is bundled for the scale.
-    """
-    if model != "bundled":
-        return read_bytes(model, setting), locate(model).path.rpartition("/")[2]
-    if scale is None:
-        raise BadRequest(f"{setting} is 'bundled', of which there is one for each scale; give scale=2 or scale=4")
-    return bundled_teacher_bytes(scale, setting), "the bundled teacher"

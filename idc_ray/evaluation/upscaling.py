@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, product
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from idc_ray.images.tiles import crop_starts
 
-__all__ = ["FloatUpscale", "image_upscale", "rounded", "self_ensemble", "tiled"]
+__all__ = ["FloatUpscale", "OnTile", "image_upscale", "rounded", "self_ensemble", "tiled"]
 
 Image = NDArray[np.uint8]
 FloatUpscale = Callable[[Image], NDArray[np.float32]]
 """uint8 (h, w, 3) to float32 (scale h, scale w, 3) in [0, 255], not rounded."""
+Value = TypeVar("Value", np.uint8, np.float32)
+OnTile = Callable[[int, int], None]
+"""Called before each tile with the number of tiles that are done and of all."""
 
 
 def image_upscale(
-    upscale: FloatUpscale, scale: int, tile: int | None = None, overlap: int = 16, ensemble: bool = False
+    upscale: FloatUpscale,
+    scale: int,
+    tile: int | None = None,
+    overlap: int = 16,
+    ensemble: bool = False,
+    on_tile: OnTile | None = None,
 ) -> Callable[[Image], Image]:
     """The whole way of an image through a network, to 8 bits.
 
@@ -28,43 +37,46 @@ def image_upscale(
         tile: see :func:`tiled`; None: images go through whole.
         overlap: likewise.
         ensemble: see :func:`self_ensemble`.
+        on_tile: see :func:`tiled`.
 
     Raises:
         ValueError: the overlap is out of range.
     """
-    if ensemble:
-        upscale = self_ensemble(upscale)
-    if tile is not None:
-        upscale = tiled(upscale, scale, tile, overlap)
-    return rounded(upscale)
+    whole = rounded(self_ensemble(upscale) if ensemble else upscale)
+    return whole if tile is None else tiled(whole, scale, tile, overlap, on_tile)
 
 
-def tiled(upscale: FloatUpscale, scale: int, tile: int, overlap: int) -> FloatUpscale:
-    """Overlapping tiles, so that memory does not grow with the image.
+def tiled(
+    upscale: Callable[[Image], NDArray[Value]], scale: int, tile: int, overlap: int, on_tile: OnTile | None = None
+) -> Callable[[Image], NDArray[Value]]:
+    """Overlapping tiles, so that the network's memory does not grow with the image.
 
     Half of the overlap is dropped at each inner border; with an overlap of at least the network's receptive
     field the result is that of the whole image.
 
     Args:
-        upscale: what each tile goes through.
+        upscale: applied to each tile.
         scale: its factor.
         tile: side of a tile, LR pixels.
         overlap: LR pixels that neighbours share, less than ``tile``.
+        on_tile: for progress.
     """
     if not 0 <= overlap < tile:
         raise ValueError(f"overlap is {overlap}; expected 0 to {tile - 1}, less than the tile")
 
-    def run(lr: Image) -> NDArray[np.float32]:
+    def run(lr: Image) -> NDArray[Value]:
         height, width = lr.shape[:2]
-        out = np.empty((scale * height, scale * width, 3), np.float32)
-        rows, columns = (_spans(length, tile, overlap) for length in (height, width))
-        for top, bottom, first, last in rows:
-            for left, right, start, end in columns:
-                part = upscale(np.ascontiguousarray(lr[top:bottom, left:right]))
-                inside = part[
-                    scale * (first - top) : scale * (last - top), scale * (start - left) : scale * (end - left)
-                ]
-                out[scale * first : scale * last, scale * start : scale * end] = inside
+        spans = list(product(*(_spans(length, tile, overlap) for length in (height, width))))
+        out: NDArray[Value] | None = None
+        for done, ((top, bottom, first, last), (left, right, start, end)) in enumerate(spans):
+            if on_tile is not None:
+                on_tile(done, len(spans))
+            part = upscale(np.ascontiguousarray(lr[top:bottom, left:right]))
+            if out is None:
+                out = np.empty((scale * height, scale * width, 3), part.dtype)
+            inside = part[scale * (first - top) : scale * (last - top), scale * (start - left) : scale * (end - left)]
+            out[scale * first : scale * last, scale * start : scale * end] = inside
+        assert out is not None  # an image has a tile
         return out
 
     return run

@@ -6,9 +6,9 @@ The public API of the room; what is not listed here may change.
 from __future__ import annotations
 
 from idc_ray.images.find import IMAGE_ENDINGS, Found, find_images, output_inside
-from idc_ray.images.instance import Instance, load_instance
+from idc_ray.images.instance import Instance, load_instance, read_encoded
 from idc_ray.images.manifest import MANIFEST_SCHEMA, ImageRef, image_id
-from idc_ray.images.read import FORMATS, decode_rgb
+from idc_ray.images.read import FORMATS, decode_rgb, rgb_profile
 from idc_ray.images.resize import downscale, upscale
 from idc_ray.images.tiles import crop_starts, decode_png, encode_png, grid_count
 
@@ -29,5 +29,7 @@ __all__ = [
     "image_id",
     "load_instance",
     "output_inside",
+    "read_encoded",
+    "rgb_profile",
     "upscale",
 ]

@@ -19,7 +19,7 @@ from idc_ray.images.parquet import read_row
 from idc_ray.images.read import decode_rgb
 from idc_ray.images.resize import downscale
 
-__all__ = ["Instance", "cropped_to", "load_instance"]
+__all__ = ["Instance", "cropped_to", "load_instance", "read_encoded"]
 
 _RETRY_AFTER_S = (0.5, 1.0, 2.0)  # ours: one try and three more
 _BYTES_PER_PIXEL, _BYTES_BESIDES = 16, 64 << 20  # twice what RGBA of 16 bits takes; metadata
@@ -77,7 +77,7 @@ def load_instance(
         RejectedImage: ``missing`` (gone since it was listed), ``unreadable`` (three retries were of no use),
             ``too_large_file``, ``too_small``, ``pair_mismatch``, or what :func:`idc_ray.images.read.decode_rgb` says.
     """
-    hr, size, digest = _read(ref, filesystem, ref.path, max_pixels)
+    hr, size, digest = _read(ref, filesystem, max_pixels)
     hr = cropped_to(hr, scale, tile_size)
     lr_digest = None
     if ref.lr_path is None:
@@ -113,16 +113,25 @@ def _check_pair(lr: NDArray[np.uint8], height: int, width: int, path: str) -> No
         )
 
 
-def _read(ref: ImageRef, filesystem: fs.FileSystem, path: str, max_pixels: int) -> tuple[NDArray[np.uint8], int, str]:
+def _read(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> tuple[NDArray[np.uint8], int, str]:
     """Pixels, and length and SHA-256 of the bytes, which are let go here."""
+    data = read_encoded(ref, filesystem, max_pixels)
+    return decode_rgb(data, max_pixels), len(data), hashlib.sha256(data).hexdigest()
+
+
+def read_encoded(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> bytes:
+    """The encoded bytes of an image, whether a file of its own or a row of a Parquet file.
+
+    Raises:
+        RejectedImage: ``missing``, ``unreadable`` or ``too_large_file``, as for :func:`load_instance`.
+    """
 
     def read() -> bytes:
         if ref.row >= 0 and ref.column is not None:
-            return read_row(filesystem, path, ref.column, ref.row)
-        return _read_file(filesystem, path, max_pixels)
+            return read_row(filesystem, ref.path, ref.column, ref.row)
+        return _read_file(filesystem, ref.path, max_pixels)
 
-    data = _with_retries(read, path)
-    return decode_rgb(data, max_pixels), len(data), hashlib.sha256(data).hexdigest()
+    return _with_retries(read, ref.path)
 
 
 def _read_partner(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> tuple[NDArray[np.uint8], str]:

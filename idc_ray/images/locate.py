@@ -17,7 +17,7 @@ __all__ = ["Place", "absolute", "holds", "joined", "locate", "read_bytes", "same
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _QUERY = re.compile(r"[A-Za-z_]+=[^/]*$")
-#: Most bytes of a file that is read whole (ours); the largest networks for super-resolution in use have 2 GB.
+#: Most bytes of a file that is read whole; the largest networks for super-resolution in use have 2 GB.
 MAX_FILE_BYTES = 4 * 2**30
 _RECORDED = ("endpoint_override", "scheme")  # these say where the data is; anything else may be a secret
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageFile
 from idc_ray.errors import RejectedImage
 from idc_ray.images.pixels import check_mode, to_rgb, upright
 
-__all__ = ["FORMATS", "decode_rgb"]
+__all__ = ["FORMATS", "decode_rgb", "rgb_profile"]
 
 # Told apart by content. None of these runs another program, as Pillow's EPS reader does.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
@@ -82,6 +82,18 @@ def decode_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
         raise RejectedImage("too_many_pixels", str(error)) from error
     except Exception as error:
         raise _fault(name, error, data) from error
+
+
+def rgb_profile(data: bytes) -> bytes | None:
+    """The ICC profile of an image that :func:`decode_rgb` accepts, if it is one of RGB colours.
+
+    Whoever writes pixels derived from the image's needs it: without it an image in another colour space than sRGB,
+    such as a phone's Display P3, is shown in wrong colours. A profile of grey or CMYK fits no RGB pixels.
+    """
+    with _pillow_warnings_hidden(), Image.OPEN[_format_of(data)][0](io.BytesIO(data), "") as image:
+        profile = image.info.get("icc_profile")
+    is_rgb = isinstance(profile, bytes) and profile[16:20] == b"RGB "  # the header's colour space (ICC.1, 7.2.6)
+    return profile if is_rgb else None
 
 
 def _format_of(data: bytes) -> str:

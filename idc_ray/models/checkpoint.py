@@ -29,7 +29,7 @@ METADATA_KEY = "idc_ray"
 FORMAT_VERSION = 1
 #: The format's own limit on its JSON header: 100 MB. Torch zip files and pickles read as far larger.
 MAX_HEADER_BYTES = 100_000_000
-#: Largest argument of a network: blocks, channels (ours).
+#: Largest argument of a network: blocks, channels.
 MAX_ARGUMENT = 4096
 
 
@@ -112,7 +112,7 @@ def checkpoint_bytes(
 
 
 def load_checkpoint(data: bytes) -> Checkpoint:
-    """Read a checkpoint of ours.
+    """Read an idc_ray checkpoint.
 
     Args:
         data: the file's content.

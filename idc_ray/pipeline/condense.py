@@ -32,7 +32,7 @@ from idc_ray.pipeline.compactor import Compactor
 from idc_ray.pipeline.inputs import by_range, estimate_sizes, find_input, input_root, read_teacher, readable_samples
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
-from idc_ray.pipeline.progress import Progress, Show
+from idc_ray.pipeline.progress import Heartbeat, Progress, Show
 from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise
 from idc_ray.pipeline.stream import condense_stream
 from idc_ray.pipeline.summary import Summary
@@ -101,7 +101,8 @@ def condense(config: CondenseConfig) -> int:
     if config.dry_run:
         with tempfile.TemporaryDirectory() as folder:
             job, found, teacher = _prepare(config, f"{folder}/photographs")
-            print(dry_run.estimate(job, found, teacher))
+            with Heartbeat("timing a few images"):
+                print(dry_run.estimate(job, found, teacher))
         return 0
     finished = run_condense(config, "lines")
     print(finished.summary.format())
@@ -129,11 +130,13 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> Finished:
     job, found, teacher = _prepare(config)
     job.store.check_writable()
     with job.store.lock(holder_text(job.launch)) as lost_lock:
-        launch = _begin(job, found, teacher, lost_lock, show)
+        with Heartbeat("looking at what is done, and at images for their sizes"):
+            launch = _begin(job, found, teacher, lost_lock, show)
         try:
             if launch.plan.todo:
                 _run_on_ray(launch)
-            return _finish(launch)
+            with Heartbeat("writing shards, manifest and gallery"):
+                return _finish(launch)
         except BaseException as error:
             launch.tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
@@ -141,8 +144,9 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> Finished:
 
 def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Job, Found, bytes]:
     """Find everything that the job needs; whatever is missing or wrong is told here, not by a worker minutes later."""
-    teacher = read_teacher(config)
-    found = find_input(config, photographs)
+    with Heartbeat("reading the teacher and listing the images"):
+        teacher = read_teacher(config)
+        found = find_input(config, photographs)
     log.info("%d images in %s", found.manifest.num_rows, found.uri)
     if found.ignored:
         log.info("%d files there are no images by their ending and are ignored", found.ignored)
@@ -150,7 +154,7 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
     if asked and config.makes_tiles and not config.pixel_steps:
         log.warning(
             "--iterations %d changes nothing: they are steps of learning pixels, and --matching %s learns none; "
-            "use --matching both or pixels, or --iterations 0 to keep what tiles begin with",
+            "use --matching both or pixels, or --matching none to keep the initial tiles",
             config.iterations,
             config.matching,
         )
@@ -218,7 +222,8 @@ def versions() -> dict[str, str]:
 def _run_on_ray(launch: _Launch) -> None:
     """Condense what is left; whatever ends this early, no process of ours lives on."""
     ours = not ray.is_initialized()
-    join_for(launch.job.config.actors)
+    with Heartbeat("starting or joining Ray"):
+        join_for(launch.job.config.actors)
     try:
         with data_settings():
             _condense_all(launch)
@@ -237,7 +242,8 @@ def _condense_all(launch: _Launch) -> None:
     config = job.config
     teacher = ray.put(launch.teacher)
     if config.allocation == "difficulty":
-        job = replace(job, mean_difficulty=_mean_difficulty(launch, teacher))
+        with Heartbeat("measuring the mean difficulty of the images"):
+            job = replace(job, mean_difficulty=_mean_difficulty(launch, teacher))
     compactor = Compactor(job.store, job.digest, launch.run.shard_count, plan.together | set(plan.alone))
     progress = Progress(launch.found.manifest.num_rows, plan.done_before + plan.quarantined, show=launch.show)
     with progress.ticking():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
 from idc_ray.config import Actors
 from idc_ray.errors import BadRequest
 
-__all__ = ["device_kind", "device_works", "find_device", "make_repeatable", "set_up_torch"]
+__all__ = ["device_kind", "device_works", "find_device", "machine", "make_repeatable", "set_up_torch"]
 
 
 def set_up_torch(actors: Actors, has_gpu: bool) -> torch.device:
@@ -76,3 +79,14 @@ def find_device(name: str | torch.device, setting: str = "device") -> torch.devi
 def device_kind(device: torch.device) -> str:
     """Name for records: results are the same bytes on devices of one kind."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def machine(device: torch.device, threads: int) -> str:
+    """Kind of machine, such as ``cpu: AMD EPYC 7B13, 1 of 2 cores``."""
+    if device.type == "cuda":
+        return device_kind(device)
+    model = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    return f"cpu: {model}, {threads} of {os.cpu_count()} cores"

@@ -60,7 +60,7 @@ def seconds_per_image(config: CondenseConfig, samples: list[Instance], teacher: 
     """Time two images with one step and with a few; steps cost the same each."""
     plain = config.model_copy(update={"allocation": "per_image"})  # the survey of difficulties would start the job
     tasks = [ImageTask(s.image_id, s.lr, s.hr if needs_hr(config) else None) for s in samples]
-    first = min(1, config.iterations)  # none means that nothing is matched, and costs less than the rest
+    first = int(config.matches)  # none means that nothing is matched, and costs less than the rest
     more = min(TIMED_STEPS, config.pixel_steps - first) if config.makes_tiles else 0
     fixed, some = (
         _timed(load_condenser(plain.model_copy(update={"iterations": n}), teacher, device), tasks)

@@ -9,21 +9,57 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, TextIO
+from types import TracebackType
+from typing import Any, Literal, Self, TextIO
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-__all__ = ["Progress", "Show"]
+__all__ = ["LOG_SECONDS", "Heartbeat", "Progress", "Show", "duration"]
 
+#: Seconds between two lines of a log: a bar redrawn there would flood it, and a silent job looks like one that hangs.
+LOG_SECONDS = 15.0
 log = logging.getLogger(__name__)
 
 Show = Literal["lines", "log", "nothing"]
 """Where progress is shown. On a terminal, a bar; elsewhere, now and then, a line on the stream, or in the log."""
 
-LOG_SECONDS = 30.0  # a bar redrawn into a job's log would flood it
 WAITING = "waiting for the first images"
 TICK_SECONDS = 1.0  # a bar whose clock stands still looks like a job that hangs
+
+
+class Heartbeat:
+    """Logs what a job is doing, now and then, for stages without lines of their own.
+
+    ``with Heartbeat("listing the images"):`` logs ``listing the images, for 30 s`` every :data:`LOG_SECONDS`.
+
+    Args:
+        now: what is done, or a function that says it.
+        every: seconds between two lines.
+    """
+
+    def __init__(self, now: str | Callable[[], str], every: float = LOG_SECONDS) -> None:
+        self._now, self._every = now, every
+        self._begin = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every):
+            with contextlib.suppress(Exception):  # a report must not be able to fail
+                if callable(self._now):
+                    log.info("%s", self._now())
+                else:
+                    log.info("%s, for %s", self._now, duration(time.monotonic() - self._begin))
 
 
 class Progress:
@@ -60,7 +96,16 @@ class Progress:
         self._drops = 0.0
         self._dropped = 0
         self._lock = threading.Lock()  # of the numbers and the stream, which the ticking thread uses too
+        self._now = self._step = ""
         self._bar = self._make_bar() if self._stream.isatty() and show != "nothing" else None
+
+    def begin(self, now: str) -> None:
+        """Name what is worked on from now on, for the lines and the bar; for jobs that do one thing after another."""
+        self._now, self._step = now, ""
+
+    def step(self, step: str) -> None:
+        """Name the part of it that is worked on, such as ``tile 3 of 40``."""
+        self._step = step
 
     def update(self, status: Mapping[str, Any]) -> None:
         """Take one status row."""
@@ -83,8 +128,10 @@ class Progress:
         """
         with self._lock:
             if self._bar is not None:
+                if self._now:
+                    self._bar.set_postfix_str(self._in_hand(), False)
                 self._bar.refresh()
-            elif self._handled and self._clock() - self._told_at >= LOG_SECONDS:
+            elif (self._handled or self._now) and self._clock() - self._told_at >= LOG_SECONDS:
                 self._tell()
 
     @contextlib.contextmanager
@@ -134,7 +181,12 @@ class Progress:
         mean = self._mean_drop()
         if mean is not None:
             parts.append(f"loss {-100 * mean:+.0f} %")
+        if self._now and self.done + self.failed < self.total:
+            parts.append(f"now {self._in_hand()}")
         return ", ".join(parts)
+
+    def _in_hand(self) -> str:
+        return ", ".join(part for part in (self._now, self._step) if part)
 
     def _make_bar(self) -> Any:
         return tqdm(

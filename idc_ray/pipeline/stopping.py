@@ -1,4 +1,4 @@
-"""Errors of ours on their way from a worker to the driver, as rows: Ray keeps neither their type nor their message."""
+"""Serialise fatal errors as status rows: Ray drops the type and the message of an exception in a worker."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from idc_ray.pipeline.worker import CondenseWorker, SurveyWorker
 
 __all__ = ["condense_stream", "survey_stream"]
 
-#: Most blocks that the manifest is cut into (ours): each takes the driver 1 ms of CPU time before the first image.
+#: Most blocks that the manifest is cut into: each takes the driver 1 ms of CPU time before the first image.
 MAX_BLOCKS = 4000
 
 

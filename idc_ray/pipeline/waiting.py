@@ -11,14 +11,14 @@ from typing import TypeVar
 import ray
 
 from idc_ray.pipeline.cluster import PoolPlan
-from idc_ray.pipeline.progress import duration
+from idc_ray.pipeline.progress import LOG_SECONDS, duration
 
 __all__ = ["EVERY", "tell_if_no_room", "told_while_waiting", "what_is_awaited"]
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two lines.
-EVERY = 30.0
+EVERY = LOG_SECONDS
 
 Item = TypeVar("Item")
 

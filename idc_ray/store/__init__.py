@@ -11,6 +11,7 @@ An output (local path, ``s3://``, ``gs://``; through pyarrow.fs) holds::
     inflight/<launch>/<actor>.json        what each actor is working on
     attempts/<id>/<kind>-<token>.json     attempts that count against an image
     manifest.json                         what a finished run holds; written last
+    damaged/                              files that a repair took out
     .lock                                 who is at work
 
 `Store` does everything; the other names are what it takes and gives.
@@ -31,6 +32,7 @@ from idc_ray.store.quarantine import QuarantineEntry
 from idc_ray.store.records import INDEX_SCHEMA, ImageRecord, SourceState
 from idc_ray.store.run_record import RunRecord
 from idc_ray.store.schema import ROW_SCHEMA, TileRow, rows_from_table
+from idc_ray.store.shards import Fingerprint
 from idc_ray.store.status import Status
 from idc_ray.store.store import Store
 
@@ -40,6 +42,7 @@ __all__ = [
     "SHARD_BYTES",
     "AttemptKind",
     "DoneImages",
+    "Fingerprint",
     "Holder",
     "ImageRecord",
     "Inflight",

@@ -23,9 +23,9 @@ from pyarrow.fs import FileSystem, LocalFileSystem
 
 from idc_ray.errors import IdcError
 
-__all__ = ["delete", "is_temporary", "make_folder", "sweep", "sync_folder", "write_bytes"]
+__all__ = ["abandoned", "delete", "is_temporary", "make_folder", "sweep", "sync_folder", "write_bytes"]
 
-ABANDONED_AFTER_S = 3600.0  # ours: no single write takes an hour, so an older temporary file has no writer
+ABANDONED_AFTER_S = 3600.0  # no single write takes an hour, so an older temporary file has no writer
 _ATTEMPTS = 3
 _HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname()) or "host"
 _TEMPORARY = re.compile(r"\.tmp-(?P<host>[A-Za-z0-9]+)-(?P<pid>\d+)-[0-9a-f]{32}")
@@ -74,17 +74,22 @@ def is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
+def abandoned(folder: str) -> list[str]:
+    """Names of the temporary files in a local folder whose writers are dead, sorted."""
+    if not os.path.isdir(folder):
+        return []
+    with os.scandir(folder) as entries:
+        matches = [(entry, match) for entry in entries if (match := _TEMPORARY.fullmatch(entry.name)) is not None]
+        return sorted(entry.name for entry, match in matches if _is_abandoned(entry, match))
+
+
 def sweep(folder: str) -> int:
     """Removes from a local folder what dead writers left, and says how many files that were."""
-    if not os.path.isdir(folder):
-        return 0
     swept = 0
-    for entry in os.scandir(folder):
-        match = _TEMPORARY.fullmatch(entry.name)
-        if match is not None and _is_abandoned(entry, match):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(entry.path)
-                swept += 1
+    for name in abandoned(folder):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, name))
+            swept += 1
     return swept
 
 

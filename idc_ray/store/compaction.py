@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -11,11 +10,19 @@ import pyarrow.parquet as pq
 from idc_ray.errors import IdcError
 from idc_ray.store import index as index_files
 from idc_ray.store.filesystem import Place
-from idc_ray.store.index import Fingerprint, ShardInfo
-from idc_ray.store.layout import MANIFEST, part_folders_of_shard, part_name, pending_name, shard_name, shard_of
+from idc_ray.store.index import ShardInfo
+from idc_ray.store.layout import (
+    FIX_DAMAGE,
+    MANIFEST,
+    part_folders_of_shard,
+    part_name,
+    pending_name,
+    shard_name,
+    shard_of,
+)
 from idc_ray.store.parts import list_parts, read_part
 from idc_ray.store.records import ImageRecord, records_from_table
-from idc_ray.store.shards import merge, shard_bytes
+from idc_ray.store.shards import fingerprint_of, merge, shard_bytes
 from idc_ray.store.threads import ordered_map
 
 __all__ = ["compact"]
@@ -57,9 +64,9 @@ def compact(place: Place, digest: str, shard: int, shard_count: int) -> ShardInf
         raise IdcError(
             f"{place.shown(shard_name(shard))} would get {rows} rows, but its images have "
             f"{sum(record.tiles for record in records.values())} tiles: it holds rows of images that are not in its "
-            "index; restore its parts from a copy, or start again with --overwrite or another --output"
+            f"index; {FIX_DAMAGE}"
         )
-    new = Fingerprint(len(data), hashlib.sha256(data).hexdigest())
+    new = fingerprint_of(data)
     info = ShardInfo(
         file=shard_name(shard), shard=shard, shard_count=shard_count, digest=digest, images=len(records),
         rows=rows, bytes=new.bytes, sha256=new.sha256,
@@ -100,7 +107,7 @@ def _finish(place: Place, shard: int, info: ShardInfo | None) -> ShardInfo | Non
     if info is None or info.fingerprint not in allowed:
         raise IdcError(
             f"{place.shown(pending_name(shard))} says that shard {shard} was being replaced, but its parts are gone; "
-            "restore them from a copy, or start again with --overwrite or another --output"
+            f"{FIX_DAMAGE}"
         )
     index_files.verify_shard(place, shard, info)
     place.delete(pending_name(shard))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 
 from idc_ray.errors import IdcError
 from idc_ray.store.filesystem import Place
-from idc_ray.store.index import IndexEntry, list_index, read_index, verify_shard
+from idc_ray.store.index import IndexEntry, list_index, list_shards, read_index, verify_shard
+from idc_ray.store.layout import FIX_DAMAGE, index_name
+from idc_ray.store.manifest import Manifest, read_manifest
 from idc_ray.store.parts import list_parts, read_record
 from idc_ray.store.records import SourceState
+from idc_ray.store.shards import check_footer
 from idc_ray.store.threads import ordered_map
 
 __all__ = ["DoneImages", "find_done"]
+
+_logger = logging.getLogger(__name__)
 
 _COLUMNS = ("image_id", "source_bytes", "source_mtime_ns", "source_sha256")
 
@@ -85,10 +91,13 @@ class DoneImages(Mapping[str, SourceState]):
 
 
 def find_done(place: Place, digest: str) -> DoneImages:
-    """Reads the indexes and lists the parts. The shards' sizes are checked, not their checksums.
+    """Reads the indexes and lists the parts. The shards' sizes and footers are checked, not their checksums.
+
+    Shards that the manifest lists and that are gone with their indexes are logged: their images are not done.
 
     Raises:
-        IdcError: a shard is missing or of another size than its index states, or belongs to another run.
+        IdcError: a shard is missing, of another size or number of rows than its index states, belongs to another run,
+            or has no index; or the manifest or an index is damaged.
     """
 
     def entry(shard: int) -> IndexEntry:
@@ -100,10 +109,27 @@ def find_done(place: Place, digest: str) -> DoneImages:
         if found.info.digest != digest:
             name = place.shown(found.info.file)
             raise IdcError(f"the index of {name} has digest {found.info.digest}, expected {digest}")
-        verify_shard(place, shard, found.info, full=False)
+        if indexes.get(shard, found.fingerprint) != found.fingerprint:
+            index = place.shown(index_name(shard))
+            raise IdcError(f"{index} has another checksum than the manifest states; {FIX_DAMAGE}")
+        fingerprint = verify_shard(place, shard, found.info, full=False)
+        check_footer(place, shard, found.info.rows if fingerprint == found.info.fingerprint else None)
         return found
 
     # Parts first: a compaction that runs meanwhile moves images from parts to indexes, so none is missed.
     in_parts = list_parts(place, digest)
-    entries = ordered_map(entry, list_index(place))
-    return DoneImages(place, digest, entries, in_parts)
+    shards = list_index(place)
+    manifest = read_manifest(place)
+    indexes = {} if manifest is None else manifest.index_fingerprints
+    for shard in sorted(set(list_shards(place)) - set(shards)):
+        verify_shard(place, shard, None, full=False)
+    if manifest is not None:
+        _log_missing(manifest, set(shards))
+    return DoneImages(place, digest, ordered_map(entry, shards), in_parts)
+
+
+def _log_missing(manifest: Manifest, shards: set[int]) -> None:
+    """Logs which shards of a finished run are gone with their indexes."""
+    for info in manifest.shards:
+        if info.shard not in shards:
+            _logger.warning("%s and its index are missing; its %d images are condensed again", info.file, info.images)

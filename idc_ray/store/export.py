@@ -2,47 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.store.filesystem import Place
 from idc_ray.store.layout import is_image_id
+from idc_ray.store.manifest import Manifest
+from idc_ray.store.run_record import RunRecord
 from idc_ray.store.schema import rows_from_table
 from idc_ray.store.store import Store
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["META", "export_folders"]
+__all__ = ["META", "describe_export", "export_folders"]
 
 META = "meta_info.txt"
 _ORIGIN = "exported_from.json"
 
 
-def export_folders(store: Store, target: Place, overwrite: bool = False) -> int:
+def export_folders(
+    store: Store, target: Place, overwrite: bool = False, on_pairs: Callable[[int], None] = lambda pairs: None
+) -> int:
     """Write ``HR/ID_INDEX.png``, ``LR/ID_INDEX.png`` and, last, ``meta_info.txt`` with a line for each pair.
 
     The PNGs are the stored bytes. The layout is that of BasicSR's ``PairedImageDataset``: ``dataroot_gt: HR``,
     ``dataroot_lq: LR``, ``filename_tmpl: '{}'``, and ``meta_info_file``, whose lines are ``NAME.png (height,width,3)``
     of HR. The same call again continues an export that was interrupted.
 
+    Args:
+        store: the run.
+        target: where to write.
+        overwrite: replace another export, and write beside other files.
+        on_pairs: called now and then with the number of pairs that are written.
+
     Returns:
         How many pairs there are.
 
     Raises:
         BadRequest: there is no finished run, or ``target`` holds an export of another one.
-        IdcError: a shard is damaged.
+        IdcError: a shard is missing, or not what the manifest states.
     """
     run, manifest = store.finished()
-    origin = {"run": store.uri, "digest": run.digest, "created": manifest.created}
-    _claim(target, origin, overwrite)
-    store.check_shards(full=True)
+    _claim(target, _origin(store, run, manifest), overwrite)
     side = run.config["tile_size"] * run.config["scale"]
     lines: list[str] = []
     for shard in manifest.shards:
-        table = store.read_shard(shard.shard)
+        table = store.read_shard(shard.shard, shard.fingerprint)
         for batch in table.to_batches(max_chunksize=256):
             rows = rows_from_table(batch)
             names = [f"{_checked_id(store, row.image_id)}_{row.tile_index:04d}.png" for row in rows]
             files = [(f"HR/{n}", row.hr) for n, row in zip(names, rows, strict=True)]
             files += [(f"LR/{n}", row.lr) for n, row in zip(names, rows, strict=True)]
             list(ordered_map(lambda file: target.write(*file), files))
+            on_pairs(len(lines) + len(names))
             lines += [f"{name} ({side},{side},3)\n" for name in names]
     if len(lines) != manifest.rows:
         raise IdcError(f"{store.uri} has {len(lines)} rows, its manifest says {manifest.rows}; condense it again")
@@ -57,12 +69,42 @@ def _checked_id(store: Store, image_id: str) -> str:
     return image_id
 
 
-def _claim(target: Place, origin: dict[str, str], overwrite: bool) -> None:
-    target.check_writable()
+def describe_export(store: Store, target: Place, overwrite: bool = False) -> str:
+    """What :func:`export_folders` would write, for a person; nothing is written, and no shard is read.
+
+    Raises:
+        BadRequest: as :func:`export_folders`.
+    """
+    run, manifest = store.finished()
+    _check_target(target, _origin(store, run, manifest), overwrite)
+    side, scale = run.config["tile_size"], run.config["scale"]
+    return "\n".join(
+        [
+            f"run             {store.uri}, {len(manifest.shards)} shards",
+            f"pairs           {manifest.rows}: LR {side} x {side}, HR {scale * side} x {scale * side}",
+            f"files           {2 * manifest.rows} PNG and {META} in {target.uri}",
+            f"bytes           about {manifest.bytes / 1e6:.3g} MB",
+            "dry run: nothing was written",
+        ]
+    )
+
+
+def _origin(store: Store, run: RunRecord, manifest: Manifest) -> dict[str, str]:
+    return {"run": store.uri, "digest": run.digest, "created": manifest.created}
+
+
+def _check_target(target: Place, origin: dict[str, str], overwrite: bool) -> dict[str, Any] | None:
+    """The record of the export that is there, if any; another one, and other files, only with ``overwrite``."""
     found = target.read_json(_ORIGIN, "give --overwrite, or another --output")
     if found != origin and not overwrite and (found is not None or target.folders("") or target.files("")):
         held = "an export of another run" if found else "other files"
         raise BadRequest(f"{target.uri} holds {held}; give another --output, or --overwrite to write into it")
+    return found
+
+
+def _claim(target: Place, origin: dict[str, str], overwrite: bool) -> None:
+    target.check_writable()
+    found = _check_target(target, origin, overwrite)
     if found != origin:
         for folder in ("HR", "LR"):  # pairs of another export must not mix with these
             for name in target.files(folder) if found is not None else []:

@@ -21,7 +21,7 @@ from idc_ray.objects import StoreUnavailable, explain, open_uri, waits
 from idc_ray.redact import redact, redact_within
 from idc_ray.store import atomic
 
-__all__ = ["Place", "resolve"]
+__all__ = ["Place", "json_bytes", "resolve"]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SPOILT = "Failed to flush response stream"
@@ -104,6 +104,17 @@ class Place:
         """Names of the folders right in a folder, sorted; none if it is not there."""
         return self._list(folder, FileType.Directory)
 
+    def all_files(self) -> dict[str, int]:
+        """Every file below the root: its name, and when it was last changed, in ns since 1970 (-1: unknown)."""
+        if self.is_local:  # pyarrow's listing fails at a name that is not UTF-8
+            paths = [os.path.join(folder, name) for folder, _, names in os.walk(self.root) for name in names]
+            return {os.path.relpath(path, self.root): os.lstat(path).st_mtime_ns for path in paths}
+        with self._told("list", ""):
+            infos = self.fs.get_file_info(FileSelector(self.path(""), allow_not_found=True, recursive=True))
+        start = len(self.root.rstrip("/")) + 1
+        files = (info for info in infos if info.type == FileType.File)
+        return {info.path[start:]: -1 if info.mtime_ns is None else info.mtime_ns for info in files}
+
     def remove_if_empty(self, folder: str) -> None:
         """Removes a local folder that has nothing in it; an object store has no folders."""
         if self.is_local:
@@ -112,9 +123,7 @@ class Place:
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Writes a JSON object; NaN is refused, since JSON has none."""
-        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-        # A file name that is no UTF-8 holds lone surrogates; a backslash escape of those is what JSON reads.
-        self.write(name, (text + "\n").encode("utf-8", "backslashreplace"))
+        self.write(name, json_bytes(value))
 
     def read_json(self, name: str, fix: str) -> dict[str, Any] | None:
         """Reads a JSON object, None if it is not there.
@@ -179,6 +188,13 @@ class Place:
                 raise
             text = redact_within(str(error).partition("\n")[0])
             raise StoreUnavailable(f"cannot {what} {self.shown(name)} ({text}); {explain(error)}") from error
+
+
+def json_bytes(value: Any) -> bytes:
+    """The text of a JSON value as files hold it; ValueError for NaN, which JSON has not."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    # A file name that is no UTF-8 holds lone surrogates; a backslash escape of those is what JSON reads.
+    return (text + "\n").encode("utf-8", "backslashreplace")
 
 
 def resolve(uri: str, filesystem: FileSystem | None = None) -> Place:

@@ -17,25 +17,17 @@ import pyarrow.parquet as pq
 from idc_ray.errors import IdcError
 from idc_ray.objects import StoreUnavailable
 from idc_ray.store.filesystem import Place
-from idc_ray.store.layout import INDEX, SHARDS, index_name, pending_name, shard_name, shard_number
+from idc_ray.store.layout import FIX_DAMAGE, INDEX, SHARDS, index_name, pending_name, shard_name, shard_number
 from idc_ray.store.records import INDEX_SCHEMA, ImageRecord, table_from_records
 from idc_ray.store.schema import check_types
-from idc_ray.store.shards import sha256_of_file
+from idc_ray.store.shards import Fingerprint, fingerprint_of, sha256_of_file
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["Fingerprint", "IndexEntry", "ShardInfo", "check_shards", "list_index", "list_pending", "read_index",
+__all__ = ["Fingerprint", "IndexEntry", "ShardInfo", "check_shards", "list_index", "list_pending",
+           "list_shards", "read_index",
            "read_pending", "verify_shard", "write_index", "write_pending"]  # fmt: skip
 
 _SHARD = b"idc_ray.shard"
-_FIX = "restore that file from a copy, or start again with --overwrite or another --output"
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """Size and hex sha256 of a file's content."""
-
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -70,10 +62,14 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """A shard and its images, as a table of `INDEX_SCHEMA` sorted by image id, or some columns of it."""
+    """A shard and its images, as a table of `INDEX_SCHEMA` sorted by image id, or some columns of it.
+
+    ``fingerprint`` is the index file's own.
+    """
 
     info: ShardInfo
     table: pa.Table
+    fingerprint: Fingerprint
 
 
 def write_index(place: Place, info: ShardInfo, records: Iterable[ImageRecord]) -> None:
@@ -101,15 +97,20 @@ def read_index(place: Place, shard: int, columns: Sequence[str] | None = None) -
     except StoreUnavailable:
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise IdcError(f"{place.shown(index_name(shard))} is not a whole index ({error}); {_FIX}") from error
+        raise IdcError(f"{place.shown(index_name(shard))} is not a whole index ({error}); {FIX_DAMAGE}") from error
     if columns is None and table.schema != INDEX_SCHEMA:
-        raise IdcError(f"{place.shown(index_name(shard))} has other columns than this version writes; {_FIX}")
-    return IndexEntry(info, table.replace_schema_metadata(None))
+        raise IdcError(f"{place.shown(index_name(shard))} has other columns than this version writes; {FIX_DAMAGE}")
+    return IndexEntry(info, table.replace_schema_metadata(None), fingerprint_of(data))
 
 
 def list_index(place: Place) -> list[int]:
     """The numbers of the shards that have an index, in order."""
     return _numbers(place.files(INDEX))
+
+
+def list_shards(place: Place) -> list[int]:
+    """The numbers of the shards that are there, or have an index, in order."""
+    return sorted({*_numbers(place.files(SHARDS)), *list_index(place)})
 
 
 def write_pending(place: Place, shard: int, allowed: Iterable[Fingerprint]) -> None:
@@ -119,13 +120,13 @@ def write_pending(place: Place, shard: int, allowed: Iterable[Fingerprint]) -> N
 
 def read_pending(place: Place, shard: int) -> list[Fingerprint] | None:
     """What a shard that is being replaced may be; None if it is not."""
-    value = place.read_json(pending_name(shard), _FIX)
+    value = place.read_json(pending_name(shard), FIX_DAMAGE)
     if value is None:
         return None
     try:
         return [Fingerprint(**item) for item in value["shard_may_be"]]
     except (KeyError, TypeError) as error:
-        raise IdcError(f"{place.shown(pending_name(shard))} is not a pending note ({error}); {_FIX}") from error
+        raise IdcError(f"{place.shown(pending_name(shard))} is not a pending note ({error}); {FIX_DAMAGE}") from error
 
 
 def list_pending(place: Place) -> list[int]:
@@ -154,10 +155,12 @@ def verify_shard(place: Place, shard: int, info: ShardInfo | None, full: bool = 
     allowed = ([info.fingerprint] if info else []) + (read_pending(place, shard) or [])
     if size is None:
         if info is not None:
-            raise IdcError(f"{place.shown(name)} is missing, but {place.shown(index_name(shard))} lists it; {_FIX}")
+            raise IdcError(
+                f"{place.shown(name)} is missing, but {place.shown(index_name(shard))} lists it; {FIX_DAMAGE}"
+            )
         return None
     if not allowed:
-        raise IdcError(f"{place.shown(name)} has no entry {place.shown(index_name(shard))}; {_FIX}")
+        raise IdcError(f"{place.shown(name)} has no entry {place.shown(index_name(shard))}; {FIX_DAMAGE}")
     fitting = [fingerprint for fingerprint in allowed if fingerprint.bytes == size]
     if full and fitting:
         with place.open(name) as file:
@@ -167,7 +170,8 @@ def verify_shard(place: Place, shard: int, info: ShardInfo | None, full: bool = 
         expected = " or ".join(f"{fingerprint.bytes:,} bytes, sha256 {fingerprint.sha256}" for fingerprint in allowed)
         what = "another checksum" if full and size in {fingerprint.bytes for fingerprint in allowed} else "another size"
         raise IdcError(
-            f"{place.shown(name)} is damaged: {size:,} bytes, {what} than its index entry states ({expected}); {_FIX}"
+            f"{place.shown(name)} is damaged: {size:,} bytes, {what} than its index entry states ({expected}); "
+            f"{FIX_DAMAGE}"
         )
     return fitting[0]
 
@@ -178,7 +182,6 @@ def check_shards(place: Place, full: bool = True) -> list[ShardInfo]:
     Raises:
         IdcError: one or more are damaged or missing; the message names the first ones.
     """
-    shards = sorted({*_numbers(place.files(SHARDS)), *list_index(place)})
 
     def check(shard: int) -> ShardInfo | IdcError | None:
         try:
@@ -188,7 +191,7 @@ def check_shards(place: Place, full: bool = True) -> list[ShardInfo]:
             return error
         return entry.info if entry else None
 
-    results = list(ordered_map(check, shards))
+    results = list(ordered_map(check, list_shards(place)))
     faults = [result for result in results if isinstance(result, IdcError)]
     if faults:
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""

@@ -6,6 +6,8 @@ import re
 
 __all__ = [
     "ATTEMPTS",
+    "DAMAGED",
+    "FIX_DAMAGE",
     "INDEX",
     "INFLIGHT",
     "LOCK",
@@ -19,6 +21,7 @@ __all__ = [
     "check_image_id",
     "check_name",
     "check_shard_count",
+    "damaged_name",
     "index_name",
     "inflight_name",
     "is_image_id",
@@ -37,8 +40,15 @@ __all__ = [
 RUN, MANIFEST, LOCK = "run.json", "manifest.json", ".lock"
 PARTS, SHARDS, INDEX = "parts", "shards", "index"
 QUARANTINE, INFLIGHT, ATTEMPTS = "quarantine", "inflight", "attempts"
+DAMAGED = "damaged"
 
-SHARD_BYTES = 128 * 2**20  # ours: large enough to stream well, small enough to rewrite and to hold in memory
+#: How messages about damage end.
+FIX_DAMAGE = (
+    "idc-ray verify lists all damage of an output, and with --repair takes it out so that the same condense "
+    "command does those images again; or restore that file from a copy, or start again with --overwrite"
+)
+
+SHARD_BYTES = 128 * 2**20  # large enough to stream well, small enough to rewrite and to hold in memory
 MAX_SHARDS = 99_999  # five digits in the name
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
@@ -108,6 +118,11 @@ def shard_number(file_name: str) -> int | None:
 def quarantine_name(digest: str, image_id: str) -> str:
     """Name of a failed image's record."""
     return f"{QUARANTINE}/{check_name(digest, 'digest')}/{check_image_id(image_id)}.json"
+
+
+def damaged_name(name: str) -> str:
+    """Where a repair keeps a damaged file of the output."""
+    return f"{DAMAGED}/{name.replace('/', '-')}"
 
 
 def inflight_name(launch: str, actor: str) -> str:

@@ -23,9 +23,9 @@ from idc_ray.store.layout import LOCK
 
 __all__ = ["lease"]
 
-LEASE_S = 90.0  # ours: how long a killed holder blocks the next one
-HEARTBEAT_S = 20.0  # ours: four chances to renew before it expires
-SETTLE_S = 1.0  # ours: longer than a write takes to arrive
+LEASE_S = 90.0  # how long a killed holder blocks the next one
+HEARTBEAT_S = 20.0  # four chances to renew before it expires
+SETTLE_S = 1.0  # longer than a write takes to arrive
 _logger = logging.getLogger(__name__)
 
 

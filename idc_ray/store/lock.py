@@ -70,7 +70,7 @@ def _flock(place: Place, holder: str) -> Iterator[threading.Event]:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise BadRequest(f"{place.shown(LOCK)} is a link, which no job of ours makes; remove it") from None
+        raise BadRequest(f"{place.shown(LOCK)} is a link, which idc_ray never creates; remove it") from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

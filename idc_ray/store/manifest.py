@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -11,17 +11,22 @@ import pyarrow.compute as pc
 from idc_ray.errors import IdcError
 from idc_ray.store import owned
 from idc_ray.store.filesystem import Place
-from idc_ray.store.index import ShardInfo, check_shards, list_index, list_pending, read_index
+from idc_ray.store.index import IndexEntry, ShardInfo, check_shards, list_index, list_pending, read_index
 from idc_ray.store.layout import MANIFEST
 from idc_ray.store.parts import list_parts
 from idc_ray.store.quarantine import list_quarantined
 from idc_ray.store.records import INDEX_SCHEMA
 from idc_ray.store.run_record import FORMAT_VERSION
+from idc_ray.store.sealed import sealed, unsealed
+from idc_ray.store.shards import Fingerprint
 from idc_ray.store.threads import ordered_map
 
 __all__ = ["Manifest", "index_table", "read_manifest", "write_manifest"]
 
-_FIX = "delete that file and run the same command again: it is written anew"
+_FIX = (
+    "check the rest of the output with idc-ray verify, then delete that file and run the same command again: it is "
+    "written anew"
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Manifest:
         timing: seconds, as the caller measured them.
         created: when, ISO 8601 with UTC offset.
         format_version: of the store.
+        indexes: size and checksum of the index of each shard, in their order; none in manifests of earlier versions.
     """
 
     digest: str
@@ -53,6 +59,12 @@ class Manifest:
     timing: dict[str, float]
     created: str
     format_version: int = FORMAT_VERSION
+    indexes: list[Fingerprint] = field(default_factory=list)
+
+    @property
+    def index_fingerprints(self) -> dict[int, Fingerprint]:
+        """Size and checksum of the indexes by shard, as far as they are stated."""
+        return dict(zip((info.shard for info in self.shards), self.indexes, strict=False))
 
 
 def write_manifest(place: Place, digest: str, timing: dict[str, float], expected_images: int | None = None) -> Manifest:
@@ -75,7 +87,9 @@ def write_manifest(place: Place, digest: str, timing: dict[str, float], expected
     foreign = [info.file for info in shards if info.digest != digest]
     if foreign:
         raise IdcError(f"{place.uri}: {foreign} do not belong to digest {digest}")
-    table = index_table(place, ["image_id", "tiles", "candidate_tiles", "source_bytes"])
+    columns = ["image_id", "tiles", "candidate_tiles", "source_bytes"]
+    index_entries = _entries(place, columns)
+    table = _joined(index_entries, columns)
     done = set(table["image_id"].to_pylist())
     entries = [entry for entry in list_quarantined(place, digest) if entry.image_id not in done]
     if expected_images is not None and len(done) + len(entries) != expected_images:
@@ -95,8 +109,9 @@ def write_manifest(place: Place, digest: str, timing: dict[str, float], expected
         quarantined=[{k: getattr(entry, k) for k in ("image_id", "source", "code", "reason")} for entry in entries],
         timing=dict(timing),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        indexes=[entry.fingerprint for entry in index_entries],
     )
-    place.write_json(MANIFEST, asdict(manifest))
+    place.write_json(MANIFEST, sealed(asdict(manifest)))
     owned.remove_empty_part_folders(place)
     return manifest
 
@@ -110,20 +125,30 @@ def read_manifest(place: Place) -> Manifest | None:
     value = place.read_json(MANIFEST, _FIX)
     if value is None:
         return None
+    value = unsealed(value, place.shown(MANIFEST), _FIX)
     try:
-        return Manifest(**{**value, "shards": [ShardInfo(**info) for info in value["shards"]]})
+        shards = [ShardInfo(**info) for info in value["shards"]]
+        indexes = [Fingerprint(**fingerprint) for fingerprint in value.get("indexes", [])]
+        return Manifest(**{**value, "shards": shards, "indexes": indexes})
     except (KeyError, TypeError) as error:
         raise IdcError(f"{place.shown(MANIFEST)} is not a manifest ({error}); {_FIX}") from error
 
 
 def index_table(place: Place, columns: list[str] | None = None) -> pa.Table:
     """One row per finished image in a shard, all or some of `INDEX_SCHEMA`'s columns, sorted by image id."""
+    return _joined(_entries(place, columns), columns)
+
+
+def _entries(place: Place, columns: list[str] | None) -> list[IndexEntry]:
     found = ordered_map(lambda shard: read_index(place, shard, columns), list_index(place))
-    tables = [entry.table for entry in found if entry is not None]
-    if not tables:
+    return [entry for entry in found if entry is not None]
+
+
+def _joined(entries: list[IndexEntry], columns: list[str] | None) -> pa.Table:
+    if not entries:
         empty = INDEX_SCHEMA.empty_table()
         return empty if columns is None else empty.select(columns)
-    return pa.concat_tables(tables)
+    return pa.concat_tables([entry.table for entry in entries])
 
 
 def _sum(column: pa.ChunkedArray) -> int:

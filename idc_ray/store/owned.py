@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from idc_ray.store import atomic
 from idc_ray.store.filesystem import Place
-from idc_ray.store.layout import ATTEMPTS, INDEX, INFLIGHT, MANIFEST, PARTS, QUARANTINE, SHARDS
+from idc_ray.store.layout import ATTEMPTS, DAMAGED, INDEX, INFLIGHT, MANIFEST, PARTS, QUARANTINE, SHARDS
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["has_data", "remove_all", "remove_empty_part_folders", "sweep"]
+__all__ = ["abandoned", "has_data", "remove_all", "remove_empty_part_folders", "sweep"]
 
 # Top folder -> (depth of the files below it, their names). In the order of removal: a reader that sees no manifest
 # and no shard takes nothing for a finished run.
@@ -21,6 +21,7 @@ _OWNED = {
     QUARANTINE: (1, re.compile(r"[0-9a-f]{16}\.json")),
     INFLIGHT: (1, re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.json")),
     ATTEMPTS: (1, re.compile(r"(worker|launch)-[A-Za-z0-9_-][A-Za-z0-9._-]*\.json")),
+    DAMAGED: (0, re.compile(r"((shards|index|parts|quarantine)-.+\.|run\.|manifest\.)(parquet|json)")),
 }
 
 
@@ -56,12 +57,20 @@ def remove_empty_part_folders(place: Place) -> None:
 
 def sweep(place: Place) -> int:
     """Removes temporary files of dead writers, and says how many; an object store has none."""
+    return sum(atomic.sweep(place.path(folder)) for folder in _written_folders(place))
+
+
+def abandoned(place: Place) -> list[str]:
+    """Names of the temporary files that :func:`sweep` would remove."""
+    folders = {folder: atomic.abandoned(place.path(folder)) for folder in _written_folders(place)}
+    return [f"{folder}/{name}".lstrip("/") for folder, names in folders.items() for name in names]
+
+
+def _written_folders(place: Place) -> list[str]:
+    """The local folders in which temporary files may be."""
     if not place.is_local:
-        return 0
-    folders = [""]
-    for top, (depth, _) in _OWNED.items():
-        folders += _folders(place, top, depth)
-    return sum(atomic.sweep(place.path(folder)) for folder in folders)
+        return []
+    return ["", *(folder for top, (depth, _) in _OWNED.items() for folder in _folders(place, top, depth))]
 
 
 def _folders(place: Place, top: str, depth: int) -> Iterator[str]:

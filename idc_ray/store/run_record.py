@@ -10,12 +10,14 @@ from idc_ray.redact import redact_all
 from idc_ray.store import owned
 from idc_ray.store.filesystem import Place
 from idc_ray.store.index import list_index
-from idc_ray.store.layout import RUN, check_name, check_shard_count
+from idc_ray.store.layout import FIX_DAMAGE, RUN, check_name, check_shard_count
+from idc_ray.store.sealed import sealed, unsealed
 
-__all__ = ["FORMAT_VERSION", "RunRecord", "begin_run", "read_run", "update_run"]
+__all__ = ["FORMAT_VERSION", "LostRun", "RunRecord", "begin_run", "read_lost", "read_run", "update_run", "write_lost"]
 
 FORMAT_VERSION = 1
 _CLEARING = "clearing"  # in run.json while --overwrite removes the old run
+_LOST = "lost"  # in run.json after a repair: all that the rest of the output says of the run
 _FIX = "give --overwrite to start afresh, or another --output"
 
 
@@ -58,6 +60,19 @@ class RunRecord:
         check_shard_count(self.shard_count)
 
 
+@dataclass(frozen=True)
+class LostRun:
+    """What is known of a run whose ``run.json`` was damaged.
+
+    Args:
+        digest: of the settings that affect the result.
+        shard_count: into how many shards the images go; None: there are none yet.
+    """
+
+    digest: str
+    shard_count: int | None
+
+
 def begin_run(place: Place, record: RunRecord, overwrite: bool = False) -> RunRecord:
     """Starts a run in an output, or continues the one that is there.
 
@@ -65,6 +80,8 @@ def begin_run(place: Place, record: RunRecord, overwrite: bool = False) -> RunRe
         place: the output.
         record: the run that is asked for.
         overwrite: remove everything that the store wrote there before, whatever run it was.
+
+    A run whose ``run.json`` a repair took out is continued by a record of the same digest.
 
     Returns:
         The stored record. Of a run that is continued, shard count, MLflow id and survey are those of its start.
@@ -76,11 +93,14 @@ def begin_run(place: Place, record: RunRecord, overwrite: bool = False) -> RunRe
     record = _stored_form(record)
     if overwrite:
         return _replace(place, record)
+    lost = read_lost(place)
+    if lost is not None:
+        _restore(place, record, lost)
     stored = _read(place)
     if stored is None:
         if owned.has_data(place):
             raise BadRequest(f"{place.uri} holds parts or shards, but no {RUN} that says of which run; {_FIX}")
-        place.write_json(RUN, asdict(record))
+        _write(place, record)
         return record
     found, clearing = stored
     differences = _differences(found, record)
@@ -119,16 +139,43 @@ def update_run(place: Place, **fields: Any) -> RunRecord:
     if fields.get("shard_count", record.shard_count) != record.shard_count and list_index(place):
         raise ValueError(f"shard_count is {record.shard_count} and there are shards: it cannot become another")
     record = _stored_form(replace(record, **fields))
-    place.write_json(RUN, asdict(record))
+    _write(place, record)
     return record
+
+
+def write_lost(place: Place, lost: LostRun) -> None:
+    """Puts what is known of a run in place of its damaged record."""
+    place.write_json(RUN, sealed({"format_version": FORMAT_VERSION, _LOST: asdict(lost)}))
+
+
+def read_lost(place: Place) -> LostRun | None:
+    """What :func:`write_lost` wrote; None for anything else."""
+    try:
+        value = unsealed(place.read_json(RUN, _FIX) or {}, place.shown(RUN), _FIX)
+        return LostRun(**value[_LOST])
+    except (IdcError, KeyError, TypeError):
+        return None
+
+
+def _restore(place: Place, record: RunRecord, lost: LostRun) -> None:
+    if record.digest != lost.digest:
+        raise BadRequest(
+            f"{place.uri} holds a run of digest {lost.digest} whose {RUN} was damaged, asked for is {record.digest}; "
+            f"give the command that made it, which writes {RUN} anew, or {_FIX}"
+        )
+    _write(place, replace(record, shard_count=lost.shard_count or record.shard_count))
+
+
+def _write(place: Place, record: RunRecord, **more: Any) -> None:
+    place.write_json(RUN, sealed({**asdict(record), **more}))
 
 
 def _replace(place: Place, record: RunRecord) -> RunRecord:
     # The new record first, marked: killed in the middle, the rest of the old run can be taken for neither.
-    place.write_json(RUN, {**asdict(record), _CLEARING: True})
+    _write(place, record, **{_CLEARING: True})
     owned.remove_all(place)
     owned.sweep(place)
-    place.write_json(RUN, asdict(record))
+    _write(place, record)
     return record
 
 
@@ -140,6 +187,12 @@ def _read(place: Place) -> tuple[RunRecord, bool] | None:
         raise BadRequest(
             f"{place.shown(RUN)} has format_version {value.get('format_version')!r}; this program reads "
             f"{FORMAT_VERSION}; use the version that wrote it, or {_FIX}"
+        )
+    value = unsealed(value, place.shown(RUN), FIX_DAMAGE)
+    if _LOST in value:
+        raise BadRequest(
+            f"{place.shown(RUN)} was damaged, and a repair took it out; the condense command that made this output "
+            f"writes it anew; or {_FIX}"
         )
     clearing = bool(value.pop(_CLEARING, False))
     try:

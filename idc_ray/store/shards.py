@@ -6,6 +6,7 @@ import hashlib
 import heapq
 import io
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,13 +15,26 @@ import pyarrow.parquet as pq
 from idc_ray.errors import IdcError
 from idc_ray.objects import StoreUnavailable
 from idc_ray.store.filesystem import Place
-from idc_ray.store.layout import shard_name
+from idc_ray.store.layout import FIX_DAMAGE, MANIFEST, shard_name
 from idc_ray.store.schema import ROW_SCHEMA, check_types, open_writer
 
-__all__ = ["merge", "read_shard", "sha256_of_file", "shard_bytes"]
+__all__ = ["Fingerprint", "check_footer", "fingerprint_of", "merge", "read_shard", "sha256_of_file", "shard_bytes"]
 
-ROW_GROUP_ROWS = 256  # ours: a reader that streams holds a few MB
-ROW_GROUP_BYTES = 16 * 2**20  # ours: the same for very large tiles; keeps a column far from Arrow's 2 GB limit
+ROW_GROUP_ROWS = 256  # a reader that streams holds a few MB
+ROW_GROUP_BYTES = 16 * 2**20  # the same for very large tiles; keeps a column far from Arrow's 2 GB limit
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Size and hex sha256 of a file's content."""
+
+    bytes: int
+    sha256: str
+
+
+def fingerprint_of(data: bytes) -> Fingerprint:
+    """Size and checksum of a file that is in memory."""
+    return Fingerprint(len(data), hashlib.sha256(data).hexdigest())
 
 
 def shard_bytes(tables: Iterable[pa.Table]) -> bytes:
@@ -35,24 +49,62 @@ def shard_bytes(tables: Iterable[pa.Table]) -> bytes:
     return sink.getvalue()  # CPython shares the memory
 
 
-def read_shard(place: Place, shard: int) -> pa.Table:
+def read_shard(place: Place, shard: int, expected: Fingerprint | None = None) -> pa.Table:
     """The rows of a shard, as a table of `ROW_SCHEMA`.
 
+    Args:
+        place: the output.
+        shard: its number.
+        expected: what the manifest states of the file; None: whatever it is.
+
     Raises:
-        FileNotFoundError: there is none.
-        IdcError: it cannot be read, or has other columns.
+        FileNotFoundError: there is none, and nothing is expected.
+        IdcError: it cannot be read, has other columns, or is not what is expected.
     """
     name = shard_name(shard)
     try:
-        with place.open(name) as file:
-            table = pq.ParquetFile(file, pre_buffer=True).read()
+        if expected is None:
+            with place.open(name) as file:
+                table = pq.ParquetFile(file, pre_buffer=True).read()
+        else:
+            table = pq.ParquetFile(pa.BufferReader(_checked(place, name, expected))).read()
         check_types(table.schema, ROW_SCHEMA)
         return table.select(ROW_SCHEMA.names).replace_schema_metadata(ROW_SCHEMA.metadata)
     except (FileNotFoundError, StoreUnavailable):
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        fix = "restore that file from a copy, or condense again"
-        raise IdcError(f"{place.shown(name)} cannot be read as a shard ({error}); {fix}") from error
+        raise IdcError(f"{place.shown(name)} cannot be read as a shard ({error}); {FIX_DAMAGE}") from error
+
+
+def _checked(place: Place, name: str, expected: Fingerprint) -> bytes:
+    data = place.read(name)
+    if data is None:
+        raise IdcError(f"{place.shown(name)} is missing, but {place.shown(MANIFEST)} lists it; {FIX_DAMAGE}")
+    found = fingerprint_of(data)
+    if found != expected:
+        raise IdcError(
+            f"{place.shown(name)} is damaged: {found.bytes:,} bytes, sha256 {found.sha256}; {place.shown(MANIFEST)} "
+            f"states {expected.bytes:,} bytes, sha256 {expected.sha256}; {FIX_DAMAGE}"
+        )
+    return data
+
+
+def check_footer(place: Place, shard: int, rows: int | None) -> None:
+    """Reads the footer of a shard alone.
+
+    Raises:
+        IdcError: it is damaged, or states another number of ``rows``; None: any number will do.
+    """
+    name = shard_name(shard)
+    try:
+        with place.open(name) as file:
+            found = pq.read_metadata(file).num_rows
+    except StoreUnavailable:
+        raise
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise IdcError(f"{place.shown(name)} has no whole footer ({error}); {FIX_DAMAGE}") from error
+    if rows is not None and found != rows:
+        raise IdcError(f"{place.shown(name)} has {found} rows, its index states {rows}; {FIX_DAMAGE}")
 
 
 def merge(shard: pq.ParquetFile | None, replaced: Collection[str], parts: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -23,8 +23,8 @@ from idc_ray.store.threads import ordered_map
 
 __all__ = ["Status", "read_status"]
 
-RATE_SECONDS = 600.0  # ours: a rate over the last ten minutes
-REASONS = 1000  # ours: quarantined images whose reasons are read; each is a file
+RATE_SECONDS = 600.0  # a rate over the last ten minutes
+REASONS = 1000  # quarantined images whose reasons are read; each is a file
 
 State = Literal["finished", "running", "stopped", "unknown"]
 

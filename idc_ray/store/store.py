@@ -37,6 +37,7 @@ from idc_ray.store.quarantine import QuarantineEntry
 from idc_ray.store.records import ImageRecord
 from idc_ray.store.run_record import RunRecord
 from idc_ray.store.schema import TileRow
+from idc_ray.store.shards import Fingerprint
 from idc_ray.store.status import Status, read_status
 
 __all__ = ["Store"]
@@ -128,14 +129,14 @@ class Store:
         """Checks every shard against its index, by checksum or, not ``full``, by size; IdcError names damaged ones."""
         return index.check_shards(self.place, full)
 
-    def read_shard(self, shard: int) -> pa.Table:
-        """The rows of a shard, as a table of `ROW_SCHEMA`.
+    def read_shard(self, shard: int, expected: Fingerprint | None = None) -> pa.Table:
+        """The rows of a shard, as a table of `ROW_SCHEMA` (see `shards.read_shard`).
 
         Raises:
-            FileNotFoundError: there is none.
-            IdcError: it cannot be read, or has other columns.
+            FileNotFoundError: there is none, and nothing is expected.
+            IdcError: it cannot be read, has other columns, or is not what is expected.
         """
-        return shards.read_shard(self.place, shard)
+        return shards.read_shard(self.place, shard, expected)
 
     def index_table(self, columns: list[str] | None = None) -> pa.Table:
         """One row per finished image in a shard: sizes, losses, times (see `ImageRecord`)."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 __all__ = ["THREADS", "ordered_map"]
 
-THREADS = 16  # ours: hides an object store's latency; the work itself is small
+THREADS = 16  # hides an object store's latency; the work itself is small
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")

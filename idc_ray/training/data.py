@@ -21,7 +21,7 @@ __all__ = ["available_memory", "fits_in_memory", "labelled", "may_stream", "open
 SHARE = 0.5
 
 #: Bytes that stay in memory wherever ``resident_bytes`` is not set, so that it is known before any worker has looked
-#: (ours).
+#:.
 ALWAYS = 64 * 2**20
 
 #: Times that pixels lie in main memory while the table of all is built.
@@ -60,8 +60,11 @@ def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device
 def labelled(
     config: TrainConfig, sources: Sequence[Source], labels: bytes | None, device: torch.device
 ) -> list[Source]:
-    """The same sources with HR from a network's outputs, as :func:`open_sources` gives them for these ``labels``."""
-    if labels is None:
+    """The same sources with HR from a network's outputs, as :func:`open_sources` gives them for these ``labels``.
+
+    As they are where labels are made at every step: those here would never be used.
+    """
+    if labels is None or config.labels == "online":
         return list(sources)
     network = load_upscaler(labels, scale=config.scale, device=device, name=config.labels_from)
     return [source.labelled_by(network.upscale_image) for source in sources]

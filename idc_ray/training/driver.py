@@ -27,17 +27,18 @@ from idc_ray.images.locate import absolute, holds, locate, read_bytes
 from idc_ray.interrupt import check_interrupted
 from idc_ray.models import bundled_teacher_bytes, teacher_sha256
 from idc_ray.pipeline.cluster import join
-from idc_ray.pipeline.progress import duration
+from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import EVERY
 from idc_ray.store import holder_text
 from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.lock import lock
 from idc_ray.tracking import Tracker, tracking_uri
 from idc_ray.training.data import may_stream, open_sources
+from idc_ray.training.dry_run import estimate
 from idc_ray.training.fit import Event, new_model, start_sha256, with_absolute_start
 from idc_ray.training.mlflow_model import save_mlflow_model
 from idc_ray.training.progress import TrainProgress
-from idc_ray.training.state import BEST, LAST, TrainRecord, begin_training, read_state, update_record
+from idc_ray.training.state import BEST, LAST, TrainRecord, begin_training, check_output, read_state, update_record
 from idc_ray.training.stream import stream_of
 from idc_ray.training.validation import validation_pairs
 from idc_ray.training.worker import TrainJob, run_worker
@@ -69,37 +70,47 @@ def train(config: TrainConfig) -> int:
     _warn_of_validation(config)
     labels = _labelling_network(config)
     # What is wrong with data, network or validation is told here, not by a worker minutes later.
-    sources = open_sources(config, labels, torch.device("cpu"))
-    new_model(config)
-    if config.validation.images is not None:
-        one = config.validation.model_copy(update={"max_images": 1})
-        validation_pairs(one, [], config.scale, config.seed, config.max_pixels, config.output)
+    with Heartbeat("listing the data and checking network and validation"):
+        sources = open_sources(config, labels, torch.device("cpu"))
+        new_model(config)
+        if config.validation.images is not None:
+            one = config.validation.model_copy(update={"max_images": 1})
+            validation_pairs(one, [], config.scale, config.seed, config.max_pixels, config.output)
     for source in sources:
         log.info("training on %s", source.describe())
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)
     place = resolve(config.output)
-    place.check_writable()
-    digest = config.digest(
+    content = (
         "+".join(source.digest for source in sources),
         None if labels is None else teacher_sha256(labels),
         start_sha256(config),
     )
+    digest = config.digest(*content)
     record = TrainRecord(
         config.model_dump(mode="json"),
         digest,
         [source.describe() for source in sources],
         datetime.now(UTC).isoformat(timespec="seconds"),
+        family=config.digest(*content, with_iterations=False),
     )
+    if config.dry_run:
+        continued = check_output(place, record, config.overwrite)
+        state = None if continued is None else read_state(place)
+        with Heartbeat("reading a few images and timing a few steps"):
+            print(estimate(config, sources, 0 if state is None else state.step))
+        return 0
+    place.check_writable()
     with lock(place, holder_text()):
         record = begin_training(place, record, config.overwrite)
         state = read_state(place)
-        finished = state is not None and state.finished
+        finished = state is not None and state.step >= config.iterations
         if state is not None and finished and record.tracked:
             print(_summary(place, state.best_psnr, state.best_step, config.iterations))
             return 0
         notes = {"data": record.data, "digest": digest, "iterations": config.iterations, "seed": config.seed}
-        work = _Work(labels, notes, may_stream(config, sources, record.resident))
+        with Heartbeat("reading a few images for their sizes"):
+            work = _Work(labels, notes, may_stream(config, sources, record.resident))
         return _tracked(config, place, record, None if finished else work)
 
 
@@ -147,7 +158,8 @@ class _Work:
 
 def _tracked(config: TrainConfig, place: Place, record: TrainRecord, work: _Work | None) -> int:
     """Train what is left, if anything, and tell the tracked run what came of it."""
-    tracker = Tracker.start(config.mlflow, config.output, record.digest, record.mlflow_run_id)
+    with Heartbeat("starting the MLflow run"):
+        tracker = Tracker.start(config.mlflow, config.output, record.digest, record.mlflow_run_id)
     if tracker.run_id != record.mlflow_run_id:
         update_record(place, mlflow_run_id=tracker.run_id)
     tracker.log_params(config.model_dump(mode="json"))
@@ -160,12 +172,13 @@ def _tracked(config: TrainConfig, place: Place, record: TrainRecord, work: _Work
         raise
     state = read_state(place)
     assert state is not None
-    for name in (BEST, LAST):
-        data = place.read(name)
-        if data is not None:
-            tracker.log_artifact(data, name)
-    _log_model(tracker, place)
-    tracker.finish("FINISHED")
+    with Heartbeat("logging the network to MLflow"):
+        for name in (BEST, LAST):
+            data = place.read(name)
+            if data is not None:
+                tracker.log_artifact(data, name)
+        _log_model(tracker, place)
+        tracker.finish("FINISHED")
     update_record(place, tracked=True)  # last: killed before, the same command does the rest
     print(_summary(place, state.best_psnr, state.best_step, state.step))
     return 0
@@ -190,13 +203,14 @@ def _run_on_ray(config: TrainConfig, place: Place, work: _Work, tracker: Tracker
     ours = not ray.is_initialized()
     # What the workers have to say comes as events and exceptions; Ray Train's own chatter would bury it.
     workers = config.workers
-    join(
-        workers.ray_address,
-        worker_output=False,
-        spare_cpus=1,  # else readers wait for the workers' CPUs
-        needs={"CPU": workers.count * workers.cpus, "GPU": workers.count * (workers.gpus or 0.0)},
-        fix=f"lower --workers.count ({workers.count}), --workers.cpus or --workers.gpus",
-    )
+    with Heartbeat("starting or joining Ray"):
+        join(
+            workers.ray_address,
+            worker_output=False,
+            spare_cpus=1,  # else readers wait for the workers' CPUs
+            needs={"CPU": workers.count * workers.cpus, "GPU": workers.count * (workers.gpus or 0.0)},
+            fix=f"lower --workers.count ({workers.count}), --workers.cpus or --workers.gpus",
+        )
     try:
         _follow(config, place, work, tracker)
     finally:
@@ -227,6 +241,9 @@ def _follow(config: TrainConfig, place: Place, work: _Work, tracker: Tracker) ->
     failure: IdcError | None = None
     try:
         for event in _told_while_waiting(_events(events, lambda: bool(outcome)), config.workers):
+            if event is None:
+                progress.tick()
+                continue
             if event["kind"] == "error":
                 failure = event["error"]
                 thread.join(LEAVE_SECONDS)  # not for ever: other workers may wait for the one that failed
@@ -258,15 +275,15 @@ def _events(queue: Queue, ended: Any) -> Iterator[Event | None]:
             yield None
 
 
-def _told_while_waiting(events: Iterator[Event | None], workers: Workers) -> Iterator[Event]:
-    """The events, with a line in the log now and then until the first is there."""
+def _told_while_waiting(events: Iterator[Event | None], workers: Workers) -> Iterator[Event | None]:
+    """The events from the first one on, with a line in the log now and then until that is there."""
     begin = told = time.monotonic()
     waiting = True
     for event in events:
-        if event is not None:
-            waiting = False
+        waiting = waiting and event is None
+        if not waiting:
             yield event
-        elif waiting and time.monotonic() - told > EVERY:
+        elif time.monotonic() - told > EVERY:
             told = time.monotonic()
             log.info("no step is reported after %s; %s", duration(told - begin), _awaited(workers))
 

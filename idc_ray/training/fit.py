@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images.locate import absolute, read_bytes
-from idc_ray.models import EDSR, ModelSpec, load_checkpoint, model_spec
+from idc_ray.models import EDSR, ModelSpec, Upscaler, load_checkpoint, model_spec
 from idc_ray.models.interpolation_start import interpolation_start
 from idc_ray.store.filesystem import Place
 from idc_ray.submitted import NAMES
+from idc_ray.training.augment import AugmentedFeed
 from idc_ray.training.loop import NonFiniteLoss, Progress, Trainer
+from idc_ray.training.low_precision import choose_precision
 from idc_ray.training.pairs import Feed, Pair
 from idc_ray.training.state import BEST, LAST, SavedState, read_state, write_checkpoint, write_state
 from idc_ray.training.validation import Validator
@@ -75,6 +77,7 @@ def fit(
     notes: dict[str, Any],
     world: World | None = None,
     validate_at: Collection[int] = (),
+    labeler: Upscaler | None = None,
 ) -> FitResult:
     """Train to the last step, from the last saved state if there is one.
 
@@ -89,13 +92,28 @@ def fit(
         notes: JSON values to keep in the checkpoints: where the weights come from.
         world: which worker this is; None: the only one.
         validate_at: steps at which to validate besides those of the settings.
+        labeler: network of ``labels: online``, on the device of ``world``; else unused.
 
     Raises:
-        BadRequest: the configured start cannot be used.
+        BadRequest: the configured start cannot be used, or labels are online and there is no ``labeler``.
         IdcError: the loss became NaN or infinite; the message has the step, the data and the last good state.
     """
     world = world or World()
+    feed = _augmented(config, feed, world.device, labeler)
     return _Fit(config, feed, validation, place, tell, notes, world, validate_at).run()
+
+
+def _augmented(config: TrainConfig, feed: Feed, device: torch.device, labeler: Upscaler | None) -> Feed:
+    online = config.labels == "online"
+    if online and labeler is None:
+        raise BadRequest("labels is online, which this job has no network for; use jobs/train.py, or labels stored")
+    if not online and not config.augment.active:
+        return feed
+    low = choose_precision(config.precision, device) == "bfloat16"
+    return AugmentedFeed(
+        feed, config.augment, config.seed, config.patch_size, config.batch_size,
+        labeler if online else None, torch.bfloat16 if low else None,
+    )  # fmt: skip
 
 
 class _Fit:
@@ -117,7 +135,9 @@ class _Fit:
         if config.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.feed = feed
-        self.trainer = Trainer(model, config, world.rank, world.wrap(model))
+        self.state = read_state(place)
+        precision = self.state.precision if self.state else None  # as it began, whatever this machine is fast at
+        self.trainer = Trainer(model, config, world.rank, world.wrap(model), feed.patches, precision)
         self.validator: Validator | None = None
         self.judged_on: str | None = None
         if validation and world.rank == 0:
@@ -131,7 +151,7 @@ class _Fit:
         trainer, config = self.trainer, self.config
         while trainer.step < config.iterations:
             try:
-                progress = trainer.advance(*self.feed.batch(trainer.step, self.world.rank, self.world.size))
+                progress = trainer.advance(*self.feed.inputs(trainer.step, self.world.rank, self.world.size))
                 due = self._due()
                 if due and progress is None:
                     progress = trainer.look()  # nothing is saved before it is known to be finite
@@ -156,7 +176,7 @@ class _Fit:
         )
 
     def _resume(self) -> None:
-        state = read_state(self.place)
+        state, self.state = self.state, None  # its tensors are not needed twice
         if state is None:
             return
         self.trainer.restore(state.tensors, state.step)
@@ -171,9 +191,8 @@ class _Fit:
         rate = self.clock.rate(progress.step, last=progress.step == self.config.iterations)
         if rate is None or self.world.rank != 0:
             return
-        learning = self.trainer.optimizer.param_groups[0]["lr"]
         event = {"kind": "progress", "step": progress.step, "loss": progress.loss, "steps_per_second": rate}
-        self.tell({**event, "learning_rate": learning})
+        self.tell({**event, "learning_rate": self.trainer.learning_rate})
 
     def _save(self) -> None:
         """Validate if it is time, write the checkpoints, and the state last: what it says is there is there."""
@@ -190,7 +209,10 @@ class _Fit:
         self._write(LAST, average)
         psnr, best_step = self.best or (None, None)
         finished = step == config.iterations
-        write_state(self.place, SavedState(step, self.trainer.state(), psnr, best_step, self.judged_on, finished))
+        state = SavedState(
+            step, self.trainer.state(), psnr, best_step, self.judged_on, finished, self.trainer.precision
+        )
+        write_state(self.place, state)
 
     def _write(self, name: str, weights: dict[str, Tensor]) -> None:
         write_checkpoint(self.place, name, self.spec, weights, self.notes | {"step": self.trainer.step})

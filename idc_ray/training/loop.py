@@ -5,9 +5,9 @@ Every trained network of the project comes from here, the bundled teachers inclu
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,14 +16,21 @@ from torch import Tensor, nn
 from idc_ray.condensation.seeding import integer
 from idc_ray.config.train import Schedule, TrainConfig, TrainOptimizer
 from idc_ray.errors import IdcError
+from idc_ray.training.low_precision import LowPrecisionCopy, Precision, choose_precision
+from idc_ray.training.pairs import StepRows
 
 __all__ = ["NonFiniteLoss", "Trainer", "learning_rate", "pixel_loss"]
+
+log = logging.getLogger(__name__)
 
 #: Charbonnier's epsilon squared, as in the SR literature (LapSRN).
 CHARBONNIER = 1e-6
 
-#: Steps between two looks at the loss: each makes the host wait for the device.
-CHECK_EVERY = 20
+#: Steps after which the losses are read, by device: each time the host waits for the device.
+CHECK_EVERY = {"cpu": 20, "cuda": 100}
+
+#: Calls of a function before it is captured.
+WARM_UP_STEPS = 3
 
 #: Warm-up never takes a larger share of a short training.
 MOST_WARMUP = 0.1
@@ -55,138 +62,246 @@ def pixel_loss(kind: str, output: Tensor, target: Tensor) -> Tensor:
     return error.abs().mean() if kind == "l1" else (error.square() + CHARBONNIER).sqrt().mean()
 
 
-def make_optimizer(settings: TrainOptimizer, parameters: Iterator[nn.Parameter]) -> torch.optim.Adam:
-    """Adam or AdamW with the configured settings."""
+def make_optimizer(settings: TrainOptimizer, parameters: list[nn.Parameter], rate: Tensor | None) -> torch.optim.Adam:
+    """Adam or AdamW with the configured settings.
+
+    Args:
+        settings: the configuration.
+        parameters: what is optimised.
+        rate: tensor that holds the learning rate, as CUDA graphs need it; None: it is set before each step.
+    """
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
-    return kind(
-        parameters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay, foreach=True
+    captured = rate is not None
+    optimizer = kind(
+        parameters,
+        lr=settings.learning_rate if rate is None else rate,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+        foreach=not captured,
+        fused=captured,
+        capturable=captured,
     )
+    for parameter in parameters:  # as its first step would, so that a state can be restored before that
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), device=parameter.device if captured else "cpu"),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
+
+
+def _as_given(lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
+    return lr, hr
+
+
+class _Graph:
+    """A function of device tensors as a CUDA graph.
+
+    Args:
+        function: what is captured; called a few times before, so that libraries set themselves up.
+        inputs: its arguments; later ones have the same shapes.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
+        self._inputs = [value.clone() for value in inputs]
+        side, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_STEPS):
+                function(*self._inputs)
+        current.wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._output = function(*self._inputs)
+
+    def replay(self, inputs: Sequence[Tensor]) -> Tensor:
+        for static, value in zip(self._inputs, inputs, strict=True):
+            static.copy_(value)
+        self._graph.replay()
+        return self._output.clone()
 
 
 @dataclass
 class Progress:
-    """What a look at the device found: steps done, and the mean loss since the last look."""
+    """State of a training: steps done, and the mean loss since the last report."""
 
     step: int
     loss: float
 
 
 class Trainer:
-    """A network on its way: weights, their moving average, Adam's state, the number of steps done.
+    """A network in training: weights, their moving average, Adam's state, the number of steps done.
 
     Everything random in a step (a network may draw numbers) is seeded from (seed, step, rank), so the state of no
     random generator has to be saved.
+
+    On a GPU a step is captured as a CUDA graph and replayed, which takes the host a few microseconds instead of
+    milliseconds. What is captured is :meth:`_step`, the function that other devices call.
 
     Args:
         model: maps (b, 3, p, p) in [0, 1] to (b, 3, scale p, scale p); on its device.
         config: the training's settings.
         rank: which of the workers this is.
         wrapped: the model as it is called, such as one that averages gradients over workers; None: the model itself.
+        patches: makes LR and HR patches from what :meth:`advance` is given; see
+            :meth:`idc_ray.training.pairs.Feed.patches`. None: they are given as they are.
+        precision: of convolutions and linear layers; None: what the settings ask for on this device.
+        capturable: whether numbers that change from step to step are tensors on the device, as a graph needs them;
+            None: on GPUs, unless the settings or ``wrapped`` forbid graphs.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig, rank: int = 0, wrapped: nn.Module | None = None) -> None:
-        self.model, self.config, self.rank = model, config, rank
-        self.called = model if wrapped is None else wrapped
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        rank: int = 0,
+        wrapped: nn.Module | None = None,
+        patches: Callable[..., tuple[Tensor, Tensor]] | None = None,
+        precision: Precision | None = None,
+        capturable: bool | None = None,
+    ) -> None:
+        self.model, self.config, self.rank = model.train(), config, rank
         self.device = next(model.parameters()).device
+        self.precision = precision or choose_precision(config.precision, self.device)
         self.step = 0
-        self.optimizer = make_optimizer(config.optimizer, model.parameters())
-        self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        self._losses: list[Tensor] = []
-        self._norms: list[Tensor] = []
+        alone = wrapped is None or wrapped is model
+        self._low = LowPrecisionCopy(model) if alone and self.precision == "bfloat16" else None
+        self._called = self._low.module if self._low else wrapped or model
+        if config.execution == "compiled":
+            self._called = torch.compile(self._called, dynamic=False)  # type: ignore[assignment]
+        self._patches = patches or _as_given
+        if capturable is None:
+            capturable = alone and self.device.type == "cuda" and config.execution != "eager"
+        self._captures = capturable and self.device.type == "cuda"
+        self._graph: _Graph | None = None
+        self._scalars = StepRows(self._scalars_of, self.device) if capturable else None
+        self._current = torch.zeros(2, device=self.device)  # learning rate, and the weights' share in the average
+        self._parameters = list(model.parameters())
+        self._optimizer = make_optimizer(config.optimizer, self._parameters, self._current[0] if capturable else None)
+        values = model.state_dict()  # the very tensors of the model, which change in place
+        self.average = {name: value.detach().clone() for name, value in values.items()}
+        floats = [name for name, value in values.items() if value.is_floating_point()]
+        self._averaged = [self.average[name] for name in floats], [values[name] for name in floats]
+        # counters and index tables have no mean
+        self._copied = [(self.average[name], values[name]) for name in values.keys() - set(floats)]
+        self._outcomes: list[Tensor] = []
 
-    def advance(self, lr: Tensor, hr: Tensor) -> Progress | None:
-        """One step on patches in [0, 1]; every few steps what came of them.
+    @property
+    def learning_rate(self) -> float:
+        """Rate of the last step."""
+        return self._rate(max(0, self.step - 1))
+
+    def advance(self, *inputs: Tensor) -> Progress | None:
+        """One step on the patches that ``inputs`` describe; every few steps what came of them.
 
         Raises:
             NonFiniteLoss: one of the last few steps went wrong; the weights here are of no use any more.
         """
-        torch.manual_seed(integer(self.config.seed, "step", self.step, self.rank))
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(
-                self.config.schedule, self.config.optimizer.learning_rate, self.step, self.config.iterations
-            )
-        self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        with self._precision():
-            output = self.called(lr)
-        loss = pixel_loss(self.config.loss, output.float(), hr)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm, foreach=True)
-        self.optimizer.step()
-        self._update_average()
-        self._losses.append(loss.detach())
-        self._norms.append(norm.detach())
+        if self._scalars is not None:
+            self._current.copy_(self._scalars[self.step])
+        else:
+            self._optimizer.param_groups[0]["lr"] = self._rate(self.step)
+        if self._captures and self._graph is None:
+            self._graph = self._captured(inputs)
+        generator = torch.cuda.default_generators[self.device.index] if self.device.type == "cuda" else None
+        (generator or torch.default_generator).manual_seed(integer(self.config.seed, "step", self.step, self.rank))
+        outcome = self._graph.replay(inputs) if self._graph else self._step(*inputs)
+        self._outcomes.append(outcome)
         self.step += 1
-        if len(self._losses) == CHECK_EVERY or self.step == self.config.iterations:
-            return self.look()
-        return None
+        every = CHECK_EVERY[self.device.type]
+        return self.look() if len(self._outcomes) == every or self.step == self.config.iterations else None
 
     def look(self) -> Progress:
-        """Wait for the device and see what the steps since the last look gave.
+        """Wait for the device and read the losses since the last call.
 
         Raises:
             NonFiniteLoss: a loss or gradient is not finite. A finite loss can have an infinite gradient, and one
                 step with it ruins weights and average alike.
         """
-        if not self._losses:
+        if not self._outcomes:
             return Progress(self.step, math.nan)
-        losses, norms = torch.stack(self._losses).cpu(), torch.stack(self._norms).cpu()
-        self._losses, self._norms = [], []
-        wrong = ~(losses.isfinite() & norms.isfinite())
+        outcomes = torch.stack(self._outcomes).cpu()
+        self._outcomes = []
+        wrong = ~outcomes.isfinite().all(1)
         if wrong.any():
-            raise NonFiniteLoss(self.step - len(losses) + int(wrong.nonzero()[0]))
-        return Progress(self.step, float(losses.double().mean()))
+            raise NonFiniteLoss(self.step - len(outcomes) + int(wrong.nonzero()[0]))
+        return Progress(self.step, float(outcomes[:, 0].double().mean()))
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors that a continued training needs, by name."""
+        """All tensors that a continued training needs, by name: those of the trainer, which change in place."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.items()}
         for name, parameter in self.model.named_parameters():
-            for key, value in self.optimizer.state[parameter].items():
+            for key, value in self._optimizer.state[parameter].items():
                 tensors[f"adam.{key}.{name}"] = value
         return {name: value.detach() for name, value in tensors.items()}
 
+    @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
         """Go on from :meth:`state`, saved after ``step`` steps.
 
         Raises:
             IdcError: it is the state of another network.
         """
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-
-        try:
-            self.model.load_state_dict(part("model."))
-            for name, value in part("average.").items():
-                self.average[name].copy_(value)
-            moments = {key: part(f"adam.{key}.") for key in ("step", "exp_avg", "exp_avg_sq")}
-            for name, parameter in self.model.named_parameters():
-                self.optimizer.state[parameter] = {
-                    "step": moments["step"][name].clone(),
-                    **{
-                        key: torch.empty_like(parameter).copy_(moments[key][name])  # in the parameter's memory format
-                        for key in ("exp_avg", "exp_avg_sq")
-                    },
-                }
-        except (KeyError, RuntimeError) as error:
-            raise IdcError(
-                f"the saved state is not of this network ({error}); give --overwrite to start afresh"
-            ) from error
+        own = self.state()
+        wrong = [name for name, value in own.items() if name not in tensors or tensors[name].shape != value.shape]
+        if wrong or len(tensors) > len(own):
+            named = (wrong or sorted(tensors.keys() - own.keys()))[0]
+            raise IdcError(f"the saved state is not of this network ({named}); give --overwrite to start afresh")
+        for name, value in own.items():
+            value.copy_(tensors[name])
         self.step = step
 
-    def _precision(self) -> contextlib.AbstractContextManager[object]:
-        wanted = self.config.precision
-        if wanted == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-            wanted = "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16) if wanted == "bfloat16" else contextlib.nullcontext()
+    def _step(self, *inputs: Tensor) -> Tensor:
+        """One step as operations on the device only; the loss and the gradient's norm, (2,)."""
+        lr, hr = self._patches(*inputs)
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._low is not None:
+            self._low.read_weights()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            output = self._called(lr)
+        loss = pixel_loss(self.config.loss, output.float(), hr)
+        loss.backward()
+        if self._low is not None:
+            self._low.return_gradients()
+        norm = nn.utils.clip_grad_norm_(self._parameters, self.config.optimizer.clip_norm, foreach=True)
+        self._optimizer.step()
+        self._update_average()
+        return torch.stack([loss.detach(), norm.detach()])
 
     @torch.no_grad()
     def _update_average(self) -> None:
+        averages, values = self._averaged
+        if self._scalars is None:
+            torch._foreach_lerp_(averages, values, self._share(self.step))
+        else:  # lerp takes no share that is a tensor for many tensors at once
+            difference = torch._foreach_sub(values, averages)
+            torch._foreach_mul_(difference, self._current[1])
+            torch._foreach_add_(averages, difference)
+        for average, value in self._copied:
+            average.copy_(value)
+
+    def _rate(self, step: int) -> float:
+        peak = self.config.optimizer.learning_rate
+        return learning_rate(self.config.schedule, peak, step, self.config.iterations)
+
+    def _share(self, step: int) -> float:
+        """Share of the weights of a step in the average after it."""
         # Early on the running mean of the steps so far: the random start must not linger.
-        keep = min(self.config.ema, self.step / (self.step + 1))
-        current = self.model.state_dict()
-        floats = [name for name, value in current.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.average[n] for n in floats], [current[n] for n in floats], 1 - keep)
-        for name in current.keys() - set(floats):
-            self.average[name].copy_(current[name])  # counters and index tables have no mean
+        return 1 - min(self.config.ema, step / (step + 1))
+
+    def _scalars_of(self, steps: range) -> Tensor:
+        return torch.tensor([[self._rate(step), self._share(step)] for step in steps])
+
+    def _captured(self, inputs: tuple[Tensor, ...]) -> _Graph | None:
+        """The step as a graph; None if this network's cannot be captured, and then never tried again."""
+        tensors = list(self.state().values())
+        before = [value.clone() for value in tensors]
+        try:
+            graph = _Graph(self._step, inputs)
+        except RuntimeError as error:
+            log.warning("training without a CUDA graph, slower: %s", str(error).splitlines()[0])
+            self._captures, graph = False, None
+        for value, old in zip(tensors, before, strict=True):
+            value.copy_(old)
+        return graph

@@ -11,7 +11,7 @@ __all__ = ["save_mlflow_model"]
 
 
 def save_mlflow_model(checkpoint: bytes, folder: Path) -> None:
-    """Write the network of a checkpoint of ours to ``folder / "model"``; see :mod:`idc_ray.training.mlflow_pyfunc`.
+    """Write the network of an idc_ray checkpoint to ``folder / "model"``; see :mod:`idc_ray.training.mlflow_pyfunc`.
 
     Its signature: float32 (-1, 3, -1, -1), RGB in [0, 1], to the same with sides times the scale.
     """

@@ -15,7 +15,7 @@ from idc_ray.models import load_checkpoint
 
 
 class Upscale(PythonModel):
-    """A checkpoint of ours on the CPU, float32 (b, 3, h, w) in [0, 1] to (b, 3, scale h, scale w)."""
+    """An idc_ray checkpoint on the CPU, float32 (b, 3, h, w) in [0, 1] to (b, 3, scale h, scale w)."""
 
     def load_context(self, context: Any) -> None:
         """Read the checkpoint."""

@@ -5,7 +5,7 @@ What a step draws is a pure function of (seed, step): a resumed run, or one with
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,23 +16,55 @@ from torch import Tensor
 
 from idc_ray.condensation.seeding import generator
 
-__all__ = ["Draw", "Feed", "Pair", "PairTable", "Patches"]
+__all__ = ["Draw", "Feed", "Pair", "PairTable", "Patches", "StepRows"]
+
+#: Steps whose numbers are prepared together.
+STEPS_AT_ONCE = 64
 
 
 class Feed(Protocol):
-    """Where the patches of a training come from."""
+    """Where the patches of a training come from: numbers that say which, and a function of them that gives them.
 
-    def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
-        """What worker ``rank`` of ``world`` trains on in step ``step`` (from 0).
+    The two are apart so that a CUDA graph can hold the function, which runs on the device alone.
+    """
+
+    def inputs(self, step: int, rank: int, world: int) -> tuple[Tensor, ...]:
+        """What :meth:`patches` needs for worker ``rank`` of ``world`` in step ``step`` (from 0).
 
         Returns:
-            float32 (b, 3, p, p) and (b, 3, scale p, scale p) in [0, 1], on the device.
+            Tensors on the device, of the same shapes in every step.
         """
+        ...
+
+    def patches(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """LR and HR patches of a step: float32 (b, 3, p, p) and (b, 3, scale p, scale p) in [0, 1], on the device."""
         ...
 
     def names(self, step: int) -> list[str]:
         """Where the patches of a step came from, for messages; empty if that is not known."""
         ...
+
+
+class StepRows:
+    """Tensors by step, made on the CPU for many steps at once and copied to the device together.
+
+    Args:
+        make: from a range of steps to a tensor whose first dimension is the steps.
+        device: where the tensors are needed.
+    """
+
+    def __init__(self, make: Callable[[range], Tensor], device: torch.device) -> None:
+        self._make, self._device = make, device
+        self._steps, self._rows = range(0), torch.empty(0)
+
+    def __getitem__(self, step: int) -> Tensor:
+        if step not in self._steps:
+            first = step - step % STEPS_AT_ONCE
+            self._steps = range(first, first + STEPS_AT_ONCE)
+            rows = self._make(self._steps)
+            # From pinned memory the copy waits for nothing; from pageable memory it would wait for the whole queue.
+            self._rows = rows.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else rows
+        return self._rows[step - self._steps.start]
 
 
 @dataclass(frozen=True)
@@ -167,6 +199,8 @@ class Patches:
             )
         self.table, self.patch_size, self.batch_size, self.seed = table, patch_size, batch_size, seed
         self._bounds = table.chances.cumsum(0)
+        self._sides = [torch.arange(patch_size * factor, device=table.lr.device) for factor in (1, table.scale)]
+        self._rows: dict[tuple[int, int], StepRows] = {}
 
     def draw(self, step: int) -> Draw:
         """What step ``step`` takes: a pure function of (seed, step)."""
@@ -187,44 +221,54 @@ class Patches:
         top, left = ((uniform[1 + axis] * places[:, axis]).long() for axis in (0, 1))
         return Draw(pair, top, left, (uniform[3] * 8).long())
 
+    def inputs(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, ...]:
+        """See :class:`Feed`; one tensor, int64 (2, 3, b), as :meth:`patches` takes it."""
+        if (rank, world) not in self._rows:
+            self._rows[rank, world] = StepRows(
+                lambda steps: torch.stack([self._affine(self.draw(step).part(rank, world)) for step in steps]),
+                self.table.lr.device,
+            )
+        return (self._rows[rank, world][step],)
+
+    def patches(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Feed`; channels last in memory.
+
+        Args:
+            inputs: one tensor, for LR and HR each patch's first pixel in the table, and how many pixels further
+                the next one down and the next one to the right are.
+        """
+        (rows,) = inputs
+        out = []
+        for pixels, side, (first, down, right) in zip((self.table.lr, self.table.hr), self._sides, rows, strict=True):
+            index = (first[:, None] + down[:, None] * side)[:, :, None] + (right[:, None] * side)[:, None, :]
+            chosen = pixels.view(-1, 3).index_select(0, index.flatten())
+            out.append(chosen.view(*index.shape, 3).permute(0, 3, 1, 2).float().div_(255))
+        return out[0], out[1]
+
     def batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
-        """See :class:`Feed`."""
-        return self.cut(self.draw(step).part(rank, world))
+        """The patches of a step."""
+        return self.patches(*self.inputs(step, rank, world))
 
     def names(self, step: int) -> list[str]:
         """The pairs that a step draws from."""
         return sorted({self.table.names[i] for i in self.draw(step).pair.tolist()})
 
     def cut(self, draw: Draw) -> tuple[Tensor, Tensor]:
-        """The patches, float32 (b, 3, p, p) and (b, 3, scale p, scale p) in [0, 1], channels last in memory."""
-        table, scale = self.table, self.table.scale
-        device = table.lr.device
-        begin, width = table.offsets[draw.pair], table.sizes[draw.pair, 1]
-        out = []
-        for pixels, factor in ((table.lr, 1), (table.hr, scale)):
-            index = _indices(
-                begin * factor**2,
-                width * factor,
-                draw.top * factor,
-                draw.left * factor,
-                draw.symmetry,
-                self.patch_size * factor,
-                device,
-            )
-            out.append(pixels[index].permute(0, 3, 1, 2).float().div_(255))
-        return out[0], out[1]
+        """The patches of a draw."""
+        return self.patches(self._affine(draw).to(self.table.lr.device))
 
-
-def _indices(
-    begin: Tensor, width: Tensor, top: Tensor, left: Tensor, symmetry: Tensor, side: int, device: torch.device
-) -> Tensor:
-    """Places (b, side, side, 3) of patches in a flat buffer, the symmetry applied."""
-    numbers = torch.stack([begin, width, top, left, symmetry]).to(device)[..., None, None]
-    begin, width, top, left, symmetry = numbers
-    rows, columns = torch.meshgrid(*[torch.arange(side, device=device)] * 2, indexing="ij")
-    row = torch.where(symmetry & 4 > 0, columns, rows)
-    column = torch.where(symmetry & 4 > 0, rows, columns)
-    row = torch.where(symmetry & 1 > 0, side - 1 - row, row)
-    column = torch.where(symmetry & 2 > 0, side - 1 - column, column)
-    first = begin + 3 * ((top + row) * width + left + column)
-    return first[..., None] + torch.arange(3, device=device)
+    def _affine(self, draw: Draw) -> Tensor:
+        """(2, 3, b) for :meth:`patches`: position (i, j) of a patch is pixel ``first + i down + j right``."""
+        flip_rows, flip_columns, transpose = (draw.symmetry & bit > 0 for bit in (1, 2, 4))
+        levels = []
+        for factor in (1, self.table.scale):
+            begin = self.table.offsets[draw.pair] // 3 * factor**2
+            width = self.table.sizes[draw.pair, 1] * factor
+            last = self.patch_size * factor - 1
+            row = draw.top * factor + flip_rows * last
+            column = draw.left * factor + flip_columns * last
+            by_row = torch.where(flip_rows, -width, width)
+            by_column = torch.where(flip_columns, -1, 1)
+            down, right = torch.where(transpose, by_column, by_row), torch.where(transpose, by_row, by_column)
+            levels.append(torch.stack([begin + row * width + column, down, right]))
+        return torch.stack(levels)

@@ -10,11 +10,9 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from idc_ray.pipeline.progress import duration
+from idc_ray.pipeline.progress import LOG_SECONDS, duration
 
 __all__ = ["TrainProgress"]
-
-LOG_SECONDS = 30.0  # a bar redrawn into a job's log would flood it
 
 
 class TrainProgress:
@@ -50,6 +48,13 @@ class TrainProgress:
             case "progress":
                 self._rate, self._loss = event["steps_per_second"], event["loss"]
         self._show()
+
+    def tick(self) -> None:
+        """Show that the job lives although no event arrives, as while it validates or a step takes minutes."""
+        if self._bar is not None:
+            self._bar.refresh()
+        elif time.monotonic() - self._told_at >= LOG_SECONDS:
+            self._tell()
 
     def line(self) -> str:
         """Such as ``1200 of 10000 steps, loss 0.00812, 3.1 steps/s, 47 min 12 s left, validation 33.81 dB``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
@@ -18,7 +18,7 @@ from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.benchmarks import holds_sets, paired_folders
 from idc_ray.images import Found, ImageRef, decode_png, find_images, load_instance, output_inside
 from idc_ray.images.locate import Place, joined, locate
-from idc_ray.store import Store
+from idc_ray.store import Fingerprint, Store
 from idc_ray.training.pairs import Pair
 
 __all__ = ["CondensedSource", "RealSource", "Relabel", "Source", "held_out", "open_source"]
@@ -32,7 +32,10 @@ Relabel = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class CondensedSource:
-    """A finished output of the condense job."""
+    """A finished output of the condense job.
+
+    ``fingerprints`` are those of its manifest, by shard; none of an output that is not finished, and may change.
+    """
 
     store: Store
     scale: int
@@ -40,6 +43,7 @@ class CondensedSource:
     shards: tuple[int, ...]
     digest: str
     tiles: int
+    fingerprints: Mapping[int, Fingerprint]
 
     def describe(self) -> str:
         """One line for people and records."""
@@ -59,9 +63,14 @@ class CondensedSource:
         return self
 
     def pairs(self, keep: Callable[[str], bool]) -> Iterator[Pair]:
-        """The tiles of the images that ``keep`` wants, by their ids."""
+        """The tiles of the images that ``keep`` wants, by their ids.
+
+        Raises:
+            IdcError: a shard is missing or damaged.
+        """
         for shard in self.shards:
-            table = self.store.read_shard(shard).select(["image_id", "tile_index", "lr", "hr", "sample_weight"])
+            table = self.store.read_shard(shard, self.fingerprints.get(shard))
+            table = table.select(["image_id", "tile_index", "lr", "hr", "sample_weight"])
             for batch in table.to_batches(max_chunksize=256):
                 rows = [row for row in batch.to_pylist() if keep(row["image_id"])]
                 with ThreadPoolExecutor(THREADS) as pool:
@@ -185,6 +194,7 @@ def open_source(
         tuple(shard.shard for shard in shards),
         _digest([asdict(shard) for shard in shards]),
         sum(shard.rows for shard in shards),
+        {} if manifest is None else {shard.shard: shard.fingerprint for shard in shards},
     )
 
 

@@ -20,8 +20,12 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import ModelSpec, checkpoint_bytes, read_metadata
 from idc_ray.redact import redact_all
 from idc_ray.store.filesystem import Place
+from idc_ray.training.low_precision import Precision
 
-__all__ = ["BEST", "LAST", "STATE", "SavedState", "TrainRecord", "begin_training", "read_state", "write_checkpoint"]
+__all__ = [
+    "BEST", "LAST", "STATE", "SavedState", "TrainRecord", "begin_training", "check_output", "read_state",
+    "write_checkpoint",
+]  # fmt: skip
 
 BEST, LAST, STATE, RECORD = "best.safetensors", "last.safetensors", "state.safetensors", "train.json"
 METADATA_KEY = "idc_ray_training"
@@ -40,6 +44,8 @@ class TrainRecord:
         mlflow_run_id: the tracked run that a resume continues.
         resident: whether the data stays in memory, which gives other patches than a stream; None: not decided yet.
         tracked: whether the finished training's checkpoints have reached the tracked run.
+        family: the digest without the number of steps; trainings of one family continue each other. Empty in records
+            of before this was stored.
     """
 
     config: dict[str, Any]
@@ -49,6 +55,7 @@ class TrainRecord:
     mlflow_run_id: str | None = None
     resident: bool | None = None
     tracked: bool = False
+    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class SavedState:
         best_step: when that was.
         judged_on: digest of the images that ``best_psnr`` is of; None without validation.
         finished: whether nothing is left to do.
+        precision: of convolutions and linear layers; None in states of before this was recorded.
     """
 
     step: int
@@ -70,11 +78,25 @@ class SavedState:
     best_step: int | None = None
     judged_on: str | None = None
     finished: bool = False
+    precision: Precision | None = None
 
     def to_bytes(self) -> bytes:
         notes = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "tensors"}
         tensors = {name: value.cpu().contiguous() for name, value in self.tensors.items()}
         return safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(notes)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> SavedState:
+        """What :meth:`to_bytes` was called on.
+
+        Raises:
+            ValueError: the bytes are damaged.
+        """
+        try:
+            notes = json.loads(read_metadata(data)[METADATA_KEY])
+            return cls(tensors=safetensors.torch.load(data), **notes)
+        except (BadRequest, KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise ValueError(str(error)) from error
 
 
 def begin_training(place: Place, record: TrainRecord, overwrite: bool) -> TrainRecord:
@@ -87,15 +109,38 @@ def begin_training(place: Place, record: TrainRecord, overwrite: bool) -> TrainR
         BadRequest: another training is there; the message lists what differs.
     """
     record = replace(record, config=redact_all(record.config))
-    found = read_record(place)
-    if found is not None and not overwrite:
-        if found.digest != record.digest:
-            raise BadRequest(f"{place.uri} holds another training; {_difference(found, record)}{FRESH}")
+    found = check_output(place, record, overwrite)
+    if found is not None:
+        if found != read_record(place):  # another number of steps
+            place.write_json(RECORD, asdict(found))
         return found
     for name in (STATE, LAST, BEST):  # the record last: killed in between, the new training starts from nothing
         place.delete(name)
     place.write_json(RECORD, asdict(record))
     return record
+
+
+def check_output(place: Place, record: TrainRecord, overwrite: bool) -> TrainRecord | None:
+    """The stored record if the training continues the one in the output; None if it starts. Nothing is written.
+
+    Raises:
+        BadRequest: another training is there; the message lists what differs.
+    """
+    found = read_record(place)
+    if found is None or overwrite:
+        return None
+    if found.digest == record.digest:
+        return found
+    asked = replace(record, config=redact_all(record.config))
+    if not found.family or found.family != record.family:
+        raise BadRequest(f"{place.uri} holds another training; {_difference(found, asked)}{FRESH}")
+    state = read_state(place)
+    if state is not None and state.step > record.config["iterations"]:
+        raise BadRequest(
+            f"iterations is {record.config['iterations']}, but {place.uri} has done {state.step} steps; "
+            f"raise --iterations to continue it, or {FRESH}"
+        )
+    return replace(found, digest=record.digest, config=asked.config, tracked=False)
 
 
 def read_record(place: Place) -> TrainRecord | None:
@@ -123,9 +168,8 @@ def read_state(place: Place) -> SavedState | None:
     if data is None:
         return None
     try:
-        notes = json.loads(read_metadata(data)[METADATA_KEY])
-        return SavedState(tensors=safetensors.torch.load(data), **notes)
-    except (BadRequest, KeyError, TypeError, ValueError, SafetensorError) as error:
+        return SavedState.from_bytes(data)
+    except ValueError as error:
         raise IdcError(f"{place.shown(STATE)} cannot be read ({error}); {FRESH}") from error
 
 
@@ -148,7 +192,7 @@ def _difference(found: TrainRecord, asked: TrainRecord) -> str:
     if found.data != asked.data:
         changed.append(f"  data: {found.data} -> {asked.data}\n")
     if not changed:  # all settings are equal: so it is what they name
-        return "the content of its data, or of the network behind its labels, has changed since; "
+        return "the content of its data, or of the network behind its labels, or idc_ray itself has changed since; "
     return "there -> asked for:\n" + "".join(changed)
 
 

@@ -1,6 +1,8 @@
 """Data that is too large to stay in memory streams through Ray Data: in one random order, then shuffled over a window.
 
-A continued training then sees other patches than an undisturbed one would: the place in a stream is not saved.
+Readers decode an image once and send random patches of it, uncompressed: what a step trains on and nothing else.
+Streams differ from launch to launch, even with one seed: readers draw at random, and neither the order in which they
+finish nor the place in a stream is saved.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray.data
 import torch
@@ -22,7 +25,7 @@ from torch import Tensor
 from idc_ray.condensation.seeding import integer
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images import MANIFEST_SCHEMA, crop_starts, decode_png, encode_png
+from idc_ray.images import MANIFEST_SCHEMA, crop_starts
 from idc_ray.models import load_upscaler
 from idc_ray.training.data import open_sources
 from idc_ray.training.loop import CHECK_EVERY
@@ -31,28 +34,46 @@ from idc_ray.training.sources import CondensedSource, Relabel, Source, held_out
 
 __all__ = ["StreamFeed", "stream_of"]
 
-#: Pieces among which a worker shuffles.
+#: Patches among which a worker shuffles.
 WINDOW = 2048
+
+#: Bytes of pixels in that window; large patches shorten it.
+WINDOW_BYTES = 256 * 2**20
 
 #: Real images are cut into pieces of this many patches a side: a patch from each, not all from one image.
 PIECE = 4
 
-#: Most blocks of a folder (ours): each is a task of its own in every epoch.
+#: Epochs in a row without a full batch that end a training: a small set can give too few rows once by chance.
+EMPTY_EPOCHS = 3
+
+#: Most blocks of a folder: each is a task of its own in every epoch.
 MAX_BLOCKS = 1024
 
 #: Columns of what is read: those of an image's row, or ``shard``; and ``part``, the number of the source.
 BLOCK = pa.unify_schemas([MANIFEST_SCHEMA, pa.schema([("shard", pa.int64()), ("part", pa.int64())])])
 
+#: A patch: uint8 pixels (height, width, 3) of ``lr``, scale times as many rows and columns of ``hr``.
 #: ``error`` is set in rows that are none: Ray Data would lose type and message of an exception.
-SCHEMA = pa.schema([("name", pa.string()), ("lr", pa.binary()), ("hr", pa.binary()), ("error", pa.string())])
+SCHEMA = pa.schema(
+    [
+        ("name", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("lr", pa.binary()),
+        ("hr", pa.binary()),
+        ("error", pa.string()),
+    ]
+)
 
 
 def stream_of(config: TrainConfig, labels: bytes | None) -> Dataset:
-    """Rows ``name``, ``lr``, ``hr`` (PNG), ``error`` of all sources; nothing runs until it is read.
+    """Rows of :data:`SCHEMA` from all sources; nothing runs until it is read.
 
-    A row is a condensed tile or a piece of a real image. In an epoch it comes as often on average as its weight and
-    its LR pixels say, relative to those of a large image's pieces, or else of the largest tiles.
+    A row is a random patch of a condensed tile or of a piece of a real image. In an epoch each tile or piece gives on
+    average as many rows as its weight and its LR pixels say, relative to those of a large image's pieces, or else of
+    the largest tiles.
     """
+    labels = None if config.labels == "online" else labels
     sources = open_sources(config, None, torch.device("cpu"))
     pixels = max(_piece_pixels(source, config) for source in sources)
     order = random.Random(config.seed)
@@ -108,7 +129,7 @@ def _labeller(labels: bytes, scale: int, name: str) -> Relabel:
 
 
 class _Read:
-    """A shard's tiles, or an image's pieces; for Ray Data, usable without it.
+    """Patches of a shard's tiles, or of an image's pieces; for Ray Data, usable without it.
 
     Args:
         config: settings.
@@ -137,7 +158,7 @@ class _Read:
         for pair in chosen.pairs(lambda image_id: not apart(image_id)):
             pieces = list(_pieces(pair, config))
             area = pair.lr.shape[0] * pair.lr.shape[1] / len(pieces)  # pieces overlap; no pixel shall count twice
-            yield _rows(pieces, pair.weight * area / self.pixels)
+            yield _rows(pieces, pair.weight * area / self.pixels, config.patch_size)
 
 
 def _pieces(pair: Pair, config: TrainConfig) -> Iterator[Pair]:
@@ -151,17 +172,32 @@ def _pieces(pair: Pair, config: TrainConfig) -> Iterator[Pair]:
             yield Pair(pair.name, pair.lr[rows, columns], pair.hr[high])
 
 
-def _rows(pieces: Iterable[Pair], times: float) -> pa.Table:
-    """Rows of pieces, each as often as ``times`` says on average: drawn anew each epoch, else some would never come."""
+def _rows(pieces: Iterable[Pair], times: float, patch_size: int) -> pa.Table:
+    """Patches of pieces, as many of each as ``times`` says on average.
+
+    The number is drawn anew each epoch, else some pieces would never come. Patches are cut here: a piece has 16 times
+    the bytes of the one patch that a step would take of it.
+    """
     rows = []
     for piece in pieces:
-        copies = math.floor(times + random.random())
-        if copies:
-            rows += [{"name": piece.name, "lr": encode_png(piece.lr), "hr": encode_png(piece.hr)}] * copies
+        for _ in range(math.floor(times + random.random())):
+            patch = _random_patch(piece, patch_size)
+            height, width = patch.lr.shape[:2]
+            pixels = {"lr": patch.lr.tobytes(), "hr": patch.hr.tobytes()}
+            rows.append({"name": patch.name, "height": height, "width": width, **pixels})
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-class _Decode(ArrowBatchCollateFn):
+def _random_patch(piece: Pair, size: int) -> Pair:
+    """A patch at a uniformly random place; the whole piece where that is smaller, for :class:`StreamFeed` to refuse."""
+    height, width = piece.lr.shape[:2]
+    top, left = (random.randint(0, max(0, side - size)) for side in (height, width))
+    scale = piece.hr.shape[0] // height
+    high = piece.hr[scale * top : scale * (top + size), scale * left : scale * (left + size)]
+    return Pair(piece.name, piece.lr[top : top + size, left : left + size], high)
+
+
+class _Collate(ArrowBatchCollateFn):
     """Rows to a table of pairs; runs in Ray Data's background thread."""
 
     def __init__(self, scale: int) -> None:
@@ -173,12 +209,19 @@ class _Decode(ArrowBatchCollateFn):
         for row in rows:
             if row["error"] is not None:
                 raise BadRequest(row["error"])
-        pairs = [Pair(row["name"], decode_png(row["lr"]), decode_png(row["hr"])) for row in rows]
-        return PairTable.build(pairs, self.scale)
+        return PairTable.build([self._pair(row) for row in rows], self.scale)
+
+    def _pair(self, row: dict[str, Any]) -> Pair:
+        height, width, scale = row["height"], row["width"], self.scale
+        lr, hr = (np.frombuffer(bytearray(row[name]), np.uint8) for name in ("lr", "hr"))  # torch wants writable memory
+        return Pair(row["name"], lr.reshape(height, width, 3), hr.reshape(scale * height, scale * width, 3))
 
 
 class StreamFeed:
-    """One random patch of each streamed piece, epoch after epoch: a :class:`idc_ray.training.pairs.Feed`.
+    """The streamed patches, each turned or flipped at random, epoch after epoch.
+
+    A :class:`idc_ray.training.pairs.Feed`. Ray Data fills the shuffle window by rows; as no row is larger than a patch,
+    that bounds its bytes too.
 
     Args:
         config: settings.
@@ -189,13 +232,14 @@ class StreamFeed:
     def __init__(self, config: TrainConfig, shard: Any, device: torch.device) -> None:
         self.config, self.shard, self.device = config, shard, device
         self._tables: Iterator[PairTable] | None = None
-        self._names: deque[tuple[int, tuple[str, ...]]] = deque(maxlen=2 * CHECK_EVERY)  # older steps were good
+        recent = 2 * CHECK_EVERY[device.type]  # older steps were good
+        self._names: deque[tuple[int, tuple[str, ...]]] = deque(maxlen=recent)
 
-    def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
-        """See :class:`idc_ray.training.pairs.Feed`.
+    def inputs(self, step: int, rank: int, world: int) -> tuple[Tensor, ...]:
+        """See :class:`idc_ray.training.pairs.Feed`: the patches themselves.
 
         Raises:
-            BadRequest: fewer pieces than a batch, an image that is smaller than a patch, or one that cannot be read.
+            BadRequest: fewer patches than a batch, an image that is smaller than a patch, or one that cannot be read.
         """
         if self._tables is None:
             self._tables = self._epochs(step, rank, world)
@@ -207,30 +251,42 @@ class StreamFeed:
             raise BadRequest(f"{error}; lower --patch-size ({size}), or leave such images out") from None
         return patches.cut(patches.draw_each(step))
 
+    def patches(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`idc_ray.training.pairs.Feed`."""
+        lr, hr = inputs
+        return lr, hr
+
     def names(self, step: int) -> list[str]:
         """See :class:`idc_ray.training.pairs.Feed`; this worker's part."""
         return list(dict(self._names).get(step, ()))
 
     def _epochs(self, first_step: int, rank: int, world: int) -> Iterator[PairTable]:
         size = self.config.batch_size // world
-        epoch = 0
+        window = max(min(WINDOW, WINDOW_BYTES // _patch_bytes(self.config)), size)
+        epoch = empty = 0
         while True:
             tables = self.shard.iter_torch_batches(
                 batch_size=size,
-                collate_fn=_Decode(self.config.scale),
-                local_shuffle_buffer_size=max(WINDOW, size),
+                collate_fn=_Collate(self.config.scale),
+                local_shuffle_buffer_size=window,
                 local_shuffle_seed=integer(self.config.seed, rank, first_step, epoch) % 2**32,
                 drop_last=False,
             )
-            pieces, batches = 0, 0
+            patches, batches = 0, 0
             for table in tables:
-                pieces += len(table.names)
+                patches += len(table.names)
                 if len(table.names) == size:  # a short last batch would weigh its patches more
                     batches += 1
                     yield table
-            if not batches:  # else this would go round for ever
+            empty = 0 if batches else empty + 1
+            if empty == EMPTY_EPOCHS:  # else this would go round for ever
                 raise BadRequest(
-                    f"worker {rank} streams {pieces} pieces of images, fewer than its {size} patches of a batch; "
+                    f"worker {rank} streams {patches} patches in an epoch, fewer than its {size} of a batch; "
                     "lower --batch-size, or raise --resident-bytes so that the data stays in memory"
                 )
             epoch += 1
+
+
+def _patch_bytes(config: TrainConfig) -> int:
+    """Bytes of pixels in a row of the stream."""
+    return 3 * config.patch_size**2 * (1 + config.scale**2)

@@ -16,8 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
+from idc_ray.models import Upscaler, load_upscaler
 from idc_ray.store.filesystem import Place
 from idc_ray.training.data import fits_in_memory, labelled, open_sources, resident_patches
+from idc_ray.training.device import set_up_training
 from idc_ray.training.fit import Event, World, fit
 from idc_ray.training.pairs import Feed
 from idc_ray.training.sources import Source
@@ -45,7 +47,8 @@ def run_worker(arguments: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
-    _set_up_torch(job.config, context.get_local_world_size())
+    threads = job.config.workers.threads or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
+    set_up_training(threads)
 
     def tell(event: Event) -> None:
         if event["kind"] == "validation":
@@ -60,7 +63,7 @@ def run_worker(arguments: dict[str, Any]) -> None:
             device,
             (lambda m: DistributedDataParallel(m, broadcast_buffers=False)) if size > 1 else (lambda m: m),
         )
-        fit(job.config, feed, validation, job.place, tell, job.notes, world)
+        fit(job.config, feed, validation, job.place, tell, job.notes, world, labeler=_labeler(job, device))
     except IdcError as error:  # to try again would not help
         job.events.put({"kind": "error", "error": error})
 
@@ -86,6 +89,13 @@ def _data(job: TrainJob, record: TrainRecord, device: torch.device) -> tuple[Fee
     return StreamFeed(config, ray.train.get_dataset_shard("train"), device), validation
 
 
+def _labeler(job: TrainJob, device: torch.device) -> Upscaler | None:
+    """The network that labels every step's patches, if that is asked for."""
+    if job.config.labels == "stored" or job.labels is None:
+        return None
+    return load_upscaler(job.labels, scale=job.config.scale, device=device, name=job.config.labels_from)
+
+
 def _resident(job: TrainJob, record: TrainRecord, sources: list[Source], device: torch.device) -> bool:
     """Whether the data stays in memory: as it was, or as all workers agree.
 
@@ -103,8 +113,3 @@ def _resident(job: TrainJob, record: TrainRecord, sources: list[Source], device:
     if context.get_world_rank() == 0:
         update_record(job.place, resident=bool(fits))
     return bool(fits)
-
-
-def _set_up_torch(config: TrainConfig, local_workers: int) -> None:
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(config.workers.threads or max(1, (os.cpu_count() or 1) // local_workers))

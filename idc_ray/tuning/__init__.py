@@ -1,0 +1,5 @@
+"""The tuning job. Needs the extra ``experiments``."""
+
+from idc_ray.extras import require_extra
+
+require_extra("experiments", ("optuna", "sklearn", "matplotlib"), "idc-ray tune")

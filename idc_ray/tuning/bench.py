@@ -27,10 +27,10 @@ __all__ = ["Bench", "depth_of", "set_up_bench"]
 
 log = logging.getLogger(__name__)
 
-#: Bytes of teacher features that are kept over all depths; the rest is computed in each trial (ours).
+#: Bytes of teacher features that are kept over all depths; the rest is computed in each trial.
 FEATURE_BYTES = 2**30
 
-#: Most depths that are measured beforehand; of a space with more, each trial measures its own (ours).
+#: Most depths that are measured beforehand; of a space with more, each trial measures its own.
 MOST_DEPTHS = 16
 
 #: How often a task whose process died is begun again.

@@ -27,7 +27,7 @@ __all__ = ["draw_pictures", "importances"]
 
 TITLES = {"psnr": "PSNR on Y (dB)", "ratio": "ratio reached", "cost": "condensing (s)"}
 
-#: Fewest finished trials that importances are taken from; of fewer they are noise (ours).
+#: Fewest finished trials that importances are taken from; of fewer they are noise.
 LEAST_TRIALS = 4
 
 MARKS = {"finished": ("o", "C0"), "stopped": ("x", "C7")}

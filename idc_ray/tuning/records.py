@@ -164,7 +164,7 @@ def begin_sweep(place: Place, asked: Sweep, overwrite: bool, ours: tuple[str, ..
         try:
             found = Sweep(**stored)
         except TypeError as error:
-            raise BadRequest(f"{place.shown(SWEEP)} is no record of a sweep of ours ({error}); {FRESH}") from None
+            raise BadRequest(f"{place.shown(SWEEP)} is not a record of a sweep ({error}); {FRESH}") from None
         if found.digest != asked.digest:
             names = sorted(found.settings.keys() | asked.settings.keys())
             pairs = [(name, found.settings.get(name), asked.settings.get(name)) for name in names]

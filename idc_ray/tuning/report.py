@@ -41,7 +41,7 @@ def report_files(plan: Plan, records: Sequence[TrialRecord], pictures: bool) -> 
     files = {"trials.parquet": to_parquet(plan, records), "results.md": to_markdown(plan, records).encode()}
     files |= plan.lists
     training = plan.settings.train.model_copy(update={"seed": plan.config.seeds[0]})
-    files["train.yaml"] = _yaml(training, "Training of the sweep's students; jobs/train.py --config takes it.")
+    files["train.yaml"] = _yaml(training, "Training of the sweep's students; idc-ray train --config takes it.")
     finished = [record for record in records if record.ended_well]
     if not finished:
         return files
@@ -57,7 +57,7 @@ def report_files(plan: Plan, records: Sequence[TrialRecord], pictures: bool) -> 
 
 
 def settings_yaml(plan: Plan, record: TrialRecord, head: str) -> bytes:
-    """A trial's settings, all that change the result, as ``jobs/condense.py --config`` takes them."""
+    """A trial's settings, all that change the result, as ``idc-ray condense --config`` takes them."""
     config = plan.settings.condense(record.draw, plan.config.seeds[0])
     lines = [
         *head.splitlines(),

@@ -27,7 +27,7 @@ DIRECTIONS = {"psnr": "max", "ratio": "min", "cost": "min"}
 _MAXIMIZE, _MINIMIZE = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
 STUDY = "sweep"
 
-#: Settings in a row that are all known, after which the space counts as exhausted (ours).
+#: Settings in a row that are all known, after which the space counts as exhausted.
 MOST_REPEATS = 200
 
 

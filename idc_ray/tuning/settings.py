@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import BadRequest
 from idc_ray.models.registry import nearest
 from idc_ray.training.fit import new_model, with_absolute_start
+from idc_ray.tuning.packaged import space_file
 from idc_ray.tuning.parsing import parse_parameters
 from idc_ray.tuning.space import Draw, Space
 
@@ -108,7 +108,7 @@ def read_space(config: TuneConfig) -> tuple[TuneConfig, Space]:
         BadRequest: the file cannot be read, or has a name or a value that nothing accepts.
     """
     where = config.space
-    content = read_yaml(Path(where))
+    content = read_yaml(space_file(where))
     for key in content:
         if key not in ("settings", "parameters"):
             raise BadRequest(f"{where} has {key!r}; {nearest(str(key), ['settings', 'parameters'])}")

@@ -14,8 +14,8 @@ import ray
 import torch
 from ray import tune as ray_tune
 
-from idc_ray.comparison.students import set_up_training
 from idc_ray.comparison.tasks import guarded
+from idc_ray.condensation.budget import mean_difficulty
 from idc_ray.condensation.condenser import Condenser
 from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.tasks import Condensed, ImageTask
@@ -24,8 +24,8 @@ from idc_ray.config.train import TrainConfig
 from idc_ray.errors import IdcError
 from idc_ray.pipeline.condense import IMAGES_PER_STEP
 from idc_ray.pipeline.device import set_up_torch
-from idc_ray.pipeline.survey import mean_difficulty
 from idc_ray.store.filesystem import resolve
+from idc_ray.training.device import set_up_training
 from idc_ray.training.fit import Event, World, fit
 from idc_ray.training.pairs import Pair, PairTable, Patches
 from idc_ray.tuning.bench import Bench
@@ -138,7 +138,7 @@ def _run_seed(
         outcome = replace(outcome, psnr=psnr, curve=curve, train_seconds=time.perf_counter() - condensed)
         at_rung(outcome)
 
-    set_up_training(train)
+    set_up_training(train.workers.threads or 1)
     table = PairTable.build(tiles, train.scale).to(device)
     patches = Patches(table, train.patch_size, train.batch_size, train.seed)
     pairs: list[Pair] = ray.get(bench.validation)

@@ -16,7 +16,7 @@ from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
-from idc_ray.pipeline.progress import duration
+from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import tell_if_no_room
 from idc_ray.store import holder_text
 from idc_ray.store.filesystem import Place, resolve
@@ -64,11 +64,12 @@ def tune(config: TuneConfig) -> int:
     """
     if config.dry_run:
         with tempfile.TemporaryDirectory() as folder:
-            plan = prepare(config, f"{folder}/photographs")
+            plan = _prepared(config, f"{folder}/photographs")
             print(plan.config.to_yaml(), flush=True)
-            print(estimate(plan))
+            with Heartbeat("timing a few images and steps"):
+                print(estimate(plan))
         return 0
-    plan = prepare(config)
+    plan = _prepared(config)
     print(plan.config.to_yaml(), flush=True)
     config = plan.config
     if config.mlflow.enabled:
@@ -79,6 +80,11 @@ def tune(config: TuneConfig) -> int:
         sweep = begin_sweep(place, plan.sweep, config.overwrite, OURS)
         place.write("config.yaml", config.to_yaml().encode())
         return _Sweep(plan, place, sweep.seconds).run()
+
+
+def _prepared(config: TuneConfig, photographs: str | None = None) -> Plan:
+    with Heartbeat("reading the space, the teacher and the images"):
+        return prepare(config, photographs)
 
 
 class _Sweep:
@@ -99,17 +105,19 @@ class _Sweep:
         log.info("%d of %d trials done before", self.ended_before, self.total)
         self.tracking = RunFamily(config.mlflow, config, config.output, self.place, self.plan.sweep.digest)
         try:
-            for record in list(self.known.values()):
-                if config.retry_failed and record.status == "failed":
-                    self._begin_anew(record)
-                else:
-                    track_trial(self.tracking, record)
+            with Heartbeat("telling MLflow what is done"):
+                for record in list(self.known.values()):
+                    if config.retry_failed and record.status == "failed":
+                        self._begin_anew(record)
+                    else:
+                        track_trial(self.tracking, record)
             if self.trials_left > 0 and self.seconds_left > 0:
                 try:
                     self._search()
                 finally:
                     self._keep_seconds()
-            text = self._report()
+            with Heartbeat("writing the report"):
+                text = self._report()
         except BaseException as error:
             self.tracking.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
@@ -145,12 +153,14 @@ class _Sweep:
     def _search(self) -> None:
         ours = not ray.is_initialized()
         with _quiet_tune():
-            join_for(self.config.actors, worker_output=False)
+            with Heartbeat("starting or joining Ray"):
+                join_for(self.config.actors, worker_output=False)
             try:
                 pool = plan_pool(self.config.actors, ray.cluster_resources(), self.trials_left)
                 log.info("%d trials at a time on %s", pool.max_size, pool.device)
                 tell_if_no_room(pool)
-                bench = set_up_bench(self.plan, pool.options)
+                with Heartbeat("computing what all trials share: features, difficulties"):
+                    bench = set_up_bench(self.plan, pool.options)
                 self.begin_trials = time.monotonic()
                 self._tune(bench, pool, may_grow=pool.may_grow and not ours)
             finally:
@@ -187,7 +197,8 @@ class _Sweep:
                 ),
             )
             try:
-                tuner.fit()
+                with Heartbeat(self._now):
+                    tuner.fit()
             except Exception:
                 if ledger.error is not None:
                     raise ledger.error from None
@@ -213,6 +224,10 @@ class _Sweep:
             rate = (time.monotonic() - self.begin_trials) / max(1, ended - self.ended_before)
             parts.append(f"about {duration(min(rate * (total - ended), max(0.0, self.seconds_left)))} left")
         return ", ".join(parts)
+
+    def _now(self) -> str:
+        running = [str(record.number) for record in list(self.known.values()) if record.status == "running"]
+        return f"{self._progress()}; running: trials {', '.join(running) or 'none yet'}"
 
     def _report(self) -> str:
         records = list(self.known.values())

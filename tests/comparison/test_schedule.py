@@ -88,6 +88,16 @@ def test_a_failure_ends_only_what_needs_it(ray: FakeRay) -> None:
     assert outcomes["d"][0] == "failed" and "process died" in outcomes["d"][1]
 
 
+def test_what_runs_is_told(ray: FakeRay) -> None:
+    """Catches a comparison that cannot say what it is doing."""
+    at_work: list[Unit | str] = []
+    units = [unit(ray, "a", "s"), unit(ray, "b", "s")]
+    seen = []
+    for _ in run_units(units, lambda: 2, at_work):
+        seen.append([each if isinstance(each, str) else each.name for each in at_work])
+    assert seen == [["b"], []]
+
+
 def test_whoever_stops_early_leaves_no_task_behind(ray: FakeRay) -> None:
     """Catches tasks that go on in a cluster of others after an interrupt."""
     outcomes = run_units([unit(ray, str(i), f"s{i}") for i in range(4)], lambda: 3)

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pytest
 
 from idc_ray.cli import run_job
+from idc_ray.commands.condense import main
 from idc_ray.config import load_config
 from idc_ray.images import encode_png
 from idc_ray.pipeline.condense import condense
 from idc_ray.store import Store
-from jobs.condense import main
 from tests.conftest import restored_data_context
 
 ROOT = Path(__file__).resolve().parents[2]

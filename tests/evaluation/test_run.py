@@ -76,6 +76,17 @@ def test_pictures_csv_tiles_ensemble_and_tracking(benchmark: Path) -> None:
     assert run.data.metrics["Tiny_psnr"] == results["Tiny"]["psnr"]
 
 
+def test_a_dry_run_lists_sets_and_writes_nothing(benchmark: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"model": "bundled", "benchmarks": str(benchmark), "output": str(benchmark / "E"), "dry_run": True}
+    assert run_evaluation(EvaluateConfig.model_validate({**values, "device": "cpu", "pictures": True})) == {}
+    told = capsys.readouterr().out
+    assert "Tiny            1 images, 0.000672 megapixels of HR, LR of 1 is made" in told
+    assert "of pictures" in told
+    assert not (benchmark / "E").exists()
+    with pytest.raises(BadRequest, match="no_such.pt cannot be read"):
+        run_evaluation(EvaluateConfig.model_validate({**values, "model": "no_such.pt"}))
+
+
 def test_images_of_one_stem_and_of_one_colour(
     benchmark: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,16 +1,26 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from idc_ray.pipeline import progress as module
-from idc_ray.pipeline.progress import Progress, duration, loss_drop
+from idc_ray.pipeline.progress import Heartbeat, Progress, duration, loss_drop
 
 
 def row(outcome: str = "done", start: float | None = 4.0, end: float | None = 1.0) -> dict[str, Any]:
     return {"image_id": "0" * 16, "outcome": outcome, "loss_start": start, "loss_end": end}
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 class Clock:
@@ -40,8 +50,29 @@ def test_without_a_terminal_a_line_at_the_first_image_now_and_then_and_at_the_en
     lines = stream.getvalue().splitlines()
     assert len(lines) == 1 + 99 // int(module.LOG_SECONDS) + 1
     assert lines[0] == "1 of 100 images, 0 failed, 1 images/s, 1 min 39 s left, loss -75 %"
-    assert lines[1].startswith("31 of 100 images")
+    assert lines[1].startswith("16 of 100 images")
     assert lines[-1] == "100 of 100 images, 0 failed, 1 images/s, loss -75 %"
+
+
+def test_what_is_in_hand_is_shown_from_the_start_and_while_it_lasts() -> None:
+    """Catches an hour of silence over one large image."""
+    progress, clock, stream = without_terminal(2)
+    progress.begin("a.png")
+    progress.tick()
+    progress.step("tile 3 of 40")
+    for _ in range(int(module.LOG_SECONDS)):
+        clock.now += 1.0
+        progress.tick()
+    progress.update(row(start=None, end=None))
+    progress.begin("b.png")
+    clock.now += module.LOG_SECONDS
+    progress.tick()
+    lines = stream.getvalue().splitlines()
+    assert lines[:2] == ["0 of 2 images, 0 failed, now a.png", "0 of 2 images, 0 failed, now a.png, tile 3 of 40"]
+    assert lines[2].startswith("1 of 2 images")
+    assert lines[2].endswith("now b.png")
+    progress.update(row(start=None, end=None))
+    assert "now" not in progress.line()
 
 
 def test_images_of_earlier_launches_are_progress_but_not_speed() -> None:
@@ -107,6 +138,29 @@ def test_loss_drop(status: dict[str, Any], drop: float | None) -> None:
 def test_durations_carry_over(seconds: float, text: str) -> None:
     """Catches `0 min 60 s` and `1 h 60 min`."""
     assert duration(seconds) == text
+
+
+def test_a_silent_stage_has_a_heartbeat(caplog: pytest.LogCaptureFixture) -> None:
+    """Catches a job that says nothing for minutes; a report that fails, as while a job ends, ends nothing."""
+    caplog.set_level("INFO")
+    count = [0]
+
+    def now() -> str:
+        count[0] += 1
+        if count[0] == 1:
+            raise RuntimeError("not yet")
+        return f"{count[0]} written"
+
+    with Heartbeat("listing the images", every=0.02), Heartbeat(now, every=0.02):
+        wait_for(lambda: "3 written" in caplog.text and "listing the images, for 0 s" in caplog.text)
+    ended = threading.active_count()
+    caplog.clear()
+    time.sleep(0.1)
+    assert caplog.text == ""
+    assert threading.active_count() <= ended
+    with Heartbeat("a stage that ends at once"):
+        pass
+    assert caplog.text == ""
 
 
 def test_a_library_shows_a_bar_to_people_only_and_else_logs(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import decode_png, image_id
-from idc_ray.store import Store
-from idc_ray.store.export import META, export_folders
+from idc_ray.store import Fingerprint, Store
+from idc_ray.store.export import META, describe_export, export_folders
 from idc_ray.store.filesystem import resolve
 from tests.training.conftest import toy_pairs
 from tests.training.test_sources import condensed
@@ -50,6 +50,19 @@ def test_the_same_again_is_fine_and_another_run_is_refused(tmp_path: Path) -> No
         export_folders(run, resolve(str(tmp_path / "mine")))
 
 
+def test_a_description_writes_nothing_and_refuses_what_the_export_would(tmp_path: Path) -> None:
+    condensed(tmp_path / "run")
+    run, target = Store.open(str(tmp_path / "run")), resolve(str(tmp_path / "export"))
+    text = describe_export(run, target)
+    assert "pairs           3: LR 24 x 24, HR 48 x 48" in text
+    assert f"files           6 PNG and meta_info.txt in {target.uri}" in text
+    assert not (tmp_path / "export").exists()
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "thesis.txt").write_text("x")
+    with pytest.raises(BadRequest, match="other files"):
+        describe_export(run, target)
+
+
 def test_an_unfinished_set_is_refused(tmp_path: Path) -> None:
     condensed(tmp_path / "run", finished=False)
     for name, message in (("run", "run is not finished; finish it"), ("nowhere", "no condensed set at .*nowhere")):
@@ -65,8 +78,8 @@ def test_a_set_of_somebody_else_cannot_choose_where_its_files_go(
     condensed(tmp_path / "run")
     read = Store.read_shard
 
-    def forged(self: Store, shard: int) -> pa.Table:
-        table = read(self, shard)
+    def forged(self: Store, shard: int, expected: Fingerprint | None) -> pa.Table:
+        table = read(self, shard, expected)
         at = table.schema.get_field_index("image_id")
         return table.set_column(at, table.schema.field(at), pa.array([name] * len(table), pa.string()))
 

@@ -126,17 +126,28 @@ def test_a_finished_training_does_nothing_more(tmp_path: Path) -> None:
     assert content(place, STATE) == before
 
 
+def test_more_steps_continue_a_finished_training(tmp_path: Path) -> None:
+    """With a constant rate the end is that of a training that had as many steps from the first."""
+    settings: dict[str, Any] = {"schedule__kind": "constant", "schedule__warmup": 0}
+    train(toy_config(iterations=8, **settings), resolve(str(tmp_path / "raised")))
+    result = train(toy_config(iterations=12, **settings), resolve(str(tmp_path / "raised")))
+    assert result == train(toy_config(iterations=12, **settings), resolve(str(tmp_path / "whole")))
+    places = [resolve(str(tmp_path / name)) for name in ("raised", "whole")]
+    assert content(places[0], LAST) == content(places[1], LAST)
+
+
 def test_a_nan_stops_with_step_images_and_last_good_state(tmp_path: Path) -> None:
     """Catches a ruined state that is saved: what is on the disk is of the last good step, and finite."""
     config, place = toy_config(iterations=40, checkpoint_every=4), resolve(str(tmp_path))
     feed = toy_patches(config)
-    real = feed.batch
+    cut, steps = feed.patches, []
 
-    def batch(step: int, rank: int, world: int) -> Any:
-        lr, hr = real(step, rank, world)
-        return lr, hr * float("nan") if step == 9 else hr
+    def patches(*inputs: torch.Tensor) -> Any:
+        lr, hr = cut(*inputs)
+        steps.append(len(steps))
+        return lr, hr * float("nan") if steps[-1] == 9 else hr
 
-    feed.batch = batch  # type: ignore[method-assign]
+    feed.patches = patches  # type: ignore[method-assign]
     with pytest.raises(IdcError) as caught:
         train(config, place, feed=feed)
     message = str(caught.value)

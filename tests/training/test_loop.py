@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from idc_ray.condensation.seeding import integer
 from idc_ray.config.train import Schedule, TrainConfig
 from idc_ray.errors import IdcError
 from idc_ray.models import EDSR
+from idc_ray.training import loop
 from idc_ray.training.loop import NonFiniteLoss, Trainer, learning_rate, pixel_loss
 from tests.training.conftest import toy_config, toy_patches
 
@@ -22,7 +25,8 @@ def toy_trainer(config: TrainConfig, model: nn.Module | None = None) -> Trainer:
 def run(trainer: Trainer, steps: int, seed: int = 0) -> list[float]:
     """Losses, one for each look at the device."""
     feed = toy_patches(trainer.config, seed)
-    found = [trainer.advance(*feed.batch(trainer.step, 0, 1)) for _ in range(steps)]
+    trainer._patches = feed.patches
+    found = [trainer.advance(*feed.inputs(trainer.step)) for _ in range(steps)]
     return [progress.loss for progress in found if progress is not None]
 
 
@@ -87,6 +91,126 @@ def test_a_restored_trainer_goes_on_bit_by_bit() -> None:
     for name, value in straight.state().items():
         assert torch.equal(value, again.state()[name]), name
     assert again.average["norm.num_batches_tracked"].item() == 20
+
+
+def plain_loop(config: TrainConfig, model: nn.Module, steps: int) -> dict[str, Tensor]:
+    """The average of the weights after a loop that is written down as plainly as can be."""
+    settings = config.optimizer
+    optimizer = torch.optim.Adam(model.parameters(), lr=1.0, betas=settings.betas, foreach=True)
+    average = {name: value.clone() for name, value in model.state_dict().items()}
+    feed = toy_patches(config)
+    for step in range(steps):
+        torch.manual_seed(integer(config.seed, "step", step, 0))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config.schedule, settings.learning_rate, step, config.iterations)
+        lr, hr = feed.batch(step)
+        optimizer.zero_grad(set_to_none=True)
+        (model(lr).float() - hr).abs().mean().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm, foreach=True)
+        optimizer.step()
+        keep = min(config.ema, step / (step + 1))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                average[name].lerp_(value, 1 - keep)
+            else:
+                average[name].copy_(value)
+    return average
+
+
+def test_the_trainer_is_a_plain_loop_bit_by_bit() -> None:
+    """Catches a step that was made faster and is another one."""
+    config = toy_config(iterations=30, precision="float32")
+    trainer, model = toy_trainer(config, Restless()), Restless()
+    model.load_state_dict(trainer.model.state_dict())
+    expected = plain_loop(config, model, 30)
+    run(trainer, 30)
+    assert all(torch.equal(value, expected[name]) for name, value in trainer.average.items())
+
+
+class PlainCall:
+    """Stands in for a CUDA graph where there is no GPU: the same warm-up and fixed inputs, and a call for a replay."""
+
+    def __init__(self, function: Any, inputs: Any) -> None:
+        self.function, self.inputs = function, [value.clone() for value in inputs]
+        for _ in range(loop.WARM_UP_STEPS):
+            function(*self.inputs)
+
+    def replay(self, inputs: Any) -> Tensor:
+        for static, value in zip(self.inputs, inputs, strict=True):
+            static.copy_(value)
+        return self.function(*self.inputs)
+
+
+def captured_trainer(config: TrainConfig, model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    monkeypatch.setattr(loop, "_Graph", PlainCall)
+    trainer = Trainer(model, config, capturable=True)
+    trainer._captures = True
+    return trainer
+
+
+def test_the_captured_step_is_the_eager_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a warm-up that leaves traces, a rate or an average that stays as it was when the step was captured."""
+    config = toy_config(iterations=30, precision="float32", schedule__warmup=3)
+    eager = toy_trainer(config)
+    model = EDSR(2, channels=8, blocks=1)
+    model.load_state_dict(eager.model.state_dict())
+    captured = captured_trainer(config, model, monkeypatch)
+    run(eager, 30)
+    run(captured, 30)
+    for name, value in eager.state().items():  # fused Adam rounds otherwise than that of several calls
+        assert torch.allclose(value, captured.state()[name], rtol=1e-4, atol=1e-6), name
+    assert captured.average["conv_last.weight"].sub(model.conv_last.weight).abs().max() > 1e-5
+
+
+def test_a_captured_training_resumes_bit_by_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = toy_config(iterations=20, schedule__warmup=2)
+    first = Restless().state_dict()
+
+    def trainer() -> Trainer:
+        model = Restless()
+        model.load_state_dict(first)
+        return captured_trainer(config, model, monkeypatch)
+
+    straight, broken, again = trainer(), trainer(), trainer()
+    run(straight, 20)
+    run(broken, 7)
+    again.restore({name: value.clone() for name, value in broken.state().items()}, 7)
+    run(again, 13)
+    for name, value in straight.state().items():
+        assert torch.equal(value, again.state()[name]), name
+
+
+def test_a_step_that_cannot_be_captured_runs_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = toy_config(iterations=4)
+    trainer = captured_trainer(config, EDSR(2, channels=8, blocks=1), monkeypatch)
+    before = {name: value.clone() for name, value in trainer.state().items()}
+
+    def fail(function: Any, inputs: Any) -> Any:
+        function(*inputs)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(loop, "_Graph", fail)
+    feed = toy_patches(config)
+    trainer._patches = feed.patches
+    assert trainer._captured(feed.inputs(0)) is None
+    assert all(torch.equal(value, before[name]) for name, value in trainer.state().items())
+    run(trainer, 4)
+    assert trainer.step == 4
+    assert caplog.text.count("without a CUDA graph") == 1
+
+
+def test_bfloat16_learns_what_float32_does() -> None:
+    """Float32 weights take steps that bfloat16 ones would round away."""
+    losses, weights = {}, {}
+    for precision in ("float32", "bfloat16"):
+        trainer = toy_trainer(toy_config(iterations=120, precision=precision))
+        losses[precision] = run(trainer, 120)[-1]
+        weights[precision] = trainer.model.conv_first.weight.detach()
+        assert all(value.dtype == torch.float32 for name, value in trainer.state().items())
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.25)
+    assert not torch.equal(weights["bfloat16"].bfloat16().float(), weights["bfloat16"])
 
 
 def test_the_state_of_another_network_is_refused() -> None:

@@ -65,9 +65,20 @@ def test_without_a_terminal_a_line_now_and_then_and_at_the_end(clock: Clock) -> 
         shown.update(progress(step))
     shown.close()
     lines = stream.getvalue().splitlines()
-    assert [line.split()[0] for line in lines] == ["1", "31", "61", "91", "100"]
-    assert LOG_SECONDS == 30
+    assert [line.split()[0] for line in lines] == ["1", "16", "31", "46", "61", "76", "91", "100"]
+    assert LOG_SECONDS == 15
     assert "\r" not in stream.getvalue()
+
+
+def test_without_events_there_are_lines_too(clock: Clock) -> None:
+    """Catches minutes of silence while a slow step or a validation goes on."""
+    stream = io.StringIO()
+    shown = TrainProgress(100, stream)
+    shown.update(progress(20))
+    for _ in range(2 * int(LOG_SECONDS)):
+        clock.now += 1.0
+        shown.tick()
+    assert [line.split()[0] for line in stream.getvalue().splitlines()] == ["20", "20", "20"]
 
 
 def test_validation_and_continuing_are_told_at_once(clock: Clock) -> None:

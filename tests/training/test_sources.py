@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from idc_ray.errors import BadRequest
+from idc_ray.dataset import CondensedDataset
+from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import downscale, encode_png, image_id
 from idc_ray.store import ImageRecord, RunRecord, Store, TileRow
+from idc_ray.store.export import export_folders
+from idc_ray.store.filesystem import resolve
 from idc_ray.training.sources import CondensedSource, RealSource, held_out, open_source
 from tests.training.conftest import toy_pairs
 
@@ -84,6 +87,35 @@ def test_an_unfinished_set_is_refused_unless_asked_for(tmp_path: Path) -> None:
         open_source(str(tmp_path), 2, MAX_PIXELS)
     source = open_source(str(tmp_path), 2, MAX_PIXELS, allow_unfinished=True)
     assert len(list(source.pairs(lambda _: True))) == 3
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
+def test_a_damaged_shard_is_refused_by_every_reader(tmp_path: Path, damage: str) -> None:
+    """Catches trainings on pixels that nobody made: a PNG's checksum does not cover weights or the order of rows."""
+    condensed(tmp_path / "set")
+    source = open_source(str(tmp_path / "set"), 2, MAX_PIXELS)
+    shard = tmp_path / "set" / "shards" / "part-00000.parquet"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    if damage == "missing":
+        shard.unlink()
+    else:
+        shard.write_bytes(data if damage == "flipped" else data[:-1])
+    for read in (
+        lambda: list(source.pairs(lambda _: True)),
+        lambda: CondensedDataset(tmp_path / "set"),
+        lambda: export_folders(Store.open(str(tmp_path / "set")), resolve(str(tmp_path / "export"))),
+    ):
+        with pytest.raises(IdcError, match=r"part-00000\.parquet is (damaged|missing).*jobs/verify\.py.*--repair"):
+            read()
+
+
+def test_an_edited_manifest_is_refused(tmp_path: Path) -> None:
+    condensed(tmp_path)
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"rows": 3', '"rows": 2'))
+    with pytest.raises(IdcError, match=r"manifest\.json has another checksum.*jobs/verify\.py"):
+        open_source(str(tmp_path), 2, MAX_PIXELS)
 
 
 def test_another_scale_is_refused(tmp_path: Path) -> None:

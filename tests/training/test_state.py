@@ -54,6 +54,24 @@ def test_the_same_training_is_continued_with_its_own_record(tmp_path: Path) -> N
     assert (again.mlflow_run_id, again.created) == ("run1", "2026-01-01")
 
 
+def test_other_numbers_of_steps_continue_a_training(tmp_path: Path) -> None:
+    """Catches a raised number that is refused, a record that keeps the old one, and fewer steps than were done."""
+    place = resolve(str(tmp_path))
+    short = replace(RECORD, config={"iterations": 10}, family="f")
+    begin_training(place, short, overwrite=False)
+    update_record(place, mlflow_run_id="run1", tracked=True)
+    write_state(place, SavedState(10, {"a": torch.zeros(3)}, finished=True))
+    long = replace(short, config={"iterations": 30}, digest="b" * 16)
+    again = begin_training(place, long, overwrite=False)
+    assert (again.digest, again.config, again.tracked) == ("b" * 16, {"iterations": 30}, False)
+    assert again.mlflow_run_id == "run1"
+    assert begin_training(place, long, overwrite=False) == again
+    with pytest.raises(BadRequest, match="iterations is 9, but .* has done 10 steps"):
+        begin_training(place, replace(long, config={"iterations": 9}, digest="c" * 16), overwrite=False)
+    with pytest.raises(BadRequest, match="another training"):
+        begin_training(place, replace(long, digest="d" * 16, family="g"), overwrite=False)
+
+
 def test_another_training_is_refused_with_what_differs(tmp_path: Path) -> None:
     place = resolve(str(tmp_path))
     begin_training(place, RECORD, overwrite=False)

@@ -9,15 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest
-from idc_ray.images import decode_png, image_id
+from idc_ray.images import image_id
 from idc_ray.training import stream
 from idc_ray.training.data import open_sources
 from idc_ray.training.pairs import Pair
 from idc_ray.training.sources import CondensedSource, RealSource, held_out
-from idc_ray.training.stream import PIECE, SCHEMA, StreamFeed, _pieces, _Read, _rows
+from idc_ray.training.stream import PIECE, SCHEMA, WINDOW, WINDOW_BYTES, StreamFeed, _pieces, _Read, _rows
 from tests.training.conftest import toy_config, toy_pairs
 from tests.training.test_sources import condensed, photographs
 
@@ -69,14 +70,71 @@ def test_a_tile_is_one_piece() -> None:
     assert np.array_equal(piece.lr, toy_pairs(1, side=24)[0].lr)
 
 
+def pixels(row: dict[str, Any], scale: int = 2) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """LR and HR of a row."""
+    height, width = row["height"], row["width"]
+    lr = np.frombuffer(row["lr"], np.uint8).reshape(height, width, 3)
+    return lr, np.frombuffer(row["hr"], np.uint8).reshape(scale * height, scale * width, 3)
+
+
 def test_rows_keep_every_pixel_and_repeat_the_pieces() -> None:
     pairs = toy_pairs(2)
-    rows = _rows(pairs, 2.0).to_pylist()
+    rows = _rows(pairs, 2.0, 24).to_pylist()
     assert [row["name"] for row in rows] == ["picture 0"] * 2 + ["picture 1"] * 2
-    assert np.array_equal(decode_png(rows[3]["lr"]), pairs[1].lr)
-    assert np.array_equal(decode_png(rows[3]["hr"]), pairs[1].hr)
-    assert _rows(pairs, 0.0).schema == SCHEMA
-    assert _rows(pairs, 0.0).num_rows == 0
+    lr, hr = pixels(rows[3])
+    assert np.array_equal(lr, pairs[1].lr)
+    assert np.array_equal(hr, pairs[1].hr)
+    assert _rows(pairs, 0.0, 24).schema == SCHEMA
+    assert _rows(pairs, 0.0, 24).num_rows == 0
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_rows_are_patches_of_the_source_at_random_places(scale: int) -> None:
+    """Catches LR and HR of different places, rows and columns exchanged, and places that never come."""
+    lr, size = numbered(10, 13).lr, PATCH
+    hr = np.random.default_rng(0).integers(0, 256, (10 * scale, 13 * scale, 3), np.uint8)
+    counts = Counter[tuple[int, int]]()
+    for row in _rows([Pair("picture", lr, hr)], 3600, size).to_pylist():
+        patch, high = pixels(row, scale)
+        top, left = divmod(int(patch[0, 0, :2].astype(int) @ (1, 256)), 13)
+        assert np.array_equal(patch, lr[top : top + size, left : left + size])
+        corner = hr[scale * top : scale * (top + size), scale * left : scale * (left + size)]
+        assert np.array_equal(high, corner)
+        counts[top, left] += 1
+    assert counts.keys() == {(top, left) for top in range(3) for left in range(6)}
+    assert all(count == pytest.approx(200, abs=5 * np.sqrt(200)) for count in counts.values())
+
+
+def test_batches_hold_the_source_s_pixels_up_to_a_symmetry(tmp_path: Path) -> None:
+    """Catches pixels that are lost or mixed up on the way from a file through rows to a batch."""
+    photographs(tmp_path / "photos", 1, side=60)
+    config = config_for(tmp_path / "photos", patch_size=PATCH, batch_size=1)
+    (pair,) = open_sources(config, None, CPU)[0].pairs(lambda _: True)
+    one = StreamFeed(config, FakeShard(_rows([pair], 40, PATCH)), CPU)
+    for step in range(40):
+        lr, hr = ((patch[0].permute(1, 2, 0) * 255).round().byte().numpy() for patch in one.inputs(step, 0, 1))
+        turned = [(np.rot90(a, k), np.rot90(b, k)) for k in range(4) for a, b in ((lr, hr), (lr[::-1], hr[::-1]))]
+        places = [(top, left) for top in range(30 - PATCH + 1) for left in range(30 - PATCH + 1)]
+        assert any(
+            np.array_equal(a, pair.lr[top : top + PATCH, left : left + PATCH])
+            and np.array_equal(b, pair.hr[2 * top : 2 * (top + PATCH), 2 * left : 2 * (left + PATCH)])
+            for a, b in turned
+            for top, left in places
+        )
+
+
+@pytest.mark.parametrize(("patch", "scale", "window"), [(48, 2, WINDOW), (96, 4, 571), (2048, 2, 4)])
+def test_the_shuffle_window_is_bounded_in_bytes(patch: int, scale: int, window: int) -> None:
+    """Catches gigabytes in each worker where patches or scales are large; a batch must fit in any case."""
+    shard = FakeShard(_rows([], 0, patch))
+    config = config_for(patch_size=patch, scale=scale, batch_size=4)
+    with pytest.raises(BadRequest, match="0 patches"):
+        StreamFeed(config, shard, CPU).inputs(0, 0, 1)
+    assert shard.calls[0]["local_shuffle_buffer_size"] == window
+    side = PIECE * patch
+    piece = Pair("p", np.zeros((side, side, 3), np.uint8), np.zeros((scale * side, scale * side, 3), np.uint8))
+    if patch < 2048:  # as large as a row can be
+        assert window * _rows([piece], 1.0, patch).nbytes <= WINDOW_BYTES + 100 * window
 
 
 def test_a_weight_is_how_often_a_tile_comes_on_average(tmp_path: Path) -> None:
@@ -105,13 +163,13 @@ def test_an_image_comes_as_often_as_its_pixels_say(tmp_path: Path) -> None:
         assert np.mean(counts) == pytest.approx(side**2 / pixels, abs=5 * deviation)
 
 
-def test_photographs_come_in_pieces_and_as_they_are(tmp_path: Path) -> None:
+def test_photographs_come_in_patches_one_of_each_piece(tmp_path: Path) -> None:
     photographs(tmp_path / "photos", 2, side=100)
     rows = read(config_for(tmp_path / "photos", patch_size=PATCH))  # of 50 x 50 pixels a little over four pieces of 24
     assert all(4 <= count <= 8 for count in Counter(row["name"] for row in rows).values())
     assert {row["name"] for row in rows} == {"0.png", "1.png"}
-    assert {decode_png(row["lr"]).shape for row in rows} == {(32, 32, 3)}
-    assert {decode_png(row["hr"]).shape for row in rows} == {(64, 64, 3)}
+    assert {pixels(row)[0].shape for row in rows} == {(PATCH, PATCH, 3)}
+    assert {pixels(row)[1].shape for row in rows} == {(2 * PATCH, 2 * PATCH, 3)}
 
 
 @pytest.fixture
@@ -133,20 +191,22 @@ def test_what_validation_holds_out_is_not_streamed(tmp_path: Path) -> None:
 
 
 class FakeShard:
-    """A worker's part of the stream: the same rows each epoch, in order, in batches through the collate function."""
+    """A worker's part of the stream: the same rows each epoch, or the first ``lengths`` of them, in order."""
 
     def __init__(self, rows: pa.Table) -> None:
         self.rows = rows
         self.calls: list[dict[str, Any]] = []
+        self.lengths: list[int] = []
 
     def iter_torch_batches(self, *, batch_size: int, collate_fn: Any, drop_last: bool, **shuffle: Any) -> Iterator[Any]:
         self.calls.append({"batch_size": batch_size, **shuffle})
-        for begin in range(0, self.rows.num_rows, batch_size):
-            yield collate_fn(self.rows.slice(begin, batch_size))
+        rows = self.rows.slice(0, self.lengths.pop(0)) if self.lengths else self.rows
+        for begin in range(0, rows.num_rows, batch_size):
+            yield collate_fn(rows.slice(begin, batch_size))
 
 
 def feed(pieces: int, **overrides: object) -> tuple[StreamFeed, FakeShard]:
-    shard = FakeShard(_rows(toy_pairs(pieces), 1))
+    shard = FakeShard(_rows(toy_pairs(pieces), 1, PATCH))
     return StreamFeed(config_for(patch_size=PATCH, **overrides), shard, CPU), shard
 
 
@@ -154,7 +214,7 @@ def test_batches_are_full_epoch_after_epoch() -> None:
     """Catches a training that ends with its first epoch, and short batches whose patches weigh more."""
     one, shard = feed(pieces=10, batch_size=4)
     for step in range(7):
-        lr, hr = one.batch(step, 0, 1)
+        lr, hr = one.inputs(step, 0, 1)
         assert lr.shape == (4, 3, PATCH, PATCH) and hr.shape == (4, 3, 2 * PATCH, 2 * PATCH)
         assert lr.dtype == torch.float32 and lr.min() >= 0 and lr.max() <= 1
         # HR is LR enlarged smoothly, so their means agree unless they are of other places.
@@ -167,8 +227,8 @@ def test_batches_are_full_epoch_after_epoch() -> None:
 def test_every_piece_gives_one_patch_of_a_batch() -> None:
     """Catches patches that are all drawn from one piece: each of these has a colour of its own."""
     colours = [Pair(f"{i}", np.full((24, 24, 3), i, np.uint8), np.full((48, 48, 3), i, np.uint8)) for i in range(4)]
-    one = StreamFeed(config_for(patch_size=PATCH, batch_size=4), FakeShard(_rows(colours, 1)), CPU)
-    lr, hr = one.batch(0, 0, 1)
+    one = StreamFeed(config_for(patch_size=PATCH, batch_size=4), FakeShard(_rows(colours, 1, PATCH)), CPU)
+    lr, hr = one.inputs(0, 0, 1)
     assert [round(float(patch.mean() * 255)) for patch in lr] == [0, 1, 2, 3]
     assert torch.equal(lr.amax((1, 2, 3)), hr.amax((1, 2, 3)))
 
@@ -179,12 +239,12 @@ def test_workers_share_a_batch_and_shuffle_otherwise_each_time() -> None:
     for rank in (0, 1):
         one, shard = feed(pieces=4, batch_size=6)
         for step in range(4):
-            assert len(one.batch(step, rank, 2)[0]) == 3
+            assert len(one.inputs(step, rank, 2)[0]) == 3
         assert {call["batch_size"] for call in shard.calls} == {3}
         assert all(call["local_shuffle_buffer_size"] >= 3 for call in shard.calls)
         seeds |= {call["local_shuffle_seed"] for call in shard.calls[:2]}
     resumed, shard = feed(pieces=4, batch_size=6)
-    resumed.batch(7, 0, 2)
+    resumed.inputs(7, 0, 2)
     seeds.add(shard.calls[0]["local_shuffle_seed"])
     assert len(seeds) == 5
     assert all(0 <= seed < 2**32 for seed in seeds)
@@ -193,17 +253,26 @@ def test_workers_share_a_batch_and_shuffle_otherwise_each_time() -> None:
 def test_fewer_pieces_than_a_batch_end_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a training that goes round its data for ever and never makes a step."""
     one, shard = feed(pieces=3, batch_size=4)
-    with pytest.raises(BadRequest, match=r"3 pieces .* 4 patches .*--batch-size.*--resident-bytes"):
-        one.batch(0, 0, 1)
-    assert len(shard.calls) == 1
+    with pytest.raises(BadRequest, match=r"3 patches .* 4 of a batch.*--batch-size.*--resident-bytes"):
+        one.inputs(0, 0, 1)
+    assert len(shard.calls) == 3
+
+
+def test_an_epoch_that_is_short_by_chance_ends_nothing() -> None:
+    """Catches a training on a small set that ends at random: how many rows an epoch has is drawn."""
+    one, shard = feed(pieces=4, batch_size=4)
+    shard.lengths = [4, 3, 0, 4, 2, 2, 4]
+    for step in range(3):
+        assert len(one.inputs(step, 0, 1)[0]) == 4
+    assert len(shard.calls) == 7
 
 
 def test_an_image_smaller_than_a_patch_is_named() -> None:
     """Catches a traceback, after three restarts, where data in memory gets a sentence."""
     pieces = [*toy_pairs(1), Pair("small.png", np.zeros((5, 24, 3), np.uint8), np.zeros((10, 48, 3), np.uint8))]
-    one = StreamFeed(config_for(patch_size=PATCH, batch_size=2), FakeShard(_rows(pieces, 1)), CPU)
+    one = StreamFeed(config_for(patch_size=PATCH, batch_size=2), FakeShard(_rows(pieces, 1, PATCH)), CPU)
     with pytest.raises(BadRequest, match=r"small.png.*--patch-size \(8\)"):
-        one.batch(0, 0, 1)
+        one.inputs(0, 0, 1)
 
 
 class FakeDataset:
@@ -241,6 +310,22 @@ def test_many_images_share_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("no_piece_left_out")
+def test_a_damaged_shard_in_a_stream_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a check that only data in memory has: the sources of a stream go to its tasks without their shards."""
+    monkeypatch.setattr(stream.ray.data, "from_blocks", FakeDataset)
+    condensed(tmp_path / "set")
+    dataset: Any = stream.stream_of(config_for(tmp_path / "set"), None)
+    assert [row["error"] for block in dataset.blocks for row in block.to_pylist()] == [None] * 3
+    shard = tmp_path / "set" / "shards" / "part-00000.parquet"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    dataset = stream.stream_of(config_for(tmp_path / "set"), None)
+    (error,) = [row["error"] for block in dataset.blocks for row in block.to_pylist()]
+    assert "part-00000.parquet is damaged" in error and "idc-ray verify" in error
+
+
+@pytest.mark.usefixtures("no_piece_left_out")
 def test_all_sources_stream_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a source that is left out, or one that is read as if it were another."""
     monkeypatch.setattr(stream.ray.data, "from_blocks", FakeDataset)
@@ -259,10 +344,12 @@ def test_sources_are_mixed_however_long_they_are(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(stream.ray.data, "from_blocks", FakeDataset)
     photographs(tmp_path / "long", 60, side=2 * PATCH)
     photographs(tmp_path / "short", 6, side=4 * PATCH)
+    for i in range(6):
+        (tmp_path / "short" / f"{i}.png").rename(tmp_path / "short" / f"{1000 + i}.png")
     dataset = stream.stream_of(config_for(tmp_path / "long", tmp_path / "short", patch_size=PATCH), None)
-    sides = [decode_png(row["lr"]).shape[0] for block in dataset.blocks for row in block.to_pylist()]
-    places = [place for place, side in enumerate(sides) if side == 2 * PATCH]
-    assert len(sides) == 66
-    assert places[0] < 33 <= places[-1]
     names = [int(name.removesuffix(".png")) for name in streamed_names(dataset)]
-    assert np.corrcoef(names, range(66))[0, 1] < 0.5
+    places = [place for place, name in enumerate(names) if name >= 1000]
+    assert len(names) == 66
+    assert places[0] < 33 <= places[-1]
+    long = [name for name in names if name < 1000]
+    assert np.corrcoef(long, range(60))[0, 1] < 0.5

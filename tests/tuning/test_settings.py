@@ -9,6 +9,7 @@ import pytest
 from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import BadRequest
 from idc_ray.models import bundled_teacher_bytes
+from idc_ray.tuning.packaged import packaged_spaces
 from idc_ray.tuning.settings import check_space, make_settings, read_space
 from tests.tuning.conftest import WriteSpace, settings_of, tune_config
 
@@ -49,6 +50,19 @@ def test_what_no_setting_accepts_is_refused_before_anything_starts(
     condense = {"tile_size": 16, "rlff.num_frequencies": 32, "rlff.num_held_out": 16}
     with pytest.raises(BadRequest, match=re.escape(message)):
         check_space(settings_of(write_space(parameters), condense=condense), bundled_teacher_bytes(2))
+
+
+def test_packaged_spaces_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a space that is found only from the root of a clone; a file of the same name comes first."""
+    monkeypatch.chdir(tmp_path)
+    assert set(packaged_spaces()) == {path.stem for path in SPACES.glob("*.yaml")}
+    assert read_space(TuneConfig(space="smoke"))[0].samples == 6
+    with pytest.raises(BadRequest, match=r"--space is 'smok', which is neither .*; did you mean 'smoke'\?"):
+        read_space(TuneConfig(space="smok"))
+    with pytest.raises(BadRequest, match=r"cannot read the configuration file smok.yaml"):
+        read_space(TuneConfig(space="smok.yaml"))
+    (tmp_path / "smoke").write_text("settings: {samples: 1}\nparameters: {ratio: [0.1, 0.2]}\n")
+    assert read_space(TuneConfig(space="smoke"))[0].samples == 1
 
 
 def test_patches_larger_than_the_smallest_tile_are_refused(write_space: WriteSpace) -> None:

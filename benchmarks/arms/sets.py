@@ -1,0 +1,220 @@
+"""Condensed sets of a campaign: made by the machine's CPU cores beside the trainings, and kept as files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.arms.images import Images
+from benchmarks.arms.queue import Arm
+from idc_ray.condensation.budget import SURVEY_IMAGES, mean_difficulty
+from idc_ray.condensation.condenser import Condenser
+from idc_ray.condensation.load import load_condenser
+from idc_ray.condensation.tasks import Condensed, ImageTask, Known, needs_hr
+from idc_ray.config import CondenseConfig
+from idc_ray.errors import BadRequest, IdcError
+from idc_ray.images import decode_png, encode_png
+from idc_ray.models import bundled_teacher_bytes, teacher_sha256
+from idc_ray.pipeline.device import set_up_torch
+
+__all__ = ["SetMaker", "TileSet"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TileSet:
+    """Tiles of all images, in the order of the images.
+
+    Attributes:
+        lr: uint8 (n, p, p, 3).
+        hr: uint8 (n, scale p, scale p, 3) of real images; None: labels are made where the set is used.
+        facts: JSON: tiles, ratio reached, CPU seconds.
+    """
+
+    lr: NDArray[np.uint8]
+    hr: NDArray[np.uint8] | None
+    facts: dict[str, Any]
+
+
+class SetMaker:
+    """Makes the sets of arms in background processes, in the order of the queue, each once.
+
+    The condensing is the job's own, on one CPU thread a process, so that a set is the same wherever it was made.
+
+    Args:
+        arms: of the queue, those that are still to be trained.
+        images: to condense.
+        teacher: checkpoint, for arms whose configuration takes features of it.
+        folder: where sets are kept, named by what they depend on.
+        processes: how many work at a time; 0: sets must be there already.
+    """
+
+    def __init__(
+        self, arms: Sequence[Arm], images: Images, teacher: bytes, folder: Path, processes: int | None = None
+    ) -> None:
+        self._images, self._teacher, self._folder = images, teacher, folder
+        self._teacher_sha256 = teacher_sha256(teacher)
+        self._surveys: dict[CondenseConfig, list[Future[Known]]] = {}
+        self._work: dict[str, list[Future[Condensed | str]]] = {}
+        wanted = {self.key(arm): arm.condense for arm in arms if arm.condense is not None}
+        self._missing = {key: config for key, config in wanted.items() if self._read_facts(key) is None}
+        count = max(1, (os.cpu_count() or 2) - 1) if processes is None else processes
+        self._pool = (
+            ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _set_up) if self._missing else None
+        )
+        self.poll()
+
+    def key(self, arm: Arm) -> str:
+        """Names the set of an arm that has a method."""
+        key = arm.set_key(self._images.digest, self._teacher_sha256)
+        assert key is not None
+        return key
+
+    def poll(self) -> None:
+        """Start what can be started, and write what is finished.
+
+        Raises:
+            IdcError: an image could not be condensed.
+        """
+        for key, config in self._missing.items():
+            if key not in self._work:
+                self._start(key, config)
+        for key, work in list(self._work.items()):
+            if all(part.done() for part in work):
+                self._write(key, self._missing.pop(key), [part.result() for part in self._work.pop(key)])
+
+    def _start(self, key: str, config: CondenseConfig) -> None:
+        """Hand a set's images to the processes, once their difficulties are known if they are needed."""
+        assert self._pool is not None
+        # Labels are made where the set is used: those of the condenser come from the small network, and are dropped.
+        teacher = self._teacher if config.guided_by == "teacher" else bundled_teacher_bytes(config.scale)
+        known: list[Known | None] = [None] * len(self._images.train)
+        mean = None
+        if config.allocation == "difficulty" or config.makes_tiles:
+            measured = self._measured(config, teacher)
+            if not all(part.done() for part in measured):
+                return
+            known = [part.result() for part in measured]
+            mean = self._mean(known)
+        tasks = [
+            ImageTask(pair.name, pair.lr, pair.hr if needs_hr(config) else None, each)
+            for pair, each in zip(self._images.train, known, strict=True)
+        ]
+        self._work[key] = [self._pool.submit(_condense, config, teacher, mean, task) for task in tasks]
+        log.info("condensing %s: %d images", key, len(self._images.train))
+
+    def _measured(self, config: CondenseConfig, teacher: bytes) -> list[Future[Known]]:
+        """Difficulties of all images, which sets of any method, ratio and seed share."""
+        same = config.model_copy(update={"method": "random", "ratio": 1.0, "seed": 0, "labels": "teacher"})
+        if same not in self._surveys:
+            assert self._pool is not None
+            self._surveys[same] = [self._pool.submit(_measure, same, teacher, pair.lr) for pair in self._images.train]
+        return self._surveys[same]
+
+    def _mean(self, known: list[Known | None]) -> float:
+        """What ``allocation: difficulty`` divides by, from the sample that the condense job would take."""
+        maps = [(pair.name, each.difficulties) for pair, each in zip(self._images.train, known, strict=True) if each]
+        rows = [
+            {"image_id": name, "difficulty": float(each.mean(dtype=np.float64)), "pixels": each.size}
+            for name, each in maps[:SURVEY_IMAGES]
+        ]
+        return float(mean_difficulty(rows)["mean_difficulty"])
+
+    @property
+    def busy(self) -> bool:
+        """Whether a set is still being made."""
+        return bool(self._missing)
+
+    def __str__(self) -> str:
+        """What is being made: for the log."""
+        parts = {"difficulties": [part for survey in self._surveys.values() for part in survey]} | self._work
+        counts = {name: (sum(part.done() for part in work), len(work)) for name, work in parts.items()}
+        return ", ".join(f"{name} {done}/{of} images" for name, (done, of) in counts.items() if done < of)
+
+    def get(self, arm: Arm) -> TileSet | None:
+        """The set of an arm, or None while it is being made."""
+        key = self.key(arm)
+        facts = self._read_facts(key)
+        if facts is None:
+            return None
+        assert arm.condense is not None
+        side, hr = arm.condense.tile_size, self._file(key, "hr.png")
+        tiles = _tiles(hr, side * arm.condense.scale) if hr.is_file() else None
+        return TileSet(_tiles(self._file(key, "lr.png"), side), tiles, facts)
+
+    def close(self) -> None:
+        """End the processes; what they have not finished is made anew another time."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+
+    def _write(self, key: str, config: CondenseConfig, results: list[Condensed | str]) -> None:
+        failed = [each for each in results if isinstance(each, str)]
+        if failed:
+            raise IdcError(f"{len(failed)} images cannot be condensed for {key}; the first: {failed[0]}")
+        done = [each for each in results if isinstance(each, Condensed)]
+        lr = np.concatenate([each.lr_tiles for each in done])
+        if not len(lr):
+            raise BadRequest(f"{key} has no tiles: ratio {config.ratio} is too small for {len(done)} images")
+        pixels = sum(pair.lr[..., 0].size for pair in self._images.train)
+        facts = {
+            "tiles": len(lr),
+            "ratio": lr[..., 0].size / pixels,
+            "condense_cpu_seconds": sum(sum(each.seconds.values()) for each in done),
+        }
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file(key, "lr.png").write_bytes(encode_png(lr.reshape(-1, *lr.shape[2:])))
+        if config.labels == "real":
+            hr = np.concatenate([each.hr_tiles for each in done])
+            self._file(key, "hr.png").write_bytes(encode_png(hr.reshape(-1, *hr.shape[2:])))
+        partial = self._file(key, "partial")  # last, and whole or not at all: it says that the pictures are there
+        partial.write_text(json.dumps(facts))
+        partial.replace(self._file(key, "json"))
+        log.info("condensed %s: %d tiles, %.4f of the pixels", key, facts["tiles"], facts["ratio"])
+
+    def _read_facts(self, key: str) -> dict[str, Any] | None:
+        file = self._file(key, "json")
+        return json.loads(file.read_text()) if file.is_file() else None
+
+    def _file(self, key: str, ending: str) -> Path:
+        return self._folder / f"{key}.{ending}"
+
+
+def _tiles(file: Path, side: int) -> NDArray[np.uint8]:
+    return decode_png(file.read_bytes()).reshape(-1, side, side, 3)
+
+
+# In the processes.
+
+
+def _set_up() -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@lru_cache(maxsize=2)
+def _condenser(config: CondenseConfig, teacher: bytes) -> Condenser:
+    return load_condenser(config, teacher, set_up_torch(config.actors, has_gpu=False))
+
+
+def _measure(config: CondenseConfig, teacher: bytes, lr: NDArray[np.uint8]) -> Known:
+    return _condenser(config, teacher).measure(lr, keep_features=False)
+
+
+def _condense(config: CondenseConfig, teacher: bytes, mean: float | None, task: ImageTask) -> Condensed | str:
+    condenser = _condenser(config, teacher)
+    condenser.mean_difficulty = mean
+    result = condenser.condense([task])[0]
+    return f"{task.image_id}: {type(result).__name__}: {result}" if isinstance(result, Exception) else result

@@ -1,0 +1,18 @@
+"""``idc-ray train``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from idc_ray.cli import parse, start_logging
+from idc_ray.commands import COMMANDS
+from idc_ray.config.train import TrainConfig
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse the settings and run the job; returns the exit code."""
+    config = parse(TrainConfig, argv, COMMANDS["train"], "train")
+    start_logging()
+    from idc_ray.training.driver import train  # after parsing: torch and Ray take seconds to import
+
+    return train(config)

@@ -1,0 +1,18 @@
+"""``idc-ray upscale``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from idc_ray.cli import parse, start_logging
+from idc_ray.commands import COMMANDS
+from idc_ray.config.upscale import UpscaleConfig
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse the settings and run the job; returns the exit code."""
+    config = parse(UpscaleConfig, argv, COMMANDS["upscale"], "upscale")
+    start_logging()
+    from idc_ray.evaluation.upscale_job import run_upscale  # after parsing: torch and Ray take seconds to import
+
+    return run_upscale(config)

@@ -1,0 +1,71 @@
+"""Other names of settings, as trainers, papers and command lines have them, for the hint in an error message."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+__all__ = ["SYNONYMS", "synonym"]
+
+#: A setting, in the order of preference where several are given, and other names of it. A command takes the first
+#: setting that it has.
+SYNONYMS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("output",), "o out outdir out_dir output_dir output_folder dest destination save_dir save_path"),
+    (("input", "data", "benchmarks", "run"), "i in indir in_dir input input_dir input_folder src source_dir data "
+     "dataset datasets data_dir data_root dataroot photos path"),
+    (("scale",), "s x factor upscale upscale_factor upscaling scale_factor sr_scale sf"),
+    (("ratio", "ratios"), "r percent percentage fraction keep share compression"),
+    (("iterations",), "iter iters iteration steps step num_steps max_steps total_steps n_iter num_iter num_iterations "
+     "max_iter total_iter"),
+    (("iterations",), "epoch epochs num_epochs max_epochs n_epochs"),
+    (("optimizer.learning_rate",), "lr rate learning_rate step_size"),
+    (("optimizer.weight_decay",), "wd decay l2"),
+    (("optimizer.clip_norm",), "clip grad_clip clip_grad grad_norm max_norm max_grad_norm gradient_clipping"),
+    (("optimizer.name",), "optim optimiser optimizer"),
+    (("schedule.kind",), "scheduler lr_scheduler lr_schedule schedule"),
+    (("batch_size", "actors.images_per_step"), "b bs batch batchsize batch_size minibatch"),
+    (("patch_size", "tile_size", "tile"), "patch patchsize patch_size crop crop_size tile tilesize tile_size gt_size"),
+    (("tile_overlap",), "overlap tile_pad tile_padding pad padding"),
+    (("self_ensemble",), "ensemble tta x8 geometric_ensemble"),
+    (("model", "teacher", "students"), "m arch architecture net network ckpt checkpoint weights model model_path "
+     "pretrained"),
+    (("start",), "init_from finetune fine_tune pretrained_model resume_from"),
+    (("labels_from",), "distill distil teacher"),
+    (("validation.images", "validation"), "val valid val_dir val_data val_images validation eval_data"),
+    (("validation.every",), "val_every val_freq eval_every val_interval"),
+    (("checkpoint_every",), "save_every save_freq save_interval checkpoint_freq"),
+    (("workers.gpus", "actors.gpus", "device"), "g gpu gpus num_gpus n_gpus ngpu ngpus cuda"),
+    (("workers.count", "actors.max_size"), "j jobs num_workers n_workers workers worker nproc num_procs processes "
+     "num_processes world_size parallel actors"),
+    (("workers.threads", "actors.threads"), "num_threads n_threads nthreads"),
+    (("precision", "actors.dtype"), "amp fp16 bf16 half mixed_precision dtype"),
+    (("workers.ray_address", "actors.ray_address"), "ray address cluster ray_cluster head"),
+    (("mlflow.enabled",), "mlflow track tracking log logging"),
+    (("mlflow.tracking_uri",), "mlflow_uri tracking_server"),
+    (("mlflow.run_name",), "name exp_name run_id"),
+    (("samples",), "trials n_trials num_trials num_samples n_samples"),
+    (("hours",), "timeout time max_time time_limit"),
+    (("seeds", "seed"), "random_seed rng manual_seed seed seeds repeats"),
+    (("overwrite",), "f y force replace clean"),
+    (("dry_run",), "n dryrun dry plan"),
+    (("source.lr_input",), "lr_dir lr_folder lr_path lq lq_dir dataroot_lq low_res"),
+    (("pictures",), "save_images save_img save_pictures"),
+)  # fmt: skip
+
+#: Names whose setting counts something else.
+NOTES = dict.fromkeys(["epoch", "epochs", "num_epochs", "max_epochs", "n_epochs"], "it counts steps, not epochs")
+
+
+def synonym(name: str, known: Collection[str]) -> tuple[str, str] | None:
+    """The setting that a name, dotted or not, stands for, and a note on what differs, which may be empty.
+
+    Args:
+        name: an unknown setting.
+        known: the dotted names that there are.
+    """
+    leaf = name.lower().replace("-", "_").rpartition(".")[2]
+    for settings, others in SYNONYMS:
+        if leaf in others.split():
+            for setting in settings:
+                if setting in known:
+                    return setting, NOTES.get(leaf, "")
+    return None

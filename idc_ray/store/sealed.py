@@ -1,0 +1,49 @@
+"""JSON records that hold their own checksum: damage, and edits by hand, do not go unnoticed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from idc_ray.errors import IdcError
+from idc_ray.store.filesystem import Place, json_bytes
+
+__all__ = ["is_as_written", "sealed", "unsealed"]
+
+_SEAL = "sha256"
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """``value`` with the SHA-256 of its JSON text as a last entry, ``sha256``."""
+    return {**value, _SEAL: hashlib.sha256(json_bytes(value)).hexdigest()}
+
+
+def unsealed(value: dict[str, Any], shown: str, fix: str) -> dict[str, Any]:
+    """What :func:`sealed` was given. A record without a checksum is of an earlier version and passes.
+
+    Args:
+        value: the record as it was read.
+        shown: the file's name for the message.
+        fix: how the message ends.
+
+    Raises:
+        IdcError: the checksum is another one.
+    """
+    rest = {key: entry for key, entry in value.items() if key != _SEAL}
+    try:
+        fits = _SEAL not in value or value == sealed(rest)
+    except ValueError:  # NaN, which Python reads and JSON does not have
+        fits = False
+    if not fits:
+        raise IdcError(f"{shown} has another checksum than it states: it was damaged, or edited by hand; {fix}")
+    return rest
+
+
+def is_as_written(place: Place, name: str) -> bool:
+    """Whether a JSON file is, byte for byte, what :meth:`Place.write_json` makes of its content."""
+    data = place.read(name)
+    try:
+        return data is not None and json_bytes(json.loads(data)) == data
+    except ValueError:
+        return False

@@ -1,0 +1,518 @@
+"""Checks all of an output against what it states of itself, and takes out what is damaged.
+
+A shard and its index are one unit: their checksums cover whole files, so nothing in a damaged one can be trusted. A
+repair keeps a copy of what it takes out in ``damaged/``, deletes the shard, then its index, then its pending note, and
+``manifest.json`` last, once for all units. Killed in between, it is repeated: the manifest, which has the checksums of
+all files, is still there, and a job that continues meanwhile refuses an index without its shard.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from idc_ray.errors import BadRequest, IdcError, Locked
+from idc_ray.objects import StoreUnavailable
+from idc_ray.store import atomic, owned
+from idc_ray.store.damage import Fault, Report
+from idc_ray.store.filesystem import Place, resolve
+from idc_ray.store.holder import holder_text, read_holder
+from idc_ray.store.index import (
+    IndexEntry,
+    ShardInfo,
+    list_index,
+    list_pending,
+    list_shards,
+    read_index,
+    read_pending,
+    verify_shard,
+)
+from idc_ray.store.layout import (
+    FIX_DAMAGE,
+    MANIFEST,
+    PARTS,
+    RUN,
+    SHARDS,
+    damaged_name,
+    index_name,
+    is_image_id,
+    part_folder,
+    part_id,
+    part_name,
+    pending_name,
+    quarantine_name,
+    shard_name,
+    shard_number,
+    shard_of,
+)
+from idc_ray.store.lock import lock
+from idc_ray.store.manifest import Manifest, read_manifest
+from idc_ray.store.parts import list_parts, read_part
+from idc_ray.store.png import check_png
+from idc_ray.store.quarantine import quarantined_ids, read_quarantined
+from idc_ray.store.run_record import LostRun, RunRecord, read_lost, read_run, write_lost
+from idc_ray.store.schema import ROW_SCHEMA, check_types
+from idc_ray.store.sealed import is_as_written, unsealed
+from idc_ray.store.shards import Fingerprint, fingerprint_of, read_shard
+from idc_ray.store.threads import ordered_map
+
+__all__ = ["Report", "verify", "verify_output"]
+
+_THREADS = 4  # each holds a row group
+_ROUNDS = 3  # a damaged pending note hides what is wrong with its shard until it is gone
+
+_Record = TypeVar("_Record")
+
+
+def verify(uri: str, repair: bool = False, deep: bool = False) -> Report:
+    """Check all of an output.
+
+    The manifest against its own checksum and sums, every shard and index against their checksums, ids and tiles of
+    images, parts, failed images' records, ``run.json``. Reads every shard once; writes nothing without ``repair``.
+
+    Args:
+        uri: the output, local or in an object store.
+        repair: take out what is damaged, so that the same condense command does exactly those images again. Sound
+            shards and parts stay. May be repeated after a kill.
+        deep: also check every PNG to its last byte, and its size.
+
+    Raises:
+        BadRequest: there is no output, it is of another version, or an ``--overwrite`` of it was interrupted.
+        Locked: a job works on it.
+    """
+    return verify_output(resolve(uri), repair, deep)
+
+
+def verify_output(place: Place, repair: bool = False, deep: bool = False) -> Report:
+    """See :func:`verify`."""
+    if place.size(RUN) is None and not owned.has_data(place):
+        raise BadRequest(f"there is no condensed set at {place.uri}; name the output of a condense command")
+    if not repair:
+        holder = read_holder(place)
+        if holder.state == "held":
+            raise Locked(f"{place.uri} is in use by {holder.name}; check it when that has ended")
+        return _examined(place, deep)[0]
+    with lock(place, holder_text()):
+        report, run = _examined(place, deep)
+        faults = list(report.faults)
+        for _ in range(_ROUNDS):
+            if report.sound:
+                break
+            _take_out_all(place, report.faults, run)
+            report, run = _examined(place, deep)
+            faults += [fault for fault in report.faults if fault not in faults]
+        return replace(report, faults=tuple(faults))
+
+
+# What is wrong
+
+
+class _Damage(IdcError):
+    """Damage that this module found; the text has no advice and no name."""
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What the files of an output are checked against.
+
+    Args:
+        place: the output.
+        digest: of its run.
+        shard_count: of its run; None if nothing sound says it.
+        sides: of LR and HR tiles in pixels, to check PNGs; None: PNGs are not checked.
+        manifest: None if there is none, or a damaged one.
+        stated: what the manifest states of each shard, by its number.
+        indexes: what it states of their indexes, which earlier versions did not state.
+        parts: ids of the images that are not in a shard yet.
+    """
+
+    place: Place
+    digest: str
+    shard_count: int | None
+    sides: tuple[int, int] | None
+    manifest: Manifest | None
+    stated: dict[int, ShardInfo]
+    indexes: dict[int, Fingerprint]
+    parts: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What came of the check of a shard and its index."""
+
+    fault: Fault | None
+    images: int = 0
+    rows: int = 0
+    candidates: int = 0
+    source_bytes: int = 0
+
+
+def _examined(place: Place, deep: bool) -> tuple[Report, LostRun | None]:
+    """The report, and what is known of the run even if its record is damaged."""
+    faults: list[Fault] = []
+    manifest = _read(place, MANIFEST, _manifest, faults)
+    run = _read(place, RUN, _run, faults)
+    known = _known(place, run, manifest)
+    if known is None:
+        unrepairable = tuple(replace(fault, take_out=()) for fault in faults)
+        return Report(place.uri, False, False, 0, 0, 0, unrepairable, unrepairable, ()), None
+    expected = _Expected(
+        place=place,
+        digest=known.digest,
+        shard_count=known.shard_count,
+        sides=_sides(run) if deep and run is not None else None,
+        manifest=manifest,
+        stated={info.shard: info for info in manifest.shards} if manifest is not None else {},
+        indexes=manifest.index_fingerprints if manifest is not None else {},
+        parts=frozenset(list_parts(place, known.digest)),
+    )
+    shards = sorted({*list_shards(place), *list_pending(place), *expected.stated})
+    units = list(ordered_map(partial(_unit, expected), shards, _THREADS))
+    faults += [unit.fault for unit in units if unit.fault is not None]
+    for more in (_manifest_faults(expected, units), _part_faults(expected), _quarantine_faults(expected)):
+        faults += more
+    faults += _stray_files(expected)
+    report = Report(
+        output=place.uri,
+        finished=manifest is not None,
+        deep=expected.sides is not None,
+        shards=len(shards),
+        images=sum(unit.images for unit in units),
+        rows=sum(unit.rows for unit in units),
+        faults=tuple(faults),
+        left=tuple(faults),
+        notes=tuple(_notes(expected)),
+    )
+    return report, known
+
+
+def _read(place: Place, name: str, read: Callable[[Place], _Record | None], faults: list[Fault]) -> _Record | None:
+    """A record of the output; None, and one fault more, if it is damaged."""
+    try:
+        return read(place)
+    except (BadRequest, StoreUnavailable):  # no damage
+        raise
+    except IdcError as error:
+        faults.append(Fault(name, _what(place, name, error), take_out=(name,)))
+        return None
+
+
+def _manifest(place: Place) -> Manifest | None:
+    manifest = read_manifest(place)
+    if manifest is not None:
+        _check_spaces(place, MANIFEST)
+    return manifest
+
+
+def _run(place: Place) -> RunRecord | None:
+    """The record; None where a repair took it out."""
+    value = place.read_json(RUN, FIX_DAMAGE)
+    if value is None:
+        raise _Damage("it is missing")
+    unsealed(value, place.shown(RUN), FIX_DAMAGE)  # first: a damaged version number is no other version
+    _check_spaces(place, RUN)
+    if read_lost(place) is not None:
+        return None
+    run = read_run(place)
+    if run is None:
+        raise BadRequest(f"an --overwrite of {place.uri} was interrupted; give the same command again")
+    return run
+
+
+def _check_spaces(place: Place, name: str) -> None:
+    """Damage that changes no value."""
+    if not is_as_written(place, name):
+        raise _Damage("its text is not as it was written")
+
+
+def _known(place: Place, run: RunRecord | None, manifest: Manifest | None) -> LostRun | None:
+    """Digest and number of shards, from what is sound; None if nothing says them."""
+    if run is not None:
+        return LostRun(run.digest, run.shard_count)
+    lost = read_lost(place)
+    if lost is not None:
+        return lost
+    infos = manifest.shards if manifest is not None else list(_readable_infos(place))
+    if infos:
+        said = Counter((info.digest, info.shard_count) for info in infos)
+        return LostRun(*said.most_common(1)[0][0])
+    digests = [manifest.digest] if manifest is not None else place.folders(PARTS)
+    return LostRun(digests[0], None) if len(digests) == 1 else None
+
+
+def _readable_infos(place: Place) -> Iterator[ShardInfo]:
+    """What the indexes that can be read state."""
+    for shard in list_index(place):
+        try:
+            entry = read_index(place, shard, [])
+        except StoreUnavailable:
+            raise
+        except IdcError:
+            continue
+        if entry is not None:
+            yield entry.info
+
+
+def _sides(run: RunRecord) -> tuple[int, int] | None:
+    try:
+        return int(run.config["tile_size"]), int(run.config["tile_size"]) * int(run.config["scale"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _unit(expected: _Expected, shard: int) -> _Unit:
+    """Checks a shard, its index and its pending note against each other and the manifest."""
+    place, name = expected.place, pending_name(shard)
+    entry = None
+    try:
+        pending = read_pending(place, shard)
+        name = index_name(shard)
+        entry = _checked_index(expected, shard)
+        name = shard_name(shard)
+        found = _checked_shard(expected, shard, entry, pending)
+        if entry is not None and found == entry.info.fingerprint:
+            _check_rows(expected, shard, entry.table)
+    except StoreUnavailable:
+        raise
+    except IdcError as error:
+        what = _what(place, name, error)
+        if name == pending_name(shard):  # the shard is told by its index, or by nothing
+            return _Unit(Fault(name, what, take_out=(name,)))
+        info = expected.stated.get(shard)
+        images = _images(expected, shard, entry)
+        files = (shard_name(shard), index_name(shard), pending_name(shard), MANIFEST)
+        return _Unit(Fault(name, what + (f" ({info.images} images)" if info is not None else ""), images, files))
+    if entry is None:
+        return _Unit(None)  # its first compaction was interrupted: its images are parts still
+    candidates, source_bytes = (int(pc.sum(entry.table[n]).as_py() or 0) for n in ("candidate_tiles", "source_bytes"))
+    return _Unit(None, entry.info.images, entry.info.rows, candidates, source_bytes)
+
+
+def _checked_index(expected: _Expected, shard: int) -> IndexEntry | None:
+    """An index that fits the manifest, the run, and itself; None if there is none."""
+    place, name = expected.place, index_name(shard)
+    info, fingerprint = expected.stated.get(shard), expected.indexes.get(shard)
+    if fingerprint is not None:  # before anything of it is parsed
+        data = place.read(name)
+        if data is not None and fingerprint_of(data) != fingerprint:
+            raise _Damage(f"it has another checksum than {MANIFEST} states")
+    entry = read_index(place, shard)
+    if entry is None:
+        return None
+    if info not in (None, entry.info):
+        raise _Damage(
+            f"it states {_differences(entry.info, info)} where {MANIFEST} has {_differences(info, entry.info)}"
+        )
+    count = expected.shard_count or entry.info.shard_count
+    right = replace(entry.info, file=shard_name(shard), shard=shard, shard_count=count, digest=expected.digest)
+    if entry.info != right:
+        raise _Damage(f"it states {_differences(entry.info, right)}, expected is {_differences(right, entry.info)}")
+    ids, tiles = (entry.table[column].to_pylist() for column in ("image_id", "tiles"))
+    if not all(is_image_id(i) for i in ids) or ids != sorted(set(ids)) or any(shard_of(i, count) != shard for i in ids):
+        raise _Damage("it has ids that are not in order, there twice, or of another shard")
+    if (len(ids), sum(tiles)) != (entry.info.images, entry.info.rows):
+        stated = f"{entry.info.images} with {entry.info.rows}"
+        raise _Damage(f"it lists {len(ids)} images with {sum(tiles)} tiles, and states {stated}")
+    return entry
+
+
+def _differences(info: ShardInfo, other: ShardInfo | None) -> str:
+    """Fields of one that the other has otherwise."""
+    there = {} if other is None else asdict(other)
+    return ", ".join(f"{key} {value}" for key, value in asdict(info).items() if there.get(key) != value)
+
+
+def _checked_shard(
+    expected: _Expected, shard: int, entry: IndexEntry | None, pending: list[Fingerprint] | None
+) -> Fingerprint | None:
+    """A shard's checksum, which its index or its pending note states."""
+    place = expected.place
+    if entry is None and shard in expected.stated and place.size(shard_name(shard)) is None:
+        raise _Damage("it and its index are missing")
+    found = verify_shard(place, shard, None if entry is None else entry.info)
+    if pending is not None and (entry is None or entry.info.fingerprint not in pending):
+        count = expected.shard_count
+        if not any(count is None or shard_of(image_id, count) == shard for image_id in expected.parts):
+            raise _Damage("it was being replaced, and the parts of its images are gone")
+    return found
+
+
+def _check_rows(expected: _Expected, shard: int, index: pa.Table) -> None:
+    """The rows of a shard against its index; their PNGs, if wanted."""
+    place = expected.place
+    ids, tiles, sources = (index[column].to_pylist() for column in ("image_id", "tiles", "source_sha256"))
+    wanted = [(i, tile, source) for i, count, source in zip(ids, tiles, sources, strict=True) for tile in range(count)]
+    try:
+        with place.open(shard_name(shard)) as file:
+            parquet = pq.ParquetFile(file)
+            check_types(parquet.schema_arrow, ROW_SCHEMA)
+            table = parquet.read(columns=["image_id", "tile_index", "source_sha256", "config_digest"])
+            if list(zip(*(column.to_pylist() for column in table.columns[:3]), strict=True)) != wanted:
+                raise ValueError("they are not the tiles of the index's images, in order")
+            if set(table["config_digest"].to_pylist()) - {expected.digest}:
+                raise ValueError("some are of another run")
+            for group in range(parquet.num_row_groups) if expected.sides is not None else ():
+                _check_pngs(parquet.read_row_group(group, columns=["image_id", "lr", "hr"]), expected.sides)
+    except StoreUnavailable:
+        raise
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise _Damage(f"it has the right checksum, but wrong rows: {error}") from error
+
+
+def _check_pngs(table: pa.Table, sides: tuple[int, int] | None) -> None:
+    for row in table.to_pylist() if sides is not None else ():
+        for name, side in zip(("lr", "hr"), sides or (), strict=True):
+            try:
+                check_png(row[name]["bytes"], side)
+            except ValueError as error:
+                raise ValueError(f"{name} of image {row['image_id']}: {error}") from error
+
+
+def _images(expected: _Expected, shard: int, entry: IndexEntry | None) -> tuple[str, ...]:
+    """Sources of a damaged unit's images, from its index or its shard, whichever is sound."""
+    if entry is not None:
+        return tuple(entry.table["source"].to_pylist())
+    info = expected.stated.get(shard)
+    try:
+        table = read_shard(expected.place, shard, info.fingerprint) if info is not None else None
+    except StoreUnavailable:
+        raise
+    except IdcError:
+        table = None
+    return () if table is None else tuple(sorted(set(table["source"].to_pylist())))
+
+
+def _manifest_faults(expected: _Expected, units: list[_Unit]) -> Iterator[Fault]:
+    """The manifest against the run, its own sums and, if they are sound, those of the indexes."""
+    manifest = expected.manifest
+    if manifest is None:
+        return
+    infos = manifest.shards
+    numbers = [info.shard for info in infos]
+    wrong = [
+        name
+        for name in ("images", "rows", "bytes")
+        if getattr(manifest, name) != sum(getattr(info, name) for info in infos)
+    ]
+    if {manifest.digest, *(info.digest for info in infos)} != {expected.digest}:
+        wrong.append("digest")
+    if numbers != sorted(set(numbers)) or len(manifest.indexes) not in (0, len(infos)):
+        wrong.append("shards")
+    if not set(list_shards(expected.place)) <= set(numbers):
+        wrong.append("number of shards")
+    if not wrong and all(unit.fault is None for unit in units):
+        candidates = sum(unit.candidates for unit in units)
+        if manifest.source_bytes != sum(unit.source_bytes for unit in units):
+            wrong.append("source_bytes")
+        if manifest.ratio != (manifest.rows / candidates if candidates else 0.0):
+            wrong.append("ratio")
+    if wrong:
+        yield Fault(MANIFEST, f"its {', '.join(wrong)} are not those of the shards", take_out=(MANIFEST,))
+
+
+def _part_faults(expected: _Expected) -> Iterator[Fault]:
+    """Parts that cannot be read, that are of another run, or that a finished run left."""
+    place, digest = expected.place, expected.digest
+
+    def check(image_id: str) -> Fault | None:
+        name = part_name(digest, image_id)
+        try:
+            table = read_part(place, digest, image_id).table
+            if set(table["config_digest"].to_pylist()) - {digest}:
+                raise _Damage("it has rows of another run")
+            _check_pngs(table, expected.sides)
+        except StoreUnavailable:
+            raise
+        except (IdcError, ValueError) as error:
+            return Fault(name, _what(place, name, error), (image_id,), (name, MANIFEST))
+        return None
+
+    yield from (fault for fault in ordered_map(check, sorted(expected.parts)) if fault is not None)
+    if expected.manifest is not None and expected.parts:
+        what = f"{len(expected.parts)} finished images wait for their shards; the same condense command goes on"
+        yield Fault(part_folder(digest), what, take_out=(MANIFEST,))
+    for other in place.folders(PARTS):
+        folders = [f"{PARTS}/{other}/{prefix}" for prefix in place.folders(f"{PARTS}/{other}")]
+        names = tuple(f"{folder}/{name}" for folder in folders for name in place.files(folder) if part_id(name))
+        if other != digest and names:
+            yield Fault(f"{PARTS}/{other}", f"{len(names)} parts of another run were left", take_out=names)
+
+
+def _quarantine_faults(expected: _Expected) -> Iterator[Fault]:
+    """Records of failed images that cannot be read; without them the images are tried again."""
+    place, digest = expected.place, expected.digest
+    for image_id in sorted(quarantined_ids(place, digest)):
+        name = quarantine_name(digest, image_id)
+        try:
+            read_quarantined(place, digest, [image_id])
+        except StoreUnavailable:
+            raise
+        except IdcError as error:
+            yield Fault(name, _what(place, name, error), (image_id,), (name, MANIFEST))
+
+
+def _stray_files(expected: _Expected) -> Iterator[Fault]:
+    """Files that readers of ``shards/*.parquet`` take for ours; of a finished run, what dead writers left."""
+    place = expected.place
+    for name in place.files(SHARDS):
+        if name.endswith(".parquet") and shard_number(name) is None:
+            yield Fault(f"{SHARDS}/{name}", f"it is no shard, but readers of {SHARDS}/*.parquet find it; move it away")
+    if expected.manifest is not None:
+        for name in owned.abandoned(place):
+            yield Fault(name, "a writer that was killed left it", take_out=(name,))
+
+
+def _notes(expected: _Expected) -> Iterator[str]:
+    manifest, place = expected.manifest, expected.place
+    if read_lost(place) is not None:
+        yield f"a repair took out {RUN}; the condense command that made this output writes it anew"
+    if manifest is None:
+        yield f"without {MANIFEST} nothing states the checksums of indexes; parts have none"
+    elif len(manifest.indexes) < len(manifest.shards):
+        yield f"{MANIFEST} is of an earlier version, which did not state checksums of indexes"
+
+
+def _what(place: Place, name: str, error: Exception) -> str:
+    """An error's text without the file's name and the advice at its end."""
+    text = str(error)
+    if isinstance(error, IdcError) and not isinstance(error, _Damage):
+        text = text.partition(f"; {FIX_DAMAGE}")[0] if FIX_DAMAGE in text else text.rpartition("; ")[0]
+    text = text.removeprefix(f"{place.shown(name)} ")
+    return text if text.startswith("it ") else f"it {text}"
+
+
+# The repair
+
+
+def _take_out_all(place: Place, faults: Iterable[Fault], run: LostRun | None) -> None:
+    """Take out all damaged files, the manifest after all others."""
+    names = [name for fault in faults for name in fault.take_out]
+    if RUN in names and run is not None:  # first: what is known of the run is told by files that may go now
+        _keep_copy(place, RUN)
+        write_lost(place, run)
+    for name in names:
+        if name not in (RUN, MANIFEST):
+            _take_out(place, name)
+    if MANIFEST in names:
+        _take_out(place, MANIFEST)
+    owned.sweep(place)
+
+
+def _take_out(place: Place, name: str) -> None:
+    if not atomic.is_temporary(name.rpartition("/")[2]):
+        _keep_copy(place, name)
+    place.delete(name)
+    place.sync(name.rpartition("/")[0])  # a shard that comes back after a power cut would have no index
+
+
+def _keep_copy(place: Place, name: str) -> None:
+    data = place.read(name)
+    if data is not None:
+        place.write(damaged_name(name), data)

@@ -1,0 +1,101 @@
+"""What a training would read, take and write: counted, and timed on a few steps; nothing started, nothing written."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+import torch
+
+from idc_ray.config.train import TrainConfig
+from idc_ray.pipeline.progress import duration
+from idc_ray.pipeline.summary import size
+from idc_ray.training.data import may_stream
+from idc_ray.training.fit import student_spec
+from idc_ray.training.loop import Trainer
+from idc_ray.training.sources import Source
+
+__all__ = ["estimate", "seconds_per_step"]
+
+log = logging.getLogger(__name__)
+
+#: Steps that are timed, after one that is not, for it is slower.
+TIMED_STEPS = 3
+
+#: A first step that takes longer is the only one.
+SLOW_SECONDS = 3.0
+
+#: float32 values that the output holds for each weight: both checkpoints; weights, average and Adam's two moments.
+VALUES_PER_WEIGHT = 2 + 4
+
+
+def estimate(config: TrainConfig, sources: Sequence[Source], done: int) -> str:
+    """Data, network, steps, bytes and time of a training, for a person.
+
+    Args:
+        config: settings.
+        sources: the data.
+        done: steps of earlier launches.
+
+    Raises:
+        BadRequest: an image of the sample cannot be read.
+    """
+    found = sum(source.expected_bytes for source in sources)
+    pixels = found / (3 * (1 + config.scale**2))
+    passes = config.iterations * config.batch_size * config.patch_size**2 / max(1.0, pixels)
+    streams = may_stream(config, sources, None)
+    spec, weights = student_spec(config), _weights(config)
+    workers = config.workers
+    device = torch.device("cuda" if torch.cuda.is_available() and workers.gpus != 0 else "cpu")
+    log.info("timing a few steps of %s", spec)
+    own = config.model_copy(update={"batch_size": config.batch_size // workers.count})
+    seconds = seconds_per_step(own, device)
+    lines = [("data", source.describe()) for source in sources]
+    lines += [
+        ("pixels", f"about {size(found)}, {'streamed unless they fit into memory' if streams else 'kept in memory'}"),
+        ("validation", _validation(config)),
+        ("network", f"{spec}: {weights:,} weights"),
+        ("steps", f"{config.iterations} of {config.batch_size} patches of {config.patch_size} x {config.patch_size}"
+         f", {passes:.3g} times the data's pixels" + (f"; {done} are done" if done else "")),
+        ("bytes", f"about {size(4 * VALUES_PER_WEIGHT * weights)} in {config.output}, without MLflow's"),
+        ("time", f"about {duration(seconds * max(0, config.iterations - done))} with {workers.count} workers like this "
+         f"machine's {device.type}: {seconds:.3g} s a step, without validation"),
+    ]  # fmt: skip
+    return "\n".join(f"{name:<15} {text}" for name, text in lines) + "\ndry run: nothing was started or written"
+
+
+def _weights(config: TrainConfig) -> int:
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in student_spec(config).build().parameters())
+
+
+def _validation(config: TrainConfig) -> str:
+    settings = config.validation
+    at_most = f", at most {settings.max_images} images, every {settings.every} steps"
+    if settings.images is not None:
+        return settings.images + at_most
+    return f"{100 * settings.fraction:.3g} % of the data{at_most}" if settings.fraction else "none"
+
+
+def seconds_per_step(config: TrainConfig, device: torch.device) -> float:
+    """Of a training, timed on a few steps."""
+    torch.use_deterministic_algorithms(False)
+    model = student_spec(config).build().to(device)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trainer = Trainer(model, config)
+    side, scale = config.patch_size, config.scale
+    lr = torch.rand(config.batch_size, 3, side, side, device=device)
+    hr = torch.rand(config.batch_size, 3, scale * side, scale * side, device=device)
+    begin = time.perf_counter()
+    trainer.advance(lr, hr)
+    trainer.look()
+    first = time.perf_counter() - begin
+    if first > SLOW_SECONDS:
+        return first
+    begin = time.perf_counter()
+    for _ in range(TIMED_STEPS):
+        trainer.advance(lr, hr)
+    trainer.look()
+    return (time.perf_counter() - begin) / TIMED_STEPS
