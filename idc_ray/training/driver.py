@@ -127,8 +127,8 @@ def run_train(config: TrainConfig, show: Show = "log") -> Trained:
             return Trained(place, config.iterations, state.best_psnr, state.best_step)
         notes = {"data": record.data, "digest": record.digest, "iterations": config.iterations, "seed": config.seed}
         with Heartbeat("reading a few images for their sizes"):
-            work = _Work(ready.labels, notes, may_stream(config, ready.sources, record.resident))
-        return _tracked(config, place, record, None if finished else work, show)
+            work = _Work(ready.labels, notes, may_stream(config, ready.sources, record.resident), show)
+        return _tracked(config, place, record, None if finished else work)
 
 
 def _prepare(config: TrainConfig) -> _Ready:
@@ -203,14 +203,15 @@ def _warn_of_validation(config: TrainConfig) -> None:
 
 @dataclass(frozen=True)
 class _Work:
-    """What there is to train."""
+    """What there is to train, and where progress is shown."""
 
     labels: bytes | None
     notes: dict[str, Any]
     may_stream: bool
+    show: Show
 
 
-def _tracked(config: TrainConfig, place: Place, record: TrainRecord, work: _Work | None, show: Show) -> Trained:
+def _tracked(config: TrainConfig, place: Place, record: TrainRecord, work: _Work | None) -> Trained:
     """Train what is left, if anything, and tell the tracked run what came of it."""
     with Heartbeat("starting the MLflow run"):
         tracker = Tracker.start(config.mlflow, config.output, record.digest, record.mlflow_run_id)
@@ -220,7 +221,7 @@ def _tracked(config: TrainConfig, place: Place, record: TrainRecord, work: _Work
     tracker.log_artifact(config.to_yaml(), "config.yaml")
     try:
         if work is not None:
-            _run_on_ray(config, place, work, tracker, show)
+            _run_on_ray(config, place, work, tracker)
     except BaseException as error:
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
@@ -247,7 +248,7 @@ def _log_model(tracker: Tracker, place: Place) -> None:
         tracker.log_folder(Path(scratch, "model"), "model")
 
 
-def _run_on_ray(config: TrainConfig, place: Place, work: _Work, tracker: Tracker, show: Show) -> None:
+def _run_on_ray(config: TrainConfig, place: Place, work: _Work, tracker: Tracker) -> None:
     ours = not ray.is_initialized()
     # What the workers have to say comes as events and exceptions; Ray Train's own chatter would bury it.
     workers = config.workers
@@ -260,13 +261,13 @@ def _run_on_ray(config: TrainConfig, place: Place, work: _Work, tracker: Tracker
             fix=f"lower --workers.count ({workers.count}), --workers.cpus or --workers.gpus",
         )
     try:
-        _follow(config, place, work, tracker, show)
+        _follow(config, place, work, tracker)
     finally:
         if ours:
             ray.shutdown()
 
 
-def _follow(config: TrainConfig, place: Place, work: _Work, tracker: Tracker, show: Show) -> None:
+def _follow(config: TrainConfig, place: Place, work: _Work, tracker: Tracker) -> None:
     """Start the workers, and take what they tell until they end."""
     # On this machine: with another one that is lost it would take the training along.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -285,7 +286,7 @@ def _follow(config: TrainConfig, place: Place, work: _Work, tracker: Tracker, sh
     # In a thread: this one shows what happens, and takes the signals that Ray Train would swallow.
     thread = threading.Thread(target=run, name="ray train", daemon=True)
     thread.start()
-    progress = TrainProgress(config.iterations, show=show)
+    progress = TrainProgress(config.iterations, show=work.show)
     failure: IdcError | None = None
     try:
         for event in _told_while_waiting(_events(events, lambda: bool(outcome)), config.workers):
