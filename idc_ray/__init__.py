@@ -1,3 +1,64 @@
-"""Instance Data Condensation (arXiv 2505.21099) for image super-resolution, as a batch job on Ray."""
+"""Instance Data Condensation (arXiv 2505.21099) for image super-resolution, as a batch job on Ray.
+
+What ``__all__`` names is the public API, described in docs/api.md. Each name is imported when it is first used: to
+import the package takes a few milliseconds, and neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from idc_ray import errors
+    from idc_ray.api.condenser import Condenser, Tiles
+    from idc_ray.api.jobs import condense
+    from idc_ray.api.networks import load_model, upscale
+    from idc_ray.api.results import CondenseResult
+    from idc_ray.dataset import CondensedDataset
+    from idc_ray.models import Upscaler, create_model, list_models
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "CondenseResult",
+    "CondensedDataset",
+    "Condenser",
+    "Tiles",
+    "Upscaler",
+    "__version__",
+    "condense",
+    "create_model",
+    "errors",
+    "list_models",
+    "load_model",
+    "upscale",
+]
+
+#: Names of ``__all__`` by the module that defines them.
+_NAMES = {
+    "idc_ray.api.condenser": ("Condenser", "Tiles"),
+    "idc_ray.api.jobs": ("condense",),
+    "idc_ray.api.networks": ("load_model", "upscale"),
+    "idc_ray.api.results": ("CondenseResult",),
+    "idc_ray.dataset": ("CondensedDataset",),
+    "idc_ray.models": ("Upscaler", "create_model", "list_models"),
+}
+_MODULES = ("errors",)
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+
+if not TYPE_CHECKING:  # to a type checker it would make every name valid
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return importlib.import_module(f"idc_ray.{name}")
+        if name not in _HOME:
+            raise AttributeError(f"module 'idc_ray' has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value  # found at once from now on
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -31,6 +31,14 @@ class CondensedDataset(Dataset[tuple[Tensor, Tensor]]):
     Raises:
         BadRequest: there is no finished set.
         IdcError: a shard is missing, or not what the manifest states.
+
+    Example:
+        >>> import idc_ray
+        >>> from torch.utils.data import DataLoader
+        >>> tiles = idc_ray.CondensedDataset("out/")
+        >>> lr, hr = next(iter(DataLoader(tiles, batch_size=2)))
+        >>> lr.shape, hr.shape, lr.dtype
+        (torch.Size([2, 3, 48, 48]), torch.Size([2, 3, 96, 96]), torch.uint8)
     """
 
     def __init__(self, uri: str | PathLike[str]) -> None:

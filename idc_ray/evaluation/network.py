@@ -7,18 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from idc_ray.config.evaluate import EvaluateConfig
 from idc_ray.config.upscale import UpscaleConfig
 from idc_ray.errors import BadRequest
-from idc_ray.evaluation.upscaling import FloatUpscale, OnTile, rounded, self_ensemble, tiled
+from idc_ray.evaluation.upscaling import OnTile, image_upscale
 from idc_ray.images import resize
 from idc_ray.images.locate import locate, read_bytes
 from idc_ray.models import bundled_teacher_bytes, load_upscaler, teacher_sha256
+from idc_ray.pipeline.device import find_device
 
-__all__ = ["Network", "cost_per_pixel", "open_network"]
+__all__ = ["Network", "cost_per_pixel", "open_network", "read_checkpoint"]
 
 #: Scale of ``bundled`` and ``bicubic`` where none is given.
 DEFAULT_SCALE = 2
@@ -68,12 +68,12 @@ def open_network(config: EvaluateConfig | UpscaleConfig, on_tile: OnTile | None 
             f"--tile-overlap is {config.tile_overlap}; expected less than --tile {config.tile}, such as "
             f"{config.tile // 8}"
         )
-    data, name = _checkpoint(config)
-    network = load_upscaler(data, scale=config.scale, device=_device(config.device), name=name)
-    whole: FloatUpscale = network.upscale_image_float
-    upscale = rounded(self_ensemble(whole) if config.self_ensemble else whole)
-    if config.tile is not None:
-        upscale = tiled(upscale, network.scale, config.tile, config.tile_overlap, on_tile)
+    wanted = DEFAULT_SCALE if config.model == "bundled" and config.scale is None else config.scale
+    data, name = read_checkpoint(config.model, wanted, "--model")
+    network = load_upscaler(data, scale=wanted, device=find_device(config.device, "--device"), name=name)
+    upscale = image_upscale(
+        network.upscale_image_float, network.scale, config.tile, config.tile_overlap, config.self_ensemble, on_tile
+    )
     return Network(upscale, network.scale, teacher_sha256(data), str(network.device))
 
 
@@ -104,19 +104,19 @@ def _refuse_settings_of_networks(config: EvaluateConfig | UpscaleConfig) -> None
         )
 
 
-def _checkpoint(config: EvaluateConfig | UpscaleConfig) -> tuple[bytes, str]:
-    """Content and name of the network's file."""
-    if config.model == "bundled":
-        return bundled_teacher_bytes(config.scale or DEFAULT_SCALE, "--model"), "the bundled teacher"
-    return read_bytes(config.model, "--model"), locate(config.model).path.rpartition("/")[2]
+def read_checkpoint(model: str, scale: int | None, setting: str) -> tuple[bytes, str]:
+    """Content and name of a network's file; for a file of the very name ``bundled`` write ``./bundled``.
 
+    Args:
+        model: a path, a URI, or ``bundled``.
+        scale: of the bundled network.
+        setting: what named it, for messages.
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BadRequest(f"--device {name} cannot be used ({str(error).splitlines()[0]}); use cpu or auto") from None
-    return device
+    Raises:
+        BadRequest: it cannot be read, or no network is bundled for the scale.
+    """
+    if model != "bundled":
+        return read_bytes(model, setting), locate(model).path.rpartition("/")[2]
+    if scale is None:
+        raise BadRequest(f"{setting} is 'bundled', of which there is one for each scale; give scale=2 or scale=4")
+    return bundled_teacher_bytes(scale, setting), "the bundled teacher"

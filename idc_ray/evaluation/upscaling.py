@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from idc_ray.images.tiles import crop_starts
 
-__all__ = ["FloatUpscale", "OnTile", "rounded", "self_ensemble", "tiled"]
+__all__ = ["FloatUpscale", "OnTile", "image_upscale", "rounded", "self_ensemble", "tiled"]
 
 Image = NDArray[np.uint8]
 FloatUpscale = Callable[[Image], NDArray[np.float32]]
@@ -19,6 +19,31 @@ FloatUpscale = Callable[[Image], NDArray[np.float32]]
 Value = TypeVar("Value", np.uint8, np.float32)
 OnTile = Callable[[int, int], None]
 """Called before each tile with the number of tiles that are done and of all."""
+
+
+def image_upscale(
+    upscale: FloatUpscale,
+    scale: int,
+    tile: int | None = None,
+    overlap: int = 16,
+    ensemble: bool = False,
+    on_tile: OnTile | None = None,
+) -> Callable[[Image], Image]:
+    """The whole way of an image through a network, to 8 bits.
+
+    Args:
+        upscale: the network.
+        scale: its factor.
+        tile: see :func:`tiled`; None: images go through whole.
+        overlap: likewise.
+        ensemble: see :func:`self_ensemble`.
+        on_tile: see :func:`tiled`.
+
+    Raises:
+        ValueError: the overlap is out of range.
+    """
+    whole = rounded(self_ensemble(upscale) if ensemble else upscale)
+    return whole if tile is None else tiled(whole, scale, tile, overlap, on_tile)
 
 
 def tiled(

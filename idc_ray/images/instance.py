@@ -19,7 +19,7 @@ from idc_ray.images.parquet import read_row
 from idc_ray.images.read import decode_rgb
 from idc_ray.images.resize import downscale
 
-__all__ = ["Instance", "load_instance", "read_encoded"]
+__all__ = ["Instance", "cropped_to", "load_instance", "read_encoded"]
 
 _RETRY_AFTER_S = (0.5, 1.0, 2.0)  # ours: one try and three more
 _BYTES_PER_PIXEL, _BYTES_BESIDES = 16, 64 << 20  # twice what RGBA of 16 bits takes; metadata
@@ -78,6 +78,23 @@ def load_instance(
             ``too_large_file``, ``too_small``, ``pair_mismatch``, or what :func:`idc_ray.images.read.decode_rgb` says.
     """
     hr, size, digest = _read(ref, filesystem, max_pixels)
+    hr = cropped_to(hr, scale, tile_size)
+    lr_digest = None
+    if ref.lr_path is None:
+        lr = downscale(hr, scale)
+    else:
+        lr, lr_digest = _read_partner(ref, lr_filesystem or filesystem, max_pixels)
+        _check_pair(lr, hr.shape[0] // scale, hr.shape[1] // scale, ref.lr_path)
+    kept = np.ascontiguousarray(hr) if keep_hr else None
+    return Instance(ref.image_id, ref.source, lr, kept, size, digest, lr_digest)
+
+
+def cropped_to(hr: NDArray[np.uint8], scale: int, tile_size: int) -> NDArray[np.uint8]:
+    """The top left of uint8 (H, W, 3) whose sides are whole multiples of ``scale``; a view.
+
+    Raises:
+        RejectedImage: ``too_small``, its LR image holds no tile of ``tile_size``.
+    """
     height, width = hr.shape[0] // scale, hr.shape[1] // scale
     if min(height, width) < tile_size:
         raise RejectedImage(
@@ -85,15 +102,7 @@ def load_instance(
             f"{hr.shape[1]} x {hr.shape[0]} pixels give {width} x {height} at 1/{scale}, "
             f"less than one tile of {tile_size} x {tile_size}",
         )
-    hr = hr[: height * scale, : width * scale]
-    lr_digest = None
-    if ref.lr_path is None:
-        lr = downscale(hr, scale)
-    else:
-        lr, lr_digest = _read_partner(ref, lr_filesystem or filesystem, max_pixels)
-        _check_pair(lr, height, width, ref.lr_path)
-    kept = np.ascontiguousarray(hr) if keep_hr else None
-    return Instance(ref.image_id, ref.source, lr, kept, size, digest, lr_digest)
+    return hr[: height * scale, : width * scale]
 
 
 def _check_pair(lr: NDArray[np.uint8], height: int, width: int, path: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image
 
 from idc_ray.errors import RejectedImage
 
@@ -16,7 +16,7 @@ _DEEP_GREY = frozenset(("I;16", "I;16L", "I;16B"))
 _SCALED = ("PPM", "PNG")  # readers whose mode "I" holds 0 to 65535
 
 
-def check_mode(image: ImageFile.ImageFile) -> None:
+def check_mode(image: Image.Image) -> None:
     """Refuse pixels that :func:`to_rgb` has no rule for, before they are decoded.
 
     Raises:
@@ -26,7 +26,7 @@ def check_mode(image: ImageFile.ImageFile) -> None:
     if image.mode not in known and not (image.mode == "I" and image.format in _SCALED):
         raise RejectedImage(
             "unsupported_pixels",
-            f"{image.format} pixels of mode {image.mode!r} (Pillow's name) have no rule here; "
+            f"{image.format or 'Pillow'} pixels of mode {image.mode!r} (Pillow's name) have no rule here; "
             "save the image as 8-bit RGB",
         )
 

@@ -106,7 +106,7 @@ def load_teacher(
 def load_upscaler(
     data: bytes | str | Path, *, scale: int | None, device: torch.device | str = "cpu", name: str | None = None
 ) -> Upscaler:
-    """As :func:`load_teacher`, for networks of which only the output is wanted; ``scale`` None: the network's own."""
+    """As :func:`load_teacher`, for networks of which only the output is wanted; ``scale`` None: the checkpoint's."""
     data, name = _content(data, name)
     network = _read_network(data, name, scale)
     return Upscaler(

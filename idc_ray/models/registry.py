@@ -88,7 +88,13 @@ def register_model(maker: SpecMaker) -> SpecMaker:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Sorted names of the registered models that match a shell pattern, such as ``edsr*``."""
+    """Sorted names of the registered models that match a shell pattern, such as ``edsr*``.
+
+    Example:
+        >>> import idc_ray
+        >>> "edsr_small" in idc_ray.list_models("edsr*")
+        True
+    """
     return sorted(name for name in _MODELS if fnmatchcase(name, pattern))
 
 
@@ -102,14 +108,23 @@ def model_spec(name: str, scale: int) -> ModelSpec:
 
 
 def create_model(name: str, scale: int) -> nn.Module:
-    """A named model with fresh weights.
+    """A named model with fresh weights, drawn from torch's global generator as torch's own modules do.
 
     Args:
         name: one of :func:`list_models`.
         scale: 2, 3 or 4.
 
+    Returns:
+        Maps RGB (B, 3, h, w) in [0, 1] to (B, 3, scale h, scale w).
+
     Raises:
         BadRequest: no such model (with the nearest names), or a scale that it does not support.
+
+    Example:
+        >>> import idc_ray, torch
+        >>> model = idc_ray.create_model("edsr_small", scale=2)
+        >>> model(torch.zeros(1, 3, 24, 32)).shape
+        torch.Size([1, 3, 48, 64])
     """
     return model_spec(name, scale).build()
 

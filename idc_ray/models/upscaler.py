@@ -25,6 +25,15 @@ class Upscaler:
 
     Raises:
         BadRequest: the network does not do this for a small trial image.
+
+    Example:
+        >>> import idc_ray, torch
+        >>> model = idc_ray.load_model("bundled", scale=2, device="cpu")
+        >>> model
+        Upscaler(the bundled teacher, x2, cpu)
+        >>> with torch.no_grad():
+        ...     model.upscale(torch.zeros(1, 3, 24, 32)).shape
+        torch.Size([1, 3, 48, 64])
     """
 
     def __init__(
@@ -34,6 +43,9 @@ class Upscaler:
         self.scale, self.name, self.sha256 = scale, name, sha256
         self.minimum, self.multiple_of = max(1, minimum), multiple_of
         self._try()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name}, x{self.scale}, {self.device})"
 
     @property
     def device(self) -> torch.device:

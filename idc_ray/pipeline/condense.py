@@ -32,16 +32,16 @@ from idc_ray.pipeline.compactor import Compactor
 from idc_ray.pipeline.inputs import by_range, estimate_sizes, find_input, input_root, read_teacher, readable_samples
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
-from idc_ray.pipeline.progress import Heartbeat, Progress
+from idc_ray.pipeline.progress import Heartbeat, Progress, Show
 from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise
 from idc_ray.pipeline.stream import condense_stream
 from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
 from idc_ray.pipeline.waiting import told_while_waiting
-from idc_ray.store import RunRecord, Store, holder_text, shard_count_for
+from idc_ray.store import Manifest, RunRecord, Store, holder_text, shard_count_for
 from idc_ray.tracking import Tracker, tracking_uri
 
-__all__ = ["condense", "versions"]
+__all__ = ["Finished", "condense", "run_condense", "versions"]
 
 log = logging.getLogger(__name__)
 
@@ -67,20 +67,35 @@ class _Launch:
     tracker: Tracker
     summary: Summary
     lost_lock: threading.Event
+    show: Show
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job that has come to its end.
+
+    Attributes:
+        store: its output.
+        summary: numbers over all images.
+        manifest: of the output.
+        failure: why that is not what was asked for: images were quarantined and ``strict`` was given, no image could be
+            condensed, or none gave a tile.
+    """
+
+    store: Store
+    summary: Summary
+    manifest: Manifest
+    failure: IdcError | None
 
 
 def condense(config: CondenseConfig) -> int:
-    """Condense the images of a configuration; the same call again continues or confirms what is there.
+    """The command: :func:`run_condense` between its settings and its summary, printed.
 
     Returns:
         The exit code: 0.
 
     Raises:
-        BadRequest: what was asked for cannot be done.
-        QuarantinedImages: some images were set aside and ``strict`` was given.
-        Locked: another process works on the output.
-        Interrupted: SIGINT or SIGTERM.
-        IdcError: anything else that a user can mend.
+        IdcError, Interrupted: as :func:`run_condense`; or ``failure`` of what it returns.
     """
     print(config.to_yaml(), flush=True)
     if config.dry_run:
@@ -89,13 +104,34 @@ def condense(config: CondenseConfig) -> int:
             with Heartbeat("timing a few images"):
                 print(dry_run.estimate(job, found, teacher))
         return 0
+    finished = run_condense(config, "lines")
+    print(finished.summary.format())
+    print(f"{'output':<15} {finished.store.uri}", flush=True)
+    if finished.failure is not None:
+        raise finished.failure
+    return 0
+
+
+def run_condense(config: CondenseConfig, show: Show = "log") -> Finished:
+    """Condense the images of a configuration; the same call again continues or confirms what is there.
+
+    Args:
+        config: the settings; ``dry_run`` is not looked at.
+        show: where progress is shown.
+
+    Raises:
+        BadRequest: what was asked for cannot be done.
+        Locked: another process works on the output.
+        Interrupted: SIGINT or SIGTERM.
+        IdcError: anything else that a user can mend.
+    """
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)  # first: to list a million images takes a minute
     job, found, teacher = _prepare(config)
     job.store.check_writable()
     with job.store.lock(holder_text(job.launch)) as lost_lock:
         with Heartbeat("looking at what is done, and at images for their sizes"):
-            launch = _begin(job, found, teacher, lost_lock)
+            launch = _begin(job, found, teacher, lost_lock, show)
         try:
             if launch.plan.todo:
                 _run_on_ray(launch)
@@ -142,7 +178,7 @@ def _new_job(config: CondenseConfig, found: Found, teacher: bytes) -> Job:
     )
 
 
-def _begin(job: Job, found: Found, teacher: bytes, lost_lock: threading.Event) -> _Launch:
+def _begin(job: Job, found: Found, teacher: bytes, lost_lock: threading.Event, show: Show) -> _Launch:
     """Write what this run is, see what is left of it, and begin to track it."""
     config = job.config
     samples = list(readable_samples(found, config, SIZE_SAMPLES))
@@ -173,7 +209,7 @@ def _begin(job: Job, found: Found, teacher: bytes, lost_lock: threading.Event) -
     tracker.log_artifact(config.to_yaml(), "config.yaml")
     bandwidths = config.rlff.bandwidths if config.makes_tiles else ()
     summary = Summary(config.ratio, config.tile_size**2, bandwidths)
-    return _Launch(job, found, teacher, run, plan, tracker, summary, lost_lock)
+    return _Launch(job, found, teacher, run, plan, tracker, summary, lost_lock, show)
 
 
 def versions() -> dict[str, str]:
@@ -209,7 +245,7 @@ def _condense_all(launch: _Launch) -> None:
         with Heartbeat("measuring the mean difficulty of the images"):
             job = replace(job, mean_difficulty=_mean_difficulty(launch, teacher))
     compactor = Compactor(job.store, job.digest, launch.run.shard_count, plan.together | set(plan.alone))
-    progress = Progress(launch.found.manifest.num_rows, plan.done_before + plan.quarantined)
+    progress = Progress(launch.found.manifest.num_rows, plan.done_before + plan.quarantined, show=launch.show)
     with progress.ticking():
         for image_ids, alone in ((plan.together, False), (set(plan.alone), True)):
             if not image_ids:
@@ -276,15 +312,16 @@ def _at_work(job: Job) -> int:
     return 0
 
 
-def _finish(launch: _Launch) -> int:
-    """Compact what is left, write the manifest last, show what came of it."""
+def _finish(launch: _Launch) -> Finished:
+    """Compact what is left, write the manifest last."""
     job, store, tracker = launch.job, launch.job.store, launch.tracker
     Compactor(store, job.digest, launch.run.shard_count, ()).finish()
     for old in (*launch.plan.old_launches, job.launch):
         store.end_launch(old)
     summarise(launch.summary, store, job.digest, launch.plan.done_before + launch.plan.gone)
     numbers = launch.summary.as_dict()
-    if launch.plan.todo or not _is_told(launch):
+    manifest = store.read_manifest()
+    if launch.plan.todo or manifest is None or not _is_told(launch, manifest):
         timing = {"wall": numbers["wall_seconds"], **numbers["seconds"]}
         expected = launch.found.manifest.num_rows + launch.plan.gone
         manifest = store.write_manifest(job.digest, timing, expected)
@@ -294,28 +331,27 @@ def _finish(launch: _Launch) -> int:
             store.place.write(GALLERY, picture)
             tracker.log_artifact(picture, GALLERY)
     tracker.log_metrics(numbers["images"], {k: v for k, v in numbers.items() if isinstance(v, int | float)})
-    tracker.finish("FINISHED")
-    print(launch.summary.format())
-    print(f"{'output':<15} {store.uri}", flush=True)
-    return _verdict(launch)
+    failure = _failure(launch)
+    tracker.finish("FINISHED" if failure is None else "FAILED")
+    return Finished(store, launch.summary, manifest, failure)
 
 
-def _is_told(launch: _Launch) -> bool:
-    """Whether there is a manifest that names no image as set aside which has left the input since."""
-    manifest = launch.job.store.read_manifest()
+def _is_told(launch: _Launch, manifest: Manifest) -> bool:
+    """Whether the manifest names no image as set aside which has left the input since."""
     aside = launch.job.store.quarantined_ids(launch.job.digest)
-    return manifest is not None and all(entry["image_id"] in aside for entry in manifest.quarantined)
+    return all(entry["image_id"] in aside for entry in manifest.quarantined)
 
 
-def _verdict(launch: _Launch) -> int:
-    failed, strict = launch.summary.failed, launch.job.config.strict
-    if failed and strict:
-        raise QuarantinedImages(
-            f"{failed} images were quarantined, and --strict was given; see the reasons above, remove the images, or "
-            "mend them and use --retry-quarantined"
+def _failure(launch: _Launch) -> IdcError | None:
+    """Why what came of the job is not what was asked for."""
+    summary = launch.summary
+    if summary.failed and launch.job.config.strict:
+        return QuarantinedImages(
+            f"{summary.failed} images were quarantined, and --strict was given; see the reasons above, remove the "
+            "images, or mend them and use --retry-quarantined"
         )
-    if failed == launch.found.manifest.num_rows:
-        raise IdcError(f"none of the {failed} images could be condensed; see the reasons above")
-    if not launch.summary.tiles:
-        raise IdcError(f"not one tile came of all images; {launch.summary.fix_for_no_tile()}")
-    return 0
+    if summary.failed == launch.found.manifest.num_rows:
+        return IdcError(f"none of the {summary.failed} images could be condensed; see the reasons above")
+    if not summary.tiles:
+        return IdcError(f"not one tile came of all images; {summary.fix_for_no_tile()}")
+    return None

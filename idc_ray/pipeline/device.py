@@ -12,14 +12,11 @@ import torch
 from idc_ray.config import Actors
 from idc_ray.errors import BadRequest
 
-__all__ = ["device_kind", "device_works", "machine", "set_up_torch"]
+__all__ = ["device_kind", "device_works", "find_device", "machine", "make_repeatable", "set_up_torch"]
 
 
 def set_up_torch(actors: Actors, has_gpu: bool) -> torch.device:
-    """Choose the device and make torch's results repeatable on it.
-
-    Float results depend on the number of threads, on the algorithm that cuDNN finds fastest and on TF32,
-    so all of them are fixed; the result is then the same on every device of one kind.
+    """Choose the device and make torch's results repeatable on it, see :func:`make_repeatable`.
 
     Args:
         actors: settings of the workers.
@@ -28,12 +25,7 @@ def set_up_torch(actors: Actors, has_gpu: bool) -> torch.device:
     Raises:
         BadRequest: it is to compute on a GPU, and torch finds none that it can use.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-    torch.set_num_threads(actors.threads)
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    make_repeatable(actors.threads)
     if actors.device == "cuda" or (actors.device == "auto" and has_gpu):
         if not torch.cuda.is_available():
             raise BadRequest(
@@ -45,6 +37,19 @@ def set_up_torch(actors: Actors, has_gpu: bool) -> torch.device:
     return torch.device("cpu")
 
 
+def make_repeatable(threads: int) -> None:
+    """Fix what float results depend on: the number of threads, the algorithm that cuDNN finds fastest, and TF32.
+
+    The result is then the same on every device of one kind.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def device_works(device: torch.device) -> bool:
     """Whether a device still computes. After some errors a GPU fails at everything until its process ends."""
     try:
@@ -53,6 +58,22 @@ def device_works(device: torch.device) -> bool:
         return True
     except RuntimeError:
         return False
+
+
+def find_device(name: str | torch.device, setting: str = "device") -> torch.device:
+    """The device of a name such as ``cuda:1``; ``auto``: the GPU if there is one.
+
+    Raises:
+        BadRequest: there is none, or it cannot be used; the message names the ``setting``.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadRequest(f"{setting} {name} cannot be used ({str(error).splitlines()[0]}); use cpu or auto") from None
+    return device
 
 
 def device_kind(device: torch.device) -> str:

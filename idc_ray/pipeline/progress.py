@@ -10,16 +10,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Literal, Self, TextIO
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-__all__ = ["LOG_SECONDS", "Heartbeat", "Progress", "duration"]
+__all__ = ["LOG_SECONDS", "Heartbeat", "Progress", "Show", "duration"]
 
 #: Seconds between two lines of a log: a bar redrawn there would flood it, and a silent job looks like one that hangs.
 LOG_SECONDS = 15.0
 log = logging.getLogger(__name__)
+
+Show = Literal["lines", "log", "nothing"]
+"""Where progress is shown. On a terminal, a bar; elsewhere, now and then, a line on the stream, or in the log."""
 
 WAITING = "waiting for the first images"
 TICK_SECONDS = 1.0  # a bar whose clock stands still looks like a job that hangs
@@ -67,6 +70,7 @@ class Progress:
         done_before: images that earlier launches finished; they count as progress, not as speed.
         stream: where it is shown: a bar if it is a terminal, else a line at the first image, now and then, at the end.
         clock: seconds.
+        show: what does without a terminal, or nothing at all.
 
     Rows may take minutes, so whoever waits for them does it inside :meth:`ticking`.
 
@@ -81,8 +85,10 @@ class Progress:
         done_before: int = 0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        show: Show = "lines",
     ) -> None:
         self.total, self.done, self.failed = total, done_before, 0
+        self._way = show
         self._stream = sys.stderr if stream is None else stream
         self._clock, self._started = clock, clock()
         self._told_at = -math.inf
@@ -91,7 +97,7 @@ class Progress:
         self._dropped = 0
         self._lock = threading.Lock()  # of the numbers and the stream, which the ticking thread uses too
         self._now = self._step = ""
-        self._bar = self._make_bar() if self._stream.isatty() else None
+        self._bar = self._make_bar() if self._stream.isatty() and show != "nothing" else None
 
     def begin(self, now: str) -> None:
         """Name what is worked on from now on, for the lines and the bar; for jobs that do one thing after another."""
@@ -205,7 +211,10 @@ class Progress:
 
     def _tell(self) -> None:
         self._told_at = self._clock()
-        print(self.line(), file=self._stream, flush=True)
+        if self._way == "lines":
+            print(self.line(), file=self._stream, flush=True)
+        elif self._way == "log":
+            log.info("%s", self.line())
 
     def _speed(self) -> float:
         return self._handled / max(self._clock() - self._started, 1e-3)

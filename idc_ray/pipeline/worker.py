@@ -23,6 +23,7 @@ import torch
 
 from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.memory import is_out_of_memory
+from idc_ray.condensation.retry import condense_each
 from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
@@ -35,7 +36,7 @@ from idc_ray.pipeline.reading import ENDS_THE_JOB, pixels
 from idc_ray.pipeline.stopping import as_row
 from idc_ray.store import ImageRecord, QuarantineEntry, TileRow
 
-__all__ = ["CondenseWorker", "SurveyWorker"]
+__all__ = ["CondenseWorker", "SurveyWorker", "explain"]
 
 log = logging.getLogger(__name__)
 
@@ -172,25 +173,13 @@ class CondenseWorker(_Worker):
         if alone:
             self.ledger.begin([row["image_id"] for row in rows], alone=True)
         tasks = [ImageTask(row["image_id"], *pixels(row, self.job.config.scale)) for row in rows]
-        try:
-            results: list[Condensed | Exception] = self.condenser.condense(tasks)
-        except Exception as error:
-            torch.cuda.empty_cache()
-            if len(rows) > 1:
-                return [status for row in rows for status in self._run([row], alone)]
-            results = [self._condense_frugally(tasks[0]) if is_out_of_memory(error) else error]
+        results = condense_each(self.condenser, tasks)  # each committed before the next is tried alone
         return [self._finish(row, result) for row, result in zip(rows, results, strict=True)]
-
-    def _condense_frugally(self, task: ImageTask) -> Condensed | Exception:
-        try:
-            return self.condenser.condense([task], frugal=True)[0]
-        except Exception as error:
-            return error
 
     def _finish(self, row: Row, result: Condensed | Exception) -> Row:
         if isinstance(result, Exception):
             self._die_with_device(result)
-            code, reason = _explain(result)
+            code, reason = explain(result)
             return self._set_aside(row, code, reason, "".join(traceback.format_exception(result)))
         begin = time.perf_counter()
         seconds = {"read": row["read_seconds"], **result.seconds}
@@ -258,7 +247,8 @@ def _check_output_visible(job: Job) -> None:
         )
 
 
-def _explain(error: Exception) -> tuple[str, str]:
+def explain(error: Exception) -> tuple[str, str]:
+    """Code and reason of an image that could not be condensed."""
     if is_out_of_memory(error):
         return "out_of_memory", (
             f"too little memory for this image even alone ({error}); use a machine with more memory, "

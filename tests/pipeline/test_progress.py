@@ -161,3 +161,20 @@ def test_a_silent_stage_has_a_heartbeat(caplog: pytest.LogCaptureFixture) -> Non
     with Heartbeat("a stage that ends at once"):
         pass
     assert caplog.text == ""
+
+
+def test_a_library_shows_a_bar_to_people_only_and_else_logs(caplog: pytest.LogCaptureFixture) -> None:
+    """Catches lines in the output of a program that only calls a function, and silence that is not silent."""
+    with caplog.at_level("INFO"):
+        stream, terminal, silent = io.StringIO(), Terminal(), Terminal()
+        for progress in (Progress(1, 0, stream, show="log"), Progress(1, 0, terminal, show="log")):
+            progress.update(row())
+            progress.close()
+        assert stream.getvalue() == "" and terminal.getvalue() != ""
+        assert [record.getMessage().partition(",")[0] for record in caplog.records] == ["1 of 1 images"] * 2
+        caplog.clear()
+        for hidden in (silent, stream):
+            progress = Progress(1, 0, hidden, show="nothing")
+            progress.update(row())
+            progress.close()
+        assert (silent.getvalue(), stream.getvalue(), caplog.records) == ("", "", [])

@@ -1,0 +1,1 @@
+"""The public Python API; its names are those of ``idc_ray.__all__``."""

@@ -1,0 +1,204 @@
+"""One image at a time, in this process: what the condense job does to an image, for notebooks and pipelines."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from idc_ray.api.arrays import ImageLike, as_rgb
+from idc_ray.api.settings import Path, configure, refuse
+from idc_ray.api.state import preserved, repeatable_torch
+from idc_ray.condensation.condenser import Condenser as BatchCondenser
+from idc_ray.condensation.load import load_condenser
+from idc_ray.condensation.retry import condense_each
+from idc_ray.condensation.tasks import Condensed, ImageTask, needs_hr
+from idc_ray.config import CondenseConfig
+from idc_ray.evaluation.network import read_checkpoint
+from idc_ray.images import downscale
+from idc_ray.images.instance import cropped_to
+from idc_ray.pipeline.device import find_device
+
+__all__ = ["OF_THE_JOB", "Condenser", "Tiles", "image_task", "pixels_id"]
+
+#: Settings of the whole job, which say nothing about one image.
+OF_THE_JOB = frozenset(
+    ("input", "output", "teacher", "dry_run", "strict", "overwrite", "retry_quarantined", "gallery_images",
+     "allocation", "source.lr_input", "source.image_column", "source.on_changed", "store", "mlflow",
+     "actors.ray_address")
+)  # fmt: skip
+
+#: Settings of reading files, and of workers: here are neither.
+WITHOUT_USE = OF_THE_JOB | {
+    "source.max_pixels", "actors.min_size", "actors.max_size", "actors.initial_size", "actors.cpus", "actors.gpus",
+    "actors.images_per_step", "actors.device",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, repr=False)
+class Tiles:
+    """The condensed tiles of one image, n of side p, and their labels.
+
+    Attributes:
+        lr: uint8 (n, p, p, 3), RGB.
+        hr: uint8 (n, scale p, scale p, 3), RGB.
+        losses: held-out loss of the image, ``start`` before and ``end`` after matching; empty for methods that choose
+            crops, and without tiles. ``end`` may be above ``start`` where ``kept_start`` is True.
+        corners: (top, left) in LR pixels of the crop that each tile is or began with; None for one from no one place.
+        kept_start: whether matching did not improve on the start, which was kept; None if nothing was matched.
+        image_id: what seeded all that was random.
+
+    Example:
+        >>> import idc_ray
+        >>> import numpy as np
+        >>> stripes = np.zeros((128, 192, 3), np.uint8)
+        >>> stripes[:, ::7] = 255
+        >>> tiles = idc_ray.Condenser.from_pretrained(tile_size=16)(stripes, ratio=0.2)
+        >>> len(tiles), tiles.lr.shape, tiles.hr.dtype
+        (5, (5, 16, 16, 3), dtype('uint8'))
+    """
+
+    lr: NDArray[np.uint8]
+    hr: NDArray[np.uint8]
+    losses: dict[str, float]
+    corners: list[tuple[int, int] | None]
+    kept_start: bool | None
+    image_id: str
+
+    def __len__(self) -> int:
+        """How many tiles."""
+        return len(self.lr)
+
+    def __repr__(self) -> str:
+        sides = [f"{images.shape[1]} x {images.shape[2]}" for images in (self.lr, self.hr)]
+        losses = f", loss {self.losses['start']:.3g} -> {self.losses['end']:.3g}" if self.losses else ""
+        return f"Tiles({len(self)}, {' -> '.join(sides)}{losses})"
+
+
+class Condenser:
+    """Condenses images one by one in this process, without Ray.
+
+    Deterministic: the tiles of an image are the same bytes in each call, and, on a device of the same kind, those that
+    the job :func:`idc_ray.condense` makes of the same pixels with the same settings and image id. During a call torch
+    computes as in the job's workers (by default on one thread, with deterministic algorithms, without TF32); after it
+    all settings of torch are as they were. Not for several threads at a time, as torch's settings are the process's.
+
+    Made by :meth:`from_pretrained`.
+
+    Example:
+        >>> import idc_ray
+        >>> from PIL import Image
+        >>> condenser = idc_ray.Condenser.from_pretrained("bundled", scale=2)
+        >>> tiles = condenser(Image.open("photos/chelsea.png"), ratio=0.1)
+        >>> tiles.lr.shape, tiles.hr.shape
+        ((1, 48, 48, 3), (1, 96, 96, 3))
+        >>> tiles.losses["end"] < tiles.losses["start"]
+        True
+        >>> tiles
+        Tiles(1, 48 x 48 -> 96 x 96, loss ... -> ...)
+    """
+
+    def __init__(self, inner: BatchCondenser) -> None:
+        self._inner = inner
+
+    @classmethod
+    def from_pretrained(
+        cls, teacher: Path = "bundled", scale: int = 2, device: str | torch.device = "auto", **settings: object
+    ) -> Condenser:
+        """A condenser with a teacher.
+
+        Args:
+            teacher: checkpoint of the network that labels the tiles, local or in an object store: one of this
+                package's, a public EDSR or MambaIRv2-light, or any that spandrel loads. ``bundled``: the small EDSR of
+                this package.
+            scale: super-resolution factor, 2, 3 or 4.
+            device: such as ``cpu`` or ``cuda:1``; ``auto``: the GPU if there is one.
+            settings: of the method, by the names of ``idc-ray condense``, nested by dictionaries:
+                ``method="hardest"``, ``rlff={"num_frequencies": 512}``, ``actors={"threads": 2}``.
+
+        Raises:
+            BadRequest: an unknown setting (with the nearest valid name) or one of the whole job, a wrong type or range,
+                a teacher that cannot be used, or no such device.
+        """
+        refuse(CondenseConfig, settings, WITHOUT_USE, "it is one of the whole job, idc_ray.condense")
+        config = configure(CondenseConfig, {**settings, "scale": scale})
+        chosen = find_device(device)
+        data, _ = read_checkpoint(os.fspath(teacher), config.scale, "teacher")
+        with preserved(), repeatable_torch(chosen, config.actors.threads):
+            return cls(load_condenser(config, data, chosen))
+
+    @property
+    def config(self) -> CondenseConfig:
+        """All settings."""
+        return self._inner.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._inner.device
+
+    def __call__(self, image: ImageLike, ratio: float | None = None, image_id: str | None = None) -> Tiles:
+        """Condense one high-resolution image; its low-resolution image is made by MATLAB-style bicubic.
+
+        Args:
+            image: a PIL image, uint8 (H, W, 3), or a tensor (3, H, W), uint8 or floating point in [0, 1]; RGB. It is
+                cropped at the right and below to whole multiples of the scale.
+            ratio: share of the pixels that is kept, in (0, 1]; at least one tile is. None: the condenser's.
+            image_id: seeds all that is random about the image. The job's ids are ``idc_ray.images.image_id(PATH)`` of
+                paths relative to the input. None: the first 16 hex digits of the SHA-256 of the pixels, so that equal
+                images have equal tiles.
+
+        Raises:
+            BadRequest: the image is none of these, or the ratio is out of range.
+            RejectedImage: ``too_small``, it holds no tile; ``unsupported_pixels``, a mode of PIL's that has no stated
+                range or colours.
+            ArithmeticError, RuntimeError, ValueError: the network's output is not finite, or there is too little
+                memory.
+        """
+        inner = self._inner if ratio is None else self._with_ratio(ratio)
+        task = image_task(as_rgb(image), image_id, inner.config)
+        with repeatable_torch(inner.device, inner.config.actors.threads):
+            (result,) = condense_each(inner, [task])
+        if isinstance(result, Exception):
+            raise result
+        return tiles_of(task.image_id, result)
+
+    def __repr__(self) -> str:
+        config = self.config
+        return f"Condenser({config.method}, x{config.scale}, ratio {config.ratio:g}, {self.device})"
+
+    def _with_ratio(self, ratio: float) -> BatchCondenser:
+        inner = copy.copy(self._inner)
+        inner.config = configure(CondenseConfig, {**self.config.model_dump(), "ratio": ratio})
+        return inner
+
+
+def image_task(image: NDArray[np.uint8], image_id: str | None, config: CondenseConfig) -> ImageTask:
+    """What is to be done with an HR image, uint8 (H, W, 3).
+
+    Raises:
+        RejectedImage: ``too_small``.
+    """
+    hr = cropped_to(image, config.scale, config.tile_size)
+    lr = downscale(hr, config.scale)
+    return ImageTask(image_id or pixels_id(image), lr, hr if needs_hr(config) else None)
+
+
+def pixels_id(image: NDArray[np.uint8]) -> str:
+    """Id of uint8 (H, W, 3) by its content: 16 hex digits of the SHA-256 of its height, width and pixels."""
+    digest = hashlib.sha256(f"{image.shape[0]} {image.shape[1]} ".encode())
+    digest.update(np.ascontiguousarray(image).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def tiles_of(image_id: str, result: Condensed) -> Tiles:
+    """A result as the API gives it."""
+    losses = {} if result.loss_start is None or result.loss_end is None else {
+        "start": result.loss_start, "end": result.loss_end
+    }  # fmt: skip
+    return Tiles(result.lr_tiles, result.hr_tiles, losses, result.corners, result.kept_start, image_id)

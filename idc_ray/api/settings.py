@@ -1,0 +1,74 @@
+"""Keywords of the API to the typed configuration of a job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from idc_ray.config import load
+from idc_ray.config.loading import flatten
+from idc_ray.errors import BadRequest
+from idc_ray.submitted import refuse_relative_places
+
+__all__ = ["Path", "configure", "configure_job", "refuse"]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+Path = str | os.PathLike[str]
+"""A local path, or the URI of an object store."""
+
+
+def configure(model: type[Model], settings: Mapping[str, object], config: Path | None = None) -> Model:
+    """The configuration of a call.
+
+    Args:
+        model: the configuration's type.
+        settings: keywords; nested dictionaries or dotted names.
+        config: YAML file of settings, over which keywords win; None: none.
+
+    Raises:
+        BadRequest: an unknown setting (with the nearest valid name), or a wrong type or range.
+    """
+    return load(model, None if config is None else os.fspath(config), _plain(settings))
+
+
+def configure_job(model: type[Model], settings: Mapping[str, object], config: Path | None) -> Model:
+    """The same for a whole job.
+
+    Raises:
+        BadRequest: as :func:`configure`; ``dry_run``; a relative path in a job that was submitted to a cluster.
+    """
+    made = configure(model, settings, config)
+    if getattr(made, "dry_run", False):
+        raise BadRequest("dry_run is True; expected False: only the command line prints estimates, with --dry-run")
+    refuse_relative_places(made)
+    return made
+
+
+def refuse(model: type[BaseModel], settings: Mapping[str, object], names: Collection[str], fix: str) -> None:
+    """Refuse settings that a call has no use for.
+
+    Args:
+        model: the configuration's type.
+        settings: keywords, nested or dotted.
+        names: settings and sections without use.
+        fix: where they are of use.
+
+    Raises:
+        BadRequest: one of them is there, or an unknown one.
+    """
+    for name in flatten(model, _plain(settings), "the call"):
+        if name in names or name.rpartition(".")[0] in names:
+            raise BadRequest(f"setting '{name}' is of no use here; {fix}")
+
+
+def _plain(value: Any) -> Any:
+    """Without path objects, which the configuration does not know."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

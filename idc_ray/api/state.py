@@ -1,0 +1,167 @@
+"""What a call of the API must leave as it was: settings of the process that belong to its caller."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+
+from idc_ray.pipeline.device import make_repeatable
+
+__all__ = ["preserved", "repeatable_torch"]
+
+#: Variables that Ray, MLflow, torch and the jobs set for processes that they start, by how their names begin.
+PREFIXES = ("RAY_", "MLFLOW_", "_MLFLOW_", "TUNE_", "CUBLAS_", "KMP_", "PYTHONPATH", "PYTHONBREAKPOINT")
+
+Restore = Callable[[], None]
+Value = TypeVar("Value")
+
+
+@contextlib.contextmanager
+def preserved() -> Iterator[None]:
+    """Undo what happens inside to torch's random state, the environment, logging and signal handlers.
+
+    Of the environment only variables that the jobs and their libraries set are undone (:data:`PREFIXES`): another
+    thread may set others meanwhile.
+    """
+    restores = [_random_state(), _environment(), _loggers(), _handlers()]
+    try:
+        yield
+    finally:
+        for restore in restores:
+            restore()
+
+
+@contextlib.contextmanager
+def repeatable_torch(device: torch.device, threads: int) -> Iterator[None]:
+    """Compute inside as the workers of a job do, and restore the caller's settings of torch at the end.
+
+    Args:
+        device: where to compute.
+        threads: of torch, on which float sums depend.
+    """
+    restores = [_random_state(), _environment(), _precision(), _flags()]
+    try:
+        make_repeatable(threads)
+        for module in _precision_modules():
+            module.fp32_precision = "ieee"
+        torch.set_default_dtype(torch.float32)
+        # A context of devices makes every call of torch slower, so there is none where the default is as in workers.
+        default = contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+        with default, torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for restore in restores:
+            restore()
+
+
+def _random_state() -> Restore:
+    cpu = torch.get_rng_state()
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+    def restore() -> None:
+        torch.set_rng_state(cpu)
+        if gpus is not None:
+            torch.cuda.set_rng_state_all(gpus)
+
+    return restore
+
+
+def _environment() -> Restore:
+    before = {name: value for name, value in os.environ.items() if name.startswith(PREFIXES)}
+
+    def restore() -> None:
+        for name in [name for name in os.environ if name.startswith(PREFIXES) and name not in before]:
+            del os.environ[name]
+        os.environ.update(before)
+
+    return restore
+
+
+def _loggers() -> Restore:
+    """Levels and handlers of the root logger and of those that exist; loggers that are made inside stay as made."""
+    known = [logging.getLogger(), *logging.root.manager.loggerDict.values()]
+    before = [
+        (logger, logger.level, list(logger.handlers), logger.propagate)
+        for logger in known
+        if isinstance(logger, logging.Logger)
+    ]
+
+    def restore() -> None:
+        for logger, level, handlers, propagate in before:
+            if logger.level != level:
+                logger.setLevel(level)
+            logger.handlers[:] = handlers
+            logger.propagate = propagate
+
+    return restore
+
+
+def _handlers() -> Restore:
+    """Of SIGINT and SIGTERM, which only the main thread may set, and of exceptions that nobody catches."""
+    hook = sys.excepthook
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        sys.excepthook = hook
+        for number, handler in before.items():
+            if main and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+
+    return restore
+
+
+def _flags() -> Restore:
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+
+    def restore() -> None:
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+
+    return restore
+
+
+def _precision() -> Restore:
+    """Of float32 products. torch has two interfaces to it: what the new one has set the old one may refuse to read.
+
+    Then the old one's setting can only be its default.
+    """
+    matmul = _readable(torch.get_float32_matmul_precision, "highest")
+    cudnn = _readable(lambda: torch.backends.cudnn.allow_tf32, True)
+    new = [(module, module.fp32_precision) for module in _precision_modules()]
+
+    def restore() -> None:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = cudnn
+        for module, precision in new:  # last, as the old interface writes to the new one
+            module.fp32_precision = precision
+
+    return restore
+
+
+def _readable(read: Callable[[], Value], default: Value) -> Value:
+    try:
+        return read()
+    except RuntimeError:
+        return default
+
+
+def _precision_modules() -> list[Any]:
+    """Where torch's new interface states it, one for each kind of operation; none before torch 2.9."""
+    backends: Any = torch.backends
+    if not hasattr(backends.cuda.matmul, "fp32_precision"):
+        return []
+    return [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul, backends.mkldnn.conv]

@@ -1,0 +1,53 @@
+"""Every example in a docstring of the public API, run where it says: in a folder with photographs."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import idc_ray
+from idc_ray.photographs import photographs
+
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+WITHOUT = {"__version__", "errors"}
+
+
+def names() -> list[str]:
+    return [name for name in idc_ray.__all__ if name not in WITHOUT]
+
+
+def examples(value: Any) -> list[doctest.DocTest]:
+    module = inspect.getmodule(value)
+    found = doctest.DocTestFinder(recurse=False).find(value, module=module, globs={})
+    return [test for test in found if test.examples]
+
+
+@pytest.fixture(scope="module")
+def folder(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the examples find: two photographs, and a set condensed from them."""
+    root = tmp_path_factory.mktemp("examples")
+    (root / "photos").mkdir()
+    for path in photographs():
+        if path.name in ("chelsea.png", "coffee.png"):
+            (root / "photos" / path.name).write_bytes(path.read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        idc_ray.condense("photos/", "out/", scale=2, ratio=0.1, mlflow={"enabled": False}, actors={"max_size": 1})
+    return root
+
+
+@pytest.mark.parametrize("name", names())
+def test_an_example_does_what_it_says(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches an example that has become wrong, and a public name without one."""
+    monkeypatch.chdir(folder)
+    tests = examples(getattr(idc_ray, name))
+    assert tests, f"idc_ray.{name} has no example"
+    for test in tests:
+        messages: list[str] = []
+        doctest.DocTestRunner(optionflags=FLAGS).run(test, out=messages.append, clear_globs=False)
+        assert not messages, "".join(messages)
