@@ -26,7 +26,7 @@ from idc_ray.condensation.retry import condense_each
 from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest, RejectedImage
-from idc_ray.evaluation.run import read_checkpoint
+from idc_ray.evaluation.network import read_checkpoint
 from idc_ray.images import decode_png, decode_rgb, encode_png
 from idc_ray.pipeline.cluster import PoolPlan, plan_pool
 from idc_ray.pipeline.condense import IMAGES_PER_STEP
