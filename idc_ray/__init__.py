@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from idc_ray import errors
+    from idc_ray import data, errors
     from idc_ray.api.condenser import Condenser, Tiles
     from idc_ray.api.jobs import condense
     from idc_ray.api.networks import load_model, upscale
@@ -29,6 +29,7 @@ __all__ = [
     "__version__",
     "condense",
     "create_model",
+    "data",
     "errors",
     "list_models",
     "load_model",
@@ -44,7 +45,7 @@ _NAMES = {
     "idc_ray.dataset": ("CondensedDataset",),
     "idc_ray.models": ("Upscaler", "create_model", "list_models"),
 }
-_MODULES = ("errors",)
+_MODULES = ("data", "errors")
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 

@@ -1,4 +1,13 @@
-"""Errors that end a command, with the exit code that each one means, and the one that sets an image aside."""
+"""Errors that end a job, with the exit code of the command that each one means, and the one that sets an image aside.
+
+Example:
+    >>> import idc_ray
+    >>> try:
+    ...     idc_ray.condense("photos/", "out/", ratoi=0.1)
+    ... except idc_ray.errors.BadRequest as error:
+    ...     print(error)
+    unknown setting 'ratoi'; did you mean 'ratio'?
+"""
 
 from __future__ import annotations
 
