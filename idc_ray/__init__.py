@@ -12,39 +12,62 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from idc_ray import data, errors
     from idc_ray.api.condenser import Condenser, Tiles
-    from idc_ray.api.jobs import condense
+    from idc_ray.api.jobs import compare, condense, evaluate, export, status, train, tune
     from idc_ray.api.networks import load_model, upscale
-    from idc_ray.api.results import CondenseResult
+    from idc_ray.api.results import (
+        CompareResult,
+        CondenseResult,
+        EvaluateResult,
+        ExportResult,
+        TrainResult,
+        TuneResult,
+    )
     from idc_ray.dataset import CondensedDataset
     from idc_ray.models import Upscaler, create_model, list_models
+    from idc_ray.store import Status
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CompareResult",
     "CondenseResult",
     "CondensedDataset",
     "Condenser",
+    "EvaluateResult",
+    "ExportResult",
+    "Status",
     "Tiles",
+    "TrainResult",
+    "TuneResult",
     "Upscaler",
     "__version__",
+    "compare",
     "condense",
     "create_model",
     "data",
     "errors",
+    "evaluate",
+    "export",
     "list_models",
     "load_model",
+    "status",
+    "train",
+    "tune",
     "upscale",
 ]
 
 #: Names of ``__all__`` by the module that defines them.
 _NAMES = {
     "idc_ray.api.condenser": ("Condenser", "Tiles"),
-    "idc_ray.api.jobs": ("condense",),
+    "idc_ray.api.jobs": ("compare", "condense", "evaluate", "export", "status", "train", "tune"),
     "idc_ray.api.networks": ("load_model", "upscale"),
-    "idc_ray.api.results": ("CondenseResult",),
+    "idc_ray.api.results": (
+        "CompareResult", "CondenseResult", "EvaluateResult", "ExportResult", "TrainResult", "TuneResult",
+    ),
     "idc_ray.dataset": ("CondensedDataset",),
     "idc_ray.models": ("Upscaler", "create_model", "list_models"),
-}
+    "idc_ray.store": ("Status",),
+}  # fmt: skip
 _MODULES = ("data", "errors")
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

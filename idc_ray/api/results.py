@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from idc_ray.dataset import CondensedDataset
-    from idc_ray.pipeline.condense import Finished
+    import torch
 
-__all__ = ["CondenseResult", "Quarantined"]
+    from idc_ray.comparison.compare import Compared
+    from idc_ray.dataset import CondensedDataset
+    from idc_ray.evaluation.benchmarks import SetScores
+    from idc_ray.models import Upscaler
+    from idc_ray.pipeline.condense import Finished
+    from idc_ray.training.driver import Trained
+    from idc_ray.tuning.tune import Tuned
+
+__all__ = [
+    "CompareResult", "CondenseResult", "EvaluateResult", "ExportResult", "FailedArm", "Quarantined", "TrainResult",
+    "Trial", "TuneResult",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,3 +97,214 @@ class CondenseResult:
             seconds=numbers["wall_seconds"],
             summary=summary.format(),
         )
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained network, see :func:`idc_ray.train`.
+
+    Attributes:
+        output: where it is.
+        num_steps: optimiser steps done.
+        best_psnr: highest PSNR on the validation images, dB; None without validation.
+        best_step: after how many steps.
+        checkpoint: the best network's file, or without validation the last one's.
+        last: file of the network after the last step.
+
+    Example:
+        >>> import idc_ray
+        >>> run = idc_ray.train("out/", "student/", iterations=4, batch_size=2, mlflow={"enabled": False})
+        >>> run.load(device="cpu")
+        Upscaler(last.safetensors, x2, cpu)
+    """
+
+    output: str
+    num_steps: int
+    best_psnr: float | None
+    best_step: int | None = field(repr=False)
+    checkpoint: str = field(repr=False)
+    last: str = field(repr=False)
+
+    def load(self, device: str | torch.device = "auto") -> Upscaler:
+        """The network of ``checkpoint``, see :func:`idc_ray.load_model`."""
+        from idc_ray.api.networks import load_model  # imports torch
+
+        return load_model(self.checkpoint, device=device)
+
+    @classmethod
+    def of(cls, trained: Trained) -> TrainResult:
+        """Of a training that has come to its end."""
+        from idc_ray.training.state import BEST, LAST  # imports torch
+
+        best = BEST if trained.best_psnr is not None else LAST
+        place = trained.place
+        return cls(place.uri, trained.steps, trained.best_psnr, trained.best_step, place.shown(best), place.shown(LAST))
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """Scores of a network, see :func:`idc_ray.evaluate`.
+
+    Attributes:
+        output: where ``metrics.json`` and ``metrics.csv`` are.
+        psnr: mean PSNR on Y by set, dB; infinite where every image came out exactly.
+        ssim: mean SSIM on Y by set.
+        sets: the same of each image: ``sets["Set5"]["images"]["baby.png"]["psnr"]``.
+
+    Example:
+        >>> import idc_ray
+        >>> scores = idc_ray.evaluate("bundled", "benchmarks/", "scores/", scale=2)
+        >>> sorted(scores.sets["Set2"]["images"])
+        ['chelsea.png', 'coffee.png']
+    """
+
+    output: str
+    psnr: dict[str, float]
+    ssim: dict[str, float] = field(repr=False)
+    sets: dict[str, SetScores] = field(repr=False)
+
+    @classmethod
+    def of(cls, output: str, sets: dict[str, SetScores]) -> EvaluateResult:
+        """Of scores by set."""
+        psnr = {name: scores["psnr"] for name, scores in sets.items()}
+        return cls(output, psnr, {name: scores["ssim"] for name, scores in sets.items()}, sets)
+
+
+@dataclass(frozen=True)
+class FailedArm:
+    """A training of a comparison that failed; the same call again tries it again.
+
+    Attributes:
+        arm: its name.
+        seed: with which it was condensed and trained.
+        reason: why.
+    """
+
+    arm: str
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """A comparison, see :func:`idc_ray.compare`.
+
+    Attributes:
+        output: where tables and plots are.
+        num_finished: trainings (arms times seeds) that are done.
+        num_trainings: trainings in all.
+        psnr: mean PSNR on Y over the seeds, dB, by arm and set; None where it is infinite or there is none yet.
+        failures: trainings that failed in this call.
+        table: the whole table with paired differences and their intervals, Markdown.
+
+    Example:
+        >>> import idc_ray
+        >>> comparison = idc_ray.compare("photos/", "comparison/", benchmarks="benchmarks/", methods=["random"],
+        ...     ratios=0.1, labels="teacher", students="edsr_small", seeds=[0],
+        ...     train={"iterations": 2, "batch_size": 2}, mlflow={"enabled": False})
+        >>> list(comparison.psnr)
+        ['random-0.1-teacher-per_image-edsr_small']
+        >>> comparison.failures
+        ()
+    """
+
+    output: str
+    num_finished: int
+    num_trainings: int
+    psnr: dict[str, dict[str, float | None]] = field(repr=False)
+    failures: tuple[FailedArm, ...]
+    table: str = field(repr=False)
+
+    @classmethod
+    def of(cls, compared: Compared) -> CompareResult:
+        """Of a launch that has come to its end."""
+        from idc_ray.comparison.table import to_markdown  # needs scipy
+
+        report = compared.report
+        means: dict[str, dict[str, float | None]] = {}
+        for arm in report.arms:
+            spreads = {name: arm.spreads.get((name, "psnr")) for name in report.sets}
+            means[arm.name] = {name: None if found is None else found.mean for name, found in spreads.items()}
+        failures = tuple(FailedArm(each.arm, each.seed, each.reason) for each in report.failures)
+        return cls(compared.place.uri, report.finished, report.total, means, failures, to_markdown(report))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings that were tried in a sweep.
+
+    Attributes:
+        number: from 0.
+        settings: values of what is varied, by dotted name; keywords of :func:`idc_ray.condense`.
+        status: ``finished``, ``stopped`` early, ``failed``, or ``running`` when the time was up.
+        psnr: mean PSNR of the students, dB; None if there is none.
+        ratio: share of the pixels that was kept.
+        seconds: of condensing.
+        reason: why it failed.
+    """
+
+    number: int
+    settings: dict[str, Any]
+    status: str
+    psnr: float | None
+    ratio: float | None
+    seconds: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """A sweep, see :func:`idc_ray.tune`.
+
+    Attributes:
+        output: where records, tables and plots are.
+        num_trials: trials, of all calls on this output.
+        best: the trial with the highest PSNR.
+        best_config: file with all settings of the best trial, for ``idc_ray.condense(..., config=...)``.
+        trials: best first; those that did not come to their end, last.
+        table: the same for people.
+
+    Example:
+        >>> import idc_ray
+        >>> sweep = idc_ray.tune("space.yaml", "photos/", "sweep/", samples=2, seeds=[0], stopper="none",
+        ...     train={"iterations": 2, "batch_size": 2}, mlflow={"enabled": False})
+        >>> sweep.best.settings in ({"method": "random"}, {"method": "sobel"})
+        True
+        >>> sweep.trials[0] == sweep.best
+        True
+    """
+
+    output: str
+    num_trials: int
+    best: Trial
+    best_config: str = field(repr=False)
+    trials: tuple[Trial, ...] = field(repr=False)
+    table: str = field(repr=False)
+
+    @classmethod
+    def of(cls, tuned: Tuned) -> TuneResult:
+        """Of a launch with a finished trial."""
+        trials = tuple(
+            Trial(each.number, each.draw, each.status, each.psnr, each.ratio, each.cost, each.reason)
+            for each in tuned.trials
+        )
+        place = tuned.place
+        return cls(place.uri, len(trials), trials[0], place.shown("best.yaml"), trials, tuned.table)
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A condensed set as folders, see :func:`idc_ray.export`.
+
+    Attributes:
+        output: the folder, with ``HR/``, ``LR/`` and ``meta_info.txt``.
+        num_pairs: pairs of PNGs.
+
+    Example:
+        >>> import idc_ray
+        >>> idc_ray.export("out/", "pairs/")
+        ExportResult(output='.../pairs', num_pairs=3)
+    """
+
+    output: str
+    num_pairs: int

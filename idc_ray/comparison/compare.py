@@ -6,7 +6,7 @@ import contextlib
 import logging
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -18,6 +18,7 @@ from idc_ray.comparison.prepare import Plan, prepare
 from idc_ray.comparison.report import make_report, report_files
 from idc_ray.comparison.results import Failure, Result, Results
 from idc_ray.comparison.schedule import Outcome, Unit, run_units
+from idc_ray.comparison.table import Report
 from idc_ray.comparison.tasks import Blocks
 from idc_ray.comparison.track import tell_result
 from idc_ray.config import METHOD_VERSION, CondenseConfig
@@ -34,21 +35,32 @@ from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.lock import lock
 from idc_ray.tracking import tracking_uri
 
-__all__ = ["compare"]
+__all__ = ["Compared", "compare", "run_compare"]
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A launch that has come to its end.
+
+    Attributes:
+        place: the output, which has the table in ``results.md``.
+        report: what is known of all arms, with the failures of this launch.
+    """
+
+    place: Place
+    report: Report
+
+
 def compare(config: CompareConfig) -> int:
-    """Compare; the same call again does what is missing, and tries again what failed.
+    """The command: :func:`run_compare` between its settings and where the table is, printed; or an estimate.
 
     Returns:
         The exit code: 0, or 1 if an arm failed.
 
     Raises:
-        BadRequest: what was asked for cannot be done.
-        Locked: another process works on the output.
-        Interrupted: SIGINT or SIGTERM.
+        IdcError, Interrupted: as :func:`run_compare`.
     """
     print(config.to_yaml(), flush=True)
     if config.dry_run:
@@ -57,6 +69,23 @@ def compare(config: CompareConfig) -> int:
             with Heartbeat("timing a few images and steps"):
                 print(dry_run.estimate(plan))
         return 0
+    compared = run_compare(config)
+    report = compared.report
+    print(f"{report.finished} of {report.total} trainings: {compared.place.shown('results.md')}", flush=True)
+    return 1 if report.failures else 0
+
+
+def run_compare(config: CompareConfig) -> Compared:
+    """Compare; the same call again does what is missing, and tries again what failed.
+
+    Args:
+        config: the settings; ``dry_run`` is not looked at.
+
+    Raises:
+        BadRequest: what was asked for cannot be done.
+        Locked: another process works on the output.
+        Interrupted: SIGINT or SIGTERM.
+    """
     plan = _prepared(config)
     for line in plan.left_out:
         log.info("%s", line)
@@ -66,7 +95,7 @@ def compare(config: CompareConfig) -> int:
     place.check_writable()
     with lock(place, holder_text()):
         place.write("config.yaml", config.to_yaml().encode())
-        return _Comparison(plan, place).run()
+        return Compared(place, _Comparison(plan, place).run())
 
 
 def _prepared(config: CompareConfig, photographs: str | None = None) -> Plan:
@@ -88,7 +117,7 @@ class _Comparison:
         self._blocks: dict[int, Blocks] = {}
         self._labelled: dict[str, Blocks] = {}
 
-    def run(self) -> int:
+    def run(self) -> Report:
         plan, config = self.plan, self.config
         missing: list[tuple[Arm, int]] = []
         for arm, seed in plan.trainings:
@@ -105,13 +134,12 @@ class _Comparison:
                     self._track(result)
             self._on_ray(missing)
             with Heartbeat("writing the report"):
-                self._report()
+                report = self._report()
         except BaseException as error:
             self.tracking.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         self.tracking.finish("FAILED" if self.failures else "FINISHED")
-        print(f"{len(self.done)} of {len(plan.trainings)} trainings: {self.place.shown('results.md')}", flush=True)
-        return 1 if self.failures else 0
+        return report
 
     def _track(self, result: Result) -> None:
         self.tracking.child(result.name, lambda run: tell_result(run, result))
@@ -201,13 +229,14 @@ class _Comparison:
         scores = ", ".join(f"{each} {scored['psnr'] or float('inf'):.3f} dB" for each, scored in result.sets.items())
         log.info("%s: %s", _name(arm, seed), scores)
 
-    def _report(self) -> None:
+    def _report(self) -> Report:
         workers = self.pool.max_size if self.pool else None
         report = make_report(self.plan, list(self.done.values()), self.failures, self.anchors, workers)
         files = report_files(report)
         for name, content in files.items():
             self.place.write(name, content)
         self.tracking.report(files, report.finished)
+        return report
 
     # Tasks
 

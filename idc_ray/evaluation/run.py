@@ -39,8 +39,16 @@ def make_upscale(config: EvaluateConfig) -> Callable[[Image], Image]:
     return open_network(config).upscale
 
 
-def run_evaluation(config: EvaluateConfig) -> dict[str, SetScores]:
-    """Evaluate, print the table, write what was asked for; what can be refused is refused before the first image.
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+def run_evaluation(config: EvaluateConfig, tell: Callable[[str], None] = _print) -> dict[str, SetScores]:
+    """Evaluate and write what was asked for; what can be refused is refused before the first image.
+
+    Args:
+        config: the settings.
+        tell: takes each image's score, the table, and where it is written.
 
     Returns:
         Scores by the set's name; none in a dry run.
@@ -56,7 +64,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, SetScores]:
     network = open_network(config, show_tile)
     if config.dry_run:
         with Heartbeat("timing the network"):
-            print(_estimate(config, sets, network))
+            tell(_estimate(config, sets, network))
         return {}
     place = resolve(config.output)
     place.check_writable()
@@ -65,7 +73,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, SetScores]:
     def on_image(name: str, file: str, scores: Scores, picture: Image) -> None:
         nonlocal done, tile
         done, tile = done + 1, ""
-        print(f"{name} {file} {scores['psnr']:.2f} dB", flush=True)
+        tell(f"{name} {file} {scores['psnr']:.2f} dB")
         if config.pictures:
             place.write(names[name, file], encode_png(picture))
 
@@ -75,11 +83,11 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, SetScores]:
 
     with Heartbeat(now):
         results = evaluate(network.upscale, sets, config.scale, on_image)
-    print(f"\n{config.model} x{config.scale}\n{format_table(results)}")
+    tell(f"\n{config.model} x{config.scale}\n{format_table(results)}")
     _tell_exact(results)
     write_metrics(place, results)
     write_csv(place, results)
-    print(f"written to {place.shown('metrics.json')}")
+    tell(f"written to {place.shown('metrics.json')}")
     if config.mlflow.enabled:
         _track(config, network.sha256[:16], place, results)
     return results

@@ -29,7 +29,7 @@ REASONS = 1000  # quarantined images whose reasons are read; each is a file
 State = Literal["finished", "running", "stopped", "unknown"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Status:
     """A run at one moment. A running job goes on meanwhile, so numbers may differ by what it does in that time.
 
@@ -51,6 +51,13 @@ class Status:
             the start of the launch; None unless it runs and has finished some.
         manifest: of the finished run.
         read_at: seconds since 1970.
+
+    Example:
+        >>> import idc_ray
+        >>> idc_ray.status("out/")
+        Status('.../out', finished, 2 of 2 images, 0 quarantined)
+        >>> idc_ray.status("out/").as_dict()["images"]
+        {'total': 2, 'done': 2, 'quarantined': 0}
     """
 
     output: str
@@ -68,6 +75,10 @@ class Status:
     per_second: float | None
     manifest: Manifest | None
     read_at: float
+
+    def __repr__(self) -> str:
+        total = "?" if self.run.images is None else self.run.images
+        return f"Status({self.output!r}, {self.state}, {self.done} of {total} images, {self.quarantined} quarantined)"
 
     @property
     def seconds_left(self) -> float | None:

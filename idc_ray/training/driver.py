@@ -27,7 +27,7 @@ from idc_ray.images.locate import absolute, holds, locate, read_bytes
 from idc_ray.interrupt import check_interrupted
 from idc_ray.models import bundled_teacher_bytes, teacher_sha256
 from idc_ray.pipeline.cluster import join
-from idc_ray.pipeline.progress import Heartbeat, duration
+from idc_ray.pipeline.progress import Heartbeat, Show, duration
 from idc_ray.pipeline.waiting import EVERY
 from idc_ray.store import holder_text
 from idc_ray.store.filesystem import Place, resolve
@@ -38,12 +38,13 @@ from idc_ray.training.dry_run import estimate
 from idc_ray.training.fit import Event, new_model, start_sha256, with_absolute_start
 from idc_ray.training.mlflow_model import save_mlflow_model
 from idc_ray.training.progress import TrainProgress
+from idc_ray.training.sources import Source
 from idc_ray.training.state import BEST, LAST, TrainRecord, begin_training, check_output, read_state, update_record
 from idc_ray.training.stream import stream_of
 from idc_ray.training.validation import validation_pairs
 from idc_ray.training.worker import TrainJob, run_worker
 
-__all__ = ["train"]
+__all__ = ["Trained", "run_train", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +54,61 @@ CONTINUE = "the last state is kept; the same command continues"
 LEAVE_SECONDS = 20.0
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A training that has come to its end.
+
+    Attributes:
+        place: its output, which has ``last.safetensors``, and ``best.safetensors`` if it was validated.
+        steps: steps done.
+        best_psnr: highest PSNR on the validation images, dB; None without validation.
+        best_step: after how many steps.
+    """
+
+    place: Place
+    steps: int
+    best_psnr: float | None
+    best_step: int | None
+
+    def format(self) -> str:
+        """For a person: the checkpoints, and what they are."""
+        best = ""
+        if self.best_psnr is not None:
+            best = f"best {self.best_psnr:.2f} dB at step {self.best_step}: {self.place.shown(BEST)}\n"
+        return f"{best}{self.steps} steps: {self.place.shown(LAST)}"
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What was found before anything is written."""
+
+    config: TrainConfig
+    labels: bytes | None
+    sources: list[Source]
+    place: Place
+    record: TrainRecord
+
+
 def train(config: TrainConfig) -> int:
-    """Train a network; the same call again continues it, or confirms that it is finished.
+    """The command: :func:`run_train` between its settings and its checkpoints, printed; or an estimate.
 
     Returns:
         The exit code: 0.
+
+    Raises:
+        IdcError, Interrupted: as :func:`run_train`.
+    """
+    print(config.to_yaml(), flush=True)
+    print(_estimate(_prepare(config)) if config.dry_run else run_train(config, "lines").format())
+    return 0
+
+
+def run_train(config: TrainConfig, show: Show = "log") -> Trained:
+    """Train a network; the same call again continues it, or confirms that it is finished.
+
+    Args:
+        config: the settings; ``dry_run`` is not looked at.
+        show: where progress is shown.
 
     Raises:
         BadRequest: what was asked for cannot be done.
@@ -65,11 +116,26 @@ def train(config: TrainConfig) -> int:
         Interrupted: SIGINT or SIGTERM.
         IdcError: anything else that a user can mend.
     """
-    print(config.to_yaml(), flush=True)
+    ready = _prepare(config)
+    config, place = ready.config, ready.place
+    place.check_writable()
+    with lock(place, holder_text()):
+        record = begin_training(place, ready.record, config.overwrite)
+        state = read_state(place)
+        finished = state is not None and state.step >= config.iterations
+        if state is not None and finished and record.tracked:
+            return Trained(place, config.iterations, state.best_psnr, state.best_step)
+        notes = {"data": record.data, "digest": record.digest, "iterations": config.iterations, "seed": config.seed}
+        with Heartbeat("reading a few images for their sizes"):
+            work = _Work(ready.labels, notes, may_stream(config, ready.sources, record.resident))
+        return _tracked(config, place, record, None if finished else work, show)
+
+
+def _prepare(config: TrainConfig) -> _Ready:
+    """What is wrong with data, network or validation is told here, not by a worker minutes later."""
     config = _with_absolute_paths(config)
     _warn_of_validation(config)
     labels = _labelling_network(config)
-    # What is wrong with data, network or validation is told here, not by a worker minutes later.
     with Heartbeat("listing the data and checking network and validation"):
         sources = open_sources(config, labels, torch.device("cpu"))
         new_model(config)
@@ -80,38 +146,26 @@ def train(config: TrainConfig) -> int:
         log.info("training on %s", source.describe())
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)
-    place = resolve(config.output)
     content = (
         "+".join(source.digest for source in sources),
         None if labels is None else teacher_sha256(labels),
         start_sha256(config),
     )
-    digest = config.digest(*content)
     record = TrainRecord(
         config.model_dump(mode="json"),
-        digest,
+        config.digest(*content),
         [source.describe() for source in sources],
         datetime.now(UTC).isoformat(timespec="seconds"),
         family=config.digest(*content, with_iterations=False),
     )
-    if config.dry_run:
-        continued = check_output(place, record, config.overwrite)
-        state = None if continued is None else read_state(place)
-        with Heartbeat("reading a few images and timing a few steps"):
-            print(estimate(config, sources, 0 if state is None else state.step))
-        return 0
-    place.check_writable()
-    with lock(place, holder_text()):
-        record = begin_training(place, record, config.overwrite)
-        state = read_state(place)
-        finished = state is not None and state.step >= config.iterations
-        if state is not None and finished and record.tracked:
-            print(_summary(place, state.best_psnr, state.best_step, config.iterations))
-            return 0
-        notes = {"data": record.data, "digest": digest, "iterations": config.iterations, "seed": config.seed}
-        with Heartbeat("reading a few images for their sizes"):
-            work = _Work(labels, notes, may_stream(config, sources, record.resident))
-        return _tracked(config, place, record, None if finished else work)
+    return _Ready(config, labels, sources, resolve(config.output), record)
+
+
+def _estimate(ready: _Ready) -> str:
+    continued = check_output(ready.place, ready.record, ready.config.overwrite)
+    state = None if continued is None else read_state(ready.place)
+    with Heartbeat("reading a few images and timing a few steps"):
+        return estimate(ready.config, ready.sources, 0 if state is None else state.step)
 
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
@@ -156,7 +210,7 @@ class _Work:
     may_stream: bool
 
 
-def _tracked(config: TrainConfig, place: Place, record: TrainRecord, work: _Work | None) -> int:
+def _tracked(config: TrainConfig, place: Place, record: TrainRecord, work: _Work | None, show: Show) -> Trained:
     """Train what is left, if anything, and tell the tracked run what came of it."""
     with Heartbeat("starting the MLflow run"):
         tracker = Tracker.start(config.mlflow, config.output, record.digest, record.mlflow_run_id)
@@ -166,7 +220,7 @@ def _tracked(config: TrainConfig, place: Place, record: TrainRecord, work: _Work
     tracker.log_artifact(config.to_yaml(), "config.yaml")
     try:
         if work is not None:
-            _run_on_ray(config, place, work, tracker)
+            _run_on_ray(config, place, work, tracker, show)
     except BaseException as error:
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
@@ -180,8 +234,7 @@ def _tracked(config: TrainConfig, place: Place, record: TrainRecord, work: _Work
         _log_model(tracker, place)
         tracker.finish("FINISHED")
     update_record(place, tracked=True)  # last: killed before, the same command does the rest
-    print(_summary(place, state.best_psnr, state.best_step, state.step))
-    return 0
+    return Trained(place, state.step, state.best_psnr, state.best_step)
 
 
 def _log_model(tracker: Tracker, place: Place) -> None:
@@ -194,12 +247,7 @@ def _log_model(tracker: Tracker, place: Place) -> None:
         tracker.log_folder(Path(scratch, "model"), "model")
 
 
-def _summary(place: Place, psnr: float | None, step: int | None, steps: int) -> str:
-    best = f"best {psnr:.2f} dB at step {step}: {place.shown(BEST)}\n" if psnr is not None else ""
-    return f"{best}{steps} steps: {place.shown(LAST)}"
-
-
-def _run_on_ray(config: TrainConfig, place: Place, work: _Work, tracker: Tracker) -> None:
+def _run_on_ray(config: TrainConfig, place: Place, work: _Work, tracker: Tracker, show: Show) -> None:
     ours = not ray.is_initialized()
     # What the workers have to say comes as events and exceptions; Ray Train's own chatter would bury it.
     workers = config.workers
@@ -212,13 +260,13 @@ def _run_on_ray(config: TrainConfig, place: Place, work: _Work, tracker: Tracker
             fix=f"lower --workers.count ({workers.count}), --workers.cpus or --workers.gpus",
         )
     try:
-        _follow(config, place, work, tracker)
+        _follow(config, place, work, tracker, show)
     finally:
         if ours:
             ray.shutdown()
 
 
-def _follow(config: TrainConfig, place: Place, work: _Work, tracker: Tracker) -> None:
+def _follow(config: TrainConfig, place: Place, work: _Work, tracker: Tracker, show: Show) -> None:
     """Start the workers, and take what they tell until they end."""
     # On this machine: with another one that is lost it would take the training along.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -237,7 +285,7 @@ def _follow(config: TrainConfig, place: Place, work: _Work, tracker: Tracker) ->
     # In a thread: this one shows what happens, and takes the signals that Ray Train would swallow.
     thread = threading.Thread(target=run, name="ray train", daemon=True)
     thread.start()
-    progress = TrainProgress(config.iterations)
+    progress = TrainProgress(config.iterations, show=show)
     failure: IdcError | None = None
     try:
         for event in _told_while_waiting(_events(events, lambda: bool(outcome)), config.workers):

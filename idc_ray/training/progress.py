@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
@@ -10,9 +11,11 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from idc_ray.pipeline.progress import LOG_SECONDS, duration
+from idc_ray.pipeline.progress import LOG_SECONDS, Show, duration
 
 __all__ = ["TrainProgress"]
+
+log = logging.getLogger(__name__)
 
 
 class TrainProgress:
@@ -21,16 +24,18 @@ class TrainProgress:
     Args:
         iterations: steps in all.
         stream: where to; a bar if it is a terminal.
+        show: what does without a terminal, or nothing at all.
     """
 
-    def __init__(self, iterations: int, stream: TextIO | None = None) -> None:
+    def __init__(self, iterations: int, stream: TextIO | None = None, show: Show = "lines") -> None:
         self.iterations = iterations
         self._stream = sys.stderr if stream is None else stream
+        self._way = show
         self._told_at, self._told = -math.inf, 0
         self._step, self._rate, self._loss, self._psnr = 0, math.nan, math.nan, math.nan
         self._bar = (
             tqdm(total=iterations, unit="step", file=self._stream, dynamic_ncols=True, delay=1e-6)
-            if (self._stream.isatty())
+            if self._stream.isatty() and show != "nothing"
             else None
         )
 
@@ -77,8 +82,10 @@ class TrainProgress:
     def _say(self, text: str) -> None:
         if self._bar is not None:
             self._bar.write(text, file=self._stream)
-        else:
+        elif self._way == "lines":
             print(text, file=self._stream, flush=True)
+        elif self._way == "log":
+            log.info("%s", text)
 
     def _show(self) -> None:
         if self._bar is not None:
@@ -91,4 +98,4 @@ class TrainProgress:
 
     def _tell(self) -> None:
         self._told_at, self._told = time.monotonic(), self._step
-        print(self.line(), file=self._stream, flush=True)
+        self._say(self.line())

@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import ray
 from ray import tune as ray_tune
@@ -33,7 +34,7 @@ from idc_ray.tuning.search import Search, asha
 from idc_ray.tuning.track import run_name, track_trial
 from idc_ray.tuning.trial import trainable
 
-__all__ = ["tune"]
+__all__ = ["Tuned", "prepared", "run_tune", "tune"]
 
 log = logging.getLogger(__name__)
 
@@ -50,27 +51,59 @@ ENVIRONMENT = {
 RESOURCES = {"num_cpus": "cpu", "num_gpus": "gpu"}
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """A launch that has come to its end.
+
+    Attributes:
+        place: the output, which has the best settings in ``best.yaml``.
+        trials: best first; those that did not come to their end, last.
+        table: the same for people.
+        failure: why there is no best one.
+    """
+
+    place: Place
+    trials: list[TrialRecord]
+    table: str
+    failure: IdcError | None
+
+
 def tune(config: TuneConfig) -> int:
-    """Search; the same call again goes on where it was.
+    """The command: :func:`run_tune` between its settings and the table, printed; or an estimate.
 
     Returns:
         The exit code: 0.
 
     Raises:
-        BadRequest: what was asked for cannot be done.
-        IdcError: not one trial came to its end.
-        Locked: another process works on the output.
-        Interrupted: SIGINT or SIGTERM.
+        IdcError, Interrupted: as :func:`run_tune`; or ``failure`` of what it returns.
     """
     if config.dry_run:
         with tempfile.TemporaryDirectory() as folder:
-            plan = _prepared(config, f"{folder}/photographs")
+            plan = prepared(config, f"{folder}/photographs")
             print(plan.config.to_yaml(), flush=True)
             with Heartbeat("timing a few images and steps"):
                 print(estimate(plan))
         return 0
-    plan = _prepared(config)
+    plan = prepared(config)
     print(plan.config.to_yaml(), flush=True)
+    tuned = run_tune(plan)
+    print(f"{tuned.table}\n{'output':<15} {tuned.place.uri}", flush=True)
+    if tuned.failure is not None:
+        raise tuned.failure
+    return 0
+
+
+def run_tune(plan: Plan) -> Tuned:
+    """Search; the same call again goes on where it was.
+
+    Args:
+        plan: of :func:`prepared`.
+
+    Raises:
+        BadRequest: what was asked for cannot be done.
+        Locked: another process works on the output.
+        Interrupted: SIGINT or SIGTERM.
+    """
     config = plan.config
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)
@@ -82,7 +115,8 @@ def tune(config: TuneConfig) -> int:
         return _Sweep(plan, place, sweep.seconds).run()
 
 
-def _prepared(config: TuneConfig, photographs: str | None = None) -> Plan:
+def prepared(config: TuneConfig, photographs: str | None = None) -> Plan:
+    """What a sweep does, with the space's own settings; BadRequest if it cannot."""
     with Heartbeat("reading the space, the teacher and the images"):
         return prepare(config, photographs)
 
@@ -100,7 +134,7 @@ class _Sweep:
         self.total = plan.config.samples if points is None else min(points, plan.config.samples)
         self.ended_before = self._ended()
 
-    def run(self) -> int:
+    def run(self) -> Tuned:
         config = self.config
         log.info("%d of %d trials done before", self.ended_before, self.total)
         self.tracking = RunFamily(config.mlflow, config, config.output, self.place, self.plan.sweep.digest)
@@ -117,17 +151,17 @@ class _Sweep:
                 finally:
                     self._keep_seconds()
             with Heartbeat("writing the report"):
-                text = self._report()
+                table = self._report()
         except BaseException as error:
             self.tracking.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         found = any(record.ended_well for record in self.known.values())
         self.tracking.finish("FINISHED" if found else "FAILED")
-        print(text, flush=True)
-        if not found:
-            reasons = {record.reason for record in self.known.values() if record.reason}
-            raise IdcError(f"no trial came to its end; {'; '.join(sorted(reasons)[:3]) or 'raise --hours'}")
-        return 0
+        return Tuned(self.place, ranked(list(self.known.values())), table, None if found else self._failure())
+
+    def _failure(self) -> IdcError:
+        reasons = {record.reason for record in self.known.values() if record.reason}
+        return IdcError(f"no trial came to its end; {'; '.join(sorted(reasons)[:3]) or 'raise --hours'}")
 
     def _begin_anew(self, record: TrialRecord) -> None:
         """As a trial that was cut off, which goes on first."""
@@ -234,7 +268,7 @@ class _Sweep:
         files = report_files(self.plan, records, pictures=True)
         self._write(files)
         self.tracking.report(files, self._ended())
-        return f"{to_text(self.plan, records)}\n{'output':<15} {self.place.uri}"
+        return to_text(self.plan, records)
 
     def _write(self, files: dict[str, bytes]) -> None:
         for name, content in files.items():

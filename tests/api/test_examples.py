@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import idc_ray
 from idc_ray.photographs import photographs
@@ -33,12 +34,16 @@ def examples(value: Any) -> list[doctest.DocTest]:
 
 @pytest.fixture(scope="module")
 def folder(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the examples find: two photographs, and a set condensed from them."""
+    """What the examples find: two photographs, a set condensed from them, a benchmark set, and a space to search."""
     root = tmp_path_factory.mktemp("examples")
     (root / "photos").mkdir()
+    (root / "benchmarks" / "Set2" / "HR").mkdir(parents=True)
     for path in photographs():
         if path.name in ("chelsea.png", "coffee.png"):
             (root / "photos" / path.name).write_bytes(path.read_bytes())
+            with Image.open(path) as image:
+                image.crop((100, 100, 164, 164)).save(root / "benchmarks" / "Set2" / "HR" / path.name)
+    (root / "space.yaml").write_text("parameters: {method: [random, sobel]}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         idc_ray.condense("photos/", "out/", scale=2, ratio=0.1, mlflow={"enabled": False}, actors={"max_size": 1})
