@@ -32,7 +32,8 @@ class ResidualBlock(nn.Module):
         self.conv2 = _conv3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(torch.relu(self.conv1(x))) * self.res_scale
+        residual = self.conv2(torch.relu(self.conv1(x)))
+        return x + (residual if self.res_scale == 1 else residual * self.res_scale)
 
 
 class Upsample(nn.Sequential):

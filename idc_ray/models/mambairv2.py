@@ -6,14 +6,17 @@ Parameters and buffers have the names and shapes of the published checkpoints. V
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from idc_ray.models.permutation import Permutation, reorder
 from idc_ray.models.registry import ModelSpec, register_architecture, register_model
 from idc_ray.models.selective_scan import selective_scan
-from idc_ray.models.window_attention import attend_in_windows, position_bias, relative_position_index
+from idc_ray.models.window_attention import Windows, attend, position_biases, relative_position_index
 from idc_ray.models.windowed import WindowedNetwork, convolve, initialise
 
 __all__ = ["MambaIRv2"]
@@ -22,16 +25,14 @@ __all__ = ["MambaIRv2"]
 class Attention(nn.Module):
     """What follows queries, keys and values: multi-head attention in windows, and a projection."""
 
-    def __init__(self, channels: int, heads: int, window: int, shift: int) -> None:
+    def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()
-        self.window, self.shift = window, shift
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.proj = nn.Linear(channels, channels)
 
-    def forward(self, qkv: Tensor, mask: Tensor, index: Tensor) -> Tensor:
-        bias = position_bias(self.relative_position_bias_table, index)
-        return self.proj(attend_in_windows(qkv, bias, self.window, self.shift, mask if self.shift else None))
+    def forward(self, qkv: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        return self.proj(attend(qkv, bias, mask))
 
 
 class Gate(nn.Module):
@@ -79,9 +80,9 @@ class PromptedScan(nn.Module):
         self.Ds = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor, prompt: Tensor) -> Tensor:
-        step, b, c = (x @ self.x_proj_weight[0].t()).split([self.rank, self.states, self.states], -1)
-        step = step @ self.dt_projs_weight[0].t()
-        return selective_scan(x, step, -self.A_logs.exp(), b, c + prompt, self.Ds, self.dt_projs_bias[0])
+        step, b, c = (x @ self.x_proj_weight.squeeze(0).t()).split([self.rank, self.states, self.states], -1)
+        step = step @ self.dt_projs_weight.squeeze(0).t()
+        return selective_scan(x, step, -self.A_logs.exp(), b, c + prompt, self.Ds, self.dt_projs_bias.squeeze(0))
 
 
 class AttentiveStateSpace(nn.Module):
@@ -99,9 +100,7 @@ class AttentiveStateSpace(nn.Module):
         self.CPE = nn.Sequential(nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden))
         self.embeddingB = nn.Embedding(prompts, rank)
         nn.init.uniform_(self.embeddingB.weight, -1 / prompts, 1 / prompts)
-        self.route = nn.Sequential(
-            nn.Linear(channels, channels // 3), nn.GELU(), nn.Linear(channels // 3, prompts), nn.LogSoftmax(-1)
-        )
+        self.route = nn.Sequential(nn.Linear(channels, channels // 3), nn.GELU(), nn.Linear(channels // 3, prompts))
         self.selectiveScan = PromptedScan(hidden, states)
         self.out_norm = nn.LayerNorm(hidden)
         self.out_proj = nn.Linear(hidden, channels)
@@ -110,21 +109,40 @@ class AttentiveStateSpace(nn.Module):
         """``shared`` is the half of the prompts' factorisation that the layer owns, (rank, states)."""
         height, width = x.shape[1:3]
         prompt, choice = self._prompt(self.route(x.flatten(1, 2)), self.embeddingB.weight @ shared)
-        order = choice.argsort(dim=1, stable=True)
+        # int16: the cost of a radix sort on CUDA is proportional to the bits of its keys.
+        alike = Permutation.of(choice.to(torch.int16).argsort(dim=1, stable=True))
         x = convolve(self.in_proj, x)
         x = x * convolve(self.CPE, x).sigmoid()
         # The prompts stay in raster order, as published: one goes to a place in the sequence, not to its own pixel.
-        y = self.selectiveScan(_rearranged(x.flatten(1, 2), order), prompt)
+        y = self.selectiveScan(reorder(x.flatten(1, 2), alike), prompt)
         y = self.out_proj(self.out_norm(y))
-        return _rearranged(y, order.argsort(dim=1)).unflatten(1, (height, width))
+        return reorder(y, alike.back).unflatten(1, (height, width))
 
     def _prompt(self, scores: Tensor, pool: Tensor) -> tuple[Tensor, Tensor]:
-        """Every pixel's prompt (B, L, states), and which of the pool it is (B, L)."""
-        if self.training:
-            one_hot = functional.gumbel_softmax(scores, hard=True)
-            return one_hot @ pool, one_hot.argmax(-1)
-        choice = scores.argmax(-1)
-        return pool[choice], choice
+        """Every pixel's prompt (B, L, states), and which of the pool it is (B, L).
+
+        The published network applies a log-softmax to ``scores`` first. It is left out, as it shifts all scores of a
+        pixel by one constant, which changes neither their softmax nor their argmax.
+        """
+        if not self.training:
+            choice = scores.argmax(-1)
+            return pool[choice], choice
+        noise = torch.empty_like(scores, dtype=torch.promote_types(scores.dtype, torch.float32)).exponential_().log_()
+        soft = (scores - noise).softmax(-1)
+        choice = soft.argmax(-1)
+        return _OneHot.apply(soft, choice) @ pool, choice
+
+
+class _OneHot(torch.autograd.Function):
+    """One-hot vectors of a choice, with a straight-through gradient to the probabilities."""
+
+    @staticmethod
+    def forward(ctx: Any, soft: Tensor, choice: Tensor) -> Tensor:
+        return torch.zeros_like(soft).scatter_(-1, choice.unsqueeze(-1), 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
 
 
 class AttentiveLayer(nn.Module):
@@ -134,22 +152,29 @@ class AttentiveLayer(nn.Module):
         self, channels: int, heads: int, window: int, shift: int, states: int, hidden: int, rank: int, prompts: int
     ) -> None:
         super().__init__()
+        self.shifted = shift > 0
         self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(channels) for _ in range(4))
         self.scale1, self.scale2 = (nn.Parameter(torch.full((channels,), 1e-4)) for _ in range(2))
         self.wqkv = nn.Linear(channels, 3 * channels)
-        self.win_mhsa = Attention(channels, heads, window, shift)
+        self.win_mhsa = Attention(channels, heads, window)
         self.assm = AttentiveStateSpace(channels, states, hidden, rank, prompts)
         self.convffn1, self.convffn2 = (GatedMlp(channels, hidden) for _ in range(2))
         self.embeddingA = nn.Embedding(rank, states)
         nn.init.uniform_(self.embeddingA.weight, -1 / rank, 1 / rank)
 
-    def forward(self, x: Tensor, mask: Tensor, index: Tensor) -> Tensor:
-        y = x + self.win_mhsa(self.wqkv(self.norm1(x)), mask, index)
+    def forward(self, x: Tensor, windows: Windows, bias: Tensor) -> Tensor:
+        y = x + self._attention(self.norm1(x), windows, bias)
         y = y + self.convffn1(self.norm2(y))
         x = y + x * self.scale1
         y = x + self.assm(self.norm3(x), self.embeddingA.weight)
         y = y + self.convffn2(self.norm4(y))
         return y + x * self.scale2
+
+    def _attention(self, x: Tensor, windows: Windows, bias: Tensor) -> Tensor:
+        order, mask = (windows.shifted, windows.mask) if self.shifted else (windows.plain, None)
+        y = reorder(x.flatten(1, 2), order).unflatten(1, windows.mask.shape[:2])
+        y = self.win_mhsa(self.wqkv(y), bias, mask)
+        return reorder(y.flatten(1, 2), order.back).view_as(x)
 
 
 class ResidualGroup(nn.Module):
@@ -159,9 +184,9 @@ class ResidualGroup(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, x: Tensor, mask: Tensor, index: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = layer(x, mask, index)
+    def forward(self, x: Tensor, windows: Windows, biases: Sequence[Tensor]) -> Tensor:
+        for layer, bias in zip(self.layers, biases, strict=True):
+            x = layer(x, windows, bias)
         return x
 
 
@@ -173,8 +198,8 @@ class AttentiveBlock(nn.Module):
         self.residual_group = ResidualGroup(layers)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, mask: Tensor, index: Tensor) -> Tensor:
-        return x + convolve(self.conv, self.residual_group(x, mask, index))
+    def forward(self, x: Tensor, windows: Windows, biases: Sequence[Tensor]) -> Tensor:
+        return x + convolve(self.conv, self.residual_group(x, windows, biases))
 
 
 @register_architecture("mambairv2")
@@ -197,8 +222,6 @@ class MambaIRv2(WindowedNetwork):
         (B, 3, H, W) in [0, 1] to (B, 3, scale H, scale W), not clamped.
     """
 
-    relative_position_index_SA: Tensor  # noqa: N815 - its name in checkpoints
-
     def __init__(
         self,
         scale: int,
@@ -218,7 +241,8 @@ class MambaIRv2(WindowedNetwork):
         if hidden % 2:
             raise ValueError(f"mlp_ratio {mlp_ratio} of {channels} channels is {hidden}; expected an even number")
         super().__init__(scale, channels, window, repeat_border=True)
-        self.register_buffer("relative_position_index_SA", relative_position_index(window))
+        self.depth = layers
+        self.register_buffer("relative_position_index_SA", relative_position_index(window))  # for checkpoints only
 
         def layer(place: int) -> AttentiveLayer:
             shift = place % 2 * (window // 2)
@@ -227,9 +251,12 @@ class MambaIRv2(WindowedNetwork):
         self.layers = nn.ModuleList(AttentiveBlock(channels, [layer(i) for i in range(layers)]) for _ in range(blocks))
         self.apply(initialise)
 
-    def body(self, x: Tensor, mask: Tensor) -> Tensor:
-        for block in self.layers:
-            x = block(x, mask, self.relative_position_index_SA)
+    def body(self, x: Tensor, windows: Windows) -> Tensor:
+        attentions = [module for module in self.modules() if isinstance(module, Attention)]
+        tables = torch.stack(tuple(attention.relative_position_bias_table for attention in attentions))
+        biases = position_biases(tables, self.window).unbind()  # of all layers at once
+        for i, block in enumerate(self.layers):
+            x = block(x, windows, biases[i * self.depth : (i + 1) * self.depth])
         return x
 
 
@@ -238,8 +265,3 @@ def mambairv2_light(scale: int) -> ModelSpec:
     """MambaIRv2-light: 4 blocks of 5 layers, 48 channels, windows of 16; 0.77 M parameters at x2."""
     trunk = {"channels": 48, "blocks": 4, "layers": 5, "heads": 4, "window": 16, "mlp_ratio": 1.0}
     return ModelSpec("mambairv2", scale, {**trunk, "states": 8, "rank": 32, "prompts": 64})
-
-
-def _rearranged(x: Tensor, order: Tensor) -> Tensor:
-    """x (B, L, C) with its positions in the given order (B, L)."""
-    return x.gather(1, order.unsqueeze(-1).expand_as(x))

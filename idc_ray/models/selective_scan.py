@@ -4,32 +4,35 @@ For every channel d and state n, along the positions t:
 
     h[t] = exp(delta[t] a) h[t-1] + delta[t] b[t] x[t]        y[t] = sum over n of c[t] h[t]
 
-Taken literally that is one step of Python a position. Here the positions are cut into chunks, about as many
-as each is long: all chunks advance together as if each began at zero, then the state that each hands to the
-next is found, then added, decayed, to all positions: some 3 sqrt(L) steps for L positions. Only products of
-numbers in (0, 1] occur, so nothing overflows however long the scan is. The backward pass is the same
-recurrence run from the end; it computes the states again instead of keeping them, which would take
-d_state times the memory of the input.
+Taken literally that is one step of Python a position. Here it is a parallel prefix sum by odd-even reduction
+(Blelloch 1990): neighbours are combined in pairs, which leaves the same recurrence over half of the positions, and
+so on, then the skipped positions are filled in on the way back. L positions take 3 log2(L) operations, which together
+do the work of a constant number of passes over the states. Only products of numbers in (0, 1] occur, so nothing
+overflows however long the scan is. The backward pass is the transposed recurrence, from the end to the start, over the
+same products of decays; it computes the states again instead of keeping them, which would take d_state times the
+memory of the input. Nothing depends on values on the host, so a CUDA graph can capture it.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad, softplus
+from torch.nn.functional import softplus
 
 __all__ = ["selective_scan"]
 
 #: Positions scanned at a time; the states of no more than these are in memory. Part of the arithmetic: the last
 #: bits of a longer scan depend on it, those of a shorter one do not.
 SEGMENT = 4096
+
+#: The same on a CPU, where an operation on fewer positions costs little and finds them in the cache.
+CPU_SEGMENT = 512
 
 
 def selective_scan(
@@ -61,7 +64,7 @@ def selective_scan(
             x, delta, b, c = (v.transpose(1, 2).contiguous() for v in (x, delta, b, c))
             y: Tensor = kernel(x, delta, a, b, c, skip, delta_bias=delta_bias, delta_softplus=True)
             return y.transpose(1, 2)
-        return torch.addcmul(_Scan.apply(x, softplus(delta + delta_bias), a.t(), b, c), skip, x)
+        return _Scan.apply(x, softplus(delta + delta_bias), a.t(), b, c, skip)
 
 
 def _kernel(x: Tensor) -> Callable[..., Tensor] | None:
@@ -80,113 +83,103 @@ def _installed_kernel() -> Callable[..., Tensor] | None:
 
 
 class _Scan(torch.autograd.Function):
-    """y of the recurrence. ``delta`` is positive here, and ``a`` (N, D): states are (..., N, D) inside."""
+    """y of the recurrence, plus ``skip * x``. ``delta`` is positive, and ``a`` (N, D): states are (B, L, N, D)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor) -> Tensor:
         a = a.contiguous()
-        y = torch.empty_like(x)
+        y = x * skip
         state = x.new_zeros(x.shape[0], *a.shape)
         starts = []
-        for part in _segments(x.shape[1]):
+        for part in _segments(x):
             starts.append(state)
-            length, cs = x[:, part].shape[1], _chunks(c[:, part])
-            _, states = _run(_chunks(x[:, part]), _chunks(delta[:, part]), a, _chunks(b[:, part]), state)
-            y[:, part] = _positions(_read(states, cs), length)
-            state = states[-1, -1].clone()  # a view would keep all states of the segment alive
-        ctx.save_for_backward(x, delta, a, b, c, *starts)
+            states, _, _ = _run(x[:, part], delta[:, part], a, b[:, part], state)
+            y[:, part].add_(_read(states, c[:, part]))
+            state = states[:, -1].clone()  # a view would keep all states of the segment alive
+        ctx.save_for_backward(x, delta, a, b, c, skip, *starts)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, ...]:
-        x, delta, a, b, c, *starts = ctx.saved_tensors
-        grads = [torch.empty_like(v) for v in (x, delta, b, c)]
+        x, delta, a, b, c, skip, *starts = ctx.saved_tensors
+        grad_x = grad_y * skip
+        grad_delta, grad_b, grad_c = (torch.empty_like(v) for v in (delta, b, c))
         grad_a = torch.zeros_like(a)
         after = torch.zeros_like(starts[0])
         with torch.autocast(x.device.type, enabled=False):
-            for part, start in reversed(list(zip(_segments(x.shape[1]), starts, strict=True))):
-                xs, ds, bs, cs, gs = (_chunks(v[:, part]) for v in (x, delta, b, c, grad_y))
-                decay, states = _run(xs, ds, a, bs, start)
-                inflow = ds * xs
+            for part, start in reversed(list(zip(_segments(x), starts, strict=True))):
+                xs, ds, bs, cs, gs = (v[:, part] for v in (x, delta, b, c, grad_y))
+                states, decay, links = _run(xs, ds, a, bs, start)
                 # d loss / d states: what is read here, and what flows on to later positions.
                 flow = cs.unsqueeze(-1) * gs.unsqueeze(-2)
-                _scan_backward_(decay, flow, _total_decay(ds, a), after)
-                after = decay[0, 0] * flow[0, 0]
+                flow[:, -1].add_(after)
+                _scan_backward_(links, flow)
+                after = decay[:, 0] * flow[:, 0]
                 into = _read(flow, bs)
+                grad_x[:, part].addcmul_(into, ds)
+                grad_b[:, part] = _project(flow, ds * xs)
+                grad_c[:, part] = _project(states, gs)
                 # d loss / d (delta a), in decay's place: flow * decay * the state before.
                 decay.mul_(flow)
-                decay[1:].mul_(states[:-1])
-                decay[0, 1:].mul_(states[-1, :-1])
-                decay[0, 0].mul_(start)
-                grad_a += torch.einsum("tkbnd,tkbd->nd", decay, ds)
-                of_part = (
-                    into * ds,
-                    into * xs + torch.einsum("tkbnd,nd->tkbd", decay, a),
-                    _project(flow, inflow),
-                    _project(states, gs),
-                )
-                for grad, value in zip(grads, of_part, strict=True):
-                    grad[:, part] = _positions(value, grad[:, part].shape[1])
-        grad_x, grad_delta, grad_b, grad_c = grads
-        return grad_x, grad_delta, grad_a, grad_b, grad_c
+                decay[:, 1:].mul_(states[:, :-1])
+                decay[:, 0].mul_(start)
+                grad_delta[:, part] = torch.mul(decay, a, out=flow).sum(-2).addcmul_(into, xs)
+                grad_a += decay.mul_(ds.unsqueeze(-2)).sum((0, 1))
+        return grad_x, grad_delta, grad_a, grad_b, grad_c, (grad_y * x).sum((0, 1))
 
 
-def _segments(length: int) -> list[slice]:
-    return [slice(start, start + SEGMENT) for start in range(0, length, SEGMENT)]
+def _segments(x: Tensor) -> list[slice]:
+    size = min(SEGMENT, CPU_SEGMENT) if x.device.type == "cpu" else SEGMENT
+    return [slice(start, start + size) for start in range(0, x.shape[1], size)]
 
 
-def _chunks(x: Tensor) -> Tensor:
-    """(B, L, C) to (steps, chunks, B, C), zeros at the end: a step of size zero leaves the state as it is."""
-    steps = math.isqrt(x.shape[1] - 1) + 1
-    chunks = -(-x.shape[1] // steps)
-    x = pad(x, (0, 0, 0, steps * chunks - x.shape[1]))
-    return x.unflatten(1, (chunks, steps)).permute(2, 1, 0, 3).contiguous()
+def _run(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, start: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """States and decays (B, L, N, D) of a segment that begins with the state ``start`` (B, N, D), and the links."""
+    decay = (delta.unsqueeze(-2) * a).exp_()
+    states = b.unsqueeze(-1) * (delta * x).unsqueeze(-2)
+    states[:, 0].addcmul_(decay[:, 0], start)
+    links = _links(decay)
+    _scan_(links, states)
+    return states, decay, links
 
 
-def _positions(x: Tensor, length: int) -> Tensor:
-    """The inverse of :func:`_chunks`."""
-    return x.permute(2, 1, 0, 3).flatten(1, 2)[:, :length]
+def _links(decay: Tensor) -> list[Tensor]:
+    """Decay from each position to the next: of all positions, of every second, every fourth, and so on.
+
+    Of the positions of one level the odd ones (the second, the fourth, ...) are those of the next.
+    """
+    levels = []
+    links = decay[:, 1:]
+    while links.shape[1]:
+        levels.append(links)
+        following = links[:, 2::2]
+        links = links[:, 1::2][:, : following.shape[1]] * following
+    return levels
 
 
-def _run(xs: Tensor, ds: Tensor, a: Tensor, bs: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Decays and states (steps, chunks, B, N, D) of a segment that begins with the state ``start`` (B, N, D)."""
-    decay = (ds.unsqueeze(-2) * a).exp_()
-    states = bs.unsqueeze(-1) * (ds * xs).unsqueeze(-2)
-    _scan_(decay, states, _total_decay(ds, a), start)
-    return decay, states
+def _scan_(levels: list[Tensor], value: Tensor) -> None:
+    """In place along time: value[t] += link[t-1] value[t-1], each from the finished one before."""
+    if not levels:
+        return
+    links, *coarser = levels
+    even, odd = value[:, 0::2], value[:, 1::2]
+    odd.addcmul_(links[:, 0::2], even[:, : odd.shape[1]])
+    _scan_(coarser, odd)
+    later = even[:, 1:]
+    later.addcmul_(links[:, 1::2], odd[:, : later.shape[1]])
 
 
-def _total_decay(ds: Tensor, a: Tensor) -> Tensor:
-    """Product of each chunk's decays, (chunks, B, N, D)."""
-    return (ds.sum(0).unsqueeze(-2) * a).exp_()
-
-
-def _scan_(decay: Tensor, value: Tensor, total: Tensor, start: Tensor) -> None:
-    """In place along time: value[t] += decay[t] value[t-1], before the first of which stands ``start``."""
-    steps, chunks = value.shape[:2]
-    for t in range(1, steps):
-        value[t].addcmul_(decay[t], value[t - 1])
-    entering = torch.empty_like(total)
-    entering[0] = start
-    for k in range(1, chunks):
-        torch.addcmul(value[-1, k - 1], total[k - 1], entering[k - 1], out=entering[k])
-    for t in range(steps):
-        value[t].add_(entering.mul_(decay[t]))
-
-
-def _scan_backward_(decay: Tensor, value: Tensor, total: Tensor, after: Tensor) -> None:
-    """In place against time: value[t] += decay[t+1] value[t+1]; ``after`` is that product beyond the last."""
-    steps, chunks = value.shape[:2]
-    for t in reversed(range(steps - 1)):
-        value[t].addcmul_(decay[t + 1], value[t + 1])
-    entering = decay[0] * value[0]
-    entering = torch.cat((entering[1:], after[None]))
-    for k in reversed(range(chunks - 1)):
-        entering[k].addcmul_(total[k + 1], entering[k + 1])
-    for t in reversed(range(steps)):
-        value[t].add_(entering)
-        entering.mul_(decay[t])
+def _scan_backward_(levels: list[Tensor], value: Tensor) -> None:
+    """In place against time: value[t] += link[t] value[t+1]. The steps of :func:`_scan_`, transposed and reversed."""
+    if not levels:
+        return
+    links, *coarser = levels
+    even, odd = value[:, 0::2], value[:, 1::2]
+    later = even[:, 1:]
+    odd[:, : later.shape[1]].addcmul_(links[:, 1::2], later)
+    _scan_backward_(coarser, odd)
+    even[:, : odd.shape[1]].addcmul_(links[:, 0::2], odd)
 
 
 def _read(states: Tensor, weights: Tensor) -> Tensor:

@@ -6,11 +6,14 @@ with everything that reads or writes those. Values are in [0, 1] on both sides.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from idc_ray.models.permutation import reorder
 from idc_ray.models.registry import ModelSpec, register_architecture, register_model
-from idc_ray.models.window_attention import attend_in_windows, position_bias, relative_position_index, shift_mask
+from idc_ray.models.window_attention import Windows, attend, position_biases, relative_position_index, shift_mask
 from idc_ray.models.windowed import WindowedNetwork, convolve, initialise
 
 __all__ = ["SwinIR"]
@@ -19,20 +22,16 @@ __all__ = ["SwinIR"]
 class Attention(nn.Module):
     """Multi-head attention in windows, with a learnt bias for each relative position."""
 
-    relative_position_index: Tensor
-
-    def __init__(self, channels: int, heads: int, window: int, shift: int) -> None:
+    def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()
-        self.window, self.shift = window, shift
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer("relative_position_index", relative_position_index(window))
+        self.register_buffer("relative_position_index", relative_position_index(window))  # for checkpoints only
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        bias = position_bias(self.relative_position_bias_table, self.relative_position_index)
-        return self.proj(attend_in_windows(self.qkv(x), bias, self.window, self.shift, mask))
+    def forward(self, x: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        return self.proj(attend(self.qkv(x), bias, mask))
 
 
 class Mlp(nn.Module):
@@ -48,15 +47,13 @@ class Mlp(nn.Module):
 
 
 class SwinLayer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); in training a sample's residual is dropped now and then."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), on maps in window order (B, windows, window^2, C)."""
 
-    def __init__(
-        self, channels: int, heads: int, window: int, shift: int, mlp_ratio: float, drop_path: float, image_size: int
-    ) -> None:
+    def __init__(self, channels: int, heads: int, window: int, shift: int, mlp_ratio: float, image_size: int) -> None:
         super().__init__()
-        self.drop_path = drop_path
+        self.shifted = shift > 0
         self.norm1 = nn.LayerNorm(channels)
-        self.attn = Attention(channels, heads, window, shift)
+        self.attn = Attention(channels, heads, window)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = Mlp(channels, int(mlp_ratio * channels))
         # Published checkpoints carry this for one image size. It is only kept for them: the mask of the image at
@@ -64,15 +61,10 @@ class SwinLayer(nn.Module):
         mask = shift_mask(image_size, image_size, window, shift) if shift else None
         self.register_buffer("attn_mask", mask)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = x + self._dropped(self.attn(self.norm1(x), mask if self.attn.shift else None))
-        return x + self._dropped(self.mlp(self.norm2(x)))
-
-    def _dropped(self, residual: Tensor) -> Tensor:
-        if not self.training or self.drop_path == 0:
-            return residual
-        keep = 1 - self.drop_path
-        return residual * residual.new_empty(len(residual), 1, 1, 1).bernoulli_(keep).div_(keep)
+    def forward(self, x: Tensor, bias: Tensor, mask: Tensor | None, kept: Tensor | None) -> Tensor:
+        """``kept``: factors of each sample's two residuals, (2, B, 1, 1, 1); None: all 1."""
+        x = _add(x, self.attn(self.norm1(x), bias, mask), None if kept is None else kept[0])
+        return _add(x, self.mlp(self.norm2(x)), None if kept is None else kept[1])
 
 
 class ResidualGroup(nn.Module):
@@ -82,10 +74,14 @@ class ResidualGroup(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(layers)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = block(x, mask)
-        return x
+    def forward(self, x: Tensor, windows: Windows, biases: Sequence[Tensor], kept: Sequence[Tensor | None]) -> Tensor:
+        size, places = x.shape[1:3], windows.mask.shape[:2]
+        x = reorder(x.flatten(1, 2), windows.plain)
+        for block, bias, factors in zip(self.blocks, biases, kept, strict=True):
+            x = reorder(x, windows.shift) if block.shifted else x
+            x = block(x.unflatten(1, places), bias, windows.mask if block.shifted else None, factors).flatten(1, 2)
+            x = reorder(x, windows.shift.back) if block.shifted else x
+        return reorder(x, windows.plain.back).unflatten(1, size)
 
 
 class SwinBlock(nn.Module):
@@ -96,8 +92,12 @@ class SwinBlock(nn.Module):
         self.residual_group = ResidualGroup(layers)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return x + convolve(self.conv, self.residual_group(x, mask))
+    def forward(self, x: Tensor, windows: Windows, biases: Sequence[Tensor], kept: Sequence[Tensor | None]) -> Tensor:
+        return x + convolve(self.conv, self.residual_group(x, windows, biases, kept))
+
+
+def _add(x: Tensor, residual: Tensor, factor: Tensor | None) -> Tensor:
+    return x + residual if factor is None else torch.addcmul(x, residual, factor)
 
 
 @register_architecture("swinir")
@@ -138,19 +138,33 @@ class SwinIR(WindowedNetwork):
         if image_size % window or image_size <= window:  # one window: readers of the format then expect no mask
             raise ValueError(f"image_size is {image_size}; expected a multiple of the window, {window}, from twice it")
         super().__init__(scale, channels, window, repeat_border=False)
-        rates = torch.linspace(0, drop_path, blocks * layers, device="cpu").tolist()
+        self.drop_path, self.depth = drop_path, layers
         made = [
-            SwinLayer(channels, heads, window, (i % layers % 2) * (window // 2), mlp_ratio, rate, image_size)
-            for i, rate in enumerate(rates)
+            SwinLayer(channels, heads, window, (i % layers % 2) * (window // 2), mlp_ratio, image_size)
+            for i in range(blocks * layers)
         ]
         groups = [made[i : i + layers] for i in range(0, len(made), layers)]
         self.layers = nn.ModuleList(SwinBlock(channels, group) for group in groups)
         self.apply(initialise)
 
-    def body(self, x: Tensor, mask: Tensor) -> Tensor:
-        for block in self.layers:
-            x = block(x, mask)
+    def body(self, x: Tensor, windows: Windows) -> Tensor:
+        # Small tensors are computed for all layers at once: one kernel instead of one for each layer.
+        attentions = [module for module in self.modules() if isinstance(module, Attention)]
+        tables = torch.stack(tuple(attention.relative_position_bias_table for attention in attentions))
+        biases = position_biases(tables, self.window).unbind()
+        kept = self._kept(len(x), x.device)
+        for i, block in enumerate(self.layers):
+            layers = slice(i * self.depth, (i + 1) * self.depth)
+            x = block(x, windows, biases[layers], kept[layers])
         return x
+
+    def _kept(self, batch: int, device: torch.device) -> Sequence[Tensor | None]:
+        """Stochastic depth: for each layer, 0 for residuals that are dropped, else 1 / probability of keeping them."""
+        layers = len(self.layers) * self.depth
+        if not self.training or self.drop_path == 0:
+            return [None] * layers
+        keep = torch.linspace(1, 1 - self.drop_path, layers, device=device).view(-1, 1, 1).expand(-1, 2, batch)
+        return keep.bernoulli().div_(keep)[..., None, None, None].unbind()
 
 
 @register_model

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from idc_ray.models.edsr import DIV2K_MEAN
 from idc_ray.models.upscaler import reflect_pad
-from idc_ray.models.window_attention import shift_mask
+from idc_ray.models.window_attention import Windows, windows_of
 
 __all__ = ["WindowedNetwork", "convolve", "initialise"]
 
@@ -52,15 +52,15 @@ class WindowedNetwork(nn.Module):
         self.upsample = nn.Sequential(nn.Conv2d(channels, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
         self.register_buffer("mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
 
-    def body(self, x: Tensor, mask: Tensor) -> Tensor:
-        """The blocks: a (B, H, W, C) map, and the attention mask of the shifted ones."""
+    def body(self, x: Tensor, windows: Windows) -> Tensor:
+        """The blocks, of a (B, H, W, C) map."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         x = self.conv_first(self._whole_windows(x) - self.mean)
-        mask = shift_mask(x.shape[-2], x.shape[-1], self.window, self.window // 2, x.device)
-        deep = self.norm(self.body(self.patch_embed(x.permute(0, 2, 3, 1)), mask))
+        windows = windows_of(x.shape[-2], x.shape[-1], self.window, x.device)
+        deep = self.norm(self.body(self.patch_embed(x.permute(0, 2, 3, 1)), windows))
         x = self.conv_after_body(deep.permute(0, 3, 1, 2)) + x
         x = self.upsample(x) + self.mean
         return x[..., : height * self.scale, : width * self.scale]

@@ -29,6 +29,19 @@ def test_res_scale_weighs_the_residual_only() -> None:
     assert torch.equal(block(x), x)
 
 
+def test_a_res_scale_of_1_multiplies_nothing() -> None:
+    """Catches two passes over every block's map, forward and backward, that change no bit."""
+
+    def multiplications(res_scale: float) -> int:
+        model = EDSR(2, channels=4, blocks=3, res_scale=res_scale)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            model(torch.rand(1, 3, 6, 6)).sum().backward()
+        return sum(event.name == "aten::mul" for event in profile.events())
+
+    assert multiplications(1.0) == 0
+    assert multiplications(0.1) == 2 * 3
+
+
 def test_the_mean_is_no_weight() -> None:
     """Catches checkpoints that carry the constant, which BasicSR's loader would refuse."""
     assert "mean" not in EDSR(2, channels=4, blocks=1).state_dict()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -64,6 +65,21 @@ def test_it_is_the_recurrence(
         torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
 
 
+@pytest.mark.parametrize("length", [3, 7, 31, 128, 513, 1033])
+def test_odd_lengths_are_the_recurrence_too(length: int) -> None:
+    """With the segments of a CPU, of which the longest has three; catches a position without a partner."""
+    values = arguments(length, torch.float64, batch=1)
+    torch.testing.assert_close(selective_scan(*values), naive(*values), rtol=1e-12, atol=1e-12)
+    for ours, expected in zip(gradients(selective_scan, values), gradients(naive, values), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-11, atol=1e-12 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 8])
+def test_gradients_are_those_of_finite_differences(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    monkeypatch.setattr(module, "SEGMENT", 3)
+    assert torch.autograd.gradcheck(selective_scan, arguments(length, torch.float64))
+
+
 def test_long_scans_neither_overflow_nor_drift() -> None:
     """Catches the textbook cumulative sum, which divides by decays that are zero in float32 after a few positions."""
     values = arguments(module.SEGMENT + 904, torch.float32, batch=1, channels=2, states=8)
@@ -91,6 +107,42 @@ def test_it_is_no_loop_over_positions() -> None:
         selective_scan(*values)
     arithmetic = sum(n for name, n in seen.calls.items() if any(word in name for word in ("add", "mul", "exp", "mm")))
     assert arithmetic < 250
+
+
+def test_operations_grow_with_the_logarithm_of_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches what a GPU would wait for: some thousand small kernels, forward and backward, for each of 20 layers."""
+    monkeypatch.setattr(module, "CPU_SEGMENT", module.SEGMENT)  # as on a GPU
+
+    def operations(length: int) -> int:
+        values = arguments(length, torch.float32, batch=1)
+        with Operations() as seen:
+            selective_scan(*values).sum().backward()
+        views = ("select", "slice", "view", "squeeze", "expand", "transpose", "t.default", "detach", "alias", "empty")
+        return sum(n for name, n in seen.calls.items() if not any(f"aten.{view}" in name for view in views))
+
+    counts = [operations(2**k) for k in range(1, 13)]
+    assert counts[-1] < 200
+    doublings = [after - before for before, after in itertools.pairwise(counts)]
+    assert max(doublings) == doublings[-1] <= 8
+
+
+def test_a_longer_scan_takes_no_more_memory_than_its_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches states of all positions at once: they are d_state times as large as the input."""
+
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, Tensor):
+                self.elements = max(self.elements, result.untyped_storage().size() // result.element_size())
+            return result
+
+    monkeypatch.setattr(module, "SEGMENT", 64)
+    values = arguments(640, torch.float32, channels=16, states=32)
+    with Largest() as seen:
+        selective_scan(*values).sum().backward()
+    assert 0 < seen.elements <= 2 * 64 * 32 * 16
 
 
 def test_states_are_not_kept_for_the_backward_pass() -> None:

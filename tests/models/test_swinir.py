@@ -115,15 +115,43 @@ def test_neighbours_in_a_batch_change_no_bit() -> None:
 
 def test_residuals_are_dropped_in_training_only_and_kept_in_the_mean() -> None:
     """Catches noise in evaluation, and a residual that shrinks by the drop rate."""
-    model = SwinIR(2, **SMALL, drop_path=0.4)
-    first, last = model.layers[0].residual_group.blocks[0], model.layers[-1].residual_group.blocks[-1]
-    assert (first.drop_path, last.drop_path) == (0, pytest.approx(0.4))
-    ones = torch.ones(400, 1, 1, 1)
+    model = SwinIR(2, **SMALL, drop_path=0.4).train()
     torch.manual_seed(0)
-    dropped = last._dropped(ones)
-    torch.testing.assert_close(dropped.unique(), torch.tensor([0, 1 / 0.6]))
-    assert dropped.mean() == pytest.approx(1, abs=0.1)
-    assert torch.equal(model.eval().layers[-1].residual_group.blocks[-1]._dropped(ones), ones)
+    factors = model._kept(400, torch.device("cpu"))
+    assert len(factors) == 4
+    assert factors[0].shape == (2, 400, 1, 1, 1)
+    assert torch.equal(factors[0], torch.ones(2, 400, 1, 1, 1))
+    torch.testing.assert_close(factors[-1].unique(), torch.tensor([0, 1 / 0.6]))
+    assert not torch.equal(factors[-1][0], factors[-1][1])
+    assert factors[-1].mean() == pytest.approx(1, abs=0.1)
+    assert model.eval()._kept(400, torch.device("cpu")) == [None] * 4
+
+
+def test_a_dropped_residual_leaves_its_sample_as_it_is() -> None:
+    """Catches factors that go to another sample, or to the other residual."""
+    model = with_random_weights(SwinIR(2, **SMALL))
+    layer = model.layers[0].residual_group.blocks[0]
+    x = torch.randn((2, 3, 64, 12), generator=torch.Generator().manual_seed(0))
+    bias = torch.zeros(2, 64, 64)
+    with torch.no_grad():
+        attended = x + layer.attn(layer.norm1(x), bias, None)
+        kept = torch.tensor([[1.0, 0.0], [0.0, 2.0]])[..., None, None, None]
+        out = layer(x, bias, None, kept)
+        torch.testing.assert_close(out[0], attended[0])
+        torch.testing.assert_close(out[1], (x + 2 * layer.mlp(layer.norm2(x)))[1])
+
+
+def test_bfloat16_training_is_close_to_float32() -> None:
+    """Catches a mixture of types that an operation refuses where residuals are dropped."""
+    model = with_random_weights(SwinIR(2, **SMALL)).train()
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = model(images(16, 16))
+    torch.manual_seed(0)
+    high = model(images(16, 16))
+    assert (low.float() - high).abs().max() < 0.05 * high.abs().max()
+    low.float().square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(
