@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from idc_ray.pipeline.progress import LOG_SECONDS, duration
+from idc_ray.pipeline.progress import LOG_SECONDS, duration, mark_told
 
 __all__ = ["TrainProgress"]
 
@@ -91,4 +91,5 @@ class TrainProgress:
 
     def _tell(self) -> None:
         self._told_at, self._told = time.monotonic(), self._step
+        mark_told()
         print(self.line(), file=self._stream, flush=True)
