@@ -119,6 +119,8 @@ class TrainConfig(Section):
         "scale": "super-resolution factor",
         "start": "random, interpolation, or a checkpoint",
         "labels_from": "network whose outputs replace real HR images",
+        "labels": "stored, or online: labels_from labels every step's patches",
+        "augment.cutmix": "and .mixup, .channels, .contrast: how often patches are changed",
         "iterations": "optimiser steps",
         "batch_size": "patches per step",
         "patch_size": "side of an LR patch in pixels",
