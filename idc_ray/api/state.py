@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from idc_ray.pipeline.device import make_repeatable
@@ -18,7 +20,7 @@ from idc_ray.pipeline.device import make_repeatable
 __all__ = ["preserved", "repeatable_torch"]
 
 #: Variables that Ray, MLflow, torch and the jobs set for processes that they start, by how their names begin.
-PREFIXES = ("RAY_", "MLFLOW_", "_MLFLOW_", "TUNE_", "CUBLAS_", "KMP_", "PYTHONPATH", "PYTHONBREAKPOINT")
+PREFIXES = ("RAY_", "MLFLOW_", "_MLFLOW_", "TUNE_", "CUBLAS_", "KMP_", "TORCH", "PYTHONPATH", "PYTHONBREAKPOINT")
 
 Restore = Callable[[], None]
 Value = TypeVar("Value")
@@ -26,7 +28,7 @@ Value = TypeVar("Value")
 
 @contextlib.contextmanager
 def preserved() -> Iterator[None]:
-    """Undo what happens inside to torch's random state, the environment, logging and signal handlers.
+    """Undo what happens inside to random states, the environment, logging and signal handlers.
 
     Of the environment only variables that the jobs and their libraries set are undone (:data:`PREFIXES`): another
     thread may set others meanwhile.
@@ -63,10 +65,14 @@ def repeatable_torch(device: torch.device, threads: int) -> Iterator[None]:
 
 
 def _random_state() -> Restore:
+    """Of Python, numpy and torch: Ray and new networks draw from them."""
+    python, array = random.getstate(), np.random.get_state()
     cpu = torch.get_rng_state()
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
     def restore() -> None:
+        random.setstate(python)
+        np.random.set_state(array)
         torch.set_rng_state(cpu)
         if gpus is not None:
             torch.cuda.set_rng_state_all(gpus)
