@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from idc_ray.cli import parse, start_logging
 from idc_ray.commands import COMMANDS
 from idc_ray.config.compare import CompareConfig
+from idc_ray.pipeline.progress import Heartbeat
 
 
 def main(argv: Sequence[str]) -> int:
     """Parse the settings and run the job; returns the exit code."""
     config = parse(CompareConfig, argv, COMMANDS["compare"], "compare")
     start_logging()
-    from idc_ray.comparison.compare import compare  # after parsing: torch and Ray take seconds to import
+    with Heartbeat("importing torch and Ray"):  # after parsing: it takes seconds
+        from idc_ray.comparison.compare import compare
 
     return compare(config)

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from idc_ray.cli import parse, start_logging
 from idc_ray.commands import COMMANDS
 from idc_ray.config.evaluate import EvaluateConfig
+from idc_ray.pipeline.progress import Heartbeat
 
 
 def main(argv: Sequence[str]) -> int:
     """Parse the settings and run the job; returns the exit code."""
     config = parse(EvaluateConfig, argv, COMMANDS["evaluate"], "evaluate")
     start_logging()
-    from idc_ray.evaluation.run import run_evaluation  # after parsing: torch and Ray take seconds to import
+    with Heartbeat("importing torch and Ray"):  # after parsing: it takes seconds
+        from idc_ray.evaluation.run import run_evaluation
 
     run_evaluation(config)
     return 0

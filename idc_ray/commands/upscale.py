@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from idc_ray.cli import parse, start_logging
 from idc_ray.commands import COMMANDS
 from idc_ray.config.upscale import UpscaleConfig
+from idc_ray.pipeline.progress import Heartbeat
 
 
 def main(argv: Sequence[str]) -> int:
     """Parse the settings and run the job; returns the exit code."""
     config = parse(UpscaleConfig, argv, COMMANDS["upscale"], "upscale")
     start_logging()
-    from idc_ray.evaluation.upscale_job import run_upscale  # after parsing: torch and Ray take seconds to import
+    with Heartbeat("importing torch and Ray"):  # after parsing: it takes seconds
+        from idc_ray.evaluation.upscale_job import run_upscale
 
     return run_upscale(config)

@@ -119,6 +119,8 @@ class TrainConfig(Section):
         "scale": "super-resolution factor",
         "start": "random, interpolation, or a checkpoint",
         "labels_from": "network whose outputs replace real HR images",
+        "labels": "online: labels_from labels every step",
+        "augment.cutmix": "probability; also .mixup, .channels, .contrast",
         "iterations": "optimiser steps",
         "batch_size": "patches per step",
         "patch_size": "side of an LR patch in pixels",

@@ -23,7 +23,7 @@ from idc_ray.evaluation.benchmarks import (
 )
 from idc_ray.evaluation.network import Network, cost_per_pixel, open_network
 from idc_ray.images import encode_png
-from idc_ray.pipeline.progress import Heartbeat, duration
+from idc_ray.pipeline.progress import Heartbeat, duration, mark_told
 from idc_ray.pipeline.summary import size
 from idc_ray.store.filesystem import Place, resolve
 
@@ -61,7 +61,8 @@ def run_evaluation(config: EvaluateConfig, tell: Callable[[str], None] = _print)
         nonlocal tile
         tile = f", tile {before + 1} of {tiles}"
 
-    network = open_network(config, show_tile)
+    with Heartbeat("loading the network"):
+        network = open_network(config, show_tile)
     if config.dry_run:
         with Heartbeat("timing the network"):
             tell(_estimate(config, sets, network))
@@ -74,6 +75,7 @@ def run_evaluation(config: EvaluateConfig, tell: Callable[[str], None] = _print)
         nonlocal done, tile
         done, tile = done + 1, ""
         tell(f"{name} {file} {scores['psnr']:.2f} dB")
+        mark_told()
         if config.pictures:
             place.write(names[name, file], encode_png(picture))
 

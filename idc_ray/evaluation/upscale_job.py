@@ -85,7 +85,8 @@ def run_upscale(config: UpscaleConfig) -> int:
     def show_tile(done: int, tiles: int) -> None:
         progress.step(f"tile {done + 1} of {tiles}")
 
-    network = open_network(config, None if config.dry_run else show_tile)
+    with Heartbeat("loading the network"):
+        network = open_network(config, None if config.dry_run else show_tile)
     settings = {"network": network.sha256, "scale": network.scale, **config.model_dump(include=RESULT_SETTINGS)}
     replaced = _check_output(place, settings, set(names), config.overwrite)
     if config.dry_run:

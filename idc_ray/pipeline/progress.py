@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, TextIO
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-__all__ = ["LOG_SECONDS", "Heartbeat", "Progress", "Show", "duration"]
+__all__ = ["LOG_SECONDS", "Heartbeat", "Progress", "Show", "duration", "mark_told", "seconds_silent"]
 
 #: Seconds between two lines of a log: a bar redrawn there would flood it, and a silent job looks like one that hangs.
 LOG_SECONDS = 15.0
@@ -28,14 +28,31 @@ WAITING = "waiting for the first images"
 TICK_SECONDS = 1.0  # a bar whose clock stands still looks like a job that hangs
 
 
+class _Told:
+    """When the last line of progress was shown, by whichever part of the process; stages begin and end in between."""
+
+    at = time.monotonic()  # at first: when this module was imported, near the start of the process
+
+
+def seconds_silent() -> float:
+    """Time since the last line of progress of this process."""
+    return time.monotonic() - _Told.at
+
+
+def mark_told() -> None:
+    """A line of progress was just shown."""
+    _Told.at = time.monotonic()
+
+
 class Heartbeat:
     """Logs what a job is doing, now and then, for stages without lines of their own.
 
-    ``with Heartbeat("listing the images"):`` logs ``listing the images, for 30 s`` every :data:`LOG_SECONDS`.
+    ``with Heartbeat("listing the images"):`` logs ``listing the images, for 30 s`` whenever no line of progress was
+    shown for :data:`LOG_SECONDS`, also before the stage began.
 
     Args:
         now: what is done, or a function that says it.
-        every: seconds between two lines.
+        every: seconds of silence before a line.
     """
 
     def __init__(self, now: str | Callable[[], str], every: float = LOG_SECONDS) -> None:
@@ -54,7 +71,10 @@ class Heartbeat:
         self._stop.set()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._every):
+        while not self._stop.wait(min(self._every, TICK_SECONDS)):
+            if seconds_silent() < self._every:
+                continue
+            mark_told()
             with contextlib.suppress(Exception):  # a report must not be able to fail
                 if callable(self._now):
                     log.info("%s", self._now())
@@ -211,6 +231,7 @@ class Progress:
 
     def _tell(self) -> None:
         self._told_at = self._clock()
+        mark_told()
         if self._way == "lines":
             print(self.line(), file=self._stream, flush=True)
         elif self._way == "log":

@@ -11,7 +11,7 @@ from typing import TypeVar
 import ray
 
 from idc_ray.pipeline.cluster import PoolPlan
-from idc_ray.pipeline.progress import LOG_SECONDS, duration
+from idc_ray.pipeline.progress import LOG_SECONDS, duration, mark_told
 
 __all__ = ["EVERY", "tell_if_no_room", "told_while_waiting", "what_is_awaited"]
 
@@ -40,6 +40,7 @@ def told_while_waiting(
             waited, workers = duration(time.monotonic() - begin), at_work()
             what = f"workers with images in hand: {workers}" if workers else what_is_awaited(pool)
             log.info("no image is done after %s; %s", waited, what)
+            mark_told()
 
     threading.Thread(target=tell, name="waiting", daemon=True).start()
     try:

@@ -27,8 +27,7 @@ from idc_ray.images.locate import absolute, holds, locate, read_bytes
 from idc_ray.interrupt import check_interrupted
 from idc_ray.models import bundled_teacher_bytes, teacher_sha256
 from idc_ray.pipeline.cluster import join
-from idc_ray.pipeline.progress import Heartbeat, Show, duration
-from idc_ray.pipeline.waiting import EVERY
+from idc_ray.pipeline.progress import LOG_SECONDS, Heartbeat, Show, duration, mark_told, seconds_silent
 from idc_ray.store import holder_text
 from idc_ray.store.filesystem import Place, resolve
 from idc_ray.store.lock import lock
@@ -326,15 +325,15 @@ def _events(queue: Queue, ended: Any) -> Iterator[Event | None]:
 
 def _told_while_waiting(events: Iterator[Event | None], workers: Workers) -> Iterator[Event | None]:
     """The events from the first one on, with a line in the log now and then until that is there."""
-    begin = told = time.monotonic()
+    begin = time.monotonic()
     waiting = True
     for event in events:
         waiting = waiting and event is None
         if not waiting:
             yield event
-        elif time.monotonic() - told > EVERY:
-            told = time.monotonic()
-            log.info("no step is reported after %s; %s", duration(told - begin), _awaited(workers))
+        elif seconds_silent() > LOG_SECONDS:
+            mark_told()
+            log.info("no step is reported after %s; %s", duration(time.monotonic() - begin), _awaited(workers))
 
 
 def _awaited(workers: Workers) -> str:

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from idc_ray.pipeline.progress import LOG_SECONDS, Show, duration
+from idc_ray.pipeline.progress import LOG_SECONDS, Show, duration, mark_told
 
 __all__ = ["TrainProgress"]
 
@@ -98,4 +98,5 @@ class TrainProgress:
 
     def _tell(self) -> None:
         self._told_at, self._told = time.monotonic(), self._step
+        mark_told()
         self._say(self.line())

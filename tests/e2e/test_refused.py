@@ -22,7 +22,7 @@ def test_dry_run_starts_and_writes_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     assert "starting Ray" not in done.stderr
     told = {name: text for line in done.stdout.splitlines() for name, _, text in [line.partition(" ")]}
-    assert told["images"].strip().startswith("6 in ")
+    assert told["images"].strip().startswith("4 in ")
     for name in ("tiles", "budget", "bytes", "time"):
         assert told[name].strip().startswith("about ")
 

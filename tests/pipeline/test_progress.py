@@ -151,8 +151,10 @@ def test_a_silent_stage_has_a_heartbeat(caplog: pytest.LogCaptureFixture) -> Non
             raise RuntimeError("not yet")
         return f"{count[0]} written"
 
-    with Heartbeat("listing the images", every=0.02), Heartbeat(now, every=0.02):
-        wait_for(lambda: "3 written" in caplog.text and "listing the images, for 0 s" in caplog.text)
+    with Heartbeat("listing the images", every=0.02):
+        wait_for(lambda: "listing the images, for 0 s" in caplog.text)
+    with Heartbeat(now, every=0.02):
+        wait_for(lambda: "3 written" in caplog.text)
     ended = threading.active_count()
     caplog.clear()
     time.sleep(0.1)
@@ -178,3 +180,25 @@ def test_a_library_shows_a_bar_to_people_only_and_else_logs(caplog: pytest.LogCa
             progress.update(row())
             progress.close()
         assert (silent.getvalue(), stream.getvalue(), caplog.records) == ("", "", [])
+
+
+def test_silence_counts_over_stages_and_other_lines_end_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches short stages one after another that are silent together, and a heartbeat between lines of a bar's."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
+    module.mark_told()
+    deadline = time.monotonic() + 5
+    while not caplog.text and time.monotonic() < deadline:
+        with Heartbeat("a short stage", every=0.3):
+            time.sleep(0.05)
+    assert caplog.text.count("a short stage, for 0 s") == 1
+    caplog.clear()
+    progress, _, _ = without_terminal(100)
+    with Heartbeat("another", every=0.3):
+        for _ in range(20):
+            progress.update(row())
+            progress.close()
+            time.sleep(0.02)
+    assert caplog.text == ""

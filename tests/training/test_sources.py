@@ -106,7 +106,7 @@ def test_a_damaged_shard_is_refused_by_every_reader(tmp_path: Path, damage: str)
         lambda: CondensedDataset(tmp_path / "set"),
         lambda: export_folders(Store.open(str(tmp_path / "set")), resolve(str(tmp_path / "export"))),
     ):
-        with pytest.raises(IdcError, match=r"part-00000\.parquet is (damaged|missing).*jobs/verify\.py.*--repair"):
+        with pytest.raises(IdcError, match=r"part-00000\.parquet is (damaged|missing).*idc-ray verify.*--repair"):
             read()
 
 
@@ -114,7 +114,7 @@ def test_an_edited_manifest_is_refused(tmp_path: Path) -> None:
     condensed(tmp_path)
     manifest = tmp_path / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"rows": 3', '"rows": 2'))
-    with pytest.raises(IdcError, match=r"manifest\.json has another checksum.*jobs/verify\.py"):
+    with pytest.raises(IdcError, match=r"manifest\.json has another checksum.*idc-ray verify"):
         open_source(str(tmp_path), 2, MAX_PIXELS)
 
 

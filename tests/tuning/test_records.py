@@ -55,6 +55,6 @@ def test_a_file_of_somebody_else_is_no_sweep(tmp_path: Path) -> None:
     """Catches a traceback for a folder where another program keeps a tune.json."""
     place = resolve(str(tmp_path))
     place.write_json("tune.json", {"song": "x"})
-    with pytest.raises(BadRequest, match=r"tune.json is no record of a sweep.*--overwrite"):
+    with pytest.raises(BadRequest, match=r"tune.json is not a record of a sweep.*--overwrite"):
         begin_sweep(place, Sweep("1", {}), False, ())
     assert begin_sweep(place, Sweep("1", {}), True, ()).digest == "1"
