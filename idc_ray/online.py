@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from idc_ray.api.state import preserved
 from idc_ray.condensation.teacher_features import upscale_tiles
 from idc_ray.config import load
 from idc_ray.config.train import TrainConfig
@@ -63,7 +64,8 @@ class OnlineLabels:
     ) -> None:
         data = bundled_teacher_bytes(scale) if teacher == "bundled" else Path(fspath(teacher))
         self.device, self.seed, self.calls = torch.device(device), seed, 0
-        self.teacher = load_upscaler(data, scale=scale, device=self.device)
+        with preserved():  # torch's random state, which the making of a network draws from
+            self.teacher = load_upscaler(data, scale=scale, device=self.device)
         chosen = AUGMENT if augment is None else augment
         self.settings = load(TrainConfig, None, {f"augment.{name}": value for name, value in chosen.items()}).augment
         low = choose_precision("auto", self.device) == "bfloat16"

@@ -6,20 +6,27 @@ import doctest
 import inspect
 import operator
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 import idc_ray
 from idc_ray.photographs import photographs
+from tests.api.test_unchanged import changes, process
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 #: What holds public names of its own, or is no function or class.
 WITHOUT = {"__version__", "data", "data.TILES"}
+
+
+#: Whose examples draw from torch's random numbers: a DataLoader does, and fresh weights are drawn.
+DRAWS = {"CondensedDataset", "create_model"}
 
 
 def absolute(code: str, folder: Path) -> str:
@@ -40,6 +47,10 @@ def examples(value: Any) -> list[doctest.DocTest]:
 @pytest.fixture(scope="module")
 def folder(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the examples find: two photographs, a set condensed from them, a benchmark set, and a space to search."""
+    import mlflow  # noqa: F401  what imports do to a process is not a call's
+    import ray.train
+    import ray.tune  # noqa: F401
+
     root = tmp_path_factory.mktemp("examples")
     (root / "photos").mkdir()
     (root / "benchmarks" / "Set2" / "HR").mkdir(parents=True)
@@ -55,18 +66,45 @@ def folder(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def callers_torch() -> Iterator[None]:
+    """Settings that no worker has, so that one that a call leaves behind is seen."""
+    threads, rng = torch.get_num_threads(), torch.get_rng_state()
+    torch.set_num_threads(3)
+    torch.manual_seed(5)
+    yield
+    torch.set_num_threads(threads)
+    torch.set_rng_state(rng)
+
+
 @pytest.mark.parametrize("name", names())
-def test_an_example_does_what_it_says(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches an example that has become wrong, and a public name without one."""
+def test_an_example_does_what_it_says_and_nothing_else(
+    name: str,
+    folder: Path,
+    ray_cluster: Any,
+    callers_torch: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Catches an example that has become wrong, a public name without one, a call that prints, one that changes torch,
+    logging, signals, the environment or other state of its process, and one that ends its caller's cluster."""
     monkeypatch.chdir(folder)
     tests = examples(operator.attrgetter(name)(idc_ray))
     assert tests, f"idc_ray.{name} has no example"
+    before, address = process(), ray_cluster.get_runtime_context().gcs_address
+    del before["random"]  # threads of Ray draw from it at any time; tests/api/test_unchanged.py compares it
+    if name in DRAWS:
+        del before["torch: random"]
+    capfd.readouterr()
     for test in tests:
         for example in test.examples:  # the cluster of the tests works in another folder
             example.source = absolute(example.source, folder)
         messages: list[str] = []
         doctest.DocTestRunner(optionflags=FLAGS).run(test, out=messages.append, clear_globs=False)
         assert not messages, "".join(messages)
+    assert changes(before) == []
+    assert name.startswith("data.") or capfd.readouterr() == ("", "")  # Ray Data shows its own progress
+    assert ray_cluster.get_runtime_context().gcs_address == address
 
 
 def test_the_page_of_the_api_runs_and_names_it_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

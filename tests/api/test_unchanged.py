@@ -1,4 +1,4 @@
-"""Every call of the API leaves the process as it found it, on its caller's cluster and with one of its own."""
+"""A call leaves the process as it found it; what is compared is also what the examples are held to."""
 
 from __future__ import annotations
 
@@ -7,28 +7,17 @@ import json
 import logging
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
-import torch
 
-import idc_ray
-from idc_ray.images import decode_rgb
-from tests.api.conftest import SMALL, SMALL_JOB
 from tests.api.test_state import torch_settings
 
 ROOT = Path(__file__).resolve().parents[2]
-STUDENT: dict[str, Any] = {
-    "iterations": 2, "batch_size": 2, "patch_size": 8, "model_arguments": {"channels": 8, "blocks": 1},
-}  # fmt: skip
-SETTINGS: dict[str, Any] = {"mlflow": {"enabled": False}, "seeds": [0], "train": STUDENT}
 
 
 def process() -> dict[str, Any]:
@@ -59,72 +48,6 @@ def changes(before: dict[str, Any]) -> list[str]:
     return new + [
         f"{name}: {value} -> {after.get(name)}"[:300] for name, value in before.items() if after.get(name) != value
     ]
-
-
-@pytest.fixture
-def callers_torch() -> Iterator[None]:
-    """Settings that no worker has, so that one that is left behind is seen."""
-    threads, rng = torch.get_num_threads(), torch.get_rng_state()
-    torch.set_num_threads(3)
-    torch.manual_seed(5)
-    yield
-    torch.set_num_threads(threads)
-    torch.set_rng_state(rng)
-
-
-def calls(photos: Path, root: Path) -> dict[str, Callable[[], Any]]:
-    """One of each, in an order in which they find what they need."""
-    photo = decode_rgb((photos / "chelsea.png").read_bytes(), 10**9)
-    small = {name: value for name, value in SMALL.items() if name != "ratio"}
-    workers = {"actors": {"max_size": 1}}
-    shutil.copytree(photos, root / "benchmarks")
-    (root / "space.yaml").write_text("parameters: {loss.gamma: [0, 2]}\n")
-    return {
-        "condense": lambda: idc_ray.condense(photos, root / "out", **SMALL_JOB),
-        "Condenser": lambda: idc_ray.Condenser.from_pretrained(**SMALL)(photo),
-        "load_model": lambda: idc_ray.upscale(idc_ray.load_model("bundled", scale=2), photo),
-        "data.condense": lambda: condensed_dataset(photo),
-        "train": lambda: idc_ray.train(root / "out", root / "student", **STUDENT, mlflow={"enabled": False}),
-        "evaluate": lambda: idc_ray.evaluate("bundled", root / "benchmarks", root / "scores"),
-        "compare": lambda: idc_ray.compare(
-            photos, root / "comparison", benchmarks=root / "benchmarks", methods="idc", ratios=0.2, labels="teacher",
-            condense=small, **workers, **SETTINGS,
-        ),
-        "tune": lambda: idc_ray.tune(
-            root / "space.yaml", photos, root / "sweep", samples=2, stopper="none", condense=SMALL, **workers,
-            **SETTINGS,
-        ),
-        "export": lambda: idc_ray.export(root / "out", root / "pairs"),
-        "status": lambda: idc_ray.status(root / "out"),
-    }  # fmt: skip
-
-
-def condensed_dataset(photo: np.ndarray) -> int:
-    import ray.data
-
-    return len(idc_ray.data.condense(ray.data.from_items([{"image": photo}]), **SMALL).take_all())
-
-
-def test_no_call_changes_its_process(
-    photos: Path, ray_cluster: Any, tmp_path: Path, callers_torch: None, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Catches a notebook that computes, logs, or stops otherwise after a call, and a cluster that it ends."""
-    import mlflow  # noqa: F401  what imports do to a process is not a call's
-    import ray.train
-    import ray.tune  # noqa: F401
-
-    address = ray_cluster.get_runtime_context().gcs_address
-    found = {}
-    for name, call in calls(photos, tmp_path).items():
-        before = process()
-        capfd.readouterr()
-        call()
-        del before["random"]  # threads of Ray draw from it at any time; with the other test they have ended
-        found[name] = changes(before)
-        if name != "data.condense":  # which Ray Data runs, with its own bar and lines
-            found[name] += [text for text in capfd.readouterr() if text]
-        assert ray_cluster.get_runtime_context().gcs_address == address
-    assert {name: each for name, each in found.items() if each} == {}
 
 
 OWN_CLUSTER = """
