@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from idc_ray.dataset import CondensedDataset
     from idc_ray.models import Upscaler, create_model, list_models
+    from idc_ray.online import OnlineLabels
     from idc_ray.store import Status
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ __all__ = [
     "Condenser",
     "EvaluateResult",
     "ExportResult",
+    "OnlineLabels",
     "Status",
     "Tiles",
     "TrainResult",
@@ -66,6 +68,7 @@ _NAMES = {
     ),
     "idc_ray.dataset": ("CondensedDataset",),
     "idc_ray.models": ("Upscaler", "create_model", "list_models"),
+    "idc_ray.online": ("OnlineLabels",),
     "idc_ray.store": ("Status",),
 }  # fmt: skip
 _MODULES = ("data", "errors")

@@ -98,7 +98,7 @@ def condense(
     actors = config.actors
     pool = plan_pool(actors, ray.cluster_resources(), actors.min_size)
     return dataset.map_batches(
-        _Stage,
+        _Condense,
         fn_constructor_kwargs={"config": config, "checkpoint": ray.put(checkpoint), "column": column},
         batch_size=actors.images_per_step or IMAGES_PER_STEP[pool.device],
         batch_format="numpy",
@@ -137,7 +137,7 @@ def _resources(pool: PoolPlan) -> dict[str, float]:
     return pool.options if taken + 1 <= ray.cluster_resources().get("CPU", 0.0) else {"num_cpus": 0}
 
 
-class _Stage:
+class _Condense:
     """What a worker does.
 
     Args:

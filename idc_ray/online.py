@@ -36,12 +36,20 @@ class OnlineLabels:
     Raises:
         BadRequest: the checkpoint cannot be read or is for another scale, or ``augment`` has an unknown name.
 
-    Example::
+    In a training loop::
 
         labels = OnlineLabels("DCTLSA_x2.pt", scale=2, device="cuda")
         for lr, _ in loader:                                   # of CondensedDataset: uint8 (b, 3, p, p)
             lr, hr = labels(lr.cuda(non_blocking=True))        # float32 in [0, 1]
             loss = (model(lr) - hr).abs().mean()
+
+    Example:
+        >>> import idc_ray
+        >>> labels = idc_ray.OnlineLabels("bundled", scale=2)
+        >>> tile, _ = idc_ray.CondensedDataset("out/")[0]
+        >>> lr, hr = labels(tile[None])
+        >>> lr.shape, hr.shape
+        (torch.Size([1, 3, 48, 48]), torch.Size([1, 3, 96, 96]))
     """
 
     def __init__(

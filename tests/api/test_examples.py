@@ -15,10 +15,15 @@ from PIL import Image
 import idc_ray
 from idc_ray.photographs import photographs
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 #: What holds public names of its own, or is no function or class.
 WITHOUT = {"__version__", "data", "data.TILES"}
+
+
+def absolute(code: str, folder: Path) -> str:
+    return re.sub(r'"(?=(photos|out|tiles)/)', f'"{folder}/', code)
 
 
 def names() -> list[str]:
@@ -58,7 +63,21 @@ def test_an_example_does_what_it_says(name: str, folder: Path, monkeypatch: pyte
     assert tests, f"idc_ray.{name} has no example"
     for test in tests:
         for example in test.examples:  # the cluster of the tests works in another folder
-            example.source = re.sub(r'"(?=(photos|out|tiles)/)', f'"{folder}/', example.source)
+            example.source = absolute(example.source, folder)
         messages: list[str] = []
         doctest.DocTestRunner(optionflags=FLAGS).run(test, out=messages.append, clear_globs=False)
         assert not messages, "".join(messages)
+
+
+def test_the_page_of_the_api_runs_and_names_it_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a page that shows what no longer works, and a public name that it and the reference leave out."""
+    monkeypatch.chdir(folder)
+    page, reference = ((DOCS / name).read_text(encoding="utf-8") for name in ("api.md", "api_reference.md"))
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    found: dict[str, Any] = {}
+    exec(compile(absolute(code, folder), "docs/api.md", "exec"), found)
+    assert found["batch"]["hr"].shape == (2, 96, 96, 3) and found["large"].shape == (160, 240, 3)
+    run = found["run"]
+    assert f"# {run.num_tiles}, {run.ratio:.3g}, " in page
+    public = {*idc_ray.__all__, *idc_ray.data.__all__} - {"__version__", "data", "errors"}
+    assert {name for name in public if not re.search(rf"\b{name}\b", page + reference)} == set()

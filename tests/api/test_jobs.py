@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +113,43 @@ def test_keywords_win_over_a_file_of_settings_and_nothing_is_printed(
     assert (run.output, run.num_tiles) == (str(tmp_path / "named"), 6)
     assert run.losses == {}
     assert Store.open(run.output).read_shard(0)["method"][0].as_py() == "sobel"
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: idc_ray.train("out/", iteration=5), "unknown setting 'iteration'; did you mean 'iterations'"),
+        (lambda: idc_ray.train(["a/", 5]), r"setting 'data.1' is 5"),
+        (lambda: idc_ray.evaluate("bundled", "b/", "e/", tiles=64), "did you mean 'tile'"),
+        (lambda: idc_ray.compare("photos/", benchmark="b/"), "did you mean 'benchmarks'"),
+        (lambda: idc_ray.tune("smoke", sample=3), "did you mean 'samples'"),
+        (lambda: idc_ray.export("out/", "pairs/", overwrites=True), "did you mean 'overwrite'"),
+        (lambda: idc_ray.export("out/", "pairs/", dry_run=True), "only the command line prints estimates"),
+    ],
+)
+def test_every_job_refuses_a_wrong_setting(call: Callable[[], object], words: str) -> None:
+    """Catches a job whose keywords are not looked at."""
+    with pytest.raises(BadRequest, match=words):
+        call()
+
+
+def test_what_cannot_come_to_a_result_is_an_exception(photos: Path, tmp_path: Path) -> None:
+    """Catches a result without a best trial, and the state of an output that is none."""
+    (tmp_path / "space.yaml").write_text("parameters: {loss.gamma: [0, 2]}\n")
+    settings = {"condense": SMALL, "train": {"patch_size": 16}, "mlflow": {"enabled": False}}
+    with pytest.raises(IdcError, match="no trial came to its end; raise --hours"):
+        idc_ray.tune(tmp_path / "space.yaml", photos, tmp_path / "sweep", hours=1e-9, **settings)
+    with pytest.raises(BadRequest, match="no run in"):
+        idc_ray.status(tmp_path)
+    with pytest.raises(BadRequest, match="there is no condensed set"):
+        idc_ray.export(tmp_path, tmp_path / "pairs")
+
+
+def test_scores_are_those_of_the_files(photos: Path, tmp_path: Path) -> None:
+    """Catches means and images that are mixed up, and paths that are no text."""
+    scores = idc_ray.evaluate("bicubic", [photos], tmp_path / "scores", pictures=True)
+    (name,) = scores.psnr
+    written = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert scores.sets == written
+    assert scores.psnr[name] == pytest.approx(np.mean([each["psnr"] for each in scores.sets[name]["images"].values()]))
+    assert (tmp_path / "scores" / name / "chelsea.png").exists()

@@ -142,3 +142,23 @@ def test_the_last_step_is_told_once() -> None:
     progress.update({"kind": "progress", "step": 20, "loss": 0.5, "steps_per_second": 2.0})
     progress.close()
     assert stream.getvalue().count("20 of 20 steps") == 1
+
+
+def test_a_library_shows_a_bar_to_people_only_and_else_logs(caplog: pytest.LogCaptureFixture) -> None:
+    """Catches lines in the output of a program that only calls a function, and silence that is not silent."""
+    event = {"kind": "progress", "step": 20, "loss": 0.5, "steps_per_second": 2.0}
+    with caplog.at_level("INFO"):
+        stream, terminal, silent = io.StringIO(), Terminal(), Terminal()
+        for progress in (TrainProgress(20, stream, "log"), TrainProgress(20, terminal, "log")):
+            progress.update({"kind": "resumed", "step": 10})
+            progress.update(event)
+            progress.close()
+        assert stream.getvalue() == "" and terminal.getvalue() != ""
+        told = [record.getMessage().partition(",")[0] for record in caplog.records]
+        assert told == ["continuing after step 10", "10 of 20 steps", "20 of 20 steps"]
+        caplog.clear()
+        for hidden in (silent, stream):
+            progress = TrainProgress(20, hidden, "nothing")
+            progress.update(event)
+            progress.close()
+        assert (silent.getvalue(), stream.getvalue(), caplog.records) == ("", "", [])
