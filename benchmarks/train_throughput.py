@@ -73,11 +73,11 @@ def loop(config: TrainConfig) -> float:
     begin = 0.0
     for number in range(config.iterations):
         if number == WARM_STEPS:
-            float(next(model.parameters()).sum())  # what is queued is done
+            float(next(model.parameters()).detach().sum())  # what is queued is done
             begin = time.perf_counter()
         static.random_(len(lr))
         run(static)
-    float(next(model.parameters()).sum())
+    float(next(model.parameters()).detach().sum())
     return (config.iterations - WARM_STEPS) / (time.perf_counter() - begin)
 
 
