@@ -12,8 +12,9 @@ __all__ = ["set_up_training"]
 def set_up_training(threads: int) -> None:
     """Set torch's global switches for a process that trains, whatever ran in it before.
 
-    cuDNN's deterministic algorithms, chosen by its heuristics: a training that is continued by another process should
-    then have the same bits, which benchmarks/gpu.py checks. Other operations may choose theirs freely; TF32 is as torch has it by default.
+    cuDNN's deterministic algorithms, chosen by its heuristics: a training that another process continues should then
+    have the same bits, which benchmarks/gpu.py checks. Other operations may choose theirs freely; TF32 is as torch has
+    it by default.
 
     Args:
         threads: of torch, at least 1; float sums depend on it.
