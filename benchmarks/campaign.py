@@ -414,10 +414,10 @@ def _chosen(queue: Queue, names: Sequence[str] | None) -> Queue:
 
 
 def _named(text: str) -> tuple[str, str]:
-    name, equals, place = text.partition("=")
-    if not (name and equals and place):
+    name, equals, storage = text.partition("=")
+    if not (name and equals and storage):
         raise BadRequest(f"--set {text}: expected NAME=OUT, an output of the condense job")
-    return name, place
+    return name, storage
 
 
 def _commit() -> str:

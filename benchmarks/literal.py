@@ -80,9 +80,9 @@ class LiteralImage:
         seen = torch.zeros(lr.shape[1:], dtype=torch.bool)
         weights = torch.zeros(len(positions), side, side)
         for crop, (top, left) in enumerate(positions.tolist()):
-            place = (slice(top + half, top + half + side), slice(left + half, left + half + side))
-            weights[crop] = weighting(hardness[place]) * ~seen[place]
-            seen[place] = True
+            storage = (slice(top + half, top + half + side), slice(left + half, left + half + side))
+            weights[crop] = weighting(hardness[storage]) * ~seen[storage]
+            seen[storage] = True
         return cls(cut(lr, positions, size).float() / 255, weights, shares, mean, std, weighting)
 
 

@@ -72,16 +72,16 @@ def find(folder: Path, name: str) -> Any:
     return find_input(config(folder, name))
 
 
-def plan(folder: Path, name: str, found: Any) -> Any:
+def plan(folder: Path, name: str, listing: Any) -> Any:
     """What a launch does between the listing and the first image."""
     from idc_ray.pipeline.compactor import Compactor
     from idc_ray.pipeline.inputs import by_range
     from idc_ray.pipeline.plan import plan_work
 
     store = Store.open(str(folder / "out"))
-    planned = plan_work(config(folder, name), found, store, DIGEST, "launch")
+    planned = plan_work(config(folder, name), listing, store, DIGEST, "launch")
     Compactor(store, DIGEST, SHARDS, planned.together)
-    by_range(found.manifest, planned.together)
+    by_range(listing.manifest, planned.together)
     return planned
 
 
@@ -101,12 +101,12 @@ def _parquet(rows: int) -> bytes:
     return buffer.getvalue()
 
 
-def write_done(folder: Path, found: Any, share: float, loose: int) -> None:
+def write_done(folder: Path, listing: Any, share: float, loose: int) -> None:
     """An output in which a share of the images is done: whole ranges in shards, the last few images as parts."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     store = Store.open(str(folder / "out"))
     by_shard: dict[int, list[tuple[str, str]]] = {}
-    for image_id, source in zip(*(found.manifest[name].to_pylist() for name in ("image_id", "source")), strict=True):
+    for image_id, source in zip(*(listing.manifest[name].to_pylist() for name in ("image_id", "source")), strict=True):
         by_shard.setdefault(shard_of(image_id, SHARDS), []).append((image_id, source))
     whole = round(share * SHARDS)
     for shard in range(whole):
@@ -114,8 +114,8 @@ def write_done(folder: Path, found: Any, share: float, loose: int) -> None:
         data = _parquet(rows)
         digest = hashlib.sha256(data).hexdigest()
         info = ShardInfo(shard_name(shard), shard, SHARDS, DIGEST, rows, rows, len(data), digest)
-        store.place.write(shard_name(shard), data)
-        index.write_index(store.place, info, [record(*image) for image in by_shard[shard]])
+        store.storage.write(shard_name(shard), data)
+        index.write_index(store.storage, info, [record(*image) for image in by_shard[shard]])
     for image_id, _ in [image for shard in range(whole, SHARDS) for image in by_shard[shard]][:loose]:
         path = folder / "out" / part_name(DIGEST, image_id)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,14 +124,18 @@ def write_done(folder: Path, found: Any, share: float, loose: int) -> None:
 
 def stage_find(folder: Path, name: str) -> dict[str, float]:
     begin = time.perf_counter()
-    found = find(folder, name)
-    return {"seconds": time.perf_counter() - begin, "images": found.manifest.num_rows, "bytes": found.manifest.nbytes}
+    listing = find(folder, name)
+    return {
+        "seconds": time.perf_counter() - begin,
+        "images": listing.manifest.num_rows,
+        "bytes": listing.manifest.nbytes,
+    }
 
 
 def stage_plan(folder: Path, share: str) -> dict[str, float]:
-    found = find(folder, "images.parquet")
+    listing = find(folder, "images.parquet")
     begin = time.perf_counter()
-    planned = plan(folder, "images.parquet", found)
+    planned = plan(folder, "images.parquet", listing)
     return {"seconds": time.perf_counter() - begin, "to_do": planned.todo, "done": planned.done_before}
 
 
@@ -231,11 +235,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name in ("list.txt", "images.parquet"):
         figures[f"find {name}"] = in_process("find", folder, name)
-    found = find(folder, "images.parquet")
+    listing = find(folder, "images.parquet")
     for share in (0.0, 0.1, 0.5, 0.99):
-        write_done(folder, found, share, loose=arguments.images // 100)
+        write_done(folder, listing, share, loose=arguments.images // 100)
         figures[f"plan, {share:.0%} done"] = in_process("plan", folder, str(share))
-    write_done(folder, found, 1.0, loose=0)
+    write_done(folder, listing, 1.0, loose=0)
     figures["finish"] = in_process("finish", folder, "")
     if not arguments.no_job:
         figures["job"] = run_job(folder, "images.parquet", 2 if arguments.quick else 60)

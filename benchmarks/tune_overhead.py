@@ -117,8 +117,8 @@ def loop(folder: Path, draws: Sequence[dict[str, Any]], arguments: argparse.Name
     """The score of each setting, dB."""
     own = CONDENSE | {"input": str(folder / "images"), "output": str(folder / "none"), "actors.device": "cpu"}
     configs = [load(CondenseConfig, None, own | draw) for draw in draws]
-    found = readable_samples(find_input(configs[0]), configs[0], arguments.images)
-    images = [ImageTask(each.image_id, each.lr) for each in found]
+    listing = readable_samples(find_input(configs[0]), configs[0], arguments.images)
+    images = [ImageTask(each.image_id, each.lr) for each in listing]
     steps = arguments.steps
     once = {"iterations": steps, "validation.every": steps, "checkpoint_every": steps, "workers.threads": 1}
     training = load(TrainConfig, None, STUDENT | once)

@@ -141,14 +141,14 @@ def fill(folder: Path, files: Sequence[Path]) -> None:
         raise SystemExit(f"{folder} holds other photographs; name another --scratch")
 
 
-def _link(path: Path, place: Path) -> None:
+def _link(path: Path, storage: Path) -> None:
     """A copy appears under its name only once it is whole: a killed run goes on from what is there."""
     try:
-        os.link(path, place)
+        os.link(path, storage)
     except OSError:  # another file system, or one without links
-        part = place.with_name(f".{place.name}")
+        part = storage.with_name(f".{storage.name}")
         shutil.copy(path, part)
-        part.rename(place)
+        part.rename(storage)
 
 
 def steps_of(records: Sequence[TrialRecord]) -> int:
@@ -181,13 +181,13 @@ def search(sweep: Sweep, budget: int) -> None:
 def rescored(sweep: Sweep, winner: TrialRecord, seed: int) -> float:
     """PSNR of the winner, made again with another seed from the sweep's files."""
     bench = sweep.bench
-    place = bench.scratch / "rescored" / f"{sweep.name}-trial{winner.number}-seed{seed}"
+    storage = bench.scratch / "rescored" / f"{sweep.name}-trial{winner.number}-seed{seed}"
     best, train = sweep.output / "best.yaml", sweep.output / "train.yaml"
-    bench.job("condense", "--config", best, "--seed", seed, "--input", bench.images, "--output", place / "set")
-    bench.job("train", "--config", train, "--seed", seed, "--data", place / "set", "--output", place / "student")
-    model = place / "student" / "last.safetensors"  # as the sweep: the last step's, not the best of the curve
-    bench.job("evaluate", "--model", model, "--benchmarks", bench.validation, "--output", place / "scores")
-    (scores,) = json.loads((place / "scores" / "metrics.json").read_text()).values()
+    bench.job("condense", "--config", best, "--seed", seed, "--input", bench.images, "--output", storage / "set")
+    bench.job("train", "--config", train, "--seed", seed, "--data", storage / "set", "--output", storage / "student")
+    model = storage / "student" / "last.safetensors"  # as the sweep: the last step's, not the best of the curve
+    bench.job("evaluate", "--model", model, "--benchmarks", bench.validation, "--output", storage / "scores")
+    (scores,) = json.loads((storage / "scores" / "metrics.json").read_text()).values()
     return float(scores["psnr"])
 
 

@@ -96,12 +96,12 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     print(f"2 x {arguments.images} images, {arguments.rounds} rounds, {machine()}", flush=True)
     rounds: list[dict[str, float]] = []
     for number in range(arguments.rounds):
-        place = scratch / f"round{number}"
+        storage = scratch / f"round{number}"
         row = {
-            "one_loop": _rate(loops(halves[:1], place / "one", arguments), 1),
-            "two_loops": _rate(loops(halves, place / "two", arguments), 2),
-            "one_node": _rate(job(halves[0], 1, place / "one_node", arguments), 1),
-            "two_nodes": _rate(job(images, 2, place / "two_nodes", arguments), 2),
+            "one_loop": _rate(loops(halves[:1], storage / "one", arguments), 1),
+            "two_loops": _rate(loops(halves, storage / "two", arguments), 2),
+            "one_node": _rate(job(halves[0], 1, storage / "one_node", arguments), 1),
+            "two_nodes": _rate(job(images, 2, storage / "two_nodes", arguments), 2),
         }
         row["gain_of_loops"] = row["two_loops"] / row["one_loop"]
         row["gain_of_nodes"] = row["two_nodes"] / row["one_node"]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from idc_ray.config import Mlflow
 from idc_ray.config.base import Section
 from idc_ray.errors import BadRequest
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.tracking import Tracker
 
 __all__ = ["RunFamily"]
@@ -28,33 +28,33 @@ class RunFamily:
         settings: section ``mlflow`` of the job's configuration.
         config: the job's configuration, recorded with the parent.
         output: where the job writes.
-        place: the same.
+        storage: the same.
         digest: of what the job is about.
 
     Raises:
         BadRequest: MLflow cannot be used as configured.
     """
 
-    def __init__(self, settings: Mlflow, config: Section, output: str, place: Place, digest: str) -> None:
-        self._settings, self._output, self._place = settings, output, place
+    def __init__(self, settings: Mlflow, config: Section, output: str, storage: StorageFolder, digest: str) -> None:
+        self._settings, self._output, self._place = settings, output, storage
         # Names of the children that are told whole, and the runs of these and of those that were begun.
         nothing: dict[str, Any] = {"parent": None, "children": [], "runs": {}}
-        self._known = nothing | (place.read_json(FILE, "delete that file") or {})
+        self._known = nothing | (storage.read_json(FILE, "delete that file") or {})
         self._parent = Tracker.start(settings, output, digest, self._known["parent"])
         if self._parent.run_id is None:
             return
         if self._parent.run_id != self._known["parent"]:
             self._known = nothing | {"parent": self._parent.run_id}
-            place.write_json(FILE, self._known)
+            storage.write_json(FILE, self._known)
         self._parent.log_params(config.model_dump(mode="json"))
         self._parent.log_artifact(config.to_yaml(), "config.yaml")
 
-    def child(self, name: str, tell: Callable[[Tracker], None], status: Status = "FINISHED") -> None:
+    def child(self, name: str, report: Callable[[Tracker], None], status: Status = "FINISHED") -> None:
         """Record a part that ended, unless an earlier launch did.
 
         Args:
             name: of the part, unique in the job.
-            tell: logs what there is to log.
+            report: logs what there is to log.
             status: how it ended.
         """
         if self._parent.run_id is None or name in self._known["children"]:
@@ -68,7 +68,7 @@ class RunFamily:
         if child.run_id != begun:  # a launch that is killed before the end goes on with this run
             self._known["runs"][name] = child.run_id
             self._place.write_json(FILE, self._known)
-        tell(child)
+        report(child)
         child.finish(status)
         self._known["children"].append(name)
         self._place.write_json(FILE, self._known)

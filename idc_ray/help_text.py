@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 
 from idc_ray.config import Section, Setting, settings_of
-from idc_ray.config.base import PLACE
+from idc_ray.config.base import PATH_FIELD
 
 __all__ = ["base_type", "default_text", "kinds_of", "metavar", "short_help"]
 
@@ -72,7 +72,7 @@ def short_help(model: type[Section], description: str, command: str) -> str:
 def _value(setting: Setting) -> str:
     if setting.field.annotation is bool:
         return ""
-    if PLACE in setting.field.metadata:
+    if PATH_FIELD in setting.field.metadata:
         return " PATH"
     text = metavar(setting)
     return f" {text if len(text) <= CHOICES_WIDTH else 'NAME'}"

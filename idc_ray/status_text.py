@@ -69,7 +69,7 @@ def _in_flight(status: Status) -> Iterator[str]:
 
 def _ids(one: Inflight) -> str:
     more = f" and {len(one.images) - SHOWN} more" if len(one.images) > SHOWN else ""
-    return ", ".join(one.images[:SHOWN]) + more + (", alone" if one.alone else "")
+    return ", ".join(one.images[:SHOWN]) + more + (", alone" if one.isolated else "")
 
 
 def _lock(status: Status) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel
 
-from idc_ray.config import places_of
+from idc_ray.config import path_settings
 from idc_ray.errors import BadRequest
 
 __all__ = ["is_submitted", "refuse_relative_places"]
@@ -57,10 +57,10 @@ def refuse_relative_places(config: BaseModel) -> None:
 
 
 def _relative_places(config: BaseModel) -> Iterator[tuple[str, str]]:
-    for name, place in places_of(config):
-        absolute = _SCHEME.match(place) or os.path.isabs(os.path.expanduser(place))
-        if not absolute and place not in NAMES.get(name, ()):
-            yield f"--{name.replace('_', '-')}", place
+    for name, storage in path_settings(config):
+        absolute = _SCHEME.match(storage) or os.path.isabs(os.path.expanduser(storage))
+        if not absolute and storage not in NAMES.get(name, ()):
+            yield f"--{name.replace('_', '-')}", storage
     tracking = getattr(config, "mlflow", None)
     if tracking is None or not tracking.enabled:
         return

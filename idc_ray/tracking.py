@@ -224,15 +224,15 @@ class Tracker:
         return True
 
 
-def _last_part(place: str) -> str:
-    return redact(place).partition("?")[0].rstrip("/").rpartition("/")[2]
+def _last_part(storage: str) -> str:
+    return redact(storage).partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
-def _local_folder(place: str) -> Path | None:
+def _local_folder(storage: str) -> Path | None:
     """An absolute path, or None for anything with another scheme than file."""
-    if "://" not in place:
-        return Path(os.path.abspath(os.path.expanduser(place)))  # as the store finds it
-    parts = urlparse(place)
+    if "://" not in storage:
+        return Path(os.path.abspath(os.path.expanduser(storage)))  # as the store finds it
+    parts = urlparse(storage)
     return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
 
 

@@ -94,7 +94,7 @@ def test_digest_does_not_depend_on_the_order_of_definition() -> None:
     """Catches hashing a dump in the order of the fields: tidying the source would orphan every finished part."""
 
     class Base(Section):
-        guided_by = CondenseConfig.guided_by
+        resolved_feature_network = CondenseConfig.resolved_feature_network
 
     fields = {n: (f.annotation, f) for n, f in reversed(CondenseConfig.model_fields.items())}
     reordered = create_model("Reordered", __base__=Base, **fields)  # type: ignore[call-overload]

@@ -33,9 +33,9 @@ class Server:
         return Tracker(None, found)
 
 
-def family(place: Path) -> RunFamily:
+def family(storage: Path) -> RunFamily:
     config = TuneConfig(space="x")
-    return RunFamily(config.mlflow, config, str(place), resolve(str(place)), "digest")
+    return RunFamily(config.mlflow, config, str(storage), resolve(str(storage)), "digest")
 
 
 def test_a_continued_job_neither_repeats_nor_forgets_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

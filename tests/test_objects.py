@@ -14,18 +14,18 @@ from tests.s3 import S3, fails_first
 
 def test_a_file_is_one_put_without_parts_or_copies(s3: S3) -> None:
     """Catches pyarrow's default, which makes three requests of a multipart upload of every small file."""
-    place = resolve(s3.uri("bucket/one"))
+    storage = resolve(s3.uri("bucket/one"))
     with s3.counting() as requests:
-        place.write("a/b.json", b"x" * 5_000_000)
+        storage.write("a/b.json", b"x" * 5_000_000)
     assert [(r.method, r.key, r.query) for r in requests] == [("PUT", "one/a/b.json", "")]
     assert s3.get("bucket", "one/a/b.json") == b"x" * 5_000_000
 
 
 def test_a_large_file_is_there_whole(s3: S3) -> None:
-    place = resolve(s3.uri("bucket/large"))
+    storage = resolve(s3.uri("bucket/large"))
     data = bytes(range(256)) * 100_000
-    place.write("shard", data)
-    assert place.read("shard") == data
+    storage.write("shard", data)
+    assert storage.read("shard") == data
 
 
 def test_an_endpoint_of_the_environment_travels_to_workers(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,8 +33,8 @@ def test_an_endpoint_of_the_environment_travels_to_workers(s3: S3, monkeypatch: 
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
     sent = pickle.dumps(resolve("s3://bucket/env"))
     monkeypatch.delenv("AWS_ENDPOINT_URL")
-    place = pickle.loads(sent)
-    place.write("x", b"1")
+    storage = pickle.loads(sent)
+    storage.write("x", b"1")
     assert s3.get("bucket", "env/x") == b"1"
     assert b"a-secret-of-the-environment" not in sent
 
@@ -42,20 +42,20 @@ def test_an_endpoint_of_the_environment_travels_to_workers(s3: S3, monkeypatch: 
 @pytest.mark.parametrize("error", ["SlowDown", "InternalError"])
 def test_failing_requests_are_tried_again_also_by_workers(s3: S3, error: str) -> None:
     """Catches pyarrow's file systems, which lose the retry strategy in a pickle: its default gives up after three."""
-    place = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(resolve(s3.uri("bucket/again"))))))
-    strategy = place.fs.__reduce__()[0]
+    storage = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(resolve(s3.uri("bucket/again"))))))
+    strategy = storage.fs.__reduce__()[0]
     assert strategy is objects._open_s3  # each opening says the number of attempts anew
     s3.fault = fails_first(2, error)
-    place.write(f"{error}.json", b"{}")
-    assert place.read(f"{error}.json") == b"{}"
+    storage.write(f"{error}.json", b"{}")
+    assert storage.read(f"{error}.json") == b"{}"
 
 
 def test_a_store_that_goes_on_failing_is_told_with_the_fix(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    place = resolve(s3.uri("bucket/down", user="an-access-key:a-secret@"))
+    storage = resolve(s3.uri("bucket/down", user="an-access-key:a-secret@"))
     s3.fault = lambda request: "SlowDown"
-    for action in (lambda: place.write("x", b""), lambda: place.read("x"), lambda: place.files("x"),
-                   lambda: place.size("x"), lambda: place.delete("x")):  # fmt: skip
+    for action in (lambda: storage.write("x", b""), lambda: storage.read("x"), lambda: storage.files("x"),
+                   lambda: storage.size("x"), lambda: storage.delete("x")):  # fmt: skip
         with s3.counting() as requests, pytest.raises(StoreUnavailable, match=r"tried 2 times.*same command") as told:
             action()
         assert len(requests) == 2
@@ -73,7 +73,7 @@ def test_refused_credentials_are_told_at_once(s3: S3) -> None:
 
 def test_a_request_that_hangs_is_given_up_and_made_again(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "REQUEST_S", 1.0)
-    place = resolve(s3.uri("bucket/slow"))
+    storage = resolve(s3.uri("bucket/slow"))
     hung: list[str] = []
 
     def fault(request: object) -> float | None:
@@ -82,7 +82,7 @@ def test_a_request_that_hangs_is_given_up_and_made_again(s3: S3, monkeypatch: py
 
     s3.fault = fault
     begin = time.monotonic()
-    place.write("x", b"1")
+    storage.write("x", b"1")
     assert time.monotonic() - begin < 15
 
 

@@ -51,10 +51,10 @@ def read_images(folders: Sequence[str], queue: Queue) -> Images:
     """
     pairs: dict[str, Pair] = {}
     for folder in folders:
-        found = find_images(folder, scale=queue.scale)
-        refs = [ImageRef.from_row(row) for row in found.manifest.to_pylist()]
+        listing = find_images(folder, scale=queue.scale)
+        refs = [ImageRef.from_row(row) for row in listing.manifest.to_pylist()]
 
-        def read(ref: ImageRef, filesystem: FileSystem = found.filesystem) -> Pair | None:
+        def read(ref: ImageRef, filesystem: FileSystem = listing.filesystem) -> Pair | None:
             try:
                 image = load_instance(
                     ref, filesystem, scale=queue.scale, tile_size=1, max_pixels=MAX_PIXELS, keep_hr=True

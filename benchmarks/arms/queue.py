@@ -105,7 +105,7 @@ class Arm:
         """
         if self.condense is None:
             return None
-        features = teacher if self.condense.guided_by == "teacher" else "bundled"
+        features = teacher if self.condense.resolved_feature_network == "teacher" else "bundled"
         digest = content_digest([images, self.condense.digest(features)])
         return f"{self.condense.method}-{self.condense.ratio:g}-{self.condense.seed}-{digest[:8]}"
 

@@ -21,7 +21,7 @@ from benchmarks.arms.queue import Arm
 from idc_ray.condensation.budget import SURVEY_IMAGES, mean_difficulty
 from idc_ray.condensation.condenser import Condenser
 from idc_ray.condensation.load import load_condenser
-from idc_ray.condensation.tasks import Condensed, ImageTask, Known, needs_hr
+from idc_ray.condensation.tasks import Condensed, ImageTask, TeacherCache, needs_hr
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import decode_png, encode_png
@@ -66,7 +66,7 @@ class SetMaker:
     ) -> None:
         self._images, self._teacher, self._folder = images, teacher, folder
         self._teacher_sha256 = teacher_sha256(teacher)
-        self._surveys: dict[CondenseConfig, list[Future[Known]]] = {}
+        self._surveys: dict[CondenseConfig, list[Future[TeacherCache]]] = {}
         self._work: dict[str, list[Future[Condensed | str]]] = {}
         wanted = {self.key(arm): arm.condense for arm in arms if arm.condense is not None}
         self._missing = {key: config for key, config in wanted.items() if self._read_facts(key) is None}
@@ -99,10 +99,10 @@ class SetMaker:
         """Hand a set's images to the processes, once their difficulties are known if they are needed."""
         assert self._pool is not None
         # Labels are made where the set is used: those of the condenser come from the small network, and are dropped.
-        teacher = self._teacher if config.guided_by == "teacher" else bundled_teacher_bytes(config.scale)
-        known: list[Known | None] = [None] * len(self._images.train)
+        teacher = self._teacher if config.resolved_feature_network == "teacher" else bundled_teacher_bytes(config.scale)
+        known: list[TeacherCache | None] = [None] * len(self._images.train)
         mean = None
-        if config.allocation == "difficulty" or config.makes_tiles:
+        if config.allocation == "difficulty" or config.synthesizes_tiles:
             measured = self._measured(config, teacher)
             if not all(part.done() for part in measured):
                 return
@@ -115,7 +115,7 @@ class SetMaker:
         self._work[key] = [self._pool.submit(_condense, config, teacher, mean, task) for task in tasks]
         log.info("condensing %s: %d images", key, len(self._images.train))
 
-    def _measured(self, config: CondenseConfig, teacher: bytes) -> list[Future[Known]]:
+    def _measured(self, config: CondenseConfig, teacher: bytes) -> list[Future[TeacherCache]]:
         """Difficulties of all images, which sets of any method, ratio and seed share."""
         same = config.model_copy(update={"method": "random", "ratio": 1.0, "seed": 0, "labels": "teacher"})
         if same not in self._surveys:
@@ -123,7 +123,7 @@ class SetMaker:
             self._surveys[same] = [self._pool.submit(_measure, same, teacher, pair.lr) for pair in self._images.train]
         return self._surveys[same]
 
-    def _mean(self, known: list[Known | None]) -> float:
+    def _mean(self, known: list[TeacherCache | None]) -> float:
         """What ``allocation: difficulty`` divides by, from the sample that the condense job would take."""
         maps = [(pair.name, each.difficulties) for pair, each in zip(self._images.train, known, strict=True) if each]
         rows = [
@@ -209,7 +209,7 @@ def _condenser(config: CondenseConfig, teacher: bytes) -> Condenser:
     return load_condenser(config, teacher, set_up_torch(config.actors, has_gpu=False))
 
 
-def _measure(config: CondenseConfig, teacher: bytes, lr: NDArray[np.uint8]) -> Known:
+def _measure(config: CondenseConfig, teacher: bytes, lr: NDArray[np.uint8]) -> TeacherCache:
     return _condenser(config, teacher).measure(lr, keep_features=False)
 
 

@@ -137,8 +137,10 @@ class TrainResult:
         from idc_ray.training.state import BEST, LAST  # imports torch
 
         best = BEST if trained.best_psnr is not None else LAST
-        place = trained.place
-        return cls(place.uri, trained.steps, trained.best_psnr, trained.best_step, place.shown(best), place.shown(LAST))
+        storage = trained.storage
+        return cls(
+            storage.uri, trained.steps, trained.best_psnr, trained.best_step, storage.shown(best), storage.shown(LAST)
+        )
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ class CompareResult:
             spreads = {name: arm.spreads.get((name, "psnr")) for name in report.sets}
             means[arm.name] = {name: None if found is None else found.mean for name, found in spreads.items()}
         failures = tuple(FailedArm(each.arm, each.seed, each.reason) for each in report.failures)
-        return cls(compared.place.uri, report.finished, report.total, means, failures, to_markdown(report))
+        return cls(compared.storage.uri, report.finished, report.total, means, failures, to_markdown(report))
 
 
 @dataclass(frozen=True)
@@ -288,8 +290,8 @@ class TuneResult:
             Trial(each.number, each.draw, each.status, each.psnr, each.ratio, each.cost, each.reason)
             for each in tuned.trials
         )
-        place = tuned.place
-        return cls(place.uri, len(trials), trials[0], place.shown("best.yaml"), trials, tuned.table)
+        storage = tuned.storage
+        return cls(storage.uri, len(trials), trials[0], storage.shown("best.yaml"), trials, tuned.table)
 
 
 @dataclass(frozen=True)

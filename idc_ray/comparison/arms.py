@@ -18,7 +18,7 @@ from idc_ray.config.compare import CompareConfig, Grid
 from idc_ray.config.loading import flatten_changes
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest
-from idc_ray.images import Found
+from idc_ray.images import ImageListing
 from idc_ray.models import teacher_sha256
 from idc_ray.models.registry import nearest
 from idc_ray.training.fit import new_model, start_sha256, with_absolute_start
@@ -122,9 +122,9 @@ class Arm:
         return f"{self.name}-{digest[:8]}-{seed}"
 
 
-def input_digest(found: Found) -> str:
-    """Names the list of images, as :meth:`idc_ray.images.Found.describe` does."""
-    text = json.dumps(found.describe(), sort_keys=True)
+def input_digest(listing: ImageListing) -> str:
+    """Names the list of images, as :meth:`idc_ray.images.ImageListing.describe` does."""
+    text = json.dumps(listing.describe(), sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
@@ -168,8 +168,8 @@ def reference_of(config: CompareConfig, arms: list[Arm]) -> str:
         return config.reference
     matches = [core for core in cores if core.startswith(config.reference)]
     if len(matches) != 1:
-        found = f"{len(matches)} arms begin like that" if matches else "no arm is called that"
-        raise BadRequest(f"reference is {config.reference}, but {found}; there are: {', '.join(cores)}")
+        listing = f"{len(matches)} arms begin like that" if matches else "no arm is called that"
+        raise BadRequest(f"reference is {config.reference}, but {listing}; there are: {', '.join(cores)}")
     return matches[0]
 
 

@@ -31,7 +31,7 @@ from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import tell_if_no_room
 from idc_ray.store import holder_text
-from idc_ray.store.filesystem import Place, resolve
+from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.lock import lock
 from idc_ray.tracking import tracking_uri
 
@@ -45,11 +45,11 @@ class Compared:
     """A launch that has come to its end.
 
     Attributes:
-        place: the output, which has the table in ``results.md``.
+        storage: the output, which has the table in ``results.md``.
         report: what is known of all arms, with the failures of this launch.
     """
 
-    place: Place
+    storage: StorageFolder
     report: Report
 
 
@@ -71,7 +71,7 @@ def compare(config: CompareConfig) -> int:
         return 0
     compared = run_compare(config)
     report = compared.report
-    print(f"{report.finished} of {report.total} trainings: {compared.place.shown('results.md')}", flush=True)
+    print(f"{report.finished} of {report.total} trainings: {compared.storage.shown('results.md')}", flush=True)
     return 1 if report.failures else 0
 
 
@@ -91,11 +91,11 @@ def run_compare(config: CompareConfig) -> Compared:
         log.info("%s", line)
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)
-    place = resolve(config.output)
-    place.check_writable()
-    with lock(place, holder_text()):
-        place.write("config.yaml", config.to_yaml().encode())
-        return Compared(place, _Comparison(plan, place).run())
+    storage = resolve(config.output)
+    storage.check_writable()
+    with lock(storage, holder_text()):
+        storage.write("config.yaml", config.to_yaml().encode())
+        return Compared(storage, _Comparison(plan, storage).run())
 
 
 def _prepared(config: CompareConfig, photographs: str | None = None) -> Plan:
@@ -106,9 +106,9 @@ def _prepared(config: CompareConfig, photographs: str | None = None) -> Plan:
 class _Comparison:
     """One launch."""
 
-    def __init__(self, plan: Plan, place: Place) -> None:
-        self.plan, self.place, self.config = plan, place, plan.config
-        self.results = Results(place)
+    def __init__(self, plan: Plan, storage: StorageFolder) -> None:
+        self.plan, self.storage, self.config = plan, storage, plan.config
+        self.results = Results(storage)
         self.done: dict[str, Result] = {}
         self.failures: list[Failure] = []
         self.anchors: dict[str, Any] = {}
@@ -127,7 +127,7 @@ class _Comparison:
             else:
                 self.done[result.name] = result
         log.info("%d trainings of %d arms, %d done before", len(plan.trainings), len(plan.arms), len(self.done))
-        self.tracking = RunFamily(config.mlflow, config, config.output, self.place, plan.digest)
+        self.tracking = RunFamily(config.mlflow, config, config.output, self.storage, plan.digest)
         try:
             with Heartbeat("telling MLflow what is done"):
                 for result in self.done.values():
@@ -146,7 +146,7 @@ class _Comparison:
 
     def _on_ray(self, missing: list[tuple[Arm, int]]) -> None:
         name = f"anchors/{self.plan.data.scored}-{self.plan.data.teacher[:8]}.json"
-        stored = self.place.read_json(name, "delete that file: it is made anew")
+        stored = self.storage.read_json(name, "delete that file: it is made anew")
         self.anchors = stored or {}
         if not missing and stored:
             return
@@ -164,7 +164,7 @@ class _Comparison:
             if scored is not None:
                 with Heartbeat("scoring bicubic interpolation and the teacher"):
                     self.anchors = self._value(scored)
-                self.place.write_json(name, self.anchors)
+                self.storage.write_json(name, self.anchors)
         finally:
             if ours:
                 ray.shutdown()
@@ -234,7 +234,7 @@ class _Comparison:
         report = make_report(self.plan, list(self.done.values()), self.failures, self.anchors, workers)
         files = report_files(report)
         for name, content in files.items():
-            self.place.write(name, content)
+            self.storage.write(name, content)
         self.tracking.report(files, report.finished)
         return report
 
@@ -257,7 +257,7 @@ class _Comparison:
         if size not in self._blocks:
             reading = config.model_copy(update={"method": "psnr_bicubic"})  # it compares with HR, so HR is kept
             job = self.plan.job(reading, f"reading/{size}")
-            self._blocks[size] = Blocks([tasks.read.remote(job, rows) for rows in manifest_blocks(self.plan.found)])
+            self._blocks[size] = Blocks([tasks.read.remote(job, rows) for rows in manifest_blocks(self.plan.listing)])
         return self._blocks[size]
 
     def _difficulties(self, arms: list[Arm]) -> dict[str, float]:
@@ -268,18 +268,18 @@ class _Comparison:
             if arm.allocation != "difficulty" or key in means:
                 continue
             name = f"surveys/{key}.json"
-            stored = self.place.read_json(name, "delete that file: it is measured anew")
+            stored = self.storage.read_json(name, "delete that file: it is measured anew")
             if stored is None:
                 job = self.plan.job(arm.condense.model_copy(update={"method": "random"}), "reading/survey")
                 mean = self._value(self._remote(tasks.survey, job, self.teacher, self._images(arm.condense)))
                 stored = {"mean_difficulty": mean}
-                self.place.write_json(name, stored)
+                self.storage.write_json(name, stored)
             means[key] = stored["mean_difficulty"]
         return means
 
     def _difficulty_key(self, config: CondenseConfig) -> str:
         settings: dict[str, Any] = {"images": self.plan.data.images, "teacher": self.plan.data.teacher}
-        settings |= {"tile": config.tile_size, "slots": config.slots, "guide": config.guided_by}
+        settings |= {"tile": config.tile_size, "slots": config.slots, "guide": config.resolved_feature_network}
         settings |= {"scale": config.scale, "dtype": config.actors.dtype, "method_version": METHOD_VERSION}
         return result_digest(settings)
 
@@ -290,7 +290,7 @@ class _Comparison:
         job = plan.job(condense, f"sets/{set_name}")
         if arm.allocation == "difficulty":
             job = replace(job, mean_difficulty=difficulties[self._difficulty_key(arm.condense)])
-        place = resolve(f"{self.config.output.rstrip('/')}/students/{arm.training_name(plan.data)}/{seed}")
+        storage = resolve(f"{self.config.output.rstrip('/')}/students/{arm.training_name(plan.data)}/{seed}")
 
         def train(facts: Any) -> Any:
             blocks = None
@@ -299,7 +299,7 @@ class _Comparison:
                 config = training.model_copy(update={"data": (job.store.uri,)})
             else:
                 blocks = self._images(condense) if arm.labels == "real" else self._labelled[set_name]
-            return self._remote(tasks.train, facts, config, blocks, place, plan.scoring)
+            return self._remote(tasks.train, facts, config, blocks, storage, plan.scoring)
 
         return Unit(arm.result_name(plan.data, seed), set_name, lambda: self._make_set(arm, job, set_name), train)
 
@@ -307,7 +307,7 @@ class _Comparison:
         if arm.method != WHOLE:
             finished = job.store.read_manifest() is not None
             blocks = Blocks([]) if finished else self._images(job.config)
-            return self._remote(tasks.condense, job, self.teacher, blocks, self.plan.found.manifest.num_rows)
+            return self._remote(tasks.condense, job, self.teacher, blocks, self.plan.listing.manifest.num_rows)
         if arm.labels == "real":
             return self._remote(tasks.count_whole, self._images(job.config))
         outcome, labelled = self._remote(tasks.label, job, self.teacher, self._images(job.config))

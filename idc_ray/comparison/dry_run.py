@@ -31,9 +31,9 @@ def estimate(plan: Plan) -> str:
     """
     config = plan.config
     device = set_up_torch(config.actors, has_gpu=torch.cuda.is_available())
-    samples = list(readable_samples(plan.found, plan.arms[0].condense, TIMED_IMAGES))
+    samples = list(readable_samples(plan.listing, plan.arms[0].condense, TIMED_IMAGES))
     if not samples:
-        raise BadRequest(f"no image of a sample of {plan.found.uri} can be read at the settings")
+        raise BadRequest(f"no image of a sample of {plan.listing.uri} can be read at the settings")
     steps = {arm.student: seconds_per_step(arm.train, device) for arm in plan.arms}
     sets: dict[str, float] = {}
     lines = []
@@ -66,9 +66,9 @@ def _set_seconds(plan: Plan, arm: Arm, samples: list[Instance], device: torch.de
     if arm.whole and arm.labels == "real":
         return 0.0
     if not arm.whole:
-        return seconds_per_image(arm.condense, samples, plan.teacher, device) * plan.found.manifest.num_rows
+        return seconds_per_image(arm.condense, samples, plan.teacher, device) * plan.listing.manifest.num_rows
     teacher = load_upscaler(plan.teacher, scale=arm.condense.scale, device=device, name="the teacher")
     begin = time.perf_counter()
     for sample in samples:
         teacher.upscale_image(sample.lr)
-    return (time.perf_counter() - begin) / len(samples) * plan.found.manifest.num_rows
+    return (time.perf_counter() - begin) / len(samples) * plan.listing.manifest.num_rows

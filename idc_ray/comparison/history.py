@@ -6,7 +6,7 @@ import math
 import time
 from typing import Any
 
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.training.fit import Event
 
 __all__ = ["History"]
@@ -27,16 +27,16 @@ class History:
     Seconds are those of training alone: neither validation nor what came to nothing before a kill counts.
 
     Args:
-        place: where the training's state is.
+        storage: where the training's state is.
 
     Attributes:
         points: (step, seconds so far, PSNR in dB or None), by ascending step. Seconds of a validation are at the rate
             before until the next progress tells the rate then.
     """
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        stored = place.read_json(FILE, "delete the folder that it is in: the training begins anew") or {}
+    def __init__(self, storage: StorageFolder) -> None:
+        self._place = storage
+        stored = storage.read_json(FILE, "delete the folder that it is in: the training begins anew") or {}
         self._before: list[Point] = [(p[0], p[1], p[2]) for p in stored.get("points", [])]
         self.points: list[Point] = []
         self._sure = 0  # points before the first whose seconds are to be mended
@@ -53,7 +53,7 @@ class History:
         """(step, PSNR) of the validations."""
         return [(step, psnr) for step, _, psnr in self.points if psnr is not None]
 
-    def tell(self, event: Event) -> None:
+    def report(self, event: Event) -> None:
         """Take an event of :func:`idc_ray.training.fit.fit`."""
         step = event["step"]
         match event["kind"]:

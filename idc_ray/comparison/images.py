@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from idc_ray.errors import BadRequest
-from idc_ray.images import Found
+from idc_ray.images import ImageListing
 from idc_ray.models import Upscaler
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImage, pixels
@@ -38,9 +38,9 @@ Block: TypeAlias = pa.Table
 """Rows of :class:`idc_ray.pipeline.reading.ReadImage`, HR included."""
 
 
-def manifest_blocks(found: Found) -> list[pa.Table]:
+def manifest_blocks(listing: ImageListing) -> list[pa.Table]:
     """The manifest in pieces, by ascending image id: a survey's sample is then in the first few."""
-    manifest = found.manifest.take(pc.sort_indices(found.manifest["image_id"]))
+    manifest = listing.manifest.take(pc.sort_indices(listing.manifest["image_id"]))
     return [manifest.slice(begin, BLOCK_IMAGES) for begin in range(0, manifest.num_rows, BLOCK_IMAGES)]
 
 

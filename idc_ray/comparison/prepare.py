@@ -18,7 +18,7 @@ from idc_ray.config import CondenseConfig
 from idc_ray.config.base import result_digest
 from idc_ray.config.compare import CompareConfig
 from idc_ray.errors import BadRequest
-from idc_ray.images import Found
+from idc_ray.images import ImageListing
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.inputs import find_input, input_root, read_teacher
 from idc_ray.pipeline.job import Job
@@ -36,7 +36,7 @@ class Plan:
         arms: what is compared, in order.
         left_out: lines on combinations that cannot be.
         reference: core of the arm that others are subtracted from.
-        found: the images.
+        listing: the images.
         teacher: the checkpoint.
         scoring: what students are scored on.
         data: digests of the last three.
@@ -47,7 +47,7 @@ class Plan:
     arms: list[Arm]
     left_out: list[str]
     reference: str
-    found: Found
+    listing: ImageListing
     teacher: bytes
     scoring: Scoring
     data: Data
@@ -70,10 +70,10 @@ class Plan:
             store=Store.open(f"{self.config.output.rstrip('/')}/{folder}"),
             digest=config.digest(teacher_sha256(self.teacher)),
             launch=self.launch,
-            filesystem=self.found.filesystem,
-            lr_filesystem=self.found.lr_filesystem,
-            root=input_root(self.found),
-            input_uri=self.found.uri,
+            filesystem=self.listing.filesystem,
+            lr_filesystem=self.listing.lr_filesystem,
+            root=input_root(self.listing),
+            input_uri=self.listing.uri,
         )
 
 
@@ -93,31 +93,31 @@ def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
     reference = reference_of(config, arms)
     scoring = find_scoring(config)
     scoring.check()  # a truncated picture is found now
-    found = find_input(arms[0].condense.model_copy(update=own), photographs)
-    _refuse_tests_in(found, config)
-    data = Data(input_digest(found), teacher_sha256(teacher), scoring.curve_digest(), scoring.digest())
+    listing = find_input(arms[0].condense.model_copy(update=own), photographs)
+    _refuse_tests_in(listing, config)
+    data = Data(input_digest(listing), teacher_sha256(teacher), scoring.curve_digest(), scoring.digest())
     launch = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    plan = Plan(config, arms, left_out, reference, found, teacher, scoring, data, launch)
+    plan = Plan(config, arms, left_out, reference, listing, teacher, scoring, data, launch)
     checked: set[tuple[int, str, str]] = set()
     for arm in arms:
-        key = (arm.condense.tile_size, arm.condense.rlff.feature_layer, arm.condense.guided_by)
+        key = (arm.condense.tile_size, arm.condense.rlff.feature_layer, arm.condense.resolved_feature_network)
         if key not in checked:
             load_networks(arm.condense, teacher, torch.device("cpu"))
             checked.add(key)
     return plan
 
 
-def _refuse_tests_in(found: Found, config: CompareConfig) -> None:
+def _refuse_tests_in(listing: ImageListing, config: CompareConfig) -> None:
     """Students would be trained on what they are scored on."""
-    if not isinstance(found.filesystem, LocalFileSystem):
+    if not isinstance(listing.filesystem, LocalFileSystem):
         return
     scored = [("benchmarks", folder) for folder in config.benchmarks]
     scored += [("validation", config.validation)] if config.validation is not None else []
     for setting, folder in scored:
         below = os.path.join(os.path.abspath(folder), "")
-        inside = pc.sum(pc.starts_with(found.manifest["path"], below)).as_py()
+        inside = pc.sum(pc.starts_with(listing.manifest["path"], below)).as_py()
         if inside:
             raise BadRequest(
-                f"{setting} {folder} lies in the input {found.uri}: {inside} images would be trained on and scored on; "
+                f"{setting} {folder} lies in the input {listing.uri}: {inside} images would be trained and scored on; "
                 "move it out of the input, or name images without it"
             )

@@ -31,7 +31,7 @@ def make_report(
     config = plan.config
     every = " or ".join(_distinct(str(arm.train.validation.every) for arm in plan.arms))
     facts = {
-        "images": f"{plan.found.manifest.num_rows} in {plan.found.uri}, x{config.scale}",
+        "images": f"{plan.listing.manifest.num_rows} in {plan.listing.uri}, x{config.scale}",
         "teacher": f"{config.teacher or 'bundled'}, SHA-256 {plan.data.teacher[:16]}",
         "tiles": ", ".join(_distinct(f"{arm.condense.tile_size} x {arm.condense.tile_size}" for arm in plan.arms)),
         "allocation": ", ".join(_distinct(arm.allocation for arm in plan.arms if arm.allocation)) or "none",

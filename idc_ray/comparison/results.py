@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from idc_ray.errors import IdcError
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 
 __all__ = ["Failure", "Result", "Results"]
 
@@ -68,11 +68,11 @@ class Results:
     """All results of an output, by name.
 
     Args:
-        place: the output.
+        storage: the output.
     """
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, storage: StorageFolder) -> None:
+        self._place = storage
 
     def read(self, name: str) -> Result | None:
         """A result, None if the arm is not finished.

@@ -99,7 +99,7 @@ def condense_set(job: Job, teacher: bytes, blocks: Iterable[Block], images: int)
 
 
 def _condense_missing(job: Job, teacher: bytes, blocks: Iterable[Block]) -> None:
-    worker = CondenseWorker(job, ray.put(teacher), alone=False)
+    worker = CondenseWorker(job, ray.put(teacher), isolated=False)
     if worker.useless is not None:
         raise worker.useless
     config = job.config

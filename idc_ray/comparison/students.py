@@ -15,7 +15,7 @@ from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest
 from idc_ray.models import load_upscaler
 from idc_ray.pipeline.device import machine
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.training.data import open_sources, resident_patches
 from idc_ray.training.device import set_up_training
 from idc_ray.training.fit import World, fit
@@ -30,14 +30,14 @@ FIX = "delete the folder that it is in: the training begins anew"
 
 
 def run_student(
-    config: TrainConfig, blocks: Iterable[Block] | None, place: Place, scoring: Scoring, device: torch.device
+    config: TrainConfig, blocks: Iterable[Block] | None, storage: StorageFolder, scoring: Scoring, device: torch.device
 ) -> dict[str, Any]:
     """Train to the last step, from the last saved state if there is one, and score the weights of the last step.
 
     Args:
         config: settings; ``data`` is the condensed set, or empty.
         blocks: the whole set, where the data is no condensed one.
-        place: for state and weights of this training, and nothing else.
+        storage: for state and weights of this training, and nothing else.
         scoring: what to score on.
         device: where to compute.
 
@@ -45,21 +45,29 @@ def run_student(
         JSON: ``train_seconds``, ``steps``, ``curve``, ``machine`` and ``sets``, the scores.
     """
     set_up_training(config.workers.threads or 1)
-    done = place.read_json(DONE, FIX)
-    if done is None or place.size(LAST) is None:
-        done = _train(config, blocks, place, scoring, device)
-    weights = place.read(LAST)
+    done = storage.read_json(DONE, FIX)
+    if done is None or storage.size(LAST) is None:
+        done = _train(config, blocks, storage, scoring, device)
+    weights = storage.read(LAST)
     assert weights is not None
     network = load_upscaler(weights, scale=config.scale, device=device, name="the student")
     return {**done, "sets": scoring.score(network.upscale_image)}
 
 
 def _train(
-    config: TrainConfig, blocks: Iterable[Block] | None, place: Place, scoring: Scoring, device: torch.device
+    config: TrainConfig, blocks: Iterable[Block] | None, storage: StorageFolder, scoring: Scoring, device: torch.device
 ) -> dict[str, Any]:
     patches = whole_patches(config, blocks, device) if blocks is not None else _tiles(config, device)
-    history = History(place)
-    fit(config, patches, scoring.curve_pairs(), place, history.tell, {"data": list(config.data)}, World(device=device))
+    history = History(storage)
+    fit(
+        config,
+        patches,
+        scoring.curve_pairs(),
+        storage,
+        history.report,
+        {"data": list(config.data)},
+        World(device=device),
+    )
     done = {
         "steps": config.iterations,
         "train_seconds": history.seconds,
@@ -67,9 +75,9 @@ def _train(
         "machine": machine(device, torch.get_num_threads()),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    place.write_json(DONE, done)
+    storage.write_json(DONE, done)
     for name in (STATE, BEST):  # the best checkpoint is never looked at: it was chosen by the curve
-        place.delete(name)
+        storage.delete(name)
     return done
 
 

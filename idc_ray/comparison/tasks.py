@@ -19,7 +19,7 @@ from idc_ray.errors import IdcError
 from idc_ray.images import resize
 from idc_ray.models import load_upscaler
 from idc_ray.pipeline.job import Job
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 
 __all__ = ["Blocks", "condense", "count_whole", "guarded", "label", "read", "score_anchors", "survey", "train"]
 
@@ -94,11 +94,13 @@ def label(job: Job, teacher: bytes, blocks: Blocks) -> tuple[Outcome, list[Block
 
 
 @_task
-def train(facts: SetFacts, config: TrainConfig, blocks: Blocks | None, place: Place, scoring: Scoring) -> Outcome:
+def train(
+    facts: SetFacts, config: TrainConfig, blocks: Blocks | None, storage: StorageFolder, scoring: Scoring
+) -> Outcome:
     """The value is JSON: what :func:`run_student` gives, and ``set``, the facts of its set."""
 
     def work() -> dict[str, Any]:
-        return {**run_student(config, blocks, place, scoring, _device()), "set": facts.as_dict()}
+        return {**run_student(config, blocks, storage, scoring, _device()), "set": facts.as_dict()}
 
     return guarded(work)
 

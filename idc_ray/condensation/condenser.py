@@ -35,11 +35,11 @@ from idc_ray.condensation.targets import (
     real_features,
     standardise,
 )
-from idc_ray.condensation.tasks import Condensed, ImageTask, Known
+from idc_ray.condensation.tasks import Condensed, ImageTask, TeacherCache
 from idc_ray.condensation.teacher_features import (
     FeatureReader,
     GlobalFeatureReader,
-    Labeller,
+    Labeler,
     Teacher,
     check_finite,
     upscale_tiles,
@@ -71,12 +71,12 @@ class Condenser:
 
     Args:
         teacher: of the configuration's scale, on ``device``, its feature layer chosen. Its features are matched, its
-            output says what is difficult, and, without a ``labeller``, is the labels.
+            output says what is difficult, and, without a ``labeler``, is the labels.
         config: the run's configuration.
         device: where to compute.
         mean_difficulty: the run's mean difficulty, what ``allocation: difficulty`` divides by; to measure it
             with :meth:`difficulty` it need not be known.
-        labeller: what labels come from, if not from the teacher; of the same scale, on ``device``.
+        labeler: what labels come from, if not from the teacher; of the same scale, on ``device``.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class Condenser:
         config: CondenseConfig,
         device: torch.device,
         mean_difficulty: float | None = None,
-        labeller: Labeller | None = None,
+        labeler: Labeler | None = None,
     ) -> None:
-        self.labeller: Labeller = teacher if labeller is None else labeller
-        for name, network in (("teacher", teacher), ("labeller", self.labeller)):
+        self.labeler: Labeler = teacher if labeler is None else labeler
+        for name, network in (("teacher", teacher), ("labeler", self.labeler)):
             if network.scale != config.scale:
                 raise ValueError(f"{name} upscales by {network.scale}, scale is {config.scale}")
         rlff = config.rlff
@@ -117,12 +117,12 @@ class Condenser:
         """Mean difficulty of an image, uint8 (H, W, 3): its budget is weighed by it. NaN if the teacher's output is."""
         return float(difficulty_map(self.reader, self._tensor(lr), self.slots).double().mean())
 
-    def measure(self, lr: NDArray[np.uint8], keep_features: bool = True) -> Known:
+    def measure(self, lr: NDArray[np.uint8], keep_features: bool = True) -> TeacherCache:
         """What other runs on an image, uint8 (H, W, 3), need not measure again."""
         image = self._tensor(lr)
         features = real_features(self.reader, image, self.slots) if keep_features else ()
         difficulties = difficulty_map(self.reader, image, self.slots)
-        return Known(difficulties.numpy(), tuple(maps.cpu().numpy() for maps in features))
+        return TeacherCache(difficulties.numpy(), tuple(maps.cpu().numpy() for maps in features))
 
     def condense(
         self, images: Sequence[ImageTask], on_step: Callable[[int], None] | None = None, frugal: bool = False
@@ -165,12 +165,12 @@ class Condenser:
 
     def _prepare(self, image: ImageTask) -> tuple[_Chosen, MatchingProblem | None]:
         lr = self._tensor(image.lr)
-        difficulties = self._difficulties(lr, image.known)
+        difficulties = self._difficulties(lr, image.teacher_cache)
         count = self._budget(image, difficulties)
         size = self.config.tile_size
         if count == 0:
             return _Chosen(lr.new_empty(0, 3, size, size), []), None
-        if not self.config.makes_tiles:
+        if not self.config.synthesizes_tiles:
             hr = None if image.hr is None else self._tensor(image.hr)
             task = SelectionTask(lr, hr, (self.config.seed, image.image_id))
             corners = select(self.config.method, task, self.reader, self.slots, count)
@@ -185,7 +185,7 @@ class Condenser:
             self.gamma,
             self.config.loss.weight_floor,
             self.config.loss.clip_percentile,
-            image.known.features if image.known else (),
+            image.teacher_cache.features if image.teacher_cache else (),
         )
         tiles, corners_or_none = self._start(image, lr, difficulties, real, count)
         weighting = real.weighting.of_tiles(self.config.loss.tile_weights)
@@ -200,16 +200,18 @@ class Condenser:
 
     @property
     def _weighs(self) -> bool:
-        return self.config.makes_tiles and self.gamma > 0
+        return self.config.synthesizes_tiles and self.gamma > 0
 
-    def _difficulties(self, lr: Tensor, known: Known | None) -> Tensor | None:
+    def _difficulties(self, lr: Tensor, teacher_cache: TeacherCache | None) -> Tensor | None:
         """Difficulty map of an image, if anything in the run looks at it."""
         config = self.config
-        begins = config.makes_tiles and config.init in ("hardest", "hardest_packed")
+        begins = config.synthesizes_tiles and config.init in ("hardest", "hardest_packed")
         weighs = self._weighs and config.loss.hardness != "gradient"
         if not begins and not weighs and config.allocation != "difficulty":
             return None
-        difficulties = torch.tensor(known.difficulties) if known else difficulty_map(self.reader, lr, self.slots)
+        difficulties = (
+            torch.tensor(teacher_cache.difficulties) if teacher_cache else difficulty_map(self.reader, lr, self.slots)
+        )
         check_finite(difficulties)
         return difficulties
 
@@ -343,7 +345,7 @@ class Condenser:
         return torch.cat(done).permute(0, 2, 3, 1).cpu().numpy()
 
     def _label_tiles(self, tiles: Tensor) -> Tensor:
-        return upscale_tiles(self.labeller, tiles.float() / 255, self.reader.autocast)
+        return upscale_tiles(self.labeler, tiles.float() / 255, self.reader.autocast)
 
     def _real_labels(self, image: ImageTask, part: _Chosen) -> NDArray[np.uint8]:
         scale, size = self.config.scale, self.config.tile_size

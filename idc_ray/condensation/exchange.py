@@ -38,9 +38,9 @@ def exchange(offered: Cells, begin: Cells, side: int, image: Tensor, groups: Ten
     search = _Search(Cells.join([offered, begin]), len(offered.positions), side, image, groups, loss)
     for _ in range(sweeps):
         before = search.chosen.clone()
-        for place in range(search.chosen.shape[1]):
+        for storage in range(search.chosen.shape[1]):
             for tile in range(len(groups)):
-                search.improve(tile, place)
+                search.improve(tile, storage)
         if torch.equal(before, search.chosen):
             break
     stayed = search.chosen == search.begin
@@ -65,9 +65,9 @@ class _Search:
         for index in self.begin.flatten().tolist():
             self._count(index, 1)
 
-    def improve(self, tile: int, place: int) -> None:
+    def improve(self, tile: int, storage: int) -> None:
         """Exchange one cell for the best there is, the first of equals; it may be the same."""
-        current, own = int(self.chosen[tile, place]), int(self.begin[tile, place])
+        current, own = int(self.chosen[tile, storage]), int(self.begin[tile, storage])
         self._swap(tile, current, -1)
         forbidden = self.elsewhere.clone()
         forbidden[own] = False
@@ -75,7 +75,7 @@ class _Search:
         forbidden[current] = False  # of starts that overlap
         best = int(self._costs(tile).cpu().masked_fill(forbidden, torch.inf).argmin())
         self._swap(tile, best, 1)
-        self.chosen[tile, place] = best
+        self.chosen[tile, storage] = best
 
     def _swap(self, tile: int, index: int, sign: int) -> None:
         self.sums[tile] += sign * self.cells.sums[index]

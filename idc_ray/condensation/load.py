@@ -38,7 +38,7 @@ def load_networks(config: CondenseConfig, data: bytes, device: torch.device) -> 
             feature layer, or no guide is bundled for this scale.
     """
     layer = config.rlff.feature_layer
-    if config.guided_by == "teacher":
+    if config.resolved_feature_network == "teacher":
         teacher = load_teacher(data, scale=config.scale, feature_layer=layer, device=device, name="the teacher")
         teacher.check_tile(config.tile_size)
         return teacher, teacher
@@ -48,7 +48,7 @@ def load_networks(config: CondenseConfig, data: bytes, device: torch.device) -> 
     except BadRequest as error:
         raise BadRequest(f"guide is bundled: {error}; or set --guide teacher") from None
     same = data == bundled
-    labeller = guide if same else load_upscaler(data, scale=config.scale, device=device, name="the teacher")
-    for network in (guide, labeller):
+    labeler = guide if same else load_upscaler(data, scale=config.scale, device=device, name="the teacher")
+    for network in (guide, labeler):
         network.check_tile(config.tile_size)
-    return guide, labeller
+    return guide, labeler

@@ -148,7 +148,7 @@ class Crops:
         lr: uint8 (3, H, W).
         positions: (n, 2) crops.
         slots: tiles of one teacher call.
-        known: features of all calls, if they are known; see :func:`real_features`.
+        teacher_cache: features of all calls, if they are known; see :func:`real_features`.
     """
 
     def __init__(
@@ -157,9 +157,15 @@ class Crops:
         lr: Tensor,
         positions: Tensor,
         slots: int,
-        known: Sequence[NDArray[np.float32]] = (),
+        teacher_cache: Sequence[NDArray[np.float32]] = (),
     ) -> None:
-        self.reader, self.lr, self.positions, self.slots, self.known = reader, lr, positions, slots, known
+        self.reader, self.lr, self.positions, self.slots, self.teacher_cache = (
+            reader,
+            lr,
+            positions,
+            slots,
+            teacher_cache,
+        )
         self.calls = list(slot_calls.chunks([len(positions)], slots, True))
         self._kept: dict[int, Tensor] = {}
         self._room = KEPT_BYTES
@@ -168,8 +174,8 @@ class Crops:
         """(slots, c, p, p): those of the crops of one of ``calls``, dummies after them."""
         if call.start in self._kept:
             return self._kept[call.start]
-        if self.known:
-            return torch.tensor(self.known[call.start // self.slots], device=self.lr.device)
+        if self.teacher_cache:
+            return torch.tensor(self.teacher_cache[call.start // self.slots], device=self.lr.device)
         crops = cut(self.lr, self.positions[call], self.reader.tile)
         # Contiguous: a view would keep the reflected border alive with it.
         maps = self.reader.features(_to_unit(slot_calls.pad(crops, self.slots))).contiguous()
@@ -213,7 +219,7 @@ def measure_image(
     gamma: float,
     weight_floor: float,
     clip_percentile: float,
-    known: Sequence[NDArray[np.float32]] = (),
+    teacher_cache: Sequence[NDArray[np.float32]] = (),
 ) -> RealImage:
     """Measure an image's real side.
 
@@ -228,7 +234,7 @@ def measure_image(
         gamma: exponent of the weights.
         weight_floor: see :class:`Weighting`.
         clip_percentile: see :class:`Weighting`.
-        known: what :func:`real_features` gave for this image; empty: features are computed.
+        teacher_cache: what :func:`real_features` gave for this image; empty: features are computed.
 
     Raises:
         ValueError: the teacher's features are not finite.
@@ -238,7 +244,7 @@ def measure_image(
     hard = reader.centres(cut(hardness[None], positions, reader.tile).squeeze(1))
     weighting = Weighting.fit(hard[coverage > 0], gamma, weight_floor, clip_percentile)
     weights = weighting(hard) * coverage
-    crops = Crops(reader, lr, positions, slots, known)
+    crops = Crops(reader, lr, positions, slots, teacher_cache)
     mean, std = _channel_statistics(crops, coverage)
     sums = []
     for call in crops.calls:

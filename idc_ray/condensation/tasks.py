@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from idc_ray.config import CondenseConfig
 
-__all__ = ["NEEDS_HR", "Condensed", "ImageTask", "Known", "needs_hr"]
+__all__ = ["NEEDS_HR", "Condensed", "ImageTask", "TeacherCache", "needs_hr"]
 
 #: Rules that compare with the real HR image, whatever labels the run stores.
 NEEDS_HR = frozenset({"psnr_bicubic", "loss"})
 
 
 @dataclass(frozen=True)
-class Known:
+class TeacherCache:
     """What a condenser's ``measure`` found out about an image, for other runs with the same teacher, tiles and slots.
 
     Attributes:
@@ -36,13 +36,13 @@ class ImageTask:
         image_id: seeds everything random about the image.
         lr: uint8 (H, W, 3), at least one tile large.
         hr: uint8 (scale H, scale W, 3), where :func:`needs_hr` asks for it.
-        known: spares measuring it again; the result is the same bits.
+        teacher_cache: spares measuring it again; the result is the same bits.
     """
 
     image_id: str
     lr: NDArray[np.uint8]
     hr: NDArray[np.uint8] | None = None
-    known: Known | None = None
+    teacher_cache: TeacherCache | None = None
 
 
 @dataclass(frozen=True)

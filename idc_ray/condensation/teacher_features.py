@@ -9,10 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["FeatureReader", "GlobalFeatureReader", "Labeller", "Teacher", "check_finite", "upscale_tiles"]
+__all__ = ["FeatureReader", "GlobalFeatureReader", "Labeler", "Teacher", "check_finite", "upscale_tiles"]
 
 
-class Labeller(Protocol):
+class Labeler(Protocol):
     """What condensation needs of a network that only gives labels; :class:`idc_ray.models.Upscaler` has it."""
 
     scale: int
@@ -20,7 +20,7 @@ class Labeller(Protocol):
     def upscale(self, lr: Tensor) -> Tensor: ...
 
 
-class Teacher(Labeller, Protocol):
+class Teacher(Labeler, Protocol):
     """What condensation needs of a teacher; :class:`idc_ray.models.Teacher` has it."""
 
     channels: int
@@ -28,7 +28,7 @@ class Teacher(Labeller, Protocol):
     def features(self, lr: Tensor) -> Tensor: ...
 
 
-def upscale_tiles(network: Labeller, tiles: Tensor, autocast: torch.dtype | None = None) -> Tensor:
+def upscale_tiles(network: Labeler, tiles: Tensor, autocast: torch.dtype | None = None) -> Tensor:
     """(B, 3, p, p) in [0, 1] to float32 (B, 3, scale p, scale p), clamped to [0, 1]: the rule for all labels.
 
     Of the tile as it is. A student trained on patches sees them end where they end, as the teacher was trained

@@ -1,6 +1,6 @@
 """Typed configuration: unknown settings are an error, the digest names what affects the result."""
 
-from idc_ray.config.base import Neutral, Place, Section, Setting, places_of, settings_of
+from idc_ray.config.base import Neutral, PathField, Section, Setting, path_settings, settings_of
 from idc_ray.config.condense import METHOD_VERSION, Actors, CondenseConfig, Loss, Mlflow, Optimizer, Rlff, Source, Store
 from idc_ray.config.loading import load, load_config, unknown_setting
 
@@ -12,7 +12,7 @@ __all__ = [
     "Mlflow",
     "Neutral",
     "Optimizer",
-    "Place",
+    "PathField",
     "Rlff",
     "Section",
     "Setting",
@@ -20,7 +20,7 @@ __all__ = [
     "Store",
     "load",
     "load_config",
-    "places_of",
+    "path_settings",
     "settings_of",
     "unknown_setting",
 ]

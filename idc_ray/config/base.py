@@ -15,12 +15,12 @@ from pydantic.fields import FieldInfo
 from idc_ray.redact import redact_all
 
 __all__ = [
-    "Neutral", "OneOrSeveral", "Place", "Section", "Setting", "places_of", "result_digest", "result_settings",
+    "Neutral", "OneOrSeveral", "PathField", "Section", "Setting", "path_settings", "result_digest", "result_settings",
     "settings_of",
 ]  # fmt: skip
 
 _NEUTRAL = "neutral"
-PLACE = "place"
+PATH_FIELD = "place"
 _T = TypeVar("_T")
 
 #: ``Neutral[int]`` is an int that changes no byte of any image's rows. A field without the mark affects the
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 Neutral = Annotated[_T, _NEUTRAL]
 
 #: ``Place[str]`` is a path or a URI of something that a job reads or writes.
-Place = Annotated[_T, PLACE]
+PathField = Annotated[_T, PATH_FIELD]
 
 
 def _as_tuple(value: object) -> object:
@@ -101,13 +101,13 @@ def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
             yield Setting(prefix + name, field)
 
 
-def places_of(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
+def path_settings(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Dotted name and value of every place that is set, defaults too; one pair for each of several."""
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, BaseModel):
-            yield from places_of(value, f"{prefix}{name}.")
-        elif PLACE in field.metadata and value is not None:
+            yield from path_settings(value, f"{prefix}{name}.")
+        elif PATH_FIELD in field.metadata and value is not None:
             yield from ((prefix + name, each) for each in ((value,) if isinstance(value, str) else value))
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from idc_ray.config.base import Neutral, OneOrSeveral, Place, Section
+from idc_ray.config.base import Neutral, OneOrSeveral, PathField, Section
 from idc_ray.config.condense import Actors, Count, Mlflow, Text
 
 __all__ = ["CompareConfig", "Grid"]
@@ -62,13 +62,13 @@ class CompareConfig(Section):
         "dry_run": "list arms, tasks and a time estimate; start nothing",
     }
 
-    input: Place[Text | None] = None
+    input: PathField[Text | None] = None
     """Folder, glob, list file or Parquet of HR images; null: photographs of scikit-image."""
-    output: Place[Text] = "idc_comparison"
+    output: PathField[Text] = "idc_comparison"
     """Folder or object-store prefix for sets, students and results."""
     scale: Literal[2, 3, 4] = 2
     """Super-resolution factor."""
-    teacher: Place[Text | None] = None
+    teacher: PathField[Text | None] = None
     """Teacher checkpoint; null: the bundled one for this scale."""
     methods: OneOrSeveral[Text] = ("whole", "random", "hardest", "idc")
     """Methods of the condense job, variants, or whole, which trains on all images; "[A, B]"."""
@@ -92,9 +92,9 @@ class CompareConfig(Section):
     """Settings of the condense job for every arm, "{tile_size: 32, loss.gamma: 0.5}"."""
     train: Changes = Field(default={})
     """Settings of the training job for every arm, "{iterations: 3000, patch_size: 32}"."""
-    benchmarks: Place[OneOrSeveral[Text]] = ()
+    benchmarks: PathField[OneOrSeveral[Text]] = ()
     """Benchmark folders for the final scores, as idc-ray evaluate takes them; one or several."""
-    validation: Place[Text | None] = None
+    validation: PathField[Text | None] = None
     """Folder of HR images, or a benchmark folder, for the curves and a column of the table."""
     curve: Literal["validation", "benchmarks", "none"] = "validation"
     """Images that the training curves are measured on. No checkpoint is selected by them."""

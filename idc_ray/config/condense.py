@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from idc_ray.config.base import Neutral, Place, Section, result_digest, result_settings
+from idc_ray.config.base import Neutral, PathField, Section, result_digest, result_settings
 
 __all__ = [
     "BUNDLED_SCALES",
@@ -138,7 +138,7 @@ class Optimizer(Section):
 class Source(Section):
     """Image sources."""
 
-    lr_input: Neutral[Place[Text | None]] = None
+    lr_input: Neutral[PathField[Text | None]] = None
     """Folder of LR images with the relative paths of the HR images; null: LR is made by MATLAB-style bicubic."""
     image_column: Neutral[Text | None] = None
     """Image column of a Parquet input; null: the only one with images."""
@@ -243,9 +243,9 @@ class CondenseConfig(Section):
         "retry_quarantined": "try quarantined images again",
     }
 
-    input: Neutral[Place[Text | None]] = None
+    input: Neutral[PathField[Text | None]] = None
     """HR images: folder, glob, list file or Parquet, local or remote; null: photographs of scikit-image."""
-    output: Neutral[Place[Text]] = "idc_output"
+    output: Neutral[PathField[Text]] = "idc_output"
     """Folder or object-store prefix of the condensed set."""
     scale: Literal[2, 3, 4] = 2
     """Super-resolution factor."""
@@ -259,7 +259,7 @@ class CondenseConfig(Section):
     """HR tiles: the teacher's output (paper), or real ones, for methods that select crops."""
     tile_size: int = Field(48, ge=16)
     """Side of an LR tile in pixels, at least 16; 48 is EDSR's training patch."""
-    teacher: Neutral[Place[Text | None]] = None
+    teacher: Neutral[PathField[Text | None]] = None
     """Teacher checkpoint; null: the bundled one for this scale. It is identified by its hash, not its path."""
     guide: Literal["auto", "teacher", "bundled"] = "auto"
     """Feature network: its features are matched, and its output measures difficulty. teacher: the teacher (paper);
@@ -300,7 +300,7 @@ class CondenseConfig(Section):
 
     @model_validator(mode="after")
     def _labels_fit_method(self) -> Self:
-        if self.labels == "real" and self.makes_tiles:
+        if self.labels == "real" and self.synthesizes_tiles:
             raise ValueError(
                 f"labels is real, but method {self.method} makes LR tiles that no real HR exists for; "
                 "use labels teacher, or a method that chooses real tiles, such as hardest"
@@ -326,7 +326,7 @@ class CondenseConfig(Section):
         return self
 
     @property
-    def guided_by(self) -> Literal["teacher", "bundled"]:
+    def resolved_feature_network(self) -> Literal["teacher", "bundled"]:
         """What ``guide`` comes to. A layer that is named is one of the teacher's: of the bundled one nobody asks."""
         if self.guide != "auto":
             return self.guide
@@ -343,14 +343,14 @@ class CondenseConfig(Section):
         return self.iterations if self.matches and (self.method == "ncfd" or self.matching != "cells") else 0
 
     @property
-    def makes_tiles(self) -> bool:
+    def synthesizes_tiles(self) -> bool:
         """Whether the method synthesises tiles; the others select crops."""
         return self.method in ("idc", "ncfd")
 
     @property
     def matches(self) -> bool:
         """Whether tiles are matched to the image; otherwise the initial ones are the result."""
-        return self.makes_tiles and self.matching != "none" and self.iterations > 0
+        return self.synthesizes_tiles and self.matching != "none" and self.iterations > 0
 
     def digest(self, teacher_sha256: str) -> str:
         """16 hex digits that name the result: equal for equal rows, whatever the paths, the pool or the tracking.
@@ -358,7 +358,7 @@ class CondenseConfig(Section):
         Args:
             teacher_sha256: hash of the teacher's checkpoint, hex digits.
         """
-        settings = result_settings(self) | {"guide": self.guided_by}
+        settings = result_settings(self) | {"guide": self.resolved_feature_network}
         if self.matching == "none":  # as it was written before there was this value
             settings |= {"matching": "cells", "iterations": 0}
         # Not where the paired LR images are, but that they are: LR made by bicubic is another LR.

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from idc_ray.config.base import OneOrSeveral, Place, Section
+from idc_ray.config.base import OneOrSeveral, PathField, Section
 from idc_ray.config.condense import Mlflow, Text
 
 __all__ = ["EvaluateConfig"]
@@ -38,12 +38,12 @@ class EvaluateConfig(Section):
         "mlflow.enabled": "track the scores with MLflow",
     }
 
-    model: Place[Text]
+    model: PathField[Text]
     """A checkpoint of idc_ray, or any that spandrel loads; bundled; or bicubic."""
-    benchmarks: Place[OneOrSeveral[Text]] = Field(min_length=1)
+    benchmarks: PathField[OneOrSeveral[Text]] = Field(min_length=1)
     """Folder of sets, or one set: xS/HR and perhaps xS/LR, HR and LR, BasicSR's GTmod12 and
     LRbicxS, or DIV2K's NAME_HR and NAME_LR_bicubic/XS; or plain folders of HR images. One or several, "[A, B]"."""
-    output: Place[Text]
+    output: PathField[Text]
     """Folder or URI for metrics.json, metrics.csv and pictures; made if missing."""
     scale: int = Field(2, ge=2)
     """Upscaling factor."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from idc_ray.config.base import Place, Section
+from idc_ray.config.base import PathField, Section
 from idc_ray.config.condense import Text
 
 __all__ = ["ExportConfig"]
@@ -21,9 +21,9 @@ class ExportConfig(Section):
         "overwrite": "write into a folder that holds an export of another run",
     }
 
-    run: Place[Text]
+    run: PathField[Text]
     """A finished output of the condense job, local or in an object store."""
-    output: Place[Text]
+    output: PathField[Text]
     """Folder to write to; made if missing."""
     format: Literal["folders"] = "folders"
     """folders: HR/NAME.png, LR/NAME.png and meta_info.txt, as BasicSR's PairedImageDataset reads them."""

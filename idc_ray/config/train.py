@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from idc_ray.config.base import Neutral, OneOrSeveral, Place, Section, result_digest, result_settings
+from idc_ray.config.base import Neutral, OneOrSeveral, PathField, Section, result_digest, result_settings
 from idc_ray.config.condense import Count, Decay, Mlflow, NotNegative, Positive, Text
 
 __all__ = ["TRAIN_VERSION", "Augment", "Schedule", "TrainConfig", "TrainOptimizer", "Validation", "Workers"]
@@ -56,7 +56,7 @@ class Schedule(Section):
 class Validation(Section):
     """Validation images. Never a test set unless it is named explicitly."""
 
-    images: Neutral[Place[Text | None]] = None
+    images: Neutral[PathField[Text | None]] = None
     """Folder of HR images, or a benchmark folder with HR and LR; null: the held-out fraction of the data, if any."""
     fraction: float = Field(0.0, ge=0, lt=1)
     """Fraction of the data's images that is held out of training, selected by image id; in [0, 1). Ignored if images
@@ -140,9 +140,9 @@ class TrainConfig(Section):
         "overwrite": "replace another training in the output",
     }
 
-    data: Neutral[Place[OneOrSeveral[Text]]] = ()
+    data: Neutral[PathField[OneOrSeveral[Text]]] = ()
     """Condensed sets, or folders, globs, lists or Parquet files of HR images; one or several, "[A, B]"."""
-    output: Neutral[Place[Text]] = "idc_train"
+    output: Neutral[PathField[Text]] = "idc_train"
     """Folder or URI for checkpoints, records and the MLflow database."""
     model: Text = "edsr_small"
     """edsr_small, edsr_baseline, swinir_light or mambairv2_light."""
@@ -150,10 +150,10 @@ class TrainConfig(Section):
     """Arguments of the model, "{channels: 32, blocks: 6}"; over those of its name."""
     scale: int = Field(2, ge=2, le=4)
     """Super-resolution factor."""
-    start: Place[Text] = "random"
+    start: PathField[Text] = "random"
     """Initial weights: random, interpolation (EDSR only: bilinear interpolation), or a checkpoint of the same model,
     identified by its hash."""
-    labels_from: Neutral[Place[Text | None]] = None
+    labels_from: Neutral[PathField[Text | None]] = None
     """Checkpoint of a network whose outputs replace real HR images, or bundled; null: real HR. It is identified by its
     hash."""
     labels: Literal["stored", "online"] = "stored"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from idc_ray.config.base import Neutral, OneOrSeveral, Place, Section
+from idc_ray.config.base import Neutral, OneOrSeveral, PathField, Section
 from idc_ray.config.condense import Actors, Count, Mlflow, Positive, Text
 
 __all__ = ["TuneConfig"]
@@ -53,17 +53,17 @@ class TuneConfig(Section):
     space: Neutral[Text]
     """Search space: a YAML file, or the name of a packaged one: all, loss_weights, ratio, rlff, smoke. It is identified
     by its content, not its path."""
-    input: Neutral[Place[Text | None]] = None
+    input: Neutral[PathField[Text | None]] = None
     """Folder, glob, list file or Parquet of HR images; null: photographs of scikit-image."""
-    output: Neutral[Place[Text]] = "idc_tuning"
+    output: Neutral[PathField[Text]] = "idc_tuning"
     """Folder or object-store prefix for records, results and the MLflow database."""
     scale: Literal[2, 3, 4] = 2
     """Super-resolution factor."""
-    teacher: Neutral[Place[Text | None]] = None
+    teacher: Neutral[PathField[Text | None]] = None
     """Teacher checkpoint; null: the bundled one for this scale. It is identified by its hash."""
     images: Neutral[Count] = 50
     """Maximum number of images per trial: those with the smallest ids, which are independent of the content."""
-    validation: Neutral[Place[Text | None]] = None
+    validation: Neutral[PathField[Text | None]] = None
     """Folder of HR images for the students' scores, not a benchmark; null: a held-out fraction of the input."""
     validation_share: Neutral[Annotated[float, Field(gt=0, lt=1)]] = 0.2
     """Fraction of the input that is held out if validation is null, selected by image id; at least one image."""

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from idc_ray.config.base import Place, Section
+from idc_ray.config.base import PathField, Section
 from idc_ray.config.condense import Count, Text
 
 __all__ = ["UpscaleConfig"]
@@ -30,11 +30,11 @@ class UpscaleConfig(Section):
         "overwrite": "replace other files in the output",
     }
 
-    model: Place[Text]
+    model: PathField[Text]
     """A checkpoint (of this package, or any that spandrel loads), or bundled, or bicubic."""
-    input: Place[Text]
+    input: PathField[Text]
     """Folder (searched recursively), glob, list file or Parquet of images, or one image; local or object store."""
-    output: Place[Text]
+    output: PathField[Text]
     """Folder or object-store prefix for the results, which keep the input's folders and names."""
     scale: Annotated[int, Field(ge=2)] | None = None
     """Upscaling factor; null: the checkpoint's, and 2 for bundled and bicubic."""

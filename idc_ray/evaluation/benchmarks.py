@@ -22,7 +22,7 @@ from idc_ray.evaluation.metrics import WINDOW, mean_psnr, psnr_y, ssim_y
 from idc_ray.images.find import IMAGE_ENDINGS
 from idc_ray.images.read import decode_rgb
 from idc_ray.images.resize import downscale
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 
 __all__ = [
     "BenchmarkImage",
@@ -255,13 +255,13 @@ def mean_scores(scores: Collection[Scores]) -> Scores:
     }  # fmt: skip
 
 
-def write_metrics(place: Place, results: dict[str, SetScores]) -> None:
+def write_metrics(storage: StorageFolder, results: dict[str, SetScores]) -> None:
     """Write ``metrics.json``, whole or not at all. An infinite PSNR becomes null: JSON has no infinity."""
     finite = {name: {**_finite(scores), "images": _all_finite(scores["images"])} for name, scores in results.items()}
-    place.write("metrics.json", (json.dumps(finite, indent=2, allow_nan=False) + "\n").encode())
+    storage.write("metrics.json", (json.dumps(finite, indent=2, allow_nan=False) + "\n").encode())
 
 
-def write_csv(place: Place, results: dict[str, SetScores]) -> None:
+def write_csv(storage: StorageFolder, results: dict[str, SetScores]) -> None:
     """Write ``metrics.csv``: set, image, psnr, ssim; the row of a set's mean has no image."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -270,7 +270,7 @@ def write_csv(place: Place, results: dict[str, SetScores]) -> None:
         for file, each in scores["images"].items():
             writer.writerow([name, file, each["psnr"], each["ssim"]])
         writer.writerow([name, "", scores["psnr"], scores["ssim"]])
-    place.write("metrics.csv", stream.getvalue().encode())
+    storage.write("metrics.csv", stream.getvalue().encode())
 
 
 def format_table(results: dict[str, SetScores]) -> str:

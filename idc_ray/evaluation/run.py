@@ -25,7 +25,7 @@ from idc_ray.evaluation.network import Network, cost_per_pixel, open_network
 from idc_ray.images import encode_png
 from idc_ray.pipeline.progress import Heartbeat, duration, mark_told
 from idc_ray.pipeline.summary import size
-from idc_ray.store.filesystem import Place, resolve
+from idc_ray.store.filesystem import StorageFolder, resolve
 
 __all__ = ["make_upscale", "run_evaluation"]
 
@@ -43,12 +43,12 @@ def _print(text: str) -> None:
     print(text, flush=True)
 
 
-def run_evaluation(config: EvaluateConfig, tell: Callable[[str], None] = _print) -> dict[str, SetScores]:
+def run_evaluation(config: EvaluateConfig, report: Callable[[str], None] = _print) -> dict[str, SetScores]:
     """Evaluate and write what was asked for; what can be refused is refused before the first image.
 
     Args:
         config: the settings.
-        tell: takes each image's score, the table, and where it is written.
+        report: takes each image's score, the table, and where it is written.
 
     Returns:
         Scores by the set's name; none in a dry run.
@@ -65,19 +65,19 @@ def run_evaluation(config: EvaluateConfig, tell: Callable[[str], None] = _print)
         network = open_network(config, show_tile)
     if config.dry_run:
         with Heartbeat("timing the network"):
-            tell(_estimate(config, sets, network))
+            report(_estimate(config, sets, network))
         return {}
-    place = resolve(config.output)
-    place.check_writable()
+    storage = resolve(config.output)
+    storage.check_writable()
     names = _picture_names(sets)
 
     def on_image(name: str, file: str, scores: Scores, picture: Image) -> None:
         nonlocal done, tile
         done, tile = done + 1, ""
-        tell(f"{name} {file} {scores['psnr']:.2f} dB")
+        report(f"{name} {file} {scores['psnr']:.2f} dB")
         mark_told()
         if config.pictures:
-            place.write(names[name, file], encode_png(picture))
+            storage.write(names[name, file], encode_png(picture))
 
     def now() -> str:
         current = " ".join(images[min(done, len(images) - 1)])
@@ -85,13 +85,13 @@ def run_evaluation(config: EvaluateConfig, tell: Callable[[str], None] = _print)
 
     with Heartbeat(now):
         results = evaluate(network.upscale, sets, config.scale, on_image)
-    tell(f"\n{config.model} x{config.scale}\n{format_table(results)}")
+    report(f"\n{config.model} x{config.scale}\n{format_table(results)}")
     _tell_exact(results)
-    write_metrics(place, results)
-    write_csv(place, results)
-    tell(f"written to {place.shown('metrics.json')}")
+    write_metrics(storage, results)
+    write_csv(storage, results)
+    report(f"written to {storage.shown('metrics.json')}")
     if config.mlflow.enabled:
-        _track(config, network.sha256[:16], place, results)
+        _track(config, network.sha256[:16], storage, results)
     return results
 
 
@@ -132,7 +132,7 @@ def _tell_exact(results: dict[str, SetScores]) -> None:
             log.warning("%s: %s came out exactly and is not in the mean PSNR", name, ", ".join(exact))
 
 
-def _track(config: EvaluateConfig, digest: str, place: Place, results: dict[str, SetScores]) -> None:
+def _track(config: EvaluateConfig, digest: str, storage: StorageFolder, results: dict[str, SetScores]) -> None:
     from idc_ray.tracking import Tracker  # MLflow takes seconds to import, and is off unless asked for
 
     tracker = Tracker.start(config.mlflow, config.output, digest)
@@ -140,5 +140,5 @@ def _track(config: EvaluateConfig, digest: str, place: Place, results: dict[str,
     for name, scores in results.items():
         tracker.log_metrics(0, {f"{name}_psnr": scores["psnr"], f"{name}_ssim": scores["ssim"]})
     for file in ("metrics.json", "metrics.csv"):
-        tracker.log_artifact(place.read(file) or b"", file)
+        tracker.log_artifact(storage.read(file) or b"", file)
     tracker.finish("FINISHED")

@@ -19,12 +19,12 @@ from PIL import Image as Pillow
 from idc_ray.config.upscale import UpscaleConfig
 from idc_ray.errors import BadRequest, IdcError, QuarantinedImages, RejectedImage
 from idc_ray.evaluation.network import Network, cost_per_pixel, open_network
-from idc_ray.images import Found, ImageRef, decode_rgb, find_images, output_inside, read_encoded, rgb_profile
+from idc_ray.images import ImageListing, ImageRef, decode_rgb, find_images, output_inside, read_encoded, rgb_profile
 from idc_ray.images.locate import holds, locate
 from idc_ray.images.names import printable
 from idc_ray.pipeline.progress import Heartbeat, Progress, duration
 from idc_ray.pipeline.summary import SHOWN_REASONS, size
-from idc_ray.store.filesystem import Place, resolve
+from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.threads import ordered_map
 
 __all__ = ["output_names", "run_upscale"]
@@ -77,10 +77,10 @@ def run_upscale(config: UpscaleConfig) -> int:
         QuarantinedImages: some images could not be upscaled, and ``strict`` is set.
         IdcError: none of the images could be upscaled.
     """
-    place = resolve(config.output)
+    storage = resolve(config.output)
     with Heartbeat("listing the images"):
-        found = _find(config)
-    names = output_names(found.manifest["source"].to_pylist(), config.format)
+        listing = _find(config)
+    names = output_names(listing.manifest["source"].to_pylist(), config.format)
 
     def show_tile(done: int, tiles: int) -> None:
         progress.step(f"tile {done + 1} of {tiles}")
@@ -88,27 +88,27 @@ def run_upscale(config: UpscaleConfig) -> int:
     with Heartbeat("loading the network"):
         network = open_network(config, None if config.dry_run else show_tile)
     settings = {"network": network.sha256, "scale": network.scale, **config.model_dump(include=RESULT_SETTINGS)}
-    replaced = _check_output(place, settings, set(names), config.overwrite)
+    replaced = _check_output(storage, settings, set(names), config.overwrite)
     if config.dry_run:
-        left = _todo(found, names, {} if config.overwrite else place.all_files())
+        left = _todo(listing, names, {} if config.overwrite else storage.all_files())
         with Heartbeat("reading a few images and timing the network"):
-            print(_estimate(config, found, network, left))
+            print(_estimate(config, listing, network, left))
         return 0
-    place.check_writable()
+    storage.check_writable()
     with Heartbeat("looking at what is done"):
-        _claim(place, settings, replaced)
-        todo = _todo(found, names, place.all_files())
+        _claim(storage, settings, replaced)
+        todo = _todo(listing, names, storage.all_files())
     log.info("%d images to do on %s, %d done before", len(todo), network.device, len(names) - len(todo))
     progress = Progress(len(names), len(names) - len(todo))
     failed: list[_Result] = []
     with progress.ticking():
-        results = _upscaled(todo, found, config, network, progress)
-        for result in ordered_map(lambda each: _save(each, place, config.format), results, threads=1):
+        results = _upscaled(todo, listing, config, network, progress)
+        for result in ordered_map(lambda each: _save(each, storage, config.format), results, threads=1):
             if result.fault is not None:
                 failed.append(result)
                 log.warning("%s cannot be upscaled: %s", printable(result.source), printable(str(result.fault)))
             progress.update({"outcome": "done" if result.fault is None else "quarantined"})
-    print(_summary(progress, failed, place))
+    print(_summary(progress, failed, storage))
     return _verdict(config, failed, len(names))
 
 
@@ -130,21 +130,23 @@ def output_names(sources: Sequence[str], ending: str) -> list[str]:
     return names
 
 
-def _find(config: UpscaleConfig) -> Found:
+def _find(config: UpscaleConfig) -> ImageListing:
     """The images, without those in an output that lies in the input."""
     if holds(locate(config.output), locate(config.input)):
         raise BadRequest(
             f"the output {config.output} is or holds the input {config.input}, whose files it could overwrite; choose "
             "another --output"
         )
-    found = find_images(config.input, without=output_inside(config.input, config.output))
-    log.info("%d images in %s", found.manifest.num_rows, found.uri)
-    if found.ignored:
-        log.info("ignored %d files without an image extension", found.ignored)
-    return found
+    listing = find_images(config.input, without=output_inside(config.input, config.output))
+    log.info("%d images in %s", listing.manifest.num_rows, listing.uri)
+    if listing.ignored:
+        log.info("ignored %d files without an image extension", listing.ignored)
+    return listing
 
 
-def _check_output(place: Place, settings: dict[str, Any], names: set[str], overwrite: bool) -> list[str] | None:
+def _check_output(
+    storage: StorageFolder, settings: dict[str, Any], names: set[str], overwrite: bool
+) -> list[str] | None:
     """Whether the output holds results of these settings; else the files that ``overwrite`` replaces.
 
     Without a record, or with another one, nothing tells whether a file is a finished result.
@@ -152,28 +154,28 @@ def _check_output(place: Place, settings: dict[str, Any], names: set[str], overw
     Raises:
         BadRequest: there are files to replace, or another record, and ``overwrite`` is not set.
     """
-    record = place.read_json(RECORD, "give --overwrite, or another --output")
+    record = storage.read_json(RECORD, "give --overwrite, or another --output")
     if record == settings and not overwrite:
         return None
-    present = sorted(names & set(place.all_files()))
+    present = sorted(names & set(storage.all_files()))
     if not overwrite and (present or record is not None):
         held = (
             f"holds results of other settings ({_differences(record, settings)})"
             if record is not None
             else f"holds {len(present)} of the files that would be written, such as {present[0]}"
         )
-        raise BadRequest(f"{place.uri} {held}; give another --output, or --overwrite to replace them")
+        raise BadRequest(f"{storage.uri} {held}; give another --output, or --overwrite to replace them")
     return present
 
 
-def _claim(place: Place, settings: dict[str, Any], replaced: list[str] | None) -> None:
+def _claim(storage: StorageFolder, settings: dict[str, Any], replaced: list[str] | None) -> None:
     """Remove what is replaced, and record what the results are made with; nothing to do where that is recorded."""
     if replaced is None:
         return
-    place.delete(RECORD)  # first: without it nothing that is left counts as finished
+    storage.delete(RECORD)  # first: without it nothing that is left counts as finished
     for name in replaced:
-        place.delete(name)
-    place.write_json(RECORD, settings)
+        storage.delete(name)
+    storage.write_json(RECORD, settings)
 
 
 def _differences(record: dict[str, Any], settings: dict[str, Any]) -> str:
@@ -181,20 +183,20 @@ def _differences(record: dict[str, Any], settings: dict[str, Any]) -> str:
     return ", ".join(changed) or RECORD
 
 
-def _todo(found: Found, names: list[str], finished: dict[str, int]) -> list[tuple[ImageRef, str]]:
+def _todo(listing: ImageListing, names: list[str], finished: dict[str, int]) -> list[tuple[ImageRef, str]]:
     """Images whose result is missing or older than they are, with its name."""
-    refs = (ImageRef.from_row(row) for row in found.manifest.to_pylist())
+    refs = (ImageRef.from_row(row) for row in listing.manifest.to_pylist())
     return [(ref, name) for ref, name in zip(refs, names, strict=True) if finished.get(name, -1) < max(0, ref.mtime_ns)]
 
 
 def _upscaled(
-    todo: list[tuple[ImageRef, str]], found: Found, config: UpscaleConfig, network: Network, progress: Progress
+    todo: list[tuple[ImageRef, str]], listing: ImageListing, config: UpscaleConfig, network: Network, progress: Progress
 ) -> Iterator[_Result]:
     for ref, name in todo:
         result = _Result(ref.source, name)
         progress.begin(printable(ref.source))
         try:
-            pixels, result.profile = _read(ref, found, config.max_pixels)
+            pixels, result.profile = _read(ref, listing, config.max_pixels)
             result.picture = network.upscale(pixels)
         except RejectedImage as error:
             result.fault = error
@@ -203,16 +205,16 @@ def _upscaled(
         yield result
 
 
-def _read(ref: ImageRef, found: Found, max_pixels: int) -> tuple[Image, bytes | None]:
-    data = read_encoded(ref, found.filesystem, max_pixels)
+def _read(ref: ImageRef, listing: ImageListing, max_pixels: int) -> tuple[Image, bytes | None]:
+    data = read_encoded(ref, listing.filesystem, max_pixels)
     return decode_rgb(data, max_pixels), rgb_profile(data)
 
 
-def _save(result: _Result, place: Place, ending: str) -> _Result:
+def _save(result: _Result, storage: StorageFolder, ending: str) -> _Result:
     """Write a result's pixels and let them go. In a thread: encoding takes longer than a GPU's next image."""
     if result.picture is not None:
         try:
-            place.write(result.name, _encode(result.picture, ending, result.profile))
+            storage.write(result.name, _encode(result.picture, ending, result.profile))
         except RejectedImage as error:
             result.fault = error
         result.picture = None
@@ -231,12 +233,12 @@ def _encode(picture: Image, ending: str, profile: bytes | None) -> bytes:
     return buffer.getvalue()
 
 
-def _summary(progress: Progress, failed: list[_Result], place: Place) -> str:
+def _summary(progress: Progress, failed: list[_Result], storage: StorageFolder) -> str:
     lines = [f"images          {progress.done} done, {len(failed)} failed"]
     lines += [f"  {printable(each.source)}: {printable(str(each.fault))}" for each in failed[:SHOWN_REASONS]]
     if len(failed) > SHOWN_REASONS:
         lines.append(f"  and {len(failed) - SHOWN_REASONS} more, see above")
-    return "\n".join([*lines, f"output          {place.uri}"])
+    return "\n".join([*lines, f"output          {storage.uri}"])
 
 
 def _verdict(config: UpscaleConfig, failed: list[_Result], images: int) -> int:
@@ -250,17 +252,17 @@ def _verdict(config: UpscaleConfig, failed: list[_Result], images: int) -> int:
     return 0
 
 
-def _estimate(config: UpscaleConfig, found: Found, network: Network, todo: list[tuple[ImageRef, str]]) -> str:
+def _estimate(config: UpscaleConfig, listing: ImageListing, network: Network, todo: list[tuple[ImageRef, str]]) -> str:
     """Images, pixels, bytes and time, from a few images that are read and a part of one that is upscaled."""
     pixels: list[Image] = []
     sample = todo[:: max(1, len(todo) // SAMPLED_IMAGES)][:SAMPLED_IMAGES]
     for ref, _ in sample:
         with contextlib.suppress(RejectedImage):
-            pixels.append(_read(ref, found, config.max_pixels)[0])
-    images = found.manifest.num_rows
-    known = [bytes_ for bytes_ in found.manifest["size"].to_pylist() if bytes_ >= 0]
+            pixels.append(_read(ref, listing, config.max_pixels)[0])
+    images = listing.manifest.num_rows
+    known = [bytes_ for bytes_ in listing.manifest["size"].to_pylist() if bytes_ >= 0]
     read = f", {size(sum(known))}" if known else ""
-    lines = {"images": f"{images} in {found.uri}{read}", "done before": f"{images - len(todo)}"}
+    lines = {"images": f"{images} in {listing.uri}{read}", "done before": f"{images - len(todo)}"}
     if pixels:
         each = sum(image.shape[0] * image.shape[1] for image in pixels) / len(pixels)
         seconds, picture = cost_per_pixel(config, network, pixels[0])

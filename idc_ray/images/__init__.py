@@ -5,7 +5,7 @@ The public API of the room; what is not listed here may change.
 
 from __future__ import annotations
 
-from idc_ray.images.find import IMAGE_ENDINGS, Found, find_images, output_inside
+from idc_ray.images.find import IMAGE_ENDINGS, ImageListing, find_images, output_inside
 from idc_ray.images.instance import Instance, load_instance, read_encoded
 from idc_ray.images.manifest import MANIFEST_SCHEMA, ImageRef, image_id
 from idc_ray.images.read import FORMATS, decode_rgb, rgb_profile
@@ -16,7 +16,7 @@ __all__ = [
     "FORMATS",
     "IMAGE_ENDINGS",
     "MANIFEST_SCHEMA",
-    "Found",
+    "ImageListing",
     "ImageRef",
     "Instance",
     "crop_starts",

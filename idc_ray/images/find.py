@@ -13,13 +13,13 @@ from pyarrow import fs
 from idc_ray.errors import BadRequest
 from idc_ray.images.listfile import read_list
 from idc_ray.images.listing import has_wildcard, pattern_regex, split_pattern, walk
-from idc_ray.images.locate import Place, holds, locate
+from idc_ray.images.locate import StoragePath, holds, locate
 from idc_ray.images.manifest import Entry, build_manifest
 from idc_ray.images.names import open_path, stored
 from idc_ray.images.pairs import pair
 from idc_ray.images.parquet import row_entries
 
-__all__ = ["IMAGE_ENDINGS", "LIST_ENDINGS", "PARQUET_ENDINGS", "Found", "find_images", "output_inside"]
+__all__ = ["IMAGE_ENDINGS", "LIST_ENDINGS", "PARQUET_ENDINGS", "ImageListing", "find_images", "output_inside"]
 
 # What a folder is searched for; upper or lower case. What a file *is* is decided by its content when it is read.
 IMAGE_ENDINGS = frozenset(
@@ -30,7 +30,7 @@ PARQUET_ENDINGS = frozenset(("parquet", "pq"))
 
 
 @dataclass(frozen=True)
-class Found:
+class ImageListing:
     """The images of an input.
 
     Attributes:
@@ -83,8 +83,8 @@ def find_images(
     lr_input: str | None = None,
     scale: int = 2,
     image_column: str | None = None,
-    without: Place | None = None,
-) -> Found:
+    without: StoragePath | None = None,
+) -> ImageListing:
     """Find the images of ``input``, which is told apart by what it is.
 
     - A folder: every image below it (hidden ones skipped); if there are none, every Parquet file's rows.
@@ -108,27 +108,27 @@ def find_images(
     Raises:
         BadRequest: the input is missing, holds no images, or cannot be told; the message has the fix.
     """
-    place = locate(input)
-    files, ignored, repeated = _files(place, image_column is not None, without)
+    storage = locate(input)
+    files, ignored, repeated = _files(storage, image_column is not None, without)
     if files and _ending(files[0].source) in PARQUET_ENDINGS:
         if lr_input is not None:
-            raise BadRequest(f"{place.uri} is Parquet; lr_input needs image files, matched by name")
-        files = list(row_entries(files, place.filesystem, image_column))
+            raise BadRequest(f"{storage.uri} is Parquet; lr_input needs image files, matched by name")
+        files = list(row_entries(files, storage.filesystem, image_column))
     elif image_column is not None:
-        raise BadRequest(f"image_column is {image_column!r}, but {place.uri} has no Parquet files; leave it out")
+        raise BadRequest(f"image_column is {image_column!r}, but {storage.uri} has no Parquet files; leave it out")
     if not files:
         endings = " ".join(sorted(IMAGE_ENDINGS | PARQUET_ENDINGS))
-        within = f"match the pattern {place.path}" if _kind(place) == fs.FileType.NotFound else f"in {place.uri}"
+        within = f"match the pattern {storage.path}" if _kind(storage) == fs.FileType.NotFound else f"in {storage.uri}"
         searched = f"no images {within}" + (f" outside {without.uri}" if without is not None else "")
         raise BadRequest(f"{searched}; {ignored} other files were ignored; read are: {endings}")
     lr = None
     if lr_input is not None:
         lr = locate(lr_input)
         files = pair(files, _lr_files(lr, without), scale)
-    return Found(
+    return ImageListing(
         build_manifest(files),
-        place.filesystem,
-        place.uri,
+        storage.filesystem,
+        storage.uri,
         ignored,
         repeated,
         lr.filesystem if lr else None,
@@ -136,32 +136,34 @@ def find_images(
     )
 
 
-def output_inside(input: str, output: str) -> Place | None:
+def output_inside(input: str, output: str) -> StoragePath | None:
     """The output if it lies in the input, where what earlier launches wrote, such as pictures, is no input.
 
     Raises:
         BadRequest: both are the same folder.
     """
-    source, place = locate(input), locate(output)
-    if holds(place, source) and holds(source, place):
+    source, storage = locate(input), locate(output)
+    if holds(storage, source) and holds(source, storage):
         raise BadRequest(f"input and output are the same folder, {source.uri}; choose another --output")
     base = split_pattern(source.path)[0] if has_wildcard(source.path) else source.path
-    return place if holds(replace(source, path=base), place) else None
+    return storage if holds(replace(source, path=base), storage) else None
 
 
-def _files(place: Place, prefer_parquet: bool, without: Place | None) -> tuple[list[Entry], int, int]:
+def _files(storage: StoragePath, prefer_parquet: bool, without: StoragePath | None) -> tuple[list[Entry], int, int]:
     """Files of one kind, how many were ignored, how many were named again."""
-    kind = _kind(place)
+    kind = _kind(storage)
     if kind == fs.FileType.Directory:
-        return *_of_one_kind(walk(place, without=without), prefer_parquet), 0
+        return *_of_one_kind(walk(storage, without=without), prefer_parquet), 0
     if kind == fs.FileType.File:
-        return _single(place)
-    if not has_wildcard(place.path):
-        raise BadRequest(f"{place.uri} does not exist; name a folder, a glob, a list (.txt, .lst), an image or Parquet")
-    base, pattern = split_pattern(place.path)
-    folder = Place(place.filesystem, base, place.uri)
+        return _single(storage)
+    if not has_wildcard(storage.path):
+        raise BadRequest(
+            f"{storage.uri} does not exist; name a folder, a glob, a list (.txt, .lst), an image or Parquet"
+        )
+    base, pattern = split_pattern(storage.path)
+    folder = StoragePath(storage.filesystem, base, storage.uri)
     if _kind(folder) != fs.FileType.Directory:
-        raise BadRequest(f"the folder {base!r} of the pattern {place.uri} does not exist")
+        raise BadRequest(f"the folder {base!r} of the pattern {storage.uri} does not exist")
     regex = pattern_regex(pattern)
     depth = None if "**" in pattern.split("/") else pattern.count("/") + 1
     matching = (entry for entry in walk(folder, depth, without) if regex.fullmatch(entry.source))
@@ -184,33 +186,33 @@ def _of_one_kind(entries: Iterable[Entry], prefer_parquet: bool) -> tuple[list[E
     return chosen, others + len(left)
 
 
-def _single(place: Place) -> tuple[list[Entry], int, int]:
-    name = posixpath.basename(place.path)
+def _single(storage: StoragePath) -> tuple[list[Entry], int, int]:
+    name = posixpath.basename(storage.path)
     ending = _ending(name)
     if ending in LIST_ENDINGS:
-        entries, repeated = read_list(place)
+        entries, repeated = read_list(storage)
         return entries, 0, repeated
     if ending not in IMAGE_ENDINGS | PARQUET_ENDINGS:
         raise BadRequest(
-            f"{place.uri} is no folder, list (.txt, .lst), Parquet file (.parquet, .pq) or image "
+            f"{storage.uri} is no folder, list (.txt, .lst), Parquet file (.parquet, .pq) or image "
             f"({' '.join(sorted(IMAGE_ENDINGS))}) by its ending; rename it"
         )
-    info = place.filesystem.get_file_info(place.path)
+    info = storage.filesystem.get_file_info(storage.path)
     mtime = -1 if info.mtime_ns is None else info.mtime_ns
-    return [Entry(name, stored(place.path), -1 if info.size is None else info.size, mtime)], 0, 0
+    return [Entry(name, stored(storage.path), -1 if info.size is None else info.size, mtime)], 0, 0
 
 
-def _kind(place: Place) -> fs.FileType:
+def _kind(storage: StoragePath) -> fs.FileType:
     try:
-        return place.filesystem.get_file_info(place.path).type
+        return storage.filesystem.get_file_info(storage.path).type
     except (OSError, ValueError) as error:
-        raise BadRequest(f"cannot look at {place.uri}: {error}") from error
+        raise BadRequest(f"cannot look at {storage.uri}: {error}") from error
 
 
-def _lr_files(place: Place, without: Place | None) -> list[Entry]:
-    if _kind(place) != fs.FileType.Directory:
-        raise BadRequest(f"lr_input {place.uri} is not a folder; name the folder with the low-resolution images")
-    return [entry for entry in walk(place, without=without) if _ending(entry.source) in IMAGE_ENDINGS]
+def _lr_files(storage: StoragePath, without: StoragePath | None) -> list[Entry]:
+    if _kind(storage) != fs.FileType.Directory:
+        raise BadRequest(f"lr_input {storage.uri} is not a folder; name the folder with the low-resolution images")
+    return [entry for entry in walk(storage, without=without) if _ending(entry.source) in IMAGE_ENDINGS]
 
 
 def _ending(name: str) -> str:

@@ -7,7 +7,7 @@ import posixpath
 from pyarrow import fs
 
 from idc_ray.errors import BadRequest
-from idc_ray.images.locate import Place
+from idc_ray.images.locate import StoragePath
 from idc_ray.images.manifest import Entry
 
 __all__ = ["read_list"]
@@ -15,7 +15,7 @@ __all__ = ["read_list"]
 _CHUNK = 4096  # paths per status call
 
 
-def read_list(place: Place) -> tuple[list[Entry], int]:
+def read_list(storage: StoragePath) -> tuple[list[Entry], int]:
     """The images that a list file names, and how many lines named an image again.
 
     One path per line, UTF-8, relative to the list's folder, or absolute on a disk. Blank lines and lines that begin
@@ -33,40 +33,40 @@ def read_list(place: Place) -> tuple[list[Entry], int]:
     """
     found: dict[str, Entry] = {}
     again = 0
-    for line in _lines(place):
-        entry = _entry(line, place)
+    for line in _lines(storage):
+        entry = _entry(line, storage)
         again += entry.path in found
         found.setdefault(entry.path, entry)
     entries = list(found.values())
-    return (_with_status(entries, place) if place.local else entries), again
+    return (_with_status(entries, storage) if storage.local else entries), again
 
 
-def _lines(place: Place) -> list[str]:
+def _lines(storage: StoragePath) -> list[str]:
     try:
-        with place.filesystem.open_input_stream(place.path) as file:
+        with storage.filesystem.open_input_stream(storage.path) as file:
             text = file.read().decode("utf-8-sig")
         if "\0" in text:
-            raise BadRequest(f"the list {place.uri} is not text (it holds NUL bytes); save it as UTF-8")
+            raise BadRequest(f"the list {storage.uri} is not text (it holds NUL bytes); save it as UTF-8")
     except UnicodeDecodeError as error:
-        raise BadRequest(f"the list {place.uri} is not UTF-8 text ({error}); save it as UTF-8") from error
+        raise BadRequest(f"the list {storage.uri} is not UTF-8 text ({error}); save it as UTF-8") from error
     except OSError as error:
-        raise BadRequest(f"cannot read the list {place.uri}: {error}") from error
+        raise BadRequest(f"cannot read the list {storage.uri}: {error}") from error
     lines = (line.removesuffix("\r") for line in text.split("\n"))
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
-def _entry(line: str, place: Place) -> Entry:
+def _entry(line: str, storage: StoragePath) -> Entry:
     if "://" in line:
         raise BadRequest(
-            f"the list {place.uri} names the URI {line!r}; put the list beside the images, with relative paths"
+            f"the list {storage.uri} names the URI {line!r}; put the list beside the images, with relative paths"
         )
     absolute = line.startswith("/")
-    if absolute and not place.local:
+    if absolute and not storage.local:
         raise BadRequest(
-            f"the list {place.uri} names {line!r}; in an object store, paths are relative to the list's folder"
+            f"the list {storage.uri} names {line!r}; in an object store, paths are relative to the list's folder"
         )
     clean = posixpath.normpath(line)
-    path = posixpath.normpath(posixpath.join(posixpath.dirname(place.path), clean))
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(storage.path), clean))
     if absolute:
         return Entry("@root/" + clean.lstrip("/"), path)
     parts = clean.split("/")
@@ -83,18 +83,18 @@ def _infos(filesystem: fs.FileSystem, paths: list[str]) -> list[fs.FileInfo]:
         return _infos(filesystem, paths[:middle]) + _infos(filesystem, paths[middle:])
 
 
-def _with_status(entries: list[Entry], place: Place) -> list[Entry]:
+def _with_status(entries: list[Entry], storage: StoragePath) -> list[Entry]:
     checked: list[Entry] = []
     for start in range(0, len(entries), _CHUNK):
         chunk = entries[start : start + _CHUNK]
-        for entry, info in zip(chunk, _infos(place.filesystem, [e.path for e in chunk]), strict=True):
+        for entry, info in zip(chunk, _infos(storage.filesystem, [e.path for e in chunk]), strict=True):
             if info.type == fs.FileType.Directory:
-                raise BadRequest(f"the list {place.uri} names the folder {entry.path!r}; list its images")
+                raise BadRequest(f"the list {storage.uri} names the folder {entry.path!r}; list its images")
             known = info.type == fs.FileType.File
             checked.append(entry._replace(size=info.size, mtime_ns=info.mtime_ns) if known else entry)
     if checked and all(entry.size < 0 for entry in checked):
         raise BadRequest(
-            f"none of the {len(checked)} paths in {place.uri} exists (first: {checked[0].path!r}); "
+            f"none of the {len(checked)} paths in {storage.uri} exists (first: {checked[0].path!r}); "
             "paths are relative to the list's own folder"
         )
     return checked

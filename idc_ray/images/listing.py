@@ -11,22 +11,22 @@ from pathlib import PurePosixPath
 from pyarrow import fs
 
 from idc_ray.errors import BadRequest
-from idc_ray.images.locate import Place, same_store
+from idc_ray.images.locate import StoragePath, same_store
 from idc_ray.images.manifest import Entry
 from idc_ray.images.names import shown, stored
 
 __all__ = ["has_wildcard", "pattern_regex", "split_pattern", "walk"]
 
 
-def walk(place: Place, depth: int | None = None, without: Place | None = None) -> Iterator[Entry]:
-    """Every file below the folder ``place``, its ``source`` relative to it; no order is promised.
+def walk(storage: StoragePath, depth: int | None = None, without: StoragePath | None = None) -> Iterator[Entry]:
+    """Every file below the folder ``storage``, its ``source`` relative to it; no order is promised.
 
     Hidden files and folders (a name that begins with a dot) are skipped. On a disk, links are followed, and
     each real folder is entered once, so a loop of links ends; a link to nothing is listed with size -1
     (loading it will say so); pipes and devices are skipped, since reading one may never end.
 
     Args:
-        place: a folder.
+        storage: a folder.
         depth: how many levels of names to look at, 1 for the folder itself; None for all.
         without: a folder that is left out with all that is below it, under whatever name it is met.
 
@@ -34,15 +34,15 @@ def walk(place: Place, depth: int | None = None, without: Place | None = None) -
         BadRequest: a folder cannot be listed.
     """
     try:
-        yield from _walk_disk(place.path, depth, without) if place.local else _walk_store(place, depth, without)
+        yield from _walk_disk(storage.path, depth, without) if storage.local else _walk_store(storage, depth, without)
     except OSError as error:
-        raise BadRequest(f"cannot list {place.uri}: {error}") from error
+        raise BadRequest(f"cannot list {storage.uri}: {error}") from error
 
 
-def _walk_store(place: Place, depth: int | None, without: Place | None) -> Iterator[Entry]:
-    base = place.path
-    left_out = f"{without.path}/" if without is not None and same_store(place, without) else None
-    for info in place.filesystem.get_file_info(fs.FileSelector(base, recursive=depth != 1)):
+def _walk_store(storage: StoragePath, depth: int | None, without: StoragePath | None) -> Iterator[Entry]:
+    base = storage.path
+    left_out = f"{without.path}/" if without is not None and same_store(storage, without) else None
+    for info in storage.filesystem.get_file_info(fs.FileSelector(base, recursive=depth != 1)):
         name = info.path[len(base) :].lstrip("/")
         parts = name.split("/")
         if info.type != fs.FileType.File or any(part.startswith(".") for part in parts):
@@ -54,7 +54,7 @@ def _walk_store(place: Place, depth: int | None, without: Place | None) -> Itera
             yield Entry(name, info.path, -1 if info.size is None else info.size, -1 if mtime is None else mtime)
 
 
-def _walk_disk(base: str, depth: int | None, without: Place | None) -> Iterator[Entry]:
+def _walk_disk(base: str, depth: int | None, without: StoragePath | None) -> Iterator[Entry]:
     entered: set[tuple[int, int]] = set()
     if without is not None and without.local and os.path.exists(without.path):
         left_out = os.stat(without.path)

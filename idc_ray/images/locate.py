@@ -13,7 +13,7 @@ from idc_ray.errors import BadRequest
 from idc_ray.images.names import open_path, shown
 from idc_ray.objects import open_uri
 
-__all__ = ["Place", "absolute", "holds", "joined", "locate", "read_bytes", "same_store"]
+__all__ = ["StoragePath", "absolute", "holds", "joined", "locate", "read_bytes", "same_store"]
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _QUERY = re.compile(r"[A-Za-z_]+=[^/]*$")
@@ -23,7 +23,7 @@ _RECORDED = ("endpoint_override", "scheme")  # these say where the data is; anyt
 
 
 @dataclass(frozen=True)
-class Place:
+class StoragePath:
     """A path in a filesystem.
 
     Attributes:
@@ -42,7 +42,7 @@ class Place:
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
 
-def locate(text: str) -> Place:
+def locate(text: str) -> StoragePath:
     """Where ``text`` points: a local path (``~`` allowed), ``file://``, ``s3://``, ``gs://``, or another of pyarrow's.
 
     In a URI ``%20`` and the like are decoded; spaces, ``#``, ``[`` and ``?`` may also be written as they are.
@@ -54,7 +54,7 @@ def locate(text: str) -> Place:
         raise BadRequest("the input is empty; name a folder, a glob, a list file, an image, a Parquet file or a URI")
     if not _URI.match(text):
         path = os.path.abspath(os.path.expanduser(text))
-        return Place(fs.LocalFileSystem(), path, "file://" + quote(shown(path), safe="/*"))
+        return StoragePath(fs.LocalFileSystem(), path, "file://" + quote(shown(path), safe="/*"))
     return _locate_uri(text)
 
 
@@ -71,12 +71,12 @@ def joined(text: str, name: str) -> str:
     return f"{rest.rstrip('/')}/{name}" + (f"?{query}" if query else "")
 
 
-def same_store(one: Place, other: Place) -> bool:
+def same_store(one: StoragePath, other: StoragePath) -> bool:
     """Whether two places are of one kind of file system, and so paths of equal meaning."""
     return type(one.filesystem) is type(other.filesystem)
 
 
-def holds(folder: Place, other: Place) -> bool:
+def holds(folder: StoragePath, other: StoragePath) -> bool:
     """Whether ``other`` is ``folder`` or below it; links of this machine are followed."""
     if not same_store(folder, other):
         return False
@@ -94,21 +94,21 @@ def read_bytes(text: str, setting: str) -> bytes:
     Raises:
         BadRequest: it cannot be read, or is far larger than any checkpoint.
     """
-    place = locate(text)
+    storage = locate(text)
     try:
-        with open_path(place.filesystem, place.path) as file:
+        with open_path(storage.filesystem, storage.path) as file:
             size = file.seek(0, 2)
             if size > MAX_FILE_BYTES:
                 raise BadRequest(
-                    f"{place.uri} has {size:,} bytes; no checkpoint has over {MAX_FILE_BYTES:,}: check {setting}"
+                    f"{storage.uri} has {size:,} bytes; no checkpoint has over {MAX_FILE_BYTES:,}: check {setting}"
                 )
             file.seek(0)
             return bytes(file.read())
     except OSError as error:
-        raise BadRequest(f"the checkpoint {place.uri} cannot be read ({error}); check {setting}") from None
+        raise BadRequest(f"the checkpoint {storage.uri} cannot be read ({error}); check {setting}") from None
 
 
-def _locate_uri(text: str) -> Place:
+def _locate_uri(text: str) -> StoragePath:
     scheme, rest = text.split("://", 1)
     rest, query = _split_query(rest)
     host, slash, path = rest.partition("/")
@@ -120,7 +120,9 @@ def _locate_uri(text: str) -> Place:
         raise BadRequest(f"cannot open {_without_credentials(text)}: {_without_credentials(str(error))}") from error
     inside = inside.rstrip("/") or "/"
     recorded = urlencode([pair for pair in parse_qsl(query) if pair[0] in _RECORDED])
-    return Place(filesystem, inside, f"{scheme}://{quote(inside, safe='/*')}" + (f"?{recorded}" if recorded else ""))
+    return StoragePath(
+        filesystem, inside, f"{scheme}://{quote(inside, safe='/*')}" + (f"?{recorded}" if recorded else "")
+    )
 
 
 def _split_query(rest: str) -> tuple[str, str]:

@@ -244,8 +244,8 @@ class MambaIRv2(WindowedNetwork):
         self.depth = layers
         self.register_buffer("relative_position_index_SA", relative_position_index(window))  # for checkpoints only
 
-        def layer(place: int) -> AttentiveLayer:
-            shift = place % 2 * (window // 2)
+        def layer(storage: int) -> AttentiveLayer:
+            shift = storage % 2 * (window // 2)
             return AttentiveLayer(channels, heads, window, shift, states, hidden, rank, prompts)
 
         self.layers = nn.ModuleList(AttentiveBlock(channels, [layer(i) for i in range(layers)]) for _ in range(blocks))

@@ -78,8 +78,8 @@ class WindowedNetwork(nn.Module):
 
 def _mirrored(length: int, more: int, device: torch.device) -> Tensor:
     """0 to length - 1, and on: back and forth, the ends twice."""
-    place = torch.arange(length + more, device=device) % (2 * length)
-    return torch.minimum(place, 2 * length - 1 - place)
+    storage = torch.arange(length + more, device=device) % (2 * length)
+    return torch.minimum(storage, 2 * length - 1 - storage)
 
 
 def convolve(convolution: nn.Module, x: Tensor) -> Tensor:

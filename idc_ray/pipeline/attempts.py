@@ -39,9 +39,9 @@ class Ledger:
     node_id: str
     node_lives: Callable[[str], bool]
 
-    def begin(self, images: Sequence[str], alone: bool) -> None:
+    def begin(self, images: Sequence[str], isolated: bool) -> None:
         """State that this worker begins ``images``."""
-        record = Inflight(list(images), alone, self.node_id, os.getpid(), time.time())
+        record = Inflight(list(images), isolated, self.node_id, os.getpid(), time.time())
         self.store.write_inflight(self.launch, self.actor, record)
 
     def end(self) -> None:
@@ -66,7 +66,7 @@ class Ledger:
         The statement itself is removed: the caller has made its own by now.
         """
         attempts = 0
-        if record.alone and self.node_lives(record.node_id):
+        if record.isolated and self.node_lives(record.node_id):
             attempts = self.store.count_attempt(
                 record.images[0], "worker", f"{self.launch}-{record.actor}-{record.pid}"
             )
@@ -74,14 +74,16 @@ class Ledger:
         return attempts
 
 
-def begin_reading(store: Store, launch: str, image: str, alone: bool, node: str, lives: Callable[[str], bool]) -> int:
+def begin_reading(
+    store: Store, launch: str, image: str, isolated: bool, node: str, lives: Callable[[str], bool]
+) -> int:
     """State that this process reads an image.
 
     Args:
         store: the output.
         launch: this launch.
         image: its id.
-        alone: whether the image will be condensed alone, for the next launch should this one end in the reading.
+        isolated: whether the image will be condensed alone, for the next launch should this one end in the reading.
         node: the machine that this process runs on.
         lives: whether a machine, by its id, is still part of the cluster.
 
@@ -92,7 +94,7 @@ def begin_reading(store: Store, launch: str, image: str, alone: bool, node: str,
     dead = store.find_inflight(launch, actor)
     if dead is not None and lives(dead.node_id):
         attempts = store.count_attempt(image, "worker", f"{launch}-{actor}-{dead.started}")
-    store.write_inflight(launch, actor, Inflight([image], alone, node, os.getpid(), time.time()))
+    store.write_inflight(launch, actor, Inflight([image], isolated, node, os.getpid(), time.time()))
     return attempts
 
 
@@ -107,12 +109,12 @@ class Suspects:
 
     Attributes:
         waiting: ids to run last and alone, those that ended fewest launches first.
-        condemned: ids that ended as many launches alone as are allowed, with that number.
+        to_quarantine: ids that ended as many launches alone as are allowed, with that number.
         launches: the launches that left something; to be forgotten after a clean end.
     """
 
     waiting: list[str]
-    condemned: dict[str, int]
+    to_quarantine: dict[str, int]
     launches: list[str]
 
 
@@ -122,7 +124,7 @@ def suspects_of_earlier_launches(store: Store, finished: Callable[[str], bool], 
     Args:
         store: the output; no other launch is running on it.
         finished: whether an image is done or quarantined.
-        allowed: attempts after which an image is condemned.
+        allowed: attempts after which an image is quarantined.
     """
     counts: dict[str, int] = {}
     launches = set()
@@ -132,8 +134,10 @@ def suspects_of_earlier_launches(store: Store, finished: Callable[[str], bool], 
             if finished(image):
                 continue
             counts.setdefault(image, 0)
-            if record.alone:
+            if record.isolated:
                 counts[image] = store.count_attempt(image, "launch", record.launch)
-    condemned = {image: count for image, count in counts.items() if count >= allowed}
-    waiting = sorted((image for image in counts if image not in condemned), key=lambda image: (counts[image], image))
-    return Suspects(waiting, condemned, sorted(launches))
+    to_quarantine = {image: count for image, count in counts.items() if count >= allowed}
+    waiting = sorted(
+        (image for image in counts if image not in to_quarantine), key=lambda image: (counts[image], image)
+    )
+    return Suspects(waiting, to_quarantine, sorted(launches))

@@ -22,7 +22,7 @@ import idc_ray
 from idc_ray.condensation.load import load_networks
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import IdcError, Locked, QuarantinedImages
-from idc_ray.images import Found
+from idc_ray.images import ImageListing
 from idc_ray.images.names import printable
 from idc_ray.interrupt import check_interrupted
 from idc_ray.models import teacher_sha256
@@ -37,7 +37,7 @@ from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise
 from idc_ray.pipeline.stream import condense_stream
 from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
-from idc_ray.pipeline.waiting import told_while_waiting
+from idc_ray.pipeline.waiting import statuses_while_waiting
 from idc_ray.store import Manifest, RunRecord, Store, holder_text, shard_count_for
 from idc_ray.tracking import Tracker, tracking_uri
 
@@ -60,7 +60,7 @@ class _Launch:
     """What the steps of one launch hand on to each other."""
 
     job: Job
-    found: Found
+    listing: ImageListing
     teacher: bytes
     run: RunRecord
     plan: Plan
@@ -100,9 +100,9 @@ def condense(config: CondenseConfig) -> int:
     print(config.to_yaml(), flush=True)
     if config.dry_run:
         with tempfile.TemporaryDirectory() as folder:
-            job, found, teacher = _prepare(config, f"{folder}/photographs")
+            job, listing, teacher = _prepare(config, f"{folder}/photographs")
             with Heartbeat("timing a few images"):
-                print(dry_run.estimate(job, found, teacher))
+                print(dry_run.estimate(job, listing, teacher))
         return 0
     finished = run_condense(config, "lines")
     print(finished.summary.format())
@@ -127,11 +127,11 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> Finished:
     """
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)  # first: to list a million images takes a minute
-    job, found, teacher = _prepare(config)
+    job, listing, teacher = _prepare(config)
     job.store.check_writable()
     with job.store.lock(holder_text(job.launch)) as lost_lock:
         with Heartbeat("looking at what is done, and at images for their sizes"):
-            launch = _begin(job, found, teacher, lost_lock, show)
+            launch = _begin(job, listing, teacher, lost_lock, show)
         try:
             if launch.plan.todo:
                 _run_on_ray(launch)
@@ -142,74 +142,74 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> Finished:
             raise
 
 
-def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Job, Found, bytes]:
+def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Job, ImageListing, bytes]:
     """Find everything that the job needs; whatever is missing or wrong is told here, not by a worker minutes later."""
     with Heartbeat("reading the teacher and listing the images"):
         teacher = read_teacher(config)
-        found = find_input(config, photographs)
-    log.info("%d images in %s", found.manifest.num_rows, found.uri)
-    if found.ignored:
-        log.info("%d files there are no images by their ending and are ignored", found.ignored)
+        listing = find_input(config, photographs)
+    log.info("%d images in %s", listing.manifest.num_rows, listing.uri)
+    if listing.ignored:
+        log.info("%d files there are no images by their ending and are ignored", listing.ignored)
     asked = config.iterations not in (0, CondenseConfig().iterations)
-    if asked and config.makes_tiles and not config.pixel_steps:
+    if asked and config.synthesizes_tiles and not config.pixel_steps:
         log.warning(
             "--iterations %d changes nothing: they are steps of learning pixels, and --matching %s learns none; "
             "use --matching both or pixels, or --matching none to keep the initial tiles",
             config.iterations,
             config.matching,
         )
-    job = _new_job(config, found, teacher)
-    guide, labeller = load_networks(config, teacher, torch.device("cpu"))
-    if guide is not labeller:
+    job = _new_job(config, listing, teacher)
+    guide, labeler = load_networks(config, teacher, torch.device("cpu"))
+    if guide is not labeler:
         log.info("the bundled network says what is matched and difficult, the teacher labels; see --guide")
-    return job, found, teacher
+    return job, listing, teacher
 
 
-def _new_job(config: CondenseConfig, found: Found, teacher: bytes) -> Job:
+def _new_job(config: CondenseConfig, listing: ImageListing, teacher: bytes) -> Job:
     return Job(
         config=config,
         store=Store.open(config.output),
         digest=config.digest(teacher_sha256(teacher)),
         launch=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}",
-        filesystem=found.filesystem,
-        lr_filesystem=found.lr_filesystem,
-        root=input_root(found),
-        input_uri=found.uri,
+        filesystem=listing.filesystem,
+        lr_filesystem=listing.lr_filesystem,
+        root=input_root(listing),
+        input_uri=listing.uri,
     )
 
 
-def _begin(job: Job, found: Found, teacher: bytes, lost_lock: threading.Event, show: Show) -> _Launch:
+def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading.Event, show: Show) -> _Launch:
     """Write what this run is, see what is left of it, and begin to track it."""
     config = job.config
-    samples = list(readable_samples(found, config, SIZE_SAMPLES))
-    expected = estimate_sizes(config, found.manifest.num_rows, samples).bytes
+    samples = list(readable_samples(listing, config, SIZE_SAMPLES))
+    expected = estimate_sizes(config, listing.manifest.num_rows, samples).bytes
     run = job.store.begin_run(
         RunRecord(
             config=config.model_dump(mode="json"),
             digest=job.digest,
             teacher_sha256=teacher_sha256(teacher),
-            input_uri=found.uri,
+            input_uri=listing.uri,
             versions=versions(),
             shard_count=shard_count_for(int(expected), config.store.shard_bytes),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             device="",
-            lr_uri=found.lr_uri,
+            lr_uri=listing.lr_uri,
         ),
         config.overwrite,
     )
-    if run.images != found.manifest.num_rows:
-        run = job.store.update_run(images=found.manifest.num_rows)
-    plan = plan_work(config, found, job.store, job.digest, job.launch)
+    if run.images != listing.manifest.num_rows:
+        run = job.store.update_run(images=listing.manifest.num_rows)
+    plan = plan_work(config, listing, job.store, job.digest, job.launch)
     log.info("%d images to do, %d done before, %d quarantined before", plan.todo, plan.done_before, plan.quarantined)
     tracker = Tracker.start(config.mlflow, config.output, job.digest, run.mlflow_run_id)
     if tracker.run_id != run.mlflow_run_id:
         run = job.store.update_run(mlflow_run_id=tracker.run_id)
     tracker.log_params(config.model_dump(mode="json"))
-    tracker.log_input_dataset(found.uri, job.digest, found.manifest.num_rows)
+    tracker.log_input_dataset(listing.uri, job.digest, listing.manifest.num_rows)
     tracker.log_artifact(config.to_yaml(), "config.yaml")
-    bandwidths = config.rlff.bandwidths if config.makes_tiles else ()
+    bandwidths = config.rlff.bandwidths if config.synthesizes_tiles else ()
     summary = Summary(config.ratio, config.tile_size**2, bandwidths)
-    return _Launch(job, found, teacher, run, plan, tracker, summary, lost_lock, show)
+    return _Launch(job, listing, teacher, run, plan, tracker, summary, lost_lock, show)
 
 
 def versions() -> dict[str, str]:
@@ -244,16 +244,16 @@ def _condense_all(launch: _Launch) -> None:
     if config.allocation == "difficulty":
         with Heartbeat("measuring the mean difficulty of the images"):
             job = replace(job, mean_difficulty=_mean_difficulty(launch, teacher))
-    compactor = Compactor(job.store, job.digest, launch.run.shard_count, plan.together | set(plan.alone))
-    progress = Progress(launch.found.manifest.num_rows, plan.done_before + plan.quarantined, show=launch.show)
+    compactor = Compactor(job.store, job.digest, launch.run.shard_count, plan.together | set(plan.isolated))
+    progress = Progress(launch.listing.manifest.num_rows, plan.done_before + plan.quarantined, show=launch.show)
     with progress.ticking():
-        for image_ids, alone in ((plan.together, False), (set(plan.alone), True)):
+        for image_ids, isolated in ((plan.together, False), (set(plan.isolated), True)):
             if not image_ids:
                 continue
-            batch = 1 if alone else _batch(config, len(image_ids))
+            batch = 1 if isolated else _batch(config, len(image_ids))
             pool = _pool(launch, -(-len(image_ids) // batch))
-            images = by_range(launch.found.manifest, image_ids)
-            with contextlib.closing(condense_stream(images, job, teacher, pool, batch, alone)) as statuses:
+            images = by_range(launch.listing.manifest, image_ids)
+            with contextlib.closing(condense_stream(images, job, teacher, pool, batch, isolated)) as statuses:
                 _follow(launch, statuses, pool, compactor, progress)
 
 
@@ -281,7 +281,7 @@ def _pool(launch: _Launch, batches: int) -> PoolPlan:
 def _mean_difficulty(launch: _Launch, teacher: ray.ObjectRef[bytes]) -> float:
     """From the run's record, or measured and recorded: all launches of a run must use the same."""
     if launch.run.survey is None:
-        launch.run = launch.job.store.update_run(survey=survey(launch.found, launch.job, teacher))
+        launch.run = launch.job.store.update_run(survey=survey(launch.listing, launch.job, teacher))
     assert launch.run.survey is not None
     return float(launch.run.survey["mean_difficulty"])
 
@@ -289,7 +289,7 @@ def _mean_difficulty(launch: _Launch, teacher: ray.ObjectRef[bytes]) -> float:
 def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor, progress: Progress) -> None:
     """Take status rows as they arrive: show them, track them, compact complete ranges."""
     told = 0.0
-    for status in told_while_waiting(statuses, pool, lambda: _at_work(launch.job)):
+    for status in statuses_while_waiting(statuses, pool, lambda: _at_work(launch.job)):
         check_interrupted()
         if launch.lost_lock.is_set():
             raise Locked(f"another process took over {launch.job.store.uri}; see which one, and stop one of the two")
@@ -323,12 +323,12 @@ def _finish(launch: _Launch) -> Finished:
     manifest = store.read_manifest()
     if launch.plan.todo or manifest is None or not _is_told(launch, manifest):
         timing = {"wall": numbers["wall_seconds"], **numbers["seconds"]}
-        expected = launch.found.manifest.num_rows + launch.plan.gone
+        expected = launch.listing.manifest.num_rows + launch.plan.gone
         manifest = store.write_manifest(job.digest, timing, expected)
         tracker.log_artifact(json.dumps(asdict(manifest), indent=2), "manifest.json")
-        picture = draw_gallery(job.config, launch.found, store)
+        picture = draw_gallery(job.config, launch.listing, store)
         if picture is not None:
-            store.place.write(GALLERY, picture)
+            store.storage.write(GALLERY, picture)
             tracker.log_artifact(picture, GALLERY)
     tracker.log_metrics(numbers["images"], {k: v for k, v in numbers.items() if isinstance(v, int | float)})
     failure = _failure(launch)
@@ -350,7 +350,7 @@ def _failure(launch: _Launch) -> IdcError | None:
             f"{summary.failed} images were quarantined, and --strict was given; see the reasons above, remove the "
             "images, or mend them and use --retry-quarantined"
         )
-    if summary.failed == launch.found.manifest.num_rows:
+    if summary.failed == launch.listing.manifest.num_rows:
         return IdcError(f"none of the {summary.failed} images could be condensed; see the reasons above")
     if not summary.tiles:
         return IdcError(f"not one tile came of all images; {summary.fix_for_no_tile()}")

@@ -12,7 +12,7 @@ from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.tasks import Condensed, ImageTask, needs_hr
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images import Found, Instance
+from idc_ray.images import ImageListing, Instance
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.inputs import estimate_sizes, readable_samples
 from idc_ray.pipeline.job import Job
@@ -27,25 +27,25 @@ COUNTED_IMAGES = 16
 TIMED_STEPS = 5
 
 
-def estimate(job: Job, found: Found, teacher: bytes) -> str:
+def estimate(job: Job, listing: ImageListing, teacher: bytes) -> str:
     """Images, tiles, budget, bytes and time of a run, for a person.
 
     Raises:
         BadRequest: no image of the sample can be read.
         IdcError: one of those that are timed cannot be condensed.
     """
-    config, images = job.config, found.manifest.num_rows
-    samples = list(readable_samples(found, config, COUNTED_IMAGES))
+    config, images = job.config, listing.manifest.num_rows
+    samples = list(readable_samples(listing, config, COUNTED_IMAGES))
     if not samples:
         raise BadRequest(
-            f"no image of a sample of {found.uri} can be read at the settings; run without --dry-run for why"
+            f"no image of a sample of {listing.uri} can be read at the settings; run without --dry-run for why"
         )
     sizes = estimate_sizes(config, images, samples)
     device = set_up_torch(config.actors, has_gpu=torch.cuda.is_available())
     per_image = seconds_per_image(config, samples[:TIMED_IMAGES], teacher, device)
     workers = config.actors.max_size or (torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1)
     lines = {
-        "images": f"{images} in {found.uri}",
+        "images": f"{images} in {listing.uri}",
         "tiles": f"about {sizes.candidates:.0f} of {config.tile_size} x {config.tile_size} LR pixels",
         "budget": f"about {sizes.tiles:.0f} tiles, {100 * sizes.tiles / max(1, sizes.candidates):.3g} % of the pixels",
         "bytes": f"about {size(sizes.bytes)}",
@@ -61,7 +61,7 @@ def seconds_per_image(config: CondenseConfig, samples: list[Instance], teacher: 
     plain = config.model_copy(update={"allocation": "per_image"})  # the survey of difficulties would start the job
     tasks = [ImageTask(s.image_id, s.lr, s.hr if needs_hr(config) else None) for s in samples]
     first = int(config.matches)  # none means that nothing is matched, and costs less than the rest
-    more = min(TIMED_STEPS, config.pixel_steps - first) if config.makes_tiles else 0
+    more = min(TIMED_STEPS, config.pixel_steps - first) if config.synthesizes_tiles else 0
     fixed, some = (
         _timed(load_condenser(plain.model_copy(update={"iterations": n}), teacher, device), tasks)
         for n in (first, first + max(0, more))

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from idc_ray.condensation.budget import per_image_budget
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest, RejectedImage
-from idc_ray.images import Found, ImageRef, Instance, find_images, grid_count, load_instance, output_inside
+from idc_ray.images import ImageListing, ImageRef, Instance, find_images, grid_count, load_instance, output_inside
 from idc_ray.images.locate import locate, read_bytes
 from idc_ray.images.names import folder_of, open_path
 from idc_ray.models import bundled_teacher_bytes
@@ -51,7 +51,7 @@ def read_teacher(config: CondenseConfig) -> bytes:
     return read_bytes(config.teacher, "--teacher")
 
 
-def find_input(config: CondenseConfig, photographs: str | None = None) -> Found:
+def find_input(config: CondenseConfig, photographs: str | None = None) -> ImageListing:
     """The images of a configuration, without those in its output; by default photographs that scikit-image ships.
 
     Args:
@@ -83,41 +83,41 @@ def find_input(config: CondenseConfig, photographs: str | None = None) -> Found:
         ) from None
 
 
-def input_root(found: Found) -> str:
+def input_root(listing: ImageListing) -> str:
     """What a machine sees if it sees the input: the folder of the first image that was there when it was listed.
 
     A line of a list file may name one that is not, in a folder that is not there either.
     """
-    there = found.manifest.filter(pc.greater_equal(found.manifest["size"], 0))
-    return folder_of(str((there if there.num_rows else found.manifest)["path"][0].as_py()))
+    there = listing.manifest.filter(pc.greater_equal(listing.manifest["size"], 0))
+    return folder_of(str((there if there.num_rows else listing.manifest)["path"][0].as_py()))
 
 
 def readable_samples(
-    found: Found, config: CondenseConfig, count: int, most_tried: int | None = None
+    listing: ImageListing, config: CondenseConfig, count: int, most_tried: int | None = None
 ) -> Iterator[Instance]:
     """Up to ``count`` images that can be read, in the order of their ids: a sample that does not depend on names.
 
     Args:
-        found: the images.
+        listing: the images.
         config: how they are read.
         count: how many are wanted.
         most_tried: images that are looked at for them; None: four times as many.
     """
-    order = pc.sort_indices(found.manifest["image_id"])
+    order = pc.sort_indices(listing.manifest["image_id"])
     readable = 0
     for index in order[: 4 * count if most_tried is None else most_tried]:
         if readable == count:
             return
-        (row,) = found.manifest.slice(index.as_py(), 1).to_pylist()
+        (row,) = listing.manifest.slice(index.as_py(), 1).to_pylist()
         try:
             instance = load_instance(
                 ImageRef.from_row(row),
-                found.filesystem,
+                listing.filesystem,
                 scale=config.scale,
                 tile_size=config.tile_size,
                 max_pixels=config.source.max_pixels,
                 keep_hr=True,
-                lr_filesystem=found.lr_filesystem,
+                lr_filesystem=listing.lr_filesystem,
             )
         except RejectedImage:
             continue
@@ -153,14 +153,14 @@ def estimate_sizes(config: CondenseConfig, images: int, samples: list[Instance])
     return Sizes(sum(counts) * share, tiles * share, tiles * share * pixels * PNG_BYTES_PER_PIXEL)
 
 
-def changed_sources(found: Found, done: DoneImages) -> list[dict[str, str]]:
+def changed_sources(listing: ImageListing, done: DoneImages) -> list[dict[str, str]]:
     """Finished images whose source is no longer what it was, as manifest rows.
 
     Size and time tell at once that nothing changed; another size tells that something did; where only the time differs
     the content decides, in threads: a copied input has a new time everywhere. Rows of Parquet files have neither, so a
     change inside such a file goes unseen.
     """
-    manifest = found.manifest.filter(pc.greater_equal(found.manifest["size"], 0))
+    manifest = listing.manifest.filter(pc.greater_equal(listing.manifest["size"], 0))
     rows = manifest.select(["image_id", "source", "path", "size", "mtime_ns"])
     listed = set(rows["image_id"].to_pylist())
     states = done.states([image_id for image_id in done.in_parts if image_id in listed])
@@ -174,17 +174,17 @@ def changed_sources(found: Found, done: DoneImages) -> list[dict[str, str]]:
                 suspects.append((row, state))
     if suspects:
         log.info("%d finished images have another time or size than when they were condensed; comparing", len(suspects))
-    same = ordered_map(lambda suspect: _is_same(found, *suspect), suspects)
+    same = ordered_map(lambda suspect: _is_same(listing, *suspect), suspects)
     return [row for (row, _), unchanged in zip(suspects, same, strict=True) if not unchanged]
 
 
-def _is_same(found: Found, row: dict[str, Any], state: SourceState) -> bool:
-    return bool(row["size"] == state.size and _sha256(found, row["path"]) == state.sha256)
+def _is_same(listing: ImageListing, row: dict[str, Any], state: SourceState) -> bool:
+    return bool(row["size"] == state.size and _sha256(listing, row["path"]) == state.sha256)
 
 
-def _sha256(found: Found, path: str) -> str:
+def _sha256(listing: ImageListing, path: str) -> str:
     try:
-        with open_path(found.filesystem, path) as file:
+        with open_path(listing.filesystem, path) as file:
             return hashlib.sha256(file.read()).hexdigest()
     except OSError:
         return ""

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest
-from idc_ray.images import Found
+from idc_ray.images import ImageListing
 from idc_ray.pipeline.attempts import suspects_of_earlier_launches
 from idc_ray.pipeline.inputs import changed_sources
 from idc_ray.store import DoneImages, QuarantineEntry, Store
@@ -26,7 +26,7 @@ class Plan:
 
     Attributes:
         together: ids to condense in batches.
-        alone: ids to run one by one afterwards, because earlier launches were killed over them.
+        isolated: ids to run one by one afterwards, because earlier launches were killed over them.
         done_before: images that are finished.
         gone: finished images that the input no longer has; their tiles are kept.
         quarantined: images that are set aside and not tried again.
@@ -34,7 +34,7 @@ class Plan:
     """
 
     together: set[str]
-    alone: list[str]
+    isolated: list[str]
     done_before: int
     gone: int
     quarantined: int
@@ -42,10 +42,10 @@ class Plan:
 
     @property
     def todo(self) -> int:
-        return len(self.together) + len(self.alone)
+        return len(self.together) + len(self.isolated)
 
 
-def plan_work(config: CondenseConfig, found: Found, store: Store, digest: str, launch: str) -> Plan:
+def plan_work(config: CondenseConfig, listing: ImageListing, store: Store, digest: str, launch: str) -> Plan:
     """Compare the input with the output. What was set aside and has left the input is forgotten: that mends it, too.
 
     Raises:
@@ -55,33 +55,33 @@ def plan_work(config: CondenseConfig, found: Found, store: Store, digest: str, l
         released = store.release_quarantined(digest)
         log.info("%d quarantined images are tried again", len(released))
     done = store.done(digest)
-    ids = set(found.manifest["image_id"].to_pylist())
+    ids = set(listing.manifest["image_id"].to_pylist())
     quarantined = store.quarantined_ids(digest)
     if quarantined - ids:
         released = store.release_quarantined(digest, sorted(quarantined - ids))
         log.info("%d quarantined images are no longer in the input and are forgotten", len(released))
         quarantined &= ids
-    changed = _changed(config, found, done)
+    changed = _changed(config, listing, done)
     finished_or_aside = {i for i in ids if i in quarantined or (i in done and i not in changed)}
     todo = ids - finished_or_aside
     suspects = suspects_of_earlier_launches(store, lambda image: image not in todo, config.store.attempts)
-    if suspects.condemned:
-        _condemn(found, store, digest, launch, suspects.condemned)
+    if suspects.to_quarantine:
+        _quarantine(listing, store, digest, launch, suspects.to_quarantine)
     gone = sum(image not in ids for image in done)
     if gone:
         log.warning("%d finished images are no longer in the input; their tiles are kept", gone)
     return Plan(
-        together=todo - set(suspects.waiting) - suspects.condemned.keys(),
-        alone=suspects.waiting,
+        together=todo - set(suspects.waiting) - suspects.to_quarantine.keys(),
+        isolated=suspects.waiting,
         done_before=len(finished_or_aside - quarantined),
         gone=gone,
-        quarantined=len(quarantined) + len(suspects.condemned),
+        quarantined=len(quarantined) + len(suspects.to_quarantine),
         old_launches=suspects.launches,
     )
 
 
-def _changed(config: CondenseConfig, found: Found, done: DoneImages) -> set[str]:
-    changed = changed_sources(found, done)
+def _changed(config: CondenseConfig, listing: ImageListing, done: DoneImages) -> set[str]:
+    changed = changed_sources(listing, done)
     if changed and config.source.on_changed == "error":
         names = ", ".join(repr(row["source"]) for row in changed[:SHOWN]) + (", ..." if len(changed) > SHOWN else "")
         raise BadRequest(
@@ -93,10 +93,10 @@ def _changed(config: CondenseConfig, found: Found, done: DoneImages) -> set[str]
     return {row["image_id"] for row in changed}
 
 
-def _condemn(found: Found, store: Store, digest: str, launch: str, condemned: dict[str, int]) -> None:
-    manifest = found.manifest.select(["image_id", "source"]).to_pylist()
+def _quarantine(listing: ImageListing, store: Store, digest: str, launch: str, to_quarantine: dict[str, int]) -> None:
+    manifest = listing.manifest.select(["image_id", "source"]).to_pylist()
     for row in manifest:
-        count = condemned.get(row["image_id"])
+        count = to_quarantine.get(row["image_id"])
         if count is None:
             continue
         reason = (

@@ -36,7 +36,7 @@ class ReadImage:
 
     Args:
         job: the job.
-        alone: whether the images will be condensed alone, as suspects are.
+        isolated: whether the images will be condensed alone, as suspects are.
         node: gives the machine that a call runs on, by its id; without a cluster there is none.
         node_lives: whether a machine is still part of the cluster.
     """
@@ -44,11 +44,11 @@ class ReadImage:
     def __init__(
         self,
         job: Job,
-        alone: bool = False,
+        isolated: bool = False,
         node: Callable[[], str] = str,
         node_lives: Callable[[str], bool] = bool,
     ) -> None:
-        self.job, self.alone, self.node, self.node_lives = job, alone, node, node_lives
+        self.job, self.isolated, self.node, self.node_lives = job, isolated, node, node_lives
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         begin = time.perf_counter()
@@ -56,7 +56,7 @@ class ReadImage:
         if attempts:
             log.warning("a process died over reading %s, attempt %d", row["source"], attempts)
         try:
-            out = _condemned(attempts) if attempts >= self.job.config.store.attempts else None
+            out = _quarantined(attempts) if attempts >= self.job.config.store.attempts else None
             out = out or self._read(ImageRef.from_row(row))
         finally:
             with contextlib.suppress(IdcError, OSError):
@@ -71,7 +71,7 @@ class ReadImage:
 
     def _state(self, image_id: str) -> int:
         try:
-            return begin_reading(self.job.store, self.job.launch, image_id, self.alone, self.node(), self.node_lives)
+            return begin_reading(self.job.store, self.job.launch, image_id, self.isolated, self.node(), self.node_lives)
         except (IdcError, OSError):  # such as a full disk: the worker, which has to write there, says it best
             return 0
 
@@ -116,7 +116,7 @@ class ReadImage:
             return False
 
 
-def _condemned(attempts: int) -> dict[str, Any]:
+def _quarantined(attempts: int) -> dict[str, Any]:
     reason = (
         f"the process that read this image died {attempts} times (out of memory, or a crash of the decoder); "
         "give the machine more memory and use --retry-quarantined, or leave the image out"

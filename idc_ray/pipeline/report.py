@@ -12,7 +12,7 @@ from PIL import Image
 
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import RejectedImage
-from idc_ray.images import Found, ImageRef, decode_png, load_instance
+from idc_ray.images import ImageListing, ImageRef, decode_png, load_instance
 from idc_ray.pipeline.gallery import GalleryEntry, gallery_png
 from idc_ray.pipeline.inputs import only
 from idc_ray.pipeline.summary import Summary
@@ -51,7 +51,7 @@ def summarise(summary: Summary, store: Store, digest: str, done_before: int) -> 
         summary.add({"outcome": "quarantined", "source": entry.source, "code": entry.code, "reason": entry.reason})
 
 
-def draw_gallery(config: CondenseConfig, found: Found, store: Store) -> bytes | None:
+def draw_gallery(config: CondenseConfig, listing: ImageListing, store: Store) -> bytes | None:
     """PNG of some condensed images beside what they were made from; None if there is nothing to show."""
     table = store.index_table(["image_id", "tiles"])
     ids = table.filter(pc.greater(table["tiles"], 0))["image_id"].to_pylist()
@@ -61,9 +61,9 @@ def draw_gallery(config: CondenseConfig, found: Found, store: Store) -> bytes | 
     chosen = set(ids[::step][: config.gallery_images])
     entries = []
     rows = _rows_of(store, chosen)
-    for row in only(found.manifest, chosen).to_pylist():
+    for row in only(listing.manifest, chosen).to_pylist():
         try:
-            entries.append(_entry(config, found, row, rows[row["image_id"]]))
+            entries.append(_entry(config, listing, row, rows[row["image_id"]]))
         except (RejectedImage, OSError) as error:
             log.warning("%s is not in the gallery: %s", row["source"], error)
     if not entries:
@@ -87,16 +87,16 @@ def _rows_of(store: Store, image_ids: set[str]) -> dict[str, list[dict[str, Any]
 
 
 def _entry(
-    config: CondenseConfig, found: Found, manifest_row: dict[str, Any], rows: list[dict[str, Any]]
+    config: CondenseConfig, listing: ImageListing, manifest_row: dict[str, Any], rows: list[dict[str, Any]]
 ) -> GalleryEntry:
     instance = load_instance(
         ImageRef.from_row(manifest_row),
-        found.filesystem,
+        listing.filesystem,
         scale=config.scale,
         tile_size=config.tile_size,
         max_pixels=config.source.max_pixels,
         keep_hr=False,
-        lr_filesystem=found.lr_filesystem,
+        lr_filesystem=listing.lr_filesystem,
     )
     if instance.source_sha256 != rows[0]["source_sha256"]:
         raise RejectedImage("changed", "its source has changed since it was condensed")

@@ -26,7 +26,7 @@ MAX_BLOCKS = 4000
 
 
 def condense_stream(
-    manifest: pa.Table, job: Job, teacher: ray.ObjectRef[bytes], pool: PoolPlan, batch: int, alone: bool
+    manifest: pa.Table, job: Job, teacher: ray.ObjectRef[bytes], pool: PoolPlan, batch: int, isolated: bool
 ) -> Generator[dict[str, Any]]:
     """Condense the images of a manifest; status rows arrive as batches finish. Whoever stops early has to close it.
 
@@ -36,15 +36,15 @@ def condense_stream(
         teacher: the checkpoint's bytes.
         pool: the workers.
         batch: images condensed together.
-        alone: run every image by itself, as suspects are.
+        isolated: run every image by itself, as suspects are.
 
     Raises:
         IdcError: what a worker met that ends the job.
     """
-    images = _read(manifest, job, batch, pool, alone)
+    images = _read(manifest, job, batch, pool, isolated)
     statuses = images.map_batches(
         CondenseWorker,
-        fn_constructor_kwargs={"job": job, "teacher": teacher, "alone": alone},
+        fn_constructor_kwargs={"job": job, "teacher": teacher, "alone": isolated},
         batch_size=batch,
         **_working(pool),
     )
@@ -64,7 +64,7 @@ def survey_stream(
     yield from _rows(statuses)
 
 
-def _read(manifest: pa.Table, job: Job, batch: int, pool: PoolPlan, alone: bool = False) -> Dataset:
+def _read(manifest: pa.Table, job: Job, batch: int, pool: PoolPlan, isolated: bool = False) -> Dataset:
     """Blocks hold whole batches, so that no worker waits for another block to fill its batch."""
     rows = batch * max(1, math.ceil(manifest.num_rows / (batch * MAX_BLOCKS)))
     blocks = [manifest.slice(begin, rows) for begin in range(0, manifest.num_rows, rows)]
@@ -76,7 +76,7 @@ def _read(manifest: pa.Table, job: Job, batch: int, pool: PoolPlan, alone: bool 
     # CPU is started for nothing, and a cluster that grows on demand is waited for.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of max_retries, which has no other name yet
-        return ray.data.from_blocks(blocks).map(ReadImage(job, alone, node_id, node_lives), **own)
+        return ray.data.from_blocks(blocks).map(ReadImage(job, isolated, node_id, node_lives), **own)
 
 
 def _working(pool: PoolPlan) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import ray
 
 from idc_ray.condensation.budget import SURVEY_IMAGES, mean_difficulty
-from idc_ray.images import Found
+from idc_ray.images import ImageListing
 from idc_ray.pipeline.cluster import plan_pool
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.stream import survey_stream
@@ -19,7 +19,7 @@ __all__ = ["survey"]
 log = logging.getLogger(__name__)
 
 
-def survey(found: Found, job: Job, teacher: ray.ObjectRef[bytes]) -> dict[str, Any]:
+def survey(listing: ImageListing, job: Job, teacher: ray.ObjectRef[bytes]) -> dict[str, Any]:
     """Measure a sample: the images with the smallest ids, which say nothing about their content.
 
     Returns:
@@ -28,7 +28,7 @@ def survey(found: Found, job: Job, teacher: ray.ObjectRef[bytes]) -> dict[str, A
     Raises:
         BadRequest: no image of the sample can be read, or the teacher adds nothing to any of them.
     """
-    sample = found.manifest.take(pc.sort_indices(found.manifest["image_id"])[:SURVEY_IMAGES])
+    sample = listing.manifest.take(pc.sort_indices(listing.manifest["image_id"])[:SURVEY_IMAGES])
     pool = plan_pool(job.config.actors, ray.cluster_resources(), sample.num_rows)
     log.info("measuring the difficulty of %d images", sample.num_rows)
     measured = survey_stream(sample, job, teacher, pool)

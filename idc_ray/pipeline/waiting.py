@@ -13,7 +13,7 @@ import ray
 from idc_ray.pipeline.cluster import PoolPlan
 from idc_ray.pipeline.progress import LOG_SECONDS, duration, mark_told
 
-__all__ = ["EVERY", "tell_if_no_room", "told_while_waiting", "what_is_awaited"]
+__all__ = ["EVERY", "statuses_while_waiting", "tell_if_no_room", "what_is_awaited"]
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ EVERY = LOG_SECONDS
 Item = TypeVar("Item")
 
 
-def told_while_waiting(
+def statuses_while_waiting(
     items: Iterable[Item], pool: PoolPlan, at_work: Callable[[], int], every: float = EVERY
 ) -> Iterator[Item]:
     """``items``, with a line in the log now and then until the first of them is there.
@@ -33,7 +33,7 @@ def told_while_waiting(
     """
     first = threading.Event()
 
-    def tell() -> None:
+    def report() -> None:
         begin = time.monotonic()
         tell_if_no_room(pool)
         while not first.wait(every):
@@ -42,7 +42,7 @@ def told_while_waiting(
             log.info("no image is done after %s; %s", waited, what)
             mark_told()
 
-    threading.Thread(target=tell, name="waiting", daemon=True).start()
+    threading.Thread(target=report, name="waiting", daemon=True).start()
     try:
         for item in items:
             first.set()

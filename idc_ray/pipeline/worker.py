@@ -121,12 +121,12 @@ class CondenseWorker(_Worker):
     Args:
         job: the job.
         teacher: the checkpoint's bytes, in the object store.
-        alone: run every image by itself from the start, because earlier launches died over it.
+        isolated: run every image by itself from the start, because earlier launches died over it.
     """
 
-    def __init__(self, job: Job, teacher: ray.ObjectRef[bytes], alone: bool) -> None:
+    def __init__(self, job: Job, teacher: ray.ObjectRef[bytes], isolated: bool) -> None:
         super().__init__(job, teacher)
-        self.alone = alone
+        self.isolated = isolated
         self.kind = device_kind(self.device)
         self.ledger = Ledger(job.store, job.launch, uuid.uuid4().hex[:16], node_id(), node_lives)
         self.metrics = WorkerMetrics(job.digest, self.device)
@@ -146,7 +146,7 @@ class CondenseWorker(_Worker):
                 "a worker died over %d images; they are rerun one by one", len({i for d in dead for i in d.images})
             )
         blamed: dict[str, int] = {}
-        self.ledger.begin([row["image_id"] for row in rows], alone=False)
+        self.ledger.begin([row["image_id"] for row in rows], isolated=False)
         for record in dead:
             count = self.ledger.blame(record)
             if count:
@@ -159,19 +159,19 @@ class CondenseWorker(_Worker):
             elif row["code"]:
                 statuses.append(self._set_aside(row, row["code"], row["reason"], row["traceback"], row["attempts"]))
             elif blamed.get(row["image_id"], 0) >= self.job.config.store.attempts:
-                statuses.append(self._condemn(row, blamed[row["image_id"]]))
+                statuses.append(self._quarantine(row, blamed[row["image_id"]]))
             else:
                 ready.append(row)
-        alone = self.alone or bool(dead)
-        for group in [[row] for row in ready] if alone else [ready]:
+        isolated = self.isolated or bool(dead)
+        for group in [[row] for row in ready] if isolated else [ready]:
             if group:
-                statuses += self._run(group, alone)
+                statuses += self._run(group, isolated)
         return statuses
 
-    def _run(self, rows: list[Row], alone: bool) -> list[Row]:
+    def _run(self, rows: list[Row], isolated: bool) -> list[Row]:
         """Condense and commit ``rows`` together; what fails together is tried again one by one."""
-        if alone:
-            self.ledger.begin([row["image_id"] for row in rows], alone=True)
+        if isolated:
+            self.ledger.begin([row["image_id"] for row in rows], isolated=True)
         tasks = [ImageTask(row["image_id"], *pixels(row, self.job.config.scale)) for row in rows]
         results = condense_each(self.condenser, tasks)  # each committed before the next is tried alone
         return [self._finish(row, result) for row, result in zip(rows, results, strict=True)]
@@ -216,7 +216,7 @@ class CondenseWorker(_Worker):
             return False
         return part.record.source_sha256 == row["source_sha256"]
 
-    def _condemn(self, row: Row, attempts: int) -> Row:
+    def _quarantine(self, row: Row, attempts: int) -> Row:
         reason = (
             f"the worker died {attempts} times while it condensed this image alone (out of memory, or a crash of "
             "native code); give the workers more memory and use --retry-quarantined, or leave the image out"

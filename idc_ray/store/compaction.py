@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from idc_ray.errors import IdcError
 from idc_ray.store import index as index_files
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.index import ShardInfo
 from idc_ray.store.layout import (
     FIX_DAMAGE,
@@ -28,7 +28,7 @@ from idc_ray.store.threads import ordered_map
 __all__ = ["compact"]
 
 
-def compact(place: Place, digest: str, shard: int, shard_count: int) -> ShardInfo | None:
+def compact(storage: StorageFolder, digest: str, shard: int, shard_count: int) -> ShardInfo | None:
     """Merges a shard with the parts of its range, writes its index, deletes the parts.
 
     A part wins over the rows of the same image in the shard: so a redone image replaces its rows. Killed between any
@@ -44,25 +44,25 @@ def compact(place: Place, digest: str, shard: int, shard_count: int) -> ShardInf
     """
     part_ids = sorted(
         image_id
-        for image_id in list_parts(place, digest, part_folders_of_shard(shard, shard_count))
+        for image_id in list_parts(storage, digest, part_folders_of_shard(shard, shard_count))
         if shard_of(image_id, shard_count) == shard
     )
-    entry = index_files.read_index(place, shard)
+    entry = index_files.read_index(storage, shard)
     if entry is not None and (entry.info.digest, entry.info.shard_count) != (digest, shard_count):
         raise IdcError(
-            f"shard {shard} of {place.uri} is one of {entry.info.shard_count} with digest {entry.info.digest}; "
+            f"shard {shard} of {storage.uri} is one of {entry.info.shard_count} with digest {entry.info.digest}; "
             f"expected {shard_count} with {digest}; the output holds another run: choose another --output"
         )
     if not part_ids:
-        return _finish(place, shard, entry.info if entry else None)
+        return _finish(storage, shard, entry.info if entry else None)
 
-    found = index_files.verify_shard(place, shard, entry.info if entry else None)
+    found = index_files.verify_shard(storage, shard, entry.info if entry else None)
     records = {record.image_id: record for record in records_from_table(entry.table)} if entry else {}
-    data = _merged(place, digest, shard, part_ids, records, has_shard=found is not None)
+    data = _merged(storage, digest, shard, part_ids, records, has_shard=found is not None)
     rows = pq.read_metadata(pa.BufferReader(data)).num_rows
     if rows != sum(record.tiles for record in records.values()):
         raise IdcError(
-            f"{place.shown(shard_name(shard))} would get {rows} rows, but its images have "
+            f"{storage.shown(shard_name(shard))} would get {rows} rows, but its images have "
             f"{sum(record.tiles for record in records.values())} tiles: it holds rows of images that are not in its "
             f"index; {FIX_DAMAGE}"
         )
@@ -72,43 +72,48 @@ def compact(place: Place, digest: str, shard: int, shard_count: int) -> ShardInf
         rows=rows, bytes=new.bytes, sha256=new.sha256,
     )  # fmt: skip
 
-    place.delete(MANIFEST)  # it would describe shards that are no longer these
-    place.sync("")
-    index_files.write_pending(place, shard, [found, new] if found else [new])
-    place.write(shard_name(shard), data)
-    index_files.write_index(place, info, records.values())
-    for _ in ordered_map(lambda image_id: place.delete(part_name(digest, image_id)), part_ids):
+    storage.delete(MANIFEST)  # it would describe shards that are no longer these
+    storage.sync("")
+    index_files.write_pending(storage, shard, [found, new] if found else [new])
+    storage.write(shard_name(shard), data)
+    index_files.write_index(storage, info, records.values())
+    for _ in ordered_map(lambda image_id: storage.delete(part_name(digest, image_id)), part_ids):
         pass
-    place.delete(pending_name(shard))
+    storage.delete(pending_name(shard))
     return info
 
 
 def _merged(
-    place: Place, digest: str, shard: int, part_ids: list[str], records: dict[str, ImageRecord], has_shard: bool
+    storage: StorageFolder,
+    digest: str,
+    shard: int,
+    part_ids: list[str],
+    records: dict[str, ImageRecord],
+    has_shard: bool,
 ) -> bytes:
     """The new shard's bytes; adds the records of the parts to ``records``."""
 
     def tables() -> Iterator[pa.Table]:
-        for part in ordered_map(lambda image_id: read_part(place, digest, image_id), part_ids):
+        for part in ordered_map(lambda image_id: read_part(storage, digest, image_id), part_ids):
             records[part.record.image_id] = part.record
             yield part.table
 
     if not has_shard:
         return shard_bytes(merge(None, (), tables()))
-    with place.open(shard_name(shard)) as file:
+    with storage.open(shard_name(shard)) as file:
         return shard_bytes(merge(pq.ParquetFile(file), set(part_ids), tables()))
 
 
-def _finish(place: Place, shard: int, info: ShardInfo | None) -> ShardInfo | None:
+def _finish(storage: StorageFolder, shard: int, info: ShardInfo | None) -> ShardInfo | None:
     """Ends a compaction that was killed after its last part was deleted; without one, changes nothing."""
-    allowed = index_files.read_pending(place, shard)
+    allowed = index_files.read_pending(storage, shard)
     if allowed is None:
         return info
     if info is None or info.fingerprint not in allowed:
         raise IdcError(
-            f"{place.shown(pending_name(shard))} says that shard {shard} was being replaced, but its parts are gone; "
+            f"{storage.shown(pending_name(shard))} says that shard {shard} was being replaced, but its parts are gone; "
             f"{FIX_DAMAGE}"
         )
-    index_files.verify_shard(place, shard, info)
-    place.delete(pending_name(shard))
+    index_files.verify_shard(storage, shard, info)
+    storage.delete(pending_name(shard))
     return info

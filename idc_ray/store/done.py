@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 
 from idc_ray.errors import IdcError
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.index import IndexEntry, list_index, list_shards, read_index, verify_shard
 from idc_ray.store.layout import FIX_DAMAGE, index_name
 from idc_ray.store.manifest import Manifest, read_manifest
@@ -31,15 +31,15 @@ class DoneImages(Mapping[str, SourceState]):
     part when asked for: one by one with ``done[image_id]``, in threads with `states`.
 
     Args:
-        place: the output.
+        storage: the output.
         digest: the run's digest.
         entries: the indexes, in the order of their shards: then all ids are in order.
         in_parts: ids of the images that are not in a shard yet; they win over the same id in an index.
     """
 
-    def __init__(self, place: Place, digest: str, entries: Iterable[IndexEntry], in_parts: set[str]) -> None:
+    def __init__(self, storage: StorageFolder, digest: str, entries: Iterable[IndexEntry], in_parts: set[str]) -> None:
         self.in_parts = frozenset(in_parts)
-        self._place, self._digest = place, digest
+        self._place, self._digest = storage, digest
         self._ids, self._sizes, self._times, self._sums = array("Q"), array("q"), array("q"), bytearray()
         self._read: dict[str, SourceState] = {}
         for entry in entries:
@@ -90,7 +90,7 @@ class DoneImages(Mapping[str, SourceState]):
         return at if at < len(self._ids) and self._ids[at] == number else None
 
 
-def find_done(place: Place, digest: str) -> DoneImages:
+def find_done(storage: StorageFolder, digest: str) -> DoneImages:
     """Reads the indexes and lists the parts. The shards' sizes and footers are checked, not their checksums.
 
     Shards that the manifest lists and that are gone with their indexes are logged: their images are not done.
@@ -101,31 +101,31 @@ def find_done(place: Place, digest: str) -> DoneImages:
     """
 
     def entry(shard: int) -> IndexEntry:
-        found = read_index(place, shard, _COLUMNS)
+        found = read_index(storage, shard, _COLUMNS)
         if found is None:
             raise IdcError(
-                f"the index of shard {shard} of {place.uri} vanished while it was read; is another job on it?"
+                f"the index of shard {shard} of {storage.uri} vanished while it was read; is another job on it?"
             )
         if found.info.digest != digest:
-            name = place.shown(found.info.file)
+            name = storage.shown(found.info.file)
             raise IdcError(f"the index of {name} has digest {found.info.digest}, expected {digest}")
         if indexes.get(shard, found.fingerprint) != found.fingerprint:
-            index = place.shown(index_name(shard))
+            index = storage.shown(index_name(shard))
             raise IdcError(f"{index} has another checksum than the manifest states; {FIX_DAMAGE}")
-        fingerprint = verify_shard(place, shard, found.info, full=False)
-        check_footer(place, shard, found.info.rows if fingerprint == found.info.fingerprint else None)
+        fingerprint = verify_shard(storage, shard, found.info, full=False)
+        check_footer(storage, shard, found.info.rows if fingerprint == found.info.fingerprint else None)
         return found
 
     # Parts first: a compaction that runs meanwhile moves images from parts to indexes, so none is missed.
-    in_parts = list_parts(place, digest)
-    shards = list_index(place)
-    manifest = read_manifest(place)
+    in_parts = list_parts(storage, digest)
+    shards = list_index(storage)
+    manifest = read_manifest(storage)
     indexes = {} if manifest is None else manifest.index_fingerprints
-    for shard in sorted(set(list_shards(place)) - set(shards)):
-        verify_shard(place, shard, None, full=False)
+    for shard in sorted(set(list_shards(storage)) - set(shards)):
+        verify_shard(storage, shard, None, full=False)
     if manifest is not None:
         _log_missing(manifest, set(shards))
-    return DoneImages(place, digest, ordered_map(entry, shards), in_parts)
+    return DoneImages(storage, digest, ordered_map(entry, shards), in_parts)
 
 
 def _log_missing(manifest: Manifest, shards: set[int]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import is_image_id
 from idc_ray.store.manifest import Manifest
 from idc_ray.store.run_record import RunRecord
@@ -21,7 +21,7 @@ _ORIGIN = "exported_from.json"
 
 
 def export_folders(
-    store: Store, target: Place, overwrite: bool = False, on_pairs: Callable[[int], None] = lambda pairs: None
+    store: Store, target: StorageFolder, overwrite: bool = False, on_pairs: Callable[[int], None] = lambda pairs: None
 ) -> int:
     """Write ``HR/ID_INDEX.png``, ``LR/ID_INDEX.png`` and, last, ``meta_info.txt`` with a line for each pair.
 
@@ -69,7 +69,7 @@ def _checked_id(store: Store, image_id: str) -> str:
     return image_id
 
 
-def describe_export(store: Store, target: Place, overwrite: bool = False) -> str:
+def describe_export(store: Store, target: StorageFolder, overwrite: bool = False) -> str:
     """What :func:`export_folders` would write, for a person; nothing is written, and no shard is read.
 
     Raises:
@@ -93,7 +93,7 @@ def _origin(store: Store, run: RunRecord, manifest: Manifest) -> dict[str, str]:
     return {"run": store.uri, "digest": run.digest, "created": manifest.created}
 
 
-def _check_target(target: Place, origin: dict[str, str], overwrite: bool) -> dict[str, Any] | None:
+def _check_target(target: StorageFolder, origin: dict[str, str], overwrite: bool) -> dict[str, Any] | None:
     """The record of the export that is there, if any; another one, and other files, only with ``overwrite``."""
     found = target.read_json(_ORIGIN, "give --overwrite, or another --output")
     if found != origin and not overwrite and (found is not None or target.folders("") or target.files("")):
@@ -102,7 +102,7 @@ def _check_target(target: Place, origin: dict[str, str], overwrite: bool) -> dic
     return found
 
 
-def _claim(target: Place, origin: dict[str, str], overwrite: bool) -> None:
+def _claim(target: StorageFolder, origin: dict[str, str], overwrite: bool) -> None:
     target.check_writable()
     found = _check_target(target, origin, overwrite)
     if found != origin:

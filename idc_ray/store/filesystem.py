@@ -21,14 +21,14 @@ from idc_ray.objects import StoreUnavailable, explain, open_uri, waits
 from idc_ray.redact import redact, redact_within
 from idc_ray.store import atomic
 
-__all__ = ["Place", "json_bytes", "resolve"]
+__all__ = ["StorageFolder", "json_bytes", "resolve"]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SPOILT = "Failed to flush response stream"
 
 
 @dataclass(frozen=True)
-class Place:
+class StorageFolder:
     """Files below one root. Names are relative to the root, with '/'. Can be pickled.
 
     Args:
@@ -52,8 +52,8 @@ class Place:
 
     def shown(self, name: str) -> str:
         """``name`` as messages show it."""
-        place, mark, query = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
-        return f"{place.rstrip('/')}/{name}{mark}{query}"
+        storage, mark, query = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+        return f"{storage.rstrip('/')}/{name}{mark}{query}"
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
         """Writes a whole file, atomically and durably (see `atomic.write_bytes`)."""
@@ -197,7 +197,7 @@ def json_bytes(value: Any) -> bytes:
     return (text + "\n").encode("utf-8", "backslashreplace")
 
 
-def resolve(uri: str, filesystem: FileSystem | None = None) -> Place:
+def resolve(uri: str, filesystem: FileSystem | None = None) -> StorageFolder:
     """The place that a path or a URI names; touches nothing.
 
     Args:
@@ -224,23 +224,23 @@ def resolve(uri: str, filesystem: FileSystem | None = None) -> Place:
     except (OSError, ValueError, NotImplementedError, pa.ArrowException) as error:
         # `from None`: the cause's text holds the URI with its credentials
         raise BadRequest(f"cannot open {redact(uri)} ({_first_line(error, uri)}); expected {_EXPECTED}") from None
-    return Place(fs, root.rstrip("/"), redact(uri))
+    return StorageFolder(fs, root.rstrip("/"), redact(uri))
 
 
 _EXPECTED = "a local path, file:///absolute/path, s3://bucket/prefix or gs://bucket/prefix"
 
 
-def _local(path: str) -> Place:
+def _local(path: str) -> StorageFolder:
     root = os.path.abspath(path)  # absolute: actors run in other working directories
-    return Place(LocalFileSystem(), root, root)
+    return StorageFolder(LocalFileSystem(), root, root)
 
 
-def _in_filesystem(path: str, fs: FileSystem) -> Place:
+def _in_filesystem(path: str, fs: FileSystem) -> StorageFolder:
     while isinstance(fs, SubTreeFileSystem):
         fs, path = fs.base_fs, f"{fs.base_path.rstrip('/')}/{path.lstrip('/')}".rstrip("/")
     if isinstance(fs, LocalFileSystem):
         return _local(path)
-    return Place(fs, path, f"{fs.type_name}://{path.lstrip('/')}")
+    return StorageFolder(fs, path, f"{fs.type_name}://{path.lstrip('/')}")
 
 
 def _first_line(error: Exception, uri: str) -> str:

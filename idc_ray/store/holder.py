@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import LOCK
 
 __all__ = ["Holder", "holder_text", "read_holder"]
@@ -44,12 +44,12 @@ def holder_text(launch: str | None = None) -> str:
     return f"process {os.getpid()} on {socket.gethostname()}" + (f", launch {launch}" if launch else "")
 
 
-def read_holder(place: Place) -> Holder:
+def read_holder(storage: StorageFolder) -> Holder:
     """Who has the lock of an output. Writes nothing and takes no lock."""
-    text = (place.read(LOCK) or b"").decode(errors="replace").strip()
+    text = (storage.read(LOCK) or b"").decode(errors="replace").strip()
     if not text:
         return Holder("free")
-    if not place.is_local:
+    if not storage.is_local:
         return _lease(text)
     match = _HOLDER.fullmatch(text)
     if match is None:
@@ -57,7 +57,7 @@ def read_holder(place: Place) -> Holder:
     if match["host"] != socket.gethostname():
         state: LockState = "elsewhere"
     else:
-        state = "held" if _has_open(int(match["pid"]), place.path(LOCK)) else "left"
+        state = "held" if _has_open(int(match["pid"]), storage.path(LOCK)) else "left"
     return Holder(state, text, match["launch"])
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from idc_ray.errors import IdcError
 from idc_ray.objects import StoreUnavailable
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import FIX_DAMAGE, INDEX, SHARDS, index_name, pending_name, shard_name, shard_number
 from idc_ray.store.records import INDEX_SCHEMA, ImageRecord, table_from_records
 from idc_ray.store.schema import check_types
@@ -72,22 +72,22 @@ class IndexEntry:
     fingerprint: Fingerprint
 
 
-def write_index(place: Place, info: ShardInfo, records: Iterable[ImageRecord]) -> None:
+def write_index(storage: StorageFolder, info: ShardInfo, records: Iterable[ImageRecord]) -> None:
     """Writes the index of a shard."""
     table = table_from_records(records).replace_schema_metadata({_SHARD: json.dumps(asdict(info)).encode()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="snappy")
-    place.write(index_name(info.shard), sink.getvalue())
+    storage.write(index_name(info.shard), sink.getvalue())
 
 
-def read_index(place: Place, shard: int, columns: Sequence[str] | None = None) -> IndexEntry | None:
+def read_index(storage: StorageFolder, shard: int, columns: Sequence[str] | None = None) -> IndexEntry | None:
     """The index of a shard, None if there is none.
 
     Raises:
         IdcError: it cannot be read.
     """
     try:
-        data = place.read(index_name(shard))  # whole: by columns it would be a request for each of them
+        data = storage.read(index_name(shard))  # whole: by columns it would be a request for each of them
         if data is None:
             return None
         parquet = pq.ParquetFile(pa.BufferReader(data))
@@ -97,49 +97,49 @@ def read_index(place: Place, shard: int, columns: Sequence[str] | None = None) -
     except StoreUnavailable:
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise IdcError(f"{place.shown(index_name(shard))} is not a whole index ({error}); {FIX_DAMAGE}") from error
+        raise IdcError(f"{storage.shown(index_name(shard))} is not a whole index ({error}); {FIX_DAMAGE}") from error
     if columns is None and table.schema != INDEX_SCHEMA:
-        raise IdcError(f"{place.shown(index_name(shard))} has other columns than this version writes; {FIX_DAMAGE}")
+        raise IdcError(f"{storage.shown(index_name(shard))} has other columns than this version writes; {FIX_DAMAGE}")
     return IndexEntry(info, table.replace_schema_metadata(None), fingerprint_of(data))
 
 
-def list_index(place: Place) -> list[int]:
+def list_index(storage: StorageFolder) -> list[int]:
     """The numbers of the shards that have an index, in order."""
-    return _numbers(place.files(INDEX))
+    return _numbers(storage.files(INDEX))
 
 
-def list_shards(place: Place) -> list[int]:
+def list_shards(storage: StorageFolder) -> list[int]:
     """The numbers of the shards that are there, or have an index, in order."""
-    return sorted({*_numbers(place.files(SHARDS)), *list_index(place)})
+    return sorted({*_numbers(storage.files(SHARDS)), *list_index(storage)})
 
 
-def write_pending(place: Place, shard: int, allowed: Iterable[Fingerprint]) -> None:
+def write_pending(storage: StorageFolder, shard: int, allowed: Iterable[Fingerprint]) -> None:
     """Notes what the shard may be while it is replaced."""
-    place.write_json(pending_name(shard), {"shard_may_be": [asdict(fingerprint) for fingerprint in allowed]})
+    storage.write_json(pending_name(shard), {"shard_may_be": [asdict(fingerprint) for fingerprint in allowed]})
 
 
-def read_pending(place: Place, shard: int) -> list[Fingerprint] | None:
+def read_pending(storage: StorageFolder, shard: int) -> list[Fingerprint] | None:
     """What a shard that is being replaced may be; None if it is not."""
-    value = place.read_json(pending_name(shard), FIX_DAMAGE)
+    value = storage.read_json(pending_name(shard), FIX_DAMAGE)
     if value is None:
         return None
     try:
         return [Fingerprint(**item) for item in value["shard_may_be"]]
     except (KeyError, TypeError) as error:
-        raise IdcError(f"{place.shown(pending_name(shard))} is not a pending note ({error}); {FIX_DAMAGE}") from error
+        raise IdcError(f"{storage.shown(pending_name(shard))} is not a pending note ({error}); {FIX_DAMAGE}") from error
 
 
-def list_pending(place: Place) -> list[int]:
+def list_pending(storage: StorageFolder) -> list[int]:
     """The numbers of the shards whose replacement was interrupted, in order."""
     suffix = ".pending.json"
-    return _numbers([f"{name.removesuffix(suffix)}.parquet" for name in place.files(INDEX) if name.endswith(suffix)])
+    return _numbers([f"{name.removesuffix(suffix)}.parquet" for name in storage.files(INDEX) if name.endswith(suffix)])
 
 
-def verify_shard(place: Place, shard: int, info: ShardInfo | None, full: bool = True) -> Fingerprint | None:
+def verify_shard(storage: StorageFolder, shard: int, info: ShardInfo | None, full: bool = True) -> Fingerprint | None:
     """Checks a shard against its index and its pending note.
 
     Args:
-        place: the output.
+        storage: the output.
         shard: its number.
         info: what its index says; None if it has none.
         full: compare checksums; else only sizes.
@@ -151,32 +151,32 @@ def verify_shard(place: Place, shard: int, info: ShardInfo | None, full: bool = 
         IdcError: the shard is missing, damaged, or nothing says what it should be.
     """
     name = shard_name(shard)
-    size = place.size(name)
-    allowed = ([info.fingerprint] if info else []) + (read_pending(place, shard) or [])
+    size = storage.size(name)
+    allowed = ([info.fingerprint] if info else []) + (read_pending(storage, shard) or [])
     if size is None:
         if info is not None:
             raise IdcError(
-                f"{place.shown(name)} is missing, but {place.shown(index_name(shard))} lists it; {FIX_DAMAGE}"
+                f"{storage.shown(name)} is missing, but {storage.shown(index_name(shard))} lists it; {FIX_DAMAGE}"
             )
         return None
     if not allowed:
-        raise IdcError(f"{place.shown(name)} has no entry {place.shown(index_name(shard))}; {FIX_DAMAGE}")
+        raise IdcError(f"{storage.shown(name)} has no entry {storage.shown(index_name(shard))}; {FIX_DAMAGE}")
     fitting = [fingerprint for fingerprint in allowed if fingerprint.bytes == size]
     if full and fitting:
-        with place.open(name) as file:
+        with storage.open(name) as file:
             found = Fingerprint(size, sha256_of_file(file))
         fitting = [fingerprint for fingerprint in fitting if fingerprint == found]
     if not fitting:
         expected = " or ".join(f"{fingerprint.bytes:,} bytes, sha256 {fingerprint.sha256}" for fingerprint in allowed)
         what = "another checksum" if full and size in {fingerprint.bytes for fingerprint in allowed} else "another size"
         raise IdcError(
-            f"{place.shown(name)} is damaged: {size:,} bytes, {what} than its index entry states ({expected}); "
+            f"{storage.shown(name)} is damaged: {size:,} bytes, {what} than its index entry states ({expected}); "
             f"{FIX_DAMAGE}"
         )
     return fitting[0]
 
 
-def check_shards(place: Place, full: bool = True) -> list[ShardInfo]:
+def check_shards(storage: StorageFolder, full: bool = True) -> list[ShardInfo]:
     """Checks all shards and their indexes against each other, in threads; returns them in order.
 
     Raises:
@@ -185,13 +185,13 @@ def check_shards(place: Place, full: bool = True) -> list[ShardInfo]:
 
     def check(shard: int) -> ShardInfo | IdcError | None:
         try:
-            entry = read_index(place, shard, columns=[])
-            verify_shard(place, shard, entry.info if entry else None, full)
+            entry = read_index(storage, shard, columns=[])
+            verify_shard(storage, shard, entry.info if entry else None, full)
         except IdcError as error:
             return error
         return entry.info if entry else None
 
-    results = list(ordered_map(check, list_shards(place)))
+    results = list(ordered_map(check, list_shards(storage)))
     faults = [result for result in results if isinstance(result, IdcError)]
     if faults:
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from idc_ray.errors import Locked
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import LOCK
 
 __all__ = ["lease"]
@@ -30,63 +30,63 @@ _logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def lease(place: Place, holder: str) -> Iterator[threading.Event]:
+def lease(storage: StorageFolder, holder: str) -> Iterator[threading.Event]:
     """Holds the lease, renewed by a thread; yields an event that is set if it is lost.
 
     Raises:
         Locked: another holder has it, and it has not expired.
     """
     token = uuid.uuid4().hex
-    _refuse_if_held(place, token)
-    _renew(place, holder, token)
+    _refuse_if_held(storage, token)
+    _renew(storage, holder, token)
     time.sleep(SETTLE_S)
-    _refuse_if_held(place, token)
+    _refuse_if_held(storage, token)
 
     stop, lost = threading.Event(), threading.Event()
-    thread = threading.Thread(target=_keep, args=(place, holder, token, stop, lost), name="store-lease", daemon=True)
+    thread = threading.Thread(target=_keep, args=(storage, holder, token, stop, lost), name="store-lease", daemon=True)
     thread.start()
     try:
         yield lost
     finally:
         stop.set()
         thread.join()
-        if not lost.is_set() and (_read(place) or {}).get("token") == token:
-            place.delete(LOCK)
+        if not lost.is_set() and (_read(storage) or {}).get("token") == token:
+            storage.delete(LOCK)
 
 
-def _keep(place: Place, holder: str, token: str, stop: threading.Event, lost: threading.Event) -> None:
+def _keep(storage: StorageFolder, holder: str, token: str, stop: threading.Event, lost: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_S):
         try:
-            current = _read(place)
+            current = _read(storage)
             if current is not None and current["token"] != token:
-                _logger.warning("the lock of %s was taken over by %s", place.uri, current["holder"])
+                _logger.warning("the lock of %s was taken over by %s", storage.uri, current["holder"])
                 lost.set()
                 return
-            _renew(place, holder, token)
+            _renew(storage, holder, token)
         except (OSError, pa.ArrowException) as error:  # the network: the next heartbeat tries again
-            _logger.warning("the lock of %s could not be renewed: %s", place.uri, error)
+            _logger.warning("the lock of %s could not be renewed: %s", storage.uri, error)
 
 
-def _renew(place: Place, holder: str, token: str) -> None:
-    place.write_json(LOCK, {"holder": holder, "token": token, "expires": time.time() + LEASE_S})
+def _renew(storage: StorageFolder, holder: str, token: str) -> None:
+    storage.write_json(LOCK, {"holder": holder, "token": token, "expires": time.time() + LEASE_S})
 
 
-def _refuse_if_held(place: Place, token: str) -> None:
-    current = _read(place)
+def _refuse_if_held(storage: StorageFolder, token: str) -> None:
+    current = _read(storage)
     if current is None or current["token"] == token:
         return
     seconds = current["expires"] - time.time()
     if seconds > 0:
         raise Locked(
-            f"{place.uri} is in use by {current['holder']}; wait until that ends, or stop it; if it was killed, its "
-            f"lock expires in {seconds:.0f} s (or delete {place.shown(LOCK)})"
+            f"{storage.uri} is in use by {current['holder']}; wait until that ends, or stop it; if it was killed, its "
+            f"lock expires in {seconds:.0f} s (or delete {storage.shown(LOCK)})"
         )
 
 
-def _read(place: Place) -> dict[str, Any] | None:
+def _read(storage: StorageFolder) -> dict[str, Any] | None:
     """The lease, None if there is none that can be read."""
     try:
-        value = json.loads(place.read(LOCK) or b"")
+        value = json.loads(storage.read(LOCK) or b"")
         return {"holder": str(value["holder"]), "token": str(value["token"]), "expires": float(value["expires"])}
     except (ValueError, KeyError, TypeError):
         return None

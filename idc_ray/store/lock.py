@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 from idc_ray.errors import BadRequest, Locked
 from idc_ray.store import atomic, lease
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import LOCK
 
 __all__ = ["lock"]
@@ -27,11 +27,11 @@ _logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def lock(place: Place, holder: str, wait_s: float = 0.0) -> Iterator[threading.Event]:
+def lock(storage: StorageFolder, holder: str, wait_s: float = 0.0) -> Iterator[threading.Event]:
     """Holds the output's lock.
 
     Args:
-        place: the output.
+        storage: the output.
         holder: says to others who has it, such as the host, the process and the command.
         wait_s: how long to wait for it.
 
@@ -41,10 +41,10 @@ def lock(place: Place, holder: str, wait_s: float = 0.0) -> Iterator[threading.E
     Raises:
         Locked: another process has it; the message names that.
     """
-    held = _flock if place.is_local else lease.lease
+    held = _flock if storage.is_local else lease.lease
     deadline = time.monotonic() + wait_s
     with contextlib.ExitStack() as stack:
-        lost = _enter(stack, lambda: held(place, holder), deadline)
+        lost = _enter(stack, lambda: held(storage, holder), deadline)
         yield lost
 
 
@@ -61,26 +61,26 @@ def _enter(
 
 
 @contextlib.contextmanager
-def _flock(place: Place, holder: str) -> Iterator[threading.Event]:
-    atomic.make_folder(place.root)
+def _flock(storage: StorageFolder, holder: str) -> Iterator[threading.Event]:
+    atomic.make_folder(storage.root)
     # Close-on-exec: a child that outlives us must not keep the lock.
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # no link: the file is emptied
     try:
-        descriptor = os.open(place.path(LOCK), flags, 0o666)  # a file handle, hence not written atomically
+        descriptor = os.open(storage.path(LOCK), flags, 0o666)  # a file handle, hence not written atomically
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise BadRequest(f"{place.shown(LOCK)} is a link, which idc_ray never creates; remove it") from None
+        raise BadRequest(f"{storage.shown(LOCK)} is a link, which idc_ray never creates; remove it") from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             other = os.read(descriptor, 4096).decode(errors="replace").strip() or "a process that has just started"
-            raise Locked(f"{place.uri} is in use by {other}; wait until that ends, or stop it") from None
+            raise Locked(f"{storage.uri} is in use by {other}; wait until that ends, or stop it") from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
                 raise
-            _logger.warning("%s cannot be locked (%s): take care that only one job writes to it", place.uri, error)
+            _logger.warning("%s cannot be locked (%s): take care that only one job writes to it", storage.uri, error)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, holder.encode(), 0)
         try:

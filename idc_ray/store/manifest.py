@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from idc_ray.errors import IdcError
 from idc_ray.store import owned
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.index import IndexEntry, ShardInfo, check_shards, list_index, list_pending, read_index
 from idc_ray.store.layout import MANIFEST
 from idc_ray.store.parts import list_parts
@@ -67,11 +67,13 @@ class Manifest:
         return dict(zip((info.shard for info in self.shards), self.indexes, strict=False))
 
 
-def write_manifest(place: Place, digest: str, timing: dict[str, float], expected_images: int | None = None) -> Manifest:
+def write_manifest(
+    storage: StorageFolder, digest: str, timing: dict[str, float], expected_images: int | None = None
+) -> Manifest:
     """Writes the manifest of a run that is compacted.
 
     Args:
-        place: the output.
+        storage: the output.
         digest: the run's digest.
         timing: seconds by name.
         expected_images: how many images the input has; finished and quarantined ones must add up to it.
@@ -79,22 +81,22 @@ def write_manifest(place: Place, digest: str, timing: dict[str, float], expected
     Raises:
         IdcError: parts are left over, shards damaged, or images missing.
     """
-    left = list_parts(place, digest)
-    pending = list_pending(place)
+    left = list_parts(storage, digest)
+    pending = list_pending(storage)
     if left or pending:
-        raise IdcError(f"{place.uri} has {len(left)} parts and shards {pending} to compact before it has a manifest")
-    shards = check_shards(place, full=False)
+        raise IdcError(f"{storage.uri} has {len(left)} parts and shards {pending} to compact before it has a manifest")
+    shards = check_shards(storage, full=False)
     foreign = [info.file for info in shards if info.digest != digest]
     if foreign:
-        raise IdcError(f"{place.uri}: {foreign} do not belong to digest {digest}")
+        raise IdcError(f"{storage.uri}: {foreign} do not belong to digest {digest}")
     columns = ["image_id", "tiles", "candidate_tiles", "source_bytes"]
-    index_entries = _entries(place, columns)
+    index_entries = _entries(storage, columns)
     table = _joined(index_entries, columns)
     done = set(table["image_id"].to_pylist())
-    entries = [entry for entry in list_quarantined(place, digest) if entry.image_id not in done]
+    entries = [entry for entry in list_quarantined(storage, digest) if entry.image_id not in done]
     if expected_images is not None and len(done) + len(entries) != expected_images:
         raise IdcError(
-            f"{place.uri} has {len(done)} finished and {len(entries)} quarantined images, expected {expected_images} "
+            f"{storage.uri} has {len(done)} finished and {len(entries)} quarantined images, expected {expected_images} "
             "in all; run the same command again: what is missing is done"
         )
     tiles, candidates, source_bytes = (_sum(table[name]) for name in ("tiles", "candidate_tiles", "source_bytes"))
@@ -111,36 +113,36 @@ def write_manifest(place: Place, digest: str, timing: dict[str, float], expected
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         indexes=[entry.fingerprint for entry in index_entries],
     )
-    place.write_json(MANIFEST, sealed(asdict(manifest)))
-    owned.remove_empty_part_folders(place)
+    storage.write_json(MANIFEST, sealed(asdict(manifest)))
+    owned.remove_empty_part_folders(storage)
     return manifest
 
 
-def read_manifest(place: Place) -> Manifest | None:
+def read_manifest(storage: StorageFolder) -> Manifest | None:
     """The manifest, None if the run is not finished.
 
     Raises:
         IdcError: it cannot be read.
     """
-    value = place.read_json(MANIFEST, _FIX)
+    value = storage.read_json(MANIFEST, _FIX)
     if value is None:
         return None
-    value = unsealed(value, place.shown(MANIFEST), _FIX)
+    value = unsealed(value, storage.shown(MANIFEST), _FIX)
     try:
         shards = [ShardInfo(**info) for info in value["shards"]]
         indexes = [Fingerprint(**fingerprint) for fingerprint in value.get("indexes", [])]
         return Manifest(**{**value, "shards": shards, "indexes": indexes})
     except (KeyError, TypeError) as error:
-        raise IdcError(f"{place.shown(MANIFEST)} is not a manifest ({error}); {_FIX}") from error
+        raise IdcError(f"{storage.shown(MANIFEST)} is not a manifest ({error}); {_FIX}") from error
 
 
-def index_table(place: Place, columns: list[str] | None = None) -> pa.Table:
+def index_table(storage: StorageFolder, columns: list[str] | None = None) -> pa.Table:
     """One row per finished image in a shard, all or some of `INDEX_SCHEMA`'s columns, sorted by image id."""
-    return _joined(_entries(place, columns), columns)
+    return _joined(_entries(storage, columns), columns)
 
 
-def _entries(place: Place, columns: list[str] | None) -> list[IndexEntry]:
-    found = ordered_map(lambda shard: read_index(place, shard, columns), list_index(place))
+def _entries(storage: StorageFolder, columns: list[str] | None) -> list[IndexEntry]:
+    found = ordered_map(lambda shard: read_index(storage, shard, columns), list_index(storage))
     return [entry for entry in found if entry is not None]
 
 

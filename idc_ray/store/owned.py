@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from idc_ray.store import atomic
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import ATTEMPTS, DAMAGED, INDEX, INFLIGHT, MANIFEST, PARTS, QUARANTINE, SHARDS
 from idc_ray.store.threads import ordered_map
 
@@ -25,67 +25,67 @@ _OWNED = {
 }
 
 
-def has_data(place: Place) -> bool:
+def has_data(storage: StorageFolder) -> bool:
     """Whether there is any result in the output: a manifest, a shard, an index or a part."""
-    return place.size(MANIFEST) is not None or any(
+    return storage.size(MANIFEST) is not None or any(
         pattern.fullmatch(name)
         for top in (SHARDS, INDEX, PARTS)
         for depth, pattern in [_OWNED[top]]
-        for folder in _folders(place, top, depth)
-        for name in place.files(folder)
+        for folder in _folders(storage, top, depth)
+        for name in storage.files(folder)
     )
 
 
-def remove_all(place: Place) -> None:
+def remove_all(storage: StorageFolder) -> None:
     """Removes everything that the store writes, except ``run.json`` and the lock; may be repeated after a kill."""
-    place.delete(MANIFEST)
-    place.sync("")
+    storage.delete(MANIFEST)
+    storage.sync("")
     for top, (depth, pattern) in _OWNED.items():
-        folders = list(_folders(place, top, depth))
+        folders = list(_folders(storage, top, depth))
         for folder in folders:
-            names = [f"{folder}/{name}" for name in place.files(folder) if pattern.fullmatch(name)]
-            for _ in ordered_map(place.delete, names):
+            names = [f"{folder}/{name}" for name in storage.files(folder) if pattern.fullmatch(name)]
+            for _ in ordered_map(storage.delete, names):
                 pass
-            place.sync(folder)  # an old shard that comes back after a power cut would be taken for the new run's
-        _remove_empty(place, folders)
+            storage.sync(folder)  # an old shard that comes back after a power cut would be taken for the new run's
+        _remove_empty(storage, folders)
 
 
-def remove_empty_part_folders(place: Place) -> None:
+def remove_empty_part_folders(storage: StorageFolder) -> None:
     """Removes the local folders in which the parts were."""
-    _remove_empty(place, list(_folders(place, PARTS, 2)))
+    _remove_empty(storage, list(_folders(storage, PARTS, 2)))
 
 
-def sweep(place: Place) -> int:
+def sweep(storage: StorageFolder) -> int:
     """Removes temporary files of dead writers, and says how many; an object store has none."""
-    return sum(atomic.sweep(place.path(folder)) for folder in _written_folders(place))
+    return sum(atomic.sweep(storage.path(folder)) for folder in _written_folders(storage))
 
 
-def abandoned(place: Place) -> list[str]:
+def abandoned(storage: StorageFolder) -> list[str]:
     """Names of the temporary files that :func:`sweep` would remove."""
-    folders = {folder: atomic.abandoned(place.path(folder)) for folder in _written_folders(place)}
+    folders = {folder: atomic.abandoned(storage.path(folder)) for folder in _written_folders(storage)}
     return [f"{folder}/{name}".lstrip("/") for folder, names in folders.items() for name in names]
 
 
-def _written_folders(place: Place) -> list[str]:
+def _written_folders(storage: StorageFolder) -> list[str]:
     """The local folders in which temporary files may be."""
-    if not place.is_local:
+    if not storage.is_local:
         return []
-    return ["", *(folder for top, (depth, _) in _OWNED.items() for folder in _folders(place, top, depth))]
+    return ["", *(folder for top, (depth, _) in _OWNED.items() for folder in _folders(storage, top, depth))]
 
 
-def _folders(place: Place, top: str, depth: int) -> Iterator[str]:
+def _folders(storage: StorageFolder, top: str, depth: int) -> Iterator[str]:
     if depth == 0:
         yield top
         return
-    for parent in _folders(place, top, depth - 1):
-        for name in place.folders(parent):
+    for parent in _folders(storage, top, depth - 1):
+        for name in storage.folders(parent):
             yield f"{parent}/{name}"
 
 
-def _remove_empty(place: Place, folders: list[str]) -> None:
+def _remove_empty(storage: StorageFolder, folders: list[str]) -> None:
     parents = {folder[:cut] for folder in folders for cut in _cuts(folder)}
     for folder in sorted(parents, key=len, reverse=True):  # deepest first: a parent's name is shorter
-        place.remove_if_empty(folder)
+        storage.remove_if_empty(folder)
 
 
 def _cuts(folder: str) -> list[int]:

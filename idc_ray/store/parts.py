@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from idc_ray.errors import IdcError
 from idc_ray.objects import StoreUnavailable
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import part_folder, part_id, part_name
 from idc_ray.store.records import ImageRecord
 from idc_ray.store.schema import ROW_SCHEMA, TileRow, open_writer, table_from_rows
@@ -30,7 +30,7 @@ class Part:
     table: pa.Table
 
 
-def commit_part(place: Place, digest: str, record: ImageRecord, rows: Sequence[TileRow]) -> None:
+def commit_part(storage: StorageFolder, digest: str, record: ImageRecord, rows: Sequence[TileRow]) -> None:
     """Makes an image done. The same again is harmless; an image without tiles commits a part without rows.
 
     Raises:
@@ -51,10 +51,10 @@ def commit_part(place: Place, digest: str, record: ImageRecord, rows: Sequence[T
     with open_writer(sink, ROW_SCHEMA.with_metadata({**ROW_SCHEMA.metadata, _RECORD: record.to_json()})) as writer:
         if rows:
             writer.write_table(table.replace_schema_metadata(writer.schema.metadata))
-    place.write(part_name(digest, record.image_id), sink.getvalue())
+    storage.write(part_name(digest, record.image_id), sink.getvalue())
 
 
-def read_part(place: Place, digest: str, image_id: str) -> Part:
+def read_part(storage: StorageFolder, digest: str, image_id: str) -> Part:
     """A finished image that is not in its shard yet.
 
     Raises:
@@ -63,44 +63,44 @@ def read_part(place: Place, digest: str, image_id: str) -> Part:
     """
     name = part_name(digest, image_id)
     try:
-        data = place.read(name)  # whole: by columns it would be a request for each of them
+        data = storage.read(name)  # whole: by columns it would be a request for each of them
         if data is None:
-            raise FileNotFoundError(place.shown(name))
+            raise FileNotFoundError(storage.shown(name))
         parquet = pq.ParquetFile(pa.BufferReader(data))
         record = _record(parquet.metadata)
         table = parquet.read().replace_schema_metadata(ROW_SCHEMA.metadata)
     except (FileNotFoundError, StoreUnavailable):
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise _unreadable(place, name, str(error)) from error
+        raise _unreadable(storage, name, str(error)) from error
     if record.image_id != image_id or table.num_rows != record.tiles or table.schema != ROW_SCHEMA:
         found = f"it holds {table.num_rows} rows of {record.image_id}, expected {record.tiles} of {image_id}"
-        raise _unreadable(place, name, found)
+        raise _unreadable(storage, name, found)
     return Part(record, table)
 
 
-def read_record(place: Place, digest: str, image_id: str) -> ImageRecord:
+def read_record(storage: StorageFolder, digest: str, image_id: str) -> ImageRecord:
     """The record of a part, from its footer alone; errors as `read_part`."""
     name = part_name(digest, image_id)
     try:
-        with place.open(name) as file:
+        with storage.open(name) as file:
             return _record(pq.read_metadata(file))
     except (FileNotFoundError, StoreUnavailable):
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise _unreadable(place, name, str(error)) from error
+        raise _unreadable(storage, name, str(error)) from error
 
 
-def list_parts(place: Place, digest: str, prefixes: Iterable[str] = ALL_PREFIXES) -> set[str]:
+def list_parts(storage: StorageFolder, digest: str, prefixes: Iterable[str] = ALL_PREFIXES) -> set[str]:
     """The ids of all finished images that are not in a shard yet; up to 256 listings in threads, no file is opened.
 
     Args:
-        place: the output.
+        storage: the output.
         digest: the run's digest.
         prefixes: list only the ids that start with these two hex digits.
     """
-    there = set(place.folders(part_folder(digest)))  # most prefixes have no folder, once shards are compacted
-    listings = ordered_map(lambda prefix: place.files(part_folder(digest, prefix)), there.intersection(prefixes))
+    there = set(storage.folders(part_folder(digest)))  # most prefixes have no folder, once shards are compacted
+    listings = ordered_map(lambda prefix: storage.files(part_folder(digest, prefix)), there.intersection(prefixes))
     return {image_id for names in listings for name in names if (image_id := part_id(name)) is not None}
 
 
@@ -108,8 +108,8 @@ def _record(metadata: pq.FileMetaData) -> ImageRecord:
     return ImageRecord.from_json((metadata.metadata or {})[_RECORD])
 
 
-def _unreadable(place: Place, name: str, why: str) -> IdcError:
+def _unreadable(storage: StorageFolder, name: str, why: str) -> IdcError:
     return IdcError(
-        f"{place.shown(name)} is not a whole part ({why}); delete that file and run the same command again: "
+        f"{storage.shown(name)} is not a whole part ({why}); delete that file and run the same command again: "
         "the image is done once more"
     )

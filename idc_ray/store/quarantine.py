@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from idc_ray.errors import IdcError
 from idc_ray.store import attempts
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import QUARANTINE, check_name, is_image_id, quarantine_name
 from idc_ray.store.threads import ordered_map
 
@@ -48,57 +48,59 @@ class QuarantineEntry:
     time: str
 
 
-def quarantine(place: Place, digest: str, entry: QuarantineEntry) -> None:
+def quarantine(storage: StorageFolder, digest: str, entry: QuarantineEntry) -> None:
     """Sets an image aside, durably; a later entry of the same image replaces it."""
-    place.write_json(quarantine_name(digest, entry.image_id), asdict(entry))
+    storage.write_json(quarantine_name(digest, entry.image_id), asdict(entry))
 
 
-def quarantined_ids(place: Place, digest: str) -> set[str]:
+def quarantined_ids(storage: StorageFolder, digest: str) -> set[str]:
     """The ids of the images set aside; opens no file."""
-    names = place.files(f"{QUARANTINE}/{check_name(digest, 'digest')}")
+    names = storage.files(f"{QUARANTINE}/{check_name(digest, 'digest')}")
     ids = (name.removesuffix(".json") for name in names if name.endswith(".json"))
     return {image_id for image_id in ids if is_image_id(image_id)}
 
 
-def list_quarantined(place: Place, digest: str) -> list[QuarantineEntry]:
+def list_quarantined(storage: StorageFolder, digest: str) -> list[QuarantineEntry]:
     """The entries of all images set aside, sorted by id.
 
     Raises:
         IdcError: an entry cannot be read.
     """
-    return read_quarantined(place, digest, sorted(quarantined_ids(place, digest)))
+    return read_quarantined(storage, digest, sorted(quarantined_ids(storage, digest)))
 
 
-def read_quarantined(place: Place, digest: str, image_ids: Iterable[str]) -> list[QuarantineEntry]:
+def read_quarantined(storage: StorageFolder, digest: str, image_ids: Iterable[str]) -> list[QuarantineEntry]:
     """The entries of some images, in that order, without those that are not set aside (any more).
 
     Raises:
         IdcError: an entry cannot be read.
     """
-    found = ordered_map(lambda image_id: _read(place, digest, image_id), image_ids)
+    found = ordered_map(lambda image_id: _read(storage, digest, image_id), image_ids)
     return [entry for entry in found if entry is not None]
 
 
-def release_quarantined(place: Place, digest: str, image_ids: Collection[str] | None = None) -> list[QuarantineEntry]:
+def release_quarantined(
+    storage: StorageFolder, digest: str, image_ids: Collection[str] | None = None
+) -> list[QuarantineEntry]:
     """Lets images set aside be tried afresh, all for None; returns their entries, which are the only copy then.
 
     Their counted attempts go too: with them kept, the first failure would set the image aside again at once.
     """
-    entries = list_quarantined(place, digest) if image_ids is None else read_quarantined(place, digest, image_ids)
+    entries = list_quarantined(storage, digest) if image_ids is None else read_quarantined(storage, digest, image_ids)
 
     def release(entry: QuarantineEntry) -> None:
-        attempts.clear_attempts(place, entry.image_id)  # first: killed in between, the image is still set aside
-        place.delete(quarantine_name(digest, entry.image_id))
+        attempts.clear_attempts(storage, entry.image_id)  # first: killed in between, the image is still set aside
+        storage.delete(quarantine_name(digest, entry.image_id))
 
     for _ in ordered_map(release, entries):
         pass
     return entries
 
 
-def _read(place: Place, digest: str, image_id: str) -> QuarantineEntry | None:
+def _read(storage: StorageFolder, digest: str, image_id: str) -> QuarantineEntry | None:
     name = quarantine_name(digest, image_id)
-    value = place.read_json(name, _FIX)
+    value = storage.read_json(name, _FIX)
     try:
         return None if value is None else QuarantineEntry(**value)
     except TypeError as error:
-        raise IdcError(f"{place.shown(name)} is not a quarantine entry ({error}); {_FIX}") from error
+        raise IdcError(f"{storage.shown(name)} is not a quarantine entry ({error}); {_FIX}") from error

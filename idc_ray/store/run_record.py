@@ -8,7 +8,7 @@ from typing import Any
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.redact import redact_all
 from idc_ray.store import owned
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.index import list_index
 from idc_ray.store.layout import FIX_DAMAGE, RUN, check_name, check_shard_count
 from idc_ray.store.sealed import sealed, unsealed
@@ -73,11 +73,11 @@ class LostRun:
     shard_count: int | None
 
 
-def begin_run(place: Place, record: RunRecord, overwrite: bool = False) -> RunRecord:
+def begin_run(storage: StorageFolder, record: RunRecord, overwrite: bool = False) -> RunRecord:
     """Starts a run in an output, or continues the one that is there.
 
     Args:
-        place: the output.
+        storage: the output.
         record: the run that is asked for.
         overwrite: remove everything that the store wrote there before, whatever run it was.
 
@@ -92,113 +92,113 @@ def begin_run(place: Place, record: RunRecord, overwrite: bool = False) -> RunRe
     """
     record = _stored_form(record)
     if overwrite:
-        return _replace(place, record)
-    lost = read_lost(place)
+        return _replace(storage, record)
+    lost = read_lost(storage)
     if lost is not None:
-        _restore(place, record, lost)
-    stored = _read(place)
+        _restore(storage, record, lost)
+    stored = _read(storage)
     if stored is None:
-        if owned.has_data(place):
-            raise BadRequest(f"{place.uri} holds parts or shards, but no {RUN} that says of which run; {_FIX}")
-        _write(place, record)
+        if owned.has_data(storage):
+            raise BadRequest(f"{storage.uri} holds parts or shards, but no {RUN} that says of which run; {_FIX}")
+        _write(storage, record)
         return record
     found, clearing = stored
     differences = _differences(found, record)
     if differences:
         lines = "\n".join(f"  {line}" for line in differences)
-        raise BadRequest(f"{place.uri} holds another run; there -> asked for:\n{lines}\n{_FIX}")
+        raise BadRequest(f"{storage.uri} holds another run; there -> asked for:\n{lines}\n{_FIX}")
     if clearing:  # an --overwrite by this very run was killed
-        return _replace(place, record)
-    owned.sweep(place)
+        return _replace(storage, record)
+    owned.sweep(storage)
     return found
 
 
-def read_run(place: Place) -> RunRecord | None:
+def read_run(storage: StorageFolder) -> RunRecord | None:
     """The run that an output holds, None if it holds none (or one that is being removed).
 
     Raises:
         IdcError: run.json cannot be read.
     """
-    stored = _read(place)
+    stored = _read(storage)
     return None if stored is None or stored[1] else stored[0]
 
 
-def update_run(place: Place, **fields: Any) -> RunRecord:
+def update_run(storage: StorageFolder, **fields: Any) -> RunRecord:
     """Changes fields of the stored record: all that do not say which run it is.
 
     Raises:
         IdcError: there is no run.
         ValueError: a field that must not change, or the shard count once there are shards.
     """
-    record = read_run(place)
+    record = read_run(storage)
     if record is None:
-        raise IdcError(f"{place.shown(RUN)} is not there; begin a run first")
+        raise IdcError(f"{storage.shown(RUN)} is not there; begin a run first")
     fixed = sorted(set(fields) - {"mlflow_run_id", "survey", "versions", "device", "shard_count", "images"})
     if fixed:
         raise ValueError(f"fields {fixed} of a run cannot be changed")
-    if fields.get("shard_count", record.shard_count) != record.shard_count and list_index(place):
+    if fields.get("shard_count", record.shard_count) != record.shard_count and list_index(storage):
         raise ValueError(f"shard_count is {record.shard_count} and there are shards: it cannot become another")
     record = _stored_form(replace(record, **fields))
-    _write(place, record)
+    _write(storage, record)
     return record
 
 
-def write_lost(place: Place, lost: LostRun) -> None:
+def write_lost(storage: StorageFolder, lost: LostRun) -> None:
     """Puts what is known of a run in place of its damaged record."""
-    place.write_json(RUN, sealed({"format_version": FORMAT_VERSION, _LOST: asdict(lost)}))
+    storage.write_json(RUN, sealed({"format_version": FORMAT_VERSION, _LOST: asdict(lost)}))
 
 
-def read_lost(place: Place) -> LostRun | None:
+def read_lost(storage: StorageFolder) -> LostRun | None:
     """What :func:`write_lost` wrote; None for anything else."""
     try:
-        value = unsealed(place.read_json(RUN, _FIX) or {}, place.shown(RUN), _FIX)
+        value = unsealed(storage.read_json(RUN, _FIX) or {}, storage.shown(RUN), _FIX)
         return LostRun(**value[_LOST])
     except (IdcError, KeyError, TypeError):
         return None
 
 
-def _restore(place: Place, record: RunRecord, lost: LostRun) -> None:
+def _restore(storage: StorageFolder, record: RunRecord, lost: LostRun) -> None:
     if record.digest != lost.digest:
         raise BadRequest(
-            f"{place.uri} holds a run of digest {lost.digest} whose {RUN} was damaged, asked for is {record.digest}; "
+            f"{storage.uri} holds a run of digest {lost.digest} whose {RUN} was damaged, asked for is {record.digest}; "
             f"give the command that made it, which writes {RUN} anew, or {_FIX}"
         )
-    _write(place, replace(record, shard_count=lost.shard_count or record.shard_count))
+    _write(storage, replace(record, shard_count=lost.shard_count or record.shard_count))
 
 
-def _write(place: Place, record: RunRecord, **more: Any) -> None:
-    place.write_json(RUN, sealed({**asdict(record), **more}))
+def _write(storage: StorageFolder, record: RunRecord, **more: Any) -> None:
+    storage.write_json(RUN, sealed({**asdict(record), **more}))
 
 
-def _replace(place: Place, record: RunRecord) -> RunRecord:
+def _replace(storage: StorageFolder, record: RunRecord) -> RunRecord:
     # The new record first, marked: killed in the middle, the rest of the old run can be taken for neither.
-    _write(place, record, **{_CLEARING: True})
-    owned.remove_all(place)
-    owned.sweep(place)
-    _write(place, record)
+    _write(storage, record, **{_CLEARING: True})
+    owned.remove_all(storage)
+    owned.sweep(storage)
+    _write(storage, record)
     return record
 
 
-def _read(place: Place) -> tuple[RunRecord, bool] | None:
-    value = place.read_json(RUN, _FIX)
+def _read(storage: StorageFolder) -> tuple[RunRecord, bool] | None:
+    value = storage.read_json(RUN, _FIX)
     if value is None:
         return None
     if value.get("format_version") != FORMAT_VERSION:
         raise BadRequest(
-            f"{place.shown(RUN)} has format_version {value.get('format_version')!r}; this program reads "
+            f"{storage.shown(RUN)} has format_version {value.get('format_version')!r}; this program reads "
             f"{FORMAT_VERSION}; use the version that wrote it, or {_FIX}"
         )
-    value = unsealed(value, place.shown(RUN), FIX_DAMAGE)
+    value = unsealed(value, storage.shown(RUN), FIX_DAMAGE)
     if _LOST in value:
         raise BadRequest(
-            f"{place.shown(RUN)} was damaged, and a repair took it out; the condense command that made this output "
+            f"{storage.shown(RUN)} was damaged, and a repair took it out; the condense command that made this output "
             f"writes it anew; or {_FIX}"
         )
     clearing = bool(value.pop(_CLEARING, False))
     try:
         return RunRecord(**value), clearing
     except (TypeError, ValueError) as error:
-        raise IdcError(f"{place.shown(RUN)} is not a run record ({error}); {_FIX}") from error
+        raise IdcError(f"{storage.shown(RUN)} is not a run record ({error}); {_FIX}") from error
 
 
 def _stored_form(record: RunRecord) -> RunRecord:

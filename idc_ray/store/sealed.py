@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from idc_ray.errors import IdcError
-from idc_ray.store.filesystem import Place, json_bytes
+from idc_ray.store.filesystem import StorageFolder, json_bytes
 
 __all__ = ["is_as_written", "sealed", "unsealed"]
 
@@ -40,9 +40,9 @@ def unsealed(value: dict[str, Any], shown: str, fix: str) -> dict[str, Any]:
     return rest
 
 
-def is_as_written(place: Place, name: str) -> bool:
-    """Whether a JSON file is, byte for byte, what :meth:`Place.write_json` makes of its content."""
-    data = place.read(name)
+def is_as_written(storage: StorageFolder, name: str) -> bool:
+    """Whether a JSON file is, byte for byte, what :meth:`StorageFolder.write_json` makes of its content."""
+    data = storage.read(name)
     try:
         return data is not None and json_bytes(json.loads(data)) == data
     except ValueError:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from idc_ray.errors import IdcError
 from idc_ray.objects import StoreUnavailable
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import FIX_DAMAGE, MANIFEST, shard_name
 from idc_ray.store.schema import ROW_SCHEMA, check_types, open_writer
 
@@ -49,11 +49,11 @@ def shard_bytes(tables: Iterable[pa.Table]) -> bytes:
     return sink.getvalue()  # CPython shares the memory
 
 
-def read_shard(place: Place, shard: int, expected: Fingerprint | None = None) -> pa.Table:
+def read_shard(storage: StorageFolder, shard: int, expected: Fingerprint | None = None) -> pa.Table:
     """The rows of a shard, as a table of `ROW_SCHEMA`.
 
     Args:
-        place: the output.
+        storage: the output.
         shard: its number.
         expected: what the manifest states of the file; None: whatever it is.
 
@@ -64,32 +64,32 @@ def read_shard(place: Place, shard: int, expected: Fingerprint | None = None) ->
     name = shard_name(shard)
     try:
         if expected is None:
-            with place.open(name) as file:
+            with storage.open(name) as file:
                 table = pq.ParquetFile(file, pre_buffer=True).read()
         else:
-            table = pq.ParquetFile(pa.BufferReader(_checked(place, name, expected))).read()
+            table = pq.ParquetFile(pa.BufferReader(_checked(storage, name, expected))).read()
         check_types(table.schema, ROW_SCHEMA)
         return table.select(ROW_SCHEMA.names).replace_schema_metadata(ROW_SCHEMA.metadata)
     except (FileNotFoundError, StoreUnavailable):
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise IdcError(f"{place.shown(name)} cannot be read as a shard ({error}); {FIX_DAMAGE}") from error
+        raise IdcError(f"{storage.shown(name)} cannot be read as a shard ({error}); {FIX_DAMAGE}") from error
 
 
-def _checked(place: Place, name: str, expected: Fingerprint) -> bytes:
-    data = place.read(name)
+def _checked(storage: StorageFolder, name: str, expected: Fingerprint) -> bytes:
+    data = storage.read(name)
     if data is None:
-        raise IdcError(f"{place.shown(name)} is missing, but {place.shown(MANIFEST)} lists it; {FIX_DAMAGE}")
+        raise IdcError(f"{storage.shown(name)} is missing, but {storage.shown(MANIFEST)} lists it; {FIX_DAMAGE}")
     found = fingerprint_of(data)
     if found != expected:
         raise IdcError(
-            f"{place.shown(name)} is damaged: {found.bytes:,} bytes, sha256 {found.sha256}; {place.shown(MANIFEST)} "
-            f"states {expected.bytes:,} bytes, sha256 {expected.sha256}; {FIX_DAMAGE}"
+            f"{storage.shown(name)} is damaged: {found.bytes:,} bytes, sha256 {found.sha256}; "
+            f"{storage.shown(MANIFEST)} states {expected.bytes:,} bytes, sha256 {expected.sha256}; {FIX_DAMAGE}"
         )
     return data
 
 
-def check_footer(place: Place, shard: int, rows: int | None) -> None:
+def check_footer(storage: StorageFolder, shard: int, rows: int | None) -> None:
     """Reads the footer of a shard alone.
 
     Raises:
@@ -97,14 +97,14 @@ def check_footer(place: Place, shard: int, rows: int | None) -> None:
     """
     name = shard_name(shard)
     try:
-        with place.open(name) as file:
+        with storage.open(name) as file:
             found = pq.read_metadata(file).num_rows
     except StoreUnavailable:
         raise
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise IdcError(f"{place.shown(name)} has no whole footer ({error}); {FIX_DAMAGE}") from error
+        raise IdcError(f"{storage.shown(name)} has no whole footer ({error}); {FIX_DAMAGE}") from error
     if rows is not None and found != rows:
-        raise IdcError(f"{place.shown(name)} has {found} rows, its index states {rows}; {FIX_DAMAGE}")
+        raise IdcError(f"{storage.shown(name)} has {found} rows, its index states {rows}; {FIX_DAMAGE}")
 
 
 def merge(shard: pq.ParquetFile | None, replaced: Collection[str], parts: Iterable[pa.Table]) -> Iterator[pa.Table]:

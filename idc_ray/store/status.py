@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pyarrow.fs import FileInfo, FileType
 
 from idc_ray.errors import BadRequest
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.holder import Holder, read_holder
 from idc_ray.store.index import read_index
 from idc_ray.store.inflight import Inflight, read_inflight
@@ -111,7 +111,7 @@ class Status:
         }
 
 
-def read_status(place: Place) -> Status:
+def read_status(storage: StorageFolder) -> Status:
     """Where the run in an output stands.
 
     Takes one listing for each of up to 256 folders of parts, and reads one footer for each shard.
@@ -120,29 +120,31 @@ def read_status(place: Place) -> Status:
         BadRequest: there is no run.
         IdcError: something in the output cannot be read.
     """
-    run = read_run(place)
+    run = read_run(storage)
     if run is None:
-        raise BadRequest(f"no run in {place.uri}: {place.shown(RUN)} is not there; name the --output of a condense job")
-    now, lock = time.time(), read_holder(place)
+        raise BadRequest(
+            f"no run in {storage.uri}: {storage.shown(RUN)} is not there; name the --output of a condense job"
+        )
+    now, lock = time.time(), read_holder(storage)
     # Parts first: a compaction that runs meanwhile moves images from parts to indexes, so none is missed.
-    parts = _parts(place, run.digest)
-    indexes = {n: each for each in _list(place, INDEX) if (n := shard_number(each.base_name)) is not None}
+    parts = _parts(storage, run.digest)
+    indexes = {n: each for each in _list(storage, INDEX) if (n := shard_number(each.base_name)) is not None}
     in_both = {shard_of(image_id, run.shard_count) for image_id in parts} & indexes.keys()
-    in_shards = _images_in_shards(place, sorted(indexes), in_both, parts.keys())
-    quarantined = sorted(quarantined_ids(place, run.digest))
-    inflight = read_inflight(place)
-    manifest = read_manifest(place)
+    in_shards = _images_in_shards(storage, sorted(indexes), in_both, parts.keys())
+    quarantined = sorted(quarantined_ids(storage, run.digest))
+    inflight = read_inflight(storage)
+    manifest = read_manifest(storage)
     done = in_shards + len(parts)
     newest_shard = max(map(_mtime, indexes.values()), default=0.0)
     return Status(
-        output=place.uri,
+        output=storage.uri,
         state=_state(lock, manifest, run, done + len(quarantined)),
         run=run,
         lock=lock,
         done=done,
         in_parts=len(parts),
         quarantined=len(quarantined),
-        reasons=read_quarantined(place, run.digest, quarantined[:REASONS]),
+        reasons=read_quarantined(storage, run.digest, quarantined[:REASONS]),
         in_flight=[one for one in inflight if one.launch == lock.launch and lock.state != "left"],
         left=[one for one in inflight if one.launch != lock.launch or lock.state == "left"],
         shards=len(indexes),
@@ -161,20 +163,20 @@ def _state(lock: Holder, manifest: Manifest | None, run: RunRecord, handled: int
     return "finished" if manifest is not None and handled >= (run.images or 0) else "stopped"
 
 
-def _parts(place: Place, digest: str) -> dict[str, float]:
+def _parts(storage: StorageFolder, digest: str) -> dict[str, float]:
     """Times by ids of the images that are not in a shard yet."""
     root = part_folder(digest)
-    folders = [f"{root}/{name}" for name in place.folders(root)]
-    listings = ordered_map(lambda folder: _list(place, folder), folders)
+    folders = [f"{root}/{name}" for name in storage.folders(root)]
+    listings = ordered_map(lambda folder: _list(storage, folder), folders)
     infos = ((part_id(info.base_name), info) for listing in listings for info in listing)
     return {image_id: _mtime(info) for image_id, info in infos if image_id is not None}
 
 
-def _images_in_shards(place: Place, shards: list[int], in_both: set[int], parts: Collection[str]) -> int:
+def _images_in_shards(storage: StorageFolder, shards: list[int], in_both: set[int], parts: Collection[str]) -> int:
     """Finished images of the shards, without those that are parts too, as while a shard is replaced."""
 
     def count(shard: int) -> int:
-        entry = read_index(place, shard, ["image_id"] if shard in in_both else [])
+        entry = read_index(storage, shard, ["image_id"] if shard in in_both else [])
         if entry is None:  # --overwrite has just removed it
             return 0
         twice = sum(i in parts for i in entry.table["image_id"].to_pylist()) if shard in in_both else 0
@@ -201,9 +203,9 @@ def _began(launch: str | None) -> float | None:
         return None
 
 
-def _list(place: Place, folder: str) -> list[FileInfo]:
+def _list(storage: StorageFolder, folder: str) -> list[FileInfo]:
     """The files right in a folder, with their times; none if it is not there."""
-    return [info for info in place.infos(folder) if info.type == FileType.File]
+    return [info for info in storage.infos(folder) if info.type == FileType.File]
 
 
 def _mtime(info: FileInfo) -> float:

@@ -22,7 +22,7 @@ from idc_ray.errors import BadRequest, IdcError, Locked
 from idc_ray.objects import StoreUnavailable
 from idc_ray.store import atomic, owned
 from idc_ray.store.damage import Fault, Report
-from idc_ray.store.filesystem import Place, resolve
+from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.holder import holder_text, read_holder
 from idc_ray.store.index import (
     IndexEntry,
@@ -90,23 +90,23 @@ def verify(uri: str, repair: bool = False, deep: bool = False) -> Report:
     return verify_output(resolve(uri), repair, deep)
 
 
-def verify_output(place: Place, repair: bool = False, deep: bool = False) -> Report:
+def verify_output(storage: StorageFolder, repair: bool = False, deep: bool = False) -> Report:
     """See :func:`verify`."""
-    if place.size(RUN) is None and not owned.has_data(place):
-        raise BadRequest(f"there is no condensed set at {place.uri}; name the output of a condense command")
+    if storage.size(RUN) is None and not owned.has_data(storage):
+        raise BadRequest(f"there is no condensed set at {storage.uri}; name the output of a condense command")
     if not repair:
-        holder = read_holder(place)
+        holder = read_holder(storage)
         if holder.state == "held":
-            raise Locked(f"{place.uri} is in use by {holder.name}; check it when that has ended")
-        return _examined(place, deep)[0]
-    with lock(place, holder_text()):
-        report, run = _examined(place, deep)
+            raise Locked(f"{storage.uri} is in use by {holder.name}; check it when that has ended")
+        return _examined(storage, deep)[0]
+    with lock(storage, holder_text()):
+        report, run = _examined(storage, deep)
         faults = list(report.faults)
         for _ in range(_ROUNDS):
             if report.sound:
                 break
-            _take_out_all(place, report.faults, run)
-            report, run = _examined(place, deep)
+            _take_out_all(storage, report.faults, run)
+            report, run = _examined(storage, deep)
             faults += [fault for fault in report.faults if fault not in faults]
         return replace(report, faults=tuple(faults))
 
@@ -123,7 +123,7 @@ class _Expected:
     """What the files of an output are checked against.
 
     Args:
-        place: the output.
+        storage: the output.
         digest: of its run.
         shard_count: of its run; None if nothing sound says it.
         sides: of LR and HR tiles in pixels, to check PNGs; None: PNGs are not checked.
@@ -133,7 +133,7 @@ class _Expected:
         parts: ids of the images that are not in a shard yet.
     """
 
-    place: Place
+    storage: StorageFolder
     digest: str
     shard_count: int | None
     sides: tuple[int, int] | None
@@ -154,33 +154,33 @@ class _Unit:
     source_bytes: int = 0
 
 
-def _examined(place: Place, deep: bool) -> tuple[Report, LostRun | None]:
+def _examined(storage: StorageFolder, deep: bool) -> tuple[Report, LostRun | None]:
     """The report, and what is known of the run even if its record is damaged."""
     faults: list[Fault] = []
-    manifest = _read(place, MANIFEST, _manifest, faults)
-    run = _read(place, RUN, _run, faults)
-    known = _known(place, run, manifest)
+    manifest = _read(storage, MANIFEST, _manifest, faults)
+    run = _read(storage, RUN, _run, faults)
+    known = _known(storage, run, manifest)
     if known is None:
         unrepairable = tuple(replace(fault, take_out=()) for fault in faults)
-        return Report(place.uri, False, False, 0, 0, 0, unrepairable, unrepairable, ()), None
+        return Report(storage.uri, False, False, 0, 0, 0, unrepairable, unrepairable, ()), None
     expected = _Expected(
-        place=place,
+        storage=storage,
         digest=known.digest,
         shard_count=known.shard_count,
         sides=_sides(run) if deep and run is not None else None,
         manifest=manifest,
         stated={info.shard: info for info in manifest.shards} if manifest is not None else {},
         indexes=manifest.index_fingerprints if manifest is not None else {},
-        parts=frozenset(list_parts(place, known.digest)),
+        parts=frozenset(list_parts(storage, known.digest)),
     )
-    shards = sorted({*list_shards(place), *list_pending(place), *expected.stated})
+    shards = sorted({*list_shards(storage), *list_pending(storage), *expected.stated})
     units = list(ordered_map(partial(_unit, expected), shards, _THREADS))
     faults += [unit.fault for unit in units if unit.fault is not None]
     for more in (_manifest_faults(expected, units), _part_faults(expected), _quarantine_faults(expected)):
         faults += more
     faults += _stray_files(expected)
     report = Report(
-        output=place.uri,
+        output=storage.uri,
         finished=manifest is not None,
         deep=expected.sides is not None,
         shards=len(shards),
@@ -193,65 +193,67 @@ def _examined(place: Place, deep: bool) -> tuple[Report, LostRun | None]:
     return report, known
 
 
-def _read(place: Place, name: str, read: Callable[[Place], _Record | None], faults: list[Fault]) -> _Record | None:
+def _read(
+    storage: StorageFolder, name: str, read: Callable[[StorageFolder], _Record | None], faults: list[Fault]
+) -> _Record | None:
     """A record of the output; None, and one fault more, if it is damaged."""
     try:
-        return read(place)
+        return read(storage)
     except (BadRequest, StoreUnavailable):  # no damage
         raise
     except IdcError as error:
-        faults.append(Fault(name, _what(place, name, error), take_out=(name,)))
+        faults.append(Fault(name, _what(storage, name, error), take_out=(name,)))
         return None
 
 
-def _manifest(place: Place) -> Manifest | None:
-    manifest = read_manifest(place)
+def _manifest(storage: StorageFolder) -> Manifest | None:
+    manifest = read_manifest(storage)
     if manifest is not None:
-        _check_spaces(place, MANIFEST)
+        _check_spaces(storage, MANIFEST)
     return manifest
 
 
-def _run(place: Place) -> RunRecord | None:
+def _run(storage: StorageFolder) -> RunRecord | None:
     """The record; None where a repair took it out."""
-    value = place.read_json(RUN, FIX_DAMAGE)
+    value = storage.read_json(RUN, FIX_DAMAGE)
     if value is None:
         raise _Damage("it is missing")
-    unsealed(value, place.shown(RUN), FIX_DAMAGE)  # first: a damaged version number is no other version
-    _check_spaces(place, RUN)
-    if read_lost(place) is not None:
+    unsealed(value, storage.shown(RUN), FIX_DAMAGE)  # first: a damaged version number is no other version
+    _check_spaces(storage, RUN)
+    if read_lost(storage) is not None:
         return None
-    run = read_run(place)
+    run = read_run(storage)
     if run is None:
-        raise BadRequest(f"an --overwrite of {place.uri} was interrupted; give the same command again")
+        raise BadRequest(f"an --overwrite of {storage.uri} was interrupted; give the same command again")
     return run
 
 
-def _check_spaces(place: Place, name: str) -> None:
+def _check_spaces(storage: StorageFolder, name: str) -> None:
     """Damage that changes no value."""
-    if not is_as_written(place, name):
+    if not is_as_written(storage, name):
         raise _Damage("its text is not as it was written")
 
 
-def _known(place: Place, run: RunRecord | None, manifest: Manifest | None) -> LostRun | None:
+def _known(storage: StorageFolder, run: RunRecord | None, manifest: Manifest | None) -> LostRun | None:
     """Digest and number of shards, from what is sound; None if nothing says them."""
     if run is not None:
         return LostRun(run.digest, run.shard_count)
-    lost = read_lost(place)
+    lost = read_lost(storage)
     if lost is not None:
         return lost
-    infos = manifest.shards if manifest is not None else list(_readable_infos(place))
+    infos = manifest.shards if manifest is not None else list(_readable_infos(storage))
     if infos:
         said = Counter((info.digest, info.shard_count) for info in infos)
         return LostRun(*said.most_common(1)[0][0])
-    digests = [manifest.digest] if manifest is not None else place.folders(PARTS)
+    digests = [manifest.digest] if manifest is not None else storage.folders(PARTS)
     return LostRun(digests[0], None) if len(digests) == 1 else None
 
 
-def _readable_infos(place: Place) -> Iterator[ShardInfo]:
+def _readable_infos(storage: StorageFolder) -> Iterator[ShardInfo]:
     """What the indexes that can be read state."""
-    for shard in list_index(place):
+    for shard in list_index(storage):
         try:
-            entry = read_index(place, shard, [])
+            entry = read_index(storage, shard, [])
         except StoreUnavailable:
             raise
         except IdcError:
@@ -269,10 +271,10 @@ def _sides(run: RunRecord) -> tuple[int, int] | None:
 
 def _unit(expected: _Expected, shard: int) -> _Unit:
     """Checks a shard, its index and its pending note against each other and the manifest."""
-    place, name = expected.place, pending_name(shard)
+    storage, name = expected.storage, pending_name(shard)
     entry = None
     try:
-        pending = read_pending(place, shard)
+        pending = read_pending(storage, shard)
         name = index_name(shard)
         entry = _checked_index(expected, shard)
         name = shard_name(shard)
@@ -282,7 +284,7 @@ def _unit(expected: _Expected, shard: int) -> _Unit:
     except StoreUnavailable:
         raise
     except IdcError as error:
-        what = _what(place, name, error)
+        what = _what(storage, name, error)
         if name == pending_name(shard):  # the shard is told by its index, or by nothing
             return _Unit(Fault(name, what, take_out=(name,)))
         info = expected.stated.get(shard)
@@ -297,13 +299,13 @@ def _unit(expected: _Expected, shard: int) -> _Unit:
 
 def _checked_index(expected: _Expected, shard: int) -> IndexEntry | None:
     """An index that fits the manifest, the run, and itself; None if there is none."""
-    place, name = expected.place, index_name(shard)
+    storage, name = expected.storage, index_name(shard)
     info, fingerprint = expected.stated.get(shard), expected.indexes.get(shard)
     if fingerprint is not None:  # before anything of it is parsed
-        data = place.read(name)
+        data = storage.read(name)
         if data is not None and fingerprint_of(data) != fingerprint:
             raise _Damage(f"it has another checksum than {MANIFEST} states")
-    entry = read_index(place, shard)
+    entry = read_index(storage, shard)
     if entry is None:
         return None
     if info not in (None, entry.info):
@@ -333,10 +335,10 @@ def _checked_shard(
     expected: _Expected, shard: int, entry: IndexEntry | None, pending: list[Fingerprint] | None
 ) -> Fingerprint | None:
     """A shard's checksum, which its index or its pending note states."""
-    place = expected.place
-    if entry is None and shard in expected.stated and place.size(shard_name(shard)) is None:
+    storage = expected.storage
+    if entry is None and shard in expected.stated and storage.size(shard_name(shard)) is None:
         raise _Damage("it and its index are missing")
-    found = verify_shard(place, shard, None if entry is None else entry.info)
+    found = verify_shard(storage, shard, None if entry is None else entry.info)
     if pending is not None and (entry is None or entry.info.fingerprint not in pending):
         count = expected.shard_count
         if not any(count is None or shard_of(image_id, count) == shard for image_id in expected.parts):
@@ -346,11 +348,11 @@ def _checked_shard(
 
 def _check_rows(expected: _Expected, shard: int, index: pa.Table) -> None:
     """The rows of a shard against its index; their PNGs, if wanted."""
-    place = expected.place
+    storage = expected.storage
     ids, tiles, sources = (index[column].to_pylist() for column in ("image_id", "tiles", "source_sha256"))
     wanted = [(i, tile, source) for i, count, source in zip(ids, tiles, sources, strict=True) for tile in range(count)]
     try:
-        with place.open(shard_name(shard)) as file:
+        with storage.open(shard_name(shard)) as file:
             parquet = pq.ParquetFile(file)
             check_types(parquet.schema_arrow, ROW_SCHEMA)
             table = parquet.read(columns=["image_id", "tile_index", "source_sha256", "config_digest"])
@@ -381,7 +383,7 @@ def _images(expected: _Expected, shard: int, entry: IndexEntry | None) -> tuple[
         return tuple(entry.table["source"].to_pylist())
     info = expected.stated.get(shard)
     try:
-        table = read_shard(expected.place, shard, info.fingerprint) if info is not None else None
+        table = read_shard(expected.storage, shard, info.fingerprint) if info is not None else None
     except StoreUnavailable:
         raise
     except IdcError:
@@ -405,7 +407,7 @@ def _manifest_faults(expected: _Expected, units: list[_Unit]) -> Iterator[Fault]
         wrong.append("digest")
     if numbers != sorted(set(numbers)) or len(manifest.indexes) not in (0, len(infos)):
         wrong.append("shards")
-    if not set(list_shards(expected.place)) <= set(numbers):
+    if not set(list_shards(expected.storage)) <= set(numbers):
         wrong.append("number of shards")
     if not wrong and all(unit.fault is None for unit in units):
         candidates = sum(unit.candidates for unit in units)
@@ -419,59 +421,59 @@ def _manifest_faults(expected: _Expected, units: list[_Unit]) -> Iterator[Fault]
 
 def _part_faults(expected: _Expected) -> Iterator[Fault]:
     """Parts that cannot be read, that are of another run, or that a finished run left."""
-    place, digest = expected.place, expected.digest
+    storage, digest = expected.storage, expected.digest
 
     def check(image_id: str) -> Fault | None:
         name = part_name(digest, image_id)
         try:
-            table = read_part(place, digest, image_id).table
+            table = read_part(storage, digest, image_id).table
             if set(table["config_digest"].to_pylist()) - {digest}:
                 raise _Damage("it has rows of another run")
             _check_pngs(table, expected.sides)
         except StoreUnavailable:
             raise
         except (IdcError, ValueError) as error:
-            return Fault(name, _what(place, name, error), (image_id,), (name, MANIFEST))
+            return Fault(name, _what(storage, name, error), (image_id,), (name, MANIFEST))
         return None
 
     yield from (fault for fault in ordered_map(check, sorted(expected.parts)) if fault is not None)
     if expected.manifest is not None and expected.parts:
         what = f"{len(expected.parts)} finished images wait for their shards; the same condense command goes on"
         yield Fault(part_folder(digest), what, take_out=(MANIFEST,))
-    for other in place.folders(PARTS):
-        folders = [f"{PARTS}/{other}/{prefix}" for prefix in place.folders(f"{PARTS}/{other}")]
-        names = tuple(f"{folder}/{name}" for folder in folders for name in place.files(folder) if part_id(name))
+    for other in storage.folders(PARTS):
+        folders = [f"{PARTS}/{other}/{prefix}" for prefix in storage.folders(f"{PARTS}/{other}")]
+        names = tuple(f"{folder}/{name}" for folder in folders for name in storage.files(folder) if part_id(name))
         if other != digest and names:
             yield Fault(f"{PARTS}/{other}", f"{len(names)} parts of another run were left", take_out=names)
 
 
 def _quarantine_faults(expected: _Expected) -> Iterator[Fault]:
     """Records of failed images that cannot be read; without them the images are tried again."""
-    place, digest = expected.place, expected.digest
-    for image_id in sorted(quarantined_ids(place, digest)):
+    storage, digest = expected.storage, expected.digest
+    for image_id in sorted(quarantined_ids(storage, digest)):
         name = quarantine_name(digest, image_id)
         try:
-            read_quarantined(place, digest, [image_id])
+            read_quarantined(storage, digest, [image_id])
         except StoreUnavailable:
             raise
         except IdcError as error:
-            yield Fault(name, _what(place, name, error), (image_id,), (name, MANIFEST))
+            yield Fault(name, _what(storage, name, error), (image_id,), (name, MANIFEST))
 
 
 def _stray_files(expected: _Expected) -> Iterator[Fault]:
     """Files that readers of ``shards/*.parquet`` take for ours; of a finished run, what dead writers left."""
-    place = expected.place
-    for name in place.files(SHARDS):
+    storage = expected.storage
+    for name in storage.files(SHARDS):
         if name.endswith(".parquet") and shard_number(name) is None:
             yield Fault(f"{SHARDS}/{name}", f"it is no shard, but readers of {SHARDS}/*.parquet find it; move it away")
     if expected.manifest is not None:
-        for name in owned.abandoned(place):
+        for name in owned.abandoned(storage):
             yield Fault(name, "a writer that was killed left it", take_out=(name,))
 
 
 def _notes(expected: _Expected) -> Iterator[str]:
-    manifest, place = expected.manifest, expected.place
-    if read_lost(place) is not None:
+    manifest, storage = expected.manifest, expected.storage
+    if read_lost(storage) is not None:
         yield f"a repair took out {RUN}; the condense command that made this output writes it anew"
     if manifest is None:
         yield f"without {MANIFEST} nothing states the checksums of indexes; parts have none"
@@ -479,40 +481,40 @@ def _notes(expected: _Expected) -> Iterator[str]:
         yield f"{MANIFEST} is of an earlier version, which did not state checksums of indexes"
 
 
-def _what(place: Place, name: str, error: Exception) -> str:
+def _what(storage: StorageFolder, name: str, error: Exception) -> str:
     """An error's text without the file's name and the advice at its end."""
     text = str(error)
     if isinstance(error, IdcError) and not isinstance(error, _Damage):
         text = text.partition(f"; {FIX_DAMAGE}")[0] if FIX_DAMAGE in text else text.rpartition("; ")[0]
-    text = text.removeprefix(f"{place.shown(name)} ")
+    text = text.removeprefix(f"{storage.shown(name)} ")
     return text if text.startswith("it ") else f"it {text}"
 
 
 # The repair
 
 
-def _take_out_all(place: Place, faults: Iterable[Fault], run: LostRun | None) -> None:
+def _take_out_all(storage: StorageFolder, faults: Iterable[Fault], run: LostRun | None) -> None:
     """Take out all damaged files, the manifest after all others."""
     names = [name for fault in faults for name in fault.take_out]
     if RUN in names and run is not None:  # first: what is known of the run is told by files that may go now
-        _keep_copy(place, RUN)
-        write_lost(place, run)
+        _keep_copy(storage, RUN)
+        write_lost(storage, run)
     for name in names:
         if name not in (RUN, MANIFEST):
-            _take_out(place, name)
+            _take_out(storage, name)
     if MANIFEST in names:
-        _take_out(place, MANIFEST)
-    owned.sweep(place)
+        _take_out(storage, MANIFEST)
+    owned.sweep(storage)
 
 
-def _take_out(place: Place, name: str) -> None:
+def _take_out(storage: StorageFolder, name: str) -> None:
     if not atomic.is_temporary(name.rpartition("/")[2]):
-        _keep_copy(place, name)
-    place.delete(name)
-    place.sync(name.rpartition("/")[0])  # a shard that comes back after a power cut would have no index
+        _keep_copy(storage, name)
+    storage.delete(name)
+    storage.sync(name.rpartition("/")[0])  # a shard that comes back after a power cut would have no index
 
 
-def _keep_copy(place: Place, name: str) -> None:
-    data = place.read(name)
+def _keep_copy(storage: StorageFolder, name: str) -> None:
+    data = storage.read(name)
     if data is not None:
-        place.write(damaged_name(name), data)
+        storage.write(damaged_name(name), data)

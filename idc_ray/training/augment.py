@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from idc_ray.condensation.seeding import generator
-from idc_ray.condensation.teacher_features import Labeller, upscale_tiles
+from idc_ray.condensation.teacher_features import Labeler, upscale_tiles
 from idc_ray.config.train import Augment
 from idc_ray.training.pairs import Feed, StepRows
 
@@ -67,9 +67,9 @@ def augment(images: Tensor, numbers: Tensor, factor: int) -> Tensor:
         As ``images``, in [0, 1].
     """
     top, left, height, width, share, _, _, _, contrast = numbers[..., None, None, None]
-    place = torch.arange(images.shape[-1], device=images.device) // factor
-    rows = (place >= top[..., 0]) & (place < (top + height)[..., 0])  # (b, 1, side)
-    columns = (place >= left[..., 0]) & (place < (left + width)[..., 0])
+    storage = torch.arange(images.shape[-1], device=images.device) // factor
+    rows = (storage >= top[..., 0]) & (storage < (top + height)[..., 0])  # (b, 1, side)
+    columns = (storage >= left[..., 0]) & (storage < (left + width)[..., 0])
     mixed = torch.where(rows[..., :, None] & columns[..., None, :], images.roll(-1, 0), images)
     mixed = mixed + share * (mixed.roll(-1, 0) - mixed)
     mixed = mixed.gather(1, numbers[5:8].T.long()[..., None, None].expand_as(mixed))
@@ -100,7 +100,7 @@ class AugmentedFeed:
         seed: int,
         patch_size: int,
         batch_size: int,
-        labeler: Labeller | None = None,
+        labeler: Labeler | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
         self.feed, self.labeler, self.autocast = feed, labeler, autocast

@@ -29,7 +29,7 @@ from idc_ray.models import bundled_teacher_bytes, teacher_sha256
 from idc_ray.pipeline.cluster import join
 from idc_ray.pipeline.progress import LOG_SECONDS, Heartbeat, Show, duration, mark_told, seconds_silent
 from idc_ray.store import holder_text
-from idc_ray.store.filesystem import Place, resolve
+from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.lock import lock
 from idc_ray.tracking import Tracker, tracking_uri
 from idc_ray.training.data import may_stream, open_sources
@@ -58,13 +58,13 @@ class Trained:
     """A training that has come to its end.
 
     Attributes:
-        place: its output, which has ``last.safetensors``, and ``best.safetensors`` if it was validated.
+        storage: its output, which has ``last.safetensors``, and ``best.safetensors`` if it was validated.
         steps: steps done.
         best_psnr: highest PSNR on the validation images, dB; None without validation.
         best_step: after how many steps.
     """
 
-    place: Place
+    storage: StorageFolder
     steps: int
     best_psnr: float | None
     best_step: int | None
@@ -73,8 +73,8 @@ class Trained:
         """For a person: the checkpoints, and what they are."""
         best = ""
         if self.best_psnr is not None:
-            best = f"best {self.best_psnr:.2f} dB at step {self.best_step}: {self.place.shown(BEST)}\n"
-        return f"{best}{self.steps} steps: {self.place.shown(LAST)}"
+            best = f"best {self.best_psnr:.2f} dB at step {self.best_step}: {self.storage.shown(BEST)}\n"
+        return f"{best}{self.steps} steps: {self.storage.shown(LAST)}"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class _Ready:
     config: TrainConfig
     labels: bytes | None
     sources: list[Source]
-    place: Place
+    storage: StorageFolder
     record: TrainRecord
 
 
@@ -116,18 +116,18 @@ def run_train(config: TrainConfig, show: Show = "log") -> Trained:
         IdcError: anything else that a user can mend.
     """
     ready = _prepare(config)
-    config, place = ready.config, ready.place
-    place.check_writable()
-    with lock(place, holder_text()):
-        record = begin_training(place, ready.record, config.overwrite)
-        state = read_state(place)
+    config, storage = ready.config, ready.storage
+    storage.check_writable()
+    with lock(storage, holder_text()):
+        record = begin_training(storage, ready.record, config.overwrite)
+        state = read_state(storage)
         finished = state is not None and state.step >= config.iterations
         if state is not None and finished and record.tracked:
-            return Trained(place, config.iterations, state.best_psnr, state.best_step)
+            return Trained(storage, config.iterations, state.best_psnr, state.best_step)
         notes = {"data": record.data, "digest": record.digest, "iterations": config.iterations, "seed": config.seed}
         with Heartbeat("reading a few images for their sizes"):
             work = _Work(ready.labels, notes, may_stream(config, ready.sources, record.resident), show)
-        return _tracked(config, place, record, None if finished else work)
+        return _tracked(config, storage, record, None if finished else work)
 
 
 def _prepare(config: TrainConfig) -> _Ready:
@@ -161,8 +161,8 @@ def _prepare(config: TrainConfig) -> _Ready:
 
 
 def _estimate(ready: _Ready) -> str:
-    continued = check_output(ready.place, ready.record, ready.config.overwrite)
-    state = None if continued is None else read_state(ready.place)
+    continued = check_output(ready.storage, ready.record, ready.config.overwrite)
+    state = None if continued is None else read_state(ready.storage)
     with Heartbeat("reading a few images and timing a few steps"):
         return estimate(ready.config, ready.sources, 0 if state is None else state.step)
 
@@ -210,36 +210,36 @@ class _Work:
     show: Show
 
 
-def _tracked(config: TrainConfig, place: Place, record: TrainRecord, work: _Work | None) -> Trained:
+def _tracked(config: TrainConfig, storage: StorageFolder, record: TrainRecord, work: _Work | None) -> Trained:
     """Train what is left, if anything, and tell the tracked run what came of it."""
     with Heartbeat("starting the MLflow run"):
         tracker = Tracker.start(config.mlflow, config.output, record.digest, record.mlflow_run_id)
     if tracker.run_id != record.mlflow_run_id:
-        update_record(place, mlflow_run_id=tracker.run_id)
+        update_record(storage, mlflow_run_id=tracker.run_id)
     tracker.log_params(config.model_dump(mode="json"))
     tracker.log_artifact(config.to_yaml(), "config.yaml")
     try:
         if work is not None:
-            _run_on_ray(config, place, work, tracker)
+            _run_on_ray(config, storage, work, tracker)
     except BaseException as error:
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
-    state = read_state(place)
+    state = read_state(storage)
     assert state is not None
     with Heartbeat("logging the network to MLflow"):
         for name in (BEST, LAST):
-            data = place.read(name)
+            data = storage.read(name)
             if data is not None:
                 tracker.log_artifact(data, name)
-        _log_model(tracker, place)
+        _log_model(tracker, storage)
         tracker.finish("FINISHED")
-    update_record(place, tracked=True)  # last: killed before, the same command does the rest
-    return Trained(place, state.step, state.best_psnr, state.best_step)
+    update_record(storage, tracked=True)  # last: killed before, the same command does the rest
+    return Trained(storage, state.step, state.best_psnr, state.best_step)
 
 
-def _log_model(tracker: Tracker, place: Place) -> None:
+def _log_model(tracker: Tracker, storage: StorageFolder) -> None:
     """The best network, or the last without validation."""
-    checkpoint = place.read(BEST) or place.read(LAST)
+    checkpoint = storage.read(BEST) or storage.read(LAST)
     if tracker.run_id is None or checkpoint is None:
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -247,7 +247,7 @@ def _log_model(tracker: Tracker, place: Place) -> None:
         tracker.log_folder(Path(scratch, "model"), "model")
 
 
-def _run_on_ray(config: TrainConfig, place: Place, work: _Work, tracker: Tracker) -> None:
+def _run_on_ray(config: TrainConfig, storage: StorageFolder, work: _Work, tracker: Tracker) -> None:
     ours = not ray.is_initialized()
     # What the workers have to say comes as events and exceptions; Ray Train's own chatter would bury it.
     workers = config.workers
@@ -260,18 +260,18 @@ def _run_on_ray(config: TrainConfig, place: Place, work: _Work, tracker: Tracker
             fix=f"lower --workers.count ({workers.count}), --workers.cpus or --workers.gpus",
         )
     try:
-        _follow(config, place, work, tracker)
+        _follow(config, storage, work, tracker)
     finally:
         if ours:
             ray.shutdown()
 
 
-def _follow(config: TrainConfig, place: Place, work: _Work, tracker: Tracker) -> None:
+def _follow(config: TrainConfig, storage: StorageFolder, work: _Work, tracker: Tracker) -> None:
     """Start the workers, and take what they tell until they end."""
     # On this machine: with another one that is lost it would take the training along.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     events = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    job = TrainJob(config, place, work.labels, work.notes, events)
+    job = TrainJob(config, storage, work.labels, work.notes, events)
     trainer = _trainer(job, work.may_stream)
     outcome: list[BaseException | None] = []
 

@@ -18,7 +18,7 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images.locate import absolute, read_bytes
 from idc_ray.models import EDSR, ModelSpec, Upscaler, load_checkpoint, model_spec
 from idc_ray.models.interpolation_start import interpolation_start
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.submitted import NAMES
 from idc_ray.training.augment import AugmentedFeed
 from idc_ray.training.loop import NonFiniteLoss, Progress, Trainer
@@ -72,8 +72,8 @@ def fit(
     config: TrainConfig,
     feed: Feed,
     validation: list[Pair],
-    place: Place,
-    tell: Callable[[Event], None],
+    storage: StorageFolder,
+    report: Callable[[Event], None],
     notes: dict[str, Any],
     world: World | None = None,
     validate_at: Collection[int] = (),
@@ -87,8 +87,8 @@ def fit(
         config: settings.
         feed: what to train on, on the device of ``world``.
         validation: what to validate on; may be empty.
-        place: the output; worker 0 writes there.
-        tell: called by worker 0 with what happens.
+        storage: the output; worker 0 writes there.
+        report: called by worker 0 with what happens.
         notes: JSON values to keep in the checkpoints: where the weights come from.
         world: which worker this is; None: the only one.
         validate_at: steps at which to validate besides those of the settings.
@@ -100,7 +100,7 @@ def fit(
     """
     world = world or World()
     feed = _augmented(config, feed, world.device, labeler)
-    return _Fit(config, feed, validation, place, tell, notes, world, validate_at).run()
+    return _Fit(config, feed, validation, storage, report, notes, world, validate_at).run()
 
 
 def _augmented(config: TrainConfig, feed: Feed, device: torch.device, labeler: Upscaler | None) -> Feed:
@@ -122,20 +122,20 @@ class _Fit:
         config: TrainConfig,
         feed: Feed,
         validation: list[Pair],
-        place: Place,
-        tell: Callable[[Event], None],
+        storage: StorageFolder,
+        report: Callable[[Event], None],
         notes: dict[str, Any],
         world: World,
         validate_at: Collection[int],
     ) -> None:
-        self.config, self.place, self.tell, self.notes, self.world = config, place, tell, notes, world
+        self.config, self.storage, self.report, self.notes, self.world = config, storage, report, notes, world
         self.validate_at = validate_at
         self.spec = student_spec(config)
         model = new_model(config).to(world.device)
         if config.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.feed = feed
-        self.state = read_state(place)
+        self.state = read_state(storage)
         precision = self.state.precision if self.state else None  # as it began, whatever this machine is fast at
         self.trainer = Trainer(model, config, world.rank, world.wrap(model), feed.patches, precision)
         self.validator: Validator | None = None
@@ -185,14 +185,14 @@ class _Fit:
             self.best = (state.best_psnr, state.best_step)
         self.clock.start(state.step)
         if self.world.rank == 0:
-            self.tell({"kind": "resumed", "step": state.step})
+            self.report({"kind": "resumed", "step": state.step})
 
     def _report(self, progress: Progress) -> None:
         rate = self.clock.rate(progress.step, last=progress.step == self.config.iterations)
         if rate is None or self.world.rank != 0:
             return
         event = {"kind": "progress", "step": progress.step, "loss": progress.loss, "steps_per_second": rate}
-        self.tell({**event, "learning_rate": self.trainer.learning_rate})
+        self.report({**event, "learning_rate": self.trainer.learning_rate})
 
     def _save(self) -> None:
         """Validate if it is time, write the checkpoints, and the state last: what it says is there is there."""
@@ -202,7 +202,7 @@ class _Fit:
         if self.validator is not None and self._validates():
             with self.clock.paused():
                 scored = self.validator.score(average)
-            self.tell({"kind": "validation", "step": step, "psnr": scored.psnr, "pictures": scored.pictures})
+            self.report({"kind": "validation", "step": step, "psnr": scored.psnr, "pictures": scored.pictures})
             if self.best is None or scored.psnr > self.best[0]:
                 self.best = (scored.psnr, step)
                 self._write(BEST, average)
@@ -212,15 +212,15 @@ class _Fit:
         state = SavedState(
             step, self.trainer.state(), psnr, best_step, self.judged_on, finished, self.trainer.precision
         )
-        write_state(self.place, state)
+        write_state(self.storage, state)
 
     def _write(self, name: str, weights: dict[str, Tensor]) -> None:
-        write_checkpoint(self.place, name, self.spec, weights, self.notes | {"step": self.trainer.step})
+        write_checkpoint(self.storage, name, self.spec, weights, self.notes | {"step": self.trainer.step})
 
     def _explain(self, error: NonFiniteLoss) -> IdcError:
         names = ", ".join(self.feed.names(error.step)) or "streamed data"
-        saved = read_state(self.place)
-        kept = f"{self.place.shown(LAST)} is of step {saved.step}" if saved else "no checkpoint was written yet"
+        saved = read_state(self.storage)
+        kept = f"{self.storage.shown(LAST)} is of step {saved.step}" if saved else "no checkpoint was written yet"
         return IdcError(
             f"{error}; its batch came from {names}. {kept}. Look at those images, or lower "
             f"--optimizer.learning-rate ({self.config.optimizer.learning_rate}) and give --overwrite"

@@ -16,8 +16,8 @@ from pyarrow.fs import FileType
 from idc_ray.condensation.seeding import uniform
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.benchmarks import holds_sets, paired_folders
-from idc_ray.images import Found, ImageRef, decode_png, find_images, load_instance, output_inside
-from idc_ray.images.locate import Place, joined, locate
+from idc_ray.images import ImageListing, ImageRef, decode_png, find_images, load_instance, output_inside
+from idc_ray.images.locate import StoragePath, joined, locate
 from idc_ray.store import Fingerprint, Store
 from idc_ray.training.pairs import Pair
 
@@ -88,7 +88,7 @@ def _tile(row: dict[str, object]) -> Pair:
 class RealSource:
     """High-resolution images; the low-resolution ones are made from them, unless they are given."""
 
-    found: Found
+    listing: ImageListing
     scale: int
     max_pixels: int
     digest: str
@@ -96,21 +96,21 @@ class RealSource:
 
     def describe(self) -> str:
         """One line for people and records."""
-        paired = "" if self.found.lr_uri is None else f" with those of {self.found.lr_uri}"
-        return f"{self.found.uri}: {self.found.manifest.num_rows} images{paired}"
+        paired = "" if self.listing.lr_uri is None else f" with those of {self.listing.lr_uri}"
+        return f"{self.listing.uri}: {self.listing.manifest.num_rows} images{paired}"
 
     @property
     def expected_bytes(self) -> int:
         """Bytes of all pixels in memory, from a few images."""
-        images = self.found.manifest.num_rows
+        images = self.listing.manifest.num_rows
         chosen = list(range(images))[:: max(1, images // 8)][:8]
-        sample = [self._load(ref) for ref in self.only(self.found.manifest.take(chosen))._refs()]
+        sample = [self._load(ref) for ref in self.only(self.listing.manifest.take(chosen))._refs()]
         pixels = float(np.mean([pair.lr.size + pair.hr.size for pair in sample]))
         return int(pixels * images)
 
     def only(self, manifest: pa.Table) -> RealSource:
         """Some rows of its manifest."""
-        return replace(self, found=replace(self.found, manifest=manifest))
+        return replace(self, listing=replace(self.listing, manifest=manifest))
 
     def labelled_by(self, relabel: Relabel) -> RealSource:
         """With HR that ``relabel`` makes, instead of the real one."""
@@ -129,18 +129,18 @@ class RealSource:
                     yield self._labelled(pair)
 
     def _refs(self) -> list[ImageRef]:
-        return [ImageRef.from_row(row) for row in self.found.manifest.to_pylist()]
+        return [ImageRef.from_row(row) for row in self.listing.manifest.to_pylist()]
 
     def _load(self, ref: ImageRef) -> Pair:
         try:
             image = load_instance(
                 ref,
-                self.found.filesystem,
+                self.listing.filesystem,
                 scale=self.scale,
                 tile_size=1,
                 max_pixels=self.max_pixels,
                 keep_hr=True,
-                lr_filesystem=self.found.lr_filesystem,
+                lr_filesystem=self.listing.lr_filesystem,
             )
         except RejectedImage as error:
             raise BadRequest(f"{ref.source} cannot be trained on: {error.reason}; mend or remove it") from None
@@ -172,7 +172,7 @@ def open_source(
         BadRequest: nothing there, another scale, a set that is not finished, or several sets of pairs.
     """
     store = Store.open(uri)
-    run = store.read_run() if store.place.files("") else None
+    run = store.read_run() if store.storage.files("") else None
     if run is None:
         return _real_source(uri, scale, max_pixels, output)
     config = run.config
@@ -201,18 +201,18 @@ def open_source(
 def _real_source(uri: str, scale: int, max_pixels: int, output: str | None) -> RealSource:
     hr, lr = _hr_and_lr(uri, scale)
     without = None if output is None else output_inside(hr, output)
-    found = find_images(hr, lr_input=lr, scale=scale, without=without)
-    return RealSource(found, scale, max_pixels, _digest(found.describe(lr_names=True)))
+    listing = find_images(hr, lr_input=lr, scale=scale, without=without)
+    return RealSource(listing, scale, max_pixels, _digest(listing.describe(lr_names=True)))
 
 
 def _hr_and_lr(uri: str, scale: int) -> tuple[str, str | None]:
     """Where HR images are, and LR ones if they are given: a folder of pairs, searched through, has LR images too."""
-    place = locate(uri)
-    if not place.local:
-        return _hr_and_lr_in_store(uri, place, scale)
-    if not holds_sets(place.path):
+    storage = locate(uri)
+    if not storage.local:
+        return _hr_and_lr_in_store(uri, storage, scale)
+    if not holds_sets(storage.path):
         return uri, None
-    folders = paired_folders(place.path, scale)
+    folders = paired_folders(storage.path, scale)
     if folders is None:
         raise BadRequest(
             f"{uri} holds several sets of HR and LR images, or one for other scales than {scale}; name one set, or its "
@@ -222,11 +222,11 @@ def _hr_and_lr(uri: str, scale: int) -> tuple[str, str | None]:
     return str(hr), None if lr is None else str(lr)
 
 
-def _hr_and_lr_in_store(uri: str, place: Place, scale: int) -> tuple[str, str | None]:
+def _hr_and_lr_in_store(uri: str, storage: StoragePath, scale: int) -> tuple[str, str | None]:
     """``HR`` and ``LR``, as the export job writes them, or ``xS/HR`` and ``xS/LR``; other layouts are for disks."""
     for prefix in ("", f"x{scale}/"):
         names = [f"{prefix}HR", f"{prefix}LR"]
-        infos = place.filesystem.get_file_info([f"{place.path}/{name}" for name in names])
+        infos = storage.filesystem.get_file_info([f"{storage.path}/{name}" for name in names])
         hr, lr = (joined(uri, name) if info.type == FileType.Directory else None
                   for name, info in zip(names, infos, strict=True))  # fmt: skip
         if hr is not None:

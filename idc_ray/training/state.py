@@ -19,7 +19,7 @@ from torch import Tensor
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import ModelSpec, checkpoint_bytes, read_metadata
 from idc_ray.redact import redact_all
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.training.low_precision import Precision
 
 __all__ = [
@@ -99,7 +99,7 @@ class SavedState:
             raise ValueError(str(error)) from error
 
 
-def begin_training(place: Place, record: TrainRecord, overwrite: bool) -> TrainRecord:
+def begin_training(storage: StorageFolder, record: TrainRecord, overwrite: bool) -> TrainRecord:
     """Start a training in an output, or continue the one that is there.
 
     Returns:
@@ -109,80 +109,80 @@ def begin_training(place: Place, record: TrainRecord, overwrite: bool) -> TrainR
         BadRequest: another training is there; the message lists what differs.
     """
     record = replace(record, config=redact_all(record.config))
-    found = check_output(place, record, overwrite)
+    found = check_output(storage, record, overwrite)
     if found is not None:
-        if found != read_record(place):  # another number of steps
-            place.write_json(RECORD, asdict(found))
+        if found != read_record(storage):  # another number of steps
+            storage.write_json(RECORD, asdict(found))
         return found
     for name in (STATE, LAST, BEST):  # the record last: killed in between, the new training starts from nothing
-        place.delete(name)
-    place.write_json(RECORD, asdict(record))
+        storage.delete(name)
+    storage.write_json(RECORD, asdict(record))
     return record
 
 
-def check_output(place: Place, record: TrainRecord, overwrite: bool) -> TrainRecord | None:
+def check_output(storage: StorageFolder, record: TrainRecord, overwrite: bool) -> TrainRecord | None:
     """The stored record if the training continues the one in the output; None if it starts. Nothing is written.
 
     Raises:
         BadRequest: another training is there; the message lists what differs.
     """
-    found = read_record(place)
+    found = read_record(storage)
     if found is None or overwrite:
         return None
     if found.digest == record.digest:
         return found
     asked = replace(record, config=redact_all(record.config))
     if not found.family or found.family != record.family:
-        raise BadRequest(f"{place.uri} holds another training; {_difference(found, asked)}{FRESH}")
-    state = read_state(place)
+        raise BadRequest(f"{storage.uri} holds another training; {_difference(found, asked)}{FRESH}")
+    state = read_state(storage)
     if state is not None and state.step > record.config["iterations"]:
         raise BadRequest(
-            f"iterations is {record.config['iterations']}, but {place.uri} has done {state.step} steps; "
+            f"iterations is {record.config['iterations']}, but {storage.uri} has done {state.step} steps; "
             f"raise --iterations to continue it, or {FRESH}"
         )
     return replace(found, digest=record.digest, config=asked.config, tracked=False)
 
 
-def read_record(place: Place) -> TrainRecord | None:
+def read_record(storage: StorageFolder) -> TrainRecord | None:
     """The stored record; None if there is none."""
-    stored = place.read_json(RECORD, FRESH)
+    stored = storage.read_json(RECORD, FRESH)
     return None if stored is None else TrainRecord(**stored)
 
 
-def update_record(place: Place, **changes: Any) -> TrainRecord:
+def update_record(storage: StorageFolder, **changes: Any) -> TrainRecord:
     """Change fields of the stored record, which must be there."""
-    record = read_record(place)
+    record = read_record(storage)
     assert record is not None
     record = replace(record, **changes)
-    place.write_json(RECORD, asdict(record))
+    storage.write_json(RECORD, asdict(record))
     return record
 
 
-def read_state(place: Place) -> SavedState | None:
+def read_state(storage: StorageFolder) -> SavedState | None:
     """The last saved state; None if there is none.
 
     Raises:
         IdcError: it is damaged.
     """
-    data = place.read(STATE)
+    data = storage.read(STATE)
     if data is None:
         return None
     try:
         return SavedState.from_bytes(data)
     except ValueError as error:
-        raise IdcError(f"{place.shown(STATE)} cannot be read ({error}); {FRESH}") from error
+        raise IdcError(f"{storage.shown(STATE)} cannot be read ({error}); {FRESH}") from error
 
 
-def write_state(place: Place, state: SavedState) -> None:
+def write_state(storage: StorageFolder, state: SavedState) -> None:
     """Save a state in place of the one before."""
-    place.write(STATE, state.to_bytes())
+    storage.write(STATE, state.to_bytes())
 
 
 def write_checkpoint(
-    place: Place, name: str, spec: ModelSpec, weights: Mapping[str, Tensor], notes: Mapping[str, Any]
+    storage: StorageFolder, name: str, spec: ModelSpec, weights: Mapping[str, Tensor], notes: Mapping[str, Any]
 ) -> None:
     """Write weights that evaluation, condensation and :func:`idc_ray.models.load_upscaler` take."""
-    place.write(name, checkpoint_bytes(spec, weights, notes))
+    storage.write(name, checkpoint_bytes(spec, weights, notes))
 
 
 def _difference(found: TrainRecord, asked: TrainRecord) -> str:

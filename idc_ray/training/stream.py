@@ -91,7 +91,7 @@ def _blocks(source: Source, part: int, order: random.Random) -> list[pa.Table]:
         rows = pa.table({"shard": pa.array(source.shards, pa.int64())})
         size = 1
     else:
-        rows = source.found.manifest
+        rows = source.listing.manifest
         size = max(1, math.ceil(rows.num_rows / MAX_BLOCKS))
     chosen = list(range(rows.num_rows))
     order.shuffle(chosen)  # images of a folder are sorted by name, and often of a kind
@@ -102,7 +102,7 @@ def _blocks(source: Source, part: int, order: random.Random) -> list[pa.Table]:
 
 def _emptied(source: Source) -> Source:
     """Without its rows, which would go to every task."""
-    return source.only([]) if isinstance(source, CondensedSource) else source.only(source.found.manifest.slice(0, 0))
+    return source.only([]) if isinstance(source, CondensedSource) else source.only(source.listing.manifest.slice(0, 0))
 
 
 def _piece_pixels(source: Source, config: TrainConfig) -> int:
@@ -124,7 +124,7 @@ class _ReadAny:
 
 
 @lru_cache(maxsize=1)  # of a process that reads one image after another
-def _labeller(labels: bytes, scale: int, name: str) -> Relabel:
+def _labeler(labels: bytes, scale: int, name: str) -> Relabel:
     return load_upscaler(labels, scale=scale, device=torch.device("cpu"), name=name).upscale_image
 
 
@@ -154,7 +154,7 @@ class _Read:
             source.only(batch["shard"].to_pylist()) if isinstance(source, CondensedSource) else source.only(batch)
         )
         if self.labels is not None:
-            chosen = chosen.labelled_by(_labeller(self.labels, config.scale, str(config.labels_from)))
+            chosen = chosen.labelled_by(_labeler(self.labels, config.scale, str(config.labels_from)))
         for pair in chosen.pairs(lambda image_id: not apart(image_id)):
             pieces = list(_pieces(pair, config))
             area = pair.lr.shape[0] * pair.lr.shape[1] / len(pieces)  # pieces overlap; no pixel shall count twice

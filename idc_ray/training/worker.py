@@ -17,7 +17,7 @@ from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
 from idc_ray.models import Upscaler, load_upscaler
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.training.data import fits_in_memory, labelled, open_sources, resident_patches
 from idc_ray.training.device import set_up_training
 from idc_ray.training.fit import Event, World, fit
@@ -35,7 +35,7 @@ class TrainJob:
     """Sent to every worker."""
 
     config: TrainConfig
-    place: Place
+    storage: StorageFolder
     labels: bytes | None
     notes: dict[str, Any]
     events: Queue
@@ -50,7 +50,7 @@ def run_worker(arguments: dict[str, Any]) -> None:
     threads = job.config.workers.threads or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
     set_up_training(threads)
 
-    def tell(event: Event) -> None:
+    def report(event: Event) -> None:
         if event["kind"] == "validation":
             event = {**event, "pictures": [encode_png(picture) for picture in event["pictures"]]}
         job.events.put(event)
@@ -63,17 +63,17 @@ def run_worker(arguments: dict[str, Any]) -> None:
             device,
             (lambda m: DistributedDataParallel(m, broadcast_buffers=False)) if size > 1 else (lambda m: m),
         )
-        fit(job.config, feed, validation, job.place, tell, job.notes, world, labeler=_labeler(job, device))
+        fit(job.config, feed, validation, job.storage, report, job.notes, world, labeler=_labeler(job, device))
     except IdcError as error:  # to try again would not help
         job.events.put({"kind": "error", "error": error})
 
 
 def _record(job: TrainJob) -> TrainRecord:
     """What the driver stored: who does not see it would write where nobody looks, and start anew after a kill."""
-    record = read_record(job.place)
+    record = read_record(job.storage)
     if record is None or record.digest != job.notes["digest"]:
         raise BadRequest(
-            f"a worker on {platform.node()} does not find at {job.place.uri} what the driver wrote there; name an "
+            f"a worker on {platform.node()} does not find at {job.storage.uri} what the driver wrote there; name an "
             "--output that all machines see: a shared file system, or an object store such as s3://BUCKET/FOLDER"
         )
     return record
@@ -111,5 +111,5 @@ def _resident(job: TrainJob, record: TrainRecord, sources: list[Source], device:
     if context.get_world_size() > 1:
         torch.distributed.all_reduce(fits, torch.distributed.ReduceOp.MIN)
     if context.get_world_rank() == 0:
-        update_record(job.place, resident=bool(fits))
+        update_record(job.storage, resident=bool(fits))
     return bool(fits)

@@ -14,7 +14,7 @@ import ray
 from idc_ray.comparison.schedule import Outcome
 from idc_ray.comparison.tasks import guarded
 from idc_ray.condensation.load import load_condenser
-from idc_ray.condensation.tasks import ImageTask, Known
+from idc_ray.condensation.tasks import ImageTask, TeacherCache
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import IdcError
 from idc_ray.pipeline.device import set_up_torch
@@ -51,7 +51,7 @@ class Bench:
         teacher: reference to the checkpoint.
         images: reference to the list of tasks.
         validation: reference to the pairs that are scored on.
-        known: references to lists of measurements, one for each image, by depth.
+        teacher_cache: references to lists of measurements, one for each image, by depth.
         pixels: LR pixels of all images.
     """
 
@@ -59,23 +59,23 @@ class Bench:
     teacher: ray.ObjectRef[bytes]
     images: ray.ObjectRef[list[ImageTask]]
     validation: ray.ObjectRef[list[Pair]]
-    known: dict[Depth, Any]
+    teacher_cache: dict[Depth, Any]
     pixels: int
 
     def tasks(self, condense: CondenseConfig) -> list[ImageTask]:
         """The images, with what is known of them at a trial's depth. Arrays are views of the object store."""
         images: list[ImageTask] = ray.get(self.images)
-        reference = self.known.get(depth_of(condense))
+        reference = self.teacher_cache.get(depth_of(condense))
         if reference is None:
             return images
-        known: list[Known] = ray.get(reference)
-        return [replace(task, known=each) for task, each in zip(images, known, strict=True)]
+        teacher_cache: list[TeacherCache] = ray.get(reference)
+        return [replace(task, teacher_cache=each) for task, each in zip(images, teacher_cache, strict=True)]
 
 
 def depth_of(config: CondenseConfig) -> Depth:
     """Names what :meth:`Condenser.measure` depends on; equal for trials that may share it."""
     rlff = config.rlff
-    network = (config.guided_by, rlff.feature_layer)
+    network = (config.resolved_feature_network, rlff.feature_layer)
     return (*network, config.tile_size, rlff.padding, config.slots, config.method == "ncfd")
 
 
@@ -96,14 +96,14 @@ def set_up_bench(plan: Plan, options: dict[str, Any]) -> Bench:
         depths = {}
     room = FEATURE_BYTES // max(1, len(depths))
     tasks = [_measure.options(**options).remote(config, teacher, images, room) for config in depths.values()]
-    known = {}
+    teacher_cache = {}
     for depth, (outcome, measured) in zip(depths, tasks, strict=True):
         status, value = ray.get(outcome)
         if status == "failed":
             raise IdcError(value)
-        known[depth] = measured
+        teacher_cache[depth] = measured
         log.info("measured %d images by the %s at layer %s, tiles of %d: %s", len(plan.images), *depth[:3], value)
-    return Bench(plan.settings, teacher, images, ray.put(plan.validation), known, plan.pixels)
+    return Bench(plan.settings, teacher, images, ray.put(plan.validation), teacher_cache, plan.pixels)
 
 
 def _depths(settings: Settings) -> Iterator[CondenseConfig]:
@@ -127,21 +127,25 @@ def _count(parameter: Parameter) -> float:
     return math.inf if parameter.kind.endswith("uniform") else len(parameter.grid(MOST_DEPTHS + 1))
 
 
-def _measured(config: CondenseConfig, teacher: bytes, images: list[ImageTask], room: int) -> tuple[str, list[Known]]:
+def _measured(
+    config: CondenseConfig, teacher: bytes, images: list[ImageTask], room: int
+) -> tuple[str, list[TeacherCache]]:
     device = set_up_torch(config.actors, has_gpu=bool(ray.get_gpu_ids()))
     condenser = load_condenser(config, teacher, device)
-    known: list[Known] = []
+    teacher_cache: list[TeacherCache] = []
     size = 0
     for image in images:
         measured = condenser.measure(image.lr, keep_features=size < room)
         size += sum(maps.nbytes for maps in measured.features)
-        known.append(measured)
-    kept = sum(bool(each.features) for each in known)
-    return f"features of {kept} kept, {size / 2**20:.0f} MiB", known
+        teacher_cache.append(measured)
+    kept = sum(bool(each.features) for each in teacher_cache)
+    return f"features of {kept} kept, {size / 2**20:.0f} MiB", teacher_cache
 
 
 @_task
-def _measure(config: CondenseConfig, teacher: bytes, images: list[ImageTask], room: int) -> tuple[Outcome, list[Known]]:
+def _measure(
+    config: CondenseConfig, teacher: bytes, images: list[ImageTask], room: int
+) -> tuple[Outcome, list[TeacherCache]]:
     """Two objects, the second one large; errors are values, since Ray loses their types."""
     status, value = guarded(lambda: _measured(config, teacher, images, room))
     return ((status, value), []) if status == "failed" else (("ok", value[0]), value[1])

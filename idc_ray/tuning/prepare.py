@@ -23,7 +23,7 @@ from idc_ray.config.train import Validation
 from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import MAX_PIXELS
-from idc_ray.images import Found, Instance
+from idc_ray.images import ImageListing, Instance
 from idc_ray.images.locate import absolute
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.inputs import find_input, only, read_teacher, readable_samples
@@ -107,7 +107,7 @@ def prepare(asked: TuneConfig, photographs: str | None = None) -> Plan:
     return Plan(settings, teacher, images, validation, _sweep(settings, teacher, instances, validation), lists)
 
 
-def _to_condense(rest: Found, reading: CondenseConfig, count: int, validation: list[Pair]) -> list[Instance]:
+def _to_condense(rest: ImageListing, reading: CondenseConfig, count: int, validation: list[Pair]) -> list[Instance]:
     """Up to ``count`` images that can be condensed, and are not scored on."""
     there = rest.manifest.num_rows
     if not there:
@@ -132,7 +132,7 @@ def _to_condense(rest: Found, reading: CondenseConfig, count: int, validation: l
     return instances
 
 
-def _validation(config: TuneConfig, found: Found, reading: CondenseConfig) -> tuple[list[Pair], Found]:
+def _validation(config: TuneConfig, found: ImageListing, reading: CondenseConfig) -> tuple[list[Pair], ImageListing]:
     """What is scored on, and the images that are left to be condensed."""
     if config.validation is not None:
         named = Validation(images=config.validation, max_images=config.validation_images)
@@ -157,7 +157,7 @@ def _validation(config: TuneConfig, found: Found, reading: CondenseConfig) -> tu
     return pairs, rest
 
 
-def _lists(found: Found, named: dict[str, list[str]]) -> dict[str, bytes]:
+def _lists(found: ImageListing, named: dict[str, list[str]]) -> dict[str, bytes]:
     """List files by name, of sources that are files of this machine: others, and rows of Parquet, no list can name."""
     if not isinstance(found.filesystem, LocalFileSystem):
         return {}

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.store.filesystem import Place
+from idc_ray.store.filesystem import StorageFolder
 
 __all__ = ["Records", "SeedOutcome", "Sweep", "TrialRecord", "add_seconds", "begin_sweep", "now"]
 
@@ -95,11 +95,11 @@ class Records:
     """All trials of an output.
 
     Args:
-        place: the output.
+        storage: the output.
     """
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, storage: StorageFolder) -> None:
+        self._place = storage
 
     def read_all(self) -> list[TrialRecord]:
         """By ascending number.
@@ -121,8 +121,8 @@ class Records:
         self._place.write_json(f"{TRIALS}/{record.number:05d}.json", asdict(record))
 
 
-def _trial_files(place: Place) -> list[str]:
-    return sorted(name for name in place.files(TRIALS) if re.fullmatch(r"\d{5,}\.json", name))
+def _trial_files(storage: StorageFolder) -> list[str]:
+    return sorted(name for name in storage.files(TRIALS) if re.fullmatch(r"\d{5,}\.json", name))
 
 
 def _points(values: list[list[Any]]) -> list[tuple[int, float]]:
@@ -144,11 +144,11 @@ class Sweep:
     seconds: float = 0.0
 
 
-def begin_sweep(place: Place, asked: Sweep, overwrite: bool, ours: tuple[str, ...]) -> Sweep:
+def begin_sweep(storage: StorageFolder, asked: Sweep, overwrite: bool, ours: tuple[str, ...]) -> Sweep:
     """Start a sweep in an output, or continue the one that is there.
 
     Args:
-        place: the output.
+        storage: the output.
         asked: the sweep that is wanted.
         overwrite: discard another one, and this one too.
         ours: names of files that a sweep leaves, besides its trials.
@@ -159,30 +159,30 @@ def begin_sweep(place: Place, asked: Sweep, overwrite: bool, ours: tuple[str, ..
     Raises:
         BadRequest: another one is there; the message lists what differs.
     """
-    stored = place.read_json(SWEEP, FRESH)
+    stored = storage.read_json(SWEEP, FRESH)
     if stored is not None and not overwrite:
         try:
             found = Sweep(**stored)
         except TypeError as error:
-            raise BadRequest(f"{place.shown(SWEEP)} is not a record of a sweep ({error}); {FRESH}") from None
+            raise BadRequest(f"{storage.shown(SWEEP)} is not a record of a sweep ({error}); {FRESH}") from None
         if found.digest != asked.digest:
             names = sorted(found.settings.keys() | asked.settings.keys())
             pairs = [(name, found.settings.get(name), asked.settings.get(name)) for name in names]
             lines = "".join(f"  {name}: {there!r} -> {here!r}\n" for name, there, here in pairs if there != here)
-            raise BadRequest(f"{place.uri} holds another sweep; there -> asked for:\n{lines}{FRESH}")
+            raise BadRequest(f"{storage.uri} holds another sweep; there -> asked for:\n{lines}{FRESH}")
         return found
-    trials = [f"{TRIALS}/{name}" for name in _trial_files(place)]
+    trials = [f"{TRIALS}/{name}" for name in _trial_files(storage)]
     if trials and not overwrite:
-        raise BadRequest(f"{place.uri} holds trials, but no {SWEEP} that says of which sweep; {FRESH}")
+        raise BadRequest(f"{storage.uri} holds trials, but no {SWEEP} that says of which sweep; {FRESH}")
     for name in [*trials, *ours]:  # the sweep's own record last: killed in between, nothing old is taken for new
-        place.delete(name)
-    place.write_json(SWEEP, asdict(asked))
+        storage.delete(name)
+    storage.write_json(SWEEP, asdict(asked))
     return asked
 
 
-def add_seconds(place: Place, sweep: Sweep, seconds: float) -> None:
+def add_seconds(storage: StorageFolder, sweep: Sweep, seconds: float) -> None:
     """Keep how long all launches have run: ``seconds`` more than the stored sweep says."""
-    place.write_json(SWEEP, asdict(replace(sweep, seconds=sweep.seconds + seconds)))
+    storage.write_json(SWEEP, asdict(replace(sweep, seconds=sweep.seconds + seconds)))
 
 
 def now() -> str:

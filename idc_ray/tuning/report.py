@@ -137,9 +137,9 @@ def _cells(plan: Plan, records: Sequence[TrialRecord]) -> list[list[str]]:
         notes = [STATUSES[record.status], "front" if several and record.number in front else ""]
         notes.append(" ".join(record.reason.split()))
         values = [_short(record.draw[name]) if name in record.draw else "" for name in plan.space.names]
-        place = str(rank) if record.ended_well else ""
+        storage = str(rank) if record.ended_well else ""
         rows.append(
-            [place, str(record.number), psnr, *numbers, str(record.step), *values, "; ".join(filter(None, notes))]
+            [storage, str(record.number), psnr, *numbers, str(record.step), *values, "; ".join(filter(None, notes))]
         )
     return [titles, *rows]
 

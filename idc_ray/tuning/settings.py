@@ -86,7 +86,7 @@ class Settings:
         return self.space.point(flatten(CondenseConfig, fixed.model_dump(), "the defaults"))
 
     @property
-    def looks(self) -> list[int]:
+    def eval_steps(self) -> list[int]:
         """Steps before its end at which a student is scored: the rungs, or half-way where nothing is stopped.
 
         No more: to score a small student on whole images costs as much as hundreds of its steps.
@@ -165,7 +165,7 @@ def check_space(settings: Settings, teacher: bytes) -> None:
                     f"train.patch_size is {settings.train.patch_size}, more than tile_size, {side}; set it, such as "
                     f"--train '{{patch_size: {side}}}', or vary larger tiles"
                 )
-            networks = (condense.guided_by, condense.rlff.feature_layer, side)
+            networks = (condense.resolved_feature_network, condense.rlff.feature_layer, side)
             if networks not in tried:
                 load_networks(condense, teacher, torch.device("cpu"))
                 tried.add(networks)

@@ -17,7 +17,7 @@ def track_trial(family: RunFamily, record: TrialRecord) -> None:
     if record.status not in STATUSES:
         return
 
-    def tell(run: Tracker) -> None:
+    def report(run: Tracker) -> None:
         params = {name: label(value) for name, value in record.draw.items()}
         run.log_params(params | {"trial": record.number, "status": record.status})
         if record.reason:
@@ -29,7 +29,7 @@ def track_trial(family: RunFamily, record: TrialRecord) -> None:
         for each in record.seeds:
             run.log_metrics(each.seed, {"seed_psnr": each.psnr})
 
-    family.child(run_name(record), tell, STATUSES[record.status])
+    family.child(run_name(record), report, STATUSES[record.status])
 
 
 def run_name(record: TrialRecord) -> str:

@@ -64,17 +64,17 @@ class Report:
         return {**asdict(self), "seeds": [asdict(each) for each in self.seeds]}
 
 
-def run_trial(draw: Draw, bench: Bench, tell: Callable[[Report], None]) -> None:
+def run_trial(draw: Draw, bench: Bench, report: Callable[[Report], None]) -> None:
     """Run a trial to its end; whatever goes wrong with it is told as a report, so that it is not tried again.
 
     Args:
         draw: the point of the space.
         bench: what trials share.
-        tell: called with each report; may end the trial by raising ``SystemExit``.
+        report: called with each report; may end the trial by raising ``SystemExit``.
     """
-    status, value = guarded(lambda: _run_seeds(draw, bench, tell))
+    status, value = guarded(lambda: _run_seeds(draw, bench, report))
     if status == "failed":
-        tell(Report(failed=value))
+        report(Report(failed=value))
 
 
 def trainable(config: dict[str, Any], bench: Bench) -> None:
@@ -82,7 +82,7 @@ def trainable(config: dict[str, Any], bench: Bench) -> None:
     run_trial(config["draw"], bench, lambda report: ray_tune.report(report.as_result()))
 
 
-def _run_seeds(draw: Draw, bench: Bench, tell: Callable[[Report], None]) -> None:
+def _run_seeds(draw: Draw, bench: Bench, report: Callable[[Report], None]) -> None:
     settings = bench.settings
     seeds = settings.config.seeds
     done: list[SeedOutcome] = []
@@ -93,10 +93,10 @@ def _run_seeds(draw: Draw, bench: Bench, tell: Callable[[Report], None]) -> None
         def at_rung(outcome: SeedOutcome, first: bool = index == 0) -> None:
             step = outcome.curve[-1][0]
             if first and step < settings.train.iterations:  # a later seed is judged by its end alone
-                tell(_report([outcome], step, finished=False))
+                report(_report([outcome], step, finished=False))
 
         done.append(_run_seed(condense, train, bench, at_rung))
-        tell(_report(done, train.iterations * len(done), finished=len(done) == len(seeds)))
+        report(_report(done, train.iterations * len(done), finished=len(done) == len(seeds)))
 
 
 def _report(seeds: list[SeedOutcome], step: int, finished: bool) -> Report:
@@ -144,7 +144,7 @@ def _run_seed(
     pairs: list[Pair] = ray.get(bench.validation)
     with tempfile.TemporaryDirectory(prefix="idc_trial_") as folder:
         world = World(device=device)
-        fit(train, patches, pairs, resolve(folder), listen, {}, world, bench.settings.looks)
+        fit(train, patches, pairs, resolve(folder), listen, {}, world, bench.settings.eval_steps)
     return outcome
 
 
@@ -172,9 +172,9 @@ def _condense(config: CondenseConfig, bench: Bench, device: torch.device) -> tup
 
 
 def _difficulty(condenser: Condenser, task: ImageTask) -> float:
-    if task.known is None:
+    if task.teacher_cache is None:
         return condenser.difficulty(task.lr)
-    return float(torch.tensor(task.known.difficulties).double().mean())
+    return float(torch.tensor(task.teacher_cache.difficulties).double().mean())
 
 
 def _pairs(name: str, result: Condensed) -> list[Pair]:

@@ -20,7 +20,7 @@ from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import tell_if_no_room
 from idc_ray.store import holder_text
-from idc_ray.store.filesystem import Place, resolve
+from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.lock import lock
 from idc_ray.tracking import tracking_uri
 from idc_ray.tuning.bench import Bench, set_up_bench
@@ -56,13 +56,13 @@ class Tuned:
     """A launch that has come to its end.
 
     Attributes:
-        place: the output, which has the best settings in ``best.yaml``.
+        storage: the output, which has the best settings in ``best.yaml``.
         trials: best first; those that did not come to their end, last.
         table: the same for people.
         failure: why there is no best one.
     """
 
-    place: Place
+    storage: StorageFolder
     trials: list[TrialRecord]
     table: str
     failure: IdcError | None
@@ -87,7 +87,7 @@ def tune(config: TuneConfig) -> int:
     plan = prepared(config)
     print(plan.config.to_yaml(), flush=True)
     tuned = run_tune(plan)
-    print(f"{tuned.table}\n{'output':<15} {tuned.place.uri}", flush=True)
+    print(f"{tuned.table}\n{'output':<15} {tuned.storage.uri}", flush=True)
     if tuned.failure is not None:
         raise tuned.failure
     return 0
@@ -107,12 +107,12 @@ def run_tune(plan: Plan) -> Tuned:
     config = plan.config
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)
-    place = resolve(config.output)
-    place.check_writable()
-    with lock(place, holder_text()):
-        sweep = begin_sweep(place, plan.sweep, config.overwrite, OURS)
-        place.write("config.yaml", config.to_yaml().encode())
-        return _Sweep(plan, place, sweep.seconds).run()
+    storage = resolve(config.output)
+    storage.check_writable()
+    with lock(storage, holder_text()):
+        sweep = begin_sweep(storage, plan.sweep, config.overwrite, OURS)
+        storage.write("config.yaml", config.to_yaml().encode())
+        return _Sweep(plan, storage, sweep.seconds).run()
 
 
 def prepared(config: TuneConfig, photographs: str | None = None) -> Plan:
@@ -124,10 +124,10 @@ def prepared(config: TuneConfig, photographs: str | None = None) -> Plan:
 class _Sweep:
     """One launch."""
 
-    def __init__(self, plan: Plan, place: Place, seconds_before: float) -> None:
-        self.plan, self.place, self.config = plan, place, plan.config
+    def __init__(self, plan: Plan, storage: StorageFolder, seconds_before: float) -> None:
+        self.plan, self.storage, self.config = plan, storage, plan.config
         self.seconds_before, self.begin = seconds_before, time.monotonic()
-        self.records = Records(place)
+        self.records = Records(storage)
         self.known = {record.number: record for record in self.records.read_all()}
         points = len(plan.space.grid(plan.config.grid_points)) if plan.config.search == "grid" else None
         points = plan.space.fewer_points_than(plan.config.samples) if points is None else points
@@ -137,7 +137,7 @@ class _Sweep:
     def run(self) -> Tuned:
         config = self.config
         log.info("%d of %d trials done before", self.ended_before, self.total)
-        self.tracking = RunFamily(config.mlflow, config, config.output, self.place, self.plan.sweep.digest)
+        self.tracking = RunFamily(config.mlflow, config, config.output, self.storage, self.plan.sweep.digest)
         try:
             with Heartbeat("telling MLflow what is done"):
                 for record in list(self.known.values()):
@@ -157,7 +157,7 @@ class _Sweep:
             raise
         found = any(record.ended_well for record in self.known.values())
         self.tracking.finish("FINISHED" if found else "FAILED")
-        return Tuned(self.place, ranked(list(self.known.values())), table, None if found else self._failure())
+        return Tuned(self.storage, ranked(list(self.known.values())), table, None if found else self._failure())
 
     def _failure(self) -> IdcError:
         reasons = {record.reason for record in self.known.values() if record.reason}
@@ -245,7 +245,7 @@ class _Sweep:
         log.info("%s; %s", _line(record), self._progress())
 
     def _keep_seconds(self) -> None:
-        add_seconds(self.place, self.plan.sweep, self.seconds_before + time.monotonic() - self.begin)
+        add_seconds(self.storage, self.plan.sweep, self.seconds_before + time.monotonic() - self.begin)
 
     def _progress(self) -> str:
         """Such as ``12 of 30 trials, best 31.234 dB (trial 7), about 3 h 10 min left``."""
@@ -272,7 +272,7 @@ class _Sweep:
 
     def _write(self, files: dict[str, bytes]) -> None:
         for name, content in files.items():
-            self.place.write(name, content)
+            self.storage.write(name, content)
 
 
 def _line(record: TrialRecord) -> str:

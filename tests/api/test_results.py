@@ -16,11 +16,11 @@ from tests.comparison.conftest import result
 
 def test_the_checkpoint_is_the_best_one_if_there_is_one() -> None:
     """Catches the last network in place of the best, and a file that is not there without validation."""
-    place = resolve("/x/student")
-    validated = idc_ray.TrainResult.of(Trained(place, 100, 33.5, 80))
+    storage = resolve("/x/student")
+    validated = idc_ray.TrainResult.of(Trained(storage, 100, 33.5, 80))
     assert (validated.checkpoint, validated.last) == ("/x/student/best.safetensors", "/x/student/last.safetensors")
     assert repr(validated) == "TrainResult(output='/x/student', num_steps=100, best_psnr=33.5)"
-    assert idc_ray.TrainResult.of(Trained(place, 100, None, None)).checkpoint == "/x/student/last.safetensors"
+    assert idc_ray.TrainResult.of(Trained(storage, 100, None, None)).checkpoint == "/x/student/last.safetensors"
 
 
 def test_a_comparison_gives_means_over_seeds_and_keeps_what_failed() -> None:

@@ -150,9 +150,9 @@ def test_other_data_gets_other_names_and_another_benchmark_trains_nothing_anew()
 
 def test_names_do_not_depend_on_the_other_arms() -> None:
     """Catches results that are lost when an arm is added."""
-    alone = arms_of(methods="random", labels="real")[0].result_name(DATA, 0)
+    isolated = arms_of(methods="random", labels="real")[0].result_name(DATA, 0)
     among = {arm.core: arm for arm in arms_of(students=["edsr_small", "tiny"])}
-    assert among["random-0.2-real-per_image"].result_name(DATA, 0) == alone
+    assert among["random-0.2-real-per_image"].result_name(DATA, 0) == isolated
 
 
 def test_the_reference_is_named_by_its_beginning() -> None:
@@ -172,9 +172,9 @@ def test_other_lr_images_are_another_input(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(encode_png(np.zeros((side, side, 3), np.uint8)))
     hr = str(tmp_path / "hr")
-    found = [find_images(hr, lr_input=lr) for lr in (None, str(tmp_path / "lr"), str(tmp_path / "other"))]
-    assert len({input_digest(each) for each in found}) == 3
-    assert input_digest(find_images(hr)) == input_digest(found[0])
+    listing = [find_images(hr, lr_input=lr) for lr in (None, str(tmp_path / "lr"), str(tmp_path / "other"))]
+    assert len({input_digest(each) for each in listing}) == 3
+    assert input_digest(find_images(hr)) == input_digest(listing[0])
 
 
 def test_a_start_is_checked_and_named_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ def test_seconds_are_those_of_training(tmp_path: Path) -> None:
     """
     history = History(resolve(str(tmp_path)))
     for event in (validation(5, 29.0), progress(10, 5.0), validation(12, 30.0), progress(20, 2.0)):
-        history.tell(event)
+        history.report(event)
     assert history.points == [(5, 1.0, 29.0), (10, 2.0, None), (12, 3.0, 30.0), (20, 7.0, None)]
     assert history.seconds == 7.0
     assert history.curve == [(5, 29.0), (12, 30.0)]
@@ -31,30 +31,30 @@ def test_seconds_are_those_of_training(tmp_path: Path) -> None:
 def test_an_infinite_psnr_is_no_point_of_the_curve(tmp_path: Path) -> None:
     """Catches a training that fails at its first validation, where all pictures are of one colour: no JSON has it."""
     history = History(resolve(str(tmp_path)))
-    history.tell(validation(5, math.inf))
-    history.tell(progress(10, 5.0))
+    history.report(validation(5, math.inf))
+    history.report(progress(10, 5.0))
     assert (history.curve, history.seconds) == ([], 2.0)
 
 
 def test_a_killed_training_counts_up_to_the_state_that_it_continues_from(tmp_path: Path) -> None:
     """Catches curve points twice, seconds of lost steps, and seconds that begin at 0 after a resume."""
-    place = resolve(str(tmp_path))
-    first = History(place)
+    storage = resolve(str(tmp_path))
+    first = History(storage)
     for event in (progress(10, 10.0), validation(10, 30.0), progress(20, 10.0), validation(20, 31.0)):
-        first.tell(event)
-    again = History(place)  # killed after the validation of step 20, before its state was written
-    again.tell({"kind": "resumed", "step": 10})
+        first.report(event)
+    again = History(storage)  # killed after the validation of step 20, before its state was written
+    again.report({"kind": "resumed", "step": 10})
     assert (again.seconds, again.curve) == (1.0, [(10, 30.0)])
     for event in (progress(20, 5.0), validation(20, 31.0)):
-        again.tell(event)
+        again.report(event)
     assert again.seconds == 1 + 2
     assert again.curve == [(10, 30.0), (20, 31.0)]
 
 
 def test_without_a_state_everything_begins_anew(tmp_path: Path) -> None:
     """Catches the points of a training that was killed before its first state."""
-    place = resolve(str(tmp_path))
-    History(place).tell(validation(10, 30.0))
-    again = History(place)
-    again.tell(progress(5, 1.0))
+    storage = resolve(str(tmp_path))
+    History(storage).report(validation(10, 30.0))
+    again = History(storage)
+    again.report(progress(5, 1.0))
     assert (again.seconds, again.curve) == (5.0, [])

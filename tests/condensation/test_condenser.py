@@ -320,8 +320,8 @@ def test_features_that_are_nan_for_one_image_are_that_images_error_alone(teacher
     results = condenser.condense([_dark(0), _white(1), _dark(2)])
     assert isinstance(results[1], ValueError) and "not finite" in str(results[1])
     healthy = _condenser(teacher, loss__gamma=gamma, iterations=2)
-    for place in (0, 2):
-        _assert_same(results[place], healthy.condense([_dark(place)])[0])
+    for storage in (0, 2):
+        _assert_same(results[storage], healthy.condense([_dark(storage)])[0])
 
 
 def test_a_start_whose_features_are_nan_is_its_images_error(teacher: Teacher) -> None:
@@ -369,8 +369,8 @@ def test_a_budget_that_cannot_be_weighed_is_its_images_error(teacher: Teacher) -
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-@pytest.mark.parametrize("place", ["features", "upscale"])
-def test_too_little_memory_is_raised_and_blamed_on_no_image(teacher: Teacher, error: Exception, place: str) -> None:
+@pytest.mark.parametrize("stage", ["features", "upscale"])
+def test_too_little_memory_is_raised_and_blamed_on_no_image(teacher: Teacher, error: Exception, stage: str) -> None:
     """As an image's own error it would be quarantined; raised, it is tried again with fewer neighbours."""
     armed = False
 
@@ -379,7 +379,7 @@ def test_too_little_memory_is_raised_and_blamed_on_no_image(teacher: Teacher, er
             raise error
         return out
 
-    condenser = _condenser(Wrapped(teacher, **{place: fail}), loss__gamma=0, init="random")
+    condenser = _condenser(Wrapped(teacher, **{stage: fail}), loss__gamma=0, init="random")
     armed = True
     with pytest.raises(type(error)):
         condenser.condense([_task()])
@@ -437,14 +437,14 @@ def test_a_teacher_of_another_scale_is_refused(teacher: Teacher) -> None:
 @pytest.mark.parametrize("settings", [{}, {"allocation": "difficulty"}, {"loss__gamma": 0.3, "rlff__kernel_size": 1}])
 def test_what_another_run_measured_changes_no_bit(teacher: Teacher, settings: dict[str, object]) -> None:
     """Catches features that are taken for another call's, and tiles that depend on whether anything was known."""
-    known = _condenser(teacher, iterations=0).measure(_task().lr)
+    teacher_cache = _condenser(teacher, iterations=0).measure(_task().lr)
     condenser = _condenser(teacher, 0.02, **settings)
-    plain, spared = _one(condenser, _task()), _one(condenser, replace(_task(), known=known))
+    plain, spared = _one(condenser, _task()), _one(condenser, replace(_task(), teacher_cache=teacher_cache))
     assert len(plain.lr_tiles)
     _assert_same(plain, spared)
     only_hardness = _condenser(teacher).measure(_task().lr, keep_features=False)
     assert not only_hardness.features
-    _assert_same(plain, _one(condenser, replace(_task(), known=only_hardness)))
+    _assert_same(plain, _one(condenser, replace(_task(), teacher_cache=only_hardness)))
 
 
 def test_what_is_known_is_not_measured_again(teacher: Teacher) -> None:
@@ -456,10 +456,10 @@ def test_what_is_known_is_not_measured_again(teacher: Teacher) -> None:
         return out
 
     condenser = _condenser(Wrapped(teacher, features=count), iterations=0)
-    known = condenser.measure(_task().lr)
+    teacher_cache = condenser.measure(_task().lr)
     passes.clear()
     _one(condenser, _task())
     plain = len(passes)
     passes.clear()
-    _one(condenser, replace(_task(), known=known))
-    assert plain - len(passes) == len(known.features)
+    _one(condenser, replace(_task(), teacher_cache=teacher_cache))
+    assert plain - len(passes) == len(teacher_cache.features)

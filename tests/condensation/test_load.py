@@ -63,7 +63,7 @@ def test_a_guide_is_another_run() -> None:
 def test_who_guides_unless_told_otherwise(changes: dict[str, object], guide: str) -> None:
     """Catches scale 3 without a guide, a layer sought in a network that nobody named, and one run under two digests."""
     config = small_config(**changes)
-    assert config.guided_by == guide
+    assert config.resolved_feature_network == guide
     assert config.digest("0" * 64) == small_config(**changes, guide=guide).digest("0" * 64)
 
 
@@ -74,8 +74,8 @@ def test_scales_that_a_guide_is_bundled_for() -> None:
 
 def test_the_bundled_teacher_is_its_own_guide() -> None:
     """Else each worker holds it twice."""
-    guide, labeller = load_networks(small_config(), bundled_teacher_bytes(2), CPU)
-    assert guide is labeller
+    guide, labeler = load_networks(small_config(), bundled_teacher_bytes(2), CPU)
+    assert guide is labeler
 
 
 def test_what_does_not_go_together_is_told(checkpoint: bytes) -> None:

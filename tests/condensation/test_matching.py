@@ -107,13 +107,13 @@ def test_an_image_s_tiles_are_the_same_bits_whoever_is_matched_beside_it(
     a = _problem(reader, bank, 0, tiles=3, gamma=gammas[0])
     b, c = _problem(reader, bank, 1, tiles=2, gamma=gammas[1]), _problem(reader, bank, 2, tiles=4, gamma=gammas[1])
 
-    def run(problems: Sequence[MatchingProblem], place: int) -> tuple[Tensor, HeldOutLoss, HeldOutLoss]:
-        result = _matcher(reader, bank, shared, weight_refresh=2).match(problems, 3)[place]
+    def run(problems: Sequence[MatchingProblem], storage: int) -> tuple[Tensor, HeldOutLoss, HeldOutLoss]:
+        result = _matcher(reader, bank, shared, weight_refresh=2).match(problems, 3)[storage]
         return result.tiles, result.start, result.end
 
     alone = run([a], 0)
-    for problems, place in (([a, b], 0), ([a, c], 0), ([b, a], 1), ([c, b, a], 2)):
-        tiles, start, end = run(problems, place)
+    for problems, storage in (([a, b], 0), ([a, c], 0), ([b, a], 1), ([c, b, a], 2)):
+        tiles, start, end = run(problems, storage)
         assert torch.equal(tiles, alone[0])
         assert (start, end) == alone[1:]
     assert not torch.equal(alone[0], a.start)

@@ -158,8 +158,8 @@ def check_readers(s3: S3, folder: Path) -> None:
     assert len(s3.keys("bucket", "pairs/HR")) == len(CondensedDataset(uri))
     (source,) = open_sources(load(TrainConfig, None, {"data": [uri], "patch_size": 8}), None, "cpu")
     assert len(list(source.pairs(lambda _: True))) == len(CondensedDataset(uri))
-    config, place = toy_config(), resolve(s3.uri("bucket/student"))
-    fit(config, feed=toy_patches(config), validation=toy_pairs(1), place=place, tell=lambda _: None, notes={})
+    config, storage = toy_config(), resolve(s3.uri("bucket/student"))
+    fit(config, feed=toy_patches(config), validation=toy_pairs(1), storage=storage, report=lambda _: None, notes={})
     settings = {"model": s3.uri("bucket/student/last.safetensors"), "benchmarks": str(folder), "output": str(folder)}
     picture = toy_pairs(1)[0].lr
     assert make_upscale(load(EvaluateConfig, None, settings))(picture).shape == (48, 48, 3)

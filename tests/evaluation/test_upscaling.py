@@ -60,7 +60,7 @@ def test_the_ensemble_is_the_mean_of_eight_different_outputs() -> None:
         return out
 
     found = self_ensemble(corner)(picture(6, 9))[..., 0]
-    marks = {tuple(place) for place in np.argwhere(found > 0).tolist()}
+    marks = {tuple(storage) for storage in np.argwhere(found > 0).tolist()}
     assert marks == {(r, c) for r in (0, 11) for c in (1, 16)} | {(r, c) for r in (1, 10) for c in (0, 17)}
     assert found.max() == 1
 

@@ -12,8 +12,8 @@ from pyarrow import fs
 
 from idc_ray.errors import BadRequest
 from idc_ray.images import find as module
-from idc_ray.images.find import IMAGE_ENDINGS, Found, find_images
-from idc_ray.images.locate import Place
+from idc_ray.images.find import IMAGE_ENDINGS, ImageListing, find_images
+from idc_ray.images.locate import StoragePath
 from idc_ray.images.manifest import MANIFEST_SCHEMA, image_id
 
 
@@ -33,18 +33,18 @@ def parquet(path: Path, **columns: Any) -> None:
     pq.write_table(pa.table(columns or {"image": pa.array([b"1", b"2"])}), path)
 
 
-def sources(found: Found) -> list[str]:
-    return found.manifest["source"].to_pylist()
+def sources(listing: ImageListing) -> list[str]:
+    return listing.manifest["source"].to_pylist()
 
 
 def test_a_folder_is_searched_to_its_bottom(root: Path) -> None:
     """Catches images of upper-case endings missed, and others counted as images."""
     touch(root, "b.PNG", "a/1.jpg", "a/b/1.jpg", "notes.txt", "a/README", "x.png.bak", ".hidden.png", "data.parquet")
-    found = find_images(str(root))
-    assert sources(found) == ["a/1.jpg", "a/b/1.jpg", "b.PNG"]
-    assert found.ignored == 4
-    assert found.uri == root.as_uri()
-    assert found.manifest.schema == MANIFEST_SCHEMA
+    listing = find_images(str(root))
+    assert sources(listing) == ["a/1.jpg", "a/b/1.jpg", "b.PNG"]
+    assert listing.ignored == 4
+    assert listing.uri == root.as_uri()
+    assert listing.manifest.schema == MANIFEST_SCHEMA
 
 
 @pytest.mark.parametrize("ending", sorted(IMAGE_ENDINGS))
@@ -56,8 +56,8 @@ def test_every_ending_is_found_in_a_folder_and_alone(root: Path, ending: str) ->
 
 def test_ids_do_not_depend_on_where_the_folder_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches absolute paths in ids: a moved folder, or one mounted elsewhere on a worker, would start again."""
-    for place in ("one", "two/deep"):
-        touch(tmp_path / place, "x/1.png", "y/1.png")
+    for storage in ("one", "two/deep"):
+        touch(tmp_path / storage, "x/1.png", "y/1.png")
     monkeypatch.chdir(tmp_path)
     one, two = find_images("one"), find_images(str(tmp_path / "two/deep/"))
     assert one.manifest["image_id"].to_pylist() == two.manifest["image_id"].to_pylist()
@@ -70,11 +70,11 @@ def test_odd_names_survive(root: Path) -> None:
         ["a b.png", "日本.png", "#1.png", "line\nbreak.png", "-rf.png", "100%25.png", "q?.png", 'it\'s "it".png']
     )
     touch(root, *names)
-    found = find_images(str(root))
-    assert sources(found) == names
-    assert len(set(found.manifest["image_id"].to_pylist())) == len(names)
-    for row in found.manifest.to_pylist():
-        with found.filesystem.open_input_file(row["path"]) as file:
+    listing = find_images(str(root))
+    assert sources(listing) == names
+    assert len(set(listing.manifest["image_id"].to_pylist())) == len(names)
+    for row in listing.manifest.to_pylist():
+        with listing.filesystem.open_input_file(row["path"]) as file:
             assert file.read() == b"x"
 
 
@@ -98,8 +98,8 @@ def test_globs(root: Path) -> None:
 def test_a_list_file(root: Path) -> None:
     touch(root, "b.png", "a/odd")
     (root / "train.lst").write_text("b.png\na/odd\nb.png\n")
-    found = find_images(str(root / "train.lst"))
-    assert (sources(found), found.repeated, found.ignored) == (["a/odd", "b.png"], 1, 0)
+    listing = find_images(str(root / "train.lst"))
+    assert (sources(listing), listing.repeated, listing.ignored) == (["a/odd", "b.png"], 1, 0)
 
 
 def test_one_image(root: Path) -> None:
@@ -137,8 +137,8 @@ def test_image_column_chooses_parquet_and_must_have_one(root: Path) -> None:
     touch(root, "thumbnail.png")
     parquet(root / "a.parquet", lr=pa.array([b"1"]), hr=pa.array([b"1"]))
     assert sources(find_images(str(root))) == ["thumbnail.png"]
-    found = find_images(str(root), image_column="hr")
-    assert (sources(found), found.ignored) == (["a.parquet#0"], 1)
+    listing = find_images(str(root), image_column="hr")
+    assert (sources(listing), listing.ignored) == (["a.parquet#0"], 1)
     with pytest.raises(BadRequest, match="no image column 'gt'"):
         find_images(str(root), image_column="gt")
     with pytest.raises(BadRequest, match="has no Parquet files"):
@@ -147,10 +147,10 @@ def test_image_column_chooses_parquet_and_must_have_one(root: Path) -> None:
 
 def test_paired_folders(root: Path) -> None:
     touch(root, "HR/0001.png", "HR/sub/2.png", "LR/0001x2.png", "LR/sub/2.png", "LR/unused.png", "LR/notes.txt")
-    found = find_images(str(root / "HR"), lr_input=str(root / "LR"), scale=2)
-    assert found.manifest["lr_path"].to_pylist() == [str(root / "LR/0001x2.png"), str(root / "LR/sub/2.png")]
-    assert found.lr_uri == (root / "LR").as_uri()
-    assert found.lr_filesystem == found.filesystem
+    listing = find_images(str(root / "HR"), lr_input=str(root / "LR"), scale=2)
+    assert listing.manifest["lr_path"].to_pylist() == [str(root / "LR/0001x2.png"), str(root / "LR/sub/2.png")]
+    assert listing.lr_uri == (root / "LR").as_uri()
+    assert listing.lr_filesystem == listing.filesystem
     alone = find_images(str(root / "HR/0001.png"), lr_input=str(root / "LR"), scale=2)
     assert alone.manifest["lr_path"].to_pylist() == [str(root / "LR/0001x2.png")]
     with pytest.raises(BadRequest, match=r"2 of 2 .*0001\.png"):
@@ -200,10 +200,10 @@ def test_names_that_are_no_utf8_are_found(root: Path) -> None:
     assert sources(find_images(str(root))) == ["a.png", "caf\\xe9.png"]
 
 
-def in_a_store(root: Path) -> Callable[[str], Place]:
+def in_a_store(root: Path) -> Callable[[str], StoragePath]:
     """`locate` for tests: anything but a LocalFileSystem counts as an object store."""
     store = fs.SubTreeFileSystem(str(root), fs.LocalFileSystem())
-    return lambda text: Place(store, text.removeprefix("s3://"), text)
+    return lambda text: StoragePath(store, text.removeprefix("s3://"), text)
 
 
 def test_stores_give_the_same_sources_as_disks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,9 +222,9 @@ def test_stores_give_the_same_sources_as_disks(root: Path, monkeypatch: pytest.M
     local = {case: find_images(str(root / case)) for case in cases}
     monkeypatch.setattr(module, "locate", in_a_store(root))
     for case in cases:
-        found = find_images("s3://" + case)
-        assert sources(found) == sources(local[case])
-        assert found.ignored == local[case].ignored
-        assert all(row["path"].startswith("bucket/") for row in found.manifest.to_pylist())
+        listing = find_images("s3://" + case)
+        assert sources(listing) == sources(local[case])
+        assert listing.ignored == local[case].ignored
+        assert all(row["path"].startswith("bucket/") for row in listing.manifest.to_pylist())
     with pytest.raises(BadRequest, match="does not exist"):
         find_images("s3://bucket/none")

@@ -56,11 +56,11 @@ def test_lr_made_here_equals_the_published_lr(shared_data: Path, name: str, scal
     folder = shared_data / "benchmarks" / name / f"x{scale}"
     if not folder.is_dir():
         folder = shared_data / "data" / "benchmarks" / name / f"x{scale}"
-    found = find_images(str(folder / "HR"), lr_input=str(folder / "LR"), scale=scale)
-    assert found.manifest.num_rows == {"Set5": 5, "Set14": 14}[name]
-    for row in found.manifest.to_pylist():
-        paired = load(ImageRef.from_row(row), found.filesystem, scale=scale)
-        made = load(ImageRef.from_row(row | {"lr_path": None}), found.filesystem, scale=scale)
+    listing = find_images(str(folder / "HR"), lr_input=str(folder / "LR"), scale=scale)
+    assert listing.manifest.num_rows == {"Set5": 5, "Set14": 14}[name]
+    for row in listing.manifest.to_pylist():
+        paired = load(ImageRef.from_row(row), listing.filesystem, scale=scale)
+        made = load(ImageRef.from_row(row | {"lr_path": None}), listing.filesystem, scale=scale)
         np.testing.assert_array_equal(made.lr, paired.lr, err_msg=row["source"])
         assert paired.lr_sha256 is not None
         assert made.lr_sha256 is None
@@ -204,9 +204,9 @@ def test_instances_from_parquet_equal_those_from_files(tmp_path: Path) -> None:
         Image.fromarray(noise(40, 40, seed)).save(buffer, "PNG")
         encoded.append({"bytes": buffer.getvalue(), "path": None})
     pq.write_table(pa.table({"image": encoded}), tmp_path / "a.parquet", row_group_size=3)
-    found = find_images(str(tmp_path / "a.parquet"))
-    for row in found.manifest.to_pylist():
-        one = load(ImageRef.from_row(row), found.filesystem)
+    listing = find_images(str(tmp_path / "a.parquet"))
+    for row in listing.manifest.to_pylist():
+        one = load(ImageRef.from_row(row), listing.filesystem)
         assert one.hr is not None
         np.testing.assert_array_equal(one.hr, noise(40, 40, row["row"]))
         assert one.source_sha256 == hashlib.sha256(encoded[row["row"]]["bytes"]).hexdigest()

@@ -7,7 +7,7 @@ from pyarrow import fs
 
 from idc_ray.errors import BadRequest
 from idc_ray.images.listfile import read_list
-from idc_ray.images.locate import Place, locate
+from idc_ray.images.locate import StoragePath, locate
 
 
 @pytest.fixture
@@ -77,8 +77,10 @@ def test_what_a_list_may_not_say(root: Path, text: str | bytes, message: str) ->
 def test_lists_in_a_store(root: Path) -> None:
     """Nothing is asked about each path there: a million questions would take hours."""
     (root / "lists" / "train.txt").write_text("sub/b c.png\nelsewhere.png\n../other/d.png")
-    place = Place(fs.SubTreeFileSystem(str(root), fs.LocalFileSystem()), "lists/train.txt", "mock://lists/train.txt")
-    entries, _ = read_list(place)
+    storage = StoragePath(
+        fs.SubTreeFileSystem(str(root), fs.LocalFileSystem()), "lists/train.txt", "mock://lists/train.txt"
+    )
+    entries, _ = read_list(storage)
     assert [(e.source, e.path, e.size) for e in entries] == [
         ("sub/b c.png", "lists/sub/b c.png", -1),
         ("elsewhere.png", "lists/elsewhere.png", -1),
@@ -86,7 +88,7 @@ def test_lists_in_a_store(root: Path) -> None:
     ]
     (root / "lists" / "train.txt").write_text("/lists/a.png")
     with pytest.raises(BadRequest, match="relative to the list"):
-        read_list(place)
+        read_list(storage)
 
 
 @pytest.mark.parametrize("line", ["x" * 5000 + ".png", "a/" * 3000 + "b.png"])

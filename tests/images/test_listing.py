@@ -8,7 +8,7 @@ from pyarrow import fs
 
 from idc_ray.errors import BadRequest
 from idc_ray.images.listing import has_wildcard, pattern_regex, split_pattern, walk
-from idc_ray.images.locate import Place, locate
+from idc_ray.images.locate import StoragePath, locate
 
 
 def touch(root: Path, *names: str) -> None:
@@ -17,13 +17,13 @@ def touch(root: Path, *names: str) -> None:
         (root / name).write_bytes(name.encode())
 
 
-def sources(place: Place, depth: int | None = None) -> list[str]:
-    return sorted(entry.source for entry in walk(place, depth))
+def sources(storage: StoragePath, depth: int | None = None) -> list[str]:
+    return sorted(entry.source for entry in walk(storage, depth))
 
 
-def store(root: Path) -> Place:
+def store(root: Path) -> StoragePath:
     """The folder as an object store: anything but a LocalFileSystem is one."""
-    return Place(fs.SubTreeFileSystem(str(root), fs.LocalFileSystem()), "data", "mock://data")
+    return StoragePath(fs.SubTreeFileSystem(str(root), fs.LocalFileSystem()), "data", "mock://data")
 
 
 ODD = [
@@ -141,8 +141,8 @@ def test_patterns_are_split_at_the_first_wildcard() -> None:
 def test_a_folder_that_is_left_out_of_a_store_has_no_neighbours(tmp_path: Path) -> None:
     """Catches an output in a bucket that becomes input, and a folder beside it whose name begins alike."""
     touch(tmp_path, "data/a.png", "data/out/gallery.png", "data/out-of-town/b.png")
-    place = store(tmp_path)
-    out = Place(place.filesystem, "data/out", "mock://data/out")
-    assert sorted(e.source for e in walk(place, without=out)) == ["a.png", "out-of-town/b.png"]
-    elsewhere = Place(fs.LocalFileSystem(), "data/out", "file:///data/out")
-    assert len(list(walk(place, without=elsewhere))) == 3
+    storage = store(tmp_path)
+    out = StoragePath(storage.filesystem, "data/out", "mock://data/out")
+    assert sorted(e.source for e in walk(storage, without=out)) == ["a.png", "out-of-town/b.png"]
+    elsewhere = StoragePath(fs.LocalFileSystem(), "data/out", "file:///data/out")
+    assert len(list(walk(storage, without=elsewhere))) == 3

@@ -14,10 +14,10 @@ from idc_ray.images.locate import locate
 @pytest.mark.parametrize("name", ["plain", "a b", "a#b", "a%20b", "ümläut", "what?", "x[1]", "-dash", "new\nline"])
 def test_local_paths_are_taken_literally(tmp_path: Path, name: str) -> None:
     """Catches paths read as URIs: "#" as a fragment, "%20" as a space."""
-    place = locate(str(tmp_path / name))
-    assert place.path == str(tmp_path / name)
-    assert place.local
-    assert locate(place.uri).path == place.path  # the recorded URI leads back
+    storage = locate(str(tmp_path / name))
+    assert storage.path == str(tmp_path / name)
+    assert storage.local
+    assert locate(storage.uri).path == storage.path  # the recorded URI leads back
 
 
 def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,16 +38,16 @@ def test_file_uris_are_decoded() -> None:
 
 def test_credentials_are_not_recorded() -> None:
     """Catches keys in run.json and in logs."""
-    place = locate("s3://AKIA:sec%2Fret@bucket/my images/*.png?region=eu-west-1&endpoint_override=host:9000")
-    assert place.path == "bucket/my images/*.png"
-    assert isinstance(place.filesystem, fs.S3FileSystem)
-    assert place.uri == "s3://bucket/my%20images/*.png?endpoint_override=host%3A9000"
-    assert not place.local
+    storage = locate("s3://AKIA:sec%2Fret@bucket/my images/*.png?region=eu-west-1&endpoint_override=host:9000")
+    assert storage.path == "bucket/my images/*.png"
+    assert isinstance(storage.filesystem, fs.S3FileSystem)
+    assert storage.uri == "s3://bucket/my%20images/*.png?endpoint_override=host%3A9000"
+    assert not storage.local
 
 
 def test_an_opened_store_can_be_sent_to_workers() -> None:
-    place = pickle.loads(pickle.dumps(locate("s3://bucket/x?region=eu-west-1")))
-    assert place.path == "bucket/x"
+    storage = pickle.loads(pickle.dumps(locate("s3://bucket/x?region=eu-west-1")))
+    assert storage.path == "bucket/x"
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,8 @@ def tiff(values: NDArray[Any], photometric: int, sample_format: int = 1, bits: i
         if len(packed) > 4:
             packed, blob = struct.pack("<I", start + len(blob)), blob + packed
         body += struct.pack("<HHI", tag, kind, len(numbers)) + packed.ljust(4, b"\0")
-    place = body.index(struct.pack("<HHI", 273, 4, 1)) + 8
-    body = body[:place] + struct.pack("<I", start + len(blob)) + body[place + 4 :]
+    storage = body.index(struct.pack("<HHI", 273, 4, 1)) + 8
+    body = body[:storage] + struct.pack("<I", start + len(blob)) + body[storage + 4 :]
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + body + bytes(4) + blob + data
 
 

@@ -106,14 +106,14 @@ def test_parameter_counts_are_the_published_ones(scale: int, expected: int) -> N
 def with_given_weights(model: nn.Module) -> nn.Module:
     """Weights and image of the golden values: from formulas, so that they depend on no random generator."""
 
-    def value(place: int, like: Tensor) -> Tensor:
+    def value(storage: int, like: Tensor) -> Tensor:
         k = torch.arange(like.numel(), dtype=torch.float64)
-        return (0.5 * torch.sin(0.57 * k.square() + place)).view(like.shape)
+        return (0.5 * torch.sin(0.57 * k.square() + storage)).view(like.shape)
 
     state = model.state_dict()
     weights = {
-        name: value(place, state[name]) if state[name].is_floating_point() else state[name]
-        for place, name in enumerate(sorted(state))
+        name: value(storage, state[name]) if state[name].is_floating_point() else state[name]
+        for storage, name in enumerate(sorted(state))
     }
     model.load_state_dict(weights)
     return model.eval()

@@ -57,10 +57,10 @@ def basicsr_names(weights: dict[str, Tensor], blocks: int) -> dict[str, Tensor]:
     names |= {f"body.{i}.body.{j}": f"body.{i}.conv{1 + j // 2}" for i in range(blocks) for j in (0, 2)}
     names |= {f"tail.0.{j}": f"upsample.{j}" for j in (0, 2)}
     return {
-        f"{names[place]}.{kind}": value
+        f"{names[storage]}.{kind}": value
         for key, value in weights.items()
-        for place, _, kind in [key.rpartition(".")]
-        if place in names
+        for storage, _, kind in [key.rpartition(".")]
+        if storage in names
     }
 
 

@@ -17,13 +17,13 @@ def literal(qkv: Tensor, table: Tensor, window: int, shift: int) -> Tensor:
     out = torch.empty(batch, height, width, channels, dtype=qkv.dtype)
     pixels = [(y, x) for y in range(height) for x in range(width)]
 
-    def place(y: int, x: int) -> tuple[int, int]:
+    def storage(y: int, x: int) -> tuple[int, int]:
         # Windows at the border are cut by it: with a shift there is one more of them than without, the first short.
         return (y - shift) // window, (x - shift) // window
 
     for image in range(batch):
         for y, x in pixels:
-            seen = [(j, i) for j, i in pixels if place(j, i) == place(y, x)]
+            seen = [(j, i) for j, i in pixels if storage(j, i) == storage(y, x)]
             for head in range(heads):
                 part = slice(head * size, (head + 1) * size)
                 q, k, v = qkv[image].split(channels, -1)

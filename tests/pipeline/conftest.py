@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from idc_ray.config import CondenseConfig, load_config
-from idc_ray.images import Found, encode_png, find_images, image_id
+from idc_ray.images import ImageListing, encode_png, find_images, image_id
 from idc_ray.models import ModelSpec, checkpoint_bytes
 from idc_ray.pipeline.job import Job
 from idc_ray.store import ImageRecord, QuarantineEntry, RunRecord, Store
@@ -57,14 +57,16 @@ def ids(*names: str) -> list[str]:
     return [image_id(f"{name}.png") for name in names]
 
 
-def make_job(tmp_path: Path, config: CondenseConfig | None = None) -> tuple[Job, Found]:
+def make_job(tmp_path: Path, config: CondenseConfig | None = None) -> tuple[Job, ImageListing]:
     """A job on the folder ``in`` below ``tmp_path``, its output begun in ``out``."""
-    found = find_images(str(tmp_path / "in"))
+    listing = find_images(str(tmp_path / "in"))
     config = config or small_config()
     store = Store.open(str(tmp_path / "out"))
-    store.begin_run(RunRecord(config.model_dump(mode="json"), DIGEST, "t", found.uri, {}, 1, "2026-01-01", "CPUs"))
-    job = Job(config, store, DIGEST, LAUNCH, found.filesystem, found.lr_filesystem, str(tmp_path / "in"), found.uri)
-    return job, found
+    store.begin_run(RunRecord(config.model_dump(mode="json"), DIGEST, "t", listing.uri, {}, 1, "2026-01-01", "CPUs"))
+    job = Job(
+        config, store, DIGEST, LAUNCH, listing.filesystem, listing.lr_filesystem, str(tmp_path / "in"), listing.uri
+    )
+    return job, listing
 
 
 def record(source: str, **changes: object) -> ImageRecord:
@@ -89,7 +91,7 @@ def teacher_bytes() -> bytes:
 
 
 @pytest.fixture
-def job_and_found(tmp_path: Path) -> tuple[Job, Found]:
+def job_and_found(tmp_path: Path) -> tuple[Job, ImageListing]:
     """A job on three pictures, a, b and c."""
     write_pictures(tmp_path / "in")
     return make_job(tmp_path)

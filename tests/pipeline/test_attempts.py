@@ -26,16 +26,16 @@ def ledger(store: Store, actor: str, lives: Callable[[str], bool] = bool) -> Led
     return Ledger(store, LAUNCH, actor, HERE, lives)
 
 
-def left_by(store: Store, launch: str, images: list[str], alone: bool) -> None:
+def left_by(store: Store, launch: str, images: list[str], isolated: bool) -> None:
     """What a killed launch leaves."""
-    store.write_inflight(launch, "actor", Inflight(images, alone, HERE, 7, 0.0))
+    store.write_inflight(launch, "actor", Inflight(images, isolated, HERE, 7, 0.0))
 
 
 def test_a_death_alone_counts_once_and_its_statement_goes(store: Store) -> None:
     """Catches a death that is counted again by each worker that meets it, and one that is never counted."""
-    ledger(store, "dead").begin([A], alone=True)
+    ledger(store, "dead").begin([A], isolated=True)
     successor = ledger(store, "successor")
-    successor.begin([A], alone=False)
+    successor.begin([A], isolated=False)
     (record,) = successor.dead_predecessors([A, B])
     assert successor.blame(record) == 1
     assert successor.blame(record) == 1
@@ -47,7 +47,7 @@ def test_every_further_death_counts(store: Store) -> None:
     """Catches an image that kills its workers for ever because the tokens of its deaths are alike."""
     counts = []
     for number in range(3):
-        ledger(store, f"dead{number}").begin([A], alone=True)
+        ledger(store, f"dead{number}").begin([A], isolated=True)
         successor = ledger(store, "successor")
         (record,) = successor.dead_predecessors([A])
         counts.append(successor.blame(record))
@@ -55,8 +55,8 @@ def test_every_further_death_counts(store: Store) -> None:
 
 
 def test_a_death_of_several_together_counts_against_none(store: Store) -> None:
-    """Catches an innocent image that is condemned for its neighbour."""
-    ledger(store, "dead").begin([A, B], alone=False)
+    """Catches an innocent image that is quarantined for its neighbour."""
+    ledger(store, "dead").begin([A, B], isolated=False)
     successor = ledger(store, "successor")
     (record,) = successor.dead_predecessors([B])
     assert successor.blame(record) == 0
@@ -65,8 +65,8 @@ def test_a_death_of_several_together_counts_against_none(store: Store) -> None:
 
 
 def test_a_death_with_its_machine_counts_against_none(store: Store) -> None:
-    """Catches an image that is condemned because a spot machine was taken away."""
-    ledger(store, "dead").begin([A], alone=True)
+    """Catches an image that is quarantined because a spot machine was taken away."""
+    ledger(store, "dead").begin([A], isolated=True)
     successor = ledger(store, "successor", lives=lambda node: node != HERE)
     (record,) = successor.dead_predecessors([A])
     assert successor.blame(record) == 0
@@ -76,16 +76,16 @@ def test_a_death_with_its_machine_counts_against_none(store: Store) -> None:
 def test_only_other_workers_of_this_launch_on_these_images_are_predecessors(store: Store) -> None:
     """Catches a worker that takes itself, a living neighbour, a reader or an earlier launch for a dead predecessor."""
     me = ledger(store, "me")
-    me.begin([A], alone=True)
-    ledger(store, "neighbour").begin([B], alone=False)
+    me.begin([A], isolated=True)
+    ledger(store, "neighbour").begin([B], isolated=False)
     begin_reading(store, LAUNCH, A, True, HERE, bool)
-    left_by(store, "launch0", [A], alone=True)
+    left_by(store, "launch0", [A], isolated=True)
     assert me.dead_predecessors([A]) == []
 
 
 def test_an_ended_worker_suspects_nobody(store: Store) -> None:
     worker = ledger(store, "one")
-    worker.begin([A], alone=True)
+    worker.begin([A], isolated=True)
     worker.end()
     worker.end()
     assert ledger(store, "two").dead_predecessors([A]) == []
@@ -104,36 +104,36 @@ def test_a_death_in_reading_counts_unless_the_machine_died(store: Store) -> None
 
 def test_a_launch_counts_once_against_an_image_however_often_it_is_read(store: Store) -> None:
     """Catches a launch that is counted again by each later launch that is killed before it clears anything."""
-    left_by(store, "launch0", [A], alone=True)
+    left_by(store, "launch0", [A], isolated=True)
     for _ in range(3):
         suspects = suspects_of_earlier_launches(store, nothing_finished, allowed=2)
-        assert (suspects.waiting, suspects.condemned, suspects.launches) == ([A], {}, ["launch0"])
-    left_by(store, "launch1", [A], alone=True)
-    assert suspects_of_earlier_launches(store, nothing_finished, allowed=2).condemned == {A: 2}
+        assert (suspects.waiting, suspects.to_quarantine, suspects.launches) == ([A], {}, ["launch0"])
+    left_by(store, "launch1", [A], isolated=True)
+    assert suspects_of_earlier_launches(store, nothing_finished, allowed=2).to_quarantine == {A: 2}
 
 
 def test_a_launch_that_died_over_several_counts_against_none_of_them(store: Store) -> None:
     for number in range(4):
-        left_by(store, f"launch{number}", [A, B], alone=False)
+        left_by(store, f"launch{number}", [A, B], isolated=False)
     suspects = suspects_of_earlier_launches(store, nothing_finished, allowed=1)
-    assert (suspects.waiting, suspects.condemned) == (sorted([A, B]), {})
+    assert (suspects.waiting, suspects.to_quarantine) == (sorted([A, B]), {})
     assert store.list_attempts() == {}
 
 
 def test_what_is_finished_is_never_suspected_but_its_launch_is_forgotten(store: Store) -> None:
     """Catches a finished image that is condensed again or quarantined, since it was committed just before the kill."""
-    left_by(store, "launch0", [A], alone=True)
+    left_by(store, "launch0", [A], isolated=True)
     suspects = suspects_of_earlier_launches(store, lambda image: image == A, allowed=1)
-    assert (suspects.waiting, suspects.condemned, suspects.launches) == ([], {}, ["launch0"])
+    assert (suspects.waiting, suspects.to_quarantine, suspects.launches) == ([], {}, ["launch0"])
     assert store.list_attempts() == {}
 
 
 def test_those_that_ended_fewest_launches_come_first(store: Store) -> None:
     """Catches an image that kills every launch before the innocent ones that wait behind it get their turn."""
-    left_by(store, "launch0", [A], alone=True)
-    left_by(store, "launch1", [A], alone=True)
-    left_by(store, "launch2", [B], alone=True)
-    left_by(store, "launch3", [C, A], alone=False)
+    left_by(store, "launch0", [A], isolated=True)
+    left_by(store, "launch1", [A], isolated=True)
+    left_by(store, "launch2", [B], isolated=True)
+    left_by(store, "launch3", [C, A], isolated=False)
     suspects = suspects_of_earlier_launches(store, nothing_finished, allowed=3)
     assert suspects.waiting == [C, B, A]
     assert suspects.launches == [f"launch{number}" for number in range(4)]

@@ -10,7 +10,7 @@ import torch
 
 from idc_ray.config import Actors
 from idc_ray.errors import BadRequest
-from idc_ray.images import Found
+from idc_ray.images import ImageListing
 from idc_ray.pipeline import worker
 from idc_ray.pipeline.device import device_kind, set_up_torch
 from idc_ray.pipeline.job import Job
@@ -68,7 +68,7 @@ def test_a_gpu_that_torch_cannot_use_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_worker_without_a_usable_gpu_says_so_when_it_is_asked(
-    monkeypatch: pytest.MonkeyPatch, job_and_found: tuple[Job, Found]
+    monkeypatch: pytest.MonkeyPatch, job_and_found: tuple[Job, ImageListing]
 ) -> None:
     """Catches an exception in its constructor, which Ray repeats instead of telling it."""
     gpu(monkeypatch, usable=False)

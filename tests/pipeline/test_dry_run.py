@@ -9,7 +9,7 @@ import torch
 
 from idc_ray.config import load_config
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images import Found
+from idc_ray.images import ImageListing
 from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.condense import condense
 from idc_ray.pipeline.dry_run import estimate
@@ -31,13 +31,13 @@ def lines(text: str) -> dict[str, str]:
     return {line[:15].strip(): line[16:] for line in text.splitlines()}
 
 
-def test_it_says_what_a_run_costs_and_writes_nothing(job_and_found: tuple[Job, Found]) -> None:
+def test_it_says_what_a_run_costs_and_writes_nothing(job_and_found: tuple[Job, ImageListing]) -> None:
     """Catches numbers that are not those of the whole input, and a dry run that begins a run."""
-    job, found = job_and_found
+    job, listing = job_and_found
     before = sorted(path for path in Path(job.root).parent.rglob("*"))
-    text = estimate(job, found, TEACHER)
+    text = estimate(job, listing, TEACHER)
     told = lines(text)
-    assert told["images"] == f"3 in {found.uri}"
+    assert told["images"] == f"3 in {listing.uri}"
     assert told["tiles"] == "about 12 of 16 x 16 LR pixels"
     assert told["budget"] == "about 6 tiles, 50 % of the pixels"
     assert told["bytes"].startswith("about ")
@@ -59,8 +59,8 @@ def test_it_says_what_a_run_costs_and_writes_nothing(job_and_found: tuple[Job, F
 def test_it_works_for_every_kind_of_run(tmp_path: Path, settings: dict[str, object]) -> None:
     """Catches a run that can be started but not estimated."""
     write_pictures(tmp_path / "in")
-    job, found = make_job(tmp_path, small_config(**settings))
-    assert "s an image" in lines(estimate(job, found, TEACHER))["time"]
+    job, listing = make_job(tmp_path, small_config(**settings))
+    assert "s an image" in lines(estimate(job, listing, TEACHER))["time"]
 
 
 @pytest.mark.parametrize(("iterations", "expected"), [(100, (1.0 + 100 * 0.5) / 2), (2, (1.0 + 2 * 0.5) / 2)])
@@ -69,38 +69,38 @@ def test_time_is_what_is_fixed_and_the_steps(
 ) -> None:
     """Catches a time for the few steps that were timed, or with what is fixed counted for each step: 1 s and 0.5 s."""
     write_pictures(tmp_path / "in")
-    job, found = make_job(tmp_path, small_config(iterations=iterations, actors__max_size=3))
+    job, listing = make_job(tmp_path, small_config(iterations=iterations, actors__max_size=3))
     monkeypatch.setattr(dry_run, "_timed", lambda condenser, tasks: 1.0 + 0.5 * condenser.config.iterations)
-    told = lines(estimate(job, found, TEACHER))["time"]
+    told = lines(estimate(job, listing, TEACHER))["time"]
     assert f"with 3 workers like this machine's cpu: {expected:.3g} s an image" in told
     assert told.startswith(f"about {dry_run.duration(expected)}")
 
 
-def test_bad_images_are_passed_over_but_some_must_be_good(job_and_found: tuple[Job, Found]) -> None:
+def test_bad_images_are_passed_over_but_some_must_be_good(job_and_found: tuple[Job, ImageListing]) -> None:
     """Catches a dry run that fails on one broken image, and one that promises a run of which nothing will come."""
-    job, found = job_and_found
+    job, listing = job_and_found
     (Path(job.root) / "a.png").write_bytes(b"no picture")
-    assert lines(estimate(job, found, TEACHER))["rests on"] == "2 images for sizes, 2 for time"
+    assert lines(estimate(job, listing, TEACHER))["rests on"] == "2 images for sizes, 2 for time"
     for name in "bc":
         (Path(job.root) / f"{name}.png").write_bytes(b"no picture")
     with pytest.raises(BadRequest, match="without --dry-run for why"):
-        estimate(job, found, TEACHER)
+        estimate(job, listing, TEACHER)
 
 
 def test_an_image_that_cannot_be_condensed_is_told(
-    job_and_found: tuple[Job, Found], monkeypatch: pytest.MonkeyPatch
+    job_and_found: tuple[Job, ImageListing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a traceback, where a real run would set that image aside."""
-    job, found = job_and_found
+    job, listing = job_and_found
     monkeypatch.setattr(dry_run.Condenser, "condense", lambda self, tasks: [ValueError("too flat")])
     with pytest.raises(IdcError, match="too flat.*without --dry-run"):
-        estimate(job, found, TEACHER)
+        estimate(job, listing, TEACHER)
 
 
-def test_a_teacher_that_does_not_fit_is_told(job_and_found: tuple[Job, Found]) -> None:
-    job, found = job_and_found
+def test_a_teacher_that_does_not_fit_is_told(job_and_found: tuple[Job, ImageListing]) -> None:
+    job, listing = job_and_found
     with pytest.raises(BadRequest, match="is no checkpoint"):
-        estimate(job, found, b"no checkpoint")
+        estimate(job, listing, b"no checkpoint")
 
 
 @pytest.mark.parametrize(

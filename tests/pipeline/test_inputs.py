@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from idc_ray.errors import BadRequest
-from idc_ray.images import Found, Instance, find_images
+from idc_ray.images import ImageListing, Instance, find_images
 from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import PHOTOGRAPHS
 from idc_ray.pipeline import inputs
@@ -55,8 +55,8 @@ def test_a_scale_without_a_bundled_teacher_asks_for_one() -> None:
 def test_without_an_input_photographs_lie_beside_the_output(tmp_path: Path) -> None:
     """Catches photographs inside the output, where they would be taken for results, and in the working folder."""
     pytest.importorskip("skimage")
-    found = find_input(small_config(output=str(tmp_path / "out")))
-    assert found.manifest["source"].to_pylist() == sorted(PHOTOGRAPHS)
+    listing = find_input(small_config(output=str(tmp_path / "out")))
+    assert listing.manifest["source"].to_pylist() == sorted(PHOTOGRAPHS)
     assert [path.name for path in tmp_path.iterdir()] == ["out.photographs"]
 
 
@@ -78,10 +78,10 @@ def test_what_earlier_launches_wrote_is_no_input(tmp_path: Path, pattern: str) -
     for folder in ("in", "in/out", "in/out-of-town"):
         write_pictures(tmp_path / folder, "a")
     source = str(tmp_path / "in" / pattern)
-    found = find_input(small_config(input=source, output=str(tmp_path / "in" / "out")))
-    assert found.manifest["source"].to_pylist() == ["a.png", "out-of-town/a.png"]
-    found = find_input(small_config(input=source, output=str(tmp_path / "elsewhere")))
-    assert found.manifest.num_rows == 3
+    listing = find_input(small_config(input=source, output=str(tmp_path / "in" / "out")))
+    assert listing.manifest["source"].to_pylist() == ["a.png", "out-of-town/a.png"]
+    listing = find_input(small_config(input=source, output=str(tmp_path / "elsewhere")))
+    assert listing.manifest.num_rows == 3
 
 
 @pytest.mark.parametrize("output", ["link/out", "in/linked", "in/out"])
@@ -91,8 +91,8 @@ def test_an_output_is_no_input_under_whatever_name(tmp_path: Path, output: str) 
         write_pictures(tmp_path / folder, "a")
     (tmp_path / "link").symlink_to("in")
     (tmp_path / "in" / "linked").symlink_to("out")
-    found = find_input(small_config(input=str(tmp_path / "in"), output=str(tmp_path / output)))
-    assert found.manifest["source"].to_pylist() == ["a.png"]
+    listing = find_input(small_config(input=str(tmp_path / "in"), output=str(tmp_path / output)))
+    assert listing.manifest["source"].to_pylist() == ["a.png"]
 
 
 def test_parquet_beside_its_output_is_found_again(tmp_path: Path) -> None:
@@ -125,15 +125,15 @@ def test_the_input_is_seen_by_an_image_that_was_there(tmp_path: Path) -> None:
     assert input_root(find_images(str(tmp_path / "in"))) == str(tmp_path / "in")
 
 
-def test_samples_can_be_read_and_do_not_follow_the_names(job_and_found: tuple[Job, Found]) -> None:
+def test_samples_can_be_read_and_do_not_follow_the_names(job_and_found: tuple[Job, ImageListing]) -> None:
     """Catches estimates from the first folder only, and a job that fails on a sample that is broken."""
-    job, found = job_and_found
+    job, listing = job_and_found
     by_id = sorted([A, B, C])
-    assert [sample.image_id for sample in readable_samples(found, job.config, 2)] == by_id[:2]
+    assert [sample.image_id for sample in readable_samples(listing, job.config, 2)] == by_id[:2]
     broken = {A: "a", B: "b", C: "c"}[by_id[0]]
     (Path(job.root) / f"{broken}.png").write_bytes(b"no picture")
-    assert [sample.image_id for sample in readable_samples(found, job.config, 2)] == by_id[1:]
-    assert all(sample.hr is not None for sample in readable_samples(found, job.config, 9))
+    assert [sample.image_id for sample in readable_samples(listing, job.config, 2)] == by_id[1:]
+    assert all(sample.hr is not None for sample in readable_samples(listing, job.config, 9))
 
 
 def sample(height: int, width: int) -> Instance:
@@ -174,7 +174,7 @@ def changed(job: Job) -> list[str]:
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-def test_content_decides_where_size_or_time_differ(job_and_found: tuple[Job, Found], compacted: bool) -> None:
+def test_content_decides_where_size_or_time_differ(job_and_found: tuple[Job, ImageListing], compacted: bool) -> None:
     """Catches a copied input that counts as changed, and an edit that leaves the size alone and goes unseen."""
     job = job_and_found[0]
     same, touched, edited = (commit(job, name, compacted) for name in "abc")
@@ -187,7 +187,9 @@ def test_content_decides_where_size_or_time_differ(job_and_found: tuple[Job, Fou
     assert same.stat().st_mtime_ns != 5
 
 
-def test_an_unchanged_source_is_not_opened(job_and_found: tuple[Job, Found], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_source_is_not_opened(
+    job_and_found: tuple[Job, ImageListing], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Catches a resumed launch that reads a million images to learn that there is nothing to do."""
     job = job_and_found[0]
     commit(job, "a")
@@ -196,7 +198,7 @@ def test_an_unchanged_source_is_not_opened(job_and_found: tuple[Job, Found], mon
 
 
 def test_a_copied_input_is_compared_in_threads_and_what_has_another_size_is_not_read(
-    job_and_found: tuple[Job, Found], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    job_and_found: tuple[Job, ImageListing], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Catches hours of silence before a job on a million images whose times have changed, in an object store above all.
 
@@ -207,32 +209,32 @@ def test_a_copied_input_is_compared_in_threads_and_what_has_another_size_is_not_
         os.utime(commit(job, name), ns=(5, 5))
     (Path(job.root) / "c.png").write_bytes(b"shorter")
     both, real = threading.Barrier(2, timeout=20), inputs._sha256
-    monkeypatch.setattr(inputs, "_sha256", lambda found, path: (both.wait(), real(found, path))[1])
+    monkeypatch.setattr(inputs, "_sha256", lambda listing, path: (both.wait(), real(listing, path))[1])
     with caplog.at_level("INFO"):
         assert changed(job) == ["c.png"]
     assert "3 finished images have another time or size" in caplog.text
 
 
-def test_a_source_that_can_no_longer_be_read_counts_as_changed(job_and_found: tuple[Job, Found]) -> None:
-    job, found = job_and_found
+def test_a_source_that_can_no_longer_be_read_counts_as_changed(job_and_found: tuple[Job, ImageListing]) -> None:
+    job, listing = job_and_found
     path = commit(job, "a")
-    rows = found.manifest.to_pylist()
+    rows = listing.manifest.to_pylist()
     rows[0]["mtime_ns"] += 1
     path.unlink()
-    listed = dataclasses.replace(found, manifest=type(found.manifest).from_pylist(rows, found.manifest.schema))
+    listed = dataclasses.replace(listing, manifest=type(listing.manifest).from_pylist(rows, listing.manifest.schema))
     assert [row["source"] for row in changed_sources(listed, job.store.done(DIGEST))] == ["a.png"]
 
 
-def test_rows_of_parquet_and_unfinished_images_never_count_as_changed(job_and_found: tuple[Job, Found]) -> None:
-    job, found = job_and_found
+def test_rows_of_parquet_and_unfinished_images_never_count_as_changed(job_and_found: tuple[Job, ImageListing]) -> None:
+    job, listing = job_and_found
     job.store.commit_part(DIGEST, record("a.png"), [])
-    rows = [row | {"size": -1, "mtime_ns": -1} for row in found.manifest.to_pylist()]
-    parquet = dataclasses.replace(found, manifest=type(found.manifest).from_pylist(rows, found.manifest.schema))
+    rows = [row | {"size": -1, "mtime_ns": -1} for row in listing.manifest.to_pylist()]
+    parquet = dataclasses.replace(listing, manifest=type(listing.manifest).from_pylist(rows, listing.manifest.schema))
     assert changed_sources(parquet, job.store.done(DIGEST)) == []
     assert changed(job) == ["a.png"]
 
 
-def test_only_keeps_the_manifests_order(job_and_found: tuple[Job, Found]) -> None:
+def test_only_keeps_the_manifests_order(job_and_found: tuple[Job, ImageListing]) -> None:
     manifest = job_and_found[1].manifest
     assert only(manifest, {C, A, "0" * 16})["source"].to_pylist() == ["a.png", "c.png"]
     assert only(manifest, set()).num_rows == 0

@@ -2,19 +2,19 @@ from __future__ import annotations
 
 import pickle
 
-from idc_ray.images import Found
+from idc_ray.images import ImageListing
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ReadImage
 from tests.pipeline.conftest import DIGEST
 
 
-def test_a_job_reaches_other_processes_whole_and_small(job_and_found: tuple[Job, Found]) -> None:
+def test_a_job_reaches_other_processes_whole_and_small(job_and_found: tuple[Job, ImageListing]) -> None:
     """Catches a file system or a lock that cannot be pickled, and the manifest of a million images sent to each."""
-    job, found = job_and_found
+    job, listing = job_and_found
     data = pickle.dumps(ReadImage(job))
     assert len(data) < 20_000
     copy = pickle.loads(data)
     assert copy.job.config == job.config
     assert copy.job.store.read_run() == job.store.read_run()
     assert copy.job.digest == DIGEST
-    assert copy(found.manifest.to_pylist()[0])["code"] == ""
+    assert copy(listing.manifest.to_pylist()[0])["code"] == ""

@@ -81,7 +81,7 @@ def test_a_finished_image_without_its_source_is_kept_and_told(job: Job, caplog: 
 
 
 def test_quarantined_images_are_tried_again_on_request_only_and_afresh(job: Job) -> None:
-    """Catches --retry-quarantined that condemns an image at once for its old attempts."""
+    """Catches --retry-quarantined that quarantines an image at once for its old attempts."""
     job.store.quarantine(DIGEST, quarantine_entry("a.png"))
     for number in range(3):
         job.store.count_attempt(A, "worker", f"death{number}")
@@ -141,9 +141,9 @@ def test_an_image_that_ended_too_many_launches_is_set_aside_with_its_reason(job:
     for launch in ("launch0", "launch1", "launch2"):
         job.store.write_inflight(launch, "actor", Inflight([A], True, "node", 1, 0.0))
         if launch != "launch2":
-            assert plan(job).alone == [A]
+            assert plan(job).isolated == [A]
     found = plan(job)
-    assert (found.together, found.alone, found.quarantined) == ({B, C, D, E}, [], 1)
+    assert (found.together, found.isolated, found.quarantined) == ({B, C, D, E}, [], 1)
     (entry,) = job.store.list_quarantined(DIGEST)
     assert (entry.source, entry.code, entry.attempts, entry.launch) == ("a.png", "killed_launch", 3, LAUNCH)
     assert "3 launches" in entry.reason
@@ -155,4 +155,4 @@ def test_a_suspect_that_left_the_input_is_nobodys_work(job: Job) -> None:
     job.store.write_inflight("launch0", "actor", Inflight([A], True, "node", 1, 0.0))
     (Path(job.root) / "a.png").unlink()
     found = plan(job)
-    assert (found.alone, found.together, found.old_launches) == ([], {B, C, D, E}, ["launch0"])
+    assert (found.isolated, found.together, found.old_launches) == ([], {B, C, D, E}, ["launch0"])

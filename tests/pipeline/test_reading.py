@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from idc_ray.errors import IdcError, RejectedImage
-from idc_ray.images import Found, downscale
+from idc_ray.images import ImageListing, downscale
 from idc_ray.objects import open_uri
 from idc_ray.pipeline import reading
 from idc_ray.pipeline.job import Job
@@ -25,12 +25,12 @@ def missing(*args: Any, **settings: Any) -> None:
 
 
 @pytest.fixture
-def job(job_and_found: tuple[Job, Found]) -> Job:
+def job(job_and_found: tuple[Job, ImageListing]) -> Job:
     return job_and_found[0]
 
 
 @pytest.fixture
-def rows(job_and_found: tuple[Job, Found]) -> list[dict[str, Any]]:
+def rows(job_and_found: tuple[Job, ImageListing]) -> list[dict[str, Any]]:
     """The manifest of a, b and c."""
     return job_and_found[1].manifest.to_pylist()
 
@@ -135,8 +135,8 @@ def test_what_is_read_is_stated_and_withdrawn(
         return load(*args, **settings)
 
     monkeypatch.setattr(reading, "load_instance", look)
-    ReadImage(job, alone=True, node=lambda: "here")(rows[0])
-    assert [(record.images, record.alone, record.node_id) for record in seen] == [([A], True, "here")]
+    ReadImage(job, isolated=True, node=lambda: "here")(rows[0])
+    assert [(record.images, record.isolated, record.node_id) for record in seen] == [([A], True, "here")]
     assert job.store.read_inflight() == []
 
 

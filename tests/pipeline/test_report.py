@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from idc_ray.images import Found, downscale, encode_png
+from idc_ray.images import ImageListing, downscale, encode_png
 from idc_ray.pipeline import report
 from idc_ray.pipeline.gallery import GalleryEntry
 from idc_ray.pipeline.job import Job
@@ -46,7 +46,7 @@ def commit(job: Job, name: str, tiles: int = 2, corner: tuple[int, int] | None =
 
 
 @pytest.fixture
-def job(job_and_found: tuple[Job, Found]) -> Job:
+def job(job_and_found: tuple[Job, ImageListing]) -> Job:
     return job_and_found[0]
 
 
@@ -92,13 +92,13 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> list[GalleryEntry]:
 
 
 def test_the_gallery_shows_tiles_beside_where_they_came_from(
-    job_and_found: tuple[Job, Found], entries: list[GalleryEntry]
+    job_and_found: tuple[Job, ImageListing], entries: list[GalleryEntry]
 ) -> None:
     """Catches tiles of one image beside another, and corners with rows and columns swapped."""
-    job, found = job_and_found
+    job, listing = job_and_found
     commit(job, "a", shade=10)
     commit(job, "b", shade=20, corner=None)
-    png = draw_gallery(job.config, found, job.store)
+    png = draw_gallery(job.config, listing, job.store)
     assert png is not None
     assert Image.open(io.BytesIO(png)).format == "PNG"
     first, second = entries
@@ -111,49 +111,49 @@ def test_the_gallery_shows_tiles_beside_where_they_came_from(
 
 
 def test_the_gallery_is_spread_over_the_images_that_have_tiles(
-    job_and_found: tuple[Job, Found], entries: list[GalleryEntry]
+    job_and_found: tuple[Job, ImageListing], entries: list[GalleryEntry]
 ) -> None:
     """Catches images without a tile, which have nothing to show, and more images than asked for."""
-    job, found = job_and_found
+    job, listing = job_and_found
     for name, tiles in (("a", 1), ("b", 0), ("c", 1)):
         commit(job, name, tiles)
-    draw_gallery(small_config(gallery_images=8), found, job.store)
+    draw_gallery(small_config(gallery_images=8), listing, job.store)
     assert [entry.source for entry in entries] == ["a.png", "c.png"]
     entries.clear()
-    draw_gallery(small_config(gallery_images=1), found, job.store)
+    draw_gallery(small_config(gallery_images=1), listing, job.store)
     assert len(entries) == 1
 
 
-def test_there_is_no_gallery_of_nothing(job_and_found: tuple[Job, Found]) -> None:
-    job, found = job_and_found
-    assert draw_gallery(job.config, found, job.store) is None
+def test_there_is_no_gallery_of_nothing(job_and_found: tuple[Job, ImageListing]) -> None:
+    job, listing = job_and_found
+    assert draw_gallery(job.config, listing, job.store) is None
     commit(job, "a", tiles=0)
-    assert draw_gallery(job.config, found, job.store) is None
+    assert draw_gallery(job.config, listing, job.store) is None
     commit(job, "b")
-    assert draw_gallery(small_config(gallery_images=0), found, job.store) is None
+    assert draw_gallery(small_config(gallery_images=0), listing, job.store) is None
 
 
 def test_a_finished_run_does_not_fail_on_its_gallery(
-    job_and_found: tuple[Job, Found], entries: list[GalleryEntry], caplog: pytest.LogCaptureFixture
+    job_and_found: tuple[Job, ImageListing], entries: list[GalleryEntry], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Catches a run of days that ends with an error because a source was moved meanwhile."""
-    job, found = job_and_found
+    job, listing = job_and_found
     commit(job, "a")
     commit(job, "b")
     (Path(job.root) / "a.png").unlink()
-    assert draw_gallery(job.config, found, job.store) is not None
+    assert draw_gallery(job.config, listing, job.store) is not None
     assert [entry.source for entry in entries] == ["b.png"]
     assert "a.png is not in the gallery" in caplog.text
     (Path(job.root) / "b.png").unlink()
-    assert draw_gallery(job.config, found, job.store) is None
+    assert draw_gallery(job.config, listing, job.store) is None
 
 
 def test_a_source_that_changed_meanwhile_is_not_shown_beside_its_old_tiles(
-    job_and_found: tuple[Job, Found], caplog: pytest.LogCaptureFixture
+    job_and_found: tuple[Job, ImageListing], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Catches tiles beside a picture that they are not of, and a corner outside of one that became smaller."""
-    job, found = job_and_found
+    job, listing = job_and_found
     commit(job, "a", corner=(20, 19))
     (Path(job.root) / "a.png").write_bytes(grey(7, 32))
-    assert draw_gallery(job.config, found, job.store) is None
+    assert draw_gallery(job.config, listing, job.store) is None
     assert "a.png is not in the gallery" in caplog.text

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images import Found
+from idc_ray.images import ImageListing
 from idc_ray.pipeline import stream
 from idc_ray.pipeline.cluster import PoolPlan
 from idc_ray.pipeline.job import Job
@@ -70,7 +70,7 @@ def manifest(rows: int) -> pa.Table:
 
 @pytest.mark.parametrize(("rows", "batch", "blocks"), [(1, 4, 1), (8, 4, 2), (9, 4, 3), (40, 1, 5), (41, 4, 4)])
 def test_blocks_hold_whole_batches_and_are_not_too_many(
-    datasets: list[FakeDataset], job_and_found: tuple[Job, Found], monkeypatch: pytest.MonkeyPatch,
+    datasets: list[FakeDataset], job_and_found: tuple[Job, ImageListing], monkeypatch: pytest.MonkeyPatch,
     rows: int, batch: int, blocks: int,
 ) -> None:  # fmt: skip
     """Catches a worker that waits for another block to fill its batch, lost rows, and a task for each of a million."""
@@ -83,7 +83,7 @@ def test_blocks_hold_whole_batches_and_are_not_too_many(
 
 
 def test_workers_get_the_resources_of_the_pool_and_whole_batches(
-    datasets: list[FakeDataset], job_and_found: tuple[Job, Found]
+    datasets: list[FakeDataset], job_and_found: tuple[Job, ImageListing]
 ) -> None:
     job = job_and_found[0]
     list(condense_stream(manifest(9), job, "teacher", GPUS, 4, True))  # type: ignore[arg-type]
@@ -99,11 +99,11 @@ def test_workers_get_the_resources_of_the_pool_and_whole_batches(
         assert made.working["num_cpus"] == 0, "each GPU takes a CPU from the readers, and the job hangs without one"
         pool = made.working["compute"]
         assert (pool.min_size, pool.max_size, pool.initial_size) == (2, 4, 3)
-    assert condensing.reader.alone and not surveying.reader.alone
+    assert condensing.reader.isolated and not surveying.reader.isolated
 
 
 def test_readers_of_their_own_are_restarted_without_a_limit(
-    datasets: list[FakeDataset], job_and_found: tuple[Job, Found]
+    datasets: list[FakeDataset], job_and_found: tuple[Job, ImageListing]
 ) -> None:
     """Catches a job that ends because one image crashed the decoder; and workers on CPUs that wait for readers to leave
     them one: Ray joins reading to the workers for equal resources alone, and restarts those anyhow."""
@@ -115,7 +115,7 @@ def test_readers_of_their_own_are_restarted_without_a_limit(
 
 
 def test_a_pool_without_a_limit_gives_work_to_machines_that_join_later(
-    datasets: list[FakeDataset], job_and_found: tuple[Job, Found]
+    datasets: list[FakeDataset], job_and_found: tuple[Job, ImageListing]
 ) -> None:
     """Catches a cluster that grows while the pool stays as large as it was at the start."""
     grows = PoolPlan({"num_cpus": 1.0}, 1, 3, 2, "CPUs", may_grow=True)
@@ -124,7 +124,7 @@ def test_a_pool_without_a_limit_gives_work_to_machines_that_join_later(
 
 
 def test_rows_arrive_one_by_one_as_blocks_are_finished(
-    datasets: list[FakeDataset], job_and_found: tuple[Job, Found]
+    datasets: list[FakeDataset], job_and_found: tuple[Job, ImageListing]
 ) -> None:
     """Catches a progress bar that stands still until everything is done."""
     rows = condense_stream(manifest(2), job_and_found[0], None, CPUS, 1, False)  # type: ignore[arg-type]
@@ -135,7 +135,7 @@ def test_rows_arrive_one_by_one_as_blocks_are_finished(
 
 @pytest.mark.parametrize("error", [BadRequest("no such folder there"), IdcError("the disk is full")])
 def test_an_error_of_a_worker_is_raised_as_what_it_was(
-    datasets: list[FakeDataset], job_and_found: tuple[Job, Found], error: IdcError
+    datasets: list[FakeDataset], job_and_found: tuple[Job, ImageListing], error: IdcError
 ) -> None:
     """Catches an exit code of 1 for what the user has to change, and a row that is taken for an image's."""
     rows = condense_stream(manifest(2), job_and_found[0], None, CPUS, 1, False)  # type: ignore[arg-type]
@@ -148,7 +148,7 @@ def test_an_error_of_a_worker_is_raised_as_what_it_was(
 
 
 def test_closing_the_stream_ends_the_pipeline_at_once(
-    datasets: list[FakeDataset], job_and_found: tuple[Job, Found]
+    datasets: list[FakeDataset], job_and_found: tuple[Job, ImageListing]
 ) -> None:
     """Catches one that lives on until it is collected as garbage, when Ray is gone already."""
     rows = condense_stream(manifest(2), job_and_found[0], None, CPUS, 1, False)  # type: ignore[arg-type]

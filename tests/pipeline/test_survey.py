@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from idc_ray.errors import BadRequest
-from idc_ray.images import Found
+from idc_ray.images import ImageListing
 from idc_ray.pipeline import survey as module
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.survey import survey
@@ -18,7 +18,7 @@ def row(image_id: str, difficulty: float | None, pixels: int = 100) -> dict[str,
 
 
 def survey_of(
-    rows: list[dict[str, Any]], job_and_found: tuple[Job, Found], monkeypatch: pytest.MonkeyPatch
+    rows: list[dict[str, Any]], job_and_found: tuple[Job, ImageListing], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[dict[str, Any], list[str]]:
     """The survey over what its workers answer, and the images that they were asked about."""
     asked: list[str] = []
@@ -29,18 +29,22 @@ def survey_of(
 
     monkeypatch.setattr(module, "survey_stream", answer)
     monkeypatch.setattr(module.ray, "cluster_resources", lambda: {"CPU": 2.0})
-    job, found = job_and_found
-    return survey(found, job, None), asked
+    job, listing = job_and_found
+    return survey(listing, job, None), asked
 
 
-def test_the_mean_is_weighted_by_pixels(job_and_found: tuple[Job, Found], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mean_is_weighted_by_pixels(
+    job_and_found: tuple[Job, ImageListing], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Catches a budget that is missed because large images count like small ones."""
     result, asked = survey_of([row("a", 1.0, 100), row("b", 4.0, 300)], job_and_found, monkeypatch)
     assert result == {"mean_difficulty": pytest.approx(13 / 4), "images": 2}
     assert asked == sorted(job_and_found[1].manifest["image_id"].to_pylist())
 
 
-def test_the_sample_does_not_depend_on_names(job_and_found: tuple[Job, Found], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sample_does_not_depend_on_names(
+    job_and_found: tuple[Job, ImageListing], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Catches a sample from the first folder only."""
     monkeypatch.setattr(module, "SURVEY_IMAGES", 2)
     _, asked = survey_of([row("a", 1.0)], job_and_found, monkeypatch)
@@ -48,7 +52,7 @@ def test_the_sample_does_not_depend_on_names(job_and_found: tuple[Job, Found], m
 
 
 def test_the_order_of_answers_does_not_change_a_bit(
-    job_and_found: tuple[Job, Found], monkeypatch: pytest.MonkeyPatch
+    job_and_found: tuple[Job, ImageListing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches tiles that differ from run to run because workers are not equally fast."""
     rows = [row(f"{number:02}", 0.1 + number / 7, 1000 + 77 * number) for number in range(30)]
@@ -60,7 +64,7 @@ def test_the_order_of_answers_does_not_change_a_bit(
 
 
 def test_images_that_cannot_be_measured_do_not_count(
-    job_and_found: tuple[Job, Found], monkeypatch: pytest.MonkeyPatch
+    job_and_found: tuple[Job, ImageListing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a mean that is not a number, which fails every image."""
     rows = [row("a", None, 0), row("b", math.nan), row("c", 2.0)]
@@ -69,7 +73,7 @@ def test_images_that_cannot_be_measured_do_not_count(
 
 @pytest.mark.parametrize("rows", [[], [row("a", None)], [row("a", 0.0)], [row("a", math.nan)]])
 def test_nothing_to_measure_against_is_told(
-    rows: list[dict[str, Any]], job_and_found: tuple[Job, Found], monkeypatch: pytest.MonkeyPatch
+    rows: list[dict[str, Any]], job_and_found: tuple[Job, ImageListing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a division by 0 in every worker."""
     with pytest.raises(BadRequest, match="--allocation per_image"):

@@ -35,7 +35,7 @@ def test_it_speaks_until_the_first_item_and_never_after(caplog: pytest.LogCaptur
             yield item
 
     with caplog.at_level(logging.INFO, logger=waiting.__name__):
-        for item in waiting.told_while_waiting(slow(), POOL, lambda: 0, every=0.1):
+        for item in waiting.statuses_while_waiting(slow(), POOL, lambda: 0, every=0.1):
             lines.append(len(caplog.records))
             assert item == len(lines) - 1
     assert lines[0] in (1, 2, 3)
@@ -55,7 +55,7 @@ def test_a_cluster_without_room_is_told_at_once(
     def told() -> list[str]:
         caplog.clear()
         with caplog.at_level(logging.INFO, logger=waiting.__name__):
-            list(waiting.told_while_waiting(slow(), POOL, lambda: 0))
+            list(waiting.statuses_while_waiting(slow(), POOL, lambda: 0))
         return caplog.messages
 
     assert told() == []
@@ -71,7 +71,7 @@ def test_workers_that_have_images_are_told_instead_of_the_cluster(caplog: pytest
         yield 0
 
     with caplog.at_level(logging.INFO, logger=waiting.__name__):
-        list(waiting.told_while_waiting(slow(), POOL, lambda: 2, every=0.1))
+        list(waiting.statuses_while_waiting(slow(), POOL, lambda: 2, every=0.1))
     assert caplog.messages[0].endswith("; workers with images in hand: 2")
 
 
@@ -82,6 +82,6 @@ def test_it_ends_with_a_job_that_fails_before_its_first_image(caplog: pytest.Log
 
     with caplog.at_level(logging.INFO, logger=waiting.__name__):
         with pytest.raises(ValueError):
-            list(waiting.told_while_waiting(failing(), POOL, lambda: 0, every=0.05))
+            list(waiting.statuses_while_waiting(failing(), POOL, lambda: 0, every=0.05))
         time.sleep(0.2)
     assert not caplog.records

@@ -13,7 +13,7 @@ import pytest
 
 from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images import Found, decode_png
+from idc_ray.images import ImageListing, decode_png
 from idc_ray.pipeline import worker as module
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImage
@@ -38,15 +38,15 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def job(job_and_found: tuple[Job, Found]) -> Job:
+def job(job_and_found: tuple[Job, ImageListing]) -> Job:
     return job_and_found[0]
 
 
 @pytest.fixture
-def rows(job_and_found: tuple[Job, Found]) -> dict[str, dict[str, Any]]:
+def rows(job_and_found: tuple[Job, ImageListing]) -> dict[str, dict[str, Any]]:
     """a, b and c, read."""
-    job, found = job_and_found
-    return {row["image_id"]: ReadImage(job)(row) for row in found.manifest.to_pylist()}
+    job, listing = job_and_found
+    return {row["image_id"]: ReadImage(job)(row) for row in listing.manifest.to_pylist()}
 
 
 def two_tiles(task: ImageTask) -> Condensed:
@@ -67,16 +67,16 @@ class FakeCondenser:
     def condense(self, tasks: Sequence[ImageTask], frugal: bool = False) -> list[Result]:
         self.calls.append(([task.image_id for task in tasks], frugal))
         if self.store is not None:
-            self.stated += [(record.images, record.alone) for record in self.store.read_inflight(LAUNCH)]
+            self.stated += [(record.images, record.isolated) for record in self.store.read_inflight(LAUNCH)]
         return self.answer(tasks, frugal)
 
 
 def worker_with(
     job: Job,
     answer: Callable[[Sequence[ImageTask], bool], list[Result]] = lambda tasks, frugal: [two_tiles(t) for t in tasks],
-    alone: bool = False,
+    isolated: bool = False,
 ) -> tuple[CondenseWorker, FakeCondenser]:
-    worker = CondenseWorker(job, TEACHER, alone)
+    worker = CondenseWorker(job, TEACHER, isolated)
     fake = FakeCondenser(answer)
     fake.store = job.store
     worker.condenser = fake  # type: ignore[assignment]
@@ -247,12 +247,12 @@ def test_what_runs_is_stated_while_it_runs(job: Job, rows: dict[str, Any]) -> No
     worker, fake = worker_with(job)
     send(worker, rows[A], rows[B])
     assert fake.stated == [([A, B], False)]
-    worker, fake = worker_with(job, alone=True)
+    worker, fake = worker_with(job, isolated=True)
     send(worker, rows[C])
     assert fake.stated == [([C], True)]
 
 
-def test_an_image_over_which_enough_workers_died_is_condemned(job: Job, rows: dict[str, Any]) -> None:
+def test_an_image_over_which_enough_workers_died_is_quarantined(job: Job, rows: dict[str, Any]) -> None:
     """Catches a job that never ends because one image kills every worker that takes it."""
     outcome = {}
     for number in range(job.config.store.attempts):
@@ -345,11 +345,11 @@ def test_an_image_that_fails_is_left_out_of_the_survey(
     assert "a.png is left out of the survey: MemoryError: 9 GB" in caplog.text
 
 
-def test_real_labels_reach_the_store_pixel_by_pixel(job_and_found: tuple[Job, Found]) -> None:
+def test_real_labels_reach_the_store_pixel_by_pixel(job_and_found: tuple[Job, ImageListing]) -> None:
     """Catches LR and HR of different places."""
-    job, found = job_and_found
+    job, listing = job_and_found
     job = dataclasses.replace(job, config=small_config(method="random", labels="real"))
-    row = ReadImage(job)(found.manifest.to_pylist()[0])
+    row = ReadImage(job)(listing.manifest.to_pylist()[0])
     send(CondenseWorker(job, TEACHER, False), row)
     hr = np.frombuffer(row["hr"], np.uint8).reshape(72, 70, 3)
     lr = np.frombuffer(row["lr"], np.uint8).reshape(36, 35, 3)

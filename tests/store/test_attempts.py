@@ -17,7 +17,7 @@ def test_the_same_death_counts_once_and_kinds_apart(store: Store, make: SimpleNa
     assert store.count_attempt(bad, "worker", "launch1-actor0-4712") == 2
     assert store.count_attempt(bad, "launch", "launch1") == 1
     assert store.list_attempts() == {bad: {"worker": 2, "launch": 1}}
-    assert Store.open(store.place.root, store.place.fs).list_attempts() == store.list_attempts()
+    assert Store.open(store.storage.root, store.storage.fs).list_attempts() == store.list_attempts()
 
 
 def test_counts_from_many_threads_are_all_kept(store: Store, make: SimpleNamespace) -> None:
@@ -25,7 +25,7 @@ def test_counts_from_many_threads_are_all_kept(store: Store, make: SimpleNamespa
     bad = make.image_id("a.png")
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: store.count_attempt(bad, "worker", f"t{i}"), range(24)))
-    assert count_attempts(store.place, bad)["worker"] == 24
+    assert count_attempts(store.storage, bad)["worker"] == 24
 
 
 def test_clearing_one_image_spares_the_others(store: Store, make: SimpleNamespace) -> None:

@@ -31,8 +31,8 @@ def _redo(store: Store, make: SimpleNamespace) -> None:
 
 
 def _contents(store: Store) -> dict[str, bytes | None]:
-    names = [f"{folder}/{name}" for folder in ("shards", "index") for name in store.place.files(folder)]
-    return {name: store.place.read(name) for name in names}
+    names = [f"{folder}/{name}" for folder in ("shards", "index") for name in store.storage.files(folder)]
+    return {name: store.storage.read(name) for name in names}
 
 
 def _rows(store: Store, shard: int = 0) -> dict[str, int]:
@@ -75,14 +75,14 @@ def test_bytes_of_a_shard_do_not_depend_on_history_order_or_timings(tmp_path: Pa
         stores[1].compact(make.DIGEST, 0, 1)
     _redo(stores[1], make)
     stores[1].compact(make.DIGEST, 0, 1)
-    shards = [store.place.read(shard_name(0)) for store in stores]
+    shards = [store.storage.read(shard_name(0)) for store in stores]
     assert shards[0] == shards[1] is not None
 
 
 def test_ranges_are_compacted_independently(store: Store, make: SimpleNamespace) -> None:
     _fill(store, make)
     store.compact(make.DIGEST, 1, 2)
-    assert store.place.files("shards") == ["part-00001.parquet"]
+    assert store.storage.files("shards") == ["part-00001.parquet"]
     store.compact(make.DIGEST, 0, 2)
     assert sum(len(_rows(store, shard)) for shard in (0, 1)) == 4  # of six images, two have no tile
     assert len(store.done(make.DIGEST)) == 6
@@ -90,7 +90,7 @@ def test_ranges_are_compacted_independently(store: Store, make: SimpleNamespace)
 
 def test_nothing_to_compact_writes_nothing(store: Store, make: SimpleNamespace) -> None:
     assert store.compact(make.DIGEST, 0, 4) is None
-    assert store.place.files("shards") == store.place.files("index") == []
+    assert store.storage.files("shards") == store.storage.files("index") == []
     _fill(store, make)
     info = store.compact(make.DIGEST, 0, 1)
     before = _contents(store)
@@ -191,9 +191,9 @@ def test_killed_at_any_change_of_a_local_folder(
 def test_a_damaged_shard_is_named_and_not_merged(store: Store, make: SimpleNamespace) -> None:
     _fill(store, make)
     store.compact(make.DIGEST, 0, 1)
-    data = store.place.read(shard_name(0))
+    data = store.storage.read(shard_name(0))
     assert data is not None
-    store.place.write(shard_name(0), data[:100] + bytes([data[100] ^ 1]) + data[101:])
+    store.storage.write(shard_name(0), data[:100] + bytes([data[100] ^ 1]) + data[101:])
     _redo(store, make)
     with pytest.raises(IdcError, match=r"shards/part-00000\.parquet is damaged.*another checksum"):
         store.compact(make.DIGEST, 0, 1)
@@ -231,10 +231,10 @@ def test_rows_without_a_record_are_an_error(store: Store, make: SimpleNamespace)
     """Killed before the index, then the parts taken away by hand: the shard has rows of images that nobody lists."""
     _fill(store, make)
     store.compact(make.DIGEST, 0, 1)
-    whole = index.read_index(store.place, 0)
+    whole = index.read_index(store.storage, 0)
     assert whole is not None
-    index.write_pending(store.place, 0, [whole.info.fingerprint])
-    store.place.delete(index_name(0))
+    index.write_pending(store.storage, 0, [whole.info.fingerprint])
+    store.storage.delete(index_name(0))
     make.commit(store, SOURCES[1], tiles=1)
     with pytest.raises(IdcError, match="not in its index"):
         store.compact(make.DIGEST, 0, 1)
@@ -265,5 +265,5 @@ def test_counted_attempts_outlive_a_compaction(store: Store, make: SimpleNamespa
     store.count_attempt(make.image_id("bad.png"), "worker", "t1")
     _fill(store, make)
     store.compact(make.DIGEST, 0, 1)
-    assert attempts.count_attempts(store.place, make.image_id("bad.png"))["worker"] == 1
-    assert store.place.read(part_name(make.DIGEST, make.image_id("bad.png"))) is None
+    assert attempts.count_attempts(store.storage, make.image_id("bad.png"))["worker"] == 1
+    assert store.storage.read(part_name(make.DIGEST, make.image_id("bad.png"))) is None

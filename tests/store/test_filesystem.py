@@ -19,7 +19,7 @@ def test_relative_path_does_not_depend_on_the_directory_an_actor_runs_in(
     monkeypatch.chdir(tmp_path)
     store = Store.open("out")
     monkeypatch.chdir("/")
-    store.place.write("a/b.json", b"{}")
+    store.storage.write("a/b.json", b"{}")
     assert (tmp_path / "out" / "a" / "b.json").exists()
 
 
@@ -55,20 +55,20 @@ def test_credentials_appear_in_no_message(uri: str) -> None:
 
 
 def test_folder_inside_a_sub_tree_is_local_and_written_with_rename(tmp_path: Path) -> None:
-    place = resolve("out", SubTreeFileSystem(str(tmp_path), LocalFileSystem()))
-    assert place.is_local and place.root == str(tmp_path / "out")
+    storage = resolve("out", SubTreeFileSystem(str(tmp_path), LocalFileSystem()))
+    assert storage.is_local and storage.root == str(tmp_path / "out")
 
 
 def test_store_can_be_pickled_into_an_actor(tmp_path: Path) -> None:
     store = pickle.loads(pickle.dumps(Store.open(str(tmp_path / "out"))))
-    store.place.write("x", b"1")
+    store.storage.write("x", b"1")
     assert (tmp_path / "out" / "x").read_bytes() == b"1"
     assert len(pickle.dumps(Store.open("s3://bucket/run?region=us-east-1"))) < 10_000
 
 
 def test_check_writable_leaves_nothing_behind(store: Store) -> None:
     store.check_writable()
-    assert store.place.files("") == []
+    assert store.storage.files("") == []
 
 
 def test_output_below_a_file_is_refused_with_the_fix(tmp_path: Path) -> None:
@@ -85,21 +85,21 @@ def test_object_store_that_refuses_writes_is_refused_with_the_fix(objects: Any, 
 
 def test_json_keeps_names_that_are_not_utf8(store: Store) -> None:
     value = {"source": "caf\udce9/ü.png"}
-    store.place.write_json("x.json", value)
-    assert store.place.read_json("x.json", "") == value
+    store.storage.write_json("x.json", value)
+    assert store.storage.read_json("x.json", "") == value
 
 
 @pytest.mark.parametrize("text", [b"", b'{"a": 1', b"[]", b"\xff"])
 def test_torn_json_names_the_file_and_the_fix(store: Store, text: bytes) -> None:
-    store.place.write("x.json", text)
+    store.storage.write("x.json", text)
     with pytest.raises(IdcError, match=r"out/x\.json .*do this"):
-        store.place.read_json("x.json", "do this")
+        store.storage.read_json("x.json", "do this")
 
 
 def test_listing_tells_files_from_folders(store: Store) -> None:
     for name in ("top", "a/one", "a/two", "a/b/three"):
-        store.place.write(name, b"")
-    assert store.place.files("a") == ["one", "two"]
-    assert store.place.folders("a") == ["b"]
-    assert store.place.folders("") == ["a"]
-    assert store.place.files("nowhere") == store.place.folders("nowhere") == []
+        store.storage.write(name, b"")
+    assert store.storage.files("a") == ["one", "two"]
+    assert store.storage.folders("a") == ["b"]
+    assert store.storage.folders("") == ["a"]
+    assert store.storage.files("nowhere") == store.storage.folders("nowhere") == []

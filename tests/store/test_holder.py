@@ -19,57 +19,57 @@ LAUNCH = "20260101T120000-0a1b2c3d"
 
 
 def test_an_output_that_nobody_works_on(store: Store) -> None:
-    assert read_holder(store.place) == Holder("free")
+    assert read_holder(store.storage) == Holder("free")
     with store.lock(holder_text()):
         pass
-    assert read_holder(store.place) == Holder("free")
+    assert read_holder(store.storage) == Holder("free")
 
 
 def test_a_look_at_a_held_lock_says_who_and_never_takes_it(store: Store) -> None:
     """Catches a status that makes a job starting at that moment end with exit code 4."""
     name = holder_text(LAUNCH)
     with store.lock(name):
-        found = read_holder(store.place)
+        found = read_holder(store.storage)
         assert (found.state, found.name, found.launch) == ("held", name, LAUNCH)
         with pytest.raises(Locked), store.lock("another"):
             pass
-    assert read_holder(store.place).state == "free"
+    assert read_holder(store.storage).state == "free"
 
 
 def test_the_lock_is_free_after_an_interrupt(store: Store) -> None:
     """Catches a stopped job whose name is left behind, as if it had been killed."""
     with pytest.raises(KeyboardInterrupt), store.lock(holder_text(LAUNCH)):
         raise KeyboardInterrupt
-    assert read_holder(store.place) == Holder("free")
+    assert read_holder(store.storage) == Holder("free")
 
 
 def test_a_killed_holder_is_told_from_one_that_lives(tmp_path: Path) -> None:
     """Catches a name that is believed for ever, and another process that got the dead one's number."""
-    place = Store.open(str(tmp_path)).place
+    storage = Store.open(str(tmp_path)).storage
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     for pid in (dead.pid, os.getpid()):  # the second lives, but has not this file open
         text = f"process {pid} on {socket.gethostname()}, launch {LAUNCH}"
         (tmp_path / ".lock").write_text(text)
-        assert read_holder(place) == Holder("left", text, LAUNCH)
+        assert read_holder(storage) == Holder("left", text, LAUNCH)
 
 
 @pytest.mark.parametrize("text", ["process 1 on elsewhere, launch x-1", "process 1 on elsewhere", "somebody"])
 def test_a_process_of_another_machine_cannot_be_judged(tmp_path: Path, text: str) -> None:
     (tmp_path / ".lock").write_text(text)
-    found = read_holder(Store.open(str(tmp_path)).place)
+    found = read_holder(Store.open(str(tmp_path)).storage)
     assert (found.state, found.name) == ("elsewhere", text)
 
 
 def test_a_lease_that_expires_and_one_that_has(make: SimpleNamespace) -> None:
     objects = make.ObjectStore()
-    place = Store.open("bucket/out", make.PyFileSystem(objects)).place
+    storage = Store.open("bucket/out", make.PyFileSystem(objects)).storage
     for seconds, state in ((60, "held"), (-5, "left")):
         lease = {"holder": f"process 1 on h, launch {LAUNCH}", "token": "t", "expires": time.time() + seconds}
         objects.objects["bucket/out/.lock"] = json.dumps(lease).encode()
-        found = read_holder(place)
+        found = read_holder(storage)
         assert (found.state, found.launch) == (state, LAUNCH)
         assert found.expires_s == pytest.approx(seconds, abs=2)
     objects.objects["bucket/out/.lock"] = b"no lease"
-    assert read_holder(place) == Holder("free")
+    assert read_holder(storage) == Holder("free")
     assert not objects.changes

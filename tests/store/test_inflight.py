@@ -8,16 +8,16 @@ from idc_ray.errors import IdcError
 from idc_ray.store import Inflight, Store
 from idc_ray.store.layout import inflight_name
 
-WORK = Inflight(images=["a" * 16, "b" * 16], alone=False, node_id="n1", pid=4711, started=1.5)
+WORK = Inflight(images=["a" * 16, "b" * 16], isolated=False, node_id="n1", pid=4711, started=1.5)
 
 
 def test_the_next_launch_sees_what_a_killed_one_had_begun(store: Store) -> None:
     store.write_inflight("launch1", "actor0", WORK)
-    store.write_inflight("launch1", "actor0", dataclasses.replace(WORK, images=["c" * 16], alone=True))
+    store.write_inflight("launch1", "actor0", dataclasses.replace(WORK, images=["c" * 16], isolated=True))
     store.write_inflight("launch1", "actor1", WORK)
     store.write_inflight("launch2", "actor0", WORK)
     found = store.read_inflight()
-    assert [(i.launch, i.actor, i.images, i.alone) for i in found] == [
+    assert [(i.launch, i.actor, i.images, i.isolated) for i in found] == [
         ("launch1", "actor0", ["c" * 16], True),
         ("launch1", "actor1", WORK.images, False),
         ("launch2", "actor0", WORK.images, False),
@@ -35,10 +35,10 @@ def test_finished_work_and_ended_launches_are_forgotten(store: Store) -> None:
     store.end_launch("launch1")
     store.end_launch("launch1")
     assert {i.launch for i in store.read_inflight()} == {"launch2"}
-    assert store.place.folders("inflight") == ["launch2"]
+    assert store.storage.folders("inflight") == ["launch2"]
 
 
 def test_damaged_record_is_named(store: Store) -> None:
-    store.place.write(inflight_name("launch1", "actor0"), b"{")
+    store.storage.write(inflight_name("launch1", "actor0"), b"{")
     with pytest.raises(IdcError, match=r"inflight/launch1/actor0\.json"):
         store.read_inflight()

@@ -104,5 +104,5 @@ def test_a_file_that_is_a_link_is_replaced_and_not_written_through(tmp_path: Pat
     precious.write_text("mine")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "run.json").symlink_to(precious)
-    Store.open(str(tmp_path / "out")).place.write("run.json", b"{}")
+    Store.open(str(tmp_path / "out")).storage.write("run.json", b"{}")
     assert precious.read_text() == "mine"

@@ -20,10 +20,10 @@ def test_manifest_adds_up(store: Store, make: SimpleNamespace) -> None:
     assert manifest.ratio == pytest.approx(3 / 18) and manifest.timing == {"wall": 12.5}
     assert manifest.bytes == sum(info.bytes for info in infos)
     for info in manifest.shards:
-        data = store.place.read(info.file)
+        data = store.storage.read(info.file)
         assert data is not None and hashlib.sha256(data).hexdigest() == info.sha256
     assert [entry["source"] for entry in manifest.quarantined] == ["bad.png"]
-    assert store.place.folders("parts") == [] or not store.place.is_local
+    assert store.storage.folders("parts") == [] or not store.storage.is_local
 
 
 def test_an_empty_run_has_a_manifest(store: Store, make: SimpleNamespace) -> None:
@@ -53,6 +53,6 @@ def test_an_image_that_was_done_after_all_is_not_listed_as_failed(store: Store, 
 
 def test_damaged_manifest_is_named(store: Store) -> None:
     for text in (b"{", b'{"digest": "x"}'):
-        store.place.write("manifest.json", text)
+        store.storage.write("manifest.json", text)
         with pytest.raises(IdcError, match=r"manifest\.json .*delete that file"):
             store.read_manifest()

@@ -29,5 +29,5 @@ def test_folders_of_compacted_parts_go_and_those_with_something_in_them_stay(
     store.compact(make.DIGEST, 0, 1)
     (tmp_path / "parts" / "mine").mkdir()
     (tmp_path / "parts" / "mine" / "x.txt").touch()
-    owned.remove_empty_part_folders(store.place)
+    owned.remove_empty_part_folders(store.storage)
     assert not (tmp_path / "parts" / make.DIGEST).exists() and (tmp_path / "parts" / "mine" / "x.txt").exists()

@@ -19,9 +19,9 @@ def test_part_gives_back_what_was_committed_and_a_second_commit_is_harmless(
 ) -> None:
     make.commit(store, "a.png")
     name = part_name(make.DIGEST, make.image_id("a.png"))
-    before = store.place.read(name)
+    before = store.storage.read(name)
     make.commit(store, "a.png")
-    assert store.place.read(name) == before
+    assert store.storage.read(name) == before
     part = store.read_part(make.DIGEST, make.image_id("a.png"))
     assert part.record == make.record("a.png") and rows_from_table(part.table) == make.rows("a.png")
 
@@ -56,7 +56,7 @@ def test_damaged_part_is_named_with_the_fix(
 ) -> None:
     make.commit(store, "a.png")
     name = part_name(make.DIGEST, make.image_id("a.png"))
-    store.place.write(name, damage(store.place.read(name)))
+    store.storage.write(name, damage(store.storage.read(name)))
     for read in (
         lambda: store.read_part(make.DIGEST, make.image_id("a.png")),
         lambda: store.done(make.DIGEST)[make.image_id("a.png")],
@@ -67,8 +67,8 @@ def test_damaged_part_is_named_with_the_fix(
 
 def test_part_under_the_name_of_another_image_is_refused(store: Store, make: SimpleNamespace) -> None:
     make.commit(store, "a.png")
-    data = store.place.read(part_name(make.DIGEST, make.image_id("a.png")))
-    store.place.write(part_name(make.DIGEST, make.image_id("b.png")), data)
+    data = store.storage.read(part_name(make.DIGEST, make.image_id("a.png")))
+    store.storage.write(part_name(make.DIGEST, make.image_id("b.png")), data)
     with pytest.raises(IdcError, match=make.image_id("a.png")):
         store.read_part(make.DIGEST, make.image_id("b.png"))
 

@@ -56,12 +56,12 @@ def test_release_that_is_killed_leaves_the_image_in_quarantine(objects: Any, mak
 @pytest.mark.parametrize("text", [b"{", b'{"image_id": "x"}'])
 def test_damaged_entry_is_named(store: Store, make: SimpleNamespace, text: bytes) -> None:
     name = quarantine_name(make.DIGEST, make.image_id("a.png"))
-    store.place.write(name, text)
+    store.storage.write(name, text)
     with pytest.raises(IdcError, match=name):
         store.list_quarantined(make.DIGEST)
 
 
 def test_a_users_notes_in_the_folder_are_no_entries(store: Store, make: SimpleNamespace) -> None:
-    store.place.write(f"quarantine/{make.DIGEST}/notes.json", b"hello")
-    store.place.write(f"quarantine/{make.DIGEST}/not-sixteen-hex1.json", b"hello")
+    store.storage.write(f"quarantine/{make.DIGEST}/notes.json", b"hello")
+    store.storage.write(f"quarantine/{make.DIGEST}/not-sixteen-hex1.json", b"hello")
     assert store.list_quarantined(make.DIGEST) == []

@@ -66,14 +66,14 @@ def test_overwrite_removes_ours_and_spares_the_users_files(store: Store, make: S
     mine = ["notes.txt", "shards/readme.md", "index/part-1.parquet", "parts/mine.parquet", "parts/x/y/mine.txt",
             "quarantine/d1/why.txt", "mlflow.db", "inflight/notes.txt"]  # fmt: skip
     for name in mine:
-        store.place.write(name, b"mine")
+        store.storage.write(name, b"mine")
     store.begin_run(make.run_record(digest="d2"), overwrite=True)
     assert store.read_run() == make.run_record(digest="d2")
     for digest in ("d1", "d2"):
         assert len(store.done(digest)) == 0 and store.list_quarantined(digest) == []
     assert store.read_inflight() == [] and store.list_attempts() == {} and store.read_manifest() is None
-    assert store.place.files("shards") == ["readme.md"] and store.place.files("index") == ["part-1.parquet"]
-    assert all(store.place.read(name) == b"mine" for name in mine)
+    assert store.storage.files("shards") == ["readme.md"] and store.storage.files("index") == ["part-1.parquet"]
+    assert all(store.storage.read(name) == b"mine" for name in mine)
 
 
 def test_overwrite_killed_at_any_change_leaves_no_mixed_store(make: SimpleNamespace) -> None:
@@ -102,7 +102,7 @@ def test_overwrite_killed_at_any_change_leaves_no_mixed_store(make: SimpleNamesp
 
 @pytest.mark.parametrize("text", [b'{"format_version": 1', b'{"format_version": 1, "digest": "x"}', b"[]"])
 def test_corrupt_run_json_is_named_and_can_be_overwritten(store: Store, make: SimpleNamespace, text: bytes) -> None:
-    store.place.write("run.json", text)
+    store.storage.write("run.json", text)
     for read in (store.read_run, lambda: store.begin_run(make.run_record())):
         with pytest.raises(IdcError, match=r"out/run\.json .*--overwrite"):
             read()
@@ -110,7 +110,7 @@ def test_corrupt_run_json_is_named_and_can_be_overwritten(store: Store, make: Si
 
 
 def test_a_newer_format_is_refused(store: Store, make: SimpleNamespace) -> None:
-    store.place.write_json("run.json", {"format_version": 2})
+    store.storage.write_json("run.json", {"format_version": 2})
     with pytest.raises(BadRequest, match="format_version 2; this program reads 1"):
         store.begin_run(make.run_record())
 
@@ -124,7 +124,7 @@ def test_results_without_a_run_are_refused(store: Store, make: SimpleNamespace) 
 
 
 def test_a_folder_with_only_the_users_files_is_a_fresh_output(store: Store, make: SimpleNamespace) -> None:
-    store.place.write("shards/mine.txt", b"")
+    store.storage.write("shards/mine.txt", b"")
     assert store.begin_run(make.run_record()) == make.run_record()
 
 
@@ -133,7 +133,7 @@ def test_credentials_are_not_stored(store: Store, make: SimpleNamespace) -> None
         input_uri="s3://key:s3cr3t@bucket/in", config={"tracking": "postgresql://u:s3cr3t@db/mlflow", "n": [1]}
     )
     store.begin_run(record)
-    assert b"s3cr3t" not in (store.place.read("run.json") or b"")
+    assert b"s3cr3t" not in (store.storage.read("run.json") or b"")
     assert store.begin_run(record).input_uri == "s3://bucket/in"
 
 

@@ -29,7 +29,7 @@ def _compact_two(store: Store, make: SimpleNamespace) -> Path:
     make.commit(store, "empty.png", 0)
     for shard in range(2):
         store.compact(make.DIGEST, shard, 2)
-    return Path(store.place.root) / "shards"
+    return Path(store.storage.root) / "shards"
 
 
 def test_plain_pyarrow_reads_the_shards_and_pngs_are_stored_as_they_are(tmp_path: Path, make: SimpleNamespace) -> None:

@@ -15,11 +15,11 @@ VALUE: dict[str, Any] = {"a": [1, 2.5, None, True], "b": {"c": "Größe \udc80 \
 
 def test_a_record_comes_back_through_a_file(tmp_path: Path) -> None:
     """Catches names that are no UTF-8, and floats whose text changes on the way."""
-    place = resolve(str(tmp_path))
-    place.write_json("x.json", sealed(VALUE))
-    value = place.read_json("x.json", "fix")
+    storage = resolve(str(tmp_path))
+    storage.write_json("x.json", sealed(VALUE))
+    value = storage.read_json("x.json", "fix")
     assert value is not None and unsealed(value, "x.json", "fix") == VALUE
-    assert is_as_written(place, "x.json")
+    assert is_as_written(storage, "x.json")
 
 
 @pytest.mark.parametrize("change", [{"d": 2e-300}, {"e": 1}, {"b": {"c": ""}}, {"sha256": "00" * 32}, {"sha256": None}])
@@ -38,8 +38,8 @@ def test_a_record_of_an_earlier_version_passes() -> None:
 
 
 def test_other_spaces_are_noticed(tmp_path: Path) -> None:
-    place = resolve(str(tmp_path))
+    storage = resolve(str(tmp_path))
     for text in (json.dumps(VALUE), json.dumps(VALUE, indent=1, ensure_ascii=False).replace("\udc80", "x"), "{"):
-        place.write("x.json", text.encode())
-        assert not is_as_written(place, "x.json")
-    assert not is_as_written(place, "nothing.json")
+        storage.write("x.json", text.encode())
+        assert not is_as_written(storage, "x.json")
+    assert not is_as_written(storage, "nothing.json")

@@ -135,6 +135,6 @@ def test_thousands_of_parts_and_failures_are_quick(tmp_path: Path, make: SimpleN
         part.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
     start = time.perf_counter()
-    status = read_status(store.place)
+    status = read_status(store.storage)
     assert status.done == 5000
     assert time.perf_counter() - start < 5

@@ -80,27 +80,27 @@ def in_memory(make: SimpleNamespace, finish: bool = True) -> tuple[Store, Any]:
 
 
 def check(store: Store, **how: bool) -> Report:
-    return verify_output(store.place, **how)
+    return verify_output(store.storage, **how)
 
 
 def contents(store: Store, folders: Iterable[str] = ("shards",)) -> dict[str, bytes | None]:
-    names = [f"{folder}/{name}" for folder in folders for name in store.place.files(folder)]
-    return {name: store.place.read(name) for name in names}
+    names = [f"{folder}/{name}" for folder in folders for name in store.storage.files(folder)]
+    return {name: store.storage.read(name) for name in names}
 
 
 def change(store: Store, name: str, edit: Callable[[bytes], bytes]) -> None:
-    data = store.place.read(name)
+    data = store.storage.read(name)
     assert data is not None
-    store.place.write(name, edit(data))
+    store.storage.write(name, edit(data))
 
 
 def edit_json(store: Store, name: str, edit: Callable[[dict[str, Any]], Any], seal: bool = False) -> None:
     """Edits a record as a text editor would; with its checksum made anew if asked for."""
-    value = json.loads(store.place.read(name) or b"")
+    value = json.loads(store.storage.read(name) or b"")
     edit(value)
     if seal:
         value = sealed({key: entry for key, entry in value.items() if key != "sha256"})
-    store.place.write_json(name, value)
+    store.storage.write_json(name, value)
 
 
 def of_shard(make: SimpleNamespace, *shards: int) -> set[str]:
@@ -119,7 +119,7 @@ def test_a_sound_output_is_sound_and_is_not_touched(make: SimpleNamespace) -> No
         assert (report.shards, report.images, report.rows, report.deep) == (SHARDS, 12, 12, deep)
     assert len(objects.changes) == before
     assert check(store, repair=True).sound
-    assert not store.place.files("damaged") and store.read_manifest() is not None
+    assert not store.storage.files("damaged") and store.read_manifest() is not None
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -142,24 +142,24 @@ def damage_table() -> list[Any]:
     """Name of a case, what it does, the file that is named, the shards whose images are done again."""
 
     def swap(store: Store) -> None:
-        one, two = (store.place.read(shard_name(shard)) for shard in (0, 2))
+        one, two = (store.storage.read(shard_name(shard)) for shard in (0, 2))
         assert one is not None and two is not None and one != two
-        store.place.write(shard_name(0), two)
-        store.place.write(shard_name(2), one)
+        store.storage.write(shard_name(0), two)
+        store.storage.write(shard_name(2), one)
 
     def swap_with_indexes(store: Store) -> None:
         swap(store)
-        one, two = (store.place.read(index_name(shard)) for shard in (0, 2))
+        one, two = (store.storage.read(index_name(shard)) for shard in (0, 2))
         assert one is not None and two is not None
-        store.place.write(index_name(0), two)
-        store.place.write(index_name(2), one)
+        store.storage.write(index_name(0), two)
+        store.storage.write(index_name(2), one)
 
     def rewrite(store: Store) -> None:
         """The same rows less one, in a shard that can be read."""
         table = store.read_shard(1).slice(1)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
-        store.place.write(shard_name(1), sink.getvalue())
+        store.storage.write(shard_name(1), sink.getvalue())
 
     def count(where: str, by: int, seal: bool) -> Callable[[Store], None]:
         def edit(value: dict[str, Any]) -> None:
@@ -169,7 +169,7 @@ def damage_table() -> list[Any]:
 
     def drop(store: Store, *names: str) -> None:
         for name in names:
-            store.place.delete(name)
+            store.storage.delete(name)
 
     return [
         ("truncated shard", lambda s: change(s, shard_name(1), lambda d: d[:-1]), shard_name(1), (1,)),
@@ -233,21 +233,21 @@ def test_what_has_to_be_done_again_is_named_wherever_something_says_it(
 
 def test_nothing_that_is_taken_out_is_thrown_away(finished: Store) -> None:
     """A sound shard whose index is damaged: its sources may be gone, and then its rows are all there is."""
-    shard = finished.place.read(shard_name(1))
+    shard = finished.storage.read(shard_name(1))
     change(finished, index_name(1), lambda data: data[:-1])
     check(finished, repair=True)
-    assert finished.place.read("damaged/shards-part-00001.parquet") == shard
-    assert finished.place.read("damaged/index-part-00001.parquet") is not None
+    assert finished.storage.read("damaged/shards-part-00001.parquet") == shard
+    assert finished.storage.read("damaged/index-part-00001.parquet") is not None
 
 
 def test_overwrite_removes_what_a_repair_kept(finished: Store, make: SimpleNamespace) -> None:
     for name in (shard_name(1), index_name(2), "manifest.json", "run.json"):
         change(finished, name, lambda data: data[:-1])
     check(finished, repair=True)
-    assert len(finished.place.files("damaged")) == 6
-    finished.place.write("damaged/mine.txt", b"mine")
+    assert len(finished.storage.files("damaged")) == 6
+    finished.storage.write("damaged/mine.txt", b"mine")
     finished.begin_run(make.run_record(), overwrite=True)
-    assert finished.place.files("damaged") == ["mine.txt"]
+    assert finished.storage.files("damaged") == ["mine.txt"]
 
 
 def done_or_refused(store: Store, make: SimpleNamespace) -> set[str]:
@@ -346,7 +346,7 @@ def test_a_damaged_run_record_is_written_anew_by_its_own_command_only(finished: 
 
 
 def test_a_missing_run_record_is_damage(finished: Store) -> None:
-    finished.place.delete("run.json")
+    finished.storage.delete("run.json")
     assert [fault.what for fault in check(finished).faults] == ["it is missing"]
     assert check(finished, repair=True).sound
 
@@ -365,7 +365,7 @@ def test_another_version_is_no_damage(finished: Store) -> None:
     edit_json(finished, "run.json", lambda value: value.update(format_version=2), seal=True)
     with pytest.raises(BadRequest, match="format_version 2"):
         check(finished, repair=True)
-    assert not finished.place.files("damaged")
+    assert not finished.storage.files("damaged")
 
 
 def test_an_output_of_an_earlier_version_is_sound(finished: Store) -> None:
@@ -460,7 +460,7 @@ def test_a_shard_that_is_damaged_while_it_was_replaced_goes_and_its_parts_stay(m
 
 
 def test_a_damaged_note_goes_and_the_sound_shard_stays(finished: Store) -> None:
-    finished.place.write(pending_name(1), b"{")
+    finished.storage.write(pending_name(1), b"{")
     before = contents(finished, ("shards", "index"))
     assert check(finished, repair=True).sound
     after = contents(finished, ("shards", "index"))
@@ -473,13 +473,13 @@ def test_a_damaged_note_goes_and_the_sound_shard_stays(finished: Store) -> None:
 def test_rows_that_are_not_the_index_s_tiles_are_found(store: Store, make: SimpleNamespace) -> None:
     """A row is missing, and the index states the checksum of what is there."""
     condense(store, make)
-    store.place.delete("manifest.json")
-    entry = read_index(store.place, 1)
+    store.storage.delete("manifest.json")
+    entry = read_index(store.storage, 1)
     assert entry is not None
     data = shard_bytes([store.read_shard(1).slice(1)])
-    store.place.write(shard_name(1), data)
+    store.storage.write(shard_name(1), data)
     info = dataclasses.replace(entry.info, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    write_index(store.place, info, records_from_table(entry.table))
+    write_index(store.storage, info, records_from_table(entry.table))
     store.check_shards()  # checksums alone say nothing
     (fault,) = check(store).faults
     assert fault.file == shard_name(1) and "wrong rows" in fault.what
@@ -506,11 +506,11 @@ def test_only_a_deep_check_looks_into_pngs(store: Store, make: SimpleNamespace) 
 
 def test_a_file_that_readers_would_take_for_a_shard_is_named(finished: Store) -> None:
     """Rows that ``load_dataset("shards/*.parquet")`` would have twice."""
-    finished.place.write("shards/copy.parquet", finished.place.read(shard_name(0)) or b"")
-    finished.place.write("shards/notes.txt", b"mine")
+    finished.storage.write("shards/copy.parquet", finished.storage.read(shard_name(0)) or b"")
+    finished.storage.write("shards/notes.txt", b"mine")
     report = check(finished, repair=True)
     assert [fault.file for fault in report.left] == ["shards/copy.parquet"]
-    assert finished.place.files("shards")[0] == "copy.parquet" and report.finished
+    assert finished.storage.files("shards")[0] == "copy.parquet" and report.finished
 
 
 def test_what_dead_writers_left_is_named_and_removed(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -521,7 +521,7 @@ def test_what_dead_writers_left_is_named_and_removed(tmp_path: Path, make: Simpl
     os.utime(left, (0, 0))
     assert [fault.file for fault in check(store).faults] == [f"shards/{left.name}"]
     assert check(store, repair=True).sound and not left.exists()
-    assert check(store).sound and not store.place.files("damaged")
+    assert check(store).sound and not store.storage.files("damaged")
 
 
 def test_a_damaged_record_of_a_failed_image_lets_it_be_tried_again(finished: Store, make: SimpleNamespace) -> None:
@@ -542,40 +542,40 @@ def test_a_job_at_work_is_left_alone(finished: Store) -> None:
             with pytest.raises(Locked):
                 check(finished, repair=repair)
     with pytest.raises(BadRequest, match="no condensed set at .*nowhere"):
-        verify(f"{finished.uri}/nowhere" if finished.place.is_local else "/nowhere")
+        verify(f"{finished.uri}/nowhere" if finished.storage.is_local else "/nowhere")
 
 
 def test_the_resume_of_a_finished_output_notices_what_is_cheap_to_notice(
     finished: Store, make: SimpleNamespace, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Catches images that are silently done again, or never, because files of a finished run are gone."""
-    whole = finished.place.read(shard_name(1)) or b""
-    index = finished.place.read(index_name(1)) or b""
+    whole = finished.storage.read(shard_name(1)) or b""
+    index = finished.storage.read(index_name(1)) or b""
 
     def refused(text: str) -> None:
         with pytest.raises(IdcError, match=rf"(?s){text}.*idc-ray verify"):
             finished.done(make.DIGEST)
-        finished.place.write(shard_name(1), whole)
-        finished.place.write(index_name(1), index)
+        finished.storage.write(shard_name(1), whole)
+        finished.storage.write(index_name(1), index)
 
     change(finished, shard_name(1), lambda data: data + b"x")
     refused("part-00001.parquet is damaged: .*another size")
     change(finished, shard_name(1), lambda data: data[:-8] + b"\xff\xff\xff\xff" + data[-4:])
     refused("part-00001.parquet has no whole footer")
-    finished.place.delete(shard_name(1))
+    finished.storage.delete(shard_name(1))
     refused("part-00001.parquet is missing")
-    finished.place.delete(index_name(1))
+    finished.storage.delete(index_name(1))
     refused("part-00001.parquet has no entry")
     change(finished, index_name(1), lambda data: data[:9] + bytes([data[9] ^ 1]) + data[10:])
     refused("index/part-00001.parquet has another checksum|not a whole index")
     edit_json(finished, "manifest.json", lambda value: value.update(images=11))
     with pytest.raises(IdcError, match=r"manifest\.json has another checksum.*idc-ray verify"):
         finished.done(make.DIGEST)
-    finished.place.delete("manifest.json")
+    finished.storage.delete("manifest.json")
     finished.write_manifest(make.DIGEST, {})
     assert not caplog.text
-    finished.place.delete(shard_name(1))
-    finished.place.delete(index_name(1))
+    finished.storage.delete(shard_name(1))
+    finished.storage.delete(index_name(1))
     assert len(finished.done(make.DIGEST)) == 12 - len(of_shard(make, 1))
     assert f"shards/part-00001.parquet and its index are missing; its {len(of_shard(make, 1))} images" in caplog.text
 

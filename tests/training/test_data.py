@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def config_for(*places: Path, **overrides: object) -> TrainConfig:
-    return toy_config(data=[str(place) for place in places], model="edsr_small", **overrides)
+    return toy_config(data=[str(storage) for storage in places], model="edsr_small", **overrides)
 
 
 def test_sources_of_both_kinds_go_together(tmp_path: Path) -> None:

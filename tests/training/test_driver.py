@@ -40,9 +40,11 @@ def config_for(tmp_path: Path, name: str, **more: object) -> TrainConfig:
 def train_here(config: TrainConfig, patch: pytest.MonkeyPatch) -> None:
     """The whole training in this process: what a worker of Ray Train does, without Ray, in a fraction of the time."""
 
-    def run(config: TrainConfig, place: Any, work: Any, tracker: Any) -> None:
-        feed, validation = worker._data(TrainJob(config, place, work.labels, work.notes, None), read_record(place), CPU)
-        fit(config, feed, validation, place, lambda event: None, work.notes)
+    def run(config: TrainConfig, storage: Any, work: Any, tracker: Any) -> None:
+        feed, validation = worker._data(
+            TrainJob(config, storage, work.labels, work.notes, None), read_record(storage), CPU
+        )
+        fit(config, feed, validation, storage, lambda event: None, work.notes)
 
     patch.setattr(driver, "_run_on_ray", run)
     patch.setattr(worker, "_resident", lambda *_: True)

@@ -48,17 +48,17 @@ def test_what_is_done_is_not_counted_and_another_training_is_refused(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(dry_run, "seconds_per_step", lambda config, device: 1.0)
-    place = resolve(str(data / "out"))
-    config = toy_config(data=[str(data / "set")], output=place.uri, iterations=40, dry_run=True)
+    storage = resolve(str(data / "out"))
+    config = toy_config(data=[str(data / "set")], output=storage.uri, iterations=40, dry_run=True)
     train(config)
     assert "about 40 s with" in capsys.readouterr().out
-    begin_training(place, TrainRecord({}, "another", [], ""), overwrite=False)
+    begin_training(storage, TrainRecord({}, "another", [], ""), overwrite=False)
     with pytest.raises(BadRequest, match="holds another training"):
         train(config)
     train(config.model_copy(update={"overwrite": True}))
     assert "about 40 s with" in capsys.readouterr().out
-    monkeypatch.setattr("idc_ray.training.driver.check_output", lambda place, record, overwrite: record)
-    write_state(place, SavedState(10, {"w": torch.zeros(1)}))
+    monkeypatch.setattr("idc_ray.training.driver.check_output", lambda storage, record, overwrite: record)
+    write_state(storage, SavedState(10, {"w": torch.zeros(1)}))
     train(config)
     assert "; 10 are done" in (told := capsys.readouterr().out)
     assert "about 30 s with" in told

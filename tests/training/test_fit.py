@@ -10,7 +10,7 @@ import torch
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import load_checkpoint, load_upscaler
-from idc_ray.store.filesystem import Place, resolve
+from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.training import fit as fit_module
 from idc_ray.training.fit import Event, FitResult, fit
 from idc_ray.training.state import BEST, LAST, STATE, read_state
@@ -22,14 +22,14 @@ class Killed(Exception):
     pass
 
 
-def train(config: TrainConfig, place: Place, events: list[Event] | None = None, **more: Any) -> FitResult:
-    tell = (lambda event: None) if events is None else events.append
-    arguments = {"feed": toy_patches(config), "validation": toy_pairs(1), "tell": tell, "notes": {}} | more
-    return fit(config, place=place, **arguments)
+def train(config: TrainConfig, storage: StorageFolder, events: list[Event] | None = None, **more: Any) -> FitResult:
+    report = (lambda event: None) if events is None else events.append
+    arguments = {"feed": toy_patches(config), "validation": toy_pairs(1), "tell": report, "notes": {}} | more
+    return fit(config, storage=storage, **arguments)
 
 
-def content(place: Place, name: str) -> bytes:
-    data = place.read(name)
+def content(storage: StorageFolder, name: str) -> bytes:
+    data = storage.read(name)
     assert data is not None
     return data
 
@@ -43,7 +43,7 @@ def test_a_training_killed_anywhere_ends_with_the_same_files(tmp_path: Path, mon
     real = fit_module.write_checkpoint, fit_module.write_state
 
     for kill_at in range(12):
-        place = resolve(str(tmp_path / f"killed{kill_at}"))
+        storage = resolve(str(tmp_path / f"killed{kill_at}"))
         writes = 0
 
         def counted(write: Any, kill_at: int = kill_at) -> Any:
@@ -59,24 +59,24 @@ def test_a_training_killed_anywhere_ends_with_the_same_files(tmp_path: Path, mon
         monkeypatch.setattr(fit_module, "write_checkpoint", counted(real[0]))
         monkeypatch.setattr(fit_module, "write_state", counted(real[1]))
         with pytest.raises(Killed):
-            train(config, place)
+            train(config, storage)
         monkeypatch.setattr(fit_module, "write_checkpoint", real[0])
         monkeypatch.setattr(fit_module, "write_state", real[1])
-        assert train(config, place) == expected
+        assert train(config, storage) == expected
         for name in (LAST, BEST, STATE):
-            assert content(place, name) == content(whole, name), f"{name} after a kill at write {kill_at + 1}"
+            assert content(storage, name) == content(whole, name), f"{name} after a kill at write {kill_at + 1}"
 
 
 def test_the_averaged_weights_are_what_is_saved_and_load_as_a_network(tmp_path: Path) -> None:
-    config, place = toy_config(), resolve(str(tmp_path))
-    train(config, place, notes={"data": "toys"})
-    checkpoint = load_checkpoint(content(place, LAST))
-    state = read_state(place)
+    config, storage = toy_config(), resolve(str(tmp_path))
+    train(config, storage, notes={"data": "toys"})
+    checkpoint = load_checkpoint(content(storage, LAST))
+    state = read_state(storage)
     assert state is not None
     assert state.finished
     assert all(torch.equal(value, state.tensors[f"average.{name}"]) for name, value in checkpoint.state_dict.items())
     assert checkpoint.notes == {"data": "toys", "step": 12}
-    assert load_upscaler(content(place, LAST), scale=2).upscale_image(toy_pairs(1)[0].lr).shape == (48, 48, 3)
+    assert load_upscaler(content(storage, LAST), scale=2).upscale_image(toy_pairs(1)[0].lr).shape == (48, 48, 3)
 
 
 def test_best_is_the_best_of_what_was_validated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,16 +87,16 @@ def test_best_is_the_best_of_what_was_validated(tmp_path: Path, monkeypatch: pyt
         return Scored([next(psnrs)], [])
 
     monkeypatch.setattr(fit_module.Validator, "score", score)
-    place = resolve(str(tmp_path))
-    result = train(toy_config(validation__every=3), place)
+    storage = resolve(str(tmp_path))
+    result = train(toy_config(validation__every=3), storage)
     assert (result.best_psnr, result.best_step) == (22.0, 6)
-    assert load_checkpoint(content(place, BEST)).notes["step"] == 6
-    assert load_checkpoint(content(place, LAST)).notes["step"] == 12
+    assert load_checkpoint(content(storage, BEST)).notes["step"] == 6
+    assert load_checkpoint(content(storage, LAST)).notes["step"] == 12
 
 
 def test_a_best_of_other_images_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a best checkpoint that never moves again, since it was scored on easier images."""
-    config, place = toy_config(validation__every=3), resolve(str(tmp_path))
+    config, storage = toy_config(validation__every=3), resolve(str(tmp_path))
     psnrs = iter([60.0, 20.0, 21.0])
     monkeypatch.setattr(fit_module.Validator, "score", lambda self, weights: Scored([next(psnrs)], []))
 
@@ -105,25 +105,25 @@ def test_a_best_of_other_images_is_forgotten(tmp_path: Path, monkeypatch: pytest
             raise Killed
 
     with pytest.raises(Killed):
-        train(config, place, tell=stop)
+        train(config, storage, report=stop)
     psnrs = iter([22.0, 25.0, 24.0])
-    result = train(config, place, validation=toy_pairs(2))
+    result = train(config, storage, validation=toy_pairs(2))
     assert (result.best_psnr, result.best_step) == (25.0, 9)
 
 
 def test_without_validation_there_is_no_best(tmp_path: Path) -> None:
-    place = resolve(str(tmp_path))
-    assert train(toy_config(), place, validation=[]).best_psnr is None
-    assert place.read(BEST) is None
+    storage = resolve(str(tmp_path))
+    assert train(toy_config(), storage, validation=[]).best_psnr is None
+    assert storage.read(BEST) is None
 
 
 def test_a_finished_training_does_nothing_more(tmp_path: Path) -> None:
-    place, events = resolve(str(tmp_path)), []
-    first = train(toy_config(), place)
-    before = content(place, STATE)
-    assert train(toy_config(), place, events) == first
+    storage, events = resolve(str(tmp_path)), []
+    first = train(toy_config(), storage)
+    before = content(storage, STATE)
+    assert train(toy_config(), storage, events) == first
     assert [event["kind"] for event in events] == ["resumed"]
-    assert content(place, STATE) == before
+    assert content(storage, STATE) == before
 
 
 def test_more_steps_continue_a_finished_training(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_more_steps_continue_a_finished_training(tmp_path: Path) -> None:
 
 def test_a_nan_stops_with_step_images_and_last_good_state(tmp_path: Path) -> None:
     """Catches a ruined state that is saved: what is on the disk is of the last good step, and finite."""
-    config, place = toy_config(iterations=40, checkpoint_every=4), resolve(str(tmp_path))
+    config, storage = toy_config(iterations=40, checkpoint_every=4), resolve(str(tmp_path))
     feed = toy_patches(config)
     cut, steps = feed.patches, []
 
@@ -149,12 +149,12 @@ def test_a_nan_stops_with_step_images_and_last_good_state(tmp_path: Path) -> Non
 
     feed.patches = patches  # type: ignore[method-assign]
     with pytest.raises(IdcError) as caught:
-        train(config, place, feed=feed)
+        train(config, storage, feed=feed)
     message = str(caught.value)
     assert "at step 10;" in message
     assert all(name in message for name in feed.names(9))
     assert "of step 8" in message
-    state = read_state(place)
+    state = read_state(storage)
     assert state is not None
     assert state.step == 8
     assert all(bool(value.isfinite().all()) for value in state.tensors.values())
@@ -169,9 +169,9 @@ def test_progress_and_validation_are_told(tmp_path: Path) -> None:
     assert last["steps_per_second"] > 0
     assert [event["step"] for event in events if event["kind"] == "validation"] == [6, 12]
     json.dumps([{k: v for k, v in event.items() if k != "pictures"} for event in events])
-    looks: list[Event] = []
-    train(toy_config(validation__every=12), resolve(str(tmp_path / "looks")), looks, validate_at=[2, 7])
-    assert [event["step"] for event in looks if event["kind"] == "validation"] == [2, 7, 12]
+    eval_steps: list[Event] = []
+    train(toy_config(validation__every=12), resolve(str(tmp_path / "eval_steps")), eval_steps, validate_at=[2, 7])
+    assert [event["step"] for event in eval_steps if event["kind"] == "validation"] == [2, 7, 12]
 
 
 def test_interpolation_is_a_start_far_better_than_random(tmp_path: Path) -> None:

@@ -24,71 +24,71 @@ RECORD = TrainRecord({"seed": 0, "optimizer": {"learning_rate": 0.1}}, "a" * 16,
 
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
-    place = resolve(str(tmp_path))
-    assert read_state(place) is None
+    storage = resolve(str(tmp_path))
+    assert read_state(storage) is None
     tensors = {"model.a": torch.randn(3, 2).T, "adam.step.a": torch.tensor(7.0), "count": torch.tensor(3)}
-    write_state(place, SavedState(7, tensors, 33.25, 5, judged_on="ab", finished=True))
-    found = read_state(place)
+    write_state(storage, SavedState(7, tensors, 33.25, 5, judged_on="ab", finished=True))
+    found = read_state(storage)
     assert found is not None
     assert (found.step, found.best_psnr, found.best_step, found.finished) == (7, 33.25, 5, True)
     assert all(torch.equal(found.tensors[name], value) for name, value in tensors.items())
 
 
 def test_a_damaged_state_is_told_with_the_way_out(tmp_path: Path) -> None:
-    place = resolve(str(tmp_path))
-    write_state(place, SavedState(7, {"a": torch.zeros(1000)}))
-    data = place.read(STATE)
+    storage = resolve(str(tmp_path))
+    write_state(storage, SavedState(7, {"a": torch.zeros(1000)}))
+    data = storage.read(STATE)
     assert data is not None
     for broken in (b"", b"text", data[:200], data[:-100]):
-        place.write(STATE, broken)
+        storage.write(STATE, broken)
         with pytest.raises(IdcError, match=r"state.safetensors cannot be read.*--overwrite"):
-            read_state(place)
+            read_state(storage)
 
 
 def test_the_same_training_is_continued_with_its_own_record(tmp_path: Path) -> None:
     """Catches a resume that starts a second tracked run."""
-    place = resolve(str(tmp_path))
-    begin_training(place, RECORD, overwrite=False)
-    update_record(place, mlflow_run_id="run1")
-    again = begin_training(place, replace(RECORD, created="2026-02-02"), overwrite=False)
+    storage = resolve(str(tmp_path))
+    begin_training(storage, RECORD, overwrite=False)
+    update_record(storage, mlflow_run_id="run1")
+    again = begin_training(storage, replace(RECORD, created="2026-02-02"), overwrite=False)
     assert (again.mlflow_run_id, again.created) == ("run1", "2026-01-01")
 
 
 def test_other_numbers_of_steps_continue_a_training(tmp_path: Path) -> None:
     """Catches a raised number that is refused, a record that keeps the old one, and fewer steps than were done."""
-    place = resolve(str(tmp_path))
+    storage = resolve(str(tmp_path))
     short = replace(RECORD, config={"iterations": 10}, family="f")
-    begin_training(place, short, overwrite=False)
-    update_record(place, mlflow_run_id="run1", tracked=True)
-    write_state(place, SavedState(10, {"a": torch.zeros(3)}, finished=True))
+    begin_training(storage, short, overwrite=False)
+    update_record(storage, mlflow_run_id="run1", tracked=True)
+    write_state(storage, SavedState(10, {"a": torch.zeros(3)}, finished=True))
     long = replace(short, config={"iterations": 30}, digest="b" * 16)
-    again = begin_training(place, long, overwrite=False)
+    again = begin_training(storage, long, overwrite=False)
     assert (again.digest, again.config, again.tracked) == ("b" * 16, {"iterations": 30}, False)
     assert again.mlflow_run_id == "run1"
-    assert begin_training(place, long, overwrite=False) == again
+    assert begin_training(storage, long, overwrite=False) == again
     with pytest.raises(BadRequest, match="iterations is 9, but .* has done 10 steps"):
-        begin_training(place, replace(long, config={"iterations": 9}, digest="c" * 16), overwrite=False)
+        begin_training(storage, replace(long, config={"iterations": 9}, digest="c" * 16), overwrite=False)
     with pytest.raises(BadRequest, match="another training"):
-        begin_training(place, replace(long, digest="d" * 16, family="g"), overwrite=False)
+        begin_training(storage, replace(long, digest="d" * 16, family="g"), overwrite=False)
 
 
 def test_another_training_is_refused_with_what_differs(tmp_path: Path) -> None:
-    place = resolve(str(tmp_path))
-    begin_training(place, RECORD, overwrite=False)
+    storage = resolve(str(tmp_path))
+    begin_training(storage, RECORD, overwrite=False)
     other = replace(RECORD, digest="b" * 16, config={"seed": 0, "optimizer": {"learning_rate": 0.2}})
     with pytest.raises(BadRequest, match=r"optimizer.learning_rate: 0.1 -> 0.2\ngive --overwrite"):
-        begin_training(place, other, overwrite=False)
+        begin_training(storage, other, overwrite=False)
     with pytest.raises(BadRequest, match=r"data: .*3 images.* -> .*4 images"):
-        begin_training(place, replace(RECORD, digest="c" * 16, data=["photos: 4 images"]), overwrite=False)
+        begin_training(storage, replace(RECORD, digest="c" * 16, data=["photos: 4 images"]), overwrite=False)
     with pytest.raises(BadRequest, match="the content of its data.*has changed"):
-        begin_training(place, replace(RECORD, digest="d" * 16), overwrite=False)
+        begin_training(storage, replace(RECORD, digest="d" * 16), overwrite=False)
 
 
 def test_overwrite_leaves_nothing_of_the_old_training_and_nothing_else_is_touched(tmp_path: Path) -> None:
-    place = resolve(str(tmp_path))
-    begin_training(place, RECORD, overwrite=False)
+    storage = resolve(str(tmp_path))
+    begin_training(storage, RECORD, overwrite=False)
     for name in (STATE, LAST, BEST, "notes.txt"):
-        place.write(name, b"x")
+        storage.write(name, b"x")
     other = replace(RECORD, digest="b" * 16)
-    assert begin_training(place, other, overwrite=True) == other
-    assert place.files("") == ["notes.txt", "train.json"]
+    assert begin_training(storage, other, overwrite=True) == other
+    assert storage.files("") == ["notes.txt", "train.json"]

@@ -27,7 +27,7 @@ PATCH = 8
 
 
 def config_for(*places: Path, **overrides: object) -> TrainConfig:
-    return toy_config(data=[str(place) for place in places], model="edsr_small", **overrides)
+    return toy_config(data=[str(storage) for storage in places], model="edsr_small", **overrides)
 
 
 def numbered(height: int, width: int) -> Pair:
@@ -44,7 +44,7 @@ def read(config: TrainConfig, index: int = 0, labels: bytes | None = None) -> li
     if isinstance(source, CondensedSource):
         parts = [pa.table({"shard": [shard]}) for shard in source.shards]
     else:
-        parts = [source.found.manifest.slice(row, 1) for row in range(source.found.manifest.num_rows)]
+        parts = [source.listing.manifest.slice(row, 1) for row in range(source.listing.manifest.num_rows)]
     tables = [table for part in parts for table in _Read(config, labels, source, pixels)(part)]
     assert all(table.schema == SCHEMA for table in tables)
     return [row for table in tables for row in table.to_pylist()]
@@ -157,7 +157,7 @@ def test_an_image_comes_as_often_as_its_pixels_say(tmp_path: Path) -> None:
     tables = open_sources(config, None, CPU)
     pixels = max(stream._piece_pixels(source, config) for source in tables)
     for source, side in zip(tables, (200, 30, 24), strict=True):
-        part = source.found.manifest if isinstance(source, RealSource) else pa.table({"shard": list(source.shards)})
+        part = source.listing.manifest if isinstance(source, RealSource) else pa.table({"shard": list(source.shards)})
         counts = [sum(table.num_rows for table in _Read(config, None, source, pixels)(part)) for _ in range(60)]
         deviation = np.sqrt(max(counts)) / 2 / np.sqrt(60)  # at most, as each piece comes n or n + 1 times
         assert np.mean(counts) == pytest.approx(side**2 / pixels, abs=5 * deviation)
@@ -348,7 +348,7 @@ def test_sources_are_mixed_however_long_they_are(tmp_path: Path, monkeypatch: py
         (tmp_path / "short" / f"{i}.png").rename(tmp_path / "short" / f"{1000 + i}.png")
     dataset = stream.stream_of(config_for(tmp_path / "long", tmp_path / "short", patch_size=PATCH), None)
     names = [int(name.removesuffix(".png")) for name in streamed_names(dataset)]
-    places = [place for place, name in enumerate(names) if name >= 1000]
+    places = [storage for storage, name in enumerate(names) if name >= 1000]
     assert len(names) == 66
     assert places[0] < 33 <= places[-1]
     long = [name for name in names if name < 1000]

@@ -8,7 +8,7 @@ import torch
 
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest
-from idc_ray.store.filesystem import Place, resolve
+from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.training import worker
 from idc_ray.training.data import open_sources
 from idc_ray.training.state import TrainRecord, begin_training, read_record
@@ -20,17 +20,17 @@ CPU = torch.device("cpu")
 DIGEST = "a" * 16
 
 
-def job_at(place: Place, **settings: object) -> TrainJob:
-    config = toy_config(output=place.uri, data=[str(Path(place.root).parent / "set")], **settings)
-    return TrainJob(config, place, None, {"digest": DIGEST}, None)  # type: ignore[arg-type]
+def job_at(storage: StorageFolder, **settings: object) -> TrainJob:
+    config = toy_config(output=storage.uri, data=[str(Path(storage.root).parent / "set")], **settings)
+    return TrainJob(config, storage, None, {"digest": DIGEST}, None)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def storage(tmp_path: Path) -> StorageFolder:
     condensed(tmp_path / "set")
-    place = resolve(str(tmp_path / "out"))
-    begin_training(place, TrainRecord({}, DIGEST, [], "2026-01-01"), overwrite=False)
-    return place
+    storage = resolve(str(tmp_path / "out"))
+    begin_training(storage, TrainRecord({}, DIGEST, [], "2026-01-01"), overwrite=False)
+    return storage
 
 
 def decide(job: TrainJob, monkeypatch: pytest.MonkeyPatch, free: int, rank: int = 0, world: int = 1) -> bool:
@@ -44,14 +44,14 @@ def decide(job: TrainJob, monkeypatch: pytest.MonkeyPatch, free: int, rank: int 
     return worker._resident(job, worker._record(job), open_sources(job.config, None, CPU), CPU)
 
 
-def test_where_the_data_is_stays_decided(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_data_is_stays_decided(storage: StorageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a resume that streams, and so sees other patches, because another program took the memory."""
-    assert decide(job_at(place), monkeypatch, free=10**12)
-    assert decide(job_at(place), monkeypatch, free=0)
-    assert not decide(job_at(place, resident_bytes=0), monkeypatch, free=10**12)  # said outright
+    assert decide(job_at(storage), monkeypatch, free=10**12)
+    assert decide(job_at(storage), monkeypatch, free=0)
+    assert not decide(job_at(storage, resident_bytes=0), monkeypatch, free=10**12)  # said outright
 
 
-def test_workers_that_disagree_all_stream(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_disagree_all_stream(storage: StorageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches one worker that waits at the end of an epoch for one that has no epochs."""
     told: list[Any] = []
 
@@ -60,15 +60,15 @@ def test_workers_that_disagree_all_stream(place: Place, monkeypatch: pytest.Monk
         flag.zero_()
 
     monkeypatch.setattr(torch.distributed, "all_reduce", other_has_no_room)
-    assert not decide(job_at(place), monkeypatch, free=10**12, rank=1, world=2)
-    assert read_record(place) == TrainRecord({}, DIGEST, [], "2026-01-01")  # the first worker writes
-    assert not decide(job_at(place), monkeypatch, free=10**12, rank=0, world=2)
+    assert not decide(job_at(storage), monkeypatch, free=10**12, rank=1, world=2)
+    assert read_record(storage) == TrainRecord({}, DIGEST, [], "2026-01-01")  # the first worker writes
+    assert not decide(job_at(storage), monkeypatch, free=10**12, rank=0, world=2)
     assert told == [torch.distributed.ReduceOp.MIN] * 2
-    record = read_record(place)
+    record = read_record(storage)
     assert record is not None and record.resident is False
 
 
-def test_a_worker_that_does_not_see_the_output_says_so(tmp_path: Path, place: Place) -> None:
+def test_a_worker_that_does_not_see_the_output_says_so(tmp_path: Path, storage: StorageFolder) -> None:
     """Catches hours of training that a machine writes to a folder of its own."""
     elsewhere = resolve(str(tmp_path / "elsewhere"))
     with pytest.raises(BadRequest, match=r"does not find at .*elsewhere.*--output that all machines see"):

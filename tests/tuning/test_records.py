@@ -20,41 +20,41 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_damaged_record_says_which_file_and_what_to_do(tmp_path: Path) -> None:
-    place = resolve(str(tmp_path))
-    place.write_json("trials/00003.json", {"number": 3})
+    storage = resolve(str(tmp_path))
+    storage.write_json("trials/00003.json", {"number": 3})
     with pytest.raises(IdcError, match=r"00003.json is no record of this version; delete that file"):
-        Records(place).read_all()
+        Records(storage).read_all()
 
 
 def test_another_sweep_in_the_output_is_refused_with_what_differs(tmp_path: Path) -> None:
     """Catches trials of two spaces in one table."""
-    place = resolve(str(tmp_path))
+    storage = resolve(str(tmp_path))
     one, other = Sweep("1", {"images": 5, "train": "a"}), Sweep("2", {"images": 6, "train": "a"})
-    begin_sweep(place, one, False, ())
-    add_seconds(place, one, 12.5)
-    assert begin_sweep(place, one, False, ()).seconds == 12.5
-    Records(place).write(record(0, 30.0))
-    place.write("best.yaml", b"old")
-    place.write("mine.txt", b"a user's")
+    begin_sweep(storage, one, False, ())
+    add_seconds(storage, one, 12.5)
+    assert begin_sweep(storage, one, False, ()).seconds == 12.5
+    Records(storage).write(record(0, 30.0))
+    storage.write("best.yaml", b"old")
+    storage.write("mine.txt", b"a user's")
     with pytest.raises(BadRequest, match=r"(?s)another sweep.*images: 5 -> 6.*--overwrite") as caught:
-        begin_sweep(place, other, False, ())
+        begin_sweep(storage, other, False, ())
     assert "train" not in str(caught.value)
-    assert begin_sweep(place, other, True, ("best.yaml",)) == other
-    assert Records(place).read_all() == [] and place.read("best.yaml") is None
-    assert place.read("mine.txt") == b"a user's"
+    assert begin_sweep(storage, other, True, ("best.yaml",)) == other
+    assert Records(storage).read_all() == [] and storage.read("best.yaml") is None
+    assert storage.read("mine.txt") == b"a user's"
 
 
 def test_trials_of_nobody_are_not_taken_over(tmp_path: Path) -> None:
-    place = resolve(str(tmp_path))
-    Records(place).write(record(0, 30.0))
+    storage = resolve(str(tmp_path))
+    Records(storage).write(record(0, 30.0))
     with pytest.raises(BadRequest, match="holds trials, but no tune.json"):
-        begin_sweep(place, Sweep("1", {}), False, ())
+        begin_sweep(storage, Sweep("1", {}), False, ())
 
 
 def test_a_file_of_somebody_else_is_no_sweep(tmp_path: Path) -> None:
     """Catches a traceback for a folder where another program keeps a tune.json."""
-    place = resolve(str(tmp_path))
-    place.write_json("tune.json", {"song": "x"})
+    storage = resolve(str(tmp_path))
+    storage.write_json("tune.json", {"song": "x"})
     with pytest.raises(BadRequest, match=r"tune.json is not a record of a sweep.*--overwrite"):
-        begin_sweep(place, Sweep("1", {}), False, ())
-    assert begin_sweep(place, Sweep("1", {}), True, ()).digest == "1"
+        begin_sweep(storage, Sweep("1", {}), False, ())
+    assert begin_sweep(storage, Sweep("1", {}), True, ()).digest == "1"

@@ -140,7 +140,7 @@ def test_asha_looks_at_the_end_of_the_first_seed(write_space: WriteSpace, iterat
     """Catches steps that are no multiple of the rungs': a trial would condense and train a second seed first."""
     train = {"iterations": iterations, "patch_size": 12}
     settings = settings_of(write_space(), train=train, reduction=3, rungs=2, seeds=[0, 1, 2])
-    steps = [*settings.looks, iterations]
+    steps = [*settings.eval_steps, iterations]
     assert len(steps) == 3
     good = [record(i, 31.0, reports=[(step, 31.0) for step in steps]) for i in range(9)]
     scheduler = asha(settings, good)

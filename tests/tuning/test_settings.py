@@ -110,7 +110,7 @@ def test_a_trial_s_settings_are_fixed_then_drawn(write_space: WriteSpace) -> Non
 
 
 @pytest.mark.parametrize(
-    ("more", "looks"),
+    ("more", "eval_steps"),
     [
         ({"rungs": 1, "reduction": 2}, [50]),
         ({"rungs": 2, "reduction": 3}, [12, 34]),  # whole steps at which ASHA's rungs are reached
@@ -119,10 +119,10 @@ def test_a_trial_s_settings_are_fixed_then_drawn(write_space: WriteSpace) -> Non
         ({"search": "grid"}, [50]),
     ],
 )
-def test_a_student_is_scored_no_oftener_than_needed(more: Any, looks: list[int], write_space: WriteSpace) -> None:
+def test_a_student_is_scored_no_oftener_than_needed(more: Any, eval_steps: list[int], write_space: WriteSpace) -> None:
     """Catches sweeps that spend more time on scoring than on training: only what ASHA compares, and the end."""
     settings = settings_of(write_space(), train={"iterations": 100, "patch_size": 12}, **more)
-    assert settings.looks == looks
+    assert settings.eval_steps == eval_steps
     assert settings.train.validation.every == 100
 
 

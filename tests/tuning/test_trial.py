@@ -111,14 +111,14 @@ def test_each_depth_is_measured_once(ray_cluster: Any, images: Any, tmp_path: An
     space = write_space({"rlff.feature_layer": ["body.0", "auto"], "loss.gamma": {"uniform": [0, 2]}})
     plan = prepare(tune_config(space, input=str(images), output=str(tmp_path / "out")))
     bench = set_up_bench(plan, {"num_cpus": 1})
-    assert len(bench.known) == 2
-    known = {}
+    assert len(bench.teacher_cache) == 2
+    teacher_cache = {}
     for layer in ("body.0", "auto"):
         config = plan.settings.condense({"rlff.feature_layer": layer, "loss.gamma": 0.7}, 3)
-        assert depth_of(config) in bench.known
-        known[layer] = [task.known for task in bench.tasks(config)]
-        assert all(each is not None and each.features for each in known[layer])
-    assert not np.array_equal(known["body.0"][0].features[0], known["auto"][0].features[0])
+        assert depth_of(config) in bench.teacher_cache
+        teacher_cache[layer] = [task.teacher_cache for task in bench.tasks(config)]
+        assert all(each is not None and each.features for each in teacher_cache[layer])
+    assert not np.array_equal(teacher_cache["body.0"][0].features[0], teacher_cache["auto"][0].features[0])
     wide = write_space({"tile_size": {"integers": [16, 34]}})
     plan = prepare(tune_config(wide, input=str(images), output=str(tmp_path / "out"), condense={"slots": 2}))
-    assert set_up_bench(plan, {"num_cpus": 1}).known == {}
+    assert set_up_bench(plan, {"num_cpus": 1}).teacher_cache == {}
