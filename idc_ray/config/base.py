@@ -20,7 +20,7 @@ __all__ = [
 ]  # fmt: skip
 
 _NEUTRAL = "neutral"
-PATH_FIELD = "place"
+PATH_FIELD = "path"
 _T = TypeVar("_T")
 
 #: ``Neutral[int]`` is an int that changes no byte of any image's rows. A field without the mark affects the
