@@ -10,10 +10,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from idc_ray.config.base import PathField, Section, result_digest, result_settings
+from idc_ray.config.base import PathField, Section, result_digest, result_settings, settings_of
 
 __all__ = [
     "BUNDLED_SCALES",
+    "JOB_SETTINGS",
     "METHOD_VERSION",
     "Actors",
     "CondenseConfig",
@@ -386,3 +387,9 @@ class CondenseConfig(MethodConfig, Files):
         settings["teacher_sha256"] = teacher_sha256.lower()
         settings["method_version"] = METHOD_VERSION
         return result_digest(settings)
+
+
+#: Names of the settings that change no tile.
+JOB_SETTINGS = frozenset(each.name for each in settings_of(CondenseConfig)) - {
+    each.name for each in settings_of(MethodConfig)
+}

@@ -6,10 +6,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from idc_ray.config.base import OneOrSeveral, PathField, Section, result_digest, result_settings
+from idc_ray.config.base import OneOrSeveral, PathField, Section, result_digest, result_settings, settings_of
 from idc_ray.config.condense import Count, Decay, Mlflow, NotNegative, Positive, Text
 
 __all__ = [
+    "TRAIN_JOB_SETTINGS",
     "TRAIN_VERSION",
     "Augment",
     "Schedule",
@@ -275,3 +276,9 @@ class TrainConfig(TrainMethod, TrainFiles):
             if getattr(self, name) == type(self).model_fields[name].default:
                 del settings[name]
         return result_digest(settings)
+
+
+#: Names of the settings that change no weight.
+TRAIN_JOB_SETTINGS = frozenset(each.name for each in settings_of(TrainConfig)) - {
+    each.name for each in settings_of(TrainMethod)
+}
