@@ -101,7 +101,7 @@ def test_digest_does_not_depend_on_the_order_of_definition() -> None:
 #: Digests of outputs that exist. Another METHOD_VERSION or TRAIN_VERSION changes all of them, nothing else may.
 CONDENSE_DIGESTS: list[tuple[dict[str, object], str]] = [
     ({}, "fcb928fa10036835"),
-    ({"scale": 3, "guide": "auto"}, "d01034cf07bc2de2"),
+    ({"scale": 3, "feature_network": "auto"}, "d01034cf07bc2de2"),
     ({"scale": 4, "ratio": 0.05, "seed": 7}, "5b9b837e6d25f884"),
     ({"method": "random", "labels": "real", "allocation": "difficulty"}, "8033e03fe6b47892"),
     ({"matching": "none"}, "1901be52a057f314"),
@@ -113,11 +113,11 @@ CONDENSE_DIGESTS: list[tuple[dict[str, object], str]] = [
     ({"method": "ncfd", "matching": "pixels", "optimizer.betas": [0.8, 0.99]}, "3d7c06ff39b1a0d2"),
     ({"tile_size": 32, "rlff.bandwidths": [1.0, 2.0], "exchange.blend": 0}, "dbfecea540030799"),
     ({"source.lr_input": "lr", "source.on_changed": "redo", "overwrite": True}, "9d7f4976e4b7e2d2"),
-    ({"actors.threads": 4, "actors.dtype": "bfloat16", "actors.gpus": 1, "slots": 8}, "56462462a6ad7bae"),
+    ({"actors.threads": 4, "actors.dtype": "bfloat16", "actors.gpus": 1, "teacher_batch_size": 8}, "56462462a6ad7bae"),
     (
         {
             "rlff.feature_layer": "body.3",
-            "guide": "teacher",
+            "feature_network": "teacher",
             "teacher": "t.pt",
             "mlflow.enabled": False,
             "store.attempts": 9,

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from idc_ray.config.base import PathField, Section, result_digest, result_settings, settings_of
+from idc_ray.config.synonyms import RENAMED
 
 __all__ = [
     "BUNDLED_SCALES",
@@ -61,7 +62,7 @@ class Rlff(Section):
     """Standard deviations of the frequencies, relative to 1 / that of a local feature; positive, distinct."""
     feature_layer: Text = "auto"
     """Layer whose output is matched, by module name. auto: the last one at LR resolution before the upsampler. A name
-    refers to the teacher, unless guide says otherwise."""
+    refers to the teacher, unless feature_network says otherwise."""
     padding: int = Field(4, ge=0)
     """Reflection padding of a tile when its features are computed, in LR pixels; less than tile_size."""
 
@@ -250,7 +251,7 @@ class MethodConfig(Section):
     """HR tiles: the teacher's output (paper), or real ones, for methods that select crops."""
     tile_size: int = Field(48, ge=16)
     """Side of an LR tile in pixels, at least 16; 48 is EDSR's training patch."""
-    guide: Literal["auto", "teacher", "bundled"] = "auto"
+    feature_network: Literal["auto", "teacher", "bundled"] = "auto"
     """Feature network: its features are matched, and its output measures difficulty. teacher: the teacher (paper);
     bundled: the small network of this package, faster than a large teacher, with better students (docs/results.md);
     auto: bundled if there is one for the scale and rlff.feature_layer is auto, else teacher."""
@@ -266,7 +267,7 @@ class MethodConfig(Section):
     """Random seed, at least 0."""
     init: Literal["random", "medoid", "hardest", "hardest_packed", "noise"] = "hardest"
     """Initial tiles of idc. hardest: crops with the largest |teacher - bicubic|, as the method of that name."""
-    slots: Annotated[int, Field(ge=2)] | None = None
+    teacher_batch_size: Annotated[int, Field(ge=2)] | None = None
     """Batch size of the teacher in tiles, at least 2; it affects the last bits; null: 4 on CPUs, 32 on GPUs."""
     rlff: Rlff = Rlff()
     loss: Loss = Loss()
@@ -303,9 +304,9 @@ class MethodConfig(Section):
 
     @property
     def resolved_feature_network(self) -> Literal["teacher", "bundled"]:
-        """What ``guide`` comes to. A layer that is named is one of the teacher's: of the bundled one nobody asks."""
-        if self.guide != "auto":
-            return self.guide
+        """``feature_network`` without ``auto``. A layer that is named is one of the teacher's."""
+        if self.feature_network != "auto":
+            return self.feature_network
         return "bundled" if self.scale in BUNDLED_SCALES and self.rlff.feature_layer == "auto" else "teacher"
 
     @property
@@ -344,7 +345,7 @@ class CondenseConfig(MethodConfig, Files):
         "tile_size": "side of an LR tile in pixels",
         "iterations": "steps of learning pixels; 0: keep the initial tiles",
         "teacher": "checkpoint of the network that makes the labels; none: the bundled one",
-        "guide": "features to match come from: auto, teacher, bundled",
+        "feature_network": "features to match come from: auto, teacher, bundled",
         "labels": "HR tiles: teacher, or real, with a baseline only",
         "seed": "seed of everything random",
         "source.lr_input": "folder of given LR images; none: made by bicubic",
@@ -379,7 +380,9 @@ class CondenseConfig(MethodConfig, Files):
         Args:
             teacher_sha256: hash of the teacher's checkpoint, hex digits.
         """
-        settings = result_settings(self, MethodConfig) | {"guide": self.resolved_feature_network}
+        settings = result_settings(self, MethodConfig) | {"feature_network": self.resolved_feature_network}
+        for former, name in RENAMED.items():  # digests of outputs in use have the former names
+            settings[former] = settings.pop(name)
         if self.matching == "none":  # as it was written before there was this value
             settings |= {"matching": "cells", "iterations": 0}
         # Not where the paired LR images are, but that they are: LR made by bicubic is another LR.

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from idc_ray.config.base import settings_of
 from idc_ray.config.condense import CondenseConfig
-from idc_ray.config.synonyms import synonym
+from idc_ray.config.synonyms import current_name, synonym
 from idc_ray.errors import BadRequest
 from idc_ray.redact import redact, redact_within
 
@@ -107,7 +107,8 @@ def flatten(model: type[BaseModel], values: Mapping[str, object], origin: str) -
     known = {setting.name for setting in settings_of(model)}
     sections = {name.rpartition(".")[0] for name in known} - {""}
     flat: dict[str, object] = {}
-    for name, value in _leaves(values, "", sections, known):
+    for given, value in _leaves(values, "", sections, known):
+        name = current_name(given, known)
         if name in sections:
             members = ", ".join(sorted(k for k in known if k.rpartition(".")[0] == name))
             meant = synonym(name, known)

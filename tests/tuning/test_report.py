@@ -100,8 +100,8 @@ def test_what_decides_is_important(plan: Plan) -> None:
 
 def test_a_choice_that_is_nothing_is_shown(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
     """Catches a sweep that ends in a traceback over the picture of a choice with null."""
-    space = write_space({"slots": [None, 2, 4]})
-    condense = {name: value for name, value in SETTINGS["condense"].items() if name != "slots"}
+    space = write_space({"teacher_batch_size": [None, 2, 4]})
+    condense = {name: value for name, value in SETTINGS["condense"].items() if name != "teacher_batch_size"}
     plan = prepare(tune_config(space, input=str(images), output=str(tmp_path / "out"), condense=condense))
-    records = [record(n, 30.0 + n, draw={"slots": slots}) for n, slots in enumerate((None, 2, 4))]
+    records = [record(n, 30.0 + n, draw={"teacher_batch_size": slots}) for n, slots in enumerate((None, 2, 4))]
     assert "parallel_coordinates.png" in report_files(plan, records, pictures=True)
