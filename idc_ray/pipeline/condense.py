@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import logging
 import platform
-import tempfile
 import threading
 import time
 import uuid
@@ -25,6 +24,7 @@ from idc_ray.errors import IdcError, Locked, QuarantinedImages
 from idc_ray.images import ImageListing
 from idc_ray.images.names import printable
 from idc_ray.interrupt import check_interrupted
+from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join_for, plan_pool
@@ -38,10 +38,11 @@ from idc_ray.pipeline.stream import condense_stream
 from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
 from idc_ray.pipeline.waiting import statuses_while_waiting
-from idc_ray.store import Manifest, RunRecord, Store, holder_text, shard_count_for
+from idc_ray.results import CondenseResult, Quarantined
+from idc_ray.store import Manifest, RunRecord, Store, shard_count_for
 from idc_ray.tracking import Tracker, tracking_uri
 
-__all__ = ["Finished", "condense", "run_condense", "versions"]
+__all__ = ["condense", "run_condense", "versions"]
 
 log = logging.getLogger(__name__)
 
@@ -70,76 +71,57 @@ class _Launch:
     show: Show
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A job that has come to its end.
-
-    Attributes:
-        store: its output.
-        summary: numbers over all images.
-        manifest: of the output.
-        failure: why that is not what was asked for: images were quarantined and ``strict`` was given, no image could be
-            condensed, or none gave a tile.
-    """
-
-    store: Store
-    summary: Summary
-    manifest: Manifest
-    failure: IdcError | None
-
-
 def condense(config: CondenseConfig) -> int:
-    """The command: :func:`run_condense` between its settings and its summary, printed.
+    """The command: :func:`run_condense`, or an estimate.
 
     Returns:
         The exit code: 0.
 
     Raises:
-        IdcError, Interrupted: as :func:`run_condense`; or ``failure`` of what it returns.
+        IdcError, Interrupted: as :func:`run_condense`.
     """
-    print(config.to_yaml(), flush=True)
-    if config.dry_run:
-        with tempfile.TemporaryDirectory() as folder:
-            job, listing, teacher = _prepare(config, f"{folder}/photographs")
-            with Heartbeat("timing a few images"):
-                print(dry_run.estimate(job, listing, teacher))
-        return 0
-    finished = run_condense(config, "lines")
-    print(finished.summary.format())
-    print(f"{'output':<15} {finished.store.uri}", flush=True)
-    if finished.failure is not None:
-        raise finished.failure
+    if is_real_run(config, lambda photographs: _estimate(config, photographs)):
+        run_condense(config, "lines")
     return 0
 
 
-def run_condense(config: CondenseConfig, show: Show = "log") -> Finished:
+def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
     """Condense the images of a configuration; the same call again continues or confirms what is there.
 
     Args:
         config: the settings; ``dry_run`` is not looked at.
-        show: where progress is shown.
+        show: where progress is shown; with ``lines`` the summary is printed, too.
 
     Raises:
         BadRequest: what was asked for cannot be done.
         Locked: another process works on the output.
+        QuarantinedImages: images were quarantined, and ``strict`` is set.
         Interrupted: SIGINT or SIGTERM.
-        IdcError: anything else that a user can mend.
+        IdcError: no image could be condensed, or none gave a tile; anything else that a user can mend.
     """
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)  # first: to list a million images takes a minute
     job, listing, teacher = _prepare(config)
-    job.store.check_writable()
-    with job.store.lock(holder_text(job.launch)) as lost_lock:
+    with claimed(job.store.storage, job.launch) as lost_lock:
         with Heartbeat("looking at what is done, and at images for their sizes"):
             launch = _begin(job, listing, teacher, lost_lock, show)
-        try:
+        with closed_if_stopped(launch.tracker):
             if launch.plan.todo:
                 _run_on_ray(launch)
             with Heartbeat("writing shards, manifest and gallery"):
-                return _finish(launch)
-        except BaseException as error:
-            launch.tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
+                manifest = _finish(launch)
+            result = _result(launch, manifest)
+            if show == "lines":
+                print(f"{result.summary}\n{'output':<15} {result.output}", flush=True)
+            _check_result(launch)
+            launch.tracker.finish("FINISHED")
+    return result
+
+
+def _estimate(config: CondenseConfig, photographs: str) -> str:
+    job, listing, teacher = _prepare(config, photographs)
+    with Heartbeat("timing a few images"):
+        return dry_run.estimate(job, listing, teacher)
 
 
 def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Job, ImageListing, bytes]:
@@ -220,21 +202,15 @@ def versions() -> dict[str, str]:
 
 
 def _run_on_ray(launch: _Launch) -> None:
-    """Condense what is left; whatever ends this early, no process of ours lives on."""
-    ours = not ray.is_initialized()
-    with Heartbeat("starting or joining Ray"):
-        join_for(launch.job.config.actors)
+    """Condense what is left; whatever ends this early, no process of a cluster started here lives on."""
     try:
-        with data_settings():
+        with cluster(lambda: join_for(launch.job.config.actors)), data_settings():
             _condense_all(launch)
-    except BaseException as error:
-        if ours:
-            ray.shutdown()  # first: a worker that still runs would state again what it works on
-        if isinstance(error, KeyboardInterrupt | IdcError):
-            launch.job.store.end_launch(launch.job.launch)  # no image is to blame for what was in flight
+    except (KeyboardInterrupt, IdcError):
+        # No image is to blame for what was in flight. The cluster has ended: a worker that still ran would state again
+        # what it works on.
+        launch.job.store.end_launch(launch.job.launch)
         raise
-    if ours:
-        ray.shutdown()
 
 
 def _condense_all(launch: _Launch) -> None:
@@ -312,7 +288,7 @@ def _at_work(job: Job) -> int:
     return 0
 
 
-def _finish(launch: _Launch) -> Finished:
+def _finish(launch: _Launch) -> Manifest:
     """Compact what is left, write the manifest last."""
     job, store, tracker = launch.job, launch.job.store, launch.tracker
     Compactor(store, job.digest, launch.run.shard_count, ()).finish()
@@ -321,7 +297,7 @@ def _finish(launch: _Launch) -> Finished:
     summarise(launch.summary, store, job.digest, launch.plan.done_before + launch.plan.gone)
     numbers = launch.summary.as_dict()
     manifest = store.read_manifest()
-    if launch.plan.todo or manifest is None or not _is_told(launch, manifest):
+    if launch.plan.todo or manifest is None or not _is_current(launch, manifest):
         timing = {"wall": numbers["wall_seconds"], **numbers["seconds"]}
         expected = launch.listing.manifest.num_rows + launch.plan.gone
         manifest = store.write_manifest(job.digest, timing, expected)
@@ -331,27 +307,39 @@ def _finish(launch: _Launch) -> Finished:
             store.storage.write(GALLERY, picture)
             tracker.log_artifact(picture, GALLERY)
     tracker.log_metrics(numbers["images"], {k: v for k, v in numbers.items() if isinstance(v, int | float)})
-    failure = _failure(launch)
-    tracker.finish("FINISHED" if failure is None else "FAILED")
-    return Finished(store, launch.summary, manifest, failure)
+    return manifest
 
 
-def _is_told(launch: _Launch, manifest: Manifest) -> bool:
-    """Whether the manifest names no image as set aside which has left the input since."""
-    aside = launch.job.store.quarantined_ids(launch.job.digest)
-    return all(entry["image_id"] in aside for entry in manifest.quarantined)
+def _is_current(launch: _Launch, manifest: Manifest) -> bool:
+    """Whether the manifest names no image as quarantined which has left the input since."""
+    quarantined = launch.job.store.quarantined_ids(launch.job.digest)
+    return all(entry["image_id"] in quarantined for entry in manifest.quarantined)
 
 
-def _failure(launch: _Launch) -> IdcError | None:
-    """Why what came of the job is not what was asked for."""
+def _result(launch: _Launch, manifest: Manifest) -> CondenseResult:
+    losses = launch.summary.loss()
+    return CondenseResult(
+        output=launch.job.store.uri,
+        num_images=manifest.images,
+        num_tiles=manifest.rows,
+        ratio=launch.summary.reached_ratio,
+        quarantined=tuple(Quarantined(**entry) for entry in manifest.quarantined),
+        losses={} if losses is None else dict(zip(("start", "end"), losses, strict=True)),
+        num_bytes=manifest.bytes,
+        seconds=launch.summary.as_dict()["wall_seconds"],
+        summary=launch.summary.format(),
+    )
+
+
+def _check_result(launch: _Launch) -> None:
+    """Raise why what came of the job is not what was asked for, if it is not."""
     summary = launch.summary
     if summary.failed and launch.job.config.strict:
-        return QuarantinedImages(
+        raise QuarantinedImages(
             f"{summary.failed} images were quarantined, and --strict was given; see the reasons above, remove the "
             "images, or mend them and use --retry-quarantined"
         )
     if summary.failed == launch.listing.manifest.num_rows:
-        return IdcError(f"none of the {summary.failed} images could be condensed; see the reasons above")
+        raise IdcError(f"none of the {summary.failed} images could be condensed; see the reasons above")
     if not summary.tiles:
-        return IdcError(f"not one tile came of all images; {summary.fix_for_no_tile()}")
-    return None
+        raise IdcError(f"not one tile came of all images; {summary.fix_for_no_tile()}")

@@ -19,7 +19,7 @@ from idc_ray.store.filesystem import resolve
 from idc_ray.training import driver, worker
 from idc_ray.training.driver import _with_absolute_paths, train
 from idc_ray.training.fit import fit
-from idc_ray.training.state import LAST, STATE, read_record, read_state, update_record
+from idc_ray.training.state import LAST, STATE, TrainRecord, read_record, read_state, update_record
 from idc_ray.training.worker import TrainJob
 from tests.training.conftest import SETTINGS, toy_config
 from tests.training.test_sources import condensed, photographs
@@ -40,11 +40,11 @@ def config_for(tmp_path: Path, name: str, **more: object) -> TrainConfig:
 def train_here(config: TrainConfig, patch: pytest.MonkeyPatch) -> None:
     """The whole training in this process: what a worker of Ray Train does, without Ray, in a fraction of the time."""
 
-    def run(config: TrainConfig, storage: Any, work: Any, tracker: Any) -> None:
-        feed, validation = worker._data(
-            TrainJob(config, storage, work.labels, work.notes, None), read_record(storage), CPU
-        )
-        fit(config, feed, validation, storage, lambda event: None, work.notes)
+    def run(ready: Any, record: TrainRecord, tracker: Any, show: str) -> None:
+        notes = driver.notes_of(ready.config, record)
+        job = TrainJob(ready.config, ready.storage, ready.labels, notes, None)
+        feed, validation = worker._data(job, read_record(ready.storage), CPU)
+        fit(ready.config, feed, validation, ready.storage, lambda event: None, notes)
 
     patch.setattr(driver, "_run_on_ray", run)
     patch.setattr(worker, "_resident", lambda *_: True)
