@@ -15,7 +15,7 @@ from idc_ray.errors import RejectedImage
 from idc_ray.images import ImageListing, ImageRef, decode_png, load_instance
 from idc_ray.pipeline.gallery import GalleryEntry, gallery_png
 from idc_ray.pipeline.inputs import only
-from idc_ray.pipeline.summary import Summary
+from idc_ray.pipeline.summary import RECORD_COLUMNS, Summary
 from idc_ray.store import Store, shard_of
 
 __all__ = ["GALLERY", "draw_gallery", "summarise"]
@@ -27,28 +27,14 @@ GALLERY = "gallery.png"
 
 def summarise(summary: Summary, store: Store, digest: str, done_before: int) -> None:
     """Add every finished image of the output to a summary, whichever launch did it, and what was quarantined."""
-    columns = ["lr_height", "lr_width", "tiles", "source_bytes", "kept_start", "loss_start", "loss_end"]
-    columns += ["bandwidth_loss_start", "bandwidth_loss_end", "seconds"]
-    for batch in store.index_table(columns).to_batches(max_chunksize=4096):
+    for batch in store.index_table(RECORD_COLUMNS).to_batches(max_chunksize=4096):
         for record in batch.to_pylist():
-            status = {
-                "outcome": "done",
-                "tiles": record["tiles"],
-                "bytes_in": record["source_bytes"],
-                "bytes_out": 0,
-                "kept_start": record["kept_start"],
-                "loss_start": record["loss_start"],
-                "loss_end": record["loss_end"],
-                "bandwidth_start": record["bandwidth_loss_start"],
-                "bandwidth_end": record["bandwidth_loss_end"],
-                "seconds": dict(record["seconds"]),
-            }
-            summary.add(status, record["lr_height"] * record["lr_width"])
+            summary.add(record)
     summary.done -= done_before
     summary.done_before += done_before
     summary.bytes_out = sum(info.bytes for info in store.check_shards(full=False))
     for entry in store.list_quarantined(digest):
-        summary.add({"outcome": "quarantined", "source": entry.source, "code": entry.code, "reason": entry.reason})
+        summary.add_quarantined(entry.source, entry.code, entry.reason)
 
 
 def draw_gallery(config: CondenseConfig, listing: ImageListing, store: Store) -> bytes | None:

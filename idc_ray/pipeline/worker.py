@@ -195,19 +195,7 @@ class CondenseWorker(_Worker):
                 "mend that and run the same command again: what is finished is kept"
             ) from error
         seconds["commit"] = time.perf_counter() - begin
-        return _status(
-            row,
-            "done",
-            tiles=len(tiles),
-            candidates=result.candidates,
-            loss_start=result.loss_start,
-            loss_end=result.loss_end,
-            bandwidth_start=result.bandwidth_start,
-            bandwidth_end=result.bandwidth_end,
-            kept_start=result.kept_start,
-            bytes_out=sum(len(tile.lr) + len(tile.hr) for tile in tiles),
-            seconds=seconds,
-        )
+        return _status(row, "done", loss_start=result.loss_start, loss_end=result.loss_end, seconds=seconds)
 
     def _is_committed(self, row: Row) -> bool:
         try:
@@ -307,21 +295,15 @@ def _tile_rows(job: Job, row: Row, result: Condensed) -> list[TileRow]:
 
 
 def _status(row: Row, outcome: str, **fields: Any) -> Row:
+    """What the driver shows of an image: all else is in its record or its quarantine entry."""
     status: Row = {
         "image_id": row["image_id"],
         "source": row["source"],
         "outcome": outcome,
         "code": "",
         "reason": "",
-        "tiles": 0,
-        "candidates": 0,
         "loss_start": None,
         "loss_end": None,
-        "bandwidth_start": [],
-        "bandwidth_end": [],
-        "kept_start": None,
-        "bytes_in": row["source_bytes"],
-        "bytes_out": 0,
         "seconds": {},
     }
     return status | fields
