@@ -288,12 +288,11 @@ def export(run: Path, output: Path, *, config: Path | None = None, **settings: o
     from idc_ray.config.export import ExportConfig
 
     made = configure_job(ExportConfig, _given(settings, run=run, output=output), config)
-    from idc_ray.store import Store
+    from idc_ray.store import resolve
     from idc_ray.store.export import export_folders
-    from idc_ray.store.filesystem import resolve
 
     target = resolve(made.output)
-    return ExportResult(target.uri, export_folders(Store.open(made.run), target, made.overwrite))
+    return ExportResult(target.uri, export_folders(resolve(made.run), target, made.overwrite))
 
 
 def status(output: Path) -> Status:
@@ -312,9 +311,9 @@ def status(output: Path) -> Status:
         >>> found.state, found.done, found.quarantined
         ('finished', 2, 0)
     """
-    from idc_ray.store import Store
+    from idc_ray.store import read_status, resolve
 
-    return Store.open(os.fspath(output)).status()
+    return read_status(resolve(os.fspath(output)))
 
 
 def _given(settings: Mapping[str, object], **named: object) -> dict[str, object]:

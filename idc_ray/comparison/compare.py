@@ -31,6 +31,7 @@ from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import tell_if_no_room
 from idc_ray.results import CompareResult, FailedArm
+from idc_ray.store import read_manifest
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.tracking import tracking_uri
 
@@ -296,7 +297,7 @@ class _Comparison:
 
     def _make_set(self, arm: Arm, job: Job, set_name: str) -> Any:
         if arm.method != WHOLE:
-            finished = job.store.read_manifest() is not None
+            finished = read_manifest(job.store) is not None
             blocks = Blocks([]) if finished else self._images(job.config)
             return self._remote(tasks.condense, job, self.teacher, blocks, self.plan.listing.manifest.num_rows)
         if arm.labels == "real":

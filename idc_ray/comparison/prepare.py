@@ -22,7 +22,7 @@ from idc_ray.images import ImageListing
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.inputs import find_input, input_root, read_teacher
 from idc_ray.pipeline.job import Job
-from idc_ray.store import Store
+from idc_ray.store.filesystem import resolve
 
 __all__ = ["Plan", "prepare"]
 
@@ -67,7 +67,7 @@ class Plan:
         """A run of the condense job in a folder of the output."""
         return Job(
             config=config,
-            store=Store.open(f"{self.config.output.rstrip('/')}/{folder}"),
+            store=resolve(f"{self.config.output.rstrip('/')}/{folder}"),
             digest=config.digest(teacher_sha256(self.teacher)),
             launch=self.launch,
             filesystem=self.listing.filesystem,

@@ -39,7 +39,19 @@ from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
 from idc_ray.pipeline.waiting import statuses_while_waiting
 from idc_ray.results import CondenseResult, Quarantined
-from idc_ray.store import Manifest, RunRecord, Store, shard_count_for
+from idc_ray.store import (
+    Manifest,
+    RunRecord,
+    begin_run,
+    end_launch,
+    quarantined_ids,
+    read_inflight,
+    read_manifest,
+    shard_count_for,
+    update_run,
+    write_manifest,
+)
+from idc_ray.store.filesystem import resolve
 from idc_ray.tracking import Tracker, tracking_uri
 
 __all__ = ["condense", "run_condense", "versions"]
@@ -102,7 +114,7 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)  # first: to list a million images takes a minute
     job, listing, teacher = _prepare(config)
-    with claimed(job.store.storage, job.launch) as lost_lock:
+    with claimed(job.store, job.launch) as lost_lock:
         with Heartbeat("looking at what is done, and at images for their sizes"):
             launch = _begin(job, listing, teacher, lost_lock, show)
         with closed_if_stopped(launch.tracker):
@@ -150,7 +162,7 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
 def _new_job(config: CondenseConfig, listing: ImageListing, teacher: bytes) -> Job:
     return Job(
         config=config,
-        store=Store.open(config.output),
+        store=resolve(config.output),
         digest=config.digest(teacher_sha256(teacher)),
         launch=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}",
         filesystem=listing.filesystem,
@@ -165,7 +177,8 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
     config = job.config
     samples = list(readable_samples(listing, config, SIZE_SAMPLES))
     expected = estimate_sizes(config, listing.manifest.num_rows, samples).bytes
-    run = job.store.begin_run(
+    run = begin_run(
+        job.store,
         RunRecord(
             config=config.model_dump(mode="json"),
             digest=job.digest,
@@ -180,12 +193,12 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
         config.overwrite,
     )
     if run.images != listing.manifest.num_rows:
-        run = job.store.update_run(images=listing.manifest.num_rows)
+        run = update_run(job.store, images=listing.manifest.num_rows)
     plan = plan_work(config, listing, job.store, job.digest, job.launch)
     log.info("%d images to do, %d done before, %d quarantined before", plan.todo, plan.done_before, plan.quarantined)
     tracker = Tracker.start(config.mlflow, config.output, job.digest, run.mlflow_run_id)
     if tracker.run_id != run.mlflow_run_id:
-        run = job.store.update_run(mlflow_run_id=tracker.run_id)
+        run = update_run(job.store, mlflow_run_id=tracker.run_id)
     tracker.log_params(config.model_dump(mode="json"))
     tracker.log_input_dataset(listing.uri, job.digest, listing.manifest.num_rows)
     tracker.log_artifact(config.to_yaml(), "config.yaml")
@@ -209,7 +222,7 @@ def _run_on_ray(launch: _Launch) -> None:
     except (KeyboardInterrupt, IdcError):
         # No image is to blame for what was in flight. The cluster has ended: a worker that still ran would state again
         # what it works on.
-        launch.job.store.end_launch(launch.job.launch)
+        end_launch(launch.job.store, launch.job.launch)
         raise
 
 
@@ -248,7 +261,7 @@ def _pool(launch: _Launch, batches: int) -> PoolPlan:
         log.warning("the cluster has no CPUs or GPUs yet; if it is to grow by GPUs, say so: --actors.gpus 1")
     stored = launch.run.device
     if not stored:
-        launch.run = launch.job.store.update_run(device=pool.device)
+        launch.run = update_run(launch.job.store, device=pool.device)
     elif stored != pool.device:
         log.warning("earlier launches used %s, this one %s: the last bits of tiles will differ", stored, pool.device)
     return pool
@@ -257,7 +270,7 @@ def _pool(launch: _Launch, batches: int) -> PoolPlan:
 def _mean_difficulty(launch: _Launch, teacher: ray.ObjectRef[bytes]) -> float:
     """From the run's record, or measured and recorded: all launches of a run must use the same."""
     if launch.run.survey is None:
-        launch.run = launch.job.store.update_run(survey=survey(launch.listing, launch.job, teacher))
+        launch.run = update_run(launch.job.store, survey=survey(launch.listing, launch.job, teacher))
     assert launch.run.survey is not None
     return float(launch.run.survey["mean_difficulty"])
 
@@ -284,7 +297,7 @@ def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor
 def _at_work(job: Job) -> int:
     """Workers that have stated what they work on."""
     with contextlib.suppress(OSError, IdcError):  # it is only told
-        return len(job.store.read_inflight(job.launch))
+        return len(read_inflight(job.store, job.launch))
     return 0
 
 
@@ -293,18 +306,18 @@ def _finish(launch: _Launch) -> Manifest:
     job, store, tracker = launch.job, launch.job.store, launch.tracker
     Compactor(store, job.digest, launch.run.shard_count, ()).finish()
     for old in (*launch.plan.old_launches, job.launch):
-        store.end_launch(old)
+        end_launch(store, old)
     summarise(launch.summary, store, job.digest, launch.plan.done_before + launch.plan.gone)
     numbers = launch.summary.as_dict()
-    manifest = store.read_manifest()
+    manifest = read_manifest(store)
     if launch.plan.todo or manifest is None or not _is_current(launch, manifest):
         timing = {"wall": numbers["wall_seconds"], **numbers["seconds"]}
         expected = launch.listing.manifest.num_rows + launch.plan.gone
-        manifest = store.write_manifest(job.digest, timing, expected)
+        manifest = write_manifest(store, job.digest, timing, expected)
         tracker.log_artifact(json.dumps(asdict(manifest), indent=2), "manifest.json")
         picture = draw_gallery(job.config, launch.listing, store)
         if picture is not None:
-            store.storage.write(GALLERY, picture)
+            store.write(GALLERY, picture)
             tracker.log_artifact(picture, GALLERY)
     tracker.log_metrics(numbers["images"], {k: v for k, v in numbers.items() if isinstance(v, int | float)})
     return manifest
@@ -312,7 +325,7 @@ def _finish(launch: _Launch) -> Manifest:
 
 def _is_current(launch: _Launch, manifest: Manifest) -> bool:
     """Whether the manifest names no image as quarantined which has left the input since."""
-    quarantined = launch.job.store.quarantined_ids(launch.job.digest)
+    quarantined = quarantined_ids(launch.job.store, launch.job.digest)
     return all(entry["image_id"] in quarantined for entry in manifest.quarantined)
 
 

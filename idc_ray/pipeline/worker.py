@@ -34,7 +34,7 @@ from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.metrics import WorkerMetrics
 from idc_ray.pipeline.reading import ENDS_THE_JOB, pixels
 from idc_ray.pipeline.stopping import as_row
-from idc_ray.store import ImageRecord, QuarantineEntry, TileRow
+from idc_ray.store import ImageRecord, QuarantineEntry, TileRow, commit_part, quarantine_image, read_part, read_run
 
 __all__ = ["CondenseWorker", "SurveyWorker", "explain"]
 
@@ -188,7 +188,7 @@ class CondenseWorker(_Worker):
         except ValueError as error:  # such as a loss that is not a number
             return self._finish(row, error)
         try:
-            self.job.store.commit_part(self.job.digest, record, tiles)
+            commit_part(self.job.store, self.job.digest, record, tiles)
         except (OSError, pa.ArrowException) as error:
             raise IdcError(
                 f"the tiles of {row['source']} cannot be written to {self.job.store.uri} ({error}); "
@@ -199,7 +199,7 @@ class CondenseWorker(_Worker):
 
     def _is_committed(self, row: Row) -> bool:
         try:
-            part = self.job.store.read_part(self.job.digest, row["image_id"])
+            part = read_part(self.job.store, self.job.digest, row["image_id"])
         except FileNotFoundError:
             return False
         return part.record.source_sha256 == row["source_sha256"]
@@ -222,12 +222,12 @@ class CondenseWorker(_Worker):
             launch=self.job.launch,
             time=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        self.job.store.quarantine(self.job.digest, entry)
+        quarantine_image(self.job.store, self.job.digest, entry)
         return _status(row, "quarantined", code=code, reason=reason, seconds={"read": row["read_seconds"]})
 
 
 def _check_output_visible(job: Job) -> None:
-    run = job.store.read_run()
+    run = read_run(job.store)
     if run is None or run.digest != job.digest:
         raise BadRequest(
             f"a machine of the cluster cannot see the output {job.store.uri}; "
