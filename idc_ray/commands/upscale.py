@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from idc_ray.cli import parse, start_logging
 from idc_ray.commands import COMMANDS
 from idc_ray.config.upscale import UpscaleConfig
+from idc_ray.importing import uncollected
 from idc_ray.pipeline.progress import Heartbeat
 
 
@@ -14,7 +15,7 @@ def main(argv: Sequence[str]) -> int:
     """Parse the settings and run the job; returns the exit code."""
     config = parse(UpscaleConfig, argv, COMMANDS["upscale"], "upscale")
     start_logging()
-    with Heartbeat("importing torch and Ray"):  # after parsing: it takes seconds
+    with Heartbeat("importing torch and Ray"), uncollected():  # after parsing: it takes seconds
         from idc_ray.evaluation.upscale_job import run_upscale
 
     return run_upscale(config)
