@@ -19,7 +19,7 @@ from idc_ray.images.isolated import decode_isolated
 from idc_ray.images.limits import MAX_CHUNKS, MAX_PAGES, LimitedBytes, check_jpeg, is_costly, too_costly
 from idc_ray.images.pixels import check_mode, to_rgb, upright
 
-__all__ = ["FORMATS", "decode_here", "decode_rgb", "rgb_profile"]
+__all__ = ["FORMATS", "decode_here", "decode_rgb", "header_size", "rgb_profile"]
 
 # Told apart by content. None of these runs another program, as Pillow's EPS reader does.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
@@ -114,6 +114,22 @@ def rgb_profile(data: bytes) -> bytes | None:
         profile = image.info.get("icc_profile")
     is_rgb = isinstance(profile, bytes) and profile[16:20] == b"RGB "  # the header's colour space (ICC.1, 7.2.6)
     return profile if is_rgb else None
+
+
+def header_size(data: bytes) -> tuple[int, int]:
+    """Width and height of an image as its header states them.
+
+    Raises:
+        RejectedImage: as :func:`decode_rgb`.
+    """
+    name = _format_of(data)
+    try:
+        with _pillow_warnings_hidden(), _open(data, name) as image:
+            return image.size
+    except RejectedImage:
+        raise
+    except Exception as error:
+        raise _fault(name, error, data) from error
 
 
 def _format_of(data: bytes) -> str:
