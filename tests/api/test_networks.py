@@ -26,7 +26,7 @@ def test_a_checkpoint_says_its_scale_itself(tmp_path: Path) -> None:
     assert (loaded.scale, loaded.name) == (3, "student.safetensors")
     assert "x3" in repr(loaded)
     assert idc_ray.upscale(loaded, picture(20, 24)).shape == (60, 72, 3)
-    with pytest.raises(BadRequest, match=r"student.safetensors upscales by 3.*use --scale 3"):
+    with pytest.raises(BadRequest, match=r"student.safetensors is a network for x3.*use --scale 3"):
         idc_ray.load_model(file, scale=2)
 
 
