@@ -2,8 +2,8 @@
 
     python benchmarks/feature_network_cost.py --teacher DCTLSA_x2.pt --output FILE.json
 
-The same pictures, condensed by turns with a large teacher as its own feature network and with the bundled one, labels
-by the teacher in both, in one process. Difficulty, targets, exchange and labels count; reading and writing files do not.
+The same pictures, condensed by turns with a large teacher as its own feature network and with the bundled one, the
+teacher labels in both cases, in one process. Difficulty, targets, exchange and labels count; files do not.
 """
 
 from __future__ import annotations
