@@ -46,7 +46,7 @@ def test_what_cannot_be_done_is_refused(model: idc_ray.Upscaler) -> None:
         idc_ray.upscale(model, picture(), tile=16)
     with pytest.raises(BadRequest, match="model is a Conv2d; expected what idc_ray.load_model returns"):
         idc_ray.upscale(torch.nn.Conv2d(3, 3, 3), picture())  # type: ignore[arg-type]
-    with pytest.raises(BadRequest, match="of which there is one for each scale; give scale=2 or scale=4"):
+    with pytest.raises(BadRequest, match="which exists for x2 and x4; give scale=2 or scale=4"):
         idc_ray.load_model("bundled")
     with pytest.raises(BadRequest, match=r"nowhere.safetensors cannot be read"):
         idc_ray.load_model("nowhere.safetensors")
