@@ -1,6 +1,6 @@
-"""The ``idc-ray`` command: one subcommand per job, each in a file of its own that is imported when it is called.
+"""The ``idc-ray`` command: one subcommand per job, each in a separate module that is imported when it is called.
 
-Nothing here imports torch, Ray, or MLflow: help, version and refused requests take a fraction of a second.
+Nothing here imports torch, Ray or MLflow, so help, version and errors in the arguments take a fraction of a second.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ COMMANDS = {
     "train": "Train a super-resolution network on condensed sets or images.",
     "evaluate": "Measure the PSNR and SSIM of a network on benchmark sets.",
     "compare": "Condense, train and evaluate with several methods, and tabulate the results.",
-    "tune": "Search for settings of condense that make better students.",
+    "tune": "Search for settings of condense that give better students.",
     "export": "Write a condensed set as folders of PNG pairs, for BasicSR and similar trainers.",
     "upscale": "Upscale photographs with a network.",
     "status": "Show the state of a condense job, running or not, from its output.",
-    "verify": "Check a condensed set for damage, and take damage out.",
+    "verify": "Check a condensed set for damage, and remove damaged parts.",
     "completion": "Print a completion script for bash, zsh or fish.",
 }
 
@@ -36,7 +36,7 @@ def run(command: str | None = None) -> NoReturn:
     """Run this process's command line and exit with its code.
 
     Args:
-        command: the subcommand whose arguments ``sys.argv`` holds; None: ``sys.argv`` names it.
+        command: the subcommand; None: the first argument in ``sys.argv``.
     """
     given = sys.argv[1:]
     run_job(main, given if command is None else [command, *given])
@@ -75,7 +75,7 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "idc-ray COMMAND --help      the settings that are used most",
+            "idc-ray COMMAND --help      the most common settings",
             "idc-ray COMMAND --help-all  all settings",
             "idc-ray --version           the version",
         ]

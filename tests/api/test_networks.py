@@ -44,7 +44,7 @@ def test_an_image_comes_out_as_the_network_makes_it(model: idc_ray.Upscaler) -> 
 def test_what_cannot_be_done_is_refused(model: idc_ray.Upscaler) -> None:
     with pytest.raises(BadRequest, match="tile_overlap is 16; expected at least 0 and less than tile, 16"):
         idc_ray.upscale(model, picture(), tile=16)
-    with pytest.raises(BadRequest, match="model is a Conv2d; expected what idc_ray.load_model returns"):
+    with pytest.raises(BadRequest, match="model is a Conv2d; expected a network from idc_ray.load_model"):
         idc_ray.upscale(torch.nn.Conv2d(3, 3, 3), picture())  # type: ignore[arg-type]
     with pytest.raises(BadRequest, match="which exists for x2 and x4; give scale=2 or scale=4"):
         idc_ray.load_model("bundled")
