@@ -76,7 +76,7 @@ def depth_of(config: CondenseConfig) -> Depth:
     """Names what :meth:`Condenser.measure` depends on; equal for trials that may share it."""
     rlff = config.rlff
     network = (config.resolved_feature_network, rlff.feature_layer)
-    return (*network, config.tile_size, rlff.padding, config.slots, config.method == "ncfd")
+    return (*network, config.tile_size, rlff.padding, config.teacher_batch_size, config.method == "ncfd")
 
 
 def set_up_bench(plan: Plan, options: dict[str, Any]) -> Bench:
@@ -108,10 +108,8 @@ def set_up_bench(plan: Plan, options: dict[str, Any]) -> Bench:
 
 def _depths(settings: Settings) -> Iterator[CondenseConfig]:
     """A configuration for each depth that a trial may have; none if some are of a range."""
-    varied = [
-        each for each in settings.space.parameters
-        if each.name in ("guide", "rlff.feature_layer", "tile_size", "rlff.padding", "slots", "method")
-    ]  # fmt: skip
+    names = ("feature_network", "rlff.feature_layer", "tile_size", "rlff.padding", "teacher_batch_size", "method")
+    varied = [each for each in settings.space.parameters if each.name in names]
     if any(_count(each) > MOST_DEPTHS for each in varied):
         return
     first = settings.space.first
