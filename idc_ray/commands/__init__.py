@@ -61,7 +61,7 @@ def run(command: str | None = None) -> NoReturn:
         command: the subcommand; None: the first argument in ``sys.argv``.
     """
     given = sys.argv[1:]
-    run_job(main, given if command is None else [command, *given])
+    run_job(main, given if command is None else [command, *given], own_process=True)
 
 
 def main(argv: Sequence[str]) -> int:
