@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import re
@@ -97,6 +98,7 @@ def run_job(
     except Exception:
         traceback.print_exc()
         code = 1
+    gc.freeze()  # else the end of the process takes one to two seconds to walk through the modules of torch and Ray
     sys.exit(code)
 
 

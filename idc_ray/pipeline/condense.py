@@ -30,6 +30,7 @@ from idc_ray.models import teacher_sha256
 from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join_for, plan_pool
 from idc_ray.pipeline.compactor import Compactor
+from idc_ray.pipeline.device import one_thread
 from idc_ray.pipeline.inputs import by_range, estimate_sizes, find_input, input_root, read_teacher, readable_samples
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
@@ -160,7 +161,8 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
             config.matching,
         )
     job = _new_job(config, listing, teacher)
-    feature_network, labeler = load_networks(config, teacher, torch.device("cpu"))
+    with one_thread():
+        feature_network, labeler = load_networks(config, teacher, torch.device("cpu"))
     if feature_network is not labeler:
         log.info("the bundled network says what is matched and difficult, the teacher labels; see --feature-network")
     return job, listing, teacher
