@@ -12,6 +12,7 @@ import time
 import uuid
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import ray
@@ -23,12 +24,13 @@ from idc_ray.config import CondenseConfig
 from idc_ray.errors import IdcError, Locked, QuarantinedImages
 from idc_ray.images import ImageListing
 from idc_ray.images.names import printable
-from idc_ray.interrupt import check_interrupted
+from idc_ray.interrupt import at_forced_end, check_interrupted
 from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join_for, plan_pool
 from idc_ray.pipeline.compactor import Compactor
+from idc_ray.pipeline.device import one_thread
 from idc_ray.pipeline.inputs import by_range, estimate_sizes, find_input, input_root, read_teacher, readable_samples
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
@@ -153,7 +155,8 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
             config.matching,
         )
     job = _new_job(config, listing, teacher)
-    feature_network, labeler = load_networks(config, teacher, torch.device("cpu"))
+    with one_thread():
+        feature_network, labeler = load_networks(config, teacher, torch.device("cpu"))
     if feature_network is not labeler:
         log.info("the bundled network says what is matched and difficult, the teacher labels; see --feature-network")
     return job, listing, teacher
@@ -216,14 +219,14 @@ def versions() -> dict[str, str]:
 
 def _run_on_ray(launch: _Launch) -> None:
     """Condense what is left; whatever ends this early, no process of a cluster started here lives on."""
-    try:
-        with cluster(lambda: join_for(launch.job.config.actors)), data_settings():
-            _condense_all(launch)
-    except (KeyboardInterrupt, IdcError):
-        # No image is to blame for what was in flight. The cluster has ended: a worker that still ran would state again
-        # what it works on.
-        end_launch(launch.job.store, launch.job.launch)
-        raise
+    blameless = partial(end_launch, launch.job.store, launch.job.launch)  # no image is to blame for what was in flight
+    with at_forced_end(blameless):
+        try:
+            with cluster(lambda: join_for(launch.job.config.actors)), data_settings():
+                _condense_all(launch)
+        except (KeyboardInterrupt, IdcError):
+            blameless()  # the cluster has ended: a worker that still ran would state again what it works on
+            raise
 
 
 def _condense_all(launch: _Launch) -> None:
