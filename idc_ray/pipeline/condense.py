@@ -39,7 +39,7 @@ from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise
 from idc_ray.pipeline.stream import condense_stream
 from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
-from idc_ray.pipeline.waiting import statuses_while_waiting
+from idc_ray.pipeline.waiting import log_until_first, tell_if_no_room, what_is_awaited
 from idc_ray.results import CondenseResult, Quarantined
 from idc_ray.store import (
     Manifest,
@@ -281,7 +281,8 @@ def _mean_difficulty(launch: _Launch, teacher: ray.ObjectRef[bytes]) -> float:
 def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor, progress: Progress) -> None:
     """Take status rows as they arrive: show them, track them, compact complete ranges."""
     told = 0.0
-    for status in statuses_while_waiting(statuses, pool, lambda: _at_work(launch.job)):
+    tell_if_no_room(pool)
+    for status in log_until_first(statuses, "no image is done", lambda: what_is_awaited(pool, _at_work(launch.job))):
         check_interrupted()
         if launch.lost_lock.is_set():
             raise Locked(f"another process took over {launch.job.store.uri}; see which one, and stop one of the two")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +27,8 @@ from idc_ray.interrupt import check_interrupted
 from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
 from idc_ray.models import bundled_teacher_bytes, teacher_sha256
 from idc_ray.pipeline.cluster import join
-from idc_ray.pipeline.progress import LOG_SECONDS, Heartbeat, Show, duration, mark_told, seconds_silent
+from idc_ray.pipeline.progress import Heartbeat, Show
+from idc_ray.pipeline.waiting import log_until_first
 from idc_ray.results import TrainResult
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.tracking import Tracker, tracking_uri
@@ -262,7 +262,8 @@ def _follow(job: TrainJob, trainer: TorchTrainer, tracker: Tracker, show: Show) 
     progress = TrainProgress(config.iterations, show=show)
     failure: IdcError | None = None
     try:
-        for event in _told_while_waiting(_events(events, lambda: bool(outcome)), config.workers):
+        arriving = _events(events, lambda: bool(outcome))
+        for event in log_until_first(arriving, "no step is reported", lambda: _awaited(config.workers)):
             if event is None:
                 progress.tick()
                 continue
@@ -295,19 +296,6 @@ def _events(queue: Queue, ended: Any) -> Iterator[Event | None]:
             if over:
                 return
             yield None
-
-
-def _told_while_waiting(events: Iterator[Event | None], workers: Workers) -> Iterator[Event | None]:
-    """The events from the first one on, with a line in the log now and then until that is there."""
-    begin = time.monotonic()
-    waiting = True
-    for event in events:
-        waiting = waiting and event is None
-        if not waiting:
-            yield event
-        elif seconds_silent() > LOG_SECONDS:
-            mark_told()
-            log.info("no step is reported after %s; %s", duration(time.monotonic() - begin), _awaited(workers))
 
 
 def _awaited(workers: Workers) -> str:

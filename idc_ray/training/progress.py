@@ -31,6 +31,7 @@ class TrainProgress:
         self.iterations = iterations
         self._stream = sys.stderr if stream is None else stream
         self._way = show
+        self._begun = False
         self._told_at, self._told = -math.inf, 0
         self._step, self._rate, self._loss, self._psnr = 0, math.nan, math.nan, math.nan
         self._bar = (
@@ -41,6 +42,7 @@ class TrainProgress:
 
     def update(self, event: Mapping[str, Any]) -> None:
         """Take one event."""
+        self._begun = True
         self._step = event["step"]
         match event["kind"]:
             case "resumed":
@@ -55,7 +57,12 @@ class TrainProgress:
         self._show()
 
     def tick(self) -> None:
-        """Show that the job lives although no event arrives, as while it validates or a step takes minutes."""
+        """Show that the job lives although no event arrives, as while it validates or a step takes minutes.
+
+        Before the first event another line says what is awaited: see ``waiting``.
+        """
+        if not self._begun:
+            return
         if self._bar is not None:
             self._bar.refresh()
         elif time.monotonic() - self._told_at >= LOG_SECONDS:
