@@ -1,4 +1,4 @@
-"""The ``idc-ray`` command: one subcommand per job, each in a file of its own that is imported when it is called.
+"""The ``idc-ray`` command and its subcommands. What one needs is imported when it is called.
 
 Nothing here imports torch, Ray, or MLflow: help, version and refused requests take a fraction of a second.
 """
@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import pkgutil
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 import idc_ray
-from idc_ray.cli import run_job
+from idc_ray.cli import parse, run_job, start_logging
+from idc_ray.config import Section
 from idc_ray.errors import BadRequest
 
-__all__ = ["COMMANDS", "main", "run"]
+__all__ = ["COMMANDS", "JOBS", "configuration", "main", "run"]
 
 #: Every subcommand and its one-line description, in the order in which ``idc-ray --help`` lists them.
 COMMANDS = {
@@ -31,6 +33,26 @@ COMMANDS = {
     "verify": "Check a condensed set for damage, and take damage out.",
     "completion": "Print a completion script for bash, zsh or fish.",
 }
+
+#: Of a subcommand with settings, the type of the configuration, and the function that takes one and returns the exit
+#: code. The others are files beside this one, with a ``main`` that takes arguments.
+JOBS = {
+    "condense": ("idc_ray.config.condense:CondenseConfig", "idc_ray.pipeline.condense:condense"),
+    "train": ("idc_ray.config.train:TrainConfig", "idc_ray.training.driver:train"),
+    "evaluate": ("idc_ray.config.evaluate:EvaluateConfig", "idc_ray.evaluation.run:evaluate_command"),
+    "compare": ("idc_ray.config.compare:CompareConfig", "idc_ray.comparison.compare:compare"),
+    "tune": ("idc_ray.config.tune:TuneConfig", "idc_ray.tuning.tune:tune"),
+    "export": ("idc_ray.config.export:ExportConfig", "idc_ray.commands.export:export"),
+    "upscale": ("idc_ray.config.upscale:UpscaleConfig", "idc_ray.evaluation.upscale_job:run_upscale"),
+}
+
+
+def configuration(command: str) -> type[Section] | None:
+    """The type of a subcommand's settings; None if it has arguments only."""
+    if command not in JOBS:
+        return None
+    found: type[Section] = pkgutil.resolve_name(JOBS[command][0])
+    return found
 
 
 def run(command: str | None = None) -> NoReturn:
@@ -61,8 +83,16 @@ def main(argv: Sequence[str]) -> int:
     name, *arguments = argv
     if name not in COMMANDS:
         raise BadRequest(_unknown(name))
-    module = importlib.import_module(f"idc_ray.commands.{name}")
-    return int(module.main(arguments))
+    model = configuration(name)
+    if model is None:
+        return int(importlib.import_module(f"idc_ray.commands.{name}").main(arguments))
+    config = parse(model, arguments, COMMANDS[name], name)
+    start_logging()
+    from idc_ray.pipeline.progress import Heartbeat
+
+    with Heartbeat("importing torch and Ray"):  # after parsing: it takes seconds
+        job = pkgutil.resolve_name(JOBS[name][1])
+    return int(job(config))
 
 
 def _help() -> str:

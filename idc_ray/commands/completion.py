@@ -6,13 +6,12 @@ pydantic and the configurations, about half a second, at every press of the Tab 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Literal, get_args, get_origin
 
 from idc_ray.cli import Parser
-from idc_ray.commands import COMMANDS
-from idc_ray.config import Section, Setting, settings_of
+from idc_ray.commands import COMMANDS, configuration
+from idc_ray.config import Setting, settings_of
 from idc_ray.help_text import kinds_of
 
 SHELLS = ("bash", "zsh", "fish")
@@ -35,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
 def _options(command: str) -> dict[str, tuple[str, ...] | None]:
     """Options of a command: the values to choose from, empty for any, None for an option that takes no value."""
     options: dict[str, tuple[str, ...] | None] = {"--help": None}
-    model = _configuration(command)
+    model = configuration(command)
     if model is None:
         return options | ({"--json": None} if command == "status" else {})
     options |= {"--help-all": None, "--config": ()}
@@ -46,12 +45,6 @@ def _options(command: str) -> dict[str, tuple[str, ...] | None]:
         else:
             options[f"--{name}"] = _choices(setting)
     return options
-
-
-def _configuration(command: str) -> type[Section] | None:
-    """The type of a command's settings; None if it has arguments only."""
-    module = importlib.import_module(f"idc_ray.commands.{command}")
-    return getattr(module, f"{command.capitalize()}Config", None)
 
 
 def _choices(setting: Setting) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -123,7 +123,7 @@ def flatten(model: type[BaseModel], values: Mapping[str, object], origin: str) -
 
 
 def flatten_changes(
-    model: type[BaseModel], values: Mapping[str, object], where: str, ours: set[str], job: str
+    model: type[BaseModel], values: Mapping[str, object], where: str, reserved: Collection[str], job: str
 ) -> dict[str, object]:
     """The same for changes to another job's settings, of which some are not the user's to choose.
 
@@ -131,7 +131,7 @@ def flatten_changes(
         model: the other job's configuration.
         values: the changes, nested or dotted.
         where: name of the setting that they are in.
-        ours: settings and sections that this job sets itself.
+        reserved: settings and sections that this job sets itself.
         job: this job's name.
     """
     try:
@@ -139,7 +139,7 @@ def flatten_changes(
     except BadRequest as error:
         raise BadRequest(f"{where}: {error}") from None
     for name in flat:
-        if name in ours or name.partition(".")[0] in ours:
+        if name in reserved or name.partition(".")[0] in reserved:
             raise BadRequest(f"{where}.{name} cannot be set here: the job sets it itself; see idc-ray {job} --help-all")
     return flat
 

@@ -27,7 +27,7 @@ from idc_ray.pipeline.progress import Heartbeat, duration, mark_told
 from idc_ray.pipeline.summary import size
 from idc_ray.store.filesystem import StorageFolder, resolve
 
-__all__ = ["make_upscale", "run_evaluation"]
+__all__ = ["evaluate_command", "make_upscale", "run_evaluation"]
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,16 @@ def make_upscale(config: EvaluateConfig) -> Callable[[Image], Image]:
 
 def _print(text: str) -> None:
     print(text, flush=True)
+
+
+def evaluate_command(config: EvaluateConfig) -> int:
+    """The command: :func:`run_evaluation`, printed.
+
+    Returns:
+        The exit code: 0.
+    """
+    run_evaluation(config)
+    return 0
 
 
 def run_evaluation(config: EvaluateConfig, report: Callable[[str], None] = _print) -> dict[str, SetScores]:

@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from pydantic import BaseModel
 
+from idc_ray.config import MethodConfig
 from idc_ray.config.base import result_settings
+from idc_ray.config.train import TrainMethod
 from idc_ray.tuning.plots import draw_pictures
 from idc_ray.tuning.prepare import Plan
 from idc_ray.tuning.ranking import knee, pareto_front, ranked
@@ -41,7 +42,9 @@ def report_files(plan: Plan, records: Sequence[TrialRecord], pictures: bool) -> 
     files = {"trials.parquet": to_parquet(plan, records), "results.md": to_markdown(plan, records).encode()}
     files |= plan.lists
     training = plan.settings.train.model_copy(update={"seed": plan.config.seeds[0]})
-    files["train.yaml"] = _yaml(training, "Training of the sweep's students; idc-ray train --config takes it.")
+    files["train.yaml"] = _yaml(
+        result_settings(training, TrainMethod), "Training of the sweep's students; idc-ray train --config takes it."
+    )
     finished = [record for record in records if record.ended_well]
     if not finished:
         return files
@@ -64,13 +67,14 @@ def settings_yaml(plan: Plan, record: TrialRecord, head: str) -> bytes:
         f"Trial {record.number}: {_values(record, plan.config.objectives)}, {len(plan.images)} images, "
         f"{len(plan.validation)} to score on.",
     ]
-    return _yaml(config, "\n".join(lines), {} if config.teacher is None else {"teacher": config.teacher})
+    settings = result_settings(config, MethodConfig)
+    return _yaml(settings if config.teacher is None else settings | {"teacher": config.teacher}, "\n".join(lines))
 
 
-def _yaml(config: BaseModel, head: str, more: dict[str, Any] | None = None) -> bytes:
-    settings = json.loads(json.dumps({**result_settings(config), **(more or {})}))
+def _yaml(settings: dict[str, Any], head: str) -> bytes:
+    plain = json.loads(json.dumps(settings))
     comment = "".join(f"# {line}\n" for line in head.splitlines())
-    return (comment + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)).encode()
+    return (comment + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)).encode()
 
 
 def _values(record: TrialRecord, objectives: Sequence[str]) -> str:

@@ -108,7 +108,7 @@ def test_a_kill_amid_overwriting_leaves_nothing_that_counts_as_finished(
     def killed(self: object, name: str, value: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("idc_ray.store.filesystem.Place.write_json", killed)
+    monkeypatch.setattr("idc_ray.store.filesystem.StorageFolder.write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         run_upscale(config(photos, scale=3, overwrite=True))
     monkeypatch.undo()
