@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from idc_ray.cli import Parser, start_logging
 from idc_ray.commands import COMMANDS
 
-#: Options of the command, for completion.
-OPTIONS = ("--output", "--images", "--include", "--no-sources")
-
 
 def main(argv: Sequence[str]) -> int:
     """Parse the arguments and write the report; returns 0."""

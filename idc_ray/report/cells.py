@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -61,8 +62,7 @@ def _cells(lr: NDArray[np.uint8], tile: NDArray[np.uint8], cells: int, blend: in
     side, margin = tile.shape[0], -(-blend // 2)
     edges = [index * side // cells for index in range(cells + 1)]
     spans = [
-        (first, last, first + margin * (first > 0), last - margin * (last < side))
-        for first, last in zip(edges, edges[1:], strict=False)
+        (first, last, first + margin * (first > 0), last - margin * (last < side)) for first, last in pairwise(edges)
     ]
     boxes = []
     for top, bottom, inner_top, inner_bottom in spans:
@@ -98,5 +98,5 @@ def find_patch(image: NDArray[np.uint8], patch: NDArray[np.uint8]) -> tuple[int,
 
 def _packed(image: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """Red, green and blue in one number."""
-    channels = image.astype(np.uint32)
-    return channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
+    red, green, blue = np.moveaxis(image.astype(np.uint32), -1, 0)
+    return np.asarray(red << 16 | green << 8 | blue, np.uint32)

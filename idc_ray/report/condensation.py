@@ -11,8 +11,6 @@ from typing import Any
 
 from idc_ray.config import CondenseConfig
 from idc_ray.images import ImageListing
-from idc_ray.pipeline.progress import duration
-from idc_ray.pipeline.summary import size
 from idc_ray.report.condensed import Sources, picture_of, read_records, read_tiles
 from idc_ray.report.sample import sample_images
 from idc_ray.report.section import Card, Chart, Options, Section, rounded, safe_name
@@ -21,6 +19,7 @@ from idc_ray.report.timeline import read_timeline
 from idc_ray.status_text import STATES
 from idc_ray.store import Status, Store
 from idc_ray.store.threads import ordered_map
+from idc_ray.units import duration, size
 
 __all__ = ["condensation_section"]
 
@@ -36,9 +35,7 @@ THUMBNAILS = 24
 Record = dict[str, Any]
 
 
-def condensation_section(
-    store: Store, options: Options, room: int, listing: ImageListing | None = None
-) -> Section:
+def condensation_section(store: Store, options: Options, room: int, listing: ImageListing | None = None) -> Section:
     """What a condensed set holds, finished or not.
 
     Args:
@@ -59,6 +56,7 @@ def condensation_section(
     aside = [entry.image_id for entry in status.reasons[:THUMBNAILS]]
     sources.find({*chosen, *aside})
     table = _table(records, chosen, int(room * TABLE_SHARE))
+    numbers = _numbers(status, records)
     pictures = _pictures(store, status, records, chosen, sources, room - len(json.dumps(table)))
     quarantined = [
         {"source": safe_name(each.source), "code": each.code, "reason": safe_name(each.reason),
@@ -88,7 +86,7 @@ def condensation_section(
         "matching": run.config.get("matching"),
     }
     data = {
-        "numbers": _numbers(status, records), "images": table, "pictures": pictures, "settings": run.config,
+        "numbers": numbers, "images": table, "pictures": pictures, "settings": run.config,
         "quarantined": [{key: each[key] for key in ("source", "code", "reason")} for each in quarantined],
     }  # fmt: skip
     return Section(
@@ -97,8 +95,8 @@ def condensation_section(
         uri=safe_name(status.output),
         state=status.state,
         state_text=_state_text(status),
-        cards=_cards(status, records),
-        charts=_charts(store, status, records, chosen),
+        cards=_cards(status, numbers),
+        charts=_charts(store, status, records, chosen, numbers),
         facts=facts,
         data=data,
     )
@@ -144,24 +142,22 @@ def _numbers(status: Status, records: list[Record]) -> dict[str, Any]:
     }
 
 
-def _cards(status: Status, records: list[Record]) -> list[Card]:
-    found = _numbers(status, records)
-    run = status.run
+def _cards(status: Status, found: dict[str, Any]) -> list[Card]:
+    run, side = status.run, status.run.config["tile_size"]
     total = "" if run.images in (None, status.done) else f"of {run.images:,}"
     cards = [Card("Images", f"{status.done:,}", total)]
     bare = f", {found['without_tile']:,} images without one" if found["without_tile"] else ""
-    cards.append(Card("Tiles", f"{found['tiles']:,}", f"{run.config['tile_size']} × {run.config['tile_size']} px{bare}"))
+    cards.append(Card("Tiles", f"{found['tiles']:,}", f"{side} x {side} px{bare}"))
     if found["ratio_reached"] is not None:
-        kept = f"{found['tiles'] * run.config['tile_size'] ** 2 / 1e6:,.3g} of {found['lr_pixels'] / 1e6:,.3g} Mpx"
+        kept = f"{found['tiles'] * side**2 / 1e6:,.3g} of {found['lr_pixels'] / 1e6:,.3g} Mpx"
         asked = f"{100 * found['ratio_asked']:.3g} % asked for; {kept}"
         cards.append(Card("Pixels kept", f"{100 * found['ratio_reached']:.3g} %", asked))
     out = "not finished" if found["bytes_out"] is None else size(found["bytes_out"])
     cards.append(Card("Size", out, f"from {size(found['bytes_in'])} of images"))
     if found["loss_before"]:
         change = found["loss_after"] / found["loss_before"]
-        cards.append(
-            Card("Held-out loss", f"× {change:.2f}", f"{found['loss_before']:.3g} before, {found['loss_after']:.3g} after")
-        )
+        both = f"{found['loss_before']:.3g} before, {found['loss_after']:.3g} after"
+        cards.append(Card("Held-out loss", f"x {change:.2f}", both))
     if found["wall_seconds"] is not None:
         rate = status.done / found["wall_seconds"] if found["wall_seconds"] else 0
         cards.append(Card("Last launch", duration(found["wall_seconds"]), f"{rate:.3g} images/s" if rate else ""))
@@ -170,7 +166,7 @@ def _cards(status: Status, records: list[Record]) -> list[Card]:
 
 
 def _table(records: list[Record], chosen: dict[str, str], room: int) -> dict[str, Any]:
-    """Numbers by column; if they take too much room, of the chosen images and of as many others as there is room for."""
+    """Numbers by column, of the chosen images and of as many others as there is room for."""
     if records:
         bytes_each = 70 + sum(len(each["source"]) for each in records[:1000]) / min(1000, len(records))
         limit = max(len(chosen), int(room / bytes_each))
@@ -220,8 +216,10 @@ def _duplicates(records: list[Record]) -> list[list[str]]:
     return [names for names in by_content.values() if len(names) > 1][:GROUPS]
 
 
-def _charts(store: Store, status: Status, records: list[Record], chosen: dict[str, str]) -> list[Chart]:
-    charts = [*_loss_charts(status, records, chosen), *_time_charts(store, status, records)]
+def _charts(
+    store: Store, status: Status, records: list[Record], chosen: dict[str, str], numbers: dict[str, Any]
+) -> list[Chart]:
+    charts = [*_loss_charts(status, records, chosen), *_time_charts(store, numbers["worker_seconds"])]
     return [chart for chart in charts if chart.values]
 
 
@@ -249,8 +247,8 @@ def _loss_charts(status: Status, records: list[Record], chosen: dict[str, str]) 
         Chart(
             "loss_scatter",
             "Loss of each image before and after",
-            f"Scatter plot: {100 * better:.0f} % of the images have a smaller loss after matching; the median image has "
-            f"{middle:.2f} times its loss before.",
+            f"Scatter plot: {100 * better:.0f} % of the images have a smaller loss after matching; the median image "
+            f"has {middle:.2f} times its loss before.",
             points,
             note=f"Below the line: better than the initial tiles.{some} Click on a point to see the image.",
         ),
@@ -283,24 +281,23 @@ def _histogram(values: list[float], width: float = 0.05, most: float = 2.0) -> l
     ]
 
 
-def _time_charts(store: Store, status: Status, records: list[Record]) -> list[Chart]:
-    stages = _numbers(status, records)["worker_seconds"]
+def _time_charts(store: Store, stages: dict[str, float]) -> list[Chart]:
     total = sum(stages.values())
     rows = [{"stage": stage, "seconds": rounded(seconds, 4), "share": rounded(seconds / total, 3)}
             for stage, seconds in sorted(stages.items(), key=lambda item: -item[1]) if total > 0]  # fmt: skip
-    text = ", ".join(f"{row['stage']} {100 * row['share']:.0f} %" for row in rows)
+    text = ", ".join(f"{stage} {100 * seconds / total:.0f} %" for stage, seconds in stages.items() if total > 0)
     charts = [
         Chart("stages", "Time of the workers by stage", f"Bars of the workers' time by stage: {text}.", rows,
               note=f"{duration(total)} in all, over all workers."),
     ]  # fmt: skip
     launches = read_timeline(store.storage)
     points = [
-        {"launch": f"{number}: {launch.started}", "minutes": rounded(seconds / 60, 4), "rate": rounded(rate, 4)}
-        for number, launch in enumerate(launches, 1)
+        {"launch": launch.started, "minutes": rounded(seconds / 60, 4), "rate": rounded(rate, 4)}
+        for launch in launches
         for seconds, rate in launch.rates()
     ]
     if points:
-        peak = max(point["rate"] for point in points)
+        peak = max(rate for launch in launches for _, rate in launch.rates())
         workers = ", ".join(f"{launch.workers} workers on {launch.device}" for launch in launches if launch.workers)
         charts.append(
             Chart("throughput", "Images per second", f"Line of the throughput over time; at most {peak:.3g} images/s.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,8 @@ from idc_ray.store import RunRecord, Store, shard_of
 from idc_ray.store.index import list_shards
 from idc_ray.store.layout import shard_name
 from idc_ray.store.parts import read_part, read_record
-from idc_ray.store.schema import check_types
+from idc_ray.store.schema import ROW_SCHEMA, check_types
 from idc_ray.store.threads import ordered_map
-from idc_ray.store.schema import ROW_SCHEMA
 
 __all__ = ["Sources", "picture_of", "read_records", "read_tiles", "tile_rows"]
 

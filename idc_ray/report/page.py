@@ -62,7 +62,7 @@ def chart_library() -> str:
 
 def _data(section: Section) -> dict[str, Any]:
     charts = [
-        {"title": chart.title, "alt": chart.alt, "spec": chart_spec(chart), "rows": chart.values}
+        {"name": chart.name, "title": chart.title, "alt": chart.alt, "spec": chart_spec(chart), "rows": chart.values}
         for chart in section.charts
     ]
     return {"kind": section.kind, "name": section.name, "output": section.uri, "charts": charts, **section.data}

@@ -49,7 +49,9 @@ def read_timeline(storage: StorageFolder) -> list[Launch]:
     try:
         stored = storage.read_json(TIMELINE, "") or {}
         return [
-            Launch(each["started"], each["device"], int(each["workers"]), [(float(t), int(n)) for t, n in each["points"]])
+            Launch(
+                each["started"], each["device"], int(each["workers"]), [(float(t), int(n)) for t, n in each["points"]]
+            )
             for each in stored.get("launches", [])
         ]
     except (IdcError, KeyError, TypeError, ValueError):
