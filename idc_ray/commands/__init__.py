@@ -1,6 +1,6 @@
-"""The ``idc-ray`` command and its subcommands. What one needs is imported when it is called.
+"""The ``idc-ray`` command and its subcommands, whose dependencies are imported when they are called.
 
-Nothing here imports torch, Ray, or MLflow: help, version and refused requests take a fraction of a second.
+Nothing here imports torch, Ray or MLflow, so help, version and errors in the arguments take a fraction of a second.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import idc_ray
 from idc_ray.cli import parse, run_job, start_logging
 from idc_ray.config import Section
 from idc_ray.errors import BadRequest
+from idc_ray.importing import uncollected
 
 __all__ = ["COMMANDS", "JOBS", "configuration", "main", "run"]
 
@@ -25,17 +26,17 @@ COMMANDS = {
     "train": "Train a super-resolution network on condensed sets or images.",
     "evaluate": "Measure the PSNR and SSIM of a network on benchmark sets.",
     "compare": "Condense, train and evaluate with several methods, and tabulate the results.",
-    "tune": "Search for settings of condense that make better students.",
+    "tune": "Search for settings of condense that give better students.",
     "export": "Write a condensed set as folders of PNG pairs, for BasicSR and similar trainers.",
     "upscale": "Upscale photographs with a network.",
     "status": "Show the state of a condense job, running or not, from its output.",
     "report": "Write what outputs hold as one HTML file that needs no network.",
-    "verify": "Check a condensed set for damage, and take damage out.",
+    "verify": "Check a condensed set for damage, and remove damaged parts.",
     "completion": "Print a completion script for bash, zsh or fish.",
 }
 
-#: Of a subcommand with settings, the type of the configuration, and the function that takes one and returns the exit
-#: code. The others are files beside this one, with a ``main`` that takes arguments.
+#: Subcommands with settings: the configuration's type, and the function that takes a configuration and returns the exit
+#: code. The other subcommands are modules of this package with a ``main`` that takes arguments.
 JOBS = {
     "condense": ("idc_ray.config.condense:CondenseConfig", "idc_ray.pipeline.condense:condense"),
     "train": ("idc_ray.config.train:TrainConfig", "idc_ray.training.driver:train"),
@@ -48,7 +49,7 @@ JOBS = {
 
 
 def configuration(command: str) -> type[Section] | None:
-    """The type of a subcommand's settings; None if it has arguments only."""
+    """The configuration's type of a subcommand; None if it has arguments only."""
     if command not in JOBS:
         return None
     found: type[Section] = pkgutil.resolve_name(JOBS[command][0])
@@ -59,10 +60,10 @@ def run(command: str | None = None) -> NoReturn:
     """Run this process's command line and exit with its code.
 
     Args:
-        command: the subcommand whose arguments ``sys.argv`` holds; None: ``sys.argv`` names it.
+        command: the subcommand; None: the first argument in ``sys.argv``.
     """
     given = sys.argv[1:]
-    run_job(main, given if command is None else [command, *given])
+    run_job(main, given if command is None else [command, *given], own_process=True)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -90,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
     start_logging()
     from idc_ray.pipeline.progress import Heartbeat
 
-    with Heartbeat("importing torch and Ray"):  # after parsing: it takes seconds
+    with Heartbeat("importing torch and Ray"), uncollected():  # after parsing: it takes seconds
         job = pkgutil.resolve_name(JOBS[name][1])
     return int(job(config))
 
@@ -106,7 +107,7 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "idc-ray COMMAND --help      the settings that are used most",
+            "idc-ray COMMAND --help      the most common settings",
             "idc-ray COMMAND --help-all  all settings",
             "idc-ray --version           the version",
         ]

@@ -1,7 +1,7 @@
-"""``idc-ray completion``: scripts for the shells' completion, generated from the configurations.
+"""``idc-ray completion``: shell completion scripts, generated from the configurations.
 
-A generated script answers at once and needs no package. A completer that runs Python, such as argcomplete, would import
-pydantic and the configurations, about half a second, at every press of the Tab key.
+A generated script is fast and needs no package. A completer that runs Python, such as argcomplete, would import
+pydantic and the configurations, about half a second, each time the Tab key is pressed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _options(command: str) -> dict[str, tuple[str, ...] | None]:
-    """Options of a command: the values to choose from, empty for any, None for an option that takes no value."""
+    """Options of a command with their choices: an empty tuple for any value, None for an option without value."""
     options: dict[str, tuple[str, ...] | None] = {"--help": None}
     model = configuration(command)
     if model is None:

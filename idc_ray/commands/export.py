@@ -21,7 +21,7 @@ def export(config: ExportConfig) -> int:
         nonlocal written
         written = pairs
 
-    with Heartbeat(lambda: f"{written} pairs written" if written else "checking the run's files"):
+    with Heartbeat(lambda: f"{written} pairs written" if written else "checking the run's shards"):
         pairs = export_folders(Store.open(config.run), target, config.overwrite, count)
     print(f"{pairs} pairs in {target.uri}: HR/, LR/, {META}")
     return 0
