@@ -132,7 +132,7 @@ def expand(config: CompareConfig, teacher: bytes) -> tuple[list[Arm], list[str]]
         BadRequest: an unknown method or student, settings that a job refuses, one name for two arms, or no arms.
     """
     common = _flat(CondenseConfig, config.condense, "condense", _CONDENSE_SETS | {"method"})
-    common |= {"scale": config.scale, "gallery_images": 0, "mlflow.enabled": False}
+    common |= {"scale": config.scale, "gallery_images": 0, "report_images": 0, "mlflow.enabled": False}
     own = {"actors": config.actors, "teacher": config.teacher}
     arms: dict[str, Arm] = {}
     left_out: dict[str, None] = {}
