@@ -65,11 +65,11 @@ def test_a_job_ends_well_without_its_report(
     """Catches a run of days that ends with an error because a package is not there."""
     condensed.finish()
     write_own_report(condensed.store, 2, condensed.listing)
-    assert len(Page((condensed.store.storage.read(REPORT) or b"").decode()).data[0]["pictures"]) == 2
+    assert len(Page((condensed.store.read(REPORT) or b"").decode()).data[0]["pictures"]) == 2
     monkeypatch.setattr("idc_ray.report.page.CHARTS_NEED", ("no_such_module",))
     chart_library.cache_clear()
-    condensed.store.storage.delete(REPORT)
+    condensed.store.delete(REPORT)
     with caplog.at_level(logging.WARNING):
         write_own_report(condensed.store, 2, condensed.listing)
     assert "report.html is not written: a report needs no_such_module" in caplog.text
-    assert condensed.store.storage.read(REPORT) is None
+    assert condensed.store.read(REPORT) is None
