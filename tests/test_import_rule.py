@@ -15,8 +15,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / "idc_ray"
 
 #: What each pure room may import besides the standard library and the rooms named.
 ALLOWED = {
-    "images": {"numpy", "PIL", "pyarrow", "idc_ray.errors", "idc_ray.objects", "idc_ray.images"},
-    "models": {"torch", "numpy", "safetensors", "spandrel", "torchvision", "idc_ray.errors", "idc_ray.models"},
+    "images": {"numpy", "PIL", "pyarrow", "idc_ray.errors", "idc_ray.objects", "idc_ray.regular", "idc_ray.images"},
+    "models": {
+        "torch",
+        "numpy",
+        "safetensors",
+        "spandrel",
+        "torchvision",
+        "idc_ray.errors",
+        "idc_ray.regular",
+        "idc_ray.models",
+    },
     "condensation": {
         "torch",
         "numpy",
@@ -26,13 +35,14 @@ ALLOWED = {
         "idc_ray.models",
         "idc_ray.condensation",
     },
-    "store": {"pyarrow", "idc_ray.errors", "idc_ray.objects", "idc_ray.redact", "idc_ray.store"},
+    "store": {"pyarrow", "idc_ray.errors", "idc_ray.objects", "idc_ray.redact", "idc_ray.regular", "idc_ray.store"},
 }
 #: Files that must not pull Ray or MLflow in, though they are not in a pure room.
 PURE_FILES = [
     "errors.py",
     "objects.py",
     "redact.py",
+    "regular.py",
     "cli.py",
     "commands",
     "extras.py",

@@ -16,6 +16,7 @@ import idc_ray
 from idc_ray.cli import parse, run_job, start_logging
 from idc_ray.config import Section
 from idc_ray.errors import BadRequest
+from idc_ray.importing import uncollected
 
 __all__ = ["COMMANDS", "JOBS", "configuration", "main", "run"]
 
@@ -61,7 +62,7 @@ def run(command: str | None = None) -> NoReturn:
         command: the subcommand; None: the first argument in ``sys.argv``.
     """
     given = sys.argv[1:]
-    run_job(main, given if command is None else [command, *given])
+    run_job(main, given if command is None else [command, *given], own_process=True)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -89,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
     start_logging()
     from idc_ray.pipeline.progress import Heartbeat
 
-    with Heartbeat("importing torch and Ray"):  # after parsing: it takes seconds
+    with Heartbeat("importing torch and Ray"), uncollected():  # after parsing: it takes seconds
         job = pkgutil.resolve_name(JOBS[name][1])
     return int(job(config))
 

@@ -15,13 +15,13 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.metrics import WINDOW, mean_psnr, psnr_y, ssim_y
 from idc_ray.images.find import IMAGE_ENDINGS
-from idc_ray.images.read import decode_rgb
+from idc_ray.images.read import decode_rgb, header_size
 from idc_ray.images.resize import downscale
+from idc_ray.regular import open_regular
 from idc_ray.store.filesystem import StorageFolder
 
 __all__ = [
@@ -110,9 +110,8 @@ class BenchmarkImage:
             BadRequest: an unreadable file.
         """
         try:
-            with Pillow.open(self.hr) as picture:
-                return picture.size
-        except (OSError, ValueError, Pillow.DecompressionBombError) as error:
+            return header_size(_content(self.hr))
+        except (OSError, RejectedImage) as error:
             raise BadRequest(f"benchmark image {self.hr} cannot be read: {error}") from None
 
 
@@ -349,9 +348,14 @@ def _images(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> Image:
     try:
-        return decode_rgb(path.read_bytes(), MAX_PIXELS)
+        return decode_rgb(_content(path), MAX_PIXELS)
     except (OSError, RejectedImage) as error:
         raise BadRequest(f"benchmark image {path} cannot be read: {error}") from None
+
+
+def _content(path: Path) -> bytes:
+    with open_regular(str(path)) as file:
+        return file.read()
 
 
 def _finite(scores: Scores) -> dict[str, object]:

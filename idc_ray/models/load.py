@@ -28,6 +28,7 @@ from idc_ray.models.public_mambairv2 import is_mambairv2, mambairv2_spec
 from idc_ray.models.spandrel_import import import_spandrel
 from idc_ray.models.teacher import Teacher
 from idc_ray.models.upscaler import Upscaler
+from idc_ray.regular import open_regular
 
 __all__ = ["bundled_teacher_bytes", "load_teacher", "load_upscaler", "teacher_sha256"]
 
@@ -124,9 +125,10 @@ def _content(data: bytes | str | Path, name: str | None) -> tuple[bytes, str]:
         return data, name or "the teacher"
     path = Path(data)
     try:
-        return path.read_bytes(), name or path.name
+        with open_regular(str(path)) as file:
+            return file.read(), name or path.name
     except OSError as error:
-        raise BadRequest(f"checkpoint {path} cannot be read ({error.strerror}); check the path") from None
+        raise BadRequest(f"checkpoint {path} cannot be read ({error.strerror or error}); check the path") from None
 
 
 def _read_network(data: bytes, name: str, scale: int | None) -> _Network:

@@ -13,6 +13,7 @@ import time
 import uuid
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import ray
@@ -24,11 +25,12 @@ from idc_ray.config import CondenseConfig
 from idc_ray.errors import IdcError, Locked, QuarantinedImages
 from idc_ray.images import ImageListing
 from idc_ray.images.names import printable
-from idc_ray.interrupt import check_interrupted
+from idc_ray.interrupt import at_forced_end, check_interrupted
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join_for, plan_pool
 from idc_ray.pipeline.compactor import Compactor
+from idc_ray.pipeline.device import one_thread
 from idc_ray.pipeline.inputs import by_range, estimate_sizes, find_input, input_root, read_teacher, readable_samples
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
@@ -159,7 +161,8 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
             config.matching,
         )
     job = _new_job(config, listing, teacher)
-    feature_network, labeler = load_networks(config, teacher, torch.device("cpu"))
+    with one_thread():
+        feature_network, labeler = load_networks(config, teacher, torch.device("cpu"))
     if feature_network is not labeler:
         log.info("the bundled network says what is matched and difficult, the teacher labels; see --feature-network")
     return job, listing, teacher
@@ -224,14 +227,16 @@ def _run_on_ray(launch: _Launch) -> None:
     ours = not ray.is_initialized()
     with Heartbeat("starting or joining Ray"):
         join_for(launch.job.config.actors)
+    blameless = partial(launch.job.store.end_launch, launch.job.launch)  # no image is to blame for what was in flight
     try:
-        with data_settings():
+        with at_forced_end(blameless), data_settings():
             _condense_all(launch)
     except BaseException as error:
-        if ours:
-            ray.shutdown()  # first: a worker that still runs would state again what it works on
-        if isinstance(error, KeyboardInterrupt | IdcError):
-            launch.job.store.end_launch(launch.job.launch)  # no image is to blame for what was in flight
+        with at_forced_end(blameless):
+            if ours:
+                ray.shutdown()  # first: a worker that still runs would state again what it works on
+            if isinstance(error, KeyboardInterrupt | IdcError):
+                blameless()
         raise
     if ours:
         ray.shutdown()

@@ -6,6 +6,8 @@ import os
 
 import torch
 
+from idc_ray.pipeline.device import use_deterministic_algorithms
+
 __all__ = ["set_up_training"]
 
 
@@ -20,7 +22,7 @@ def set_up_training(threads: int) -> None:
         threads: number of torch's threads, at least 1; float sums depend on it.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is initialised
-    torch.use_deterministic_algorithms(False)
+    use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = True

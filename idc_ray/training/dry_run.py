@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from idc_ray.config.train import TrainConfig
+from idc_ray.pipeline.device import use_deterministic_algorithms
 from idc_ray.pipeline.progress import duration
 from idc_ray.pipeline.summary import size
 from idc_ray.training.data import may_stream
@@ -80,7 +81,7 @@ def _validation(config: TrainConfig) -> str:
 
 def seconds_per_step(config: TrainConfig, device: torch.device) -> float:
     """Seconds for one training step, timed on a few steps."""
-    torch.use_deterministic_algorithms(False)
+    use_deterministic_algorithms(False)
     model = student_spec(config).build().to(device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
