@@ -30,6 +30,7 @@ COMMANDS = {
     "export": "Write a condensed set as folders of PNG pairs, for BasicSR and similar trainers.",
     "upscale": "Upscale photographs with a network.",
     "status": "Show the state of a condense job, running or not, from its output.",
+    "report": "Write what outputs hold as one HTML file that needs no network.",
     "verify": "Check a condensed set for damage, and remove damaged parts.",
     "completion": "Print a completion script for bash, zsh or fish.",
 }

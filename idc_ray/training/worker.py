@@ -1,4 +1,4 @@
-"""What a worker of a training does, in whatever process: its data, its device, and the training itself; without Ray."""
+"""Worker of the training job, in whatever process; without Ray."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["TrainJob", "gave_up", "train_worker"]
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Sent to every worker.
+    """Arguments of every worker.
 
     Attributes:
         config: the settings.
@@ -75,12 +75,12 @@ def train_worker(
 
 
 def _record(job: TrainJob) -> TrainRecord:
-    """What the driver stored: who does not see it would write where nobody looks, and start anew after a kill."""
+    """The record that the driver stored; a worker that does not see it has no access to the output."""
     record = read_record(job.storage)
     if record is None or record.digest != job.notes["digest"]:
         raise BadRequest(
-            f"a worker on {platform.node()} does not find at {job.storage.uri} what the driver wrote there; name an "
-            "--output that all machines see: a shared file system, or an object store such as s3://BUCKET/FOLDER"
+            f"a worker on {platform.node()} does not find the driver's files in {job.storage.uri}; give an --output "
+            "that all machines can access: a shared file system, or an object store such as s3://BUCKET/FOLDER"
         )
     return record
 
@@ -89,26 +89,25 @@ def _data(
     job: TrainJob, record: TrainRecord, world: World, local_workers: int, stream: Callable[[], Feed] | None
 ) -> tuple[Feed, list[Any]]:
     config, device = job.config, world.device
-    real = open_sources(config, None, device)  # whatever a student learns from, it is judged by the truth
+    real = open_sources(config, None, device)  # validation always uses real HR images
     validation = validation_pairs(config.validation, real, config.scale, config.seed, config.max_pixels, config.output)
-    sources = labelled(config, real, job.labels, device)  # not opened again: a store may hold a million images
+    sources = labelled(config, real, job.labels, device)
     if _resident(job, record, sources, world, local_workers) or stream is None:
         return resident_patches(config, sources, device), validation
     return stream(), validation
 
 
 def _labeler(job: TrainJob, device: torch.device) -> Upscaler | None:
-    """The network that labels every step's patches, if that is asked for."""
+    """The network of online labels; None without."""
     if job.config.labels == "stored" or job.labels is None:
         return None
     return load_upscaler(job.labels, scale=job.config.scale, device=device, name=job.config.labels_from)
 
 
 def _resident(job: TrainJob, record: TrainRecord, sources: list[Source], world: World, local_workers: int) -> bool:
-    """Whether the data stays in memory: as it was, or as all workers agree.
+    """Whether the data stays in memory: as recorded, otherwise if it fits on all workers.
 
-    Free memory differs from launch to launch, and a stream gives other patches; workers that stream wait for each
-    other.
+    The decision is recorded, as streaming gives other patches and the free memory can differ in the next attempt.
     """
     if record.resident is not None and job.config.resident_bytes is None:
         return record.resident

@@ -74,7 +74,7 @@ def test_an_error_of_the_data_is_not_tried_again(tmp_path: Path) -> None:
     """Catches four starts of a process for a mistake of the user, and its message lost on the way."""
     job = job_for(tmp_path, "wrong")
     begin_training(job.storage, TrainRecord({}, "b" * 16, [], "2026-01-01"), overwrite=True)
-    with LocalWorker() as worker, pytest.raises(BadRequest, match="does not find at .*wrong"):
+    with LocalWorker() as worker, pytest.raises(BadRequest, match="does not find the driver.s files in .*wrong"):
         list(worker.train(job))
 
 
