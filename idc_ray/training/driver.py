@@ -1,40 +1,31 @@
-"""The training job on Ray Train: one driver that tracks and shows, one or several workers that compute."""
+"""The training job: one driver that tracks and shows, one or several workers that compute."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import tempfile
-import threading
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import ray
-import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
-from ray.util.queue import Empty, Queue
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from idc_ray.config.train import TrainConfig, Workers
-from idc_ray.errors import IdcError
+from idc_ray.config.train import TrainConfig
 from idc_ray.images.locate import absolute, holds, locate, read_bytes
-from idc_ray.interrupt import check_interrupted
 from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
 from idc_ray.models import bundled_teacher_bytes, teacher_sha256
-from idc_ray.pipeline.cluster import join
 from idc_ray.pipeline.progress import Heartbeat, Show
-from idc_ray.pipeline.waiting import log_until_first
 from idc_ray.results import TrainResult
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.tracking import Tracker, tracking_uri
 from idc_ray.training.data import may_stream, open_sources
 from idc_ray.training.dry_run import estimate
 from idc_ray.training.fit import Event, new_model, start_sha256, with_absolute_start
+from idc_ray.training.local_worker import LocalWorker, check_machine
 from idc_ray.training.mlflow_model import save_mlflow_model
 from idc_ray.training.progress import TrainProgress
 from idc_ray.training.sources import Source
@@ -48,18 +39,12 @@ from idc_ray.training.state import (
     read_state,
     update_record,
 )
-from idc_ray.training.stream import stream_of
 from idc_ray.training.validation import validation_pairs
-from idc_ray.training.worker import TrainJob, run_worker
+from idc_ray.training.worker import TrainJob
 
 __all__ = ["run_train", "train"]
 
 log = logging.getLogger(__name__)
-
-CONTINUE = "the last state is kept; the same command continues"
-
-#: How long workers have to leave by themselves after an error of one.
-LEAVE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -105,21 +90,23 @@ def run_train(config: TrainConfig, show: Show = "log") -> TrainResult:
     """
     ready = _prepare(config)
     config, storage = ready.config, ready.storage
-    with claimed(storage):
+    with claimed(storage), contextlib.ExitStack() as stack:
         record = begin_training(storage, ready.record, config.overwrite)
         state = read_state(storage)
         finished = state is not None and state.step >= config.iterations
         if state is not None and finished and record.tracked:
             return _result(storage, config.iterations, state)
-        with Heartbeat("starting the MLflow run"):
-            tracker = Tracker.start(config.mlflow, config.output, record.digest, record.mlflow_run_id)
-        if tracker.run_id != record.mlflow_run_id:
-            update_record(storage, mlflow_run_id=tracker.run_id)
-        tracker.log_params(config.model_dump(mode="json"))
-        tracker.log_artifact(config.to_yaml(), "config.yaml")
+        streamed, worker = False, None
+        if not finished:
+            with Heartbeat("reading a few images for their sizes"):
+                streamed = may_stream(config, ready.sources, record.resident)
+            if _is_local(config, streamed):
+                check_machine(config.workers)
+                worker = stack.enter_context(LocalWorker())  # it imports torch while the tracked run begins
+        tracker = _begin_tracking(config, storage, record)
         with closed_if_stopped(tracker):
             if not finished:
-                _run_on_ray(ready, record, tracker, show)
+                _run(_job(ready, record), streamed, worker, tracker, show)
             state = read_state(storage)
             assert state is not None
             with Heartbeat("logging the network to MLflow"):
@@ -127,6 +114,12 @@ def run_train(config: TrainConfig, show: Show = "log") -> TrainResult:
                 tracker.finish("FINISHED")
         update_record(storage, tracked=True)  # last: killed before, the same command does the rest
         return _result(storage, state.step, state)
+
+
+def _job(ready: _Ready, record: TrainRecord) -> TrainJob:
+    config = ready.config
+    notes = {"data": record.data, "digest": record.digest, "iterations": config.iterations, "seed": config.seed}
+    return TrainJob(config, ready.storage, ready.labels, notes)
 
 
 def _result(storage: StorageFolder, steps: int, state: SavedState) -> TrainResult:
@@ -205,6 +198,16 @@ def _warn_of_validation(config: TrainConfig) -> None:
             log.warning("%s is validated on, and trained on with %s: the best checkpoint fits it most", images, data)
 
 
+def _begin_tracking(config: TrainConfig, storage: StorageFolder, record: TrainRecord) -> Tracker:
+    with Heartbeat("starting the MLflow run"):
+        tracker = Tracker.start(config.mlflow, config.output, record.digest, record.mlflow_run_id)
+    if tracker.run_id != record.mlflow_run_id:
+        update_record(storage, mlflow_run_id=tracker.run_id)
+    tracker.log_params(config.model_dump(mode="json"))
+    tracker.log_artifact(config.to_yaml(), "config.yaml")
+    return tracker
+
+
 def _track_networks(tracker: Tracker, storage: StorageFolder) -> None:
     """The checkpoints, and as an MLflow model the best network, or the last without validation."""
     checkpoints = {name: data for name in (BEST, LAST) if (data := storage.read(name)) is not None}
@@ -217,15 +220,15 @@ def _track_networks(tracker: Tracker, storage: StorageFolder) -> None:
         tracker.log_folder(Path(scratch, "model"), "model")
 
 
-def notes_of(config: TrainConfig, record: TrainRecord) -> dict[str, Any]:
-    """What a checkpoint says of where it comes from."""
-    return {"data": record.data, "digest": record.digest, "iterations": config.iterations, "seed": config.seed}
+def _run(job: TrainJob, streamed: bool, worker: LocalWorker | None, tracker: Tracker, show: Show) -> None:
+    """Train: in a process on this machine where that is enough, else by Ray Train, which takes longer to start."""
+    if worker is not None:
+        _follow(worker.train(job), job.config, show, tracker)
+        return
+    from idc_ray.pipeline.cluster import join  # here: these take a second to import
+    from idc_ray.training.ray_workers import ray_events
 
-
-def _run_on_ray(ready: _Ready, record: TrainRecord, tracker: Tracker, show: Show) -> None:
-    config, workers = ready.config, ready.config.workers
-    with Heartbeat("reading a few images for their sizes"):
-        streamed = may_stream(config, ready.sources, record.resident)
+    workers = job.config.workers
 
     def join_cluster() -> None:
         join(
@@ -237,76 +240,27 @@ def _run_on_ray(ready: _Ready, record: TrainRecord, tracker: Tracker, show: Show
         )
 
     with cluster(join_cluster):
-        # On this machine: with another one that is lost it would take the training along.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        events = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-        job = TrainJob(config, ready.storage, ready.labels, notes_of(config, record), events)
-        _follow(job, _trainer(job, streamed), tracker, show)
+        _follow(ray_events(job, streamed), job.config, show, tracker)
 
 
-def _follow(job: TrainJob, trainer: TorchTrainer, tracker: Tracker, show: Show) -> None:
-    """Start the workers, and take what they report until they end."""
-    config, events = job.config, job.events
-    outcome: list[BaseException | None] = []
+def _is_local(config: TrainConfig, may_stream: bool) -> bool:
+    """Whether one process on this machine does it all."""
+    cluster = config.workers.ray_address or os.environ.get("RAY_ADDRESS") or ray.is_initialized()
+    return config.workers.count == 1 and not may_stream and not cluster
 
-    def run() -> None:
-        try:
-            trainer.fit()
-            outcome.append(None)
-        except BaseException as error:
-            outcome.append(error)
 
-    # In a thread: this one shows what happens, and takes the signals that Ray Train would swallow.
-    thread = threading.Thread(target=run, name="ray train", daemon=True)
-    thread.start()
+def _follow(events: Iterator[Event | None], config: TrainConfig, show: Show, tracker: Tracker) -> None:
+    """Show and track what the workers report until they end."""
     progress = TrainProgress(config.iterations, show=show)
-    failure: IdcError | None = None
     try:
-        arriving = _events(events, lambda: bool(outcome))
-        for event in log_until_first(arriving, "no step is reported", lambda: _awaited(config.workers)):
+        for event in events:
             if event is None:
                 progress.tick()
-                continue
-            if event["kind"] == "error":
-                failure = event["error"]
-                thread.join(LEAVE_SECONDS)  # not for ever: other workers may wait for the one that failed
-                break
-            progress.update(event)
-            _track(tracker, event)
+            else:
+                progress.update(event)
+                _track(tracker, event)
     finally:
         progress.close()
-        events.shutdown(force=True)
-    if failure is not None:
-        raise failure
-    if outcome[0] is not None:
-        raise IdcError(
-            f"training stopped after {config.workers.max_failures + 1} attempts ({_first_line(outcome[0])}); "
-            f"see the logs in Ray's session folder; {CONTINUE}{', without --overwrite' if config.overwrite else ''}"
-        ) from outcome[0]
-
-
-def _events(queue: Queue, ended: Any) -> Iterator[Event | None]:
-    """Events until the training has ended and none is left; None now and then while there is none."""
-    while True:
-        check_interrupted()
-        over = ended()
-        try:
-            yield queue.get(timeout=0.5)
-        except Empty:
-            if over:
-                return
-            yield None
-
-
-def _awaited(workers: Workers) -> str:
-    """Such as ``2 workers take 1 CPU each; free are 0 of 1 CPU; ...``."""
-    each = {"CPU": workers.cpus, "GPU": workers.gpus or 0.0}
-    total, free = ray.cluster_resources(), ray.available_resources()
-    one = " and ".join(f"{amount:g} {name}" for name, amount in each.items() if amount)
-    room = ", ".join(
-        f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}" for name, amount in each.items() if amount
-    )
-    return f"{workers.count} workers take {one} each; free are {room}; streamed data takes one CPU more to be read"
 
 
 def _track(tracker: Tracker, event: Event) -> None:
@@ -318,24 +272,3 @@ def _track(tracker: Tracker, event: Event) -> None:
             tracker.log_artifact(png, f"validation_{index}.png")
     elif event["kind"] == "progress":
         tracker.log_metrics(step, numbers)
-
-
-def _trainer(job: TrainJob, may_stream: bool) -> TorchTrainer:
-    workers = job.config.workers
-    gpus = workers.gpus
-    if gpus is None:
-        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= workers.count else 0.0
-    resources = {"CPU": workers.cpus, **({"GPU": gpus} if gpus else {})}
-    name = f"idc_ray_{uuid.uuid4().hex[:8]}"
-    return TorchTrainer(
-        run_worker,
-        train_loop_config={"job": job},
-        # A stream that nobody reads would still cost the start of the processes that set it up.
-        datasets={"train": stream_of(job.config, job.labels)} if may_stream else {},
-        scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=gpus > 0, resources_per_worker=resources),
-        run_config=RunConfig(name=name, failure_config=FailureConfig(max_failures=workers.max_failures)),
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
