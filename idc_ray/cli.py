@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import logging
 import os
 import re
@@ -111,6 +112,7 @@ def run_job(
     except Exception:
         print(printable(redact_within(traceback.format_exc()), kept="\n\t"), file=sys.stderr, end="")
         code = 1
+    gc.freeze()  # else the end of the process takes one to two seconds to walk through the modules of torch and Ray
     sys.exit(code)
 
 

@@ -71,7 +71,9 @@ def redact_within(text: str) -> str:
 def redact_quoted(text: str, uri: str) -> str:
     """:func:`redact_within` for the message of who was given ``uri`` and may quote any part of it, encoded or not."""
     public = redact(uri)
-    pieces = [piece for piece in re.split(r"[:@/?&=#]", uri.partition("://")[2]) if piece and piece not in public]
+    pieces = [
+        piece for piece in re.split(r"[:@/?&=#]", uri.partition("://")[2]) if len(piece) > 3 and piece not in public
+    ]
     return redact_within(_without({form for piece in pieces for form in (piece, quote(piece), unquote(piece))}, text))
 
 

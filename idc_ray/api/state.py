@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.utils.deterministic
 
-from idc_ray.pipeline.device import make_repeatable
+from idc_ray.pipeline.device import make_repeatable, use_deterministic_algorithms
 
 __all__ = ["preserved", "repeatable_torch"]
 
@@ -129,12 +130,15 @@ def _flags() -> Restore:
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fills = memory.fill_uninitialized_memory
     benchmark = torch.backends.cudnn.benchmark
 
     def restore() -> None:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        memory.fill_uninitialized_memory = fills
         torch.backends.cudnn.benchmark = benchmark
 
     return restore

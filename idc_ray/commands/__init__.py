@@ -16,6 +16,7 @@ import idc_ray
 from idc_ray.cli import parse, run_job, start_logging
 from idc_ray.config import Section
 from idc_ray.errors import BadRequest
+from idc_ray.importing import uncollected
 
 __all__ = ["COMMANDS", "JOBS", "configuration", "main", "run"]
 
@@ -29,6 +30,7 @@ COMMANDS = {
     "export": "Write a condensed set as folders of PNG pairs, for BasicSR and similar trainers.",
     "upscale": "Upscale photographs with a network.",
     "status": "Show the state of a condense job, running or not, from its output.",
+    "report": "Write what outputs hold as one HTML file that needs no network.",
     "verify": "Check a condensed set for damage, and remove damaged parts.",
     "completion": "Print a completion script for bash, zsh or fish.",
 }
@@ -89,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
     start_logging()
     from idc_ray.pipeline.progress import Heartbeat
 
-    with Heartbeat("importing torch and Ray"):  # after parsing: it takes seconds
+    with Heartbeat("importing torch and Ray"), uncollected():  # after parsing: it takes seconds
         job = pkgutil.resolve_name(JOBS[name][1])
     return int(job(config))
 

@@ -16,6 +16,13 @@ from idc_ray.help_text import kinds_of
 
 SHELLS = ("bash", "zsh", "fish")
 
+#: Options of the commands that have no configuration.
+OTHERS: dict[str, dict[str, tuple[str, ...] | None]] = {
+    "status": {"--json": None},
+    "report": {"--output": (), "--images": (), "--include": (), "--no-sources": None},
+    "verify": {"--repair": None, "--deep": None, "--json": None},
+}
+
 
 def main(argv: Sequence[str]) -> int:
     """Parse the arguments and print the script."""
@@ -36,7 +43,7 @@ def _options(command: str) -> dict[str, tuple[str, ...] | None]:
     options: dict[str, tuple[str, ...] | None] = {"--help": None}
     model = configuration(command)
     if model is None:
-        return options | ({"--json": None} if command == "status" else {})
+        return options | OTHERS.get(command, {})
     options |= {"--help-all": None, "--config": ()}
     for setting in settings_of(model):
         name = setting.name.replace("_", "-")

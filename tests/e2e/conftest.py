@@ -39,6 +39,7 @@ SMALL: dict[str, object] = {
     "actors.images_per_step": 2,
     "actors.max_size": 1,
     "gallery_images": 2,
+    "report_images": 0,
     "mlflow.enabled": False,
 }
 IMAGES = 10

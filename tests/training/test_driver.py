@@ -144,7 +144,7 @@ def test_an_unreadable_image_in_a_stream_is_told(data: Path, ray_cluster: Any, d
     size = picture.stat().st_size
     picture.write_bytes(b"not a picture".ljust(size))
     config = config_for(data, "unreadable", iterations=60, resident_bytes=0)
-    with pytest.raises(BadRequest, match=r"3\.png cannot be trained on: .*; mend or remove it"):
+    with pytest.raises(BadRequest, match=r"3\.png cannot be used for training: .*; repair or remove it"):
         train(config)
 
 
