@@ -248,7 +248,7 @@ def test_results_are_collected_once_and_a_torn_line_is_none(tmp_path: Path) -> N
     assert collect(source, target) == []
     assert [each["key"] for each in read_lines(target)] == ["a0", "b0"]
     target.write_text("no json\n" + target.read_text())
-    with pytest.raises(BadRequest, match="line 1, is no result"):
+    with pytest.raises(BadRequest, match="line 1 is not a result"):
         read_lines(target)
 
 
