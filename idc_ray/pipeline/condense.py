@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import math
 import platform
 import tempfile
 import threading
@@ -16,6 +17,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
 import ray
 import torch
 
@@ -28,6 +30,7 @@ from idc_ray.images.names import printable
 from idc_ray.interrupt import at_forced_end, check_interrupted
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline import dry_run
+from idc_ray.pipeline.batches import Batches, plan_batches, single_images
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join_for, plan_pool
 from idc_ray.pipeline.compactor import Compactor
 from idc_ray.pipeline.device import one_thread
@@ -267,19 +270,21 @@ def _condense_all(launch: _Launch) -> None:
         for image_ids, isolated in ((plan.together, False), (set(plan.isolated), True)):
             if not image_ids:
                 continue
-            batch = 1 if isolated else _batch(config, len(image_ids))
-            pool = _pool(launch, -(-len(image_ids) // batch))
-            launch.timeline.begin(pool.device, pool.initial_size)
             images = by_range(launch.listing.manifest, image_ids)
-            with contextlib.closing(condense_stream(images, job, teacher, pool, batch, isolated)) as statuses:
+            batches = single_images(images) if isolated else _batches(config, images)
+            pool = _pool(launch, batches.count)
+            launch.timeline.begin(pool.device, pool.initial_size)
+            with contextlib.closing(condense_stream(batches, job, teacher, pool, isolated)) as statuses:
                 _follow(launch, statuses, pool, compactor, progress)
 
 
-def _batch(config: CondenseConfig, images: int) -> int:
-    """Images in one call: as configured, but few enough that all workers get some."""
-    pool = plan_pool(config.actors, ray.cluster_resources(), images)
-    together = config.actors.images_per_step or IMAGES_PER_STEP[pool.device]
-    return max(1, min(together, -(-images // pool.max_size)))
+def _batches(config: CondenseConfig, images: pa.Table) -> Batches:
+    """As many images to a call as is configured, large ones alone where nothing is."""
+    pool = plan_pool(config.actors, ray.cluster_resources(), images.num_rows)
+    most = config.actors.images_per_step
+    if most is None:
+        return plan_batches(images, IMAGES_PER_STEP[pool.device], pool.max_size)
+    return plan_batches(images, most, pool.max_size, math.inf)
 
 
 def _pool(launch: _Launch, batches: int) -> PoolPlan:
