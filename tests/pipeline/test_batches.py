@@ -99,26 +99,32 @@ def test_pixels_are_guessed_by_bytes_and_format() -> None:
 
 
 class Sleeping:
-    """Replaces a worker: takes time in proportion to the pixels. The second is only up once the first is busy."""
+    """Replaces a worker: takes time in proportion to the pixels. The first has images before the second is up."""
 
     def __init__(self, job: Any, teacher: Any, isolated: bool) -> None:
-        folder = Path(job.store.storage.root)
-        self.busy, self.name = folder / "busy", "second"
+        folder = Path(job.store.root)
+        self.busy, self.both, self.name = folder / "busy", folder / "both", "second"
         try:
             (folder / "first").touch(exist_ok=False)
             self.name = "first"
         except FileExistsError:
-            end = time.monotonic() + 60
-            while not self.busy.exists() and time.monotonic() < end:
-                time.sleep(0.02)
+            wait_for(self.busy)
+            self.both.touch()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         self.busy.touch()
+        wait_for(self.both)
         rows = [row for row in batch.to_pylist() if row["code"] != NO_IMAGE]
         units = sum(row["height"] * row["width"] for row in rows) / (36 * 35)
-        time.sleep(0.4 * units)
+        time.sleep(0.6 * units)
         text = f'{{"outcome": "done", "worker": "{self.name}", "units": {units}}}'
         return pa.table({"status": [text]})
+
+
+def wait_for(file: Path) -> None:
+    end = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.02)
 
 
 def test_two_workers_take_at_most_six_tenths_of_the_time_of_one(
