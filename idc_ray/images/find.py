@@ -120,7 +120,7 @@ def find_images(
         endings = " ".join(sorted(IMAGE_ENDINGS | PARQUET_ENDINGS))
         within = f"match the pattern {storage.path}" if _kind(storage) == fs.FileType.NotFound else f"in {storage.uri}"
         searched = f"no images {within}" + (
-            f" outside {without.uri}" if without is not None and holds(storage, without) else ""
+            f" outside {without.uri}" if without is not None and holds(_folder(storage), without) else ""
         )
         raise BadRequest(f"{searched}; {ignored} other files were ignored; read are: {endings}")
     lr = None
@@ -149,9 +149,13 @@ def output_inside(input: str, output: str) -> StoragePath | None:
     source, storage = locate(input), locate(output)
     if holds(storage, source) and holds(source, storage):
         raise BadRequest(f"input and output are the same folder, {source.uri}; choose another --output")
-    base = split_pattern(source.path)[0] if has_wildcard(source.path) else source.path
     both_local = source.local and storage.local
-    return storage if both_local or holds(replace(source, path=base), storage) else None
+    return storage if both_local or holds(_folder(source), storage) else None
+
+
+def _folder(storage: StoragePath) -> StoragePath:
+    """Of a pattern, the folder that it is searched in."""
+    return replace(storage, path=split_pattern(storage.path)[0]) if has_wildcard(storage.path) else storage
 
 
 def _files(storage: StoragePath, prefer_parquet: bool, without: StoragePath | None) -> tuple[list[Entry], int, int]:
