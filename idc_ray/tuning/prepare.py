@@ -30,9 +30,9 @@ from idc_ray.pipeline.inputs import find_input, only, read_teacher, readable_sam
 from idc_ray.training.fit import start_sha256
 from idc_ray.training.pairs import Pair
 from idc_ray.training.validation import validation_pairs
-from idc_ray.tuning.records import Sweep
 from idc_ray.tuning.settings import Settings, check_space, make_settings, read_space
 from idc_ray.tuning.space import Space
+from idc_ray.tuning.study import Sweep
 
 __all__ = ["Plan", "prepare"]
 

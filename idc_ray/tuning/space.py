@@ -103,11 +103,15 @@ class Parameter:
             between = low * (high / low) ** share if self.is_log else low + (high - low) * share
         return list(dict.fromkeys([low, between, high]))
 
-    def every(self) -> Sequence[Any] | None:
-        """All its values; None for a range without steps."""
+    def every(self, most: int) -> list[Any] | None:
+        """All its values; None if there are more than ``most``."""
         if self.kind.endswith("integers") and self.step is None:
-            return range(self.values[0], self.values[1] + 1)
-        return None if self.is_range and self.step is None else self.grid(0)
+            values: Sequence[Any] = range(self.values[0], self.values[1] + 1)
+        elif self.is_range and self.step is None:
+            return None
+        else:
+            values = self.grid(0)
+        return list(values) if len(values) <= most else None
 
     def grid(self, points: int) -> list[Any]:
         """Values for a grid: each choice, each step, or ``points`` of a range, the ends among them."""
@@ -159,15 +163,17 @@ class Space:
                 drawn[parameter.name] = held[0]
         return drawn
 
-    def fewer_points_than(self, most: int) -> int | None:
-        """How many points there are, if they are fewer than ``most``."""
+    def points(self, most: int) -> list[Draw] | None:
+        """All points; None if there are more than ``most``."""
         drawn: list[Draw] = [{}]
         for parameter in self.parameters:
-            values, part = parameter.every(), sum(parameter.takes_part(draw) for draw in drawn)
-            if part and (values is None or len(drawn) + part * (len(values) - 1) >= most):
+            values = parameter.every(most)
+            if values is None and any(map(parameter.takes_part, drawn)):
                 return None
             drawn = self._extended(drawn, parameter, values or ())
-        return len(drawn)
+            if len(drawn) > most:
+                return None
+        return drawn
 
     def grid(self, points: int) -> list[Draw]:
         """All points of a grid, each once."""
