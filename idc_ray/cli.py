@@ -8,13 +8,14 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 
 from idc_ray.config import Section, Setting, load, settings_of, unknown_setting
+from idc_ray.config.synonyms import current_name
 from idc_ray.errors import BadRequest, IdcError, Interrupted
 from idc_ray.help_text import base_type, default_text, kinds_of, metavar, short_help
 from idc_ray.interrupt import interruptible
@@ -48,7 +49,7 @@ def parse(model: type[Model], argv: Sequence[str], description: str, command: st
     parser = _parser(settings, description, f"idc-ray {command}")
     text = short_help(model, description, command)
     parser.add_argument("-h", "--help", action=_Print, nargs=0, const=text, help="show the most used settings and exit")
-    known, rest = parser.parse_known_args(_normalised(argv))
+    known, rest = parser.parse_known_args(_normalised(argv, settings))
     if rest:
         _refuse(model, rest[0])
     overrides = {name: _value(settings[name], text) for name, text in vars(known).items() if name in settings}
@@ -143,14 +144,15 @@ def _parser(settings: dict[str, Setting], description: str, program: str) -> arg
     return parser
 
 
-def _normalised(argv: Sequence[str]) -> list[str]:
-    """Underscores in an option's name become dashes; its value stays."""
-    options = re.compile(r"--\w")
-    parts = [(token, *token.partition("=")) for token in argv]
-    return [
-        name.replace("_", "-") + equals + value if options.match(token) else token
-        for token, name, equals, value in parts
-    ]
+def _normalised(argv: Sequence[str], settings: Collection[str]) -> list[str]:
+    """Options by their current names, with dashes for underscores; values stay."""
+
+    def option(token: str) -> str:
+        given, equals, value = token.partition("=")
+        name = current_name(given.removeprefix("--").replace("-", "_"), settings)
+        return f"--{name.replace('_', '-')}{equals}{value}"
+
+    return [option(token) if re.match(r"--\w", token) else token for token in argv]
 
 
 def _refuse(model: type[BaseModel], token: str) -> NoReturn:

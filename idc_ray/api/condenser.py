@@ -19,6 +19,7 @@ from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.retry import condense_each
 from idc_ray.condensation.tasks import Condensed, ImageTask, needs_hr
 from idc_ray.config import CondenseConfig
+from idc_ray.config.condense import JOB_SETTINGS
 from idc_ray.evaluation.network import read_checkpoint
 from idc_ray.images import downscale
 from idc_ray.images.instance import cropped_to
@@ -26,18 +27,13 @@ from idc_ray.pipeline.device import find_device
 
 __all__ = ["OF_THE_JOB", "Condenser", "Tiles", "image_task", "pixels_id"]
 
-#: Settings of the whole job, which say nothing about one image.
-OF_THE_JOB = frozenset(
-    ("input", "output", "teacher", "dry_run", "strict", "overwrite", "retry_quarantined", "gallery_images",
-     "allocation", "source.lr_input", "source.image_column", "source.on_changed", "store", "mlflow",
-     "actors.ray_address")
-)  # fmt: skip
+#: Settings without use where one image is condensed: there are no files, no workers, and no budget to share.
+WITHOUT_USE = JOB_SETTINGS | {"allocation"}
 
-#: Settings of reading files, and of workers: here are neither.
-WITHOUT_USE = OF_THE_JOB | {
-    "source.max_pixels", "actors.min_size", "actors.max_size", "actors.initial_size", "actors.cpus", "actors.gpus",
-    "actors.images_per_step", "actors.device",
-}  # fmt: skip
+#: The same where a dataset is: its images may be encoded, and there are workers.
+OF_THE_JOB = {"actors.ray_address"} | {
+    name for name in WITHOUT_USE if name != "source.max_pixels" and not name.startswith("actors.")
+}
 
 
 @dataclass(frozen=True, repr=False)

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -15,8 +15,9 @@ from pydantic import BaseModel
 from idc_ray.config import CondenseConfig, load
 from idc_ray.config.base import result_digest
 from idc_ray.config.compare import CompareConfig, Grid
+from idc_ray.config.condense import JOB_SETTINGS
 from idc_ray.config.loading import flatten_changes
-from idc_ray.config.train import TrainConfig
+from idc_ray.config.train import TRAIN_JOB_SETTINGS, TrainConfig
 from idc_ray.errors import BadRequest
 from idc_ray.images import ImageListing
 from idc_ray.models import teacher_sha256
@@ -28,14 +29,10 @@ __all__ = ["TRAIN_SETS", "WHOLE", "Arm", "Data", "expand", "input_digest", "refe
 WHOLE = "whole"
 
 #: Settings of the condense and training jobs that the comparison sets itself.
-_CONDENSE_SETS = {
-    "input", "output", "scale", "teacher", "ratio", "labels", "allocation", "seed", "dry_run", "strict", "overwrite",
-    "retry_quarantined", "gallery_images", "actors", "store", "mlflow",
+_CONDENSE_SETS = {name for name in JOB_SETTINGS if not name.startswith("source.")} | {
+    "scale", "ratio", "labels", "allocation", "seed", "actors",
 }  # fmt: skip
-TRAIN_SETS = {
-    "data", "output", "scale", "labels", "labels_from", "seed", "checkpoint_every", "resident_bytes", "max_pixels",
-    "allow_unfinished", "dry_run", "overwrite", "validation", "workers", "mlflow",
-}  # fmt: skip
+TRAIN_SETS = (TRAIN_JOB_SETTINGS - {"execution"}) | {"scale", "labels", "seed", "validation", "workers"}
 
 
 @dataclass(frozen=True)
@@ -235,8 +232,8 @@ def _loaded(model: type[CondenseConfig], settings: Mapping[str, Any], config: Co
     return loaded.model_copy(update={"actors": config.actors, "mlflow": off, "teacher": config.teacher})
 
 
-def _flat(model: type[BaseModel], values: Mapping[str, Any], where: str, ours: set[str]) -> dict[str, Any]:
-    return flatten_changes(model, values, where, ours, "compare")
+def _flat(model: type[BaseModel], values: Mapping[str, Any], where: str, reserved: Collection[str]) -> dict[str, Any]:
+    return flatten_changes(model, values, where, reserved, "compare")
 
 
 def _check_name(name: str, where: str) -> None:

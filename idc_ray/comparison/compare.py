@@ -279,7 +279,11 @@ class _Comparison:
 
     def _difficulty_key(self, config: CondenseConfig) -> str:
         settings: dict[str, Any] = {"images": self.plan.data.images, "teacher": self.plan.data.teacher}
-        settings |= {"tile": config.tile_size, "slots": config.slots, "guide": config.resolved_feature_network}
+        settings |= {
+            "tile": config.tile_size,
+            "slots": config.teacher_batch_size,
+            "guide": config.resolved_feature_network,
+        }
         settings |= {"scale": config.scale, "dtype": config.actors.dtype, "method_version": METHOD_VERSION}
         return result_digest(settings)
 

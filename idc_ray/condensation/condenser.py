@@ -52,7 +52,7 @@ __all__ = ["Condenser"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Tiles of one teacher call where ``slots`` is not set: GPUs need many to be busy, CPUs waste time on dummies.
+#: Tiles of one teacher call by default: GPUs need many to be busy, CPUs waste time on dummies.
 DEFAULT_SLOTS = {"cpu": 4, "cuda": 32}
 
 
@@ -94,7 +94,7 @@ class Condenser:
         rlff = config.rlff
         dtype = {"float32": None, "bfloat16": torch.bfloat16}[config.actors.dtype]
         self.config, self.device, self.mean_difficulty = config, device, mean_difficulty
-        self.slots = config.slots or DEFAULT_SLOTS[device.type]
+        self.slots = config.teacher_batch_size or DEFAULT_SLOTS[device.type]
         # ncfd is the paper's comparison without locality: one feature a tile, all of them alike.
         kind, kernel_size = (GlobalFeatureReader, 1) if config.method == "ncfd" else (FeatureReader, rlff.kernel_size)
         self.gamma = 0.0 if config.method == "ncfd" else config.loss.gamma

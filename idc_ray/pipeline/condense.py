@@ -159,9 +159,9 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
             config.matching,
         )
     job = _new_job(config, listing, teacher)
-    guide, labeler = load_networks(config, teacher, torch.device("cpu"))
-    if guide is not labeler:
-        log.info("the bundled network says what is matched and difficult, the teacher labels; see --guide")
+    feature_network, labeler = load_networks(config, teacher, torch.device("cpu"))
+    if feature_network is not labeler:
+        log.info("the bundled network says what is matched and difficult, the teacher labels; see --feature-network")
     return job, listing, teacher
 
 

@@ -44,7 +44,7 @@ def condense_stream(
     images = _read(manifest, job, batch, pool, isolated)
     statuses = images.map_batches(
         CondenseWorker,
-        fn_constructor_kwargs={"job": job, "teacher": teacher, "alone": isolated},
+        fn_constructor_kwargs={"job": job, "teacher": teacher, "isolated": isolated},
         batch_size=batch,
         **_working(pool),
     )

@@ -252,7 +252,7 @@ def explain(error: Exception) -> tuple[str, str]:
     if is_out_of_memory(error):
         return "out_of_memory", (
             f"too little memory for this image even alone ({error}); use a machine with more memory, "
-            "or lower --ratio or --slots"
+            "or lower --ratio or --teacher-batch-size"
         )
     return "condensation_failed", f"{type(error).__name__} while condensing it: {error}"
 

@@ -20,7 +20,7 @@ from idc_ray.config import CondenseConfig
 from idc_ray.config.base import result_digest, result_settings
 from idc_ray.config.loading import flatten
 from idc_ray.config.train import Validation
-from idc_ray.config.tune import TuneConfig
+from idc_ray.config.tune import SweepConfig, TuneConfig
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import MAX_PIXELS
 from idc_ray.images import ImageListing, Instance
@@ -218,7 +218,7 @@ def _sweep(settings: Settings, teacher: bytes, images: list[Instance], validatio
         "training": settings.train.digest("", None, start_sha256(settings.train)),
     }
     content = json.loads(json.dumps(content))
-    chosen = result_settings(config)
+    chosen = result_settings(config, SweepConfig)
     flat = flatten(TuneConfig, chosen, "the configuration")
     people = json.loads(json.dumps(flat, sort_keys=True)) | content
     return Sweep(result_digest(people), people)

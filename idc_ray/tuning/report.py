@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel
 
+from idc_ray.config import MethodConfig
 from idc_ray.config.base import result_settings
+from idc_ray.config.train import TrainMethod
 from idc_ray.tuning.plots import draw_plots
 from idc_ray.tuning.prepare import Plan
 from idc_ray.tuning.space import label
@@ -45,7 +46,9 @@ def report_files(plan: Plan, study: optuna.Study, *, plots: bool) -> dict[str, b
         **plan.lists,
         "trials.parquet": _to_parquet(plan, study),
         "results.md": _to_markdown(plan, study).encode(),
-        "train.yaml": _yaml(training, "Training of the sweep's students; idc-ray train --config takes it."),
+        "train.yaml": _yaml(
+            result_settings(training, TrainMethod), "Training of the sweep's students; idc-ray train --config takes it."
+        ),
     }
     finished = [trial for trial in ranked(study) if trial.state == TrialState.COMPLETE]
     if not finished:
@@ -70,13 +73,14 @@ def settings_yaml(plan: Plan, trial: FrozenTrial, head: str) -> bytes:
         f"\nTrial {trial.number}: {_values(trial, plan.config.objectives)}, {len(plan.images)} images, "
         f"{len(plan.validation)} to score on."
     )
-    return _yaml(config, head, {} if config.teacher is None else {"teacher": config.teacher})
+    settings = result_settings(config, MethodConfig)
+    return _yaml(settings if config.teacher is None else settings | {"teacher": config.teacher}, head)
 
 
-def _yaml(config: BaseModel, head: str, more: dict[str, Any] | None = None) -> bytes:
-    settings = json.loads(json.dumps({**result_settings(config), **(more or {})}))
+def _yaml(settings: dict[str, Any], head: str) -> bytes:
+    plain = json.loads(json.dumps(settings))
     comment = "".join(f"# {line}\n" for line in head.splitlines())
-    return (comment + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)).encode()
+    return (comment + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)).encode()
 
 
 def _values(trial: FrozenTrial, objectives: Sequence[str]) -> str:

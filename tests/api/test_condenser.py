@@ -85,7 +85,9 @@ def test_ids_are_of_the_content_and_seed_what_is_random(condenser: idc_ray.Conde
 
 def test_methods_that_compare_with_the_image_get_it(photo: np.ndarray) -> None:
     """Catches real labels, and a rule that looks at HR, without the HR image."""
-    chooser = idc_ray.Condenser.from_pretrained(method="psnr_bicubic", labels="real", tile_size=16, slots=2)
+    chooser = idc_ray.Condenser.from_pretrained(
+        method="psnr_bicubic", labels="real", tile_size=16, teacher_batch_size=2
+    )
     tiles = chooser(photo[:-1], ratio=0.2)
     assert tiles.losses == {} and tiles.kept_start is None
     top, left = tiles.corners[0] or (-1, -1)

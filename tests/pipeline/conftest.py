@@ -24,7 +24,7 @@ SETTINGS: dict[str, object] = {
     "ratio": 0.5,
     "iterations": 2,
     "matching": "both",
-    "slots": 2,
+    "teacher_batch_size": 2,
     "rlff.num_frequencies": 16,
     "rlff.num_held_out": 16,
     "rlff.num_sets": 2,

@@ -91,7 +91,7 @@ def test_workers_get_the_resources_of_the_pool_and_whole_batches(
     condensing, surveying = datasets
     assert (condensing.worker, surveying.worker) == (CondenseWorker, SurveyWorker)
     given = {"job": job, "teacher": "teacher"}
-    assert condensing.working["fn_constructor_kwargs"] == given | {"alone": True}
+    assert condensing.working["fn_constructor_kwargs"] == given | {"isolated": True}
     assert surveying.working["fn_constructor_kwargs"] == given
     assert (condensing.working["batch_size"], surveying.working["batch_size"]) == (4, 1)
     for made in datasets:

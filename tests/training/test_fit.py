@@ -24,7 +24,7 @@ class Killed(Exception):
 
 def train(config: TrainConfig, storage: StorageFolder, events: list[Event] | None = None, **more: Any) -> FitResult:
     report = (lambda event: None) if events is None else events.append
-    arguments = {"feed": toy_patches(config), "validation": toy_pairs(1), "tell": report, "notes": {}} | more
+    arguments = {"feed": toy_patches(config), "validation": toy_pairs(1), "report": report, "notes": {}} | more
     return fit(config, storage=storage, **arguments)
 
 

@@ -21,7 +21,8 @@ from tests.e2e.conftest import picture
 SETTINGS: dict[str, Any] = {
     "images": 3, "samples": 4, "rungs": 1, "reduction": 2, "mlflow.enabled": False, "actors.max_size": 2,
     "condense": {
-        "tile_size": 16, "iterations": 2, "matching": "both", "slots": 2, "ratio": 0.3, "allocation": "difficulty",
+        "tile_size": 16, "iterations": 2, "matching": "both", "teacher_batch_size": 2, "ratio": 0.3,
+        "allocation": "difficulty",
         "rlff": {"num_frequencies": 16, "num_held_out": 16, "num_sets": 2, "padding": 2},
     },
     "train": {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from idc_ray.cli import parse
-from idc_ray.config import CondenseConfig, load_config
+from idc_ray.config import CondenseConfig, MethodConfig, load_config
 from idc_ray.config.base import result_settings
 from idc_ray.config.train import TrainConfig
 from idc_ray.tuning.plots import importances
@@ -33,7 +33,9 @@ def test_the_best_settings_are_a_config_of_the_condense_job(plan: Plan, tmp_path
     path = tmp_path / "best.yaml"
     path.write_bytes(files["best.yaml"])
     config = parse(CondenseConfig, ["--config", str(path), "--input", "x"], "")
-    assert result_settings(config) == result_settings(plan.settings.condense(RECORDS[1].draw, 0))
+    assert result_settings(config, MethodConfig) == result_settings(
+        plan.settings.condense(RECORDS[1].draw, 0), MethodConfig
+    )
     assert "Trial 1: 31.000 dB" in path.read_text()
     assert "loss:" in path.read_text() and "beta: 1.0" in path.read_text()
     path.write_bytes(files["train.yaml"])
@@ -98,8 +100,8 @@ def test_what_decides_is_important(plan: Plan) -> None:
 
 def test_a_choice_that_is_nothing_is_shown(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
     """Catches a sweep that ends in a traceback over the picture of a choice with null."""
-    space = write_space({"slots": [None, 2, 4]})
-    condense = {name: value for name, value in SETTINGS["condense"].items() if name != "slots"}
+    space = write_space({"teacher_batch_size": [None, 2, 4]})
+    condense = {name: value for name, value in SETTINGS["condense"].items() if name != "teacher_batch_size"}
     plan = prepare(tune_config(space, input=str(images), output=str(tmp_path / "out"), condense=condense))
-    records = [record(n, 30.0 + n, draw={"slots": slots}) for n, slots in enumerate((None, 2, 4))]
+    records = [record(n, 30.0 + n, draw={"teacher_batch_size": slots}) for n, slots in enumerate((None, 2, 4))]
     assert "parallel_coordinates.png" in report_files(plan, records, pictures=True)

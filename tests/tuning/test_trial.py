@@ -120,5 +120,7 @@ def test_each_depth_is_measured_once(ray_cluster: Any, images: Any, tmp_path: An
         assert all(each is not None and each.features for each in teacher_cache[layer])
     assert not np.array_equal(teacher_cache["body.0"][0].features[0], teacher_cache["auto"][0].features[0])
     wide = write_space({"tile_size": {"integers": [16, 34]}})
-    plan = prepare(tune_config(wide, input=str(images), output=str(tmp_path / "out"), condense={"slots": 2}))
+    plan = prepare(
+        tune_config(wide, input=str(images), output=str(tmp_path / "out"), condense={"teacher_batch_size": 2})
+    )
     assert set_up_bench(plan, {"num_cpus": 1}).teacher_cache == {}

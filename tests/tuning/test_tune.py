@@ -202,7 +202,7 @@ def test_a_sweep_without_a_result_fails(
     """Catches exit code 0 for nothing."""
     space = write_space({"ratio": [1e-9, 1e-8]})
     config = tune_config(space, input=str(images), output=str(tmp_path / "out"), condense={
-        "tile_size": 16, "allocation": "difficulty", "iterations": 0, "slots": 2,
+        "tile_size": 16, "allocation": "difficulty", "iterations": 0, "teacher_batch_size": 2,
     })  # fmt: skip
     with pytest.raises(IdcError, match="no trial came to its end; no tile came of the images"):
         tune(config)

@@ -1,7 +1,9 @@
-"""What a guide saves: python benchmarks/guide_cost.py --teacher DCTLSA_x2.pt --output FILE.json
+"""What the bundled feature network saves.
 
-The same pictures, condensed by turns with a large teacher as its own guide and with the bundled one, labels by the
-teacher in both, in one process. Difficulty, targets, exchange and labels count; reading and writing files do not.
+    python benchmarks/feature_network_cost.py --teacher DCTLSA_x2.pt --output FILE.json
+
+The same pictures, condensed by turns with a large teacher as its own feature network and with the bundled one, the
+teacher labels in both cases, in one process. Difficulty, targets, exchange and labels count; files do not.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from idc_ray.config import CondenseConfig
 from idc_ray.images.resize import downscale
 from idc_ray.pipeline.device import set_up_torch
 
-GUIDES = ("teacher", "bundled")
+NETWORKS = ("teacher", "bundled")
 
 
 def _arguments() -> argparse.Namespace:
@@ -48,17 +50,22 @@ def main() -> None:
     data = arguments.teacher.read_bytes()
     config = CondenseConfig(scale=arguments.scale)
     device = set_up_torch(config.actors, has_gpu=torch.cuda.is_available())
-    condensers = {guide: load_condenser(config.model_copy(update={"guide": guide}), data, device) for guide in GUIDES}
+    condensers = {
+        network: load_condenser(config.model_copy(update={"feature_network": network}), data, device)
+        for network in NETWORKS
+    }
     pictures = blocks(arguments.input, 320, 480, 100, 1 if arguments.quick else arguments.images)
-    spent = {guide: [0.0, 0.0] for guide in GUIDES}
+    spent = {network: [0.0, 0.0] for network in NETWORKS}
     for number, picture in enumerate(pictures):
-        for guide, condenser in condensers.items():
+        for network, condenser in condensers.items():
             seconds = _run(condenser, ImageTask(f"{number:016x}", downscale(picture, arguments.scale)))
-            spent[guide] = [a + b for a, b in zip(spent[guide], seconds, strict=True)]
-    ratios = [own / guided for own, guided in zip(spent["teacher"], spent["bundled"], strict=True)]
-    print(f"{len(pictures)} pictures: the bundled guide takes 1 / {ratios[0]:.1f} of the time, CPU 1 / {ratios[1]:.1f}")
+            spent[network] = [a + b for a, b in zip(spent[network], seconds, strict=True)]
+    ratios = [own / bundled for own, bundled in zip(spent["teacher"], spent["bundled"], strict=True)]
+    print(
+        f"{len(pictures)} pictures: the bundled network takes 1 / {ratios[0]:.1f} of the time, CPU 1 / {ratios[1]:.1f}"
+    )
     figures = {"seconds_and_cpu_seconds": spent, "times_faster": ratios[0], "times_faster_cpu": ratios[1]}
-    write_result("guide_cost", arguments, figures)
+    write_result("feature_network_cost", arguments, figures)
 
 
 if __name__ == "__main__":
