@@ -109,8 +109,10 @@ class SweepStudy:
             storage=JournalStorage(self._journal), study_name=NAME, load_if_exists=True, pruner=_pruner(settings),
             directions=[MAXIMIZE if name == "psnr" else MINIMIZE for name in settings.config.objectives],
         )  # fmt: skip
-        self.study.set_metric_names([*settings.config.objectives])
-        self.study.sampler = _sampler(settings.config, len(self.study.get_trials(deepcopy=False)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.set_metric_names([*settings.config.objectives])
+            self.study.sampler = _sampler(settings.config, len(self.study.get_trials(deepcopy=False)))
         self.ended: Callable[[FrozenTrial], None] = lambda trial: None
         self.error: Exception | None = None
         self._known: set[str] = set()
@@ -341,9 +343,7 @@ def _sampler(config: TuneConfig, known: int) -> BaseSampler:
     seed = integer(config.seed, "search", known) % 2**32  # a continued search must not draw its first points again
     if config.search != "tpe":
         return RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+    return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
 
 def _pruner(settings: Settings) -> BasePruner:

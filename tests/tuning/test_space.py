@@ -107,14 +107,14 @@ def test_a_point_is_found_by_its_values() -> None:
     assert stepped.point({"x": 0.3}) == {"x": 0.3} and stepped.point({"x": 0.4}) is None
 
 
-def test_points_are_counted_as_far_as_they_matter() -> None:
+def test_the_points_of_a_small_space_are_listed() -> None:
     """Catches trials that are promised although the space has no more, and a space that is counted as a grid of it."""
     small = space_of({"a": ["x", "y"], "n": {"integers": [1, 40]}, "s": {"uniform": [0, 1], "step": 0.25}})
-    assert small.fewer_points_than(1000) == 2 * 40 * 5
-    assert small.fewer_points_than(400) is None
-    assert space_of({"n": {"log_integers": [1, 100]}}).fewer_points_than(1000) == 100
-    assert space_of({"n": {"integers": [1, 10**12]}}).fewer_points_than(1000) is None
-    assert space_of(CONDITIONAL).fewer_points_than(10**6) is None  # for one of its choices there is a range
+    assert len(small.points(400) or []) == 2 * 40 * 5
+    assert small.points(399) is None
+    assert len(space_of({"n": {"log_integers": [1, 100]}}).points(1000) or []) == 100
+    assert space_of({"n": {"integers": [1, 10**12]}}).points(1000) is None
+    assert space_of(CONDITIONAL).points(10**6) is None  # for one of its choices there is a range
     only = space_of({"a": ["x", "y"], "b": {"choice": [1, 2, 3], "when": {"a": "y"}}})
-    assert only.fewer_points_than(5) == 4
-    assert only.fewer_points_than(4) is None
+    assert only.points(4) == [{"a": "x"}, *({"a": "y", "b": b} for b in (1, 2, 3))]
+    assert only.points(3) is None
