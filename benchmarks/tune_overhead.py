@@ -21,15 +21,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
-from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 
-# Nothing here may import Ray: the loop would pay for it.
+# Nothing here may import Ray or Optuna: the loop would pay for it.
 from benchmarks.common import ROOT, blocks, machine, parser, write_result
 from idc_ray.condensation.condenser import Condenser
 from idc_ray.condensation.tasks import Condensed, ImageTask
@@ -43,7 +42,9 @@ from idc_ray.training.device import set_up_training
 from idc_ray.training.fit import fit
 from idc_ray.training.pairs import Pair, PairTable, Patches
 from idc_ray.training.validation import validation_pairs
-from idc_ray.tuning.study import STATUSES, read_study, started
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 #: Most that the sweep may take longer than the loop.
 GOAL = 0.15
@@ -167,8 +168,8 @@ def largest_difference(trials: Sequence[FrozenTrial], scores: Sequence[float]) -
     for trial, score in zip(trials, scores, strict=True):
         psnr, reason = trial.user_attrs.get("psnr", math.nan), trial.user_attrs.get("reason", "")
         differences.append(abs(psnr - score))
-        if trial.state != TrialState.COMPLETE or not differences[-1] <= SAME:
-            found = f"{STATUSES[trial.state]}, {psnr} dB in the sweep, {score} dB in the loop {reason}"
+        if trial.state.name != "COMPLETE" or not differences[-1] <= SAME:
+            found = f"{trial.state.name}, {psnr} dB in the sweep, {score} dB in the loop {reason}"
             raise SystemExit(f"trial {trial.number} is not the same on both sides: {found}")
     return max(differences)
 
@@ -187,12 +188,15 @@ def compared(sweep_seconds: float, loop_seconds: float, trials: Sequence[FrozenT
 
 
 def _round(folder: Path, number: int, arguments: argparse.Namespace) -> dict[str, float]:
-    output, scores = folder / f"sweep{number}", folder / f"loop{number}.json"
+    from idc_ray.tuning.study import read_study, started
+
+    output, scores, draws = folder / f"sweep{number}", folder / f"loop{number}.json", folder / f"draws{number}.json"
     sweep_seconds = sweep(folder, output, arguments)
-    options = ["--inputs", folder, "--draws-of", output, "--scores", scores]
+    trials = started(read_study(resolve(str(output))))
+    draws.write_text(json.dumps([trial.user_attrs["draw"] for trial in trials]))
+    options = ["--inputs", folder, "--draws", draws, "--scores", scores]
     options += ["--images", arguments.images, "--steps", arguments.steps]
     loop_seconds = timed(scores.with_suffix(".log"), __file__, *options)
-    trials = started(read_study(resolve(str(output))))
     difference = largest_difference(trials, json.loads(scores.read_text()))
     return compared(sweep_seconds, loop_seconds, trials) | {"largest_difference_db": difference}
 
@@ -225,11 +229,11 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=800, help="of a student's training; default 800")
     options.add_argument("--rounds", type=int, default=2, help="times that both sides run, by turns; default 2")
     options.add_argument("--inputs", type=Path, help=argparse.SUPPRESS)
-    options.add_argument("--draws-of", type=Path, help=argparse.SUPPRESS)
+    options.add_argument("--draws", type=Path, help=argparse.SUPPRESS)
     options.add_argument("--scores", type=Path, help=argparse.SUPPRESS)
     arguments = options.parse_args()
-    if arguments.draws_of:
-        draws = [trial.user_attrs["draw"] for trial in started(read_study(resolve(str(arguments.draws_of))))]
+    if arguments.draws:
+        draws = json.loads(arguments.draws.read_text())
         arguments.scores.write_text(json.dumps(list(loop(arguments.inputs, draws, arguments))))
         return
     if arguments.quick:

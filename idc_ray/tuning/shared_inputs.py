@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from idc_ray.pipeline.device import set_up_torch
 from idc_ray.training.pairs import Pair
 from idc_ray.tuning.prepare import Plan
 from idc_ray.tuning.settings import Settings
+from idc_ray.tuning.space import Space
 
 __all__ = ["SharedInputs", "feature_key", "share_inputs"]
 
@@ -92,9 +92,8 @@ def share_inputs(plan: Plan, options: dict[str, Any]) -> SharedInputs:
     """
     teacher, images = ray.put(plan.teacher), ray.put(plan.images)
     configs = {feature_key(config): config for config in _key_configs(plan.settings)}
-    if len(configs) > MAX_KEYS:
+    if not configs:
         log.info("the space has more than %d sets of features: each trial computes its own", MAX_KEYS)
-        configs = {}
     room = FEATURE_BYTES // max(1, len(configs))
     tasks = [_measure.options(**options).remote(config, teacher, images, room) for config in configs.values()]
     teacher_cache = {}
@@ -108,13 +107,9 @@ def share_inputs(plan: Plan, options: dict[str, Any]) -> SharedInputs:
 
 
 def _key_configs(settings: Settings) -> Iterator[CondenseConfig]:
-    """A configuration for each key that a trial may have; none if there are too many."""
-    varied = [each for each in settings.space.parameters if each.name in KEY_SETTINGS]
-    values = [each.every(MAX_KEYS) for each in varied]
-    if None in values:
-        return
-    for point in itertools.product(*(each or () for each in values)):
-        draw = dict(zip((each.name for each in varied), point, strict=True))
+    """A configuration for each key that a trial may have; none if there are more than ``MAX_KEYS``."""
+    varied = [replace(each, when={}) for each in settings.space.parameters if each.name in KEY_SETTINGS]
+    for draw in Space(tuple(varied)).all_points(MAX_KEYS) or ():
         try:
             yield settings.condense(settings.space.first | draw, settings.config.seeds[0])
         except IdcError:  # two that do not go together, of which no trial will be

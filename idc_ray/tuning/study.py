@@ -327,7 +327,7 @@ def _wanted(settings: Settings) -> tuple[list[Draw], bool]:
     if config.search == "grid":
         return space.grid(config.grid_points), True
     defaults = [] if settings.defaults is None else [settings.defaults]
-    points = space.points(config.samples)
+    points = space.all_points(config.samples)
     if points is None:
         return defaults, False
     random.Random(config.seed).shuffle(points)

@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import ray
@@ -71,7 +71,7 @@ class Report:
         cost: mean seconds of condensing.
         finished: whether nothing is left to do.
         failed: why it will never be finished; empty if it may.
-        seeds: what each came to so far.
+        seeds: their results so far.
     """
 
     step: int = 0
@@ -81,11 +81,7 @@ class Report:
     cost: float = math.nan
     finished: bool = False
     failed: str = ""
-    seeds: tuple[SeedOutcome, ...] = ()
-
-    def as_result(self) -> dict[str, Any]:
-        """For Ray Tune; seeds as one value, which Tune leaves alone."""
-        return {**asdict(self), "seeds": [asdict(each) for each in self.seeds]}
+    seeds: list[SeedOutcome] = field(default_factory=list)
 
 
 def run_trial(draw: Draw, inputs: SharedInputs, report: Callable[[Report], None]) -> None:
@@ -103,7 +99,7 @@ def run_trial(draw: Draw, inputs: SharedInputs, report: Callable[[Report], None]
 
 def trainable(config: dict[str, Any], inputs: SharedInputs) -> None:
     """The function that Ray Tune runs, in a process that later trials use again."""
-    run_trial(config["draw"], inputs, lambda report: ray_tune.report(report.as_result()))
+    run_trial(config["draw"], inputs, lambda report: ray_tune.report(asdict(report)))
 
 
 def _run_seeds(draw: Draw, inputs: SharedInputs, report: Callable[[Report], None]) -> None:
@@ -132,7 +128,7 @@ def _report(seeds: list[SeedOutcome], step: int, finished: bool) -> Report:
         ratio=statistics.fmean(each.ratio for each in seeds),
         cost=statistics.fmean(each.condense_seconds for each in seeds),
         finished=finished,
-        seeds=tuple(seeds),
+        seeds=list(seeds),
     )
 
 

@@ -57,7 +57,7 @@ def test_a_trial_that_did_not_end_is_not_compared() -> None:
     """A trial that failed late has the score of its last report."""
     failed = create_trial(state=TrialState.FAIL, user_attrs={"psnr": 30.0, "reason": "out of memory"})
     failed.number = 0
-    with pytest.raises(SystemExit, match=r"failed, 30.0 dB .* out of memory"):
+    with pytest.raises(SystemExit, match=r"FAIL, 30.0 dB .* out of memory"):
         largest_difference([failed], [30.0])
 
 

@@ -94,12 +94,13 @@ def trial_of(
         seed = SeedOutcome(0, psnr, 0.1, 3, 1.0, 2.0, 0, [(2, psnr - 1), (4, psnr)])
         attributes |= {"psnr": psnr, "ratio": 0.1, "cost": 1.0, "step": 4, "seeds": [asdict(seed)]}
     attributes |= changes
-    draw = attributes["draw"]
-    objectives = [attributes[name] for name in settings.config.objectives] if status == "finished" else None
+    asked = optuna.create_study()
+    asked.enqueue_trial({name: label(value) for name, value in attributes["draw"].items()})
+    settings.space.draw(asked.ask())
+    (trial,) = asked.trials
     return create_trial(
-        state=STATES[status], values=objectives, user_attrs=attributes,
-        params={name: label(value) for name, value in draw.items()},
-        distributions={each.name: each.distribution() for each in settings.space.parameters if each.name in draw},
+        state=STATES[status], user_attrs=attributes, params=trial.params, distributions=trial.distributions,
+        values=[attributes[name] for name in settings.config.objectives] if status == "finished" else None,
     )  # fmt: skip
 
 

@@ -45,8 +45,7 @@ def suggested(study: SweepStudy) -> tuple[int, dict[str, Any]]:
 def report(psnr: float, **changes: Any) -> dict[str, Any]:
     """A report of a trial that ends well."""
     seed = SeedOutcome(0, psnr, 0.1, 3, 1.0, 2.0, 0, [(4, psnr)])
-    values = asdict(Report(step=4, psnr=psnr, ratio=0.1, cost=1.0, finished=True, seeds=(seed,)))
-    return values | {"seeds": [asdict(seed)]} | changes
+    return asdict(Report(step=4, psnr=psnr, ratio=0.1, cost=1.0, finished=True, seeds=[seed])) | changes
 
 
 def states(storage: StorageFolder) -> list[TrialState]:
