@@ -1,4 +1,4 @@
-"""What a sweep needs to know before it starts; whatever is missing or wrong is told here, not hours later."""
+"""Preparation of a sweep: what is missing or wrong is refused here, not hours later."""
 
 from __future__ import annotations
 

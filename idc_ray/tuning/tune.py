@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import ray
@@ -76,15 +74,13 @@ def tune(config: TuneConfig) -> int:
     Raises:
         IdcError, Interrupted: as :func:`run_tune`; or ``failure`` of what it returns.
     """
-    if config.dry_run:
-        with tempfile.TemporaryDirectory() as folder:
-            plan = prepared(config, f"{folder}/photographs")
-            print(plan.config.to_yaml(), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        plan = prepared(config, f"{folder}/photographs" if config.dry_run else None)
+        print(plan.config.to_yaml(), flush=True)
+        if config.dry_run:
             with Heartbeat("timing a few images and steps"):
                 print(estimate(plan))
-        return 0
-    plan = prepared(config)
-    print(plan.config.to_yaml(), flush=True)
+            return 0
     tuned = run_tune(plan)
     print(f"{tuned.table}\n{'output':<15} {tuned.storage.uri}", flush=True)
     if tuned.failure is not None:
@@ -108,7 +104,8 @@ def run_tune(plan: Plan) -> Tuned:
         tracking_uri(config.mlflow, config.output)
     storage = resolve(config.output)
     storage.check_writable()
-    with lock(storage, holder_text()), _quiet_libraries():
+    _quiet_libraries()
+    with lock(storage, holder_text()):
         study = open_sweep(storage, plan.settings, plan.sweep, overwrite=config.overwrite, files=FILES)
         storage.write("config.yaml", config.to_yaml().encode())
         return _Run(plan, storage, study).run()
@@ -125,64 +122,64 @@ class _Run:
 
     def __init__(self, plan: Plan, storage: StorageFolder, study: SweepStudy) -> None:
         self.plan, self.storage, self.study, self.config = plan, storage, study, plan.config
-        self.study.ended = self._take
-        self.ended_before = self._ended()
+        self.study.ended = self._ended
+        self.ended_before = self._count(running=False)
 
     def run(self) -> Tuned:
-        log.info("%d of %d trials done before", self.ended_before, self.study.total)
         config = self.config
+        log.info("%d of %d trials done before", self.ended_before, self.study.total)
         self.tracking = RunFamily(config.mlflow, config, config.output, self.storage, self.plan.sweep.digest)
         try:
             with Heartbeat("logging finished trials to MLflow"):
                 for trial in started(self.study.study):
                     track_trial(self.tracking, trial)
-            if self.seconds_left > 0:
-                self.study.queue(retry_failed=config.retry_failed)
-            if self.trials_left > 0 and self.seconds_left > 0:
-                try:
-                    self._search()
-                finally:
-                    self.study.save()
+            self._search()
             with Heartbeat("writing the report"):
-                table = self._report()
+                files = report_files(self.plan, self.study.study, plots=True)
+                self._write(files)
+                self.tracking.report(files, self._count(running=False))
         except BaseException as error:
             self.tracking.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         trials = ranked(self.study.study)
         found = bool(trials) and trials[0].state == TrialState.COMPLETE
         self.tracking.finish("FINISHED" if found else "FAILED")
-        return Tuned(self.storage, trials, table, None if found else _failure(trials))
-
-    @property
-    def trials_left(self) -> int:
-        """Trials that the limit and the space still allow, those that were cut off among them."""
-        return self.study.total - self._ended()
+        reasons = sorted({trial.user_attrs.get("reason", "") for trial in trials} - {""})
+        failure = IdcError(f"no trial came to its end; {'; '.join(reasons[:3]) or 'raise --hours'}")
+        return Tuned(self.storage, trials, to_text(self.plan, self.study.study), None if found else failure)
 
     @property
     def seconds_left(self) -> float:
         """Time that the limit still allows."""
         return float("inf") if self.config.hours is None else 3600 * self.config.hours - self.study.seconds
 
-    def _ended(self) -> int:
-        return sum(trial.state != TrialState.RUNNING for trial in started(self.study.study))
+    def _count(self, *, running: bool) -> int:
+        return sum((trial.state == TrialState.RUNNING) == running for trial in started(self.study.study))
 
     def _search(self) -> None:
+        if self.seconds_left <= 0:
+            return
+        self.study.queue(retry_failed=self.config.retry_failed)
+        trials_left = self.study.total - self._count(running=False)
+        if trials_left <= 0:
+            return
         starts_ray = not ray.is_initialized()
         with Heartbeat("starting or joining Ray"):
             join_for(self.config.actors, worker_output=False)
         try:
-            pool = plan_pool(self.config.actors, ray.cluster_resources(), self.trials_left)
+            pool = plan_pool(self.config.actors, ray.cluster_resources(), trials_left)
             log.info("%d trials at a time on %s", pool.max_size, pool.device)
             tell_if_no_room(pool)
             with Heartbeat("computing what all trials share: features, difficulties"):
                 inputs = share_inputs(self.plan, pool.options)
             self.begin_trials = time.monotonic()
-            self._tune(inputs, pool, may_grow=pool.may_grow and not starts_ray)
+            self._tune(inputs, pool, trials_left, may_grow=pool.may_grow and not starts_ray)
         finally:
+            self.study.save()
             if starts_ray:
                 ray.shutdown()
 
-    def _tune(self, inputs: SharedInputs, pool: PoolPlan, *, may_grow: bool) -> None:
+    def _tune(self, inputs: SharedInputs, pool: PoolPlan, trials_left: int, *, may_grow: bool) -> None:
         config, study = self.config, self.study
         trial = ray_tune.with_resources(
             ray_tune.with_parameters(trainable, inputs=inputs),
@@ -193,7 +190,7 @@ class _Run:
                 trial,
                 tune_config=ray_tune.TuneConfig(
                     search_alg=Search(study),
-                    num_samples=self.trials_left,
+                    num_samples=trials_left,
                     # None: as many as the cluster has room for at any time, and one that waits for it to grow.
                     max_concurrent_trials=None if may_grow else pool.max_size,
                     time_budget_s=None if config.hours is None else max(1.0, self.seconds_left),
@@ -209,22 +206,22 @@ class _Run:
                 ),
             )
             try:
-                with Heartbeat(self._now):
+                with Heartbeat(self._progress):
                     tuner.fit()
             except Exception:
                 if study.error is not None:
                     raise study.error from None
                 raise
 
-    def _take(self, trial: FrozenTrial) -> None:
+    def _ended(self, trial: FrozenTrial) -> None:
         track_trial(self.tracking, trial)
         self._write(report_files(self.plan, self.study.study, plots=False))
         log.info("%s; %s", _line(trial), self._progress())
 
     def _progress(self) -> str:
-        """Such as ``12 of 30 trials, best 31.234 dB (trial 7), about 3 h 10 min left``."""
-        ended, total = self._ended(), self.study.total
-        parts = [f"{ended} of {total} trials"]
+        """Such as ``12 of 30 trials, 4 running, best 31.234 dB (trial 7), about 3 h 10 min left``."""
+        ended, total = self._count(running=False), self.study.total
+        parts = [f"{ended} of {total} trials, {self._count(running=True)} running"]
         best = ranked(self.study.study)[:1]
         if best and best[0].state == TrialState.COMPLETE:
             parts.append(f"best {best[0].user_attrs['psnr']:.3f} dB (trial {best[0].number})")
@@ -233,24 +230,9 @@ class _Run:
             parts.append(f"about {duration(min(rate * (total - ended), max(0.0, self.seconds_left)))} left")
         return ", ".join(parts)
 
-    def _now(self) -> str:
-        running = [str(each.number) for each in started(self.study.study) if each.state == TrialState.RUNNING]
-        return f"{self._progress()}; running: trials {', '.join(running) or 'none yet'}"
-
-    def _report(self) -> str:
-        files = report_files(self.plan, self.study.study, plots=True)
-        self._write(files)
-        self.tracking.report(files, self._ended())
-        return to_text(self.plan, self.study.study)
-
     def _write(self, files: dict[str, bytes]) -> None:
         for name, content in files.items():
             self.storage.write(name, content)
-
-
-def _failure(trials: Sequence[FrozenTrial]) -> IdcError:
-    reasons = sorted({trial.user_attrs.get("reason", "") for trial in trials} - {""})
-    return IdcError(f"no trial came to its end; {'; '.join(reasons[:3]) or 'raise --hours'}")
 
 
 def _line(trial: FrozenTrial) -> str:
@@ -261,19 +243,9 @@ def _line(trial: FrozenTrial) -> str:
     return f"trial {trial.number}{where}: {values['psnr']:.3f} dB"
 
 
-@contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Without messages of Tune and Optuna; some of Tune's can be turned off by the environment only."""
-    added = [name for name in ENVIRONMENT if name not in os.environ]
-    os.environ.update({name: ENVIRONMENT[name] for name in added})
-    loggers = [logging.getLogger("ray.tune"), logging.getLogger("optuna")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)  # Tune warns of half a second for MLflow, and of files that it may not write
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        for name in added:
-            os.environ.pop(name, None)
+def _quiet_libraries() -> None:
+    """Turn off messages of Tune and Optuna, some of which only the environment turns off."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for logger in ("ray.tune", "optuna"):
+        logging.getLogger(logger).setLevel(logging.ERROR)  # Tune warns of half a second for MLflow

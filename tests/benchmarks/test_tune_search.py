@@ -104,7 +104,7 @@ def test_the_sweeps_are_ones_that_the_job_takes(
     tune_search.Sweep(tune_search.Bench(tmp_path, arguments), "sweep", options).run(7)
     settings = make_settings(*read_space(parse(TuneConfig, told[1:], "")))
     config = settings.config
-    assert (config.samples, config.seed, config.validation_side, settings.train_steps) == (7, 5, None, LENGTH)
+    assert (config.samples, config.seed, config.validation_side, settings.train.iterations) == (7, 5, None, LENGTH)
     assert config.stops_early == (options == tune_search.TPE)
     condense = settings.condense(settings.space.first, 0)
     assert condense.ratio == 0.02 and ("allocation" in settings.space.names or condense.allocation == "difficulty")

@@ -98,7 +98,7 @@ def test_images_that_cannot_be_used_do_not_starve_the_sample(
     assert "only 5 of 35 images can be read and hold a tile" in caplog.text
 
 
-def test_why_nothing_is_left_to_condense_is_told(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
+def test_why_nothing_is_left_to_condense_is_named(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
     """Catches the blame of images that are held out, or scored on, as unreadable."""
     output = str(tmp_path / "out")
     with pytest.raises(BadRequest, match="all images of .* are held out to score on"):
@@ -123,7 +123,7 @@ def test_the_sweep_is_named_by_what_matters(images: Path, tmp_path: Path, write_
     assert digest({"loss.gamma": [0, 1]}) != first
 
 
-def test_images_that_hold_no_tile_are_told(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
+def test_images_that_hold_no_tile_are_refused(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
     space = write_space({"tile_size": [16, 64]})
     config = tune_config(space, input=str(images), output=str(tmp_path / "out"), condense={})
     with pytest.raises(BadRequest, match="nothing to score on|holds a tile of 64 x 64"):

@@ -41,7 +41,7 @@ def test_every_kind_draws_what_it_says() -> None:
 
 
 def test_a_conditional_takes_part_only_where_its_parent_says() -> None:
-    """Catches a parameter that is drawn, and told to the model, where it changes nothing."""
+    """Catches a parameter that is drawn, and modelled by the search, where it changes nothing."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(30):
         draw = space_of(CONDITIONAL).draw(study.ask())
