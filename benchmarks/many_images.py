@@ -41,6 +41,7 @@ DIGEST = "a-million"
 SHARDS = 200
 TINY: dict[str, object] = {
     "tile_size": 16, "ratio": 1.0, "method": "random", "labels": "real", "mlflow.enabled": False, "gallery_images": 0,
+    "report_images": 0,
     "actors.max_size": 1, "actors.threads": 1,
 }  # fmt: skip
 

@@ -67,6 +67,7 @@ def run(images: Path, output: Path, arguments: argparse.Namespace) -> dict[str, 
     command = [
         sys.executable, str(ROOT / "jobs" / "condense.py"), "--input", str(images), "--output", str(output),
         "--iterations", str(arguments.iterations), "--actors.max_size", "1", "--gallery_images", "0",
+        "--report_images", "0",
         *(QUICK if arguments.quick else []),
     ]  # fmt: skip
     peaks: dict[str, float] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import re
@@ -18,7 +19,7 @@ from idc_ray.config import Section, Setting, load, settings_of, unknown_setting
 from idc_ray.config.synonyms import current_name
 from idc_ray.errors import BadRequest, IdcError, Interrupted
 from idc_ray.help_text import base_type, default_text, kinds_of, metavar, short_help
-from idc_ray.interrupt import interruptible
+from idc_ray.interrupt import end_process, interruptible
 from idc_ray.submitted import is_submitted, refuse_relative_places
 
 __all__ = ["Parser", "parse", "run_job", "start_logging"]
@@ -63,23 +64,31 @@ def start_logging() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
 
 
-def run_job(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
+def run_job(
+    main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None, own_process: bool = False
+) -> NoReturn:
     """Run a job and leave the process with its exit code; the only ``sys.exit`` of a job.
 
     An :class:`IdcError` is one clear message and its own exit code, SIGINT and SIGTERM are 130, anything else is a
     bug: traceback and 1.
+
+    Args:
+        main: the job.
+        argv: its arguments; None: the process's.
+        own_process: whether the process is there for the job only. It is then ended at once after a signal.
     """
     given = sys.argv[1:] if argv is None else argv
     # With it the same command would begin anew, which is no way to go on.
     how = CONTINUE + (WITHOUT if any(token.startswith("--overwrite") for token in given) else "")
     try:
         with interruptible(how):
-            code = main(given)
+            try:
+                code = main(given)
+            except KeyboardInterrupt as error:
+                code = _stopped(error, how, own_process or is_submitted())
         sys.stdout.flush()
-    except KeyboardInterrupt as error:
-        print(str(error) or f"interrupted; {how}", file=sys.stderr)
-        code = Interrupted.exit_code
-        _leave_at_once(code)
+    except KeyboardInterrupt as error:  # between two of these lines
+        code = _stopped(error, how, own_process)
     except IdcError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
@@ -89,18 +98,16 @@ def run_job(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
     except Exception:
         traceback.print_exc()
         code = 1
+    gc.freeze()  # else the end of the process takes one to two seconds to walk through the modules of torch and Ray
     sys.exit(code)
 
 
-def _leave_at_once(code: int) -> None:
-    """End a submitted job without taking down Python and its libraries, which alone can take seconds.
-
-    All that matters is written and closed by now, and Ray kills a job 3 s after `ray job stop`.
-    """
-    if is_submitted():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+def _stopped(error: KeyboardInterrupt, how: str, at_once: bool) -> int:
+    """Say that a signal ended the job. All that matters is written and closed by now."""
+    print(str(error) or f"interrupted; {how}", file=sys.stderr)
+    if at_once:
+        end_process(Interrupted.exit_code)
+    return Interrupted.exit_code
 
 
 class Parser(argparse.ArgumentParser):

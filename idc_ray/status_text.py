@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from idc_ray.pipeline.progress import duration
 from idc_ray.store import Inflight, Status
+from idc_ray.units import duration
 
 __all__ = ["format_status"]
 

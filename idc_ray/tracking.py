@@ -6,6 +6,7 @@ much as in a batch.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ from urllib.request import url2pathname
 
 from idc_ray.config import Mlflow
 from idc_ray.errors import BadRequest
+from idc_ray.interrupt import at_forced_end
 from idc_ray.redact import redact, redact_within
 
 if TYPE_CHECKING:
@@ -73,6 +75,9 @@ class Tracker:
         self._flushed_at = time.monotonic()
         self._silent_until = 0.0
         self._warned = False
+        self._ended = contextlib.ExitStack()
+        if client is not None:
+            self._ended.enter_context(at_forced_end(self._end_by_force))
 
     @classmethod
     def start(
@@ -186,6 +191,13 @@ class Tracker:
         self.flush()
         self._silent_until = 0.0
         self._attempt("the end", lambda client: client.set_terminated(self.run_id, status))
+        self._ended.close()
+
+    def _end_by_force(self) -> None:
+        """The run is not shown as running for ever; in another thread, hence without what is buffered."""
+        with contextlib.suppress(Exception):
+            if self._client is not None:
+                self._client.set_terminated(self.run_id, "KILLED")
 
     def _send_metrics(self, client: MlflowClient) -> None:
         self._flushed_at = time.monotonic()

@@ -22,6 +22,7 @@ SETTINGS = list(settings_of(CondenseConfig))
 #: The only settings that may change without a new digest. A setting that is missing here must change it.
 NEUTRAL = {
     "input", "output", "teacher", "dry_run", "strict", "overwrite", "retry_quarantined", "gallery_images",
+    "report_images",
     "source.image_column", "source.max_pixels", "source.on_changed",
     "actors.min_size", "actors.max_size", "actors.initial_size", "actors.cpus", "actors.gpus",
     "actors.images_per_step", "actors.device", "actors.ray_address",

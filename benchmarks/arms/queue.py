@@ -138,7 +138,7 @@ TRAIN_SETS = {
 }  # fmt: skip
 CONDENSE_SETS = {
     "input", "output", "scale", "teacher", "ratio", "method", "labels", "seed", "dry_run", "strict", "overwrite",
-    "retry_quarantined", "gallery_images", "actors", "store", "mlflow", "source",
+    "retry_quarantined", "gallery_images", "report_images", "actors", "store", "mlflow", "source",
 }  # fmt: skip
 
 

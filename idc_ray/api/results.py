@@ -1,4 +1,4 @@
-"""What the jobs return: small records that show themselves. They hold numbers and places, and no network or table."""
+"""Results of the jobs: small records of numbers and paths, without networks or datasets."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Quarantined:
-    """An image that was set aside.
+    """An image that could not be condensed.
 
     Attributes:
         source: its path relative to the input, ``FILE#row`` in Parquet.
-        code: kind of fault, such as ``truncated``, ``too_small``, ``condensation_failed``.
-        reason: a sentence with the numbers.
+        code: kind of error, such as ``truncated``, ``too_small``, ``condensation_failed``.
+        reason: the error message.
         image_id: 16 hex digits.
     """
 
@@ -41,19 +41,19 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class CondenseResult:
-    """A condensed set, see :func:`idc_ray.condense`.
+    """Result of :func:`idc_ray.condense`.
 
     Attributes:
-        output: where it is.
-        num_images: images that were condensed, by this call or before.
-        num_tiles: tiles in the set.
-        ratio: LR pixels of the tiles over LR pixels of the condensed images, in [0, 1].
-        quarantined: images that were set aside.
+        output: path of the condensed set.
+        num_images: number of condensed images, by this call or earlier ones.
+        num_tiles: number of tiles in the set.
+        ratio: LR pixels of the tiles divided by LR pixels of the condensed images, in [0, 1].
+        quarantined: images that could not be condensed.
         losses: mean held-out loss of the images, ``start`` before and ``end`` after matching; empty for methods that
             choose crops.
         num_bytes: size of the shards.
         seconds: wall time of this call.
-        summary: the same and more for people, several lines.
+        summary: readable summary of several lines.
 
     Example:
         >>> import idc_ray
@@ -75,14 +75,14 @@ class CondenseResult:
     summary: str = field(repr=False)
 
     def dataset(self) -> CondensedDataset:
-        """The tiles for training code."""
+        """The tiles as a torch dataset."""
         from idc_ray.dataset import CondensedDataset  # imports torch
 
         return CondensedDataset(self.output)
 
     @classmethod
     def of(cls, finished: Finished) -> CondenseResult:
-        """Of a job that has come to its end."""
+        """Result of a finished job."""
         summary, manifest = finished.summary, finished.manifest
         losses = summary.loss()
         numbers = summary.as_dict()
@@ -101,15 +101,15 @@ class CondenseResult:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A trained network, see :func:`idc_ray.train`.
+    """Result of :func:`idc_ray.train`.
 
     Attributes:
-        output: where it is.
-        num_steps: optimiser steps done.
+        output: path of the training's output.
+        num_steps: number of optimiser steps.
         best_psnr: highest PSNR on the validation images, dB; None without validation.
-        best_step: after how many steps.
-        checkpoint: the best network's file, or without validation the last one's.
-        last: file of the network after the last step.
+        best_step: step of ``best_psnr``.
+        checkpoint: path of the best checkpoint, or of the last without validation.
+        last: path of the checkpoint after the last step.
 
     Example:
         >>> import idc_ray
@@ -126,14 +126,14 @@ class TrainResult:
     last: str = field(repr=False)
 
     def load(self, device: str | torch.device = "auto") -> Upscaler:
-        """The network of ``checkpoint``, see :func:`idc_ray.load_model`."""
+        """Load ``checkpoint``, see :func:`idc_ray.load_model`."""
         from idc_ray.api.networks import load_model  # imports torch
 
         return load_model(self.checkpoint, device=device)
 
     @classmethod
     def of(cls, trained: Trained) -> TrainResult:
-        """Of a training that has come to its end."""
+        """Result of a finished training."""
         from idc_ray.training.state import BEST, LAST  # imports torch
 
         best = BEST if trained.best_psnr is not None else LAST
@@ -145,13 +145,13 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """Scores of a network, see :func:`idc_ray.evaluate`.
+    """Result of :func:`idc_ray.evaluate`.
 
     Attributes:
-        output: where ``metrics.json`` and ``metrics.csv`` are.
-        psnr: mean PSNR on Y by set, dB; infinite where every image came out exactly.
+        output: path of the folder with ``metrics.json`` and ``metrics.csv``.
+        psnr: mean PSNR on Y by set, dB; infinite if every image was reproduced exactly.
         ssim: mean SSIM on Y by set.
-        sets: the same of each image: ``sets["Set5"]["images"]["baby.png"]["psnr"]``.
+        sets: scores of each image: ``sets["Set5"]["images"]["baby.png"]["psnr"]``.
 
     Example:
         >>> import idc_ray
@@ -167,19 +167,19 @@ class EvaluateResult:
 
     @classmethod
     def of(cls, output: str, sets: dict[str, SetScores]) -> EvaluateResult:
-        """Of scores by set."""
+        """Result with the given scores."""
         psnr = {name: scores["psnr"] for name, scores in sets.items()}
         return cls(output, psnr, {name: scores["ssim"] for name, scores in sets.items()}, sets)
 
 
 @dataclass(frozen=True)
 class FailedArm:
-    """A training of a comparison that failed; the same call again tries it again.
+    """A failed training of a comparison; a repeated call retries it.
 
     Attributes:
-        arm: its name.
-        seed: with which it was condensed and trained.
-        reason: why.
+        arm: name of the arm.
+        seed: seed of condensation and training.
+        reason: the error message.
     """
 
     arm: str
@@ -189,15 +189,15 @@ class FailedArm:
 
 @dataclass(frozen=True)
 class CompareResult:
-    """A comparison, see :func:`idc_ray.compare`.
+    """Result of :func:`idc_ray.compare`.
 
     Attributes:
-        output: where tables and plots are.
-        num_finished: trainings (arms times seeds) that are done.
-        num_trainings: trainings in all.
-        psnr: mean PSNR on Y over the seeds, dB, by arm and set; None where it is infinite or there is none yet.
+        output: path of the folder with tables and plots.
+        num_finished: number of finished trainings (arms times seeds).
+        num_trainings: number of all trainings.
+        psnr: mean PSNR on Y over the seeds, dB, by arm and set; None if it is infinite or not yet known.
         failures: trainings that failed in this call.
-        table: the whole table with paired differences and their intervals, Markdown.
+        table: Markdown table with paired differences and their intervals.
 
     Example:
         >>> import idc_ray
@@ -219,7 +219,7 @@ class CompareResult:
 
     @classmethod
     def of(cls, compared: Compared) -> CompareResult:
-        """Of a launch that has come to its end."""
+        """Result of a finished comparison."""
         from idc_ray.comparison.table import to_markdown  # needs scipy
 
         report = compared.report
@@ -233,16 +233,16 @@ class CompareResult:
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings that were tried in a sweep.
+    """A trial of a sweep.
 
     Attributes:
-        number: from 0.
-        settings: values of what is varied, by dotted name; keywords of :func:`idc_ray.condense`.
-        status: ``finished``, ``stopped`` early, ``failed``, or ``running`` when the time was up.
+        number: number of the trial, from 0.
+        settings: values of the varied settings by dotted name; keywords of :func:`idc_ray.condense`.
+        status: ``finished``, ``stopped`` early, ``failed``, or ``running`` when the time limit was reached.
         psnr: mean PSNR of the students, dB; None if there is none.
         ratio: share of the pixels that was kept.
-        seconds: of condensing.
-        reason: why it failed.
+        seconds: time of condensation.
+        reason: the error message of a failed trial.
     """
 
     number: int
@@ -256,15 +256,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """A sweep, see :func:`idc_ray.tune`.
+    """Result of :func:`idc_ray.tune`.
 
     Attributes:
-        output: where records, tables and plots are.
-        num_trials: trials, of all calls on this output.
+        output: path of the folder with records, tables and plots.
+        num_trials: number of trials, of all calls with this output.
         best: the trial with the highest PSNR.
-        best_config: file with all settings of the best trial, for ``idc_ray.condense(..., config=...)``.
-        trials: best first; those that did not come to their end, last.
-        table: the same for people.
+        best_config: path of a file with all settings of the best trial, for ``idc_ray.condense(..., config=...)``.
+        trials: all trials, best first, unfinished ones last.
+        table: readable table of the trials.
 
     Example:
         >>> import idc_ray
@@ -285,7 +285,7 @@ class TuneResult:
 
     @classmethod
     def of(cls, tuned: Tuned) -> TuneResult:
-        """Of a launch with a finished trial."""
+        """Result of a sweep with at least one finished trial."""
         from idc_ray.tuning.study import STATUSES  # needs optuna
 
         trials = []
@@ -300,11 +300,11 @@ class TuneResult:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A condensed set as folders, see :func:`idc_ray.export`.
+    """Result of :func:`idc_ray.export`.
 
     Attributes:
-        output: the folder, with ``HR/``, ``LR/`` and ``meta_info.txt``.
-        num_pairs: pairs of PNGs.
+        output: path of the folder with ``HR/``, ``LR/`` and ``meta_info.txt``.
+        num_pairs: number of PNG pairs.
 
     Example:
         >>> import idc_ray

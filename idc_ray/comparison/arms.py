@@ -183,7 +183,7 @@ def _combinations(config: CompareConfig) -> Iterator[tuple[str, float, str, str,
 def _arm(config: CompareConfig, method: str, ratio: float, labels: str, allocation: str, student: str) -> Arm | str:
     """An arm, or why there is none."""
     common = _flat(CondenseConfig, config.condense, "condense", _CONDENSE_SETS | {"method"})
-    common |= {"scale": config.scale, "labels": labels, "gallery_images": 0}
+    common |= {"scale": config.scale, "labels": labels, "gallery_images": 0, "report_images": 0}
     train = _train(config, student)
     if method == WHOLE:
         condense = _loaded(CondenseConfig, common | {"method": "random"}, config)

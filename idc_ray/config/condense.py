@@ -369,6 +369,8 @@ class CondenseConfig(MethodConfig, Files):
     """Retry quarantined images."""
     gallery_images: int = Field(8, ge=0)
     """Images in gallery.png; 0: no gallery."""
+    report_images: int = Field(24, ge=0)
+    """Images shown with pictures in report.html; 0: no report."""
     source: Source = Source()
     actors: Actors = Actors()
     store: Store = Store()

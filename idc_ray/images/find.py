@@ -156,6 +156,8 @@ def _files(storage: StoragePath, prefer_parquet: bool, without: StoragePath | No
         return *_of_one_kind(walk(storage, without=without), prefer_parquet), 0
     if kind == fs.FileType.File:
         return _single(storage)
+    if kind == fs.FileType.Unknown:
+        raise BadRequest(f"{storage.uri} is a pipe, a socket or a device; name a folder, a glob or a file")
     if not has_wildcard(storage.path):
         raise BadRequest(
             f"{storage.uri} does not exist; name a folder, a glob, a list (.txt, .lst), an image or Parquet"

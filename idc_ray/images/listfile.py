@@ -9,6 +9,7 @@ from pyarrow import fs
 from idc_ray.errors import BadRequest
 from idc_ray.images.locate import StoragePath
 from idc_ray.images.manifest import Entry
+from idc_ray.images.names import open_path, stored
 
 __all__ = ["read_list"]
 
@@ -43,7 +44,7 @@ def read_list(storage: StoragePath) -> tuple[list[Entry], int]:
 
 def _lines(storage: StoragePath) -> list[str]:
     try:
-        with storage.filesystem.open_input_stream(storage.path) as file:
+        with open_path(storage.filesystem, stored(storage.path)) as file:
             text = file.read().decode("utf-8-sig")
         if "\0" in text:
             raise BadRequest(f"the list {storage.uri} is not text (it holds NUL bytes); save it as UTF-8")

@@ -14,6 +14,8 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import pyarrow as pa
 from pyarrow import fs
 
+from idc_ray.regular import open_regular
+
 __all__ = ["folder_of", "is_there", "open_path", "printable", "shown", "stored"]
 
 _MARK = "\0"
@@ -40,13 +42,16 @@ def stored(path: str) -> str:
 
 
 def open_path(filesystem: fs.FileSystem, path: str) -> BinaryIO | pa.NativeFile:
-    """Open a path as :func:`stored` wrote it, for random access.
+    """Open a path as :func:`stored` wrote it, for random access. On a disk only regular files are opened.
 
     Raises:
+        NotRegularFile: a pipe, a socket, a device or a folder, or a link to one.
         OSError: as the filesystem raises it; ``FileNotFoundError`` when there is no such file.
     """
     if path.startswith(_MARK):
-        return open(unquote_to_bytes(path[1:]), "rb")
+        return open_regular(unquote_to_bytes(path[1:]))
+    if isinstance(filesystem, fs.LocalFileSystem):
+        return open_regular(path)
     return filesystem.open_input_file(path)
 
 

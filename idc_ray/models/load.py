@@ -1,4 +1,4 @@
-"""Loading networks from files, told apart by content and never by name; no file can run code."""
+"""Loading networks from files. The format is detected from the content, not from the name; no file can run code."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from idc_ray.models.public_mambairv2 import is_mambairv2, mambairv2_spec
 from idc_ray.models.spandrel_import import import_spandrel
 from idc_ray.models.teacher import Teacher
 from idc_ray.models.upscaler import Upscaler
+from idc_ray.regular import open_regular
 
 __all__ = ["bundled_teacher_bytes", "load_teacher", "load_upscaler", "teacher_sha256"]
 
@@ -43,30 +44,30 @@ class _Network:
 
 
 def bundled_teacher_bytes(scale: int, setting: str = "--teacher") -> bytes:
-    """Content of the bundled teacher's file: an EDSR of 6 blocks of 32 channels (see ``bundled/NOTICE.md``).
+    """Content of the bundled teacher's checkpoint: an EDSR of 6 blocks of 32 channels (see ``bundled/NOTICE.md``).
 
     Args:
         scale: 2 or 4.
-        setting: the option that names another one, for messages.
+        setting: the option that takes a checkpoint, for messages.
 
     Raises:
-        BadRequest: none is bundled for this scale.
+        BadRequest: there is no bundled teacher for this scale.
     """
     if scale not in BUNDLED_SCALES:
         known = " and ".join(f"x{s}" for s in BUNDLED_SCALES)
-        raise BadRequest(f"no teacher is bundled for scale {scale}, only for {known}; name a checkpoint with {setting}")
+        raise BadRequest(f"no teacher is bundled for scale {scale}, only for {known}; give a checkpoint with {setting}")
     file = importlib.resources.files("idc_ray.models").joinpath("bundled", f"edsr_x{scale}.safetensors")
     try:
         return file.read_bytes()
     except FileNotFoundError:
         raise BadRequest(
             f"the bundled teacher for scale {scale} is missing from this installation ({file}); "
-            f"install idc_ray again, or name a checkpoint with {setting}"
+            f"reinstall idc_ray, or give a checkpoint with {setting}"
         ) from None
 
 
 def teacher_sha256(data: bytes) -> str:
-    """SHA-256 of a checkpoint's content, hexadecimal: what run records call the teacher's hash."""
+    """SHA-256 of a checkpoint's content, hexadecimal: the teacher's hash in run records."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -78,17 +79,17 @@ def load_teacher(
     device: torch.device | str = "cpu",
     name: str | None = None,
 ) -> Teacher:
-    """A teacher from a checkpoint: one of ours, a public EDSR or MambaIRv2-light, or any that spandrel knows.
+    """Load a teacher from an idc_ray checkpoint, a public EDSR or MambaIRv2-light, or any that spandrel supports.
 
     Args:
         data: the file's content, or its path.
-        scale: the scale that the run wants.
+        scale: the expected upscaling factor.
         feature_layer: a layer's name, or ``auto``.
         device: where the teacher runs.
-        name: for messages and records; default the file's name.
+        name: for messages and records; default: the file's name.
 
     Raises:
-        BadRequest: not readable, not RGB, of another scale, of an unknown kind, or without such a feature layer.
+        BadRequest: not readable, not RGB, of another scale or an unknown architecture, or no such feature layer.
     """
     data, name = _content(data, name)
     network = _read_network(data, name, scale)
@@ -106,7 +107,7 @@ def load_teacher(
 def load_upscaler(
     data: bytes | str | Path, *, scale: int | None, device: torch.device | str = "cpu", name: str | None = None
 ) -> Upscaler:
-    """As :func:`load_teacher`, for networks of which only the output is wanted; ``scale`` None: the checkpoint's."""
+    """As :func:`load_teacher`, for a network without feature layer; ``scale`` None: the checkpoint's."""
     data, name = _content(data, name)
     network = _read_network(data, name, scale)
     return Upscaler(
@@ -124,9 +125,10 @@ def _content(data: bytes | str | Path, name: str | None) -> tuple[bytes, str]:
         return data, name or "the teacher"
     path = Path(data)
     try:
-        return path.read_bytes(), name or path.name
+        with open_regular(str(path)) as file:
+            return file.read(), name or path.name
     except OSError as error:
-        raise BadRequest(f"checkpoint {path} cannot be read ({error.strerror}); check the path") from None
+        raise BadRequest(f"checkpoint {path} cannot be read ({error.strerror or error}); check the path") from None
 
 
 def _read_network(data: bytes, name: str, scale: int | None) -> _Network:
@@ -135,17 +137,17 @@ def _read_network(data: bytes, name: str, scale: int | None) -> _Network:
         network = _Network(checkpoint.build(), checkpoint.spec.scale)
     elif is_safetensors(data):
         network = _foreign(dict(read_tensors(data)), name)
-    elif data.startswith((b"PK\x03\x04", b"\x80")):  # torch's zip format, and the pickle of before 1.6
+    elif data.startswith((b"PK\x03\x04", b"\x80")):  # torch's zip format, and pickle, as before torch 1.6
         network = _foreign(_read_torch(data, name), name)
     else:
         raise BadRequest(
-            f"{name} is no checkpoint: its content starts with {data[:8]!r}; "
+            f"{name} is not a checkpoint: its content starts with {data[:8]!r}; "
             "expected safetensors or a PyTorch file with a state dict (.pt, .pth)"
         )
     if scale is not None and network.scale != scale:
         raise BadRequest(
-            f"{name} upscales by {network.scale}, the run by {scale}; "
-            f"use --scale {network.scale}, or a checkpoint for {scale}"
+            f"{name} is a network for x{network.scale}, but the scale is {scale}; "
+            f"use --scale {network.scale}, or a checkpoint for x{scale}"
         )
     return network
 
@@ -158,31 +160,31 @@ def _read_torch(data: bytes, name: str) -> dict[str, Any]:
         raise
     except pickle.UnpicklingError as error:
         raise BadRequest(
-            f"{name} holds more than weights and was not opened, since that could run any code in it "
+            f"{name} contains more than weights and was not loaded, as unpickling can run arbitrary code "
             f"({str(error).splitlines()[0]}); save its state dict as safetensors"
         ) from None
-    except Exception as error:  # torch has no common type for a damaged file
-        raise BadRequest(f"{name} is damaged or no PyTorch checkpoint ({type(error).__name__}: {error})") from None
+    except Exception as error:  # torch has no common exception type for damaged files
+        raise BadRequest(f"{name} is damaged or not a PyTorch checkpoint ({type(error).__name__}: {error})") from None
     if not isinstance(content, dict):
-        raise BadRequest(f"{name} holds a {type(content).__name__}; expected a state dict")
+        raise BadRequest(f"{name} contains a {type(content).__name__}; expected a state dict")
     return content
 
 
 def _check_unpacked_size(data: bytes, name: str) -> None:
-    """torch stores its zip entries as they are; only a decompression bomb unpacks to much more than its size."""
+    """Reject decompression bombs: torch stores its zip entries uncompressed."""
     if not data.startswith(b"PK"):
         return
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > 2 * len(data) + 2**20:
         raise BadRequest(
-            f"{name} has {len(data):,} bytes and unpacks to {unpacked:,}, which torch never writes; "
-            "do not trust it, or save its state dict as safetensors"
+            f"{name} has {len(data):,} bytes and unpacks to {unpacked:,}, but torch writes uncompressed files; "
+            "it may be malicious. If you trust it, save its state dict as safetensors"
         )
 
 
 def _foreign(state_dict: dict[str, Any], name: str) -> _Network:
-    """A network of another project, from a state dict or what its trainers wrap one in."""
+    """A network of another project, from its state dict, plain or under BasicSR's keys."""
     inner = next((state_dict[key] for key in ("params_ema", "params") if key in state_dict), state_dict)
     if isinstance(inner, dict) and is_mambairv2(inner):
         spec, weights = mambairv2_spec(inner, name), inner
@@ -196,22 +198,22 @@ def _foreign(state_dict: dict[str, Any], name: str) -> _Network:
 def _through_spandrel(state_dict: dict[str, Any], name: str) -> _Network:
     spandrel = import_spandrel()
     weights = spandrel.canonicalize_state_dict(state_dict)
-    # Training in half precision leaves half weights; everything here computes in float32.
+    # Checkpoints may have half-precision weights; everything here computes in float32.
     weights = {k: v.float() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in weights.items()}
     try:
         descriptor = spandrel.ModelLoader().load_from_state_dict(weights)
     except spandrel.UnsupportedModelError:
-        raise BadRequest(f"{name} is of no architecture that spandrel {spandrel.__version__} knows") from None
-    except Exception as error:  # its detection is by key names; other contents fail in any way
+        raise BadRequest(f"{name} has an architecture that spandrel {spandrel.__version__} does not support") from None
+    except Exception as error:  # spandrel detects architectures by key names; other contents fail in many ways
         raise BadRequest(f"{name} could not be loaded by spandrel ({type(error).__name__}: {error})") from None
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
-        raise BadRequest(f"{name} is a {descriptor.purpose} network; expected one for super-resolution")
+        raise BadRequest(f"{name} is a {descriptor.purpose} network; expected a super-resolution network")
     if (descriptor.input_channels, descriptor.output_channels) != (3, 3):
         raise BadRequest(
-            f"{name} maps {descriptor.input_channels} channels to {descriptor.output_channels}; expected RGB to RGB, "
+            f"{name} maps {descriptor.input_channels} channels to {descriptor.output_channels}; expected RGB to RGB: "
             "use a checkpoint trained on colour images"
         )
     needs = descriptor.size_requirements
     if needs.square:
-        raise BadRequest(f"{name} takes square images only; use a teacher without that limit")
+        raise BadRequest(f"{name} accepts square images only; use another teacher")
     return _Network(descriptor.model, descriptor.scale, needs.minimum, needs.multiple_of)

@@ -13,6 +13,7 @@ import time
 import uuid
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import ray
@@ -24,20 +25,23 @@ from idc_ray.config import CondenseConfig
 from idc_ray.errors import IdcError, Locked, QuarantinedImages
 from idc_ray.images import ImageListing
 from idc_ray.images.names import printable
-from idc_ray.interrupt import check_interrupted
+from idc_ray.interrupt import at_forced_end, check_interrupted
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join_for, plan_pool
 from idc_ray.pipeline.compactor import Compactor
+from idc_ray.pipeline.device import one_thread
 from idc_ray.pipeline.inputs import by_range, estimate_sizes, find_input, input_root, read_teacher, readable_samples
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
 from idc_ray.pipeline.progress import Heartbeat, Progress, Show
-from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise
+from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise, write_own_report
 from idc_ray.pipeline.stream import condense_stream
 from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
+from idc_ray.pipeline.timeline import Timeline
 from idc_ray.pipeline.waiting import statuses_while_waiting
+from idc_ray.report import REPORT
 from idc_ray.store import Manifest, RunRecord, Store, holder_text, shard_count_for
 from idc_ray.tracking import Tracker, tracking_uri
 
@@ -68,6 +72,7 @@ class _Launch:
     summary: Summary
     lost_lock: threading.Event
     show: Show
+    timeline: Timeline
 
 
 @dataclass(frozen=True)
@@ -136,10 +141,16 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> Finished:
             if launch.plan.todo:
                 _run_on_ray(launch)
             with Heartbeat("writing shards, manifest and gallery"):
-                return _finish(launch)
+                finished, changed = _finish(launch)
         except BaseException as error:
             launch.tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
+        finally:
+            launch.timeline.write()
+    if changed and config.report_images:
+        with Heartbeat("writing the report"):
+            write_own_report(job.store, config.report_images, listing)
+    return finished
 
 
 def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Job, ImageListing, bytes]:
@@ -159,7 +170,8 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
             config.matching,
         )
     job = _new_job(config, listing, teacher)
-    feature_network, labeler = load_networks(config, teacher, torch.device("cpu"))
+    with one_thread():
+        feature_network, labeler = load_networks(config, teacher, torch.device("cpu"))
     if feature_network is not labeler:
         log.info("the bundled network says what is matched and difficult, the teacher labels; see --feature-network")
     return job, listing, teacher
@@ -199,6 +211,8 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
     )
     if run.images != listing.manifest.num_rows:
         run = job.store.update_run(images=listing.manifest.num_rows)
+    if config.overwrite:
+        job.store.storage.delete(REPORT)  # of the run that is discarded
     plan = plan_work(config, listing, job.store, job.digest, job.launch)
     log.info("%d images to do, %d done before, %d quarantined before", plan.todo, plan.done_before, plan.quarantined)
     tracker = Tracker.start(config.mlflow, config.output, job.digest, run.mlflow_run_id)
@@ -209,7 +223,8 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
     tracker.log_artifact(config.to_yaml(), "config.yaml")
     bandwidths = config.rlff.bandwidths if config.synthesizes_tiles else ()
     summary = Summary(config.ratio, config.tile_size**2, bandwidths)
-    return _Launch(job, listing, teacher, run, plan, tracker, summary, lost_lock, show)
+    timeline = Timeline(job.store.storage, config.overwrite)
+    return _Launch(job, listing, teacher, run, plan, tracker, summary, lost_lock, show, timeline)
 
 
 def versions() -> dict[str, str]:
@@ -224,14 +239,16 @@ def _run_on_ray(launch: _Launch) -> None:
     ours = not ray.is_initialized()
     with Heartbeat("starting or joining Ray"):
         join_for(launch.job.config.actors)
+    blameless = partial(launch.job.store.end_launch, launch.job.launch)  # no image is to blame for what was in flight
     try:
-        with data_settings():
+        with at_forced_end(blameless), data_settings():
             _condense_all(launch)
     except BaseException as error:
-        if ours:
-            ray.shutdown()  # first: a worker that still runs would state again what it works on
-        if isinstance(error, KeyboardInterrupt | IdcError):
-            launch.job.store.end_launch(launch.job.launch)  # no image is to blame for what was in flight
+        with at_forced_end(blameless):
+            if ours:
+                ray.shutdown()  # first: a worker that still runs would state again what it works on
+            if isinstance(error, KeyboardInterrupt | IdcError):
+                blameless()
         raise
     if ours:
         ray.shutdown()
@@ -252,6 +269,7 @@ def _condense_all(launch: _Launch) -> None:
                 continue
             batch = 1 if isolated else _batch(config, len(image_ids))
             pool = _pool(launch, -(-len(image_ids) // batch))
+            launch.timeline.begin(pool.device, pool.initial_size)
             images = by_range(launch.listing.manifest, image_ids)
             with contextlib.closing(condense_stream(images, job, teacher, pool, batch, isolated)) as statuses:
                 _follow(launch, statuses, pool, compactor, progress)
@@ -299,6 +317,7 @@ def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor
         commit = status["seconds"].get("commit", 0.0)
         launch.summary.seconds["commit"] = launch.summary.seconds.get("commit", 0.0) + commit
         compactor.finished(status["image_id"])
+        launch.timeline.add()
         if time.monotonic() - told >= METRIC_SECONDS:
             told = time.monotonic()
             launch.tracker.log_metrics(progress.done, progress.metrics())
@@ -312,8 +331,8 @@ def _at_work(job: Job) -> int:
     return 0
 
 
-def _finish(launch: _Launch) -> Finished:
-    """Compact what is left, write the manifest last."""
+def _finish(launch: _Launch) -> tuple[Finished, bool]:
+    """Compact what is left, write the manifest last; whether it was written."""
     job, store, tracker = launch.job, launch.job.store, launch.tracker
     Compactor(store, job.digest, launch.run.shard_count, ()).finish()
     for old in (*launch.plan.old_launches, job.launch):
@@ -321,7 +340,8 @@ def _finish(launch: _Launch) -> Finished:
     summarise(launch.summary, store, job.digest, launch.plan.done_before + launch.plan.gone)
     numbers = launch.summary.as_dict()
     manifest = store.read_manifest()
-    if launch.plan.todo or manifest is None or not _is_told(launch, manifest):
+    changed = bool(launch.plan.todo) or manifest is None or not _is_told(launch, manifest)
+    if changed or manifest is None:
         timing = {"wall": numbers["wall_seconds"], **numbers["seconds"]}
         expected = launch.listing.manifest.num_rows + launch.plan.gone
         manifest = store.write_manifest(job.digest, timing, expected)
@@ -333,7 +353,7 @@ def _finish(launch: _Launch) -> Finished:
     tracker.log_metrics(numbers["images"], {k: v for k, v in numbers.items() if isinstance(v, int | float)})
     failure = _failure(launch)
     tracker.finish("FINISHED" if failure is None else "FAILED")
-    return Finished(store, launch.summary, manifest, failure)
+    return Finished(store, launch.summary, manifest, failure), changed
 
 
 def _is_told(launch: _Launch, manifest: Manifest) -> bool:

@@ -15,6 +15,8 @@ from typing import Any, Literal, Self, TextIO
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from idc_ray.units import duration
+
 __all__ = ["LOG_SECONDS", "Heartbeat", "Progress", "Show", "duration", "mark_told", "seconds_silent"]
 
 #: Seconds between two lines of a log: a bar redrawn there would flood it, and a silent job looks like one that hangs.
@@ -250,14 +252,3 @@ def loss_drop(status: Mapping[str, Any]) -> float | None:
     if status["outcome"] != "done" or not start or end is None:
         return None
     return 1.0 - float(end) / float(start)
-
-
-def duration(seconds: float) -> str:
-    """Such as ``42 s``, ``3 min 07 s``, ``5 h 12 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min"

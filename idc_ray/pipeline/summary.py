@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from idc_ray.images.names import printable
-from idc_ray.pipeline.progress import duration
+from idc_ray.units import duration, size
 
-__all__ = ["Summary"]
+__all__ = ["Summary", "size"]
 
 SHOWN_REASONS = 20  # on the screen; all of them are in the output's quarantine folder
 KEPT_REASONS = 1000  # in memory; further ones are only counted
@@ -202,15 +202,6 @@ class _Means:
 
     def pair(self) -> tuple[float, float] | None:
         return (self._before / self._count, self._after / self._count) if self._count else None
-
-
-def size(count: float) -> str:
-    """Bytes for a person: ``812 B``, ``3.4 MB``; powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} TB" if count < 1000 else f"{count:,.0f} TB"
 
 
 def _change(before: float, after: float) -> str:

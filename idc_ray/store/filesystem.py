@@ -19,6 +19,7 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSy
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.objects import StoreUnavailable, explain, open_uri, waits
 from idc_ray.redact import redact, redact_within
+from idc_ray.regular import NotRegularFile, check_regular
 from idc_ray.store import atomic
 
 __all__ = ["StorageFolder", "json_bytes", "resolve"]
@@ -73,14 +74,14 @@ class StorageFolder:
     def open(self, name: str) -> pa.NativeFile:
         """Opens a file for random access; FileNotFoundError if it is not there."""
         with self._told("read", name):
-            return self.fs.open_input_file(self.path(name))
+            return self._opened(name)
 
     def read(self, name: str) -> bytes | None:
         """A whole file, None if it is not there."""
         # An error's text that is longer than the file spoils pyarrow's buffer, and it does not ask again.
         for wait in (*waits(), None):
             try:
-                with self._told("read", name), self.fs.open_input_file(self.path(name)) as file:
+                with self._told("read", name), self._opened(name) as file:
                     return bytes(file.read())
             except (FileNotFoundError, NotADirectoryError):  # or the root is a file
                 return None
@@ -89,6 +90,14 @@ class StorageFolder:
                     raise
                 time.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
+
+    def _opened(self, name: str) -> pa.NativeFile:
+        if self.is_local:
+            try:
+                check_regular(self.path(name))
+            except NotRegularFile as error:
+                raise IdcError(f"{error}; remove it, or choose another output") from None
+        return self.fs.open_input_file(self.path(name))
 
     def size(self, name: str) -> int | None:
         """A file's size in bytes, None if it is not there."""

@@ -1,4 +1,4 @@
-"""What a worker of the training job does: its data, its device, and the training itself."""
+"""Worker of the training job."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["TrainJob", "run_worker"]
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Sent to every worker."""
+    """Arguments of every worker."""
 
     config: TrainConfig
     storage: StorageFolder
@@ -42,7 +42,7 @@ class TrainJob:
 
 
 def run_worker(arguments: dict[str, Any]) -> None:
-    """What each worker of Ray Train does; ``arguments["job"]`` is a :class:`TrainJob`."""
+    """Training loop of a Ray Train worker; ``arguments["job"]`` is a :class:`TrainJob`."""
     job: TrainJob = arguments["job"]
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
@@ -64,43 +64,42 @@ def run_worker(arguments: dict[str, Any]) -> None:
             (lambda m: DistributedDataParallel(m, broadcast_buffers=False)) if size > 1 else (lambda m: m),
         )
         fit(job.config, feed, validation, job.storage, report, job.notes, world, labeler=_labeler(job, device))
-    except IdcError as error:  # to try again would not help
+    except IdcError as error:  # not raised, as a retry would not help
         job.events.put({"kind": "error", "error": error})
 
 
 def _record(job: TrainJob) -> TrainRecord:
-    """What the driver stored: who does not see it would write where nobody looks, and start anew after a kill."""
+    """The record that the driver stored; a worker that does not see it has no access to the output."""
     record = read_record(job.storage)
     if record is None or record.digest != job.notes["digest"]:
         raise BadRequest(
-            f"a worker on {platform.node()} does not find at {job.storage.uri} what the driver wrote there; name an "
-            "--output that all machines see: a shared file system, or an object store such as s3://BUCKET/FOLDER"
+            f"a worker on {platform.node()} does not find the driver's files in {job.storage.uri}; give an --output "
+            "that all machines can access: a shared file system, or an object store such as s3://BUCKET/FOLDER"
         )
     return record
 
 
 def _data(job: TrainJob, record: TrainRecord, device: torch.device) -> tuple[Feed, list[Any]]:
     config = job.config
-    real = open_sources(config, None, device)  # whatever a student learns from, it is judged by the truth
+    real = open_sources(config, None, device)  # validation always uses real HR images
     validation = validation_pairs(config.validation, real, config.scale, config.seed, config.max_pixels, config.output)
-    sources = labelled(config, real, job.labels, device)  # not opened again: a store may hold a million images
+    sources = labelled(config, real, job.labels, device)
     if _resident(job, record, sources, device):
         return resident_patches(config, sources, device), validation
     return StreamFeed(config, ray.train.get_dataset_shard("train"), device), validation
 
 
 def _labeler(job: TrainJob, device: torch.device) -> Upscaler | None:
-    """The network that labels every step's patches, if that is asked for."""
+    """The network of online labels; None without."""
     if job.config.labels == "stored" or job.labels is None:
         return None
     return load_upscaler(job.labels, scale=job.config.scale, device=device, name=job.config.labels_from)
 
 
 def _resident(job: TrainJob, record: TrainRecord, sources: list[Source], device: torch.device) -> bool:
-    """Whether the data stays in memory: as it was, or as all workers agree.
+    """Whether the data stays in memory: as recorded, otherwise if it fits on all workers.
 
-    Free memory differs from launch to launch, and a stream gives other patches; workers that stream wait for each
-    other.
+    The decision is recorded, as streaming gives other patches and the free memory can differ in the next attempt.
     """
     if record.resident is not None and job.config.resident_bytes is None:
         return record.resident

@@ -27,7 +27,7 @@ __all__ = ["Settings", "check_space", "make_settings", "read_space"]
 #: Settings of the condense job that are the sweep's own, or that change no tile.
 CONDENSE_SETS = {
     "input", "output", "scale", "teacher", "seed", "dry_run", "strict", "overwrite", "retry_quarantined",
-    "gallery_images", "source", "actors", "store", "mlflow",
+    "gallery_images", "report_images", "source", "actors", "store", "mlflow",
 }  # fmt: skip
 
 #: Of what a space's file may fix, for messages.
@@ -63,7 +63,7 @@ class Settings:
         """
         config = self.config
         off = config.mlflow.model_copy(update={"enabled": False})
-        own = {"scale": config.scale, "seed": seed, "gallery_images": 0}
+        own = {"scale": config.scale, "seed": seed, "gallery_images": 0, "report_images": 0}
         loaded = load(CondenseConfig, None, {**self.fixed, **own, **draw})
         return loaded.model_copy(update={"actors": config.actors, "mlflow": off, "teacher": config.teacher})
 

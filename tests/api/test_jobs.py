@@ -87,7 +87,7 @@ def test_failures_are_exceptions(mixed: Path, run: idc_ray.CondenseResult, tmp_p
         ({"max_size": 4}, "did you mean 'actors.max_size'"),
         ({"rlff": 3}, "'rlff' is 3; it is a section of rlff.bandwidths"),
         ({"scale": 5}, "setting 'scale' is 5"),
-        ({"dry_run": True}, "only the command line prints estimates"),
+        ({"dry_run": True}, "use --dry-run on the command line"),
         ({"rlff": {"padding": 2}, "rlff.padding": 3}, "'rlff.padding' is given twice"),
         ({"config": "nowhere.yaml"}, "cannot read the configuration file nowhere.yaml"),
     ],
@@ -124,7 +124,7 @@ def test_keywords_win_over_a_file_of_settings_and_nothing_is_printed(
         (lambda: idc_ray.compare("photos/", benchmark="b/"), "did you mean 'benchmarks'"),
         (lambda: idc_ray.tune("smoke", sample=3), "did you mean 'samples'"),
         (lambda: idc_ray.export("out/", "pairs/", overwrites=True), "did you mean 'overwrite'"),
-        (lambda: idc_ray.export("out/", "pairs/", dry_run=True), "only the command line prints estimates"),
+        (lambda: idc_ray.export("out/", "pairs/", dry_run=True), "use --dry-run on the command line"),
     ],
 )
 def test_every_job_refuses_a_wrong_setting(call: Callable[[], object], words: str) -> None:

@@ -73,7 +73,7 @@ def test_a_network_is_a_model_with_settings() -> None:
         ({"variants": {"v": {"method": "idc", "itertions": 0}}, "methods": "v"}, "did you mean 'iterations'"),
         ({"variants": {"v": {"iterations": 0}}, "methods": "v"}, "no method"),
         ({"variants": {"a/b": {"method": "idc"}}, "methods": "a/b"}, "expected letters"),
-        ({"methods": "xyz"}, "methods: no method is called 'xyz'; there are: .*idc.*whole"),
+        ({"methods": "xyz"}, "methods: no method is called 'xyz'; expected one of: .*idc.*whole"),
         ({"variants": {"mine": {"method": "idc"}}, "methods": "mime"}, "did you mean mine"),
         ({"students": "edsr_smal"}, "edsr_small"),
         ({"condense": {"seed": 1}}, "condense.seed cannot be set here"),

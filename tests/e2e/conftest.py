@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from idc_ray.cli import run_job
-from idc_ray.commands.condense import main
+from idc_ray.commands import main
 from idc_ray.config import load_config
 from idc_ray.images import encode_png
 from idc_ray.pipeline.condense import condense
@@ -39,6 +39,7 @@ SMALL: dict[str, object] = {
     "actors.images_per_step": 2,
     "actors.max_size": 1,
     "gallery_images": 2,
+    "report_images": 0,
     "mlflow.enabled": False,
 }
 IMAGES = 10
@@ -153,7 +154,7 @@ def run_here(
     def run_job_here(source: Path | None, output: Path, settings: Mapping[str, object] | None = None) -> Told:
         caplog.clear()
         with caplog.at_level("INFO"), pytest.raises(SystemExit) as ended:
-            run_job(main, command(source, output, settings)[2:])
+            run_job(main, ["condense", *command(source, output, settings)[2:]])
         out, err = capsys.readouterr()
         return Told(int(ended.value.code or 0), out, err + caplog.text)
 

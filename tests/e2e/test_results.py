@@ -131,7 +131,7 @@ def test_one_tracked_run_over_all_launches(photos: Path, tmp_path: Path) -> None
     from mlflow import MlflowClient
 
     output = tmp_path / "out"
-    settings = {"mlflow__enabled": True, "gallery_images": 2}
+    settings = {"mlflow__enabled": True, "gallery_images": 2, "report_images": 3}
     make(photos, output, **settings)
     client = MlflowClient(f"sqlite:///{output}/mlflow.db")
     (experiment,) = client.search_experiments(filter_string="name = 'idc_ray'")
@@ -147,6 +147,11 @@ def test_one_tracked_run_over_all_launches(photos: Path, tmp_path: Path) -> None
     }
     assert len(run.inputs.dataset_inputs) == 1
     assert Image.open(output / "gallery.png").size[0] > 100
+    html = (output / "report.html").read_text()
+    data = json.loads(html.partition('id="report-data">')[2].partition("</script>")[0])[0]
+    assert 'badge finished">' in html
+    assert (data["numbers"]["images"], len(data["pictures"])) == (IMAGES, 3)
+    assert "throughput" in {chart["name"] for chart in data["charts"]}
     assert json.loads((output / "run.json").read_text())["mlflow_run_id"] == run.info.run_id
     make(photos, output, **settings)
     assert [again.info.run_id for again in client.search_runs([experiment.experiment_id])] == [run.info.run_id]

@@ -16,7 +16,7 @@ from tests.e2e.conftest import IMAGES, Told
 pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]
 
 #: Several small shards; nothing is learned.
-SETTINGS: dict[str, object] = {"matching": "cells", "store.shard_bytes": 4000, "gallery_images": 0}
+SETTINGS: dict[str, object] = {"matching": "cells", "store.shard_bytes": 4000, "gallery_images": 0, "report_images": 0}
 
 
 def shards(output: Path) -> dict[str, bytes]:

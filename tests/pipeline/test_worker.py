@@ -315,7 +315,7 @@ def test_a_worker_that_cannot_work_says_so_when_it_is_asked(job: Job, rows: dict
     for worker in (CondenseWorker(job, data, False), SurveyWorker(job, data)):
         (status,) = send(worker, rows[A])
         assert (status["outcome"], status["exit_code"]) == ("stopped", 2)
-        assert ("cannot see the output" if kind == "output" else "is no checkpoint") in status["reason"]
+        assert ("cannot see the output" if kind == "output" else "is not a checkpoint") in status["reason"]
 
 
 def test_the_survey_measures_what_can_be_read(job: Job, rows: dict[str, Any]) -> None:

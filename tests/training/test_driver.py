@@ -144,7 +144,7 @@ def test_an_unreadable_image_in_a_stream_is_told(data: Path, ray_cluster: Any, d
     size = picture.stat().st_size
     picture.write_bytes(b"not a picture".ljust(size))
     config = config_for(data, "unreadable", iterations=60, resident_bytes=0)
-    with pytest.raises(BadRequest, match=r"3\.png cannot be trained on: .*; mend or remove it"):
+    with pytest.raises(BadRequest, match=r"3\.png cannot be used for training: .*; repair or remove it"):
         train(config)
 
 
@@ -162,7 +162,7 @@ def test_wrong_requests_are_told_before_anything_starts(data: Path) -> None:
     with pytest.raises(BadRequest, match="nowhere"):
         train(config_for(data, "f", validation__images=str(data / "nowhere")))
     save_checkpoint(data / "x4.safetensors", model_spec("edsr_small", 4), create_model("edsr_small", 4).state_dict())
-    with pytest.raises(BadRequest, match="upscales by 4, the run by 2"):
+    with pytest.raises(BadRequest, match="is a network for x4, but the scale is 2"):
         train(config_for(data, "g", labels_from=str(data / "x4.safetensors")))
     with pytest.raises(BadRequest, match="architecture 'edsr'"):
         train(config_for(data, "h", model_arguments={"channels": -1}))

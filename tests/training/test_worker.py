@@ -71,7 +71,9 @@ def test_workers_that_disagree_all_stream(storage: StorageFolder, monkeypatch: p
 def test_a_worker_that_does_not_see_the_output_says_so(tmp_path: Path, storage: StorageFolder) -> None:
     """Catches hours of training that a machine writes to a folder of its own."""
     elsewhere = resolve(str(tmp_path / "elsewhere"))
-    with pytest.raises(BadRequest, match=r"does not find at .*elsewhere.*--output that all machines see"):
+    with pytest.raises(
+        BadRequest, match=r"does not find the driver.s files in .*elsewhere.*--output that all machines can access"
+    ):
         worker._record(job_at(elsewhere))
     begin_training(elsewhere, TrainRecord({}, "b" * 16, [], "2026-01-01"), overwrite=False)
     with pytest.raises(BadRequest, match="does not find"):
