@@ -8,7 +8,6 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -16,7 +15,6 @@ from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from idc_ray.condensation.seeding import integer
@@ -26,11 +24,9 @@ from idc_ray.store.filesystem import StorageFolder
 from idc_ray.tuning.settings import Settings
 from idc_ray.tuning.space import Draw, label
 
-__all__ = ["JOURNAL", "STATUSES", "Sweep", "SweepStudy", "knee", "open_sweep", "ranked", "read_study", "started"]
+__all__ = ["JOURNAL", "STATUSES", "SweepStudy", "knee", "open_sweep", "ranked", "read_study", "started"]
 
 JOURNAL, NAME = "study.log", "sweep"
-
-MAXIMIZE, MINIMIZE = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
 
 FRESH = "give --overwrite to start afresh, or another --output"
 
@@ -47,19 +43,6 @@ REPORTED = ("psnr", "deviation", "ratio", "cost", "step", "seeds")
 
 #: Known settings in a row after which the space counts as exhausted.
 MAX_REPEATS = 200
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Identity of a sweep.
-
-    Attributes:
-        digest: of everything that a trial's result depends on.
-        settings: the same in readable form, by dotted name.
-    """
-
-    digest: str
-    settings: dict[str, Any]
 
 
 class Journal(BaseJournalBackend):
@@ -107,7 +90,7 @@ class SweepStudy:
         self.total = min(settings.config.samples, len(self._wanted) if self._nothing_else else settings.config.samples)
         self.study = optuna.create_study(
             storage=JournalStorage(self._journal), study_name=NAME, load_if_exists=True, pruner=_pruner(settings),
-            directions=[MAXIMIZE if name == "psnr" else MINIMIZE for name in settings.config.objectives],
+            directions=["maximize" if name == "psnr" else "minimize" for name in settings.config.objectives],
         )  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -118,6 +101,10 @@ class SweepStudy:
         self._known: set[str] = set()
         self._running: dict[int, optuna.Trial] = {}
         self._begin = time.monotonic() - self.study.user_attrs.get("seconds", 0.0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune pickles what it is given for snapshots of its own, which nothing continues from."""
+        return {}
 
     @property
     def seconds(self) -> float:
@@ -223,14 +210,14 @@ class SweepStudy:
 
 
 def open_sweep(
-    storage: StorageFolder, settings: Settings, sweep: Sweep, *, overwrite: bool, files: tuple[str, ...]
+    storage: StorageFolder, settings: Settings, identity: dict[str, Any], *, overwrite: bool, files: tuple[str, ...]
 ) -> SweepStudy:
     """Start a sweep in an output, or continue the one that is there.
 
     Args:
         storage: the output.
         settings: of the sweep.
-        sweep: its identity.
+        identity: everything that a trial's result depends on, by dotted name.
         overwrite: discard what is there.
         files: names of files that a sweep leaves besides its journal.
 
@@ -239,29 +226,20 @@ def open_sweep(
     """
     content = storage.read(JOURNAL)
     if content and not overwrite:
-        found = _read(storage, content).user_attrs
-        if "digest" not in found:
-            raise BadRequest(f"{storage.shown(JOURNAL)} is not the journal of a sweep; {FRESH}")
-        if found["digest"] != sweep.digest:
-            raise BadRequest(
-                f"{storage.uri} holds another sweep; there -> asked for:\n"
-                f"{_differences(found['settings'], sweep.settings)}{FRESH}"
-            )
+        found = _read(storage, content).user_attrs.get("identity", {})
+        if found != identity:
+            names = sorted(name for name in found.keys() | identity if found.get(name) != identity.get(name))
+            lines = [f"  {name}: {found.get(name)!r} -> {identity.get(name)!r}\n" for name in names]
+            raise BadRequest(f"{storage.uri} holds another sweep; there -> asked for:\n{''.join(lines)}{FRESH}")
         return SweepStudy(storage, content, settings)
     if not overwrite and storage.read("tune.json") is not None:
         raise BadRequest(f"{storage.uri} holds a sweep of an earlier version, which cannot be continued; {FRESH}")
     for name in (*files, JOURNAL):
         storage.delete(name)
     study = SweepStudy(storage, b"", settings)
-    study.study.set_user_attr("digest", sweep.digest)
-    study.study.set_user_attr("settings", sweep.settings)
+    study.study.set_user_attr("identity", identity)
     study.save()
     return study
-
-
-def _differences(found: dict[str, Any], asked: dict[str, Any]) -> str:
-    pairs = [(name, found.get(name), asked.get(name)) for name in sorted(found.keys() | asked.keys())]
-    return "".join(f"  {name}: {there!r} -> {here!r}\n" for name, there, here in pairs if there != here)
 
 
 def read_study(storage: StorageFolder) -> optuna.Study:

@@ -12,6 +12,7 @@ import ray
 from optuna.trial import FrozenTrial, TrialState
 from ray import tune as ray_tune
 
+from idc_ray.config.base import result_digest
 from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily
@@ -106,7 +107,7 @@ def run_tune(plan: Plan) -> Tuned:
     storage.check_writable()
     _quiet_libraries()
     with lock(storage, holder_text()):
-        study = open_sweep(storage, plan.settings, plan.sweep, overwrite=config.overwrite, files=FILES)
+        study = open_sweep(storage, plan.settings, plan.identity, overwrite=config.overwrite, files=FILES)
         storage.write("config.yaml", config.to_yaml().encode())
         return _Run(plan, storage, study).run()
 
@@ -128,7 +129,7 @@ class _Run:
     def run(self) -> Tuned:
         config = self.config
         log.info("%d of %d trials done before", self.ended_before, self.study.total)
-        self.tracking = RunFamily(config.mlflow, config, config.output, self.storage, self.plan.sweep.digest)
+        self.tracking = RunFamily(config.mlflow, config, config.output, self.storage, result_digest(self.plan.identity))
         try:
             with Heartbeat("logging finished trials to MLflow"):
                 for trial in started(self.study.study):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -15,13 +16,14 @@ from optuna.trial import TrialState
 
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.tuning.search import Deaths, Search
 from idc_ray.tuning.settings import Settings
-from idc_ray.tuning.study import JOURNAL, Sweep, SweepStudy, knee, open_sweep, ranked, read_study, started
+from idc_ray.tuning.study import JOURNAL, SweepStudy, knee, open_sweep, ranked, read_study, started
 from idc_ray.tuning.trial import Report, SeedOutcome
 from tests.tuning.conftest import WriteSpace, settings_of, study_of, trial_of
 
 CHOICES = {"init": ["random", "hardest"], "loss.gamma": [0, 1]}
-SWEEP = Sweep("1", {"images": 5, "train": "a"})
+IDENTITY = {"images": 5, "train": "a"}
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def storage(tmp_path: Path) -> StorageFolder:
 
 def opened(storage: StorageFolder, settings: Settings, *, retry_failed: bool = False) -> SweepStudy:
     """As the next run of the command has it."""
-    study = open_sweep(storage, settings, SWEEP, overwrite=False, files=())
+    study = open_sweep(storage, settings, IDENTITY, overwrite=False, files=())
     study.queue(retry_failed=retry_failed)
     return study
 
@@ -126,6 +128,17 @@ def test_what_was_cut_off_is_begun_again_first(storage: StorageFolder, write_spa
     assert again.seconds >= study.study.user_attrs["seconds"]
 
 
+def test_a_sweep_in_an_object_store_goes_on(s3: Any, write_space: WriteSpace) -> None:
+    """Catches a journal that is appended to, which object stores cannot do."""
+    storage, settings = resolve(s3.uri("bucket/sweep")), settings_of(write_space())
+    study = opened(storage, settings)
+    finished, cut_off = suggested(study), suggested(study)
+    study.report(finished[0], report(30.0))
+    again = opened(resolve(s3.uri("bucket/sweep")), settings)
+    assert again.study.best_value == 30.0
+    assert suggested(again)[1] == cut_off[1]
+
+
 def test_failed_trials_are_run_again_only_if_wanted(storage: StorageFolder, write_space: WriteSpace) -> None:
     """Catches a trial that fails for ever, and one that cannot be tried again."""
     settings = settings_of(write_space(CHOICES), search="grid")
@@ -204,6 +217,14 @@ def test_an_error_of_the_disk_is_kept_for_the_driver(
     assert isinstance(study.error, OSError)
 
 
+def test_tune_may_pickle_what_it_is_given(storage: StorageFolder, write_space: WriteSpace) -> None:
+    """Catches a sweep that does not start because a connection to MLflow cannot be pickled."""
+    study = opened(storage, settings_of(write_space()))
+    connection = (number for number in range(3))
+    study.ended = lambda trial: next(connection)  # type: ignore[assignment, return-value]
+    assert pickle.dumps((Search(study), Deaths(study)))
+
+
 def test_several_objectives(storage: StorageFolder, write_space: WriteSpace) -> None:
     """Catches a ratio that is sought to be large, and reports that Optuna does not take with several objectives."""
     study = opened(storage, settings_of(write_space(), objectives=["psnr", "ratio"]))
@@ -266,13 +287,13 @@ def test_another_sweep_in_the_output_is_refused_with_what_differs(
     suggested(opened(storage, settings))
     storage.write("best.yaml", b"old")
     storage.write("mine.txt", b"a user's")
-    other = Sweep("2", {"images": 6, "train": "a"})
+    other = {"images": 6, "train": "a"}
     with pytest.raises(BadRequest, match=r"(?s)another sweep.*images: 5 -> 6.*--overwrite") as caught:
         open_sweep(storage, settings, other, overwrite=False, files=())
     assert "train" not in str(caught.value)
     fresh = open_sweep(storage, settings, other, overwrite=True, files=("best.yaml",))
     assert started(fresh.study) == [] and storage.read("best.yaml") is None
-    assert read_study(storage).user_attrs["digest"] == "2"
+    assert read_study(storage).user_attrs["identity"] == other
     assert storage.read("mine.txt") == b"a user's"
 
 
@@ -281,7 +302,7 @@ def test_a_sweep_of_an_earlier_version_is_refused(storage: StorageFolder, write_
     storage.write_json("tune.json", {"digest": "1"})
     with pytest.raises(BadRequest, match=r"a sweep of an earlier version, which cannot be continued; give --overwrite"):
         opened(storage, settings_of(write_space()))
-    assert open_sweep(storage, settings_of(write_space()), SWEEP, overwrite=True, files=()).total == 4
+    assert open_sweep(storage, settings_of(write_space()), IDENTITY, overwrite=True, files=()).total == 4
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]\n", b'{"op_code": 99}\n', b"a song\n"])
