@@ -221,7 +221,7 @@ def test_tune_may_pickle_what_it_is_given(storage: StorageFolder, write_space: W
     """Catches a sweep that does not start because a connection to MLflow cannot be pickled."""
     study = opened(storage, settings_of(write_space()))
     connection = (number for number in range(3))
-    study.ended = lambda trial: next(connection)  # type: ignore[assignment, return-value]
+    study.ended = lambda trial: next(connection)  # type: ignore[assignment]
     assert pickle.dumps((Search(study), Deaths(study)))
 
 
