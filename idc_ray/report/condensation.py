@@ -17,7 +17,8 @@ from idc_ray.report.section import Card, Chart, Options, Section, rounded, safe_
 from idc_ray.report.settings import changed_settings, command_line
 from idc_ray.report.timeline import read_timeline
 from idc_ray.status_text import STATES
-from idc_ray.store import Status, Store
+from idc_ray.store import Status, read_status
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.threads import ordered_map
 from idc_ray.units import duration, size
 
@@ -35,7 +36,9 @@ THUMBNAILS = 24
 Record = dict[str, Any]
 
 
-def condensation_section(store: Store, options: Options, room: int, listing: ImageListing | None = None) -> Section:
+def condensation_section(
+    store: StorageFolder, options: Options, room: int, listing: ImageListing | None = None
+) -> Section:
     """What a condensed set holds, finished or not.
 
     Args:
@@ -48,7 +51,7 @@ def condensation_section(store: Store, options: Options, room: int, listing: Ima
         BadRequest: there is no run.
         IdcError: something in the output cannot be read.
     """
-    status = store.status()
+    status = read_status(store)
     run = status.run
     records, unread = read_records(store, run.digest)
     sources = Sources(run, listing, options.sources)
@@ -189,7 +192,7 @@ def _table(records: list[Record], chosen: dict[str, str], room: int) -> dict[str
 
 
 def _pictures(
-    store: Store, status: Status, records: list[Record], chosen: dict[str, str], sources: Sources, room: int
+    store: StorageFolder, status: Status, records: list[Record], chosen: dict[str, str], sources: Sources, room: int
 ) -> dict[str, Any]:
     """Pictures of the chosen images by id, as many as there is room for."""
     by_id = {record["image_id"]: record for record in records if record["image_id"] in chosen}
@@ -217,7 +220,7 @@ def _duplicates(records: list[Record]) -> list[list[str]]:
 
 
 def _charts(
-    store: Store, status: Status, records: list[Record], chosen: dict[str, str], numbers: dict[str, Any]
+    store: StorageFolder, status: Status, records: list[Record], chosen: dict[str, str], numbers: dict[str, Any]
 ) -> list[Chart]:
     charts = [*_loss_charts(status, records, chosen), *_time_charts(store, numbers["worker_seconds"])]
     return [chart for chart in charts if chart.values]
@@ -281,7 +284,7 @@ def _histogram(values: list[float], width: float = 0.05, most: float = 2.0) -> l
     ]
 
 
-def _time_charts(store: Store, stages: dict[str, float]) -> list[Chart]:
+def _time_charts(store: StorageFolder, stages: dict[str, float]) -> list[Chart]:
     total = sum(stages.values())
     rows = [{"stage": stage, "seconds": rounded(seconds, 4), "share": rounded(seconds / total, 3)}
             for stage, seconds in sorted(stages.items(), key=lambda item: -item[1]) if total > 0]  # fmt: skip
@@ -290,7 +293,7 @@ def _time_charts(store: Store, stages: dict[str, float]) -> list[Chart]:
         Chart("stages", "Time of the workers by stage", f"Bars of the workers' time by stage: {text}.", rows,
               note=f"{duration(total)} in all, over all workers."),
     ]  # fmt: skip
-    launches = read_timeline(store.storage)
+    launches = read_timeline(store)
     points = [
         {"launch": launch.started, "minutes": rounded(seconds / 60, 4), "rate": rounded(rate, 4)}
         for launch in launches

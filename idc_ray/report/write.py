@@ -11,7 +11,6 @@ from idc_ray.redact import redact
 from idc_ray.report.condensation import condensation_section
 from idc_ray.report.page import chart_library, render_page
 from idc_ray.report.section import Options, Section
-from idc_ray.store import Store
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.layout import RUN
 
@@ -63,7 +62,7 @@ def write_report(outputs: Sequence[str], target: str, options: Options) -> int:
 
 def _section(storage: StorageFolder, options: Options, room: int, listing: ImageListing | None) -> Section:
     if storage.size(RUN) is not None:
-        return condensation_section(Store(storage), options, room, listing)
+        return condensation_section(storage, options, room, listing)
     raise BadRequest(
         f"there is no output of condense at {storage.uri}: {storage.shown(RUN)} is not there; name a job's --output"
     )

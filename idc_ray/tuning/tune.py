@@ -16,12 +16,11 @@ from idc_ray.config.base import result_digest
 from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily
+from idc_ray.lifecycle import claimed, closed_if_stopped, cluster
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import tell_if_no_room
-from idc_ray.store import holder_text
 from idc_ray.store.filesystem import StorageFolder, resolve
-from idc_ray.store.lock import lock
 from idc_ray.tracking import tracking_uri
 from idc_ray.tuning.dry_run import estimate
 from idc_ray.tuning.prepare import Plan, prepare
@@ -104,9 +103,8 @@ def run_tune(plan: Plan) -> Tuned:
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)
     storage = resolve(config.output)
-    storage.check_writable()
     _quiet_libraries()
-    with lock(storage, holder_text()):
+    with claimed(storage):
         study = open_sweep(storage, plan.settings, plan.identity, overwrite=config.overwrite, files=FILES)
         storage.write("config.yaml", config.to_yaml().encode())
         return _Run(plan, storage, study).run()
@@ -130,7 +128,7 @@ class _Run:
         config = self.config
         log.info("%d of %d trials done before", self.ended_before, self.study.total)
         self.tracking = RunFamily(config.mlflow, config, config.output, self.storage, result_digest(self.plan.identity))
-        try:
+        with closed_if_stopped(self.tracking):
             with Heartbeat("logging finished trials to MLflow"):
                 for trial in started(self.study.study):
                     track_trial(self.tracking, trial)
@@ -139,9 +137,6 @@ class _Run:
                 files = report_files(self.plan, self.study.study, plots=True)
                 self._write(files)
                 self.tracking.report(files, self._count(running=False))
-        except BaseException as error:
-            self.tracking.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
         trials = ranked(self.study.study)
         found = bool(trials) and trials[0].state == TrialState.COMPLETE
         self.tracking.finish("FINISHED" if found else "FAILED")
@@ -164,21 +159,14 @@ class _Run:
         trials_left = self.study.total - self._count(running=False)
         if trials_left <= 0:
             return
-        starts_ray = not ray.is_initialized()
-        with Heartbeat("starting or joining Ray"):
-            join_for(self.config.actors, worker_output=False)
-        try:
+        with cluster(lambda: join_for(self.config.actors, worker_output=False)) as started_here:
             pool = plan_pool(self.config.actors, ray.cluster_resources(), trials_left)
             log.info("%d trials at a time on %s", pool.max_size, pool.device)
             tell_if_no_room(pool)
             with Heartbeat("computing what all trials share: features, difficulties"):
                 inputs = share_inputs(self.plan, pool.options)
             self.begin_trials = time.monotonic()
-            self._tune(inputs, pool, trials_left, may_grow=pool.may_grow and not starts_ray)
-        finally:
-            self.study.save()
-            if starts_ray:
-                ray.shutdown()
+            self._tune(inputs, pool, trials_left, may_grow=pool.may_grow and not started_here)
 
     def _tune(self, inputs: SharedInputs, pool: PoolPlan, trials_left: int, *, may_grow: bool) -> None:
         config, study = self.config, self.study
@@ -213,6 +201,8 @@ class _Run:
                 if study.error is not None:
                     raise study.error from None
                 raise
+            finally:
+                study.save()
 
     def _ended(self, trial: FrozenTrial) -> None:
         track_trial(self.tracking, trial)

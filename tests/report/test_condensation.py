@@ -16,8 +16,9 @@ from idc_ray.report import Options, make_report
 from idc_ray.report.page import chart_library
 from idc_ray.report.section import safe_name
 from idc_ray.report.write import PAGE_BYTES
-from idc_ray.store import Store, holder_text
+from idc_ray.store import holder_text, read_status
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.lock import lock
 from tests.report.conftest import DIGEST, Condensed, Page, picture
 
 HOSTILE = {
@@ -144,13 +145,13 @@ def test_a_run_that_has_done_nothing_yet_has_a_report(condensed: Condensed) -> N
 
 def test_a_running_job_is_shown_as_running(condensed: Condensed) -> None:
     condensed.commit("a.png")
-    with condensed.store.lock(holder_text()):
+    with lock(condensed.store, holder_text()):
         assert '<span class="badge running">' in condensed.report().html
 
 
 def test_two_outputs_are_beside_each_other(tmp_path: Path) -> None:
     made = [Condensed(tmp_path / name, {f"{name}.png": i}).finish() for i, name in enumerate(("one", "two"))]
-    page = Page(make_report([each.store.storage for each in made], Options()))
+    page = Page(make_report([each.store for each in made], Options()))
     assert [output["images"]["source"] for output in page.data] == [["one.png"], ["two.png"]]
     assert {"#o0", "#o1"} <= {a.get("href") for tag, a in page.tags if tag == "a"}
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
@@ -177,7 +178,7 @@ def test_settings_and_the_command_are_shown(condensed: Condensed) -> None:
 
 
 def test_an_output_in_an_object_store(tmp_path: Path, s3: Any) -> None:
-    store = Store.open(s3.uri("bucket/out"))
+    store = resolve(s3.uri("bucket/out"))
     made = Condensed(tmp_path, {"a.png": 1}, store).finish()
     page = made.report()
     assert set(pictures(page)) == {"a.png"}
@@ -196,4 +197,4 @@ def test_the_pixels_in_the_page_are_the_pixels_of_the_set(condensed: Condensed) 
     data = (condensed.images / "a.png").read_bytes()
     assert np.array_equal(lr, downscale(decode_rgb(data, 10**9), 2)[8:24, 16:32])
     assert pictures(condensed.report())["a.png"]["sha256"] == hashlib.sha256(data).hexdigest()
-    assert condensed.store.status().run.digest == DIGEST
+    assert read_status(condensed.store).run.digest == DIGEST

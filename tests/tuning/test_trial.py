@@ -14,7 +14,8 @@ from idc_ray.cli import parse
 from idc_ray.config import CondenseConfig
 from idc_ray.images import decode_png, image_id
 from idc_ray.pipeline.condense import condense
-from idc_ray.store import Store
+from idc_ray.store import read_manifest, read_shard
+from idc_ray.store.filesystem import resolve
 from idc_ray.tuning.prepare import Plan, prepare
 from idc_ray.tuning.report import settings_yaml
 from idc_ray.tuning.shared_inputs import SharedInputs, feature_key, share_inputs
@@ -70,12 +71,12 @@ def test_its_tiles_are_those_of_the_condense_job(
     options = ["--config", str(best), "--input", str(images), "--output", str(tmp_path / "set")]
     options += ["--no-mlflow.enabled", "--gallery-images", "0", "--actors.max-size", "1"]
     assert condense(parse(CondenseConfig, options, "")) == 0
-    store = Store.open(str(tmp_path / "set"))
-    manifest = store.read_manifest()
+    store = resolve(str(tmp_path / "set"))
+    manifest = read_manifest(store)
     assert manifest is not None and left_out == 0
     stored = {}
     for shard in manifest.shards:
-        for row in store.read_shard(shard.shard).to_pylist():
+        for row in read_shard(store, shard.shard).to_pylist():
             name = f"{row['image_id']}_{row['tile_index']:04d}"
             stored[name] = decode_png(row["lr"]["bytes"]), decode_png(row["hr"]["bytes"])
     assert len(pairs) >= 3
