@@ -42,7 +42,7 @@ def test_it_says_what_a_run_costs_and_writes_nothing(job_and_found: tuple[Job, I
     assert told["budget"] == "about 6 tiles, 50 % of the pixels"
     assert told["bytes"].startswith("about ")
     assert re.search(r"[0-9.e-]+ s an image", told["time"])
-    assert told["rests on"] == "3 images for sizes, 2 for time"
+    assert told["estimated from"] == "3 images for sizes, 2 for time"
     assert text.endswith("nothing was started or written")
     assert sorted(path for path in Path(job.root).parent.rglob("*")) == before
 
@@ -80,7 +80,7 @@ def test_bad_images_are_passed_over_but_some_must_be_good(job_and_found: tuple[J
     """Catches a dry run that fails on one broken image, and one that promises a run of which nothing will come."""
     job, listing = job_and_found
     (Path(job.root) / "a.png").write_bytes(b"no picture")
-    assert lines(estimate(job, listing, TEACHER))["rests on"] == "2 images for sizes, 2 for time"
+    assert lines(estimate(job, listing, TEACHER))["estimated from"] == "2 images for sizes, 2 for time"
     for name in "bc":
         (Path(job.root) / f"{name}.png").write_bytes(b"no picture")
     with pytest.raises(BadRequest, match="without --dry-run for why"):

@@ -51,7 +51,7 @@ def test_counts_of_this_launch_and_of_earlier_ones_add_up() -> None:
     assert (values["images"], values["images_this_launch"], values["tiles"]) == (3, 1, 6)
     assert (values["bytes_in"], values["bytes_out"]) == (3000, 600)
     assert values["seconds"] == {"read": 3.0, "optimise": 9.0}
-    assert line(total.format(), "images") == "3, 2 of them by earlier launches"
+    assert line(total.format(), "images") == "3, 2 of them by earlier attempts"
     assert line(total.format(), "bytes") == "3 kB in, 600 B out"
 
 
