@@ -101,7 +101,7 @@ def test_losses_are_means_over_the_images_that_were_optimised() -> None:
     text = total.format()
     assert line(text, "held-out loss") == "0.6 -> 0.2 (x 0.33)"
     assert line(text, "  bandwidth 2") == "0.4 -> 0.2 (x 0.50)"
-    assert "1 images kept their start" in text
+    assert "1 images kept their initial tiles" in text
 
 
 def test_a_run_without_optimisation_has_no_loss_lines() -> None:

@@ -608,7 +608,10 @@ def test_the_resume_of_a_finished_output_notices_what_is_cheap_to_notice(
     finished.delete(shard_name(1))
     finished.delete(index_name(1))
     assert len(find_done(finished, make.DIGEST)) == 12 - len(of_shard(make, 1))
-    assert f"shards/part-00001.parquet and its index are missing; its {len(of_shard(make, 1))} images" in caplog.text
+    assert (
+        f"shards/part-00001.parquet and its index are missing; condensing its {len(of_shard(make, 1))} images"
+        in caplog.text
+    )
 
 
 def test_the_command(tmp_path: Path, make: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
