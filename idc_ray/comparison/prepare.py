@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import pyarrow.compute as pc
 import torch
@@ -20,8 +18,9 @@ from idc_ray.config.compare import CompareConfig
 from idc_ray.errors import BadRequest
 from idc_ray.images import ImageListing
 from idc_ray.models import teacher_sha256
-from idc_ray.pipeline.inputs import find_input, input_root, read_teacher
+from idc_ray.pipeline.inputs import find_input, read_teacher
 from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.start import new_job, new_launch
 from idc_ray.store.filesystem import resolve
 
 __all__ = ["Plan", "prepare"]
@@ -65,16 +64,8 @@ class Plan:
 
     def job(self, config: CondenseConfig, folder: str) -> Job:
         """A run of the condense job in a folder of the output."""
-        return Job(
-            config=config,
-            store=resolve(f"{self.config.output.rstrip('/')}/{folder}"),
-            digest=config.digest(teacher_sha256(self.teacher)),
-            launch=self.launch,
-            filesystem=self.listing.filesystem,
-            lr_filesystem=self.listing.lr_filesystem,
-            root=input_root(self.listing),
-            input_uri=self.listing.uri,
-        )
+        store = resolve(f"{self.config.output.rstrip('/')}/{folder}")
+        return new_job(config, store, self.listing, self.teacher, self.launch)
 
 
 def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
@@ -98,8 +89,7 @@ def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
     scored += [("validation", config.validation)] if config.validation is not None else []
     _refuse_tests_in(listing, scored)
     data = Data(input_digest(listing), teacher_sha256(teacher), scoring.curve_digest(), scoring.digest())
-    launch = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    plan = Plan(config, arms, left_out, reference, listing, teacher, scoring, data, launch)
+    plan = Plan(config, arms, left_out, reference, listing, teacher, scoring, data, new_launch())
     checked: set[tuple[int, str, str]] = set()
     for arm in arms:
         key = (arm.condense.tile_size, arm.condense.rlff.feature_layer, arm.condense.resolved_feature_network)
