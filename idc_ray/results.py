@@ -241,12 +241,16 @@ class TuneResult:
     @classmethod
     def of(cls, tuned: Tuned) -> TuneResult:
         """Result of a sweep with at least one finished trial."""
-        trials = tuple(
-            Trial(each.number, each.draw, each.status, each.psnr, each.ratio, each.cost, each.reason)
-            for each in tuned.trials
-        )
+        from idc_ray.tuning.study import STATUSES  # needs optuna
+
+        trials = []
+        for each in tuned.trials:
+            values = each.user_attrs
+            psnr, ratio, cost = (values.get(name) for name in ("psnr", "ratio", "cost"))
+            reason = values.get("reason", "")
+            trials.append(Trial(each.number, values["draw"], STATUSES[each.state], psnr, ratio, cost, reason))
         storage = tuned.storage
-        return cls(storage.uri, len(trials), trials[0], storage.shown("best.yaml"), trials, tuned.table)
+        return cls(storage.uri, len(trials), trials[0], storage.shown("best.yaml"), tuple(trials), tuned.table)
 
 
 @dataclass(frozen=True)
