@@ -350,7 +350,7 @@ def _result(launch: _Launch, manifest: Manifest) -> CondenseResult:
 
 
 def _check_result(launch: _Launch) -> None:
-    """Raise why what came of the job is not what was asked for, if it is not."""
+    """Raise an error if nothing was condensed, or less than ``strict`` allows."""
     summary = launch.summary
     if summary.failed and launch.job.config.strict:
         raise QuarantinedImages(
