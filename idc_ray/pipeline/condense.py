@@ -8,9 +8,10 @@ import logging
 import math
 import threading
 import time
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import ray
@@ -86,11 +87,15 @@ class _Launch:
     teacher: bytes
     run: RunRecord
     plan: Plan
-    tracker: Tracker
     summary: Summary
     lost_lock: threading.Event
     show: Show
     timeline: Timeline
+    tracker: Tracker = field(default_factory=Tracker)  # off until _track
+
+    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        """Close the tracked run, if it is begun by now."""
+        self.tracker.finish(status)
 
 
 def condense(config: CondenseConfig) -> int:
@@ -127,10 +132,12 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
     with claimed(job.store, job.launch) as lost_lock:
         with Heartbeat("looking at what is done, and at images for their sizes"):
             launch = _begin(job, listing, teacher, lost_lock, show)
-        with closed_if_stopped(launch.tracker):
+        with closed_if_stopped(launch):
             try:
                 if launch.plan.todo:
                     _run_on_ray(launch)
+                else:
+                    _track(launch)
                 with Heartbeat("writing shards, manifest and gallery"):
                     manifest, changed = _finish(launch)
             finally:
@@ -177,7 +184,7 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
 
 
 def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading.Event, show: Show) -> _Launch:
-    """Write what this run is, see what is left of it, and begin to track it."""
+    """Write what this run is, and see what is left of it."""
     config = job.config
     samples = list(readable_samples(listing, config, SIZE_SAMPLES))
     expected = estimate_sizes(config, listing.manifest.num_rows, samples).bytes
@@ -192,24 +199,34 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
         job.store.delete(REPORT)  # of the run that is discarded
     plan = plan_work(config, listing, job.store, job.digest, job.launch)
     log.info("%d images to do, %d done before, %d quarantined before", plan.todo, plan.done_before, plan.quarantined)
-    tracker = Tracker.start(config.mlflow, config.output, job.digest, run.mlflow_run_id)
-    if tracker.run_id != run.mlflow_run_id:
-        run = update_run(job.store, mlflow_run_id=tracker.run_id)
-    tracker.log_params(config.model_dump(mode="json"))
-    tracker.log_input_dataset(listing.uri, job.digest, listing.manifest.num_rows)
-    tracker.log_artifact(config.to_yaml(), "config.yaml")
     bandwidths = config.rlff.bandwidths if config.synthesizes_tiles else ()
     summary = Summary(config.ratio, config.tile_size**2, bandwidths)
     timeline = Timeline(job.store, config.overwrite)
-    return _Launch(job, listing, teacher, run, plan, tracker, summary, lost_lock, show, timeline)
+    return _Launch(job, listing, teacher, run, plan, summary, lost_lock, show, timeline)
+
+
+def _track(launch: _Launch) -> None:
+    """Begin or continue the tracked run."""
+    job, config, listing = launch.job, launch.job.config, launch.listing
+    tracker = Tracker.start(config.mlflow, config.output, job.digest, launch.run.mlflow_run_id)
+    launch.tracker = tracker
+    if tracker.run_id != launch.run.mlflow_run_id:
+        launch.run = update_run(job.store, mlflow_run_id=tracker.run_id)
+    tracker.log_params(config.model_dump(mode="json"))
+    tracker.log_input_dataset(listing.uri, job.digest, listing.manifest.num_rows)
+    tracker.log_artifact(config.to_yaml(), "config.yaml")
 
 
 def _run_on_ray(launch: _Launch) -> None:
     """Condense what is left; whatever ends this early, no process of a cluster started here lives on."""
     blameless = partial(end_launch, launch.job.store, launch.job.launch)  # no image is to blame for what was in flight
-    with at_forced_end(blameless):
+    # Beside each other: MLflow is imported and its database made while this process only waits for those of Ray.
+    with at_forced_end(blameless), ThreadPoolExecutor(1, "mlflow") as beside:
         try:
+            tracked = beside.submit(_track, launch)
             with cluster(lambda: join_for(launch.job.config.actors)), data_settings():
+                with Heartbeat("starting the MLflow run"):
+                    tracked.result()
                 _condense_all(launch)
         except (KeyboardInterrupt, IdcError):
             blameless()  # the cluster has ended: a worker that still ran would state again what it works on

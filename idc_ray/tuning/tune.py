@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 
+import matplotlib
 import ray
 from optuna.trial import FrozenTrial, TrialState
 from ray import tune as ray_tune
@@ -64,6 +65,7 @@ def tune(config: TuneConfig) -> int:
             with Heartbeat("timing a few images and steps"):
                 print(estimate(plan))
             return 0
+    matplotlib.use("agg")  # plots go to files, whatever MPLBACKEND says
     run_tune(plan, say=True)
     return 0
 
