@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import logging
 import math
-import platform
 import threading
 import time
-import uuid
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import ray
 import torch
 
-import idc_ray
 from idc_ray.condensation.load import load_networks
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import IdcError, Locked, QuarantinedImages
@@ -28,7 +24,6 @@ from idc_ray.images import ImageListing
 from idc_ray.images.names import printable
 from idc_ray.interrupt import at_forced_end, check_interrupted
 from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
-from idc_ray.models import teacher_sha256
 from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.attempts import workers_at_work
 from idc_ray.pipeline.batches import Batches, plan_batches, single_images
@@ -39,7 +34,6 @@ from idc_ray.pipeline.inputs import (
     by_range,
     estimate_sizes,
     find_input,
-    input_root,
     only,
     read_teacher,
     readable_samples,
@@ -48,6 +42,7 @@ from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
 from idc_ray.pipeline.progress import Heartbeat, Progress, Show
 from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise, write_own_report
+from idc_ray.pipeline.start import new_job, new_launch, run_record
 from idc_ray.pipeline.stream import condense_stream
 from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
@@ -63,14 +58,13 @@ from idc_ray.store import (
     end_launch,
     quarantined_ids,
     read_manifest,
-    shard_count_for,
     update_run,
     write_manifest,
 )
 from idc_ray.store.filesystem import resolve
 from idc_ray.tracking import Tracker, tracking_uri
 
-__all__ = ["condense", "run_condense", "versions"]
+__all__ = ["condense", "run_condense"]
 
 log = logging.getLogger(__name__)
 
@@ -93,11 +87,15 @@ class _Launch:
     teacher: bytes
     run: RunRecord
     plan: Plan
-    tracker: Tracker
     summary: Summary
     lost_lock: threading.Event
     show: Show
     timeline: Timeline
+    tracker: Tracker = field(default_factory=Tracker)  # off until _track
+
+    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        """Close the tracked run, if it is begun by now."""
+        self.tracker.finish(status)
 
 
 def condense(config: CondenseConfig) -> int:
@@ -134,10 +132,12 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
     with claimed(job.store, job.launch) as lost_lock:
         with Heartbeat("listing finished images and sampling image sizes"):
             launch = _begin(job, listing, teacher, lost_lock, show)
-        with closed_if_stopped(launch.tracker):
+        with closed_if_stopped(launch):
             try:
                 if launch.plan.todo:
                     _run_on_ray(launch)
+                else:
+                    _track(launch)
                 with Heartbeat("writing shards, manifest and gallery"):
                     manifest, changed = _finish(launch)
             finally:
@@ -175,7 +175,7 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
             config.iterations,
             config.matching,
         )
-    job = _new_job(config, listing, teacher)
+    job = new_job(config, resolve(config.output), listing, teacher, new_launch())
     with one_thread():
         feature_network, labeler = load_networks(config, teacher, torch.device("cpu"))
     if feature_network is not labeler:
@@ -183,37 +183,14 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
     return job, listing, teacher
 
 
-def _new_job(config: CondenseConfig, listing: ImageListing, teacher: bytes) -> Job:
-    return Job(
-        config=config,
-        store=resolve(config.output),
-        digest=config.digest(teacher_sha256(teacher)),
-        launch=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}",
-        filesystem=listing.filesystem,
-        lr_filesystem=listing.lr_filesystem,
-        root=input_root(listing),
-        input_uri=listing.uri,
-    )
-
-
 def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading.Event, show: Show) -> _Launch:
-    """Write what this run is, see what is left of it, and begin to track it."""
+    """Write what this run is, and see what is left of it."""
     config = job.config
     samples = list(readable_samples(listing, config, SIZE_SAMPLES))
     expected = estimate_sizes(config, listing.manifest.num_rows, samples).bytes
     run = begin_run(
         job.store,
-        RunRecord(
-            config=config.model_dump(mode="json"),
-            digest=job.digest,
-            teacher_sha256=teacher_sha256(teacher),
-            input_uri=listing.uri,
-            versions=versions(),
-            shard_count=shard_count_for(int(expected), config.store.shard_bytes),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            device="",
-            lr_uri=listing.lr_uri,
-        ),
+        run_record(job, teacher, expected, lr_uri=listing.lr_uri),
         config.overwrite,
     )
     if run.images != listing.manifest.num_rows:
@@ -224,31 +201,34 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
     log.info(
         "%d images to condense, %d already done, %d already quarantined", plan.todo, plan.done_before, plan.quarantined
     )
-    tracker = Tracker.start(config.mlflow, config.output, job.digest, run.mlflow_run_id)
-    if tracker.run_id != run.mlflow_run_id:
-        run = update_run(job.store, mlflow_run_id=tracker.run_id)
-    tracker.log_params(config.model_dump(mode="json"))
-    tracker.log_input_dataset(listing.uri, job.digest, listing.manifest.num_rows)
-    tracker.log_artifact(config.to_yaml(), "config.yaml")
     bandwidths = config.rlff.bandwidths if config.synthesizes_tiles else ()
     summary = Summary(config.ratio, config.tile_size**2, bandwidths)
     timeline = Timeline(job.store, config.overwrite)
-    return _Launch(job, listing, teacher, run, plan, tracker, summary, lost_lock, show, timeline)
+    return _Launch(job, listing, teacher, run, plan, summary, lost_lock, show, timeline)
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that matter, for records."""
-    packages = ("torch", "ray", "pyarrow", "numpy", "pillow", "mlflow")
-    ours = {"idc_ray": idc_ray.__version__, "python": platform.python_version()}
-    return ours | {name: importlib.metadata.version(name) for name in packages}
+def _track(launch: _Launch) -> None:
+    """Begin or continue the tracked run."""
+    job, config, listing = launch.job, launch.job.config, launch.listing
+    tracker = Tracker.start(config.mlflow, config.output, job.digest, launch.run.mlflow_run_id)
+    launch.tracker = tracker
+    if tracker.run_id != launch.run.mlflow_run_id:
+        launch.run = update_run(job.store, mlflow_run_id=tracker.run_id)
+    tracker.log_params(config.model_dump(mode="json"))
+    tracker.log_input_dataset(listing.uri, job.digest, listing.manifest.num_rows)
+    tracker.log_artifact(config.to_yaml(), "config.yaml")
 
 
 def _run_on_ray(launch: _Launch) -> None:
     """Condense what is left; whatever ends this early, no process of a cluster started here lives on."""
     blameless = partial(end_launch, launch.job.store, launch.job.launch)  # no image is to blame for what was in flight
-    with at_forced_end(blameless):
+    # Beside each other: MLflow is imported and its database made while this process only waits for those of Ray.
+    with at_forced_end(blameless), ThreadPoolExecutor(1, "mlflow") as beside:
         try:
+            tracked = beside.submit(_track, launch)
             with cluster(lambda: join_for(launch.job.config.actors)), data_settings():
+                with Heartbeat("starting the MLflow run"):
+                    tracked.result()
                 _condense_all(launch)
         except (KeyboardInterrupt, IdcError):
             blameless()  # the cluster has ended: a worker that still ran would state again what it works on
@@ -389,7 +369,7 @@ def _result(launch: _Launch, manifest: Manifest) -> CondenseResult:
 
 
 def _check_result(launch: _Launch) -> None:
-    """Raise why what came of the job is not what was asked for, if it is not."""
+    """Raise an error if nothing was condensed, or less than ``strict`` allows."""
     summary = launch.summary
     if summary.failed and launch.job.config.strict:
         raise QuarantinedImages(
