@@ -18,6 +18,7 @@ from idc_ray.pipeline.inputs import estimate_sizes, readable_samples
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.progress import duration
 from idc_ray.pipeline.summary import size
+from idc_ray.units import estimate_text
 
 __all__ = ["estimate", "none_readable", "seconds_per_image"]
 
@@ -55,7 +56,7 @@ def estimate(job: Job, listing: ImageListing, teacher: bytes) -> str:
     }
     if rejected:
         lines["unreadable"] = f"{len(rejected)} of {len(rejected) + len(samples)} looked at: {_some(rejected)}"
-    return "\n".join(f"{name:<15} {text}" for name, text in lines.items()) + "\ndry run: nothing was started or written"
+    return estimate_text(lines.items())
 
 
 def none_readable(listing: ImageListing, rejected: list[str]) -> str:
