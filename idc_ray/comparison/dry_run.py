@@ -33,7 +33,7 @@ def estimate(plan: Plan) -> str:
     device = set_up_torch(plan.actors, has_gpu=torch.cuda.is_available())
     samples = list(readable_samples(plan.listing, plan.arms[0].condense, TIMED_IMAGES))
     if not samples:
-        raise BadRequest(f"no image of a sample of {plan.listing.uri} can be read at the settings")
+        raise BadRequest(f"no image of a sample of {plan.listing.uri} can be read with these settings")
     steps = {arm.student: seconds_per_step(arm.train, device) for arm in plan.arms}
     sets: dict[str, float] = {}
     lines = []

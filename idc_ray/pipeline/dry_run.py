@@ -39,7 +39,8 @@ def estimate(job: Job, listing: ImageListing, teacher: bytes) -> str:
     samples = list(readable_samples(listing, config, COUNTED_IMAGES))
     if not samples:
         raise BadRequest(
-            f"no image of a sample of {listing.uri} can be read at the settings; run without --dry-run for why"
+            f"no image of a sample of {listing.uri} can be read with these settings; "
+            "run without --dry-run for the reasons"
         )
     sizes = estimate_sizes(config, images, samples)
     device = set_up_torch(config.actors, has_gpu=torch.cuda.is_available())
@@ -51,8 +52,8 @@ def estimate(job: Job, listing: ImageListing, teacher: bytes) -> str:
         "budget": f"about {sizes.tiles:.0f} tiles, {100 * sizes.tiles / max(1, sizes.candidates):.3g} % of the pixels",
         "bytes": f"about {size(sizes.bytes)}",
         "time": f"about {duration(per_image * images / workers)} with {workers} workers like this machine's "
-        f"{device.type}: {per_image:.3g} s an image",
-        "rests on": f"{len(samples)} images for sizes, {min(len(samples), TIMED_IMAGES)} for time",
+        f"{device.type}: {per_image:.3g} s per image",
+        "estimated from": f"{len(samples)} images for sizes, {min(len(samples), TIMED_IMAGES)} for time",
     }
     return estimate_text(lines.items())
 
@@ -75,6 +76,6 @@ def _timed(condenser: Condenser, tasks: list[ImageTask]) -> float:
     begin = time.perf_counter()
     for result in condenser.condense(tasks):
         if not isinstance(result, Condensed):
-            fix = "run without --dry-run to have such images set aside"
+            fix = "run without --dry-run to quarantine such images"
             raise IdcError(f"an image of the sample cannot be condensed ({result}); {fix}") from result
     return time.perf_counter() - begin
