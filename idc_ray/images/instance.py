@@ -157,7 +157,7 @@ def _read_file(filesystem: fs.FileSystem, path: str, max_pixels: int) -> bytes:
         size = file.seek(0, 2)
         if size > _BYTES_PER_PIXEL * max_pixels + _BYTES_BESIDES:
             raise RejectedImage(
-                "too_large_file", f"{size:,} bytes are more than an image of max_pixels = {max_pixels:,} can take"
+                "too_large_file", f"{size:,} bytes are more than an image of max_pixels = {max_pixels:,} can need"
             )
         file.seek(0)
         return file.read()
@@ -168,7 +168,7 @@ def _with_retries(read: Callable[[], bytes], path: str) -> bytes:
         try:
             return read()
         except FileNotFoundError as error:
-            raise RejectedImage("missing", f"{path!r} does not exist (any more)") from error
+            raise RejectedImage("missing", f"{path!r} does not exist (any longer)") from error
         except (OSError, pa.ArrowException) as error:
             if delay is None or isinstance(error, PermissionError | NotRegularFile):
                 raise RejectedImage("unreadable", f"{path!r} cannot be read: {error}") from error

@@ -32,7 +32,7 @@ _SLOW_CODECS = frozenset(("ppm", "ppm_plain", "bmp_rle"))  # written in Python
 
 def too_costly(reason: str) -> RejectedImage:
     """The rejection of a file that was made to keep its reader busy."""
-    return RejectedImage("decompression_bomb", f"{reason}; no usual program writes such a file: save the image anew")
+    return RejectedImage("decompression_bomb", f"{reason}; usual programs write no such files: save the image again")
 
 
 class LimitedBytes(io.BytesIO):
@@ -66,9 +66,9 @@ class LimitedBytes(io.BytesIO):
         self._reads_left -= 1
         self._bytes_left -= len(data)
         if self._reads_left < 0:
-            raise too_costly(f"the {self._name} of {self._size:,} bytes is cut into over {MAX_READS:,} pieces")
+            raise too_costly(f"the {self._name} of {self._size:,} bytes takes over {MAX_READS:,} reads")
         if self._bytes_left < 0:
-            raise too_costly(f"the {self._name} refers to its {self._size:,} bytes over {READS_PER_BYTE} times")
+            raise too_costly(f"the {self._name} reads its {self._size:,} bytes over {READS_PER_BYTE} times")
         return data
 
 

@@ -61,7 +61,7 @@ def decode_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
       further pictures of a phone's JPEG (MPO: depth, gain map) are left out.
     - Files that are made to keep a reader busy are rejected by counts, never by time: scans of a JPEG, chunks of a PNG,
       pages of a TIFF, reads while the file is parsed. JPEG 2000, PPM as text or of other depths, run-length BMP and
-      TIFF with rare compressions have no such bound: another process decodes them, in up to 300 s of processor time
+      TIFF with rare compressions have no such bound: another process decodes them, in up to 300 s of CPU time
       for 100 million pixels, and 64 bytes of memory a pixel.
     - HEIF (phones' ``.heic``) and JPEG XL are read where ``pillow-heif`` and ``pillow-jxl-plugin`` are installed.
     - PNG: every chunk's CRC is checked and the end must be there. A JPEG that is damaged in the middle, but not cut
@@ -153,7 +153,7 @@ def _format_of(data: bytes) -> str:
             _import_plugin(name, package, module)
             return name
     # None of its bytes: a link in the input may lead to a file with secrets.
-    raise RejectedImage("not_an_image", f"the content of its {len(data):,} bytes is none of {', '.join(FORMATS)}")
+    raise RejectedImage("not_an_image", f"the content of its {len(data):,} bytes is not {', '.join(FORMATS)}")
 
 
 def _import_plugin(name: str, package: str, module: str) -> None:
@@ -215,7 +215,7 @@ def _check_png(data: bytes) -> None:
         if end + 4 > len(data):
             break
         if zlib.crc32(view[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            raise RejectedImage("corrupt", f"the PNG chunk {kind!r} at byte {at} does not agree with its checksum")
+            raise RejectedImage("corrupt", f"the PNG chunk {kind!r} at byte {at} does not match its checksum")
         if kind == b"IEND":
             return
         at = end + 4
@@ -235,7 +235,7 @@ def _check_single(image: ImageFile.ImageFile) -> None:
     if several:
         kind = "pages" if image.format == "TIFF" else "frames"
         count = f"over {MAX_PAGES}" if image.format == "TIFF" and frames > MAX_PAGES else str(frames)
-        reason = f"the {image.format} has {count} {kind}, one is expected; save the ones you want as files of their own"
+        reason = f"the {image.format} has {count} {kind}; expected one: save them as separate files"
         raise RejectedImage("animated", reason)
 
 
@@ -291,7 +291,7 @@ def _pillow_warnings_hidden() -> Iterator[None]:
 def _fault(name: str, error: Exception, data: bytes) -> RejectedImage:
     text = _BYTES.sub("(bytes)", str(error)) or type(error).__name__
     if "MAX_TEXT" in text or "Too much memory used in text" in text:
-        return RejectedImage("decompression_bomb", f"the text in this {name} unpacks to more than is allowed: {text}")
+        return RejectedImage("decompression_bomb", f"the text in this {name} unpacks to more than the limit: {text}")
     if _is_cut(name, text, data):
         return RejectedImage("truncated", f"the {name} ends too early, after {len(data):,} bytes: {text}")
     if isinstance(error, OSError | SyntaxError | EOFError | struct.error | zlib.error):

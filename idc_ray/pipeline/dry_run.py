@@ -51,8 +51,8 @@ def estimate(job: Job, listing: ImageListing, teacher: bytes) -> str:
         "budget": f"about {sizes.tiles:.0f} tiles, {100 * sizes.tiles / max(1, sizes.candidates):.3g} % of the pixels",
         "bytes": f"about {size(sizes.bytes)}",
         "time": f"about {duration(per_image * images / workers)} with {workers} workers like this machine's "
-        f"{device.type}: {per_image:.3g} s an image",
-        "rests on": f"{len(samples)} images for sizes, {min(len(samples), TIMED_IMAGES)} for time",
+        f"{device.type}: {per_image:.3g} s per image",
+        "estimated from": f"{len(samples)} images for sizes, {min(len(samples), TIMED_IMAGES)} for time",
     }
     if rejected:
         lines["unreadable"] = f"{len(rejected)} of {len(rejected) + len(samples)} looked at: {_some(rejected)}"
@@ -87,6 +87,6 @@ def _timed(condenser: Condenser, tasks: list[ImageTask]) -> float:
     begin = time.perf_counter()
     for result in condenser.condense(tasks):
         if not isinstance(result, Condensed):
-            fix = "run without --dry-run to have such images set aside"
+            fix = "run without --dry-run to quarantine such images"
             raise IdcError(f"an image of the sample cannot be condensed ({result}); {fix}") from result
     return time.perf_counter() - begin

@@ -72,7 +72,7 @@ def find_input(config: CondenseConfig, photographs: str | None = None) -> ImageL
         )
     output = locate(config.output)
     if photographs is None and not output.local:
-        raise BadRequest("the default photographs need a local --output; name images with --input")
+        raise BadRequest("the default photographs need a local --output; give images with --input")
     folder = photographs or f"{output.path}.photographs"
     try:
         return find_images(str(write_photographs(folder)))
@@ -179,7 +179,7 @@ def changed_sources(listing: ImageListing, done: DoneImages) -> list[dict[str, s
             if (state.size, state.mtime_ns) != (row["size"], max(0, row["mtime_ns"])):
                 suspects.append((row, state))
     if suspects:
-        log.info("%d finished images have another time or size than when they were condensed; comparing", len(suspects))
+        log.info("%d finished images have a new modification time or size; comparing their content", len(suspects))
     same = ordered_map(lambda suspect: _is_same(listing, *suspect), suspects)
     return [row for (row, _), unchanged in zip(suspects, same, strict=True) if not unchanged]
 
