@@ -18,6 +18,7 @@ from idc_ray.images.manifest import Entry, build_manifest
 from idc_ray.images.names import open_path, stored
 from idc_ray.images.pairs import pair
 from idc_ray.images.parquet import row_entries
+from idc_ray.redact import redact_within
 
 __all__ = [
     "IMAGE_ENDINGS",
@@ -31,9 +32,13 @@ __all__ = [
 
 # What a folder is searched for; upper or lower case. What a file *is* is decided by its content when it is read.
 IMAGE_ENDINGS = frozenset(
-    ("bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp")
-)
+    ("avif", "bmp", "gif", "heic", "heif", "jfif", "jp2", "jpe", "jpeg", "jpg", "jxl", "pgm", "png", "pnm", "ppm",
+     "tif", "tiff", "webp")
+)  # fmt: skip
 LIST_ENDINGS = frozenset(("txt", "lst"))
+_ARCHIVES = dict.fromkeys(("zip", "tar", "gz", "tgz", "7z", "rar"), "unpack it, and name the folder") | dict.fromkeys(
+    ("arrow", "feather", "lance"), "save it as Parquet, such as by datasets.Dataset.to_parquet"
+)
 PARQUET_ENDINGS = frozenset(("parquet", "pq"))
 
 
@@ -235,7 +240,7 @@ def _single(storage: StoragePath) -> tuple[list[Entry], int, int]:
     if ending not in IMAGE_ENDINGS | PARQUET_ENDINGS:
         raise BadRequest(
             f"{storage.uri} is not a folder, list (.txt, .lst), Parquet file (.parquet, .pq) or image "
-            f"({' '.join(sorted(IMAGE_ENDINGS))}) by its extension; rename it"
+            f"({' '.join(sorted(IMAGE_ENDINGS))}) by its extension; {_ARCHIVES.get(ending, 'rename it')}"
         )
     info = storage.filesystem.get_file_info(storage.path)
     mtime = -1 if info.mtime_ns is None else info.mtime_ns
@@ -245,8 +250,8 @@ def _single(storage: StoragePath) -> tuple[list[Entry], int, int]:
 def _kind(storage: StoragePath) -> fs.FileType:
     try:
         return storage.filesystem.get_file_info(storage.path).type
-    except (OSError, ValueError) as error:
-        raise BadRequest(f"cannot access {storage.uri}: {error}") from error
+    except Exception as error:  # file systems other than pyarrow's own raise their libraries' errors
+        raise BadRequest(f"cannot access {storage.uri}: {redact_within(str(error))}") from None
 
 
 def _lr_files(storage: StoragePath, without: StoragePath | None) -> list[Entry]:

@@ -98,9 +98,9 @@ def check_jpeg(data: bytes) -> None:
 def is_costly(image: ImageFile.ImageFile) -> bool:
     """Whether the time to decode an opened image has no bound that its header tells.
 
-    JPEG 2000 nests tiles, precincts and layers; a TIFF may hold JPEG, LZMA, JBIG or WebP; some of Pillow's decoders are
-    written in Python.
+    HEIF and JPEG XL are read by other packages; JPEG 2000 nests tiles, precincts and layers; a TIFF may hold JPEG,
+    LZMA, JBIG or WebP; some of Pillow's decoders are written in Python.
     """
     if image.format == "TIFF":
         return image.info.get("compression") not in _CHEAP_TIFF
-    return image.format == "JPEG2000" or any(tile[0] in _SLOW_CODECS for tile in image.tile)
+    return image.format in ("JPEG2000", "HEIF", "JXL") or any(tile[0] in _SLOW_CODECS for tile in image.tile)

@@ -118,7 +118,7 @@ def _locate_uri(text: str) -> StoragePath:
         filesystem, inside = open_uri(
             f"{scheme}://{host}{slash}{quote(path, safe='/%*')}" + (f"?{query}" if query else "")
         )
-    except (ValueError, OSError, NotImplementedError) as error:
+    except Exception as error:  # of a file system's library, such as httpx for hf://
         message = f"cannot open {redact(text)}: {redact_quoted(str(error), text)}"
         raise BadRequest(message) from None  # the cause's text has the credentials
     inside = inside.rstrip("/") or "/"

@@ -80,10 +80,14 @@ def test_bad_images_are_passed_over_but_some_must_be_good(job_and_found: tuple[J
     """Catches a dry run that fails on one broken image, and one that promises a run of which nothing will come."""
     job, listing = job_and_found
     (Path(job.root) / "a.png").write_bytes(b"no picture")
-    assert lines(estimate(job, listing, TEACHER))["estimated from"] == "2 images for sizes, 2 for time"
+    told = lines(estimate(job, listing, TEACHER))
+    assert told["estimated from"] == "2 images for sizes, 2 for time"
+    assert re.fullmatch(r"1 of 3 looked at: a\.png: the content .* \[not_an_image\]", told["unreadable"])
     for name in "bc":
         (Path(job.root) / f"{name}.png").write_bytes(b"no picture")
-    with pytest.raises(BadRequest, match="without --dry-run for the reasons"):
+    with pytest.raises(
+        BadRequest, match=r"none of 3 images .*: [abc]\.png: the content .* \[not_an_image\]; [abc]\.png"
+    ):
         estimate(job, listing, TEACHER)
 
 
