@@ -34,7 +34,7 @@ def test_the_spaces_that_come_with_it_are_accepted(name: str, monkeypatch: pytes
         ({"rlff": [1, 2]}, "it is a section of"),
         ({"tile_size": [16, 32]}, "varied by"),
         ({"ratio": {"uniform": [0.1, 1.5]}}, "ratio 1.5 is invalid: setting 'ratio' is 1.5; expected: less than or"),
-        ({"init": ["random", "hardset"]}, 'init "hardset" cannot be'),
+        ({"init": ["random", "hardset"]}, 'init "hardset" is invalid'),
         ({"rlff.kernel_size": {"integers": [1, 5]}}, "rlff.kernel_size 2 is invalid"),
         ({"rlff.kernel_size": {"uniform": [1, 5], "step": 1}}, "rlff.kernel_size 2.0 is invalid"),
         ({"iterations": {"uniform": [10, 500]}}, "iterations 197."),
