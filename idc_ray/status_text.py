@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from idc_ray.redact import printable
 from idc_ray.store import Inflight, Status
 from idc_ray.units import duration
 
-__all__ = ["format_status"]
+__all__ = ["format_status", "work_in_progress"]
 
 SHOWN = 3  # images of a kind; the rest is in --json
 
@@ -17,7 +17,7 @@ STATES = {
     "running": "running",
     "finished": "finished",
     "stopped": "stopped before its end; the same command continues",
-    "unknown": "perhaps running: only the machine that has the lock can tell",
+    "unknown": "unknown: only the machine that holds the lock can tell whether it runs",
 }
 
 
@@ -36,19 +36,19 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
         yield "speed", f"{status.per_second:.3g} images/s{left}"
     if status.last_commit is not None:
         yield "last commit", f"{duration(status.read_at - status.last_commit)} ago"
-    yield "shards", f"{status.shards} of at most {run.shard_count}; {status.in_parts} images wait for theirs"
+    yield "shards", f"{status.shards} of at most {run.shard_count}; {status.in_parts} images are not in a shard yet"
     for line in _in_flight(status):
         yield "in flight", line
     yield "lock", _lock(status)
     for line in _quarantined(status):
         yield "quarantined", line
-    yield "run", f"digest {run.digest}, begun {run.created}, on {run.device or 'no device yet'}"
+    yield "run", f"digest {run.digest}, created {run.created}, on {run.device or 'no device yet'}"
     yield "input", run.input_uri
     if manifest is not None:
         size = f"{manifest.bytes / 1e6:,.1f} MB"
         yield "manifest", f"{manifest.images} images, {manifest.rows} tiles, ratio {manifest.ratio:.4g}, {size}"
         wall = manifest.timing.get("wall")
-        yield "written", manifest.created + ("" if wall is None else f", the last launch took {duration(wall)}")
+        yield "written", manifest.created + ("" if wall is None else f", the last attempt took {duration(wall)}")
 
 
 def _images(status: Status) -> str:
@@ -59,13 +59,29 @@ def _images(status: Status) -> str:
 
 
 def _in_flight(status: Status) -> Iterator[str]:
-    if status.in_flight:
-        oldest = min(one.started for one in status.in_flight)
-        count = len({image for one in status.in_flight for image in one.images})
-        yield f"{count} images, the oldest begun {duration(status.read_at - oldest)} ago"
-    yield from (f"{_ids(one)}, left by launch {one.launch}" for one in status.left[:SHOWN])
+    yield from work_in_progress(status.in_flight, status.read_at)
+    yield from (f"{_ids(one)}, left by attempt {one.launch}" for one in status.left[:SHOWN])
     if len(status.left) > SHOWN:
-        yield f"and {len(status.left) - SHOWN} more that were left so"
+        yield f"and {len(status.left) - SHOWN} more left by earlier attempts"
+
+
+def work_in_progress(workers: Sequence[Inflight], now: float, names: Mapping[str, str] | None = None) -> list[str]:
+    """What workers do, the longest first, such as ``a.png and 3 more for 2 min 10 s``.
+
+    Args:
+        workers: their statements.
+        now: seconds since 1970.
+        names: of images by id; an image without a name is shown by its id.
+    """
+    shown = sorted(workers, key=lambda one: one.started)[:SHOWN]
+    lines = []
+    for one in shown:
+        first = (names or {}).get(one.images[0], one.images[0])
+        more = f" and {len(one.images) - 1} more" if len(one.images) > 1 else ""
+        lines.append(f"{first}{more} for {duration(max(0.0, now - one.started))}")
+    if len(workers) > SHOWN:
+        lines.append(f"{len(workers) - SHOWN} more workers are busy")
+    return lines
 
 
 def _ids(one: Inflight) -> str:

@@ -18,14 +18,27 @@ from idc_ray.images.manifest import Entry, build_manifest
 from idc_ray.images.names import open_path, stored
 from idc_ray.images.pairs import pair
 from idc_ray.images.parquet import row_entries
+from idc_ray.redact import redact_within
 
-__all__ = ["IMAGE_ENDINGS", "LIST_ENDINGS", "PARQUET_ENDINGS", "ImageListing", "find_images", "output_inside"]
+__all__ = [
+    "IMAGE_ENDINGS",
+    "LIST_ENDINGS",
+    "PARQUET_ENDINGS",
+    "ImageListing",
+    "check_exists",
+    "find_images",
+    "output_inside",
+]
 
 # What a folder is searched for; upper or lower case. What a file *is* is decided by its content when it is read.
 IMAGE_ENDINGS = frozenset(
-    ("bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp")
-)
+    ("avif", "bmp", "gif", "heic", "heif", "jfif", "jp2", "jpe", "jpeg", "jpg", "jxl", "pgm", "png", "pnm", "ppm",
+     "tif", "tiff", "webp")
+)  # fmt: skip
 LIST_ENDINGS = frozenset(("txt", "lst"))
+_ARCHIVES = dict.fromkeys(("zip", "tar", "gz", "tgz", "7z", "rar"), "unpack it, and name the folder") | dict.fromkeys(
+    ("arrow", "feather", "lance"), "save it as Parquet, such as by datasets.Dataset.to_parquet"
+)
 PARQUET_ENDINGS = frozenset(("parquet", "pq"))
 
 
@@ -119,8 +132,10 @@ def find_images(
     if not files:
         endings = " ".join(sorted(IMAGE_ENDINGS | PARQUET_ENDINGS))
         within = f"match the pattern {storage.path}" if _kind(storage) == fs.FileType.NotFound else f"in {storage.uri}"
-        searched = f"no images {within}" + (f" outside {without.uri}" if without is not None else "")
-        raise BadRequest(f"{searched}; {ignored} other files were ignored; read are: {endings}")
+        searched = f"no images {within}" + (
+            f" outside {without.uri}" if without is not None and holds(_folder(storage), without) else ""
+        )
+        raise BadRequest(f"{searched}; {ignored} other files were ignored; supported are: {endings}")
     lr = None
     if lr_input is not None:
         lr = locate(lr_input)
@@ -136,8 +151,38 @@ def find_images(
     )
 
 
+def check_exists(input: str) -> None:
+    """Refuse a local input that does not exist, at no cost: before anything is imported that takes a while.
+
+    Raises:
+        BadRequest: it does not exist.
+    """
+    storage = locate(input)
+    if storage.local and _kind(storage) == fs.FileType.NotFound:
+        _searched(storage)
+
+
+def _searched(storage: StoragePath) -> tuple[StoragePath, str]:
+    """The folder and the pattern of what is not there by its own name.
+
+    Raises:
+        BadRequest: it is no pattern, or its folder does not exist.
+    """
+    if not has_wildcard(storage.path):
+        raise BadRequest(
+            f"{storage.uri} does not exist; give a folder, a glob, a list (.txt, .lst), an image or Parquet"
+        )
+    base, pattern = split_pattern(storage.path)
+    folder = StoragePath(storage.filesystem, base, storage.uri)
+    if _kind(folder) != fs.FileType.Directory:
+        raise BadRequest(f"the folder {base!r} of the pattern {storage.uri} does not exist")
+    return folder, pattern
+
+
 def output_inside(input: str, output: str) -> StoragePath | None:
     """The output if it lies in the input, where what earlier launches wrote, such as pictures, is no input.
+
+    On a disk also where it does not: a link in the input may lead to it.
 
     Raises:
         BadRequest: both are the same folder.
@@ -145,8 +190,13 @@ def output_inside(input: str, output: str) -> StoragePath | None:
     source, storage = locate(input), locate(output)
     if holds(storage, source) and holds(source, storage):
         raise BadRequest(f"input and output are the same folder, {source.uri}; choose another --output")
-    base = split_pattern(source.path)[0] if has_wildcard(source.path) else source.path
-    return storage if holds(replace(source, path=base), storage) else None
+    both_local = source.local and storage.local
+    return storage if both_local or holds(_folder(source), storage) else None
+
+
+def _folder(storage: StoragePath) -> StoragePath:
+    """Of a pattern, the folder that it is searched in."""
+    return replace(storage, path=split_pattern(storage.path)[0]) if has_wildcard(storage.path) else storage
 
 
 def _files(storage: StoragePath, prefer_parquet: bool, without: StoragePath | None) -> tuple[list[Entry], int, int]:
@@ -157,15 +207,8 @@ def _files(storage: StoragePath, prefer_parquet: bool, without: StoragePath | No
     if kind == fs.FileType.File:
         return _single(storage)
     if kind == fs.FileType.Unknown:
-        raise BadRequest(f"{storage.uri} is a pipe, a socket or a device; name a folder, a glob or a file")
-    if not has_wildcard(storage.path):
-        raise BadRequest(
-            f"{storage.uri} does not exist; name a folder, a glob, a list (.txt, .lst), an image or Parquet"
-        )
-    base, pattern = split_pattern(storage.path)
-    folder = StoragePath(storage.filesystem, base, storage.uri)
-    if _kind(folder) != fs.FileType.Directory:
-        raise BadRequest(f"the folder {base!r} of the pattern {storage.uri} does not exist")
+        raise BadRequest(f"{storage.uri} is a pipe, a socket or a device; give a folder, a glob or a file")
+    folder, pattern = _searched(storage)
     regex = pattern_regex(pattern)
     depth = None if "**" in pattern.split("/") else pattern.count("/") + 1
     matching = (entry for entry in walk(folder, depth, without) if regex.fullmatch(entry.source))
@@ -196,8 +239,8 @@ def _single(storage: StoragePath) -> tuple[list[Entry], int, int]:
         return entries, 0, repeated
     if ending not in IMAGE_ENDINGS | PARQUET_ENDINGS:
         raise BadRequest(
-            f"{storage.uri} is no folder, list (.txt, .lst), Parquet file (.parquet, .pq) or image "
-            f"({' '.join(sorted(IMAGE_ENDINGS))}) by its ending; rename it"
+            f"{storage.uri} is not a folder, list (.txt, .lst), Parquet file (.parquet, .pq) or image "
+            f"({' '.join(sorted(IMAGE_ENDINGS))}) by its extension; {_ARCHIVES.get(ending, 'rename it')}"
         )
     info = storage.filesystem.get_file_info(storage.path)
     mtime = -1 if info.mtime_ns is None else info.mtime_ns
@@ -207,13 +250,13 @@ def _single(storage: StoragePath) -> tuple[list[Entry], int, int]:
 def _kind(storage: StoragePath) -> fs.FileType:
     try:
         return storage.filesystem.get_file_info(storage.path).type
-    except (OSError, ValueError) as error:
-        raise BadRequest(f"cannot look at {storage.uri}: {error}") from error
+    except Exception as error:  # file systems other than pyarrow's own raise their libraries' errors
+        raise BadRequest(f"cannot access {storage.uri}: {redact_within(str(error))}") from None
 
 
 def _lr_files(storage: StoragePath, without: StoragePath | None) -> list[Entry]:
     if _kind(storage) != fs.FileType.Directory:
-        raise BadRequest(f"lr_input {storage.uri} is not a folder; name the folder with the low-resolution images")
+        raise BadRequest(f"lr_input {storage.uri} is not a folder; give the folder of the low-resolution images")
     return [entry for entry in walk(storage, without=without) if _ending(entry.source) in IMAGE_ENDINGS]
 
 

@@ -20,12 +20,15 @@ from idc_ray.images.names import is_there, printable
 from idc_ray.pipeline.attempts import begin_reading, end_reading
 from idc_ray.pipeline.job import Job
 
-__all__ = ["ENDS_THE_JOB", "READ_SCHEMA", "ReadImage", "pixels"]
+__all__ = ["ENDS_THE_JOB", "NO_IMAGE", "READ_SCHEMA", "ReadImage", "pixels"]
 
 log = logging.getLogger(__name__)
 
 #: Code of a row that is no image's fault: with it the job has to end.
 ENDS_THE_JOB = "ends_the_job"
+
+#: Code of a row that only fills a batch.
+NO_IMAGE = "no_image"
 
 #: Columns of an image that was read, or of the reason why not. 64-bit offsets: blocks of large images exceed 2 GiB.
 READ_SCHEMA = pa.schema(
@@ -62,10 +65,12 @@ class ReadImage:
         self.job, self.isolated, self.node, self.node_lives = job, isolated, node, node_lives
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        if row["image_id"] is None:
+            return {"image_id": "", "source": "", "mtime_ns": 0, **_row(code=NO_IMAGE), "read_seconds": 0.0}
         begin = time.perf_counter()
         attempts = self._state(row["image_id"])
         if attempts:
-            log.warning("a process died over reading %s, attempt %d", printable(row["source"]), attempts)
+            log.warning("a process died while reading %s, attempt %d", printable(row["source"]), attempts)
         try:
             out = _quarantined(attempts) if attempts >= self.job.config.store.attempts else None
             out = out or self._read(ImageRef.from_row(row))
@@ -102,20 +107,22 @@ class ReadImage:
             # An outage of the input is no image's fault, be it a share that is not mounted or a store that is down.
             if error.code in ("missing", "unreadable") and not self._input_visible():
                 reason = (
-                    f"a machine of the cluster cannot see the input {job.input_uri} ({error.reason}); use a place that "
-                    "all machines share, such as s3://, gs:// or a network folder, whose credentials they all have; "
-                    "if it was out of order, run the same command again: what is finished is kept"
+                    f"a machine of the cluster cannot access the input {job.input_uri} ({error.reason}); use storage "
+                    "that all machines share, such as s3://, gs:// or a network folder, and have credentials for; "
+                    "if it was unavailable, run the same command again: finished images are kept"
                 )
                 return _row(code=ENDS_THE_JOB, reason=reason)
             return _row(code=error.code, reason=error.reason)
         except MemoryError as error:
             return _row(
-                code="out_of_memory", reason=f"too little memory to read it: {error}", trace=traceback.format_exc()
+                code="out_of_memory",
+                reason=f"not enough memory to read the image: {error}",
+                trace=traceback.format_exc(),
             )
         except Exception as error:
             return _row(
                 code="unexpected",
-                reason=f"{type(error).__name__} while reading it: {error}",
+                reason=f"{type(error).__name__} while reading the image: {error}",
                 trace=traceback.format_exc(),
             )
         return _row(instance.lr, instance.hr, instance.source_bytes, instance.source_sha256)
@@ -130,7 +137,7 @@ class ReadImage:
 def _quarantined(attempts: int) -> dict[str, Any]:
     reason = (
         f"the process that read this image died {attempts} times (out of memory, or a crash of the decoder); "
-        "give the machine more memory and use --retry-quarantined, or leave the image out"
+        "give the machine more memory and use --retry-quarantined, or remove the image"
     )
     return _row(code="killed_reader", reason=reason, attempts=attempts)
 

@@ -20,6 +20,7 @@ from idc_ray.store.run_record import FORMAT_VERSION, RunRecord, read_run
 from idc_ray.store.sealed import sealed, unsealed
 from idc_ray.store.shards import Fingerprint
 from idc_ray.store.threads import ordered_map
+from idc_ray.store.typed import from_json
 
 __all__ = ["Manifest", "finished_run", "index_table", "read_manifest", "write_manifest"]
 
@@ -97,7 +98,7 @@ def write_manifest(
     if expected_images is not None and len(done) + len(entries) != expected_images:
         raise IdcError(
             f"{storage.uri} has {len(done)} finished and {len(entries)} quarantined images, expected {expected_images} "
-            "in all; run the same command again: what is missing is done"
+            "in total; run the same command again to condense the missing ones"
         )
     tiles, candidates, source_bytes = (_sum(table[name]) for name in ("tiles", "candidate_tiles", "source_bytes"))
     manifest = Manifest(
@@ -129,10 +130,8 @@ def read_manifest(storage: StorageFolder) -> Manifest | None:
         return None
     value = unsealed(value, storage.shown(MANIFEST), _FIX)
     try:
-        shards = [ShardInfo(**info) for info in value["shards"]]
-        indexes = [Fingerprint(**fingerprint) for fingerprint in value.get("indexes", [])]
-        return Manifest(**{**value, "shards": shards, "indexes": indexes})
-    except (KeyError, TypeError) as error:
+        return from_json(Manifest, value)
+    except (TypeError, ValueError) as error:
         raise IdcError(f"{storage.shown(MANIFEST)} is not a manifest ({error}); {_FIX}") from error
 
 
@@ -144,9 +143,9 @@ def finished_run(storage: StorageFolder) -> tuple[RunRecord, Manifest]:
     """
     run, manifest = read_run(storage), read_manifest(storage)
     if run is None:
-        raise BadRequest(f"there is no condensed set at {storage.uri}; name the output of a condense command")
+        raise BadRequest(f"there is no condensed set at {storage.uri}; give the output of a condense command")
     if manifest is None:
-        raise BadRequest(f"{storage.uri} is not finished; finish it with the condense command that began it")
+        raise BadRequest(f"{storage.uri} is not finished; run the same condense command again")
     return run, manifest
 
 

@@ -19,7 +19,7 @@ from idc_ray.config import load
 from idc_ray.config.evaluate import EvaluateConfig
 from idc_ray.config.train import TrainConfig
 from idc_ray.dataset import CondensedDataset
-from idc_ray.evaluation.run import make_upscale
+from idc_ray.evaluation.network import open_network
 from idc_ray.store import check_shards, read_manifest, read_shard
 from idc_ray.store.export import export_folders
 from idc_ray.store.filesystem import resolve
@@ -162,7 +162,7 @@ def check_readers(s3: S3, folder: Path) -> None:
     fit(config, feed=toy_patches(config), validation=toy_pairs(1), storage=storage, report=lambda _: None, notes={})
     settings = {"model": s3.uri("bucket/student/last.safetensors"), "benchmarks": str(folder), "output": str(folder)}
     picture = toy_pairs(1)[0].lr
-    assert make_upscale(load(EvaluateConfig, None, settings))(picture).shape == (48, 48, 3)
+    assert open_network(load(EvaluateConfig, None, settings)).upscale(picture).shape == (48, 48, 3)
 
 
 def test_tracking_is_demanded_before_anything_starts(

@@ -13,7 +13,7 @@ import pytest
 
 from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images import ImageListing, decode_png
+from idc_ray.images import MANIFEST_SCHEMA, ImageListing, decode_png
 from idc_ray.pipeline import worker as module
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImage
@@ -102,6 +102,16 @@ def outcomes(statuses: list[dict[str, Any]]) -> dict[str, str]:
     return {status["image_id"]: status["outcome"] for status in statuses}
 
 
+def test_rows_that_fill_a_batch_are_no_images(job: Job, rows: dict[str, Any]) -> None:
+    """Catches an image without a name that is quarantined, or counted."""
+    nothing = ReadImage(job)(dict.fromkeys(MANIFEST_SCHEMA.names))
+    assert nothing.keys() == rows[A].keys()
+    worker, condenser = worker_with(job)
+    assert outcomes(send(worker, nothing, rows[A], nothing)) == {A: "done"}
+    assert condenser.calls == [([A], False)]
+    assert not quarantined_ids(job.store, DIGEST)
+
+
 def test_what_is_condensed_is_committed_with_all_that_belongs_to_it(job: Job, rows: dict[str, Any]) -> None:
     """Catches tiles without their image, source or labels, and a status that disagrees with the record."""
     worker, _ = worker_with(job)
@@ -153,7 +163,7 @@ def test_an_exception_of_one_image_leaves_the_other_alone(job: Job, rows: dict[s
     assert (entry.image_id, entry.code, entry.reason) == (
         A,
         "condensation_failed",
-        "ValueError while condensing it: flat",
+        "ValueError while condensing the image: flat",
     )
     assert "ValueError" in entry.traceback
     assert list_parts(job.store, DIGEST) == {B}
@@ -206,7 +216,7 @@ def test_too_little_memory_is_met_by_less_work_at_a_time(
 def test_a_gpu_that_no_longer_works_ends_the_worker_and_not_its_images(
     job: Job, rows: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a broken GPU on which every further image is quarantined, or left out of the survey."""
+    """Catches a broken GPU on which every further image is quarantined, or not used to measure the mean difficulty."""
 
     class Exited(BaseException):
         """What ends the process."""
@@ -321,7 +331,7 @@ def test_a_worker_that_cannot_work_says_so_when_it_is_asked(job: Job, rows: dict
     for worker in (CondenseWorker(job, data, False), SurveyWorker(job, data)):
         (status,) = send(worker, rows[A])
         assert (status["outcome"], status["exit_code"]) == ("stopped", 2)
-        assert ("cannot see the output" if kind == "output" else "is not a checkpoint") in status["reason"]
+        assert ("cannot access the output" if kind == "output" else "is not a checkpoint") in status["reason"]
 
 
 def test_the_survey_measures_what_can_be_read(job: Job, rows: dict[str, Any]) -> None:
@@ -348,7 +358,7 @@ def test_an_image_that_fails_is_left_out_of_the_survey(
     monkeypatch.setattr(worker.condenser, "difficulty", fail_once)
     first, second = send(worker, rows[A], rows[B])
     assert first["difficulty"] is None and second["difficulty"] > 0
-    assert "a.png is left out of the survey: MemoryError: 9 GB" in caplog.text
+    assert "a.png is not used to measure the mean difficulty: MemoryError: 9 GB" in caplog.text
 
 
 def test_real_labels_reach_the_store_pixel_by_pixel(job_and_found: tuple[Job, ImageListing]) -> None:
