@@ -54,7 +54,7 @@ class _Tracked(Protocol):
 
 @contextlib.contextmanager
 def closed_if_stopped(run: _Tracked) -> Iterator[None]:
-    """Close a tracked run as killed or failed if what is inside raises; who is inside closes it as finished."""
+    """Close a tracked run as killed or failed if what is inside raises; else the block closes it."""
     try:
         yield
     except BaseException as error:
@@ -70,7 +70,7 @@ def cluster(join: Callable[[], None]) -> Iterator[bool]:
         join: joins or starts it, see :func:`idc_ray.pipeline.cluster.join`.
     """
     joined_before = ray.is_initialized()
-    with Heartbeat("starting or joining Ray"):
+    with Heartbeat("starting or connecting to Ray"):
         join()
     try:
         yield not joined_before

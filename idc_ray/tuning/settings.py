@@ -12,6 +12,7 @@ import torch
 from idc_ray.comparison.arms import TRAIN_SETS
 from idc_ray.condensation.load import load_networks
 from idc_ray.config import CondenseConfig, load
+from idc_ray.config.condense import JOB_SETTINGS
 from idc_ray.config.loading import flatten, flatten_changes, read_yaml
 from idc_ray.config.train import TrainConfig
 from idc_ray.config.tune import TuneConfig
@@ -25,10 +26,7 @@ from idc_ray.tuning.space import Draw, Space
 __all__ = ["Settings", "check_space", "make_settings", "read_space"]
 
 #: Settings of the condense job that are the sweep's own, or that change no tile.
-CONDENSE_SETS = {
-    "input", "output", "scale", "teacher", "seed", "dry_run", "strict", "overwrite", "retry_quarantined",
-    "gallery_images", "report_images", "source", "actors", "store", "mlflow",
-}  # fmt: skip
+CONDENSE_SETS = JOB_SETTINGS | {"scale", "seed", "actors"}
 
 #: Of what a space's file may fix, for messages.
 EXAMPLES = {"condense": "{tile_size: 32}", "train": "{iterations: 1000}"}
@@ -148,7 +146,7 @@ def check_space(settings: Settings, teacher: bytes) -> None:
             side = condense.tile_size
             if settings.train.patch_size > side:
                 raise BadRequest(
-                    f"train.patch_size is {settings.train.patch_size}, more than tile_size, {side}; set it, such as "
+                    f"train.patch_size is {settings.train.patch_size}, larger than tile_size, {side}; set it, such as "
                     f"--train '{{patch_size: {side}}}', or vary larger tiles"
                 )
             networks = (condense.resolved_feature_network, condense.rlff.feature_layer, side)
@@ -157,4 +155,4 @@ def check_space(settings: Settings, teacher: bytes) -> None:
                 tried.add(networks)
         except BadRequest as error:
             values = ", ".join(f"{name} {json.dumps(value)}" for name, value in probed.items())
-            raise BadRequest(f"{settings.config.space}: {values} cannot be: {error}") from None
+            raise BadRequest(f"{settings.config.space}: {values} is invalid: {error}") from None
