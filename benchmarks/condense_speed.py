@@ -77,9 +77,9 @@ class Literals:
             image, start = _literal_image(teacher, config, task)
         condenser = Condenser(teacher, config, torch.device("cpu"))
         self._steps = {
-            name: LiteralMatcher(condenser.reader, project, config.loss, config.optimizer, condenser.slots).steps(
-                image, start, config.iterations, lambda step: _redraw(config, teacher.channels, step)
-            )
+            name: LiteralMatcher(
+                condenser.reader, project, config.loss, config.optimizer, condenser.batches.size
+            ).steps(image, start, config.iterations, lambda step: _redraw(config, teacher.channels, step))
             for name, project in PROJECTIONS.items()
         }
         for steps in self._steps.values():  # the first one warms up, and computes the weights
@@ -102,12 +102,12 @@ def _literal_image(teacher: Teacher, config: CondenseConfig, task: ImageTask) ->
     """The real side and the start; frequencies only for the groups and for one held-out loss."""
     one_set = config.model_copy(update={"rlff": config.rlff.model_copy(update={"num_sets": 1})})
     condenser = Condenser(teacher, one_set, torch.device("cpu"))
-    reader, slots, loss = condenser.reader, condenser.slots, config.loss
+    reader, batches, loss = condenser.reader, condenser.batches, config.loss
     lr = torch.from_numpy(np.ascontiguousarray(task.lr.transpose(2, 0, 1)))
-    difficulties = difficulty_map(reader, lr, slots)
+    difficulties = difficulty_map(reader, lr, batches)
     hardness = hardness_map(loss.hardness, difficulties[None], lr[None].float() / 255)[0]
     real = measure_image(
-        reader, condenser.bank, lr, hardness, slots, loss.gamma, loss.weight_floor, loss.clip_percentile
+        reader, condenser.bank, lr, hardness, batches, loss.gamma, loss.weight_floor, loss.clip_percentile
     )
     count = per_image_budget(config.ratio, grid_count(task.lr.shape[0], task.lr.shape[1], config.tile_size))
     start, _ = crop_start(lr, hardest_windows(difficulties, config.tile_size, count), config.tile_size)

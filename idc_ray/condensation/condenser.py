@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from idc_ray.condensation import slots as slot_calls
 from idc_ray.condensation import starts
 from idc_ray.condensation.budget import difficulty_budget, per_image_budget
 from idc_ray.condensation.cells import Cells, cell_side, cells_of_image, cells_of_tile, mosaic
 from idc_ray.condensation.difficulty import Weighting, hardness_map
 from idc_ray.condensation.exchange import exchange
+from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.groups import balanced_groups, spread_centres
 from idc_ray.condensation.matching import KEPT_CALLS, Matched, MatchingProblem, TileMatcher, calls_are_independent
 from idc_ray.condensation.memory import is_out_of_memory
@@ -52,8 +52,8 @@ __all__ = ["Condenser"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Tiles of one teacher call where ``slots`` is not set: GPUs need many to be busy, CPUs waste time on dummies.
-DEFAULT_SLOTS = {"cpu": 4, "cuda": 32}
+#: Tiles of one network call where ``slots`` is not set: GPUs need many to be busy, caches of CPUs hold few.
+DEFAULT_BATCH_SIZE = {"cpu": 4, "cuda": 32}
 
 
 @dataclass
@@ -94,7 +94,6 @@ class Condenser:
         rlff = config.rlff
         dtype = {"float32": None, "bfloat16": torch.bfloat16}[config.actors.dtype]
         self.config, self.device, self.mean_difficulty = config, device, mean_difficulty
-        self.slots = config.slots or DEFAULT_SLOTS[device.type]
         # ncfd is the paper's comparison without locality: one feature a tile, all of them alike.
         kind, kernel_size = (GlobalFeatureReader, 1) if config.method == "ncfd" else (FeatureReader, rlff.kernel_size)
         self.gamma = 0.0 if config.method == "ncfd" else config.loss.gamma
@@ -110,18 +109,21 @@ class Condenser:
         ).to(device)
         # The other sets are for steps on pixels; measuring an image in all of them takes most of its time.
         self.bank = bank if config.pixel_steps else replace(bank, directions=bank.directions[:1])
-        shared = calls_are_independent(self.reader, self.bank, self.slots)
-        self.matcher = TileMatcher(self.reader, self.bank, config.loss, config.optimizer, self.slots, shared)
+        size = config.slots or DEFAULT_BATCH_SIZE[device.type]
+        # A CPU gains little from fuller calls, and loses as much by padding them.
+        shared = device.type != "cpu" and calls_are_independent(self.reader, self.bank, size)
+        self.batches = FixedBatches(size, shared)
+        self.matcher = TileMatcher(self.reader, self.bank, config.loss, config.optimizer, self.batches)
 
     def difficulty(self, lr: NDArray[np.uint8]) -> float:
         """Mean difficulty of an image, uint8 (H, W, 3): its budget is weighed by it. NaN if the teacher's output is."""
-        return float(difficulty_map(self.reader, self._tensor(lr), self.slots).double().mean())
+        return float(difficulty_map(self.reader, self._tensor(lr), self.batches).double().mean())
 
     def measure(self, lr: NDArray[np.uint8], keep_features: bool = True) -> TeacherCache:
         """What other runs on an image, uint8 (H, W, 3), need not measure again."""
         image = self._tensor(lr)
-        features = real_features(self.reader, image, self.slots) if keep_features else ()
-        difficulties = difficulty_map(self.reader, image, self.slots)
+        features = real_features(self.reader, image, self.batches) if keep_features else ()
+        difficulties = difficulty_map(self.reader, image, self.batches)
         return TeacherCache(difficulties.numpy(), tuple(maps.cpu().numpy() for maps in features))
 
     def condense(
@@ -173,7 +175,7 @@ class Condenser:
         if not self.config.synthesizes_tiles:
             hr = None if image.hr is None else self._tensor(image.hr)
             task = SelectionTask(lr, hr, (self.config.seed, image.image_id))
-            corners = select(self.config.method, task, self.reader, self.slots, count)
+            corners = select(self.config.method, task, self.reader, self.batches, count)
             return _Chosen(*starts.crop_start(lr, torch.tensor(corners), size)), None
         hardness = self._hardness(lr, difficulties)
         real = measure_image(
@@ -181,7 +183,7 @@ class Condenser:
             self.bank,
             lr,
             hardness,
-            self.slots,
+            self.batches,
             self.gamma,
             self.config.loss.weight_floor,
             self.config.loss.clip_percentile,
@@ -210,7 +212,7 @@ class Condenser:
         if not begins and not weighs and config.allocation != "difficulty":
             return None
         difficulties = (
-            torch.tensor(teacher_cache.difficulties) if teacher_cache else difficulty_map(self.reader, lr, self.slots)
+            torch.tensor(teacher_cache.difficulties) if teacher_cache else difficulty_map(self.reader, lr, self.batches)
         )
         check_finite(difficulties)
         return difficulties
@@ -269,9 +271,9 @@ class Condenser:
     def _tile_features(
         self, tiles: Tensor, real: RealImage, weighting: Weighting
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """For each call how many tiles it has, their standardised features and weights; dummies after them."""
-        for part in slot_calls.chunks([len(tiles)], self.slots, True):
-            unit = slot_calls.pad(tiles[part], self.slots).float() / 255
+        """For each call how many tiles it has, their standardised features and weights; padding after them."""
+        for part in self.batches.slices([len(tiles)]):
+            unit = self.batches.pad(tiles[part]).float() / 255
             features = standardise(self.reader.features(unit), real.mean, real.std)
             yield part.stop - part.start, features, self.matcher.weights_of(unit, weighting)
 
@@ -336,16 +338,12 @@ class Condenser:
         scale, size = self.config.scale, self.config.tile_size
         if len(tiles) == 0:
             return np.empty((0, scale * size, scale * size, 3), np.uint8)
-
-        done = []
-        for part in slot_calls.chunks([len(tiles)], self.slots, True):
-            labels = slot_calls.run(self._label_tiles, tiles[part], self.slots)
-            check_finite(labels)
-            done.append(labels.mul_(255).round_().to(torch.uint8))
-        return torch.cat(done).permute(0, 2, 3, 1).cpu().numpy()
+        return self.batches.run(self._label_tiles, tiles).permute(0, 2, 3, 1).cpu().numpy()
 
     def _label_tiles(self, tiles: Tensor) -> Tensor:
-        return upscale_tiles(self.labeler, tiles.float() / 255, self.reader.autocast)
+        labels = upscale_tiles(self.labeler, tiles.float() / 255, self.reader.autocast)
+        check_finite(labels)
+        return labels.mul_(255).round_().to(torch.uint8)
 
     def _real_labels(self, image: ImageTask, part: _Chosen) -> NDArray[np.uint8]:
         scale, size = self.config.scale, self.config.tile_size

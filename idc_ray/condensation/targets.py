@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from idc_ray.condensation import slots as slot_calls
 from idc_ray.condensation.difficulty import Weighting, difficulty
+from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.rlff import FrequencyBank, fourier_sums
 from idc_ray.condensation.teacher_features import FeatureReader
 from idc_ray.condensation.windows import candidate_positions, cut
@@ -114,13 +114,13 @@ def _to_unit(tiles: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def difficulty_map(reader: FeatureReader, lr: Tensor, slots: int) -> Tensor:
+def difficulty_map(reader: FeatureReader, lr: Tensor, batches: FixedBatches) -> Tensor:
     """Difficulty of every LR pixel of an image.
 
     Args:
         reader: the teacher and the tile geometry.
         lr: uint8 (3, H, W), at least one tile large.
-        slots: tiles of one teacher call.
+        batches: division of the crops into network calls.
 
     Returns:
         float32 (H, W) on the CPU.
@@ -133,10 +133,9 @@ def difficulty_map(reader: FeatureReader, lr: Tensor, slots: int) -> Tensor:
         return difficulty(tiles, reader.upscale(tiles), scale)
 
     out = torch.empty(lr.shape[1:])
-    for part in slot_calls.chunks([len(positions)], slots, True):
-        maps = slot_calls.run(measure, cut(lr, positions[part], size), slots).cpu()
-        for (top, left), values in zip(positions[part].tolist(), maps, strict=True):
-            out[top : top + size, left : left + size] = values
+    maps = batches.run(measure, cut(lr, positions, size)).cpu()
+    for (top, left), values in zip(positions.tolist(), maps, strict=True):
+        out[top : top + size, left : left + size] = values
     return out
 
 
@@ -147,7 +146,7 @@ class Crops:
         reader: the teacher and the tile geometry.
         lr: uint8 (3, H, W).
         positions: (n, 2) crops.
-        slots: tiles of one teacher call.
+        batches: division of the crops into network calls.
         teacher_cache: features of all calls, if they are known; see :func:`real_features`.
     """
 
@@ -156,29 +155,24 @@ class Crops:
         reader: FeatureReader,
         lr: Tensor,
         positions: Tensor,
-        slots: int,
+        batches: FixedBatches,
         teacher_cache: Sequence[NDArray[np.float32]] = (),
     ) -> None:
-        self.reader, self.lr, self.positions, self.slots, self.teacher_cache = (
-            reader,
-            lr,
-            positions,
-            slots,
-            teacher_cache,
-        )
-        self.calls = list(slot_calls.chunks([len(positions)], slots, True))
+        self.reader, self.lr, self.positions, self.batches = reader, lr, positions, batches
+        self.teacher_cache = teacher_cache
+        self.calls = list(batches.slices([len(positions)]))
         self._kept: dict[int, Tensor] = {}
         self._room = KEPT_BYTES
 
     def features(self, call: slice) -> Tensor:
-        """(slots, c, p, p): those of the crops of one of ``calls``, dummies after them."""
+        """(n, c, p, p): those of the crops of one of ``calls``, padding after them."""
         if call.start in self._kept:
             return self._kept[call.start]
         if self.teacher_cache:
-            return torch.tensor(self.teacher_cache[call.start // self.slots], device=self.lr.device)
+            return torch.tensor(self.teacher_cache[call.start // self.batches.size], device=self.lr.device)
         crops = cut(self.lr, self.positions[call], self.reader.tile)
         # Contiguous: a view would keep the reflected border alive with it.
-        maps = self.reader.features(_to_unit(slot_calls.pad(crops, self.slots))).contiguous()
+        maps = self.reader.features(_to_unit(self.batches.pad(crops))).contiguous()
         if maps.nbytes <= self._room:
             self._room -= maps.nbytes
             self._kept[call.start] = maps
@@ -186,9 +180,9 @@ class Crops:
 
 
 @torch.no_grad()
-def real_features(reader: FeatureReader, lr: Tensor, slots: int) -> tuple[Tensor, ...]:
-    """The teacher's features of an image's crops, uint8 (3, H, W): for each call (slots, c, p, p), dummies last."""
-    crops = Crops(reader, lr, candidate_positions(lr.shape[1], lr.shape[2], reader.tile, reader.tile), slots)
+def real_features(reader: FeatureReader, lr: Tensor, batches: FixedBatches) -> tuple[Tensor, ...]:
+    """The teacher's features of an image's crops, uint8 (3, H, W): for each call (n, c, p, p), padding last."""
+    crops = Crops(reader, lr, candidate_positions(lr.shape[1], lr.shape[2], reader.tile, reader.tile), batches)
     return tuple(crops.features(call) for call in crops.calls)
 
 
@@ -215,7 +209,7 @@ def measure_image(
     bank: FrequencyBank,
     lr: Tensor,
     hardness: Tensor,
-    slots: int,
+    batches: FixedBatches,
     gamma: float,
     weight_floor: float,
     clip_percentile: float,
@@ -230,7 +224,7 @@ def measure_image(
         bank: the run's frequencies, on the teacher's device.
         lr: uint8 (3, H, W) on the teacher's device, at least one tile large.
         hardness: (H, W), what places weigh by (any finite values if gamma is 0).
-        slots: tiles of one teacher call.
+        batches: division of the crops into network calls.
         gamma: exponent of the weights.
         weight_floor: see :class:`Weighting`.
         clip_percentile: see :class:`Weighting`.
@@ -244,11 +238,11 @@ def measure_image(
     hard = reader.centres(cut(hardness[None], positions, reader.tile).squeeze(1))
     weighting = Weighting.fit(hard[coverage > 0], gamma, weight_floor, clip_percentile)
     weights = weighting(hard) * coverage
-    crops = Crops(reader, lr, positions, slots, teacher_cache)
+    crops = Crops(reader, lr, positions, batches, teacher_cache)
     mean, std = _channel_statistics(crops, coverage)
     sums = []
     for call in crops.calls:
-        chosen = slot_calls.pad(weights[call], slots).to(lr.device)
+        chosen = batches.pad(weights[call]).to(lr.device)
         features = standardise(crops.features(call), mean, std)
         by_set = [fourier_sums(features, directions, chosen, bank.scales) for directions in bank.directions]
         by_set.append(fourier_sums(features, bank.held_out, chosen))

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from idc_ray.condensation import cells as module
 from idc_ray.condensation.cells import NOWHERE, Cells, cell_side, cells_of_image, cells_of_tile, mosaic
+from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.rlff import FrequencyBank
 from idc_ray.condensation.targets import RealImage, difficulty_map, measure_image, standardise
 from idc_ray.condensation.teacher_features import FeatureReader
@@ -16,8 +17,8 @@ SIDE = 8
 
 def _measured(reader: FeatureReader, bank: FrequencyBank) -> tuple[Tensor, Tensor, RealImage]:
     lr = as_tensor(picture())
-    hardness = difficulty_map(reader, lr, 2)
-    return lr, hardness, measure_image(reader, bank, lr, hardness, 2, 2.0, 0.01, 99)
+    hardness = difficulty_map(reader, lr, FixedBatches(2))
+    return lr, hardness, measure_image(reader, bank, lr, hardness, FixedBatches(2), 2.0, 0.01, 99)
 
 
 def _literal(features: Tensor, weights: Tensor, bank: FrequencyBank, top: int, left: int) -> tuple[Tensor, float]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from idc_ray.condensation.difficulty import bicubic_upscale, hardness_map
+from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.groups import balanced_groups
 from idc_ray.condensation.matching import (
     HeldOutLoss,
@@ -27,11 +28,12 @@ from tests.condensation.conftest import as_tensor, literal_gradient, picture
 
 #: Weights by difficulty and gradient alike, so that everything takes part.
 LOSS = Loss(hardness="both")
+BATCHES = FixedBatches(2, shared=True)
 
 
 def _measure(reader: FeatureReader, bank: FrequencyBank, lr: Tensor, gamma: float = 1.0) -> RealImage:
-    hardness = hardness_map(LOSS.hardness, difficulty_map(reader, lr, 2)[None], lr[None].float() / 255)[0]
-    return measure_image(reader, bank, lr, hardness, 2, gamma, 0.01, 99)
+    hardness = hardness_map(LOSS.hardness, difficulty_map(reader, lr, FixedBatches(2))[None], lr[None].float() / 255)[0]
+    return measure_image(reader, bank, lr, hardness, FixedBatches(2), gamma, 0.01, 99)
 
 
 def _problem(
@@ -47,7 +49,7 @@ def _problem(
 
 
 def _matcher(reader: FeatureReader, bank: FrequencyBank, shared: bool = True, **optimizer: float) -> TileMatcher:
-    return TileMatcher(reader, bank, LOSS, Optimizer(**optimizer), 2, shared)  # type: ignore[arg-type]
+    return TileMatcher(reader, bank, LOSS, Optimizer(**optimizer), FixedBatches(2, shared))  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -197,7 +199,9 @@ def test_a_flat_image_stays_finite(reader: FeatureReader, bank: FrequencyBank, k
     targets = real.targets(real.masses[:, None])
     for start in (cut(lr, real.positions[:1], 16), as_tensor(picture())[None, :, :16, :16]):
         problem = MatchingProblem(start, real.mean, real.std, real.weighting, targets)
-        matcher = TileMatcher(reader, bank, Loss.model_validate({"discrepancy": kind}), Optimizer(), 2, True)
+        matcher = TileMatcher(
+            reader, bank, Loss.model_validate({"discrepancy": kind}), Optimizer(), FixedBatches(2, shared=True)
+        )
         (result,) = matcher.match([problem], 6)
         assert math.isfinite(result.start.total) and math.isfinite(result.end.total)
         pixels = matcher._optimise([problem], 6, None)[0]
@@ -211,7 +215,7 @@ def test_levels_weigh_as_told(reader: FeatureReader, bank: FrequencyBank, instan
 
     def start(**weights: float) -> float:
         loss = Loss(**weights)  # type: ignore[arg-type]
-        return TileMatcher(reader, bank, loss, Optimizer(), 2, True).match([problem], 0)[0].start.total
+        return TileMatcher(reader, bank, loss, Optimizer(), BATCHES).match([problem], 0)[0].start.total
 
     separate = instance * start(instance=1, group=0) + group * start(instance=0, group=1)
     assert start(instance=instance, group=group) == pytest.approx(separate, rel=1e-5)

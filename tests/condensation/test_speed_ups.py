@@ -10,6 +10,7 @@ from torch import Tensor
 
 from idc_ray.condensation import matching, targets
 from idc_ray.condensation.difficulty import Weighting
+from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.matching import MatchingProblem, TileMatcher
 from idc_ray.condensation.rlff import FrequencyBank, _cos_sin, draw_bank, fourier_sums
 from idc_ray.condensation.targets import RealImage, RealTargets, measure_image
@@ -85,7 +86,7 @@ class _Counting:
 def _measured(reader: FeatureReader, bank: FrequencyBank) -> RealImage:
     lr = as_tensor(picture())
     return measure_image(
-        reader, bank, lr, torch.rand(52, 70, generator=torch.Generator().manual_seed(0)), 2, 1, 0.01, 99
+        reader, bank, lr, torch.rand(52, 70, generator=torch.Generator().manual_seed(0)), FixedBatches(2), 1, 0.01, 99
     )
 
 
@@ -116,7 +117,7 @@ def _problem(bank: FrequencyBank, tiles: int, seed: int) -> MatchingProblem:
 def _matched(
     reader: FeatureReader, bank: FrequencyBank, problems: Sequence[MatchingProblem], kept_calls: int
 ) -> list[Tensor]:
-    matcher = TileMatcher(reader, bank, Loss(), Optimizer(), slots=2, shared=True)
+    matcher = TileMatcher(reader, bank, Loss(), Optimizer(), FixedBatches(2, shared=True))
     matcher.kept_calls = kept_calls
     return [result.tiles for result in matcher.match(problems, iterations=3)]
 
@@ -137,7 +138,11 @@ def test_activations_are_recomputed_only_above_what_is_kept(reader: FeatureReade
     """An image of three calls with two kept passes four times through the teacher a step, not six."""
     counting = _Counting(reader.teacher)
     matcher = TileMatcher(
-        FeatureReader(counting, reader.tile, reader.padding, reader.kernel), bank, Loss(), Optimizer(), 2, shared=True
+        FeatureReader(counting, reader.tile, reader.padding, reader.kernel),
+        bank,
+        Loss(),
+        Optimizer(),
+        FixedBatches(2, shared=True),
     )
     matcher.kept_calls = 2
     matcher.match([_problem(bank, 5, 0)], iterations=0)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from idc_ray.condensation import starts
+from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.rlff import FrequencyBank
 from idc_ray.condensation.seeding import generator
 from idc_ray.condensation.targets import RealImage, measure_image
@@ -22,7 +23,7 @@ def _roughness(image: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def real(reader: FeatureReader, bank: FrequencyBank) -> RealImage:
-    return measure_image(reader, bank, as_tensor(picture()), torch.zeros(52, 70), 2, 0, 0.01, 99)
+    return measure_image(reader, bank, as_tensor(picture()), torch.zeros(52, 70), FixedBatches(2), 0, 0.01, 99)
 
 
 def test_hardest_picks_the_rough_half_and_no_two_overlap() -> None:
@@ -99,7 +100,7 @@ def test_medoids_are_distinct_crops_even_of_an_image_of_equal_crops(
 ) -> None:
     """The nearest crop of two groups can be the same one; twice the same tile is a tile wasted."""
     flat = torch.full((3, 52, 70), 90, dtype=torch.uint8)
-    equal = measure_image(reader, bank, flat, torch.zeros(52, 70), 2, 0, 0.01, 99)
+    equal = measure_image(reader, bank, flat, torch.zeros(52, 70), FixedBatches(2), 0, 0.01, 99)
     for image, measured, count in ((as_tensor(picture()), real, 20), (as_tensor(picture()), real, 7), (flat, equal, 9)):
         tiles, corners = starts.medoid_start(image, measured, 16, 16, count, (0, "x"))
         assert tiles.shape == (count, 3, 16, 16)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from idc_ray.condensation.difficulty import Weighting, bicubic_upscale
+from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.groups import balanced_groups
 from idc_ray.condensation.rlff import FrequencyBank
 from idc_ray.condensation.targets import (
@@ -26,8 +27,8 @@ def _hardness(height: int, width: int) -> Tensor:
     return torch.rand(height, width, generator=torch.Generator().manual_seed(0)) ** 2
 
 
-def _measure(reader: FeatureReader, bank: FrequencyBank, lr: Tensor, gamma: float = 1.0, slots: int = 2) -> RealImage:
-    return measure_image(reader, bank, lr, _hardness(*lr.shape[1:]), slots, gamma, 0.01, 99)
+def _measure(reader: FeatureReader, bank: FrequencyBank, lr: Tensor, gamma: float = 1.0) -> RealImage:
+    return measure_image(reader, bank, lr, _hardness(*lr.shape[1:]), FixedBatches(2), gamma, 0.01, 99)
 
 
 def _literal_features(reader: FeatureReader, lr: Tensor) -> dict[tuple[int, int], tuple[tuple[int, int], Tensor]]:
@@ -120,19 +121,19 @@ def test_groups_of_equal_mass_average_to_the_image(reader: FeatureReader, bank: 
     assert torch.allclose(one.groups[0], targets.image, atol=1e-6)
 
 
-def test_number_of_slots_changes_nothing_but_rounding(reader: FeatureReader, bank: FrequencyBank) -> None:
-    """Dummies that fill up the last call must not count: 20 crops in calls of 2, 3 and 32."""
+def test_the_batch_size_changes_nothing_but_rounding(reader: FeatureReader, bank: FrequencyBank) -> None:
+    """Padding of the last call must not count: 20 crops in calls of 2, 3 and 32."""
     lr = as_tensor(picture())
     expected = _measure(reader, bank, lr)
-    for slots in (3, 32):
-        real = _measure(reader, bank, lr, slots=slots)
+    for batch, shared in ((3, False), (3, True), (32, True)):
+        real = measure_image(reader, bank, lr, _hardness(*lr.shape[1:]), FixedBatches(batch, shared), 1.0, 0.01, 99)
         assert torch.allclose(real.sums, expected.sums, rtol=1e-4, atol=1e-2)
         assert torch.equal(real.masses, expected.masses)
 
 
 def test_a_flat_image_has_floored_deviations_and_finite_targets(reader: FeatureReader, bank: FrequencyBank) -> None:
     lr = torch.full((3, 20, 33), 128, dtype=torch.uint8)
-    real = measure_image(reader, bank, lr, torch.zeros(20, 33), 2, 1, 0.01, 99)
+    real = measure_image(reader, bank, lr, torch.zeros(20, 33), FixedBatches(2), 1, 0.01, 99)
     assert float(real.std.min()) >= ABSOLUTE_FLOOR * 0.999
     targets = real.targets(real.masses[:, None])
     assert bool(targets.image.isfinite().all() and targets.groups.isfinite().all())
@@ -154,7 +155,7 @@ def test_difficulty_map_equals_its_definition_tile_by_tile(reader: FeatureReader
         tile = lr[None, :, top : top + 16, left : left + 16].float() / 255
         error = (reader.upscale(tile) - bicubic_upscale(tile, 2)).abs().mean(1)
         expected[top : top + 16, left : left + 16] = F.avg_pool2d(error, 2)[0]
-    assert torch.allclose(difficulty_map(reader, lr, 4), expected, atol=1e-6)
+    assert torch.allclose(difficulty_map(reader, lr, FixedBatches(4)), expected, atol=1e-6)
 
 
 def test_features_that_are_not_finite_are_refused(bank: FrequencyBank, reader: FeatureReader) -> None:
@@ -181,6 +182,6 @@ def test_weighting_is_fitted_to_each_feature_once(reader: FeatureReader, bank: F
     """Hard pixels in an overlap that count twice would raise the mean and lower every weight."""
     hardness = torch.zeros(16, 25)
     hardness[:, 9:16] = 1  # both crops hold these columns
-    real = measure_image(reader, bank, as_tensor(picture(16, 25)), hardness, 2, 1, 0.01, 100)
+    real = measure_image(reader, bank, as_tensor(picture(16, 25)), hardness, FixedBatches(2), 1, 0.01, 100)
     inside = hardness[1:15, 1:24]
     assert real.weighting == Weighting.fit(inside.flatten(), 1, 0.01, 100)
