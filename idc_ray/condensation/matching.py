@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from idc_ray.condensation.characteristic import discrepancy_per_frequency
-from idc_ray.condensation.difficulty import Weighting, difficulty, hardness_map
+from idc_ray.condensation.difficulty import Weighting, hardness_map
 from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.rlff import FrequencyBank, fourier_sums
 from idc_ray.condensation.targets import ABSOLUTE_FLOOR, RealTargets, standardise
@@ -36,6 +36,7 @@ class MatchingProblem:
     weighting: Weighting
     targets: RealTargets
     exchanged: Tensor | None = None  # likewise, after the exchange of cells; None: there was none
+    start_loss: HeldOutLoss | None = None  # of the start, if it is known
 
     @property
     def begin(self) -> Tensor:
@@ -113,7 +114,8 @@ class TileMatcher:
         self, problems: Sequence[MatchingProblem], iterations: int, on_step: Callable[[int], None] | None
     ) -> list[Matched]:
         starts = [problem.start for problem in problems]
-        before = self._held_out(problems, starts)
+        known = [problem.start_loss for problem in problems if problem.start_loss is not None]
+        before = known if len(known) == len(problems) else self._held_out(problems, starts)
         tiles = [problem.begin for problem in problems]
         if iterations:
             tiles = self._optimise(problems, iterations, on_step)
@@ -135,7 +137,7 @@ class TileMatcher:
             index = step % len(self.bank.directions)
             sums = self._sums(problems, pixels, weights, index)
             losses = [
-                self._loss(s, w, problem.targets, index).mean()
+                self._loss(s, w.sum((1, 2)), problem.targets, index).mean()
                 for s, w, problem in zip(sums, weights, problems, strict=True)
             ]
             torch.stack(losses).sum().backward()
@@ -147,25 +149,29 @@ class TileMatcher:
                 on_step(step + 1)
         return [image.detach().mul(255).round_().to(torch.uint8) for image in pixels]
 
-    def _loss(self, sums: Tensor, weights: Tensor, targets: RealTargets, index: int | None) -> Tensor:
+    def _loss(self, feature_sums: Tensor, weight_sums: Tensor, targets: RealTargets, index: int | None) -> Tensor:
         """Loss at each frequency, (m,): lambda_instance L_instance + lambda_group L_group."""
-        image, groups = targets.at(index, sums.shape[1])
-        mass = weights.sum((1, 2))
+        image, groups = targets.at(index, feature_sums.shape[1])
         kind, alpha, beta = self.loss.discrepancy, self.loss.alpha, self.loss.beta
-        instance = discrepancy_per_frequency(sums.sum(0) / mass.sum(), image, kind, alpha, beta)
-        group = discrepancy_per_frequency(sums / mass[:, None, None], groups, kind, alpha, beta).mean(0)
+        instance = discrepancy_per_frequency(feature_sums.sum(0) / weight_sums.sum(), image, kind, alpha, beta)
+        by_tile = feature_sums / weight_sums[:, None, None]
+        group = discrepancy_per_frequency(by_tile, groups, kind, alpha, beta).mean(0)
         return self.loss.instance * instance + self.loss.group * group
+
+    def held_out_loss(self, feature_sums: Tensor, weight_sums: Tensor, targets: RealTargets) -> HeldOutLoss:
+        """Loss of tiles by their Fourier sums (n, h, 2) on the held-out frequencies and sums of weights (n,)."""
+        loss = self._loss(feature_sums, weight_sums, targets, None)
+        return HeldOutLoss(float(loss.mean()), self.bank.per_bandwidth(loss).tolist())
 
     @torch.no_grad()
     def _held_out(self, problems: Sequence[MatchingProblem], tiles: Sequence[Tensor]) -> list[HeldOutLoss]:
         pixels = [image.float() / 255 for image in tiles]
         weights = self._weights(problems, pixels)
         sums = self._sums(problems, pixels, weights, None)
-        out = []
-        for s, w, problem in zip(sums, weights, problems, strict=True):
-            loss = self._loss(s, w, problem.targets, None)
-            out.append(HeldOutLoss(float(loss.mean()), self.bank.per_bandwidth(loss).tolist()))
-        return out
+        return [
+            self.held_out_loss(s, w.sum((1, 2)), problem.targets)
+            for s, w, problem in zip(sums, weights, problems, strict=True)
+        ]
 
     def _calls(self, problems: Sequence[MatchingProblem]) -> list[slice]:
         return list(self.batches.slices([len(problem.start) for problem in problems]))
@@ -184,7 +190,7 @@ class TileMatcher:
         padded, kind = self.batches.pad(tiles), self.loss.hardness
         maps = None
         if kind != "gradient":
-            maps = difficulty(padded, self.reader.upscale(padded), self.reader.teacher.scale)
+            maps = self.reader.features_and_difficulty(padded)[1]
         return self.reader.centres(hardness_map(kind, maps, padded))[: len(tiles)]
 
     @torch.no_grad()
@@ -203,7 +209,7 @@ class TileMatcher:
     ) -> list[Tensor]:
         """Weighted sums of Fourier features for each image, (n, m, 2): of set ``index``, or held out for None."""
         bank = self.bank
-        kernels, scales = (bank.held_out, None) if index is None else (bank.directions[index], bank.scales)
+        kernels, scales = (bank.held_out, (1.0,)) if index is None else (bank.directions[index], bank.bandwidths)
         counts = [len(image) for image in pixels]
         joined, joined_weights = torch.cat(list(pixels)), torch.cat(list(weights))
         repeats = torch.tensor(counts, device=joined.device)
@@ -245,7 +251,7 @@ def calls_are_independent(reader: FeatureReader, bank: FrequencyBank, batch_size
         weights = torch.rand(batch_size, side, side, generator=random).to(device)
         tiles[place], weights[place] = tile, weight
         tiles.requires_grad_()
-        sums = fourier_sums(reader.features(tiles), bank.directions[0], weights, bank.scales)
+        sums = fourier_sums(reader.features(tiles), bank.directions[0], weights, bank.bandwidths)
         sums.square().sum().backward()
         assert tiles.grad is not None
         return [sums[place].detach(), tiles.grad[place], reader.upscale(tiles.detach())[place]]

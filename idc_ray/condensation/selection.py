@@ -14,11 +14,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from idc_ray.condensation.crops import difficulty_map
 from idc_ray.condensation.difficulty import bicubic_upscale, gradient
 from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.groups import balanced_groups, spread_centres
 from idc_ray.condensation.seeding import generator
-from idc_ray.condensation.targets import difficulty_map
 from idc_ray.condensation.teacher_features import FeatureReader, check_finite
 from idc_ray.condensation.windows import candidate_positions, choose, cut, window_means
 
@@ -134,10 +134,10 @@ def dcsr_like(task: SelectionTask, reader: FeatureReader, batches: FixedBatches,
     half = by_gradient[: max(1, len(by_gradient) // 2)]
     points = _window_features(task.lr, reader, batches, positions[half])
     random = generator(*task.key, "dcsr_like")
-    masses = torch.ones(len(half), dtype=torch.float64)
-    centres = spread_centres(points, masses, min(CLUSTERS, len(half)), random)
+    weights = torch.ones(len(half), dtype=torch.float64)
+    centres = spread_centres(points, weights, min(CLUSTERS, len(half)), random)
     members: list[list[int]] = [[] for _ in centres]
-    cluster = balanced_groups(points, masses, centres).argmax(1).tolist()
+    cluster = balanced_groups(points, weights, centres).argmax(1).tolist()
     for index in torch.randperm(len(half), generator=random).tolist():
         members[cluster[index]].append(half[index])
     in_turn = [index for round_ in zip_longest(*members) for index in round_ if index is not None]

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.literal import PROJECTIONS, LiteralImage, LiteralMatcher, by_convolution, by_unfolding
+from idc_ray.condensation.crops import Crops, difficulty_map
 from idc_ray.condensation.difficulty import hardness_map
 from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.groups import balanced_groups
 from idc_ray.condensation.matching import MatchingProblem, TileMatcher
 from idc_ray.condensation.rlff import FrequencyBank, draw_bank
 from idc_ray.condensation.starts import crop_start, hardest_windows
-from idc_ray.condensation.targets import difficulty_map, measure_image
+from idc_ray.condensation.targets import measure_image
 from idc_ray.condensation.teacher_features import FeatureReader
 from idc_ray.config import Loss, Optimizer
 from idc_ray.models.edsr import EDSR
@@ -46,10 +47,11 @@ def case(request: pytest.FixtureRequest) -> Case:
     picture = (120 + 60 * np.sin(y / 9 + x / 11))[..., None] + random.normal(0, 40, (41, 55, 3)) * (x > 30)[..., None]
     lr = torch.from_numpy(picture.clip(0, 255).astype(np.uint8)).permute(2, 0, 1).contiguous()
     hardness = hardness_map(Loss().hardness, difficulty_map(reader, lr, BATCHES)[None], lr[None].float() / 255)[0]
-    real = measure_image(reader, bank, lr, hardness, BATCHES, gamma=1.0, weight_floor=0.01, clip_percentile=99.0)
+    crops = Crops(reader, lr, BATCHES)
+    real, _ = measure_image(crops, bank, hardness, crops.weighting(hardness, 1.0, 0.01, 99.0))
     start, _ = crop_start(lr, hardest_windows(hardness, 16, TILES), 16)
     points = real.embeddings(16)
-    shares = balanced_groups(points, real.masses, points[:TILES])
+    shares = balanced_groups(points, real.weight_sums, points[:TILES])
     weighting = real.weighting.of_tiles(request.param)
     problem = MatchingProblem(start, real.mean, real.std, weighting, real.targets(shares))
     image = LiteralImage.cut_from(reader, lr, hardness, shares, real.mean, real.std, real.weighting)
@@ -73,7 +75,7 @@ def _ours(case: Case, loss: Loss, index: int) -> tuple[Tensor, Tensor, Tensor]:
     tiles = case.tiles.clone().requires_grad_()
     weights = matcher._weights([case.problem], [tiles])
     sums = matcher._sums([case.problem], [tiles], weights, index)
-    value = matcher._loss(sums[0], weights[0], case.problem.targets, index).mean()
+    value = matcher._loss(sums[0], weights[0].sum((1, 2)), case.problem.targets, index).mean()
     value.backward()
     assert tiles.grad is not None
     return value.detach(), tiles.grad, weights[0]

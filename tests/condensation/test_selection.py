@@ -226,6 +226,9 @@ def test_a_teacher_that_gives_nan_is_no_judge(method: str, reader: FeatureReader
         def upscale(self, lr: Tensor) -> Tensor:
             return reader.teacher.upscale(lr) * torch.nan
 
+        def features_and_upscale(self, lr: Tensor) -> tuple[Tensor, Tensor]:
+            return self.features(lr), self.upscale(lr)
+
     with pytest.raises(ValueError, match="not finite"):
         select(method, _task(), replace(reader, teacher=Broken()), BATCHES, 1)
 
