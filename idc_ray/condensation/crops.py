@@ -13,6 +13,9 @@ from idc_ray.condensation.windows import candidate_positions, cut
 
 __all__ = ["Crops", "difficulty_map"]
 
+#: Least standard deviation of a channel, relative to the largest of the image and absolute: flat channels stay finite.
+RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-3, 1e-5
+
 #: Features of real crops kept from the first pass to the second; of more, the rest is computed twice.
 #: A 2K image at scale 2 has 104 MB with the bundled teacher.
 KEPT_BYTES = 256 * 2**20
@@ -27,7 +30,7 @@ class Crops:
     """An image cut into crops of a tile's size, and the teacher's output for them, computed when it is asked for.
 
     Crops start every p pixels, the last ones flush with the border. Of their features, what fits into ``KEPT_BYTES`` is
-    computed once and kept.
+    computed once and kept; its contribution to the image's statistics is, of every crop.
 
     Args:
         reader: the teacher and the tile geometry.
@@ -49,6 +52,7 @@ class Crops:
         self.coverage = _crop_coverage(self.positions, reader)
         self.calls = list(batches.slices([len(self.positions)]))
         self._kept: dict[int, Tensor] = {}
+        self._moments: dict[int, Tensor] = {}
         self._room = KEPT_BYTES
 
     @torch.no_grad()
@@ -70,8 +74,22 @@ class Crops:
         if call.start in self._kept:
             return self._kept[call.start]
         if self.cache and self.cache.features:
-            return torch.tensor(self.cache.features[call.start // self.batches.size], device=self.lr.device)
+            known = self.cache.features[call.start // self.batches.size]
+            return self._keep(call, torch.tensor(known, device=self.lr.device))
         return self._keep(call, self.reader.features(self._tiles(call)))
+
+    @torch.no_grad()
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (c,) of the image's features, each position once; deviations are floored."""
+        for call in self.calls:
+            if call.start not in self._moments:
+                self.features(call)
+        total, squares = torch.stack([self._moments[call.start] for call in self.calls]).sum(0)
+        count = float(self.coverage.sum())
+        mean = total / count
+        std = (squares / count - mean.square()).clamp_min(0).sqrt()
+        floor = max(RELATIVE_FLOOR * float(std.max()), ABSOLUTE_FLOOR)
+        return mean.float(), std.clamp_min(floor).float()
 
     def at_local_features(self, image: Tensor) -> Tensor:
         """Values (n, positions, positions) of an image (H, W) at the centres of the crops' local features."""
@@ -86,6 +104,10 @@ class Crops:
 
     def _keep(self, call: slice, maps: Tensor) -> Tensor:
         maps = maps.clone()  # a view would keep the reflected border alive with it
+        if call.start not in self._moments:
+            centres = self.reader.centres(maps[: call.stop - call.start]).double()
+            seen = self.coverage[call].unsqueeze(1).to(maps.device)
+            self._moments[call.start] = torch.stack([(centres**power * seen).sum((0, 2, 3)) for power in (1, 2)])
         if maps.nbytes <= self._room:
             self._room -= maps.nbytes
             self._kept[call.start] = maps

@@ -28,25 +28,26 @@ def spread_centres(points: Tensor, weights: Tensor, count: int, generator: torch
 def _assign(cost: Tensor, weights: Tensor) -> Tensor:
     """Shares (n, g) with row sums ``weights`` and equal column sums; crops with most to lose choose first."""
     crops, groups = cost.shape
-    share = torch.zeros(crops, groups, dtype=torch.float64)
-    room = torch.full((groups,), float(weights.sum()) / groups, dtype=torch.float64)
+    share = [[0.0] * groups for _ in range(crops)]  # lists: item by item, tensors take ten times as long
+    room = [float(weights.sum()) / groups] * groups
     preference = cost.argsort(dim=1, stable=True)
     if groups > 1:
         best_two = cost.gather(1, preference[:, :2])
         order = (best_two[:, 1] - best_two[:, 0]).argsort(descending=True, stable=True).tolist()
     else:
         order = list(range(crops))
+    wanted, lists = weights.tolist(), preference.tolist()
     for crop in order:
-        left = float(weights[crop])
-        for group in preference[crop].tolist():
-            part = min(left, float(room[group]))
+        left = wanted[crop]
+        for group in lists[crop]:
+            part = min(left, room[group])
             if part > 0:
-                share[crop, group] += part
+                share[crop][group] += part
                 room[group] -= part
                 left -= part
             if left <= 0:
                 break
-    return share
+    return torch.tensor(share, dtype=torch.float64)
 
 
 def balanced_groups(points: Tensor, weights: Tensor, centres: Tensor, rounds: int = 10) -> Tensor:

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from idc_ray.condensation.characteristic import discrepancy_per_frequency
+from idc_ray.condensation.crops import ABSOLUTE_FLOOR
 from idc_ray.condensation.difficulty import Weighting, hardness_map
 from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.rlff import FrequencyBank, fourier_sums
-from idc_ray.condensation.targets import ABSOLUTE_FLOOR, RealTargets, standardise
+from idc_ray.condensation.targets import RealTargets, standardise
 from idc_ray.condensation.teacher_features import FeatureReader
 from idc_ray.condensation.tile_adam import TileAdam
 from idc_ray.config import Loss, Optimizer

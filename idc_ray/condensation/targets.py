@@ -20,9 +20,6 @@ from idc_ray.condensation.rlff import FrequencyBank, fourier_products, fourier_s
 
 __all__ = ["RealImage", "RealTargets", "measure_image", "standardise"]
 
-#: Least standard deviation of a channel, relative to the largest of the image and absolute: flat channels stay finite.
-RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-3, 1e-5
-
 
 def standardise(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Features (B, c, h, w) with the real image's statistics, (c,) or one row for each tile (B, c)."""
@@ -83,22 +80,6 @@ class RealTargets:
         return self.image[end - frequencies : end], self.groups[:, end - frequencies : end]
 
 
-def _channel_statistics(crops: Crops) -> tuple[Tensor, Tensor]:
-    total: Tensor | float = 0.0
-    squares: Tensor | float = 0.0
-    for call in crops.calls:
-        maps = crops.features(call)[: call.stop - call.start]
-        centres = crops.reader.centres(maps).double()
-        seen = crops.coverage[call].unsqueeze(1).to(maps.device)
-        total = total + (centres * seen).sum((0, 2, 3))
-        squares = squares + (centres.square() * seen).sum((0, 2, 3))
-    count = float(crops.coverage.sum())
-    mean = torch.as_tensor(total) / count
-    std = (torch.as_tensor(squares) / count - mean.square()).clamp_min(0).sqrt()
-    floor = max(RELATIVE_FLOOR * float(std.max()), ABSOLUTE_FLOOR)
-    return mean.float(), std.clamp_min(floor).float()
-
-
 @torch.no_grad()
 def measure_image(
     crops: Crops, bank: FrequencyBank, hardness: Tensor, weighting: Weighting, grid: CellGrid | None = None
@@ -117,7 +98,7 @@ def measure_image(
     """
     device = crops.lr.device
     weights = (weighting(crops.at_local_features(hardness)) * crops.coverage).flatten(1)
-    mean, std = _channel_statistics(crops)
+    mean, std = crops.statistics()
     sums, cells = [], []
     for call in crops.calls:
         features = standardise(crops.features(call), mean, std)

@@ -22,7 +22,7 @@ def _places(cell: np.ndarray, lr: np.ndarray) -> list[tuple[int, int]]:
 def test_exchanged_cells_are_crops_of_the_image_that_do_not_overlap_and_match_better(init: str) -> None:
     """Nothing is drawn where no pixel is learned. And nothing is exchanged where nothing is to be matched.
 
-    The image is one that exchanging helps from every start: of pictures as small as this it seldom does from the hardest.
+    The image is one that exchanging helps from every start: of pictures this small it seldom does from the hardest.
     """
     teacher = load_teacher(bundled_teacher_bytes(2), scale=2)
     task, settings = _task(17), {"init": init, "ratio": 0.2, "loss__hardness": "both"}

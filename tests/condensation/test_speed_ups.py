@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from idc_ray.condensation import crops, matching
+from idc_ray.condensation.crops import Crops
 from idc_ray.condensation.difficulty import Weighting
 from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.matching import MatchingProblem, TileMatcher
 from idc_ray.condensation.rlff import FrequencyBank, _cos_sin, draw_bank, fourier_sums
-from idc_ray.condensation.targets import RealImage, RealTargets
+from idc_ray.condensation.targets import RealImage, RealTargets, measure_image
 from idc_ray.condensation.teacher_features import FeatureReader
 from idc_ray.config import Loss, Optimizer
-from tests.condensation.conftest import as_tensor, measured, picture
+from tests.condensation.conftest import BATCHES, as_tensor, measured, picture
 
 
 def _sums_and_gradient(
@@ -88,8 +89,11 @@ class _Counting:
 
 
 def _measured(reader: FeatureReader, bank: FrequencyBank) -> RealImage:
-    hardness = torch.rand(52, 70, generator=torch.Generator().manual_seed(0))
-    return measured(reader, bank, as_tensor(picture()), hardness)
+    return measured(reader, bank, as_tensor(picture()), _hardness())
+
+
+def _hardness() -> Tensor:
+    return torch.rand(52, 70, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(("calls_kept", "passes"), [(0, 2.0), (3, 1.7), (1000, 1.0)])
@@ -100,7 +104,12 @@ def test_features_kept_from_the_first_pass_change_no_bit_of_the_targets(
     expected = _measured(reader, bank)
     counting = _Counting(reader.teacher)
     monkeypatch.setattr(crops, "KEPT_BYTES", calls_kept * 2 * 8 * 16 * 16 * 4)
-    real = _measured(FeatureReader(counting, reader.tile, reader.padding, reader.kernel), bank)
+    counted = FeatureReader(counting, reader.tile, reader.padding, reader.kernel)
+    image = Crops(counted, as_tensor(picture()), BATCHES)
+    image.difficulties()
+    assert counting.tiles == 20
+    hardness = _hardness()
+    real, _ = measure_image(image, bank, hardness, image.weighting(hardness, 1.0, 0.01, 99))
     assert counting.tiles == passes * 20  # 4 x 5 crops
     assert torch.equal(real.feature_sums, expected.feature_sums)
     assert torch.equal(real.mean, expected.mean)

@@ -5,14 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from idc_ray.condensation.crops import _crop_coverage, difficulty_map
+from idc_ray.condensation.crops import ABSOLUTE_FLOOR, RELATIVE_FLOOR, _crop_coverage, difficulty_map
 from idc_ray.condensation.difficulty import Weighting, bicubic_upscale
 from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.groups import balanced_groups
 from idc_ray.condensation.rlff import FrequencyBank
 from idc_ray.condensation.targets import (
-    ABSOLUTE_FLOOR,
-    RELATIVE_FLOOR,
     RealImage,
     standardise,
 )
