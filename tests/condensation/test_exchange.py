@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from idc_ray.condensation import exchange as module
 from idc_ray.condensation.cells import NOWHERE, Cells
 from idc_ray.condensation.characteristic import discrepancy
 from idc_ray.condensation.exchange import exchange
@@ -94,6 +95,15 @@ def test_one_sweep_takes_the_best_in_every_place_by_brute_force(loss: Loss) -> N
     ]
     assert result.tolist() == expected
     assert used
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_products_that_are_not_kept_change_nothing(loss: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very large images; products of a cell that is no longer in use must not be taken for those of another."""
+    arguments = (_random(60, 2), _begin(), SIDE, *_goals(), loss, 3)
+    expected = exchange(*arguments)
+    monkeypatch.setattr(module, "KEPT_PRODUCTS", 2 * 66 * 8)
+    assert torch.equal(exchange(*arguments), expected)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
