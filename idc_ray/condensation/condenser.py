@@ -269,7 +269,7 @@ class Condenser:
             columns = torch.cat([whole, whole * windows], 1)  # the tile, then its cells
             count = call.stop - call.start
             products.append(fourier_products(features, bank.directions[0], columns, bank.bandwidths)[:count])
-            held_out.append(fourier_sums(features, bank.held_out, weights)[:count])
+            held_out.append(fourier_sums(features, bank.held_out, weights, bank.bandwidths)[:count])
             sums.append(columns.sum(2)[:count])
         feature_sums, weight_sums = torch.cat(products), torch.cat(sums)
         nowhere = torch.full_like(offsets, NOWHERE)

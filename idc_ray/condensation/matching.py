@@ -210,7 +210,7 @@ class TileMatcher:
     ) -> list[Tensor]:
         """Weighted sums of Fourier features for each image, (n, m, 2): of set ``index``, or held out for None."""
         bank = self.bank
-        kernels, scales = (bank.held_out, (1.0,)) if index is None else (bank.directions[index], bank.bandwidths)
+        directions = bank.held_out if index is None else bank.directions[index]
         counts = [len(image) for image in pixels]
         joined, joined_weights = torch.cat(list(pixels)), torch.cat(list(weights))
         repeats = torch.tensor(counts, device=joined.device)
@@ -221,7 +221,7 @@ class TileMatcher:
             tiles, weight, centre = (self.batches.pad(t[part]) for t in (joined, joined_weights, mean))
             spread = self.batches.pad(std[part]).clamp_min(ABSOLUTE_FLOOR)  # no division by the zeros of the padding
             features = standardise(self.reader.features(tiles), centre, spread)
-            return fourier_sums(features, kernels, weight, scales)[: part.stop - part.start]
+            return fourier_sums(features, directions, weight, bank.bandwidths)[: part.stop - part.start]
 
         kept = self.kept_calls if torch.is_grad_enabled() else math.inf
         sums = [

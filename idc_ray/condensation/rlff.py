@@ -31,7 +31,7 @@ class FrequencyBank:
 
     Attributes:
         directions: (B, d, c, k, k); times each bandwidth they are the m frequencies of a set.
-        held_out: (h, c, k, k), frequencies drawn one by one; never optimised on, all reported losses are on these.
+        held_out: (d', c, k, k), likewise, of one more set; never optimised on, all reported losses are on these.
         bandwidths: scales s; frequencies of one scale are contiguous and each scale has as many.
     """
 
@@ -39,16 +39,14 @@ class FrequencyBank:
     held_out: Tensor
     bandwidths: tuple[float, ...]
 
-    def __post_init__(self) -> None:
-        count = len(self.held_out)
-        if count % len(self.bandwidths):
-            raise ValueError(f"num_held_out is {count}; expected a multiple of the {len(self.bandwidths)} bandwidths")
-
     @property
     def sets(self) -> Tensor:
         """(B, m, c, k, k) the frequencies themselves; step i of the optimisation uses set i mod B."""
-        scales = self.directions.new_tensor(self.bandwidths)
-        return (self.directions.unsqueeze(1) * scales.view(1, -1, 1, 1, 1, 1)).flatten(1, 2)
+        return torch.stack([self.frequencies(directions) for directions in self.directions])
+
+    def frequencies(self, directions: Tensor) -> Tensor:
+        """Directions (d, c, k, k) times each bandwidth: (b d, c, k, k)."""
+        return torch.cat([directions * scale for scale in self.bandwidths])
 
     def per_bandwidth(self, values: Tensor) -> Tensor:
         """Mean over each bandwidth's frequencies: (..., m) to (..., number of bandwidths)."""
@@ -80,10 +78,9 @@ def draw_bank(
         normal = torch.randn(shape, generator=generator(seed, "frequency bank", purpose))
         return normal / (channels * kernel_size**2) ** 0.5
 
-    scale_of_held_out = torch.tensor(bandwidths).repeat_interleave(num_held_out // len(bandwidths))
     return FrequencyBank(
         draw("optimised", num_sets, num_frequencies // len(bandwidths)),
-        draw("held out", num_held_out) * scale_of_held_out.view(-1, 1, 1, 1),
+        draw("held out", num_held_out // len(bandwidths)),
         tuple(bandwidths),
     )
 
@@ -96,7 +93,7 @@ def _map_by_map(features: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...
 
 def _fourier_maps(features: Tensor, kernels: Tensor, scales: Sequence[float]) -> Tensor:
     """cos t.u and sin t.u at all P positions: (B, c, H, W) to (B, 2, b, P, d) for b scales and d kernels."""
-    projections = F.conv2d(features.contiguous(memory_format=torch.channels_last), kernels)
+    projections = F.conv2d(features.contiguous(memory_format=torch.channels_last), kernels * scales[0])
     projections = projections.flatten(2).transpose(1, 2).contiguous()
     maps = projections.new_empty(len(projections), 2, len(scales), *projections.shape[1:])
     for index, scale in enumerate(scales):
@@ -106,7 +103,7 @@ def _fourier_maps(features: Tensor, kernels: Tensor, scales: Sequence[float]) ->
             torch.mul(half_sin, half_sin, out=cos).mul_(-2).add_(1)
             torch.mul(half_sin, half_cos, out=sin).mul_(2)
         else:
-            _cos_sin(projections * scale, cos, sin)
+            _cos_sin(projections * (scale / scales[0]) if index else projections, cos, sin)
     return maps
 
 

@@ -109,7 +109,7 @@ def measure_image(
         products = fourier_products(features, bank.directions[0], columns, bank.bandwidths)
         by_position = chosen.unflatten(1, (crops.reader.positions, -1))
         by_set = [fourier_sums(features, other, by_position, bank.bandwidths) for other in bank.directions[1:]]
-        held_out = fourier_sums(features, bank.held_out, by_position)
+        held_out = fourier_sums(features, bank.held_out, by_position, bank.bandwidths)
         count = call.stop - call.start
         sums.append(torch.cat([products[:, 0], *by_set, held_out], dim=1)[:count])
         if grid:

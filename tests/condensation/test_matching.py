@@ -56,7 +56,7 @@ def _matcher(reader: FeatureReader, bank: FrequencyBank, shared: bool = True, **
 @torch.no_grad()
 def _literal_loss(reader: FeatureReader, bank: FrequencyBank, problem: MatchingProblem, tiles: Tensor) -> Tensor:
     """Held-out loss at each frequency of 8-bit tiles, both levels, with an unfold in float64, tile by tile."""
-    frequencies = bank.held_out.double().flatten(1)
+    frequencies = bank.frequencies(bank.held_out).double().flatten(1)
     scaled, masses = [], []
     for tile in tiles.float()[:, None] / 255:
         features = reader.features(tile).double()[0]

@@ -119,7 +119,7 @@ def test_features_kept_from_the_first_pass_change_no_bit_of_the_targets(
 def _problem(bank: FrequencyBank, tiles: int, seed: int) -> MatchingProblem:
     random = torch.Generator().manual_seed(seed)
     start = torch.randint(0, 256, (tiles, 3, 16, 16), generator=random, dtype=torch.uint8)
-    frequencies = bank.sets.shape[0] * bank.sets.shape[1] + len(bank.held_out)
+    frequencies = bank.sets.shape[0] * bank.sets.shape[1] + len(bank.frequencies(bank.held_out))
     image, groups = (torch.rand(shape, generator=random) - 0.5 for shape in ((frequencies, 2), (tiles, frequencies, 2)))
     targets_of_image = RealTargets(image, groups, len(bank.sets))
     return MatchingProblem(start, torch.zeros(8), torch.ones(8), Weighting(0.1, 3.0, 1.0, 0.01), targets_of_image)

@@ -50,7 +50,7 @@ def _literal_targets(
     difficulties = torch.stack([_hardness(*lr.shape[1:])[storage].double() for storage in local])
     weights = (difficulties / difficulties.mean() + 0.01) ** gamma
     weights = weights.clamp_max(float(weights.sort().values[min(len(weights) - 1, int(0.99 * len(weights)))]))
-    frequencies = torch.cat([*bank.sets, bank.held_out]).double().flatten(1)
+    frequencies = torch.cat([*bank.sets, bank.frequencies(bank.held_out)]).double().flatten(1)
     channels = real.mean.double().repeat_interleave(reader.kernel**2), real.std.double().repeat_interleave(9)
     vectors = (torch.stack([vector for _, vector in local.values()]) - channels[0]) / channels[1]
     phases = vectors @ frequencies.T
