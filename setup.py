@@ -8,6 +8,7 @@ setup(
     package_data={
         "idc_ray": ["py.typed"],
         "idc_ray.models": ["bundled/*"],  # the small teachers of the default job
+        "idc_ray.report": ["templates/*", "templates/charts/*"],
         "idc_ray.tune_spaces": ["*.yaml"],
     },
 )

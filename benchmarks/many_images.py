@@ -1,7 +1,7 @@
-"""What a manifest of a million images costs before, while and after the images are condensed; not what they cost.
+"""Cost of a manifest of a million images in the driver, without the cost of condensing them.
 
-Every stage runs in a process of its own, so that its peak of memory is its own. The input is Parquet whose rows all
-hold one tiny picture, and a list file whose lines but one name no file.
+Every stage runs in a separate process to measure its peak memory. The inputs are Parquet with the same tiny image in
+all rows, and a list file in which only one file exists.
 """
 
 from __future__ import annotations
@@ -28,19 +28,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from idc_ray.store import write_manifest
+from idc_ray.store.filesystem import resolve
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import parser, write_result  # noqa: E402
 from idc_ray.config import CondenseConfig, load_config  # noqa: E402
 from idc_ray.images import encode_png  # noqa: E402
-from idc_ray.store import ImageRecord, ShardInfo, Store, index, shard_of  # noqa: E402
+from idc_ray.store import ImageRecord, ShardInfo, index, shard_of  # noqa: E402
 from idc_ray.store.layout import part_name, shard_name  # noqa: E402
 
 DIGEST = "a-million"
 SHARDS = 200
 TINY: dict[str, object] = {
     "tile_size": 16, "ratio": 1.0, "method": "random", "labels": "real", "mlflow.enabled": False, "gallery_images": 0,
+    "report_images": 0,
     "actors.max_size": 1, "actors.threads": 1,
 }  # fmt: skip
 
@@ -73,12 +77,12 @@ def find(folder: Path, name: str) -> Any:
 
 
 def plan(folder: Path, name: str, listing: Any) -> Any:
-    """What a launch does between the listing and the first image."""
+    """The driver's work between listing and the first image."""
     from idc_ray.pipeline.compactor import Compactor
     from idc_ray.pipeline.inputs import by_range
     from idc_ray.pipeline.plan import plan_work
 
-    store = Store.open(str(folder / "out"))
+    store = resolve(str(folder / "out"))
     planned = plan_work(config(folder, name), listing, store, DIGEST, "launch")
     Compactor(store, DIGEST, SHARDS, planned.together)
     by_range(listing.manifest, planned.together)
@@ -95,16 +99,16 @@ def record(image_id: str, source: str) -> ImageRecord:
 
 
 def _parquet(rows: int) -> bytes:
-    """A shard that has its number of rows, and no tiles: a resume reads footers only."""
+    """A shard with the right number of rows but without tiles, as a continued job reads footers only."""
     buffer = io.BytesIO()
     pq.write_table(pa.table({"tile_index": pa.nulls(rows, pa.int32())}), buffer)
     return buffer.getvalue()
 
 
 def write_done(folder: Path, listing: Any, share: float, loose: int) -> None:
-    """An output in which a share of the images is done: whole ranges in shards, the last few images as parts."""
+    """Write an output in which a share of the images is done: whole ranges in shards, ``loose`` images as parts."""
     shutil.rmtree(folder / "out", ignore_errors=True)
-    store = Store.open(str(folder / "out"))
+    store = resolve(str(folder / "out"))
     by_shard: dict[int, list[tuple[str, str]]] = {}
     for image_id, source in zip(*(listing.manifest[name].to_pylist() for name in ("image_id", "source")), strict=True):
         by_shard.setdefault(shard_of(image_id, SHARDS), []).append((image_id, source))
@@ -114,8 +118,8 @@ def write_done(folder: Path, listing: Any, share: float, loose: int) -> None:
         data = _parquet(rows)
         digest = hashlib.sha256(data).hexdigest()
         info = ShardInfo(shard_name(shard), shard, SHARDS, DIGEST, rows, rows, len(data), digest)
-        store.storage.write(shard_name(shard), data)
-        index.write_index(store.storage, info, [record(*image) for image in by_shard[shard]])
+        store.write(shard_name(shard), data)
+        index.write_index(store, info, [record(*image) for image in by_shard[shard]])
     for image_id, _ in [image for shard in range(whole, SHARDS) for image in by_shard[shard]][:loose]:
         path = folder / "out" / part_name(DIGEST, image_id)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,14 +144,14 @@ def stage_plan(folder: Path, share: str) -> dict[str, float]:
 
 
 def stage_finish(folder: Path, _: str) -> dict[str, float]:
-    """What ends a run of which everything is done: the summary, and the manifest."""
+    """The end of a run: summary and manifest."""
     from idc_ray.pipeline.report import summarise
     from idc_ray.pipeline.summary import Summary
 
-    store = Store.open(str(folder / "out"))
+    store = resolve(str(folder / "out"))
     begin = time.perf_counter()
     summarise(Summary(0.1, 256, (0.5, 1, 2, 4)), store, DIGEST, 0)
-    manifest = store.write_manifest(DIGEST, {})
+    manifest = write_manifest(store, DIGEST, {})
     return {"seconds": time.perf_counter() - begin, "images": manifest.images}
 
 
@@ -157,14 +161,14 @@ STAGES: dict[str, Callable[[Path, str], dict[str, float]]] = {
 
 
 def in_process(stage: str, folder: Path, argument: str) -> dict[str, float]:
-    """A stage by itself, with the most memory that it ever had."""
+    """Run a stage in a separate process; the result includes its peak memory."""
     arguments = [sys.executable, __file__, "--stage", stage, argument, str(folder)]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=1800)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def run_job(folder: Path, name: str, seconds: float) -> dict[str, float]:
-    """The job itself: seconds until its first images are done, images a second after that, the driver's memory."""
+    """Run the job: seconds until the first image is done, images per second after that, the driver's memory."""
     output = folder / "out"
     shutil.rmtree(output, ignore_errors=True)
     options = [f"--{key}={value}" for key, value in TINY.items()]
@@ -198,7 +202,7 @@ def run_job(folder: Path, name: str, seconds: float) -> dict[str, float]:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """What a process has used; the clock tells little on a machine with other work."""
+    """CPU time of a process, as wall time means little on a busy machine."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -209,7 +213,7 @@ def _finished(output: Path) -> int:
 
 @contextmanager
 def watching(pid: int) -> Iterator[list[int]]:
-    """The most memory that a process had, read now and then."""
+    """Record the peak memory of a process."""
     peak, stop = [0], threading.Event()
 
     def watch() -> None:
@@ -249,7 +253,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--images", type=int, default=1_000_000)
-    options.add_argument("--no-job", action="store_true", help="leave out the job itself")
+    options.add_argument("--no-job", action="store_true", help="do not run the job")
     options.add_argument("--stage", nargs=3, metavar=("STAGE", "ARGUMENT", "FOLDER"), help=argparse.SUPPRESS)
     arguments = options.parse_args()
     if arguments.stage:

@@ -1,7 +1,7 @@
 """Instance Data Condensation (arXiv 2505.21099) for image super-resolution, as a batch job on Ray.
 
-What ``__all__`` names is the public API, described in docs/api.md. Each name is imported when it is first used: to
-import the package takes a few milliseconds, and neither torch nor Ray.
+The names in ``__all__`` are the public API, described in docs/api.md. They are imported on first use, so importing the
+package takes a few milliseconds and imports neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from idc_ray.api.condenser import Condenser, Tiles
     from idc_ray.api.jobs import compare, condense, evaluate, export, status, train, tune
     from idc_ray.api.networks import load_model, upscale
-    from idc_ray.api.results import (
+    from idc_ray.dataset import CondensedDataset
+    from idc_ray.models import Upscaler, create_model, list_models
+    from idc_ray.online import OnlineLabels
+    from idc_ray.results import (
         CompareResult,
         CondenseResult,
         EvaluateResult,
@@ -22,9 +25,6 @@ if TYPE_CHECKING:
         TrainResult,
         TuneResult,
     )
-    from idc_ray.dataset import CondensedDataset
-    from idc_ray.models import Upscaler, create_model, list_models
-    from idc_ray.online import OnlineLabels
     from idc_ray.store import Status
 
 __version__ = "0.1.0"
@@ -63,7 +63,7 @@ _NAMES = {
     "idc_ray.api.condenser": ("Condenser", "Tiles"),
     "idc_ray.api.jobs": ("compare", "condense", "evaluate", "export", "status", "train", "tune"),
     "idc_ray.api.networks": ("load_model", "upscale"),
-    "idc_ray.api.results": (
+    "idc_ray.results": (
         "CompareResult", "CondenseResult", "EvaluateResult", "ExportResult", "TrainResult", "TuneResult",
     ),
     "idc_ray.dataset": ("CondensedDataset",),
@@ -75,7 +75,7 @@ _MODULES = ("data", "errors")
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 
-if not TYPE_CHECKING:  # to a type checker it would make every name valid
+if not TYPE_CHECKING:  # with __getattr__, a type checker accepts any name
 
     def __getattr__(name: str) -> Any:
         if name in _MODULES:
@@ -83,7 +83,7 @@ if not TYPE_CHECKING:  # to a type checker it would make every name valid
         if name not in _HOME:
             raise AttributeError(f"module 'idc_ray' has no attribute {name!r}")
         value = getattr(importlib.import_module(_HOME[name]), name)
-        globals()[name] = value  # found at once from now on
+        globals()[name] = value  # next time without __getattr__
         return value
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import gc
 import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 
 from idc_ray.config import Section, Setting, load, settings_of, unknown_setting
+from idc_ray.config.synonyms import current_name
 from idc_ray.errors import BadRequest, IdcError, Interrupted
 from idc_ray.help_text import base_type, default_text, kinds_of, metavar, short_help
-from idc_ray.interrupt import interruptible
+from idc_ray.interrupt import end_process, interruptible
+from idc_ray.redact import printable, redact_within
 from idc_ray.submitted import is_submitted, refuse_relative_places
 
 __all__ = ["Parser", "parse", "run_job", "start_logging"]
@@ -48,7 +52,7 @@ def parse(model: type[Model], argv: Sequence[str], description: str, command: st
     parser = _parser(settings, description, f"idc-ray {command}")
     text = short_help(model, description, command)
     parser.add_argument("-h", "--help", action=_Print, nargs=0, const=text, help="show the most used settings and exit")
-    known, rest = parser.parse_known_args(_normalised(argv))
+    known, rest = parser.parse_known_args(_normalised(argv, settings))
     if rest:
         _refuse(model, rest[0])
     overrides = {name: _value(settings[name], text) for name, text in vars(known).items() if name in settings}
@@ -57,28 +61,48 @@ def parse(model: type[Model], argv: Sequence[str], description: str, command: st
     return config
 
 
+class _SafeFormatter(logging.Formatter):
+    """Without credentials, also in tracebacks; texts that a message quotes are in one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        safe = copy.copy(record)
+        if isinstance(record.args, tuple):
+            safe.args = tuple(printable(each) if isinstance(each, str) else each for each in record.args)
+        return printable(redact_within(super().format(safe)), kept="\n\t")
+
+
 def start_logging() -> None:
     """Log messages go to stderr with the time of day."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_SafeFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
-def run_job(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
+def run_job(
+    main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None, own_process: bool = False
+) -> NoReturn:
     """Run a job and leave the process with its exit code; the only ``sys.exit`` of a job.
 
     An :class:`IdcError` is one clear message and its own exit code, SIGINT and SIGTERM are 130, anything else is a
     bug: traceback and 1.
+
+    Args:
+        main: the job.
+        argv: its arguments; None: the process's.
+        own_process: whether the process is there for the job only. It is then ended at once after a signal.
     """
     given = sys.argv[1:] if argv is None else argv
     # With it the same command would begin anew, which is no way to go on.
     how = CONTINUE + (WITHOUT if any(token.startswith("--overwrite") for token in given) else "")
     try:
         with interruptible(how):
-            code = main(given)
+            try:
+                code = main(given)
+            except KeyboardInterrupt as error:
+                code = _stopped(error, how, own_process or is_submitted())
         sys.stdout.flush()
-    except KeyboardInterrupt as error:
-        print(str(error) or f"interrupted; {how}", file=sys.stderr)
-        code = Interrupted.exit_code
-        _leave_at_once(code)
+    except KeyboardInterrupt as error:  # between two of these lines
+        code = _stopped(error, how, own_process)
     except IdcError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
@@ -86,20 +110,18 @@ def run_job(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception:
-        traceback.print_exc()
+        print(printable(redact_within(traceback.format_exc()), kept="\n\t"), file=sys.stderr, end="")
         code = 1
+    gc.freeze()  # else the end of the process takes one to two seconds to walk through the modules of torch and Ray
     sys.exit(code)
 
 
-def _leave_at_once(code: int) -> None:
-    """End a submitted job without taking down Python and its libraries, which alone can take seconds.
-
-    All that matters is written and closed by now, and Ray kills a job 3 s after `ray job stop`.
-    """
-    if is_submitted():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+def _stopped(error: KeyboardInterrupt, how: str, at_once: bool) -> int:
+    """Say that a signal ended the job. All that matters is written and closed by now."""
+    print(str(error) or f"interrupted; {how}", file=sys.stderr)
+    if at_once:
+        end_process(Interrupted.exit_code)
+    return Interrupted.exit_code
 
 
 class Parser(argparse.ArgumentParser):
@@ -143,14 +165,15 @@ def _parser(settings: dict[str, Setting], description: str, program: str) -> arg
     return parser
 
 
-def _normalised(argv: Sequence[str]) -> list[str]:
-    """Underscores in an option's name become dashes; its value stays."""
-    options = re.compile(r"--\w")
-    parts = [(token, *token.partition("=")) for token in argv]
-    return [
-        name.replace("_", "-") + equals + value if options.match(token) else token
-        for token, name, equals, value in parts
-    ]
+def _normalised(argv: Sequence[str], settings: Collection[str]) -> list[str]:
+    """Options by their current names, with dashes for underscores; values stay."""
+
+    def option(token: str) -> str:
+        given, equals, value = token.partition("=")
+        name = current_name(given.removeprefix("--").replace("-", "_"), settings)
+        return f"--{name.replace('_', '-')}{equals}{value}"
+
+    return [option(token) if re.match(r"--\w", token) else token for token in argv]
 
 
 def _refuse(model: type[BaseModel], token: str) -> NoReturn:

@@ -1,7 +1,7 @@
 """Condensation as a stage of a Ray Data pipeline: datasets of images in, datasets of tiles out.
 
-For data that other stages read, filter and write. The job, :func:`idc_ray.condense`, does more where the images are
-files: it continues after a kill, and gives up an image that kills its worker, which a stage would try again for ever.
+For data that other stages read, filter and write. For image files, the job :func:`idc_ray.condense` does more: it can
+be continued after a kill, and quarantines an image that kills its worker, which a stage would retry forever.
 """
 
 from __future__ import annotations
@@ -41,45 +41,44 @@ _OF_SHARDS = (
 )  # fmt: skip
 
 TILES = pa.schema([*map(ROW_SCHEMA.field, _OF_SHARDS), pa.field("error", pa.string())])
-"""Columns of :func:`condense`, with the names and meanings of the job's shards. ``lr`` and ``hr`` are PNGs in
-``bytes``. ``error`` is null in rows of tiles; a row of an image that could not be used has an image id if that is
-known, its source, and in ``error`` the code and the reason, such as ``truncated: the PNG ends too early``."""
+"""Columns of :func:`condense`, with the names and meanings of the job's shards. ``lr`` and ``hr`` are structs with a
+PNG in ``bytes``. ``error`` is null in rows of tiles. The row of an image that could not be used has its source, its
+image id if known, and in ``error`` the code and the reason, such as ``truncated: the PNG ends too early``."""
 
-#: Columns that images are looked for in, where none is named: those of ``ray.data.read_images`` and
-#: ``read_binary_files``.
+#: Default columns of the images: those of ``ray.data.read_images`` and ``read_binary_files``.
 COLUMNS = ("image", "bytes")
 
 
 def condense(
     dataset: Dataset, *, column: str | None = None, teacher: Path = "bundled", scale: int = 2, **settings: object
 ) -> Dataset:
-    """Condense the images of a dataset. Lazy and streaming: nothing runs before the result is read.
+    """Condense the images of a dataset. Lazy and streaming: nothing runs until the result is consumed.
 
-    Each image becomes some rows of tiles, or one row with ``error`` set if it cannot be used, so that no image is lost
-    unseen and none fails the dataset; leave them out with ``.filter(expr=col("error").is_null())``. An image's
-    tiles are the same bytes as those of the job :func:`idc_ray.condense` with the same settings and image id, in
-    whichever batch and on whichever worker of one kind of device. Rows come in no fixed order.
+    Each image gives the rows of its tiles, or one row with ``error`` set if it cannot be used; drop the latter with
+    ``.filter(expr=col("error").is_null())``. An image's tiles are the same bytes as those of the job
+    :func:`idc_ray.condense` with the same settings and image id, in any batch and on any worker with the same kind of
+    device. The order of rows is not fixed.
 
-    Workers compute on GPUs, one each, if the cluster has any, else on a CPU each; ``actors`` says otherwise. Their
-    number follows the load.
+    Workers use one GPU each if the cluster has any, else one CPU each; ``actors`` changes this. Their number is
+    autoscaled.
 
     Args:
-        dataset: rows with an image, and perhaps ``image_id`` (text, seeds all that is random; without it the SHA-256 of
-            the pixels does) and ``source`` or ``path`` (text, kept as ``source``). Other columns are dropped.
-        column: where the images are: uint8 (H, W, 3), RGB; or encoded, as bytes or as a struct with ``bytes``; None:
+        dataset: rows with an image, and optionally ``image_id`` (text, seeds the image's random numbers; default: the
+            SHA-256 of the pixels) and ``source`` or ``path`` (text, kept as ``source``). Other columns are dropped.
+        column: column of the images: uint8 (H, W, 3), RGB; or encoded, as bytes or as a struct with ``bytes``; None:
             ``image``, else ``bytes``.
         teacher: checkpoint of the network that labels the tiles; ``bundled``: the small EDSR of this package.
         scale: super-resolution factor, 2, 3 or 4.
-        settings: of the method and of the workers, by the names of ``idc-ray condense``, nested by dictionaries:
+        settings: settings of the method and the workers with the names of ``idc-ray condense``, nested as dictionaries:
             ``ratio=0.1``, ``actors={"max_size": 8}``, ``source={"max_pixels": 10**7}``.
 
     Returns:
-        Rows of :data:`TILES`.
+        A dataset with the columns :data:`TILES`.
 
     Raises:
-        BadRequest: an unknown setting (with the nearest valid name) or one without use here, a wrong type or range, or
-            a teacher that cannot be used. While the dataset is read, as Ray's ``UserCodeException``: there is no such
-            column.
+        BadRequest: an unknown setting (the message suggests a similar one), one that does not apply here, a wrong type
+            or range, or a teacher that cannot be used. A missing column raises Ray's ``UserCodeException`` when the
+            dataset is consumed.
 
     Example:
         >>> import idc_ray, ray
@@ -90,11 +89,11 @@ def condense(
         >>> ray.data.read_parquet("tiles/").count()
         3
     """
-    refuse(CondenseConfig, settings, OF_THE_JOB, "it is one of the whole job, idc_ray.condense")
+    refuse(CondenseConfig, settings, OF_THE_JOB, "it is a setting of the whole job, idc_ray.condense")
     config = configure(CondenseConfig, {**settings, "scale": scale})
     checkpoint, _ = read_checkpoint(os.fspath(teacher), config.scale, "teacher")
     with preserved():
-        load_networks(config, checkpoint, torch.device("cpu"))  # what is wrong with it is known here, not minutes later
+        load_networks(config, checkpoint, torch.device("cpu"))  # raises errors here, not in workers minutes later
     actors = config.actors
     pool = plan_pool(actors, ray.cluster_resources(), actors.min_size)
     return dataset.map_batches(
@@ -108,13 +107,13 @@ def condense(
 
 
 def decode(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of :func:`condense`, or of a shard of the job, with its tiles decoded.
+    """Decode the tiles in a row of :func:`condense` or of the job's shards.
 
     Returns:
-        The row with ``lr`` uint8 (p, p, 3) and ``hr`` uint8 (scale p, scale p, 3).
+        The row with ``lr`` as uint8 (p, p, 3) and ``hr`` as uint8 (scale p, scale p, 3).
 
     Raises:
-        BadRequest: it is the row of an image that could not be used.
+        BadRequest: the row has an error instead of a tile.
 
     Example:
         >>> import idc_ray, ray
@@ -125,12 +124,14 @@ def decode(row: Mapping[str, Any]) -> dict[str, Any]:
         (torch.Size([2, 48, 48, 3]), torch.Size([2, 96, 96, 3]))
     """
     if row.get("error") is not None:
-        raise BadRequest(f"the row of {row['source'] or 'an image'} has no tile ({row['error']}); leave it out before")
+        raise BadRequest(
+            f"the row of {row['source'] or 'an image'} has no tile ({row['error']}); filter out rows with errors first"
+        )
     return {**row, **{name: decode_png(row[name]["bytes"]) for name in ("lr", "hr")}}
 
 
 def _resources(pool: PoolPlan) -> dict[str, float]:
-    """Of one worker; on a cluster of one CPU none, as the stages before this one would wait for it for ever."""
+    """Resources of one worker; no CPU if the pool would take all, as earlier stages would then wait forever."""
     if "num_gpus" in pool.options:
         return {"num_cpus": 0, **pool.options}
     taken = pool.options["num_cpus"] * pool.min_size
@@ -138,12 +139,12 @@ def _resources(pool: PoolPlan) -> dict[str, float]:
 
 
 class _Condense:
-    """What a worker does.
+    """Worker of :func:`condense`.
 
     Args:
         config: the settings.
         checkpoint: content of the teacher's file, in the object store.
-        column: where the images are.
+        column: column of the images.
     """
 
     def __init__(self, config: CondenseConfig, checkpoint: ray.ObjectRef[bytes], column: str | None) -> None:
@@ -171,8 +172,8 @@ class _Condense:
         found = next((name for name in wanted if name in batch), None)
         if found is None:
             raise BadRequest(
-                f"the dataset has the columns {', '.join(batch)}, and no {' or '.join(wanted)}; name the images' by "
-                "column"
+                f"the dataset has no column {' or '.join(wanted)}, only {', '.join(batch)}; give the images' column as "
+                "column=NAME"
             )
         return found
 
@@ -186,7 +187,7 @@ class _Condense:
         return as_rgb(image)
 
     def _task(self, image: Any, image_id: str | None) -> ImageTask | str:
-        """What is to be done, or why nothing can be."""
+        """The image's task, or why it cannot be used."""
         try:
             return image_task(self._decoded(image), image_id, self.config)
         except RejectedImage as error:
@@ -194,12 +195,12 @@ class _Condense:
         except BadRequest as error:
             return f"not_rgb: {error}"
         except Exception as error:
-            return f"unexpected: {type(error).__name__} while reading it: {error}"
+            return f"unexpected: {type(error).__name__} while reading the image: {error}"
 
     def _rows(self, image_id: str, source: str | None, result: Condensed | Exception) -> list[dict[str, Any]]:
         if isinstance(result, Exception):
             if not device_works(self.device):
-                raise result  # until its process ends, a broken GPU fails at every image
+                raise result  # a broken GPU fails for every image until its process ends
             return [_unusable(image_id, source, ": ".join(explain(result)))]
         common = {
             "image_id": image_id,
@@ -224,7 +225,7 @@ class _Condense:
 
 
 def _is_null(value: object) -> bool:
-    """In numpy's batches a null is None, or NaN."""
+    """Whether a value is null, which numpy batches represent by None or NaN."""
     return value is None or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
 
 

@@ -1,4 +1,4 @@
-"""Help texts of settings: what kind of value each takes, its default, and the one-screen help of a command."""
+"""Help texts: type and default of each setting, and the short help of a command."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from idc_ray.config.base import PATH_FIELD
 
 __all__ = ["base_type", "default_text", "kinds_of", "metavar", "short_help"]
 
-#: Widest list of choices that the short help shows in full.
+#: Longest list of choices, in characters, that the short help shows.
 CHOICES_WIDTH = 16
 
 
 def kinds_of(setting: Setting) -> list[Any]:
-    """The types that a setting's value may have: ``float | None`` gives float and NoneType."""
+    """The types of a setting's value: ``float | None`` gives float and NoneType."""
     annotation = base_type(setting.field.annotation)
     union = get_origin(annotation) in (Union, types.UnionType)
     return [base_type(kind) for kind in (get_args(annotation) if union else (annotation,))]
 
 
 def base_type(annotation: Any) -> Any:
-    """``Annotated[int, ...]`` is an int."""
+    """The annotated type: int for ``Annotated[int, ...]``."""
     while hasattr(annotation, "__metadata__"):
         annotation = annotation.__origin__
     return annotation
 
 
 def metavar(setting: Setting) -> str:
-    """What stands for a setting's value in a help text."""
+    """Placeholder of a setting's value in help texts."""
     kinds = kinds_of(setting)
     for kind in kinds:
         if get_origin(kind) is Literal:
@@ -42,7 +42,7 @@ def metavar(setting: Setting) -> str:
 
 
 def default_text(setting: Setting) -> str:
-    """The default as YAML."""
+    """The default value as YAML."""
     if setting.field.is_required():
         return "none, required"
     value = setting.field.get_default()
@@ -51,7 +51,7 @@ def default_text(setting: Setting) -> str:
 
 
 def short_help(model: type[Section], description: str, command: str) -> str:
-    """The settings of ``model.common`` with one line each."""
+    """The settings in ``model.common``, one line each."""
     settings = {setting.name: setting for setting in settings_of(model)}
     options = {name: f"--{name.replace('_', '-')}{_value(settings[name])}" for name in model.common}
     width = max((len(option) for option in options.values()), default=0)
@@ -64,7 +64,7 @@ def short_help(model: type[Section], description: str, command: str) -> str:
             "",
             *lines,
             "",
-            f"idc-ray {command} --help-all lists all settings; a YAML file of settings: --config FILE.",
+            f"idc-ray {command} --help-all lists all settings. --config FILE reads settings from a YAML file.",
         ]
     )
 
@@ -79,7 +79,7 @@ def _value(setting: Setting) -> str:
 
 
 def _default(setting: Setting) -> str:
-    """In parentheses; none for a switch that is off, and for what is empty: the setting's line says what that means."""
+    """The default in parentheses; omitted if it is off, null or empty, which the setting's line explains."""
     text = default_text(setting)
     if setting.field.is_required():
         return " (required)"

@@ -1,23 +1,29 @@
-"""SIGINT and SIGTERM end a job at once and cleanly."""
+"""SIGINT and SIGTERM end a job within 2 seconds: cleanly, or else by a thread that ends the process."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from idc_ray.errors import Interrupted
 
-__all__ = ["check_interrupted", "interruptible", "keeping_handlers"]
+__all__ = ["at_forced_end", "check_interrupted", "end_process", "interruptible", "keeping_handlers"]
 
 AGAIN_SECONDS = 0.1
+#: From a signal until the process is ended from outside the main thread, and what is done before may take then.
+CLEAN_SECONDS, FORCED_SECONDS = 1.6, 0.3
 
 _arrived: list[Interrupted] = []
+_at_forced_end: list[Callable[[], object]] = []
 
 
 def check_interrupted() -> None:
@@ -33,14 +39,126 @@ def interruptible(fix: str) -> Iterator[None]:
     Python raises wherever the main thread happens to be. In a destructor or a callback of Ray's C code nothing can be
     raised: Python prints the exception and goes on, the job would never end. There it is raised once more.
 
+    In a library's call that never returns, such as a read from a share that does not answer, it is raised never. So a
+    thread ends the process with ``Interrupted.exit_code``, ``CLEAN_SECONDS`` after the signal, unless this is left.
+
     Args:
         fix: what to tell the user, such as how to continue.
     """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("signals can be handled in the main thread only")
+    with _Watch(fix), _raising(fix):
+        yield
+
+
+@contextlib.contextmanager
+def at_forced_end(callback: Callable[[], object]) -> Iterator[None]:
+    """Have ``callback`` called if the process has to be ended by force inside; with others, in ``FORCED_SECONDS``."""
+    _at_forced_end.append(callback)
+    try:
+        yield
+    finally:
+        _at_forced_end.remove(callback)
+
+
+def end_process(code: int) -> None:
+    """End this process and those that it started without taking down Python and its libraries, which takes seconds."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    _end_children()
+    os._exit(code)
+
+
+def _end_children() -> None:
+    """Ray's processes, above all: a worker that lives on would state again what it works on."""
+    with contextlib.suppress(OSError):  # a system without /proc; there they notice by themselves
+        for task in Path("/proc/self/task").iterdir():
+            for child in (task / "children").read_text().split():
+                with contextlib.suppress(OSError):
+                    os.kill(int(child), signal.SIGKILL)
+
+
+class _Watch:
+    """Notes signals as they arrive, whoever handles them and whatever the main thread does, and ends the process.
+
+    Python's C code writes a signal's number to a pipe before any handler runs.
+    """
+
+    active: _Watch | None = None
+
+    def __init__(self, fix: str) -> None:
+        self.noted: list[int] = []
+        self._fix = fix
+        self._left = threading.Event()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> _Watch:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        self._old = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        _Watch.active = self
+        threading.Thread(target=self._wait, name="signals", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _Watch.active = None
+        signal.set_wakeup_fd(self._old)
+        self._left.set()
+        os.close(self._writer)  # wakes the thread
+
+    def read(self) -> list[int]:
+        """SIGINT and SIGTERM so far."""
+        with self._lock, contextlib.suppress(BlockingIOError, OSError):
+            self.noted += [number for number in os.read(self._reader, 4096) if number in _ENDING]
+        return list(self.noted)
+
+    def _wait(self) -> None:
+        while not self._left.is_set() and not self.read():
+            select.select([self._reader], [], [])
+        if not self._left.wait(CLEAN_SECONDS):
+            self._force()
+        os.close(self._reader)
+
+    def _force(self) -> None:
+        _end_children()
+        say = f"{_text(self.noted[0], self._fix)}\n".encode()
+        # Each in a thread of its own: one may hang where the job did, or on a terminal that nobody reads.
+        calls = [threading.Thread(target=call, daemon=True) for call in (*_at_forced_end, lambda: os.write(2, say))]
+        for call in calls:
+            call.start()
+        limit = time.monotonic() + FORCED_SECONDS
+        for call in calls:
+            call.join(max(0.0, limit - time.monotonic()))
+        os._exit(Interrupted.exit_code)
+
+
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+def _forget_watch() -> None:
+    """A forked child shares the pipe: a signal to the child, such as from whoever started it, is not the parent's."""
+    if _Watch.active is not None:
+        _Watch.active = None
+        signal.set_wakeup_fd(-1)
+
+
+os.register_at_fork(after_in_child=_forget_watch)
+
+
+def _text(number: int, fix: str) -> str:
+    return f"stopped by {signal.Signals(number).name}; {fix}"
+
+
+@contextlib.contextmanager
+def _raising(fix: str) -> Iterator[None]:
+    """The part of :func:`interruptible` that raises in the main thread."""
 
     def handler(number: int, frame: FrameType | None) -> None:
         for each in before:
             signal.signal(each, signal.SIG_IGN)  # shutting down must not be interrupted half way
-        _arrived.append(Interrupted(f"stopped by {signal.Signals(number).name}; {fix}"))
+        _arrived.append(Interrupted(_text(number, fix)))
         raise _arrived[-1]
 
     def swallowed(what: Any) -> None:
@@ -52,7 +170,7 @@ def interruptible(fix: str) -> Iterator[None]:
         number = signal.SIGTERM if "SIGTERM" in str(what.exc_value) else signal.SIGINT
         threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in _ENDING}
     hook, sys.unraisablehook = sys.unraisablehook, swallowed
     for number in before:
         signal.signal(number, handler)
@@ -77,7 +195,7 @@ def keeping_handlers() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in _ENDING}
     with _noting() as noted:
         try:
             yield
@@ -93,14 +211,21 @@ def keeping_handlers() -> Iterator[None]:
 
 
 def _stopped(number: int) -> Interrupted:
-    return Interrupted(f"stopped by {signal.Signals(number).name}; the same command continues")
+    return Interrupted(_text(number, "the same command continues"))
 
 
 @contextlib.contextmanager
 def _noting() -> Iterator[list[int]]:
     """Numbers of SIGINT and SIGTERM that arrive inside, known at the end, whoever handles them and however."""
-    reader, writer = os.pipe()
     noted: list[int] = []
+    if _Watch.active is not None:
+        before = len(_Watch.active.read())
+        try:
+            yield noted
+        finally:
+            noted += _Watch.active.read()[before:]
+        return
+    reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
     old = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -110,5 +235,5 @@ def _noting() -> Iterator[list[int]]:
         signal.set_wakeup_fd(old)
         os.close(writer)
         with contextlib.suppress(BlockingIOError):  # a forked child has the other end
-            noted += [number for number in os.read(reader, 4096) if number in (signal.SIGINT, signal.SIGTERM)]
+            noted += [number for number in os.read(reader, 4096) if number in _ENDING]
         os.close(reader)

@@ -1,4 +1,4 @@
-"""Labels at every step for training code of your own: a teacher labels augmented LR batches on the device."""
+"""Online labels for other training code: a teacher labels augmented LR batches on the device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from idc_ray.training.low_precision import choose_precision
 
 __all__ = ["OnlineLabels"]
 
-#: What gained most in trials, see docs/train.md.
+#: The best values in experiments, see docs/train.md.
 AUGMENT = {"cutmix": 0.4, "mixup": 0.3, "channels": 0.5, "contrast": 0.3}
 
 
@@ -29,13 +29,13 @@ class OnlineLabels:
     Args:
         teacher: checkpoint of the teacher, or ``bundled``.
         scale: super-resolution factor.
-        device: device of the teacher, and of the batches.
+        device: device of the teacher and the batches.
         augment: probabilities of ``cutmix``, ``mixup``, ``channels`` and ``contrast``, each in [0, 1]; None: 0.4, 0.3,
             0.5 and 0.3; an empty mapping: no augmentation.
-        seed: of the augmentation. Calls are numbered; the n-th call with one seed draws the same numbers.
+        seed: seed of the augmentation. The n-th call with the same seed draws the same random numbers.
 
     Raises:
-        BadRequest: the checkpoint cannot be read or is for another scale, or ``augment`` has an unknown name.
+        BadRequest: the checkpoint cannot be read or has another scale, or ``augment`` has an unknown name.
 
     In a training loop::
 
@@ -64,7 +64,7 @@ class OnlineLabels:
     ) -> None:
         data = bundled_teacher_bytes(scale) if teacher == "bundled" else Path(fspath(teacher))
         self.device, self.seed, self.calls = torch.device(device), seed, 0
-        with preserved():  # torch's random state, which the making of a network draws from
+        with preserved():  # the initialisation of a network draws from torch's random state
             self.teacher = load_upscaler(data, scale=scale, device=self.device)
         chosen = AUGMENT if augment is None else augment
         self.settings = load(TrainConfig, None, {f"augment.{name}": value for name, value in chosen.items()}).augment

@@ -6,6 +6,7 @@ much as in a batch.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -20,7 +21,8 @@ from urllib.request import url2pathname
 
 from idc_ray.config import Mlflow
 from idc_ray.errors import BadRequest
-from idc_ray.redact import redact, redact_within
+from idc_ray.interrupt import at_forced_end
+from idc_ray.redact import learn, printable, redact, redact_within
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,6 +48,7 @@ def tracking_uri(settings: Mlflow, output: str) -> str:
     """
     uri = settings.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
+        learn(uri)
         return uri
     folder = _local_folder(output)
     if folder is None:
@@ -73,6 +76,9 @@ class Tracker:
         self._flushed_at = time.monotonic()
         self._silent_until = 0.0
         self._warned = False
+        self._ended = contextlib.ExitStack()
+        if client is not None:
+            self._ended.enter_context(at_forced_end(self._end_by_force))
 
     @classmethod
     def start(
@@ -186,6 +192,13 @@ class Tracker:
         self.flush()
         self._silent_until = 0.0
         self._attempt("the end", lambda client: client.set_terminated(self.run_id, status))
+        self._ended.close()
+
+    def _end_by_force(self) -> None:
+        """The run is not shown as running for ever; in another thread, hence without what is buffered."""
+        with contextlib.suppress(Exception):
+            if self._client is not None:
+                self._client.set_terminated(self.run_id, "KILLED")
 
     def _send_metrics(self, client: MlflowClient) -> None:
         self._flushed_at = time.monotonic()
@@ -286,7 +299,7 @@ def _continued(client: MlflowClient, run_id: str) -> str | None:
     except Exception as error:
         stage = str(error)
     if stage != "active":
-        log.warning("MLflow's run %s cannot be continued (%s); starting a new one", run_id, stage)
+        log.warning("MLflow's run %s cannot be continued (%s); starting a new one", run_id, redact_within(stage))
         return None
     client.update_run(run_id, status="RUNNING")
     return run_id
@@ -302,5 +315,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat.update(_flat(value, f"{prefix}{name}."))
         else:
-            flat[prefix + name] = (redact(value) if isinstance(value, str) else redact_within(str(value)))[:MAX_TEXT]
+            flat[prefix + name] = printable(redact(value) if isinstance(value, str) else redact_within(str(value)))[
+                :MAX_TEXT
+            ]
     return flat

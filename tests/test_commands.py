@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 import idc_ray
+from idc_ray import commands
 from idc_ray.cli import run_job
-from idc_ray.commands import COMMANDS, main
+from idc_ray.commands import COMMANDS, JOBS, main
 from idc_ray.config import Section, settings_of
 from idc_ray.errors import BadRequest
 
 ROOT = Path(__file__).resolve().parents[1]
-WITH_SETTINGS = [name for name in COMMANDS if name not in ("status", "verify", "completion")]
+WITH_SETTINGS = list(JOBS)
 
 
 def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -27,9 +28,8 @@ def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def configuration(command: str) -> type[Section]:
-    module = importlib.import_module(f"idc_ray.commands.{command}")
-    found = getattr(module, f"{command.capitalize()}Config")
-    assert issubclass(found, Section)
+    found = commands.configuration(command)
+    assert found is not None
     return found
 
 
@@ -107,6 +107,16 @@ def test_help_and_refusals_import_nothing_slow(argv: list[str], code: int) -> No
     assert loaded(argv) == (code, set())
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [["condense", "--input", "/nowhere"], ["condense", "--input", "/nowhere/*.png"], ["train", "--data", "/nowhere"]],
+)
+def test_an_input_that_does_not_exist_is_refused_without_torch(argv: list[str]) -> None:
+    code, packages = loaded(argv)
+    assert code == 2
+    assert not packages & {"torch", "ray", "mlflow"}
+
+
 def test_both_ways_to_start_it_are_the_same() -> None:
     """The module, and a job's script from a clone; the console script's entry is checked with the wheel."""
     module = [sys.executable, "-m", "idc_ray", "status"]
@@ -151,3 +161,9 @@ def test_completion_of_other_shells_knows_all_options(shell: str, capsys: pytest
     for command in WITH_SETTINGS:
         for setting in settings_of(configuration(command)):
             assert setting.name.replace("_", "-") in text
+
+
+@pytest.mark.parametrize("command", JOBS)
+def test_every_command_finds_its_job(command: str) -> None:
+    """Catches a function that was moved or renamed: the table names it by text."""
+    assert callable(pkgutil.resolve_name(JOBS[command][1]))

@@ -8,10 +8,12 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import yaml
-from pydantic import ValidationError, create_model
+from pydantic import ValidationError
 
 from idc_ray import config as config_module
-from idc_ray.config import CondenseConfig, Section, Setting, load, load_config, settings_of
+from idc_ray.config import CondenseConfig, MethodConfig, Section, Setting, load, load_config, settings_of
+from idc_ray.config.base import result_digest, result_settings
+from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest
 
 TEACHER = "ab" * 32
@@ -20,6 +22,7 @@ SETTINGS = list(settings_of(CondenseConfig))
 #: The only settings that may change without a new digest. A setting that is missing here must change it.
 NEUTRAL = {
     "input", "output", "teacher", "dry_run", "strict", "overwrite", "retry_quarantined", "gallery_images",
+    "report_images",
     "source.image_column", "source.max_pixels", "source.on_changed",
     "actors.min_size", "actors.max_size", "actors.initial_size", "actors.cpus", "actors.gpus",
     "actors.images_per_step", "actors.device", "actors.ray_address",
@@ -92,14 +95,62 @@ def test_digest_does_not_know_how_a_number_was_written_or_ordered(tmp_path: Path
 
 def test_digest_does_not_depend_on_the_order_of_definition() -> None:
     """Catches hashing a dump in the order of the fields: tidying the source would orphan every finished part."""
+    settings = result_settings(CondenseConfig(), MethodConfig)
+    assert result_digest(dict(reversed(settings.items()))) == result_digest(settings)
 
-    class Base(Section):
-        resolved_feature_network = CondenseConfig.resolved_feature_network
 
-    fields = {n: (f.annotation, f) for n, f in reversed(CondenseConfig.model_fields.items())}
-    reordered = create_model("Reordered", __base__=Base, **fields)  # type: ignore[call-overload]
-    assert list(reordered.model_fields) == list(CondenseConfig.model_fields)[::-1]
-    assert CondenseConfig.digest(reordered(), TEACHER) == CondenseConfig().digest(TEACHER)
+#: Digests of outputs that exist. Another METHOD_VERSION or TRAIN_VERSION changes all of them, nothing else may.
+CONDENSE_DIGESTS: list[tuple[dict[str, object], str]] = [
+    ({}, "fcb928fa10036835"),
+    ({"scale": 3, "feature_network": "auto"}, "d01034cf07bc2de2"),
+    ({"scale": 4, "ratio": 0.05, "seed": 7}, "5b9b837e6d25f884"),
+    ({"method": "random", "labels": "real", "allocation": "difficulty"}, "8033e03fe6b47892"),
+    ({"matching": "none"}, "1901be52a057f314"),
+    ({"iterations": 0}, "1901be52a057f314"),
+    (
+        {"matching": "both", "iterations": 50, "loss.gamma": 0.5, "loss.discrepancy": "amplitude_phase"},
+        "b5c70a02344b64fb",
+    ),
+    ({"method": "ncfd", "matching": "pixels", "optimizer.betas": [0.8, 0.99]}, "3d7c06ff39b1a0d2"),
+    ({"tile_size": 32, "rlff.bandwidths": [1.0, 2.0], "exchange.blend": 0}, "dbfecea540030799"),
+    ({"source.lr_input": "lr", "source.on_changed": "redo", "overwrite": True}, "9d7f4976e4b7e2d2"),
+    ({"actors.threads": 4, "actors.dtype": "bfloat16", "actors.gpus": 1, "teacher_batch_size": 8}, "56462462a6ad7bae"),
+    (
+        {
+            "rlff.feature_layer": "body.3",
+            "feature_network": "teacher",
+            "teacher": "t.pt",
+            "mlflow.enabled": False,
+            "store.attempts": 9,
+            "init": "noise",
+        },
+        "dcb0376358321b82",
+    ),
+]
+TRAIN_DIGESTS: list[tuple[dict[str, object], str, str]] = [
+    ({}, "f6bc3a9ce7f1a87b", "f468a80f1f200524"),
+    ({"augment.cutmix": 0.5}, "30f8a21f4948e4d7", "87e7209aa7bd195e"),
+    ({"labels": "online", "labels_from": "bundled"}, "c59e50f1863133b4", "48926cae86108a2e"),
+    ({"validation.images": "val", "validation.fraction": 0.2}, "f6bc3a9ce7f1a87b", "f468a80f1f200524"),
+    ({"validation.fraction": 0.1, "validation.every": 7}, "b70a858d8cdad1f2", "1ef2c963d395f60c"),
+    ({"workers.threads": 2, "workers.count": 2, "execution": "eager"}, "97528dc994093860", "330dec746b1a5f1b"),
+    ({"start": "interpolation", "schedule.kind": "multistep"}, "d42e33f25a4698de", "c330ff9e6e224c42"),
+    ({"model_arguments": {"channels": 32}, "optimizer.name": "adamw"}, "a330e86b58457130", "740f190da71aff5f"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "expected"), CONDENSE_DIGESTS)
+def test_digests_of_earlier_versions_stay(overrides: dict[str, object], expected: str) -> None:
+    """Catches a refactoring that refuses to continue every unfinished output as another run."""
+    assert digest(**overrides) == expected
+
+
+@pytest.mark.parametrize(("overrides", "expected", "family"), TRAIN_DIGESTS)
+def test_digests_of_earlier_trainings_stay(overrides: dict[str, object], expected: str, family: str) -> None:
+    """The same for trainings, and for what one with more iterations continues."""
+    config = load(TrainConfig, None, overrides)
+    assert config.digest("data", TEACHER if config.labels_from else None) == expected
+    assert config.digest("data", None, TEACHER, with_iterations=False) == family
 
 
 def test_digest_is_the_same_in_another_process() -> None:

@@ -114,8 +114,8 @@ def test_rows_arrive_before_the_last_image_is_read(ray_cluster: Any, tmp_path: P
     [
         ({"ration": 0.1}, "unknown setting 'ration'; did you mean 'ratio'"),
         ({"actors": {"max_sise": 1}}, "did you mean 'actors.max_size'"),
-        ({"output": "out"}, "'output' is of no use here; it is one of the whole job"),
-        ({"allocation": "difficulty"}, "'allocation' is of no use here"),
+        ({"output": "out"}, "'output' does not apply here; it is a setting of the whole job"),
+        ({"allocation": "difficulty"}, "'allocation' does not apply here"),
         ({"scale": 3}, "only for x2 and x4"),
         ({"tile_size": 8}, "'tile_size' is 8"),
     ],
@@ -132,5 +132,5 @@ def test_a_dataset_without_images_fails_with_its_columns(ray_cluster: Any, data_
     import ray.data
 
     data_context.log_internal_stack_trace_to_stdout = False
-    with pytest.raises(Exception, match="the dataset has the columns id, and no image or bytes"):
+    with pytest.raises(Exception, match="the dataset has no column image or bytes, only id"):
         idc_ray.data.condense(ray.data.range(1), scale=2, **SMALL).take(1)

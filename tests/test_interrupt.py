@@ -3,15 +3,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from idc_ray.errors import Interrupted
-from idc_ray.interrupt import check_interrupted, interruptible, keeping_handlers
+from idc_ray.interrupt import CLEAN_SECONDS, check_interrupted, interruptible, keeping_handlers
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -169,3 +171,107 @@ def test_outside_the_main_thread_it_does_nothing() -> None:
     thread.start()
     thread.join()
     assert done == [True]
+
+
+def stuck(program: str, number: int, ready: str = "ready\n") -> tuple[int, str, float]:
+    """A process that is sent a signal once it has printed ``ready``: exit code, stderr, seconds."""
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == ready
+    begin = time.monotonic()
+    child.send_signal(number)
+    _, told = child.communicate(timeout=60)
+    return child.returncode, told, time.monotonic() - begin
+
+
+#: A library's call that no signal ends: a lock of C that is taken twice.
+BLOCKED = """
+import ctypes, os, signal, sys, threading, time
+from idc_ray.cli import run_job
+from idc_ray.interrupt import at_forced_end
+libc = ctypes.CDLL(None)
+
+def deaf():
+    # Python's handler runs between two instructions of the main thread: here there is none.
+    libc.pthread_mutex_lock.restype = ctypes.c_int
+    mutex = ctypes.create_string_buffer(64)
+    libc.pthread_mutex_lock(mutex)
+    print("ready", flush=True)
+    libc.pthread_mutex_lock(mutex)
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_library_that_never_returns_does_not_keep_the_job(number: int) -> None:
+    """Catches a job that no signal but SIGKILL ends, as its main thread waits inside a library."""
+    program = BLOCKED + "run_job(lambda argv: deaf(), [], own_process=True)"
+    code, told, seconds = stuck(program, number)
+    assert code == 130, told
+    assert f"stopped by {signal.Signals(number).name}; what was finished is kept" in told
+    assert seconds < 3  # 2 on an idle machine
+
+
+def test_what_must_be_done_before_a_forced_end_is_done_and_may_hang_itself() -> None:
+    program = BLOCKED + (
+        "def main(argv):\n"
+        "    with at_forced_end(lambda: os.write(2, b'done ')), at_forced_end(lambda: time.sleep(60)):\n"
+        "        deaf()\n"
+        "run_job(main, [], own_process=True)"
+    )
+    code, told, seconds = stuck(program, signal.SIGTERM)
+    assert code == 130
+    assert "done " in told and "stopped by SIGTERM" in told
+    assert seconds < 3
+
+
+def test_a_clean_up_that_hangs_is_ended_too() -> None:
+    """Catches an MLflow server or a share that does not answer at the very end."""
+    program = BLOCKED + (
+        "def main(argv):\n"
+        "    try:\n        print('ready', flush=True); time.sleep(60)\n    finally:\n        time.sleep(60)\n"
+        "run_job(main, [], own_process=True)"
+    )
+    code, told, seconds = stuck(program, signal.SIGTERM)
+    assert (code, "stopped by SIGTERM" in told) == (130, True)
+    assert seconds < 3
+
+
+def test_children_end_with_the_job() -> None:
+    """Catches workers that go on after a forced end."""
+    program = BLOCKED + (
+        "import subprocess\n"
+        "def main(argv):\n"
+        "    child = subprocess.Popen(['sleep', '600'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
+        "    print(child.pid, file=sys.stderr, flush=True)\n"
+        "    deaf()\n"
+        "run_job(main, [], own_process=True)"
+    )
+    _, told, _ = stuck(program, signal.SIGTERM)
+    pid = int(told.split()[0])
+    limit = time.monotonic() + 10
+    while Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def test_a_signal_to_a_forked_child_is_not_the_parents() -> None:
+    """Catches a job that stops because it ended a worker of its own, as torch's loaders do."""
+    with interruptible(""):
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+            time.sleep(30)
+        time.sleep(0.2)
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+        time.sleep(0.3)
+        with keeping_handlers():
+            pass
+    check_interrupted()
+
+
+def test_the_process_goes_on_where_it_is_not_the_jobs_own() -> None:
+    """Catches a notebook or a test that is ended two seconds after an interrupt that it has caught."""
+    with pytest.raises(Interrupted), interruptible(""):
+        send(signal.SIGTERM)
+    time.sleep(CLEAN_SECONDS + 0.5)  # the process would end here, and the tests with it

@@ -105,7 +105,7 @@ def test_every_setting_that_names_a_place_is_marked(model: type[Section]) -> Non
     for setting in settings_of(model):
         kind = str(setting.field.annotation)
         if "str" in kind and "Literal" not in kind and setting.name.rpartition(".")[2] not in words:
-            assert "place" in setting.field.metadata, setting.name
+            assert "path" in setting.field.metadata, setting.name
 
 
 @pytest.fixture

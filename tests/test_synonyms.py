@@ -6,6 +6,7 @@ import pytest
 
 from idc_ray.cli import parse
 from idc_ray.config import CondenseConfig, Section, load, settings_of
+from idc_ray.config import condense as condense_settings
 from idc_ray.config.compare import CompareConfig
 from idc_ray.config.evaluate import EvaluateConfig
 from idc_ray.config.export import ExportConfig
@@ -100,3 +101,21 @@ def test_the_table_names_settings_that_exist_and_no_name_twice() -> None:
     assert {name for names, _ in SYNONYMS for name in names} <= known
     count = Counter(word for _, others in SYNONYMS for word in others.split())
     assert [word for word, times in count.items() if times > 1] == []
+
+
+@pytest.mark.parametrize("argv", [["--slots", "4", "--guide", "bundled"], ["--slots=4", "--guide=bundled"]])
+def test_former_names_of_settings_still_work_and_warn(
+    argv: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches scripts of users that a renamed setting breaks from one version to the next, and a digest with it."""
+    monkeypatch.setattr(condense_settings, "METHOD_VERSION", 5)
+    config = parse(CondenseConfig, argv, "")
+    assert (config.teacher_batch_size, config.feature_network) == (4, "bundled")
+    assert "'slots' is called 'teacher_batch_size' now" in caplog.text
+    assert config == load(CondenseConfig, None, {"slots": 4, "guide": "bundled"})
+    assert config.digest("0" * 64) == "e43438438fabbe8e"  # as it was under the former names
+
+
+def test_both_names_of_a_setting_are_refused_together() -> None:
+    with pytest.raises(BadRequest, match="'teacher_batch_size' is given twice"):
+        load(CondenseConfig, None, {"slots": 4, "teacher_batch_size": 8})

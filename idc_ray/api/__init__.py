@@ -1,1 +1,1 @@
-"""The public Python API; its names are those of ``idc_ray.__all__``."""
+"""The public Python API, exported by ``idc_ray``."""

@@ -1,4 +1,4 @@
-"""Images as callers have them, to 8-bit RGB arrays."""
+"""Conversion of PIL images, arrays and tensors to 8-bit RGB arrays."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ EXPECTED = "expected a PIL image, a uint8 array (H, W, 3), or a tensor (3, H, W)
 def as_rgb(image: ImageLike) -> NDArray[np.uint8]:
     """The pixels of an image: uint8 (H, W, 3), contiguous.
 
-    A PIL image is converted by the rules of :func:`idc_ray.images.decode_rgb`: turned upright, transparency over white.
+    A PIL image is converted as by :func:`idc_ray.images.decode_rgb`: EXIF orientation applied, transparency composited
+    over white.
 
     Raises:
-        BadRequest: another type, shape or range.
-        RejectedImage: ``unsupported_pixels``, a mode of PIL's that has no stated range or colours.
+        BadRequest: wrong type, shape or range.
+        RejectedImage: ``unsupported_pixels``, a PIL mode without a defined range or colours.
     """
     if isinstance(image, Image.Image):
         return _from_pillow(image)
@@ -52,7 +53,7 @@ def _from_tensor(image: Tensor) -> NDArray[np.uint8]:
     _check_shape(tuple(image.shape), image.ndim == 3 and image.shape[0] == 3)
     if image.is_floating_point():
         low, high = (float(end) for end in torch.aminmax(image.detach()))
-        if not (low >= 0 and high <= 1):  # NaN is neither
+        if not (low >= 0 and high <= 1):  # also true for NaN
             raise BadRequest(f"image is a tensor of {image.dtype} in [{low:g}, {high:g}]; {EXPECTED}")
         image = (image.detach().float() * 255).round().to(torch.uint8)
     if image.dtype != torch.uint8:

@@ -1,4 +1,4 @@
-"""One image at a time, in this process: what the condense job does to an image, for notebooks and pipelines."""
+"""Condensing one image at a time in this process, for notebooks and pipelines."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.retry import condense_each
 from idc_ray.condensation.tasks import Condensed, ImageTask, needs_hr
 from idc_ray.config import CondenseConfig
+from idc_ray.config.condense import JOB_SETTINGS
 from idc_ray.evaluation.network import read_checkpoint
 from idc_ray.images import downscale
 from idc_ray.images.instance import cropped_to
@@ -26,18 +27,13 @@ from idc_ray.pipeline.device import find_device
 
 __all__ = ["OF_THE_JOB", "Condenser", "Tiles", "image_task", "pixels_id"]
 
-#: Settings of the whole job, which say nothing about one image.
-OF_THE_JOB = frozenset(
-    ("input", "output", "teacher", "dry_run", "strict", "overwrite", "retry_quarantined", "gallery_images",
-     "allocation", "source.lr_input", "source.image_column", "source.on_changed", "store", "mlflow",
-     "actors.ray_address")
-)  # fmt: skip
+#: Settings without use where one image is condensed: there are no files, no workers, and no budget to share.
+WITHOUT_USE = JOB_SETTINGS | {"allocation"}
 
-#: Settings of reading files, and of workers: here are neither.
-WITHOUT_USE = OF_THE_JOB | {
-    "source.max_pixels", "actors.min_size", "actors.max_size", "actors.initial_size", "actors.cpus", "actors.gpus",
-    "actors.images_per_step", "actors.device",
-}  # fmt: skip
+#: The same where a dataset is: its images may be encoded, and there are workers.
+OF_THE_JOB = {"actors.ray_address"} | {
+    name for name in WITHOUT_USE if name != "source.max_pixels" and not name.startswith("actors.")
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,10 +44,11 @@ class Tiles:
         lr: uint8 (n, p, p, 3), RGB.
         hr: uint8 (n, scale p, scale p, 3), RGB.
         losses: held-out loss of the image, ``start`` before and ``end`` after matching; empty for methods that choose
-            crops, and without tiles. ``end`` may be above ``start`` where ``kept_start`` is True.
-        corners: (top, left) in LR pixels of the crop that each tile is or began with; None for one from no one place.
-        kept_start: whether matching did not improve on the start, which was kept; None if nothing was matched.
-        image_id: what seeded all that was random.
+            crops, and if there are no tiles. ``end`` may be above ``start`` if ``kept_start`` is True.
+        corners: for each tile, (top, left) in LR pixels of the crop that it is or started from; None for a tile that
+            comes from several positions.
+        kept_start: True if matching did not improve on the initial tiles, which were kept; None without matching.
+        image_id: the image's id, which seeds its random numbers.
 
     Example:
         >>> import idc_ray
@@ -71,7 +68,7 @@ class Tiles:
     image_id: str
 
     def __len__(self) -> int:
-        """How many tiles."""
+        """Number of tiles."""
         return len(self.lr)
 
     def __repr__(self) -> str:
@@ -83,12 +80,12 @@ class Tiles:
 class Condenser:
     """Condenses images one by one in this process, without Ray.
 
-    Deterministic: the tiles of an image are the same bytes in each call, and, on a device of the same kind, those that
-    the job :func:`idc_ray.condense` makes of the same pixels with the same settings and image id. During a call torch
-    computes as in the job's workers (by default on one thread, with deterministic algorithms, without TF32); after it
-    all settings of torch are as they were. Not for several threads at a time, as torch's settings are the process's.
+    Deterministic: the same image gives the same bytes in every call and, on the same kind of device, in the job
+    :func:`idc_ray.condense` with the same settings and image id. During a call torch runs as in the job's workers (by
+    default on one thread, with deterministic algorithms, without TF32); afterwards all settings of torch are restored.
+    Not thread-safe, as torch's settings belong to the process.
 
-    Made by :meth:`from_pretrained`.
+    Create one with :meth:`from_pretrained`.
 
     Example:
         >>> import idc_ray
@@ -110,22 +107,22 @@ class Condenser:
     def from_pretrained(
         cls, teacher: Path = "bundled", scale: int = 2, device: str | torch.device = "auto", **settings: object
     ) -> Condenser:
-        """A condenser with a teacher.
+        """Create a condenser with a teacher.
 
         Args:
-            teacher: checkpoint of the network that labels the tiles, local or in an object store: one of this
-                package's, a public EDSR or MambaIRv2-light, or any that spandrel loads. ``bundled``: the small EDSR of
-                this package.
+            teacher: checkpoint of the network that labels the tiles, local or in an object store: idc_ray's format, a
+                public EDSR or MambaIRv2-light, or any that spandrel supports. ``bundled``: the small EDSR of this
+                package.
             scale: super-resolution factor, 2, 3 or 4.
             device: such as ``cpu`` or ``cuda:1``; ``auto``: the GPU if there is one.
-            settings: of the method, by the names of ``idc-ray condense``, nested by dictionaries:
+            settings: settings of the method with the names of ``idc-ray condense``, nested as dictionaries:
                 ``method="hardest"``, ``rlff={"num_frequencies": 512}``, ``actors={"threads": 2}``.
 
         Raises:
-            BadRequest: an unknown setting (with the nearest valid name) or one of the whole job, a wrong type or range,
-                a teacher that cannot be used, or no such device.
+            BadRequest: an unknown setting (the message suggests a similar one), a setting of the whole job, a wrong
+                type or range, a teacher that cannot be used, or no such device.
         """
-        refuse(CondenseConfig, settings, WITHOUT_USE, "it is one of the whole job, idc_ray.condense")
+        refuse(CondenseConfig, settings, WITHOUT_USE, "it is a setting of the whole job, idc_ray.condense")
         config = configure(CondenseConfig, {**settings, "scale": scale})
         chosen = find_device(device)
         data, _ = read_checkpoint(os.fspath(teacher), config.scale, "teacher")
@@ -139,24 +136,24 @@ class Condenser:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Where it runs."""
         return self._inner.device
 
     def __call__(self, image: ImageLike, ratio: float | None = None, image_id: str | None = None) -> Tiles:
-        """Condense one high-resolution image; its low-resolution image is made by MATLAB-style bicubic.
+        """Condense one high-resolution image, which is downscaled by MATLAB-style bicubic.
 
         Args:
             image: a PIL image, uint8 (H, W, 3), or a tensor (3, H, W), uint8 or floating point in [0, 1]; RGB. It is
-                cropped at the right and below to whole multiples of the scale.
-            ratio: share of the pixels that is kept, in (0, 1]; at least one tile is. None: the condenser's.
-            image_id: seeds all that is random about the image. The job's ids are ``idc_ray.images.image_id(PATH)`` of
-                paths relative to the input. None: the first 16 hex digits of the SHA-256 of the pixels, so that equal
-                images have equal tiles.
+                cropped at the right and bottom to multiples of the scale.
+            ratio: share of the pixels to keep, in (0, 1]; at least one tile is kept. None: the condenser's ratio.
+            image_id: seeds the image's random numbers. The job's ids are ``idc_ray.images.image_id(PATH)`` of paths
+                relative to the input. None: the first 16 hex digits of the SHA-256 of the pixels, so that equal images
+                give equal tiles.
 
         Raises:
-            BadRequest: the image is none of these, or the ratio is out of range.
-            RejectedImage: ``too_small``, it holds no tile; ``unsupported_pixels``, a mode of PIL's that has no stated
-                range or colours.
+            BadRequest: the image has a wrong type, shape or range, or the ratio is out of range.
+            RejectedImage: ``too_small``, the image is smaller than a tile; ``unsupported_pixels``, a PIL mode without a
+                defined range or colours.
             ArithmeticError, RuntimeError, ValueError: the network's output is not finite, or there is too little
                 memory.
         """
@@ -179,7 +176,7 @@ class Condenser:
 
 
 def image_task(image: NDArray[np.uint8], image_id: str | None, config: CondenseConfig) -> ImageTask:
-    """What is to be done with an HR image, uint8 (H, W, 3).
+    """The task of condensing an HR image, uint8 (H, W, 3).
 
     Raises:
         RejectedImage: ``too_small``.
@@ -190,14 +187,14 @@ def image_task(image: NDArray[np.uint8], image_id: str | None, config: CondenseC
 
 
 def pixels_id(image: NDArray[np.uint8]) -> str:
-    """Id of uint8 (H, W, 3) by its content: 16 hex digits of the SHA-256 of its height, width and pixels."""
+    """Content-based id of an image, uint8 (H, W, 3): 16 hex digits of the SHA-256 of its height, width and pixels."""
     digest = hashlib.sha256(f"{image.shape[0]} {image.shape[1]} ".encode())
     digest.update(np.ascontiguousarray(image).tobytes())
     return digest.hexdigest()[:16]
 
 
 def tiles_of(image_id: str, result: Condensed) -> Tiles:
-    """A result as the API gives it."""
+    """Convert a result to the API's type."""
     losses = {} if result.loss_start is None or result.loss_end is None else {
         "start": result.loss_start, "end": result.loss_end
     }  # fmt: skip

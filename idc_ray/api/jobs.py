@@ -1,6 +1,6 @@
-"""The jobs as functions. Each checks its settings first, changes nothing of the process, and prints nothing.
+"""The jobs as functions. They check their settings first, leave no change to global state, and print nothing.
 
-Ray, torch and MLflow are imported when a job starts, since they take seconds.
+Ray, torch and MLflow are imported when a job starts, as this takes seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from idc_ray.api.results import (
+from idc_ray.api.settings import Path, configure_job
+from idc_ray.config import CondenseConfig
+from idc_ray.results import (
     CompareResult,
     CondenseResult,
     EvaluateResult,
@@ -18,8 +20,6 @@ from idc_ray.api.results import (
     TrainResult,
     TuneResult,
 )
-from idc_ray.api.settings import Path, configure_job
-from idc_ray.config import CondenseConfig
 
 if TYPE_CHECKING:
     from idc_ray.store import Status
@@ -37,30 +37,30 @@ def condense(
     progress: bool = True,
     **settings: object,
 ) -> CondenseResult:
-    """Condense images into a training set for super-resolution: the whole job on Ray.
+    """Condense images into a training set for super-resolution, on Ray.
 
-    The same call again continues what was interrupted, and confirms what is finished. Uses the Ray cluster that this
-    process has joined; else joins the one of ``actors={"ray_address": ...}`` or ``RAY_ADDRESS``, else starts one on
-    this machine, and leaves it at the end. An image that cannot be used is quarantined and the job goes on.
+    A repeated call continues an interrupted run and returns the result of a finished one. Uses the Ray cluster that
+    this process is connected to; otherwise connects to the one at ``actors={"ray_address": ...}`` or ``RAY_ADDRESS``,
+    or starts one on this machine, and disconnects at the end. Images that cannot be used are quarantined.
 
     Args:
         input: folder (searched recursively), glob, list file or Parquet of high-resolution images, local or in an
-            object store; None: photographs that scikit-image ships.
-        output: folder or object-store prefix that the set is written to; None: ``idc_output``.
-        config: YAML file of settings, over which keywords win.
-        progress: show a bar on a terminal, and elsewhere log a line now and then.
-        settings: by the names of ``idc-ray condense``, nested by dictionaries: ``scale=2``, ``ratio=0.1``,
+            object store; None: sample photographs of scikit-image.
+        output: folder or object-store prefix for the condensed set; None: ``idc_output``.
+        config: YAML file of settings; keywords override it.
+        progress: show a progress bar on a terminal, or log progress elsewhere.
+        settings: settings with the names of ``idc-ray condense``, nested as dictionaries: ``scale=2``, ``ratio=0.1``,
             ``rlff={"num_frequencies": 512}``, ``actors={"max_size": 8}``, ``mlflow={"enabled": False}``.
 
     Returns:
-        The set: how many tiles, the ratio really reached, the images that were set aside.
+        The condensed set: number of tiles, actual ratio, quarantined images.
 
     Raises:
-        BadRequest: an unknown setting (with the nearest valid name), a wrong type or range, no images, a teacher of
-            another scale, or an output that holds another set.
-        Locked: another process works on the output.
+        BadRequest: an unknown setting (the message suggests a similar one), a wrong type or range, no images, a teacher
+            of another scale, or an output that contains another set.
+        Locked: another process is using the output.
         QuarantinedImages: images were quarantined and ``strict`` is True.
-        IdcError: no image could be condensed, or none gave a tile; anything else that a user can mend.
+        IdcError: no image could be condensed, there are no tiles, or another error that a user can fix.
 
     Example:
         >>> import idc_ray
@@ -75,10 +75,7 @@ def condense(
     from idc_ray.pipeline.condense import run_condense
 
     with preserved():
-        finished = run_condense(made, "log" if progress else "nothing")
-    if finished.failure is not None:
-        raise finished.failure
-    return CondenseResult.of(finished)
+        return run_condense(made, "log" if progress else "nothing")
 
 
 def train(
@@ -91,25 +88,25 @@ def train(
 ) -> TrainResult:
     """Train a super-resolution network with Ray Train.
 
-    The same call again continues what was interrupted, also with more iterations, and confirms what is finished. Uses,
-    joins or starts a Ray cluster as :func:`condense` does.
+    A repeated call continues an interrupted training, or a finished one if ``iterations`` was raised, and otherwise
+    returns the result of the finished one. Uses or starts a Ray cluster as :func:`condense` does.
 
     Args:
         data: condensed sets, folders of images, or folders of pairs (``HR`` and ``LR``); one or several.
         output: folder or object-store prefix for checkpoints; None: ``idc_train``.
-        config: YAML file of settings, over which keywords win.
-        progress: show a bar on a terminal, and elsewhere log a line now and then.
-        settings: by the names of ``idc-ray train``, nested by dictionaries: ``model="edsr_baseline"``,
+        config: YAML file of settings; keywords override it.
+        progress: show a progress bar on a terminal, or log progress elsewhere.
+        settings: settings with the names of ``idc-ray train``, nested as dictionaries: ``model="edsr_baseline"``,
             ``iterations=300_000``, ``validation={"images": "val/"}``, ``workers={"count": 4}``.
 
     Returns:
-        The checkpoints and what they reached on the validation images.
+        The checkpoints and their PSNR on the validation images.
 
     Raises:
-        BadRequest: an unknown setting (with the nearest valid name), a wrong type or range, no data, or an output that
-            holds another training.
-        Locked: another process works on the output.
-        IdcError: the loss became infinite, workers were lost too often; anything else that a user can mend.
+        BadRequest: an unknown setting (the message suggests a similar one), a wrong type or range, no data, or an
+            output that contains another training.
+        Locked: another process is using the output.
+        IdcError: the loss became infinite, workers died too often, or another error that a user can fix.
 
     Example:
         >>> import idc_ray
@@ -126,7 +123,7 @@ def train(
     from idc_ray.training.driver import run_train
 
     with preserved():
-        return TrainResult.of(run_train(made, "log" if progress else "nothing"))
+        return run_train(made, "log" if progress else "nothing")
 
 
 def evaluate(
@@ -137,23 +134,23 @@ def evaluate(
     config: Path | None = None,
     **settings: object,
 ) -> EvaluateResult:
-    """Measure the PSNR and SSIM of a network on benchmark sets by the protocol of the field, in this process.
+    """Measure the PSNR and SSIM of a network on benchmark sets by the usual protocol, in this process.
 
     Args:
         model: a checkpoint as for :func:`idc_ray.load_model`, ``bundled``, or ``bicubic`` for interpolation.
         benchmarks: folders of sets such as ``SET/x2/HR`` and ``SET/x2/LR``, or plain folders of HR images; one or
             several.
-        output: folder or object-store prefix for ``metrics.json``, ``metrics.csv`` and pictures.
-        config: YAML file of settings, over which keywords win.
-        settings: by the names of ``idc-ray evaluate``: ``scale=2``, ``tile=256``, ``self_ensemble=True``,
+        output: folder or object-store prefix for ``metrics.json``, ``metrics.csv`` and output images.
+        config: YAML file of settings; keywords override it.
+        settings: settings with the names of ``idc-ray evaluate``: ``scale=2``, ``tile=256``, ``self_ensemble=True``,
             ``pictures=True``, ``device="cuda"``.
 
     Returns:
-        Means by set and scores by image.
+        Means for each set and scores for each image.
 
     Raises:
-        BadRequest: an unknown setting (with the nearest valid name), a wrong type or range, no set for the scale, or a
-            network that cannot be used.
+        BadRequest: an unknown setting (the message suggests a similar one), a wrong type or range, no set for the
+            scale, or a network that cannot be used.
 
     Example:
         >>> import idc_ray
@@ -176,26 +173,26 @@ def evaluate(
 def compare(
     input: Path | None = None, output: Path | None = None, *, config: Path | None = None, **settings: object
 ) -> CompareResult:
-    """Condense, train and score with several methods and seeds, and tabulate paired differences.
+    """Condense, train and evaluate with several methods and seeds, and tabulate paired differences.
 
-    Needs the extra ``experiments``. The same call again does what is missing, and tries again what failed. Uses, joins
-    or starts a Ray cluster as :func:`condense` does.
+    Needs the extra ``experiments``. A repeated call runs what is missing and retries what failed. Uses or starts a Ray
+    cluster as :func:`condense` does.
 
     Args:
-        input: high-resolution images as for :func:`condense`; None: photographs that scikit-image ships.
+        input: high-resolution images as for :func:`condense`; None: sample photographs of scikit-image.
         output: folder or object-store prefix for sets, students and results; None: ``idc_comparison``.
-        config: YAML file of settings, over which keywords win.
-        settings: by the names of ``idc-ray compare``: ``benchmarks="BENCHMARKS"``, ``methods=["whole", "random",
-            "idc"]``, ``ratios=0.1``, ``train={"iterations": 10_000}``.
+        config: YAML file of settings; keywords override it.
+        settings: settings with the names of ``idc-ray compare``: ``benchmarks="BENCHMARKS"``, ``methods=["whole",
+            "random", "idc"]``, ``ratios=0.1``, ``train={"iterations": 10_000}``.
 
     Returns:
-        Means by arm and set, and the table. Trainings that failed are in ``failures``: the results of the others stand.
+        Means for each arm and set, and the table. Failed trainings are listed in ``failures``.
 
     Raises:
-        BadRequest: an unknown setting (with the nearest valid name), a wrong type or range, no images, nothing to score
-            on, or a package of the extra that is missing.
-        Locked: another process works on the output.
-        IdcError: what all arms need cannot be computed; anything else that a user can mend.
+        BadRequest: an unknown setting (the message suggests a similar one), a wrong type or range, no images, nothing
+            to evaluate on, or a missing package of the extra.
+        Locked: another process is using the output.
+        IdcError: a step that all arms need failed, or another error that a user can fix.
 
     Example:
         >>> import idc_ray
@@ -215,7 +212,7 @@ def compare(
     from idc_ray.comparison.compare import run_compare
 
     with preserved():
-        return CompareResult.of(run_compare(made))
+        return run_compare(made)
 
 
 def tune(
@@ -226,27 +223,27 @@ def tune(
     config: Path | None = None,
     **settings: object,
 ) -> TuneResult:
-    """Search for settings of :func:`condense` that make better students, with Ray Tune and Optuna.
+    """Search for settings of :func:`condense` that give better students, with Ray Tune and Optuna.
 
-    Needs the extra ``experiments``. The same call again goes on where it was. Uses, joins or starts a Ray cluster as
+    Needs the extra ``experiments``. A repeated call continues the search. Uses or starts a Ray cluster as
     :func:`condense` does.
 
     Args:
-        space: what to vary: a YAML file, or the name of a packaged space, such as ``smoke``.
-        input: high-resolution images as for :func:`condense`; None: photographs that scikit-image ships.
+        space: search space: a YAML file, or the name of a packaged space, such as ``smoke``.
+        input: high-resolution images as for :func:`condense`; None: sample photographs of scikit-image.
         output: folder or object-store prefix for records and results; None: ``idc_tuning``.
-        config: YAML file of settings, over which keywords win.
-        settings: by the names of ``idc-ray tune``: ``samples=30``, ``hours=8``, ``validation="val/"``,
+        config: YAML file of settings; keywords override it.
+        settings: settings with the names of ``idc-ray tune``: ``samples=30``, ``hours=8``, ``validation="val/"``,
             ``train={"iterations": 2000}``.
 
     Returns:
-        The best trial, and all of them.
+        All trials and the best one.
 
     Raises:
-        BadRequest: an unknown setting or parameter (with the nearest valid name), a wrong type or range, no images, an
-            output that holds another sweep, or a package of the extra that is missing.
-        Locked: another process works on the output.
-        IdcError: no trial came to its end; anything else that a user can mend.
+        BadRequest: an unknown setting or parameter (the message suggests a similar one), a wrong type or range, no
+            images, an output that contains another sweep, or a missing package of the extra.
+        Locked: another process is using the output.
+        IdcError: no trial finished, or another error that a user can fix.
 
     Example:
         >>> import idc_ray
@@ -273,13 +270,13 @@ def export(run: Path, output: Path, *, config: Path | None = None, **settings: o
 
     Args:
         run: a finished output of :func:`condense`, local or in an object store.
-        output: folder or object-store prefix; ``HR/NAME.png``, ``LR/NAME.png`` and ``meta_info.txt`` are written there.
-        config: YAML file of settings, over which keywords win.
-        settings: by the names of ``idc-ray export``: ``overwrite=True``.
+        output: folder or object-store prefix for ``HR/NAME.png``, ``LR/NAME.png`` and ``meta_info.txt``.
+        config: YAML file of settings; keywords override it.
+        settings: settings with the names of ``idc-ray export``: ``overwrite=True``.
 
     Raises:
-        BadRequest: an unknown setting (with the nearest valid name), no finished set, or an output that holds something
-            else.
+        BadRequest: an unknown setting (the message suggests a similar one), no finished set, or an output with other
+            files.
         IdcError: a shard is damaged.
 
     Example:
@@ -291,23 +288,22 @@ def export(run: Path, output: Path, *, config: Path | None = None, **settings: o
     from idc_ray.config.export import ExportConfig
 
     made = configure_job(ExportConfig, _given(settings, run=run, output=output), config)
-    from idc_ray.store import Store
+    from idc_ray.store import resolve
     from idc_ray.store.export import export_folders
-    from idc_ray.store.filesystem import resolve
 
     target = resolve(made.output)
-    return ExportResult(target.uri, export_folders(Store.open(made.run), target, made.overwrite))
+    return ExportResult(target.uri, export_folders(resolve(made.run), target, made.overwrite))
 
 
 def status(output: Path) -> Status:
-    """The state of a condense job, running or not, from its output alone.
+    """Read the state of a condense job, running or not, from its output.
 
     Args:
-        output: of :func:`condense`, local or in an object store.
+        output: output of :func:`condense`, local or in an object store.
 
     Raises:
-        BadRequest: there is no run.
-        IdcError: something in the output cannot be read.
+        BadRequest: there is no run in the output.
+        IdcError: the output cannot be read.
 
     Example:
         >>> import idc_ray
@@ -315,11 +311,11 @@ def status(output: Path) -> Status:
         >>> found.state, found.done, found.quarantined
         ('finished', 2, 0)
     """
-    from idc_ray.store import Store
+    from idc_ray.store import read_status, resolve
 
-    return Store.open(os.fspath(output)).status()
+    return read_status(resolve(os.fspath(output)))
 
 
 def _given(settings: Mapping[str, object], **named: object) -> dict[str, object]:
-    """Keywords and those of the named arguments that were given: the others are the configuration's to choose."""
+    """Keywords and named arguments, without those that are None: the configuration has their defaults."""
     return {**settings, **{name: value for name, value in named.items() if value is not None}}

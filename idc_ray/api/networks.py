@@ -1,4 +1,4 @@
-"""Networks from checkpoints, and images upscaled with them."""
+"""Loading networks from checkpoints, and upscaling images with them."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def load_model(checkpoint: Path, scale: int | None = None, device: str | torch.d
     """Load a super-resolution network.
 
     Args:
-        checkpoint: a file that :func:`idc_ray.train` wrote, one of a public EDSR or MambaIRv2-light, or any that
-            spandrel loads; local or in an object store. ``bundled``: the small EDSR of this package. Weights are never
+        checkpoint: a checkpoint of :func:`idc_ray.train`, a public EDSR or MambaIRv2-light, or any that spandrel
+            supports; local or in an object store. ``bundled``: the small EDSR of this package. Weights are never
             unpickled.
-        scale: upscaling factor that is expected; None: whatever the checkpoint has.
+        scale: expected upscaling factor; None: the checkpoint's.
         device: such as ``cpu`` or ``cuda:1``; ``auto``: the GPU if there is one.
 
     Returns:
-        The network in evaluation mode, its parameters frozen: ``model`` (the ``torch.nn.Module``, which maps RGB
+        The network in evaluation mode with frozen parameters. It has ``model`` (the ``torch.nn.Module``, which maps RGB
         (B, 3, h, w) in [0, 1] to (B, 3, scale h, scale w)), ``scale``, ``device``, ``name``, and ``upscale``, which
-        takes images of any size.
+        accepts images of any size.
 
     Raises:
-        BadRequest: the checkpoint cannot be read or is not one of an RGB super-resolution network, it is of another
-            scale, no network is bundled for the scale, or the device cannot be used.
+        BadRequest: the checkpoint cannot be read, is not an RGB super-resolution network or has another scale, no
+            network is bundled for the scale, or the device cannot be used.
 
     Example:
         >>> import idc_ray
@@ -60,18 +60,18 @@ def upscale(
     """Upscale an image.
 
     Args:
-        model: of :func:`load_model`.
+        model: a network from :func:`load_model`.
         image: a PIL image, uint8 (h, w, 3), or a tensor (3, h, w), uint8 or floating point in [0, 1]; RGB.
-        tile: side, in pixels of ``image``, of the overlapping tiles that a large image goes through the network in,
-            so that memory does not grow with the image; None: whole.
+        tile: upscale in overlapping tiles of this side, in pixels of ``image``, so that memory does not grow with the
+            image; None: the whole image at once.
         tile_overlap: pixels that neighbouring tiles share, in [0, tile).
-        ensemble: mean of the outputs for the eight flips and rotations, eight times the time.
+        ensemble: average the outputs for the eight flips and rotations, which takes eight times as long.
 
     Returns:
         uint8 (scale h, scale w, 3), RGB.
 
     Raises:
-        BadRequest: the image is none of these, or the tiles overlap wholly.
+        BadRequest: the image has a wrong type, shape or range, or ``tile_overlap`` is out of range.
 
     Example:
         >>> import idc_ray
@@ -84,7 +84,7 @@ def upscale(
         >>> Image.fromarray(large).save("large.png")
     """
     if not isinstance(model, Upscaler):
-        raise BadRequest(f"model is a {type(model).__name__}; expected what idc_ray.load_model returns")
+        raise BadRequest(f"model is a {type(model).__name__}; expected a network from idc_ray.load_model")
     if tile is not None and not 0 <= tile_overlap < tile:
         raise BadRequest(f"tile_overlap is {tile_overlap}; expected at least 0 and less than tile, {tile}")
     return image_upscale(model.upscale_image_float, model.scale, tile, tile_overlap, ensemble)(as_rgb(image))

@@ -1,4 +1,4 @@
-"""Keywords of the API to the typed configuration of a job."""
+"""From keywords of the API to the typed configuration of a job."""
 
 from __future__ import annotations
 
@@ -27,46 +27,46 @@ def configure(model: type[Model], settings: Mapping[str, object], config: Path |
     Args:
         model: the configuration's type.
         settings: keywords; nested dictionaries or dotted names.
-        config: YAML file of settings, over which keywords win; None: none.
+        config: YAML file of settings; keywords override it.
 
     Raises:
-        BadRequest: an unknown setting (with the nearest valid name), or a wrong type or range.
+        BadRequest: an unknown setting (the message suggests a similar one), or a wrong type or range.
     """
     return load(model, None if config is None else os.fspath(config), _plain(settings))
 
 
 def configure_job(model: type[Model], settings: Mapping[str, object], config: Path | None) -> Model:
-    """The same for a whole job.
+    """:func:`configure` for a whole job.
 
     Raises:
-        BadRequest: as :func:`configure`; ``dry_run``; a relative path in a job that was submitted to a cluster.
+        BadRequest: as :func:`configure`; ``dry_run`` is set; a relative path in a job submitted to a cluster.
     """
     made = configure(model, settings, config)
     if getattr(made, "dry_run", False):
-        raise BadRequest("dry_run is True; expected False: only the command line prints estimates, with --dry-run")
+        raise BadRequest("dry_run is True; expected False: for an estimate use --dry-run on the command line")
     refuse_relative_places(made)
     return made
 
 
 def refuse(model: type[BaseModel], settings: Mapping[str, object], names: Collection[str], fix: str) -> None:
-    """Refuse settings that a call has no use for.
+    """Reject settings that do not apply to a call.
 
     Args:
         model: the configuration's type.
         settings: keywords, nested or dotted.
-        names: settings and sections without use.
-        fix: where they are of use.
+        names: settings and sections that do not apply.
+        fix: end of the message: where they apply.
 
     Raises:
-        BadRequest: one of them is there, or an unknown one.
+        BadRequest: one of them is given, or an unknown setting.
     """
     for name in flatten(model, _plain(settings), "the call"):
         if name in names or name.rpartition(".")[0] in names:
-            raise BadRequest(f"setting '{name}' is of no use here; {fix}")
+            raise BadRequest(f"setting '{name}' does not apply here; {fix}")
 
 
 def _plain(value: Any) -> Any:
-    """Without path objects, which the configuration does not know."""
+    """Convert path objects to text, for the configuration."""
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What a call of the API must leave as it was: settings of the process that belong to its caller."""
+"""Preserving the caller's global state (random generators, environment, logging, signals, torch) across API calls."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.utils.deterministic
 
-from idc_ray.pipeline.device import make_repeatable
+from idc_ray.pipeline.device import make_repeatable, use_deterministic_algorithms
 
 __all__ = ["preserved", "repeatable_torch"]
 
-#: Variables that Ray, MLflow, torch and the jobs set for processes that they start, by how their names begin.
+#: Prefixes of the environment variables that Ray, MLflow, torch and the jobs set for processes that they start.
 PREFIXES = ("RAY_", "MLFLOW_", "_MLFLOW_", "TUNE_", "CUBLAS_", "KMP_", "TORCH", "PYTHONPATH", "PYTHONBREAKPOINT")
 
 Restore = Callable[[], None]
@@ -28,9 +29,9 @@ Value = TypeVar("Value")
 
 @contextlib.contextmanager
 def preserved() -> Iterator[None]:
-    """Undo what happens inside to random states, the environment, logging and signal handlers.
+    """Restore random states, environment variables, logging and signal handlers on exit.
 
-    Of the environment only variables that the jobs and their libraries set are undone (:data:`PREFIXES`): another
+    Only environment variables that the jobs and their libraries set (:data:`PREFIXES`) are restored, as another
     thread may set others meanwhile.
     """
     restores = [_random_state(), _environment(), _loggers(), _handlers()]
@@ -43,11 +44,11 @@ def preserved() -> Iterator[None]:
 
 @contextlib.contextmanager
 def repeatable_torch(device: torch.device, threads: int) -> Iterator[None]:
-    """Compute inside as the workers of a job do, and restore the caller's settings of torch at the end.
+    """Run torch as in the workers of a job, and restore its settings on exit.
 
     Args:
         device: where to compute.
-        threads: of torch, on which float sums depend.
+        threads: number of torch's threads, on which float sums depend.
     """
     restores = [_random_state(), _environment(), _precision(), _flags()]
     try:
@@ -55,7 +56,7 @@ def repeatable_torch(device: torch.device, threads: int) -> Iterator[None]:
         for module in _precision_modules():
             module.fp32_precision = "ieee"
         torch.set_default_dtype(torch.float32)
-        # A context of devices makes every call of torch slower, so there is none where the default is as in workers.
+        # A device context makes every call of torch slower: used only if the default differs from the workers'.
         default = contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
         with default, torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
             yield
@@ -65,7 +66,7 @@ def repeatable_torch(device: torch.device, threads: int) -> Iterator[None]:
 
 
 def _random_state() -> Restore:
-    """Of Python, numpy and torch: Ray and new networks draw from them."""
+    """Random states of Python, numpy and torch, which Ray and the initialisation of networks draw from."""
     python, array = random.getstate(), np.random.get_state()
     cpu = torch.get_rng_state()
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
@@ -92,7 +93,7 @@ def _environment() -> Restore:
 
 
 def _loggers() -> Restore:
-    """Levels and handlers of the root logger and of those that exist; loggers that are made inside stay as made."""
+    """Levels and handlers of the root logger and all existing loggers."""
     known = [logging.getLogger(), *logging.root.manager.loggerDict.values()]
     before = [
         (logger, logger.level, list(logger.handlers), logger.propagate)
@@ -111,7 +112,7 @@ def _loggers() -> Restore:
 
 
 def _handlers() -> Restore:
-    """Of SIGINT and SIGTERM, which only the main thread may set, and of exceptions that nobody catches."""
+    """Handlers of SIGINT and SIGTERM, which only the main thread may set, and of uncaught exceptions."""
     hook = sys.excepthook
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -129,21 +130,23 @@ def _flags() -> Restore:
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fills = memory.fill_uninitialized_memory
     benchmark = torch.backends.cudnn.benchmark
 
     def restore() -> None:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        memory.fill_uninitialized_memory = fills
         torch.backends.cudnn.benchmark = benchmark
 
     return restore
 
 
 def _precision() -> Restore:
-    """Of float32 products. torch has two interfaces to it: what the new one has set the old one may refuse to read.
-
-    Then the old one's setting can only be its default.
+    """Precision of float32 products. torch has an old and a new interface; what was set by the new one, the old one
+    may refuse to read, and then its setting can only be the default.
     """
     matmul = _readable(torch.get_float32_matmul_precision, "highest")
     cudnn = _readable(lambda: torch.backends.cudnn.allow_tf32, True)
@@ -166,7 +169,7 @@ def _readable(read: Callable[[], Value], default: Value) -> Value:
 
 
 def _precision_modules() -> list[Any]:
-    """Where torch's new interface states it, one for each kind of operation; none before torch 2.9."""
+    """Modules with torch's new interface, one for each kind of operation; empty before torch 2.9."""
     backends: Any = torch.backends
     if not hasattr(backends.cuda.matmul, "fp32_precision"):
         return []

@@ -1,21 +1,27 @@
-"""``idc-ray completion``: scripts for the shells' completion, generated from the configurations.
+"""``idc-ray completion``: shell completion scripts, generated from the configurations.
 
-A generated script answers at once and needs no package. A completer that runs Python, such as argcomplete, would import
-pydantic and the configurations, about half a second, at every press of the Tab key.
+A generated script is fast and needs no package. A completer that runs Python, such as argcomplete, would import
+pydantic and the configurations, about half a second, each time the Tab key is pressed.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Literal, get_args, get_origin
 
 from idc_ray.cli import Parser
-from idc_ray.commands import COMMANDS
-from idc_ray.config import Section, Setting, settings_of
+from idc_ray.commands import COMMANDS, configuration
+from idc_ray.config import Setting, settings_of
 from idc_ray.help_text import kinds_of
 
 SHELLS = ("bash", "zsh", "fish")
+
+#: Options of the commands that have no configuration.
+OTHERS: dict[str, dict[str, tuple[str, ...] | None]] = {
+    "status": {"--json": None},
+    "report": {"--output": (), "--images": (), "--include": (), "--no-sources": None},
+    "verify": {"--repair": None, "--deep": None, "--json": None},
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,11 +39,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _options(command: str) -> dict[str, tuple[str, ...] | None]:
-    """Options of a command: the values to choose from, empty for any, None for an option that takes no value."""
+    """Options of a command with their choices: an empty tuple for any value, None for an option without value."""
     options: dict[str, tuple[str, ...] | None] = {"--help": None}
-    model = _configuration(command)
+    model = configuration(command)
     if model is None:
-        return options | ({"--json": None} if command == "status" else {})
+        return options | OTHERS.get(command, {})
     options |= {"--help-all": None, "--config": ()}
     for setting in settings_of(model):
         name = setting.name.replace("_", "-")
@@ -46,12 +52,6 @@ def _options(command: str) -> dict[str, tuple[str, ...] | None]:
         else:
             options[f"--{name}"] = _choices(setting)
     return options
-
-
-def _configuration(command: str) -> type[Section] | None:
-    """The type of a command's settings; None if it has arguments only."""
-    module = importlib.import_module(f"idc_ray.commands.{command}")
-    return getattr(module, f"{command.capitalize()}Config", None)
 
 
 def _choices(setting: Setting) -> tuple[str, ...]:

@@ -10,14 +10,14 @@ from idc_ray.commands import COMMANDS
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parse the arguments, check, print; returns 0 if the output is sound, or is now, else 1."""
+    """Parse the arguments, check and print the report; returns 0 if the output is undamaged or repaired, else 1."""
     parser = Parser(prog="idc-ray verify", description=COMMANDS["verify"], allow_abbrev=False)
     parser.add_argument("output", metavar="OUT", help="the condense job's --output, local or in an object store")
     parser.add_argument(
-        "--repair", action="store_true", help="take damage out; the same condense command does it again"
+        "--repair", action="store_true", help="remove damaged parts; the same condense command makes them again"
     )
     parser.add_argument("--deep", action="store_true", help="also check every PNG")
-    parser.add_argument("--json", action="store_true", help="everything, for programs")
+    parser.add_argument("--json", action="store_true", help="print the full report as JSON")
     asked = parser.parse_args(argv)
     from idc_ray.store.verify import verify  # after parsing: pyarrow takes a moment to import
 

@@ -46,7 +46,7 @@ __all__ = ["Condenser"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Tiles of one network call where ``slots`` is not set: GPUs need many to be busy, caches of CPUs hold few.
+#: Tiles of one network call by default: GPUs need many to be busy, caches of CPUs hold few.
 DEFAULT_BATCH_SIZE = {"cpu": 4, "cuda": 32}
 
 
@@ -113,7 +113,7 @@ class Condenser:
         ).to(device)
         # The other sets are for steps on pixels; measuring an image in all of them takes most of its time.
         self.bank = bank if config.pixel_steps else replace(bank, directions=bank.directions[:1])
-        size = config.slots or DEFAULT_BATCH_SIZE[device.type]
+        size = config.teacher_batch_size or DEFAULT_BATCH_SIZE[device.type]
         # A CPU gains little from fuller calls, and loses as much by padding them.
         shared = device.type != "cpu" and calls_are_independent(self.reader, self.bank, size)
         self.batches = FixedBatches(size, shared)

@@ -26,8 +26,8 @@ def load_condenser(
     Raises:
         BadRequest: as :func:`load_networks`.
     """
-    guide, teacher = load_networks(config, data, device)
-    return Condenser(guide, config, device, mean_difficulty, teacher)
+    feature_network, teacher = load_networks(config, data, device)
+    return Condenser(feature_network, config, device, mean_difficulty, teacher)
 
 
 def load_networks(config: CondenseConfig, data: bytes, device: torch.device) -> tuple[Teacher, Upscaler]:
@@ -35,7 +35,7 @@ def load_networks(config: CondenseConfig, data: bytes, device: torch.device) -> 
 
     Raises:
         BadRequest: the checkpoint is none for this scale, a network does not take the run's tiles or has no such
-            feature layer, or no guide is bundled for this scale.
+            feature layer, or none is bundled for this scale.
     """
     layer = config.rlff.feature_layer
     if config.resolved_feature_network == "teacher":
@@ -44,14 +44,16 @@ def load_networks(config: CondenseConfig, data: bytes, device: torch.device) -> 
         return teacher, teacher
     try:
         bundled = bundled_teacher_bytes(config.scale)
-        guide = load_teacher(bundled, scale=config.scale, feature_layer=layer, device=device, name="the bundled guide")
+        feature_network = load_teacher(
+            bundled, scale=config.scale, feature_layer=layer, device=device, name="the bundled feature network"
+        )
     except BadRequest as error:
-        raise BadRequest(f"guide is bundled: {error}; or set --guide teacher") from None
+        raise BadRequest(f"feature_network is bundled: {error}; or set --feature-network teacher") from None
     same = data == bundled
-    labeler = guide if same else load_upscaler(data, scale=config.scale, device=device, name="the teacher")
-    for network in (guide, labeler):
+    labeler = feature_network if same else load_upscaler(data, scale=config.scale, device=device, name="the teacher")
+    for network in (feature_network, labeler):
         _prepare(network, config)
-    return guide, labeler
+    return feature_network, labeler
 
 
 def _prepare(network: Upscaler, config: CondenseConfig) -> None:

@@ -1,7 +1,18 @@
 """Typed configuration: unknown settings are an error, the digest names what affects the result."""
 
-from idc_ray.config.base import Neutral, PathField, Section, Setting, path_settings, settings_of
-from idc_ray.config.condense import METHOD_VERSION, Actors, CondenseConfig, Loss, Mlflow, Optimizer, Rlff, Source, Store
+from idc_ray.config.base import PathField, Section, Setting, path_settings, settings_of
+from idc_ray.config.condense import (
+    METHOD_VERSION,
+    Actors,
+    CondenseConfig,
+    Loss,
+    MethodConfig,
+    Mlflow,
+    Optimizer,
+    Rlff,
+    Source,
+    Store,
+)  # fmt: skip
 from idc_ray.config.loading import load, load_config, unknown_setting
 
 __all__ = [
@@ -9,8 +20,8 @@ __all__ = [
     "Actors",
     "CondenseConfig",
     "Loss",
+    "MethodConfig",
     "Mlflow",
-    "Neutral",
     "Optimizer",
     "PathField",
     "Rlff",

@@ -15,19 +15,14 @@ from pydantic.fields import FieldInfo
 from idc_ray.redact import redact_all
 
 __all__ = [
-    "Neutral", "OneOrSeveral", "PathField", "Section", "Setting", "path_settings", "result_digest", "result_settings",
+    "OneOrSeveral", "PathField", "Section", "Setting", "path_settings", "result_digest", "result_settings",
     "settings_of",
 ]  # fmt: skip
 
-_NEUTRAL = "neutral"
-PATH_FIELD = "place"
+PATH_FIELD = "path"
 _T = TypeVar("_T")
 
-#: ``Neutral[int]`` is an int that changes no byte of any image's rows. A field without the mark affects the
-#: result: to forget the mark costs a needless redo, never a wrong reuse.
-Neutral = Annotated[_T, _NEUTRAL]
-
-#: ``Place[str]`` is a path or a URI of something that a job reads or writes.
+#: ``PathField[str]`` is a path or a URI of something that a job reads or writes.
 PathField = Annotated[_T, PATH_FIELD]
 
 
@@ -111,17 +106,18 @@ def path_settings(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, st
             yield from ((prefix + name, each) for each in ((value,) if isinstance(value, str) else value))
 
 
-def result_settings(config: BaseModel) -> dict[str, Any]:
-    """The values that affect the result, nested as in ``config``; sections without any are left out."""
+def result_settings(config: BaseModel, method: type[BaseModel]) -> dict[str, Any]:
+    """The values that affect the result, nested as in ``config``.
+
+    Args:
+        config: the settings of a job.
+        method: the base of its type that declares them, in sections that may themselves be bases of the job's.
+    """
     kept: dict[str, Any] = {}
-    for name, field in type(config).model_fields.items():
-        value = getattr(config, name)
-        if _NEUTRAL in field.metadata:
-            continue
-        if isinstance(value, BaseModel):
-            value = result_settings(value)
-            if not value:
-                continue
+    for name, field in method.model_fields.items():
+        value, kind = getattr(config, name), field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            value = result_settings(value, kind)
         kept[name] = value
     return kept
 

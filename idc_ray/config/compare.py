@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from idc_ray.config.base import Neutral, OneOrSeveral, PathField, Section
+from idc_ray.config.base import OneOrSeveral, PathField, Section
 from idc_ray.config.condense import Actors, Count, Mlflow, Text
 
 __all__ = ["CompareConfig", "Grid"]
@@ -31,7 +31,7 @@ class Grid(Section):
 class CompareMlflow(Mlflow):
     """MLflow tracking: a parent run, with a child run for each arm and seed."""
 
-    experiment: Neutral[Text] = "idc_ray_compare"
+    experiment: Text = "idc_ray_compare"
     """Name of the experiment."""
 
 

@@ -10,16 +10,21 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from idc_ray.config.base import Neutral, PathField, Section, result_digest, result_settings
+from idc_ray.config.base import PathField, Section, result_digest, result_settings, settings_of
+from idc_ray.config.synonyms import RENAMED
 
 __all__ = [
     "BUNDLED_SCALES",
+    "JOB_SETTINGS",
     "METHOD_VERSION",
     "Actors",
     "CondenseConfig",
     "Exchange",
+    "Files",
     "Loss",
+    "MethodConfig",
     "Mlflow",
+    "Numerics",
     "Optimizer",
     "Rlff",
     "Source",
@@ -57,7 +62,7 @@ class Rlff(Section):
     """Standard deviations of the frequencies, relative to 1 / that of a local feature; positive, distinct."""
     feature_layer: Text = "auto"
     """Layer whose output is matched, by module name. auto: the last one at LR resolution before the upsampler. A name
-    refers to the teacher, unless guide says otherwise."""
+    refers to the teacher, unless feature_network says otherwise."""
     padding: int = Field(4, ge=0)
     """Reflection padding of a tile when its features are computed, in LR pixels; less than tile_size."""
 
@@ -138,39 +143,44 @@ class Optimizer(Section):
 class Source(Section):
     """Image sources."""
 
-    lr_input: Neutral[PathField[Text | None]] = None
+    lr_input: PathField[Text | None] = None
     """Folder of LR images with the relative paths of the HR images; null: LR is made by MATLAB-style bicubic."""
-    image_column: Neutral[Text | None] = None
+    image_column: Text | None = None
     """Image column of a Parquet input; null: the only one with images."""
-    max_pixels: Neutral[Count] = 100_000_000
+    max_pixels: Count = 100_000_000
     """Largest image that is decoded, in pixels; larger ones are quarantined."""
-    on_changed: Neutral[Literal["error", "redo"]] = "error"
+    on_changed: Literal["error", "redo"] = "error"
     """What to do with a source that changed after it was condensed."""
 
 
-class Actors(Section):
-    """Worker pool. Only threads and dtype affect results: floating-point sums depend on them."""
+class Numerics(Section):
+    """Arithmetic of a worker: floating-point sums depend on it."""
 
-    min_size: Neutral[Count] = 1
-    """Minimum number of workers."""
-    max_size: Neutral[Count | None] = None
-    """Maximum number of workers; null: as many as fit the cluster, also when it grows. An autoscaling cluster without
-    nodes is asked for this many at once; with null it grows one by one."""
-    initial_size: Neutral[Count | None] = None
-    """Initial number of workers; null: as many as fit and have work."""
-    cpus: Neutral[NotNegative] = 1.0
-    """CPUs per worker; a fraction of 1, or a whole number."""
-    gpus: Neutral[NotNegative | None] = None
-    """GPUs per worker; a fraction of 1, or a whole number; null: 1 if the cluster has any, else 0."""
     threads: Count = 1
     """Torch threads per worker."""
-    images_per_step: Neutral[Count | None] = None
-    """Images per call; null: 4 on CPUs, 16 on GPUs."""
-    device: Neutral[Literal["auto", "cpu", "cuda"]] = "auto"
-    """Device of the workers; auto: cuda if they have a GPU. Results of different devices differ in the last bits."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the teacher's forward pass."""
-    ray_address: Neutral[Text | None] = None
+
+
+class Actors(Numerics):
+    """Worker pool. Only threads and dtype affect results: floating-point sums depend on them."""
+
+    min_size: Count = 1
+    """Minimum number of workers."""
+    max_size: Count | None = None
+    """Maximum number of workers; null: as many as fit the cluster, also when it grows. An autoscaling cluster without
+    nodes is asked for this many at once; with null it grows one by one."""
+    initial_size: Count | None = None
+    """Initial number of workers; null: as many as fit and have work."""
+    cpus: NotNegative = 1.0
+    """CPUs per worker; a fraction of 1, or a whole number."""
+    gpus: NotNegative | None = None
+    """GPUs per worker; a fraction of 1, or a whole number; null: 1 if the cluster has any, else 0."""
+    images_per_step: Count | None = None
+    """Images per call; null: up to 4 on CPUs, 16 on GPUs, fewer large ones."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of the workers; auto: cuda if they have a GPU. Results of different devices differ in the last bits."""
+    ray_address: Text | None = None
     """Ray cluster to join; null: RAY_ADDRESS, else a local cluster is started."""
 
     @model_validator(mode="after")
@@ -196,57 +206,39 @@ class Actors(Section):
 class Store(Section):
     """Output files."""
 
-    shard_bytes: Neutral[Count] = 128 * 2**20
+    shard_bytes: Count = 128 * 2**20
     """Target size of a Parquet shard, in bytes."""
-    attempts: Neutral[Count] = 3
+    attempts: Count = 3
     """Number of times an image processed alone may kill its worker or the job before it is quarantined."""
 
 
 class Mlflow(Section):
     """MLflow tracking."""
 
-    enabled: Neutral[bool] = True
+    enabled: bool = True
     """Track the run in MLflow."""
-    tracking_uri: Neutral[Text | None] = None
+    tracking_uri: Text | None = None
     """MLflow server or database; null: MLFLOW_TRACKING_URI, else SQLite in the output."""
-    experiment: Neutral[Text] = "idc_ray"
+    experiment: Text = "idc_ray"
     """MLflow experiment."""
-    run_name: Neutral[Text | None] = None
+    run_name: Text | None = None
     """MLflow run name; null: the name of the output and the digest."""
 
 
-class CondenseConfig(Section):
-    """Settings of ``idc-ray condense``."""
+class Files(Section):
+    """What a job reads and writes."""
 
-    common: ClassVar[dict[str, str]] = {
-        "input": "folder, glob, list file or Parquet of images; none: demo photographs",
-        "output": "folder or s3:// or gs:// prefix to write to",
-        "scale": "super-resolution factor",
-        "ratio": "share of the pixels to keep, in (0, 1]",
-        "method": "idc, or a baseline: random, hardest, sobel, kcenter, ...",
-        "matching": "how idc makes its tiles: cells, pixels or both",
-        "allocation": "per_image, or difficulty: more for hard images",
-        "tile_size": "side of an LR tile in pixels",
-        "iterations": "steps of learning pixels; 0: keep the initial tiles",
-        "teacher": "checkpoint of the network that makes the labels; none: the bundled one",
-        "guide": "features to match come from: auto, teacher, bundled",
-        "labels": "HR tiles: teacher, or real, with a baseline only",
-        "seed": "seed of everything random",
-        "source.lr_input": "folder of given LR images; none: made by bicubic",
-        "actors.max_size": "most workers; none: as many as there is room for",
-        "actors.gpus": "GPUs per worker; none: 1 if there are any",
-        "actors.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
-        "mlflow.enabled": "MLflow tracking; off: --no-mlflow.enabled",
-        "dry_run": "estimate images, tiles, bytes and time; start nothing",
-        "strict": "exit with 3 if an image was quarantined",
-        "overwrite": "discard an output of another configuration or input",
-        "retry_quarantined": "try quarantined images again",
-    }
-
-    input: Neutral[PathField[Text | None]] = None
+    input: PathField[Text | None] = None
     """HR images: folder, glob, list file or Parquet, local or remote; null: photographs of scikit-image."""
-    output: Neutral[PathField[Text]] = "idc_output"
+    output: PathField[Text] = "idc_output"
     """Folder or object-store prefix of the condensed set."""
+    teacher: PathField[Text | None] = None
+    """Teacher checkpoint; null: the bundled one for this scale. It is identified by its hash, not its path."""
+
+
+class MethodConfig(Section):
+    """Settings that the tiles depend on, besides the images and the teacher: the digest covers all of them."""
+
     scale: Literal[2, 3, 4] = 2
     """Super-resolution factor."""
     ratio: float = Field(0.1, gt=0, le=1)
@@ -259,9 +251,7 @@ class CondenseConfig(Section):
     """HR tiles: the teacher's output (paper), or real ones, for methods that select crops."""
     tile_size: int = Field(48, ge=16)
     """Side of an LR tile in pixels, at least 16; 48 is EDSR's training patch."""
-    teacher: Neutral[PathField[Text | None]] = None
-    """Teacher checkpoint; null: the bundled one for this scale. It is identified by its hash, not its path."""
-    guide: Literal["auto", "teacher", "bundled"] = "auto"
+    feature_network: Literal["auto", "teacher", "bundled"] = "auto"
     """Feature network: its features are matched, and its output measures difficulty. teacher: the teacher (paper);
     bundled: the small network of this package, faster than a large teacher, with better students (docs/results.md);
     auto: bundled if there is one for the scale and rlff.feature_layer is auto, else teacher."""
@@ -277,26 +267,13 @@ class CondenseConfig(Section):
     """Random seed, at least 0."""
     init: Literal["random", "medoid", "hardest", "hardest_packed", "noise"] = "hardest"
     """Initial tiles of idc. hardest: crops with the largest |teacher - bicubic|, as the method of that name."""
-    slots: Annotated[int, Field(ge=2)] | None = None
+    teacher_batch_size: Annotated[int, Field(ge=2)] | None = None
     """Batch size of the teacher in tiles, at least 2; it affects the last bits; null: 4 on CPUs, 32 on GPUs."""
-    dry_run: Neutral[bool] = False
-    """Print the number of images, tiles and bytes and a time estimate; start nothing."""
-    strict: Neutral[bool] = False
-    """Exit with code 3 if an image was quarantined."""
-    overwrite: Neutral[bool] = False
-    """Discard an output of another configuration or input."""
-    retry_quarantined: Neutral[bool] = False
-    """Retry quarantined images."""
-    gallery_images: Neutral[int] = Field(8, ge=0)
-    """Images in gallery.png; 0: no gallery."""
     rlff: Rlff = Rlff()
     loss: Loss = Loss()
     exchange: Exchange = Exchange()
     optimizer: Optimizer = Optimizer()
-    source: Source = Source()
-    actors: Actors = Actors()
-    store: Store = Store()
-    mlflow: Mlflow = Mlflow()
+    actors: Numerics = Numerics()
 
     @model_validator(mode="after")
     def _labels_fit_method(self) -> Self:
@@ -327,9 +304,9 @@ class CondenseConfig(Section):
 
     @property
     def resolved_feature_network(self) -> Literal["teacher", "bundled"]:
-        """What ``guide`` comes to. A layer that is named is one of the teacher's: of the bundled one nobody asks."""
-        if self.guide != "auto":
-            return self.guide
+        """``feature_network`` without ``auto``. A layer that is named is one of the teacher's."""
+        if self.feature_network != "auto":
+            return self.feature_network
         return "bundled" if self.scale in BUNDLED_SCALES and self.rlff.feature_layer == "auto" else "teacher"
 
     @property
@@ -352,13 +329,62 @@ class CondenseConfig(Section):
         """Whether tiles are matched to the image; otherwise the initial ones are the result."""
         return self.synthesizes_tiles and self.matching != "none" and self.iterations > 0
 
+
+# The fields of the last base come first, in help and YAML.
+class CondenseConfig(MethodConfig, Files):
+    """Settings of ``idc-ray condense``: those of the method, and those of the job, which change no tile."""
+
+    common: ClassVar[dict[str, str]] = {
+        "input": "folder, glob, list file or Parquet of images; none: demo photographs",
+        "output": "folder or s3:// or gs:// prefix to write to",
+        "scale": "super-resolution factor",
+        "ratio": "share of the pixels to keep, in (0, 1]",
+        "method": "idc, or a baseline: random, hardest, sobel, kcenter, ...",
+        "matching": "how idc makes its tiles: cells, pixels or both",
+        "allocation": "per_image, or difficulty: more for hard images",
+        "tile_size": "side of an LR tile in pixels",
+        "iterations": "steps of learning pixels; 0: keep the initial tiles",
+        "teacher": "checkpoint of the network that makes the labels; none: the bundled one",
+        "feature_network": "features to match come from: auto, teacher, bundled",
+        "labels": "HR tiles: teacher, or real, with a baseline only",
+        "seed": "seed of everything random",
+        "source.lr_input": "folder of given LR images; none: made by bicubic",
+        "actors.max_size": "most workers; none: as many as there is room for",
+        "actors.gpus": "GPUs per worker; none: 1 if there are any",
+        "actors.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
+        "mlflow.enabled": "MLflow tracking; off: --no-mlflow.enabled",
+        "dry_run": "estimate images, tiles, bytes and time; start nothing",
+        "strict": "exit with 3 if an image was quarantined",
+        "overwrite": "discard an output of another configuration or input",
+        "retry_quarantined": "try quarantined images again",
+    }
+
+    dry_run: bool = False
+    """Print the number of images, tiles and bytes and a time estimate; start nothing."""
+    strict: bool = False
+    """Exit with code 3 if an image was quarantined."""
+    overwrite: bool = False
+    """Discard an output of another configuration or input."""
+    retry_quarantined: bool = False
+    """Retry quarantined images."""
+    gallery_images: int = Field(8, ge=0)
+    """Images in gallery.png; 0: no gallery."""
+    report_images: int = Field(24, ge=0)
+    """Images shown with pictures in report.html; 0: no report."""
+    source: Source = Source()
+    actors: Actors = Actors()
+    store: Store = Store()
+    mlflow: Mlflow = Mlflow()
+
     def digest(self, teacher_sha256: str) -> str:
         """16 hex digits that name the result: equal for equal rows, whatever the paths, the pool or the tracking.
 
         Args:
             teacher_sha256: hash of the teacher's checkpoint, hex digits.
         """
-        settings = result_settings(self) | {"guide": self.resolved_feature_network}
+        settings = result_settings(self, MethodConfig) | {"feature_network": self.resolved_feature_network}
+        for former, name in RENAMED.items():  # digests of outputs in use have the former names
+            settings[former] = settings.pop(name)
         if self.matching == "none":  # as it was written before there was this value
             settings |= {"matching": "cells", "iterations": 0}
         # Not where the paired LR images are, but that they are: LR made by bicubic is another LR.
@@ -366,3 +392,9 @@ class CondenseConfig(Section):
         settings["teacher_sha256"] = teacher_sha256.lower()
         settings["method_version"] = METHOD_VERSION
         return result_digest(settings)
+
+
+#: Names of the settings that change no tile.
+JOB_SETTINGS = frozenset(each.name for each in settings_of(CondenseConfig)) - {
+    each.name for each in settings_of(MethodConfig)
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from idc_ray.config.base import settings_of
 from idc_ray.config.condense import CondenseConfig
-from idc_ray.config.synonyms import synonym
+from idc_ray.config.synonyms import current_name, synonym
 from idc_ray.errors import BadRequest
 from idc_ray.redact import redact, redact_within
 
@@ -107,7 +107,8 @@ def flatten(model: type[BaseModel], values: Mapping[str, object], origin: str) -
     known = {setting.name for setting in settings_of(model)}
     sections = {name.rpartition(".")[0] for name in known} - {""}
     flat: dict[str, object] = {}
-    for name, value in _leaves(values, "", sections, known):
+    for given, value in _leaves(values, "", sections, known):
+        name = current_name(given, known)
         if name in sections:
             members = ", ".join(sorted(k for k in known if k.rpartition(".")[0] == name))
             meant = synonym(name, known)
@@ -122,7 +123,7 @@ def flatten(model: type[BaseModel], values: Mapping[str, object], origin: str) -
 
 
 def flatten_changes(
-    model: type[BaseModel], values: Mapping[str, object], where: str, ours: set[str], job: str
+    model: type[BaseModel], values: Mapping[str, object], where: str, reserved: Collection[str], job: str
 ) -> dict[str, object]:
     """The same for changes to another job's settings, of which some are not the user's to choose.
 
@@ -130,7 +131,7 @@ def flatten_changes(
         model: the other job's configuration.
         values: the changes, nested or dotted.
         where: name of the setting that they are in.
-        ours: settings and sections that this job sets itself.
+        reserved: settings and sections that this job sets itself.
         job: this job's name.
     """
     try:
@@ -138,7 +139,7 @@ def flatten_changes(
     except BadRequest as error:
         raise BadRequest(f"{where}: {error}") from None
     for name in flat:
-        if name in ours or name.partition(".")[0] in ours:
+        if name in reserved or name.partition(".")[0] in reserved:
             raise BadRequest(f"{where}.{name} cannot be set here: the job sets it itself; see idc-ray {job} --help-all")
     return flat
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 
-__all__ = ["SYNONYMS", "synonym"]
+__all__ = ["RENAMED", "SYNONYMS", "current_name", "synonym"]
+
+log = logging.getLogger(__name__)
+
+#: Former names of settings and what they are called now; accepted with a warning until the next minor version.
+RENAMED = {"guide": "feature_network", "slots": "teacher_batch_size"}
 
 #: A setting, in the order of preference where several are given, and other names of it. A command takes the first
 #: setting that it has.
@@ -53,6 +59,20 @@ SYNONYMS: tuple[tuple[tuple[str, ...], str], ...] = (
 
 #: Names whose setting counts something else.
 NOTES = dict.fromkeys(["epoch", "epochs", "num_epochs", "max_epochs", "n_epochs"], "it counts steps, not epochs")
+
+
+def current_name(name: str, known: Collection[str]) -> str:
+    """``name``, or what a setting of that former name is called now; logs a warning then.
+
+    Args:
+        name: a setting, dotted.
+        known: the dotted names that there are.
+    """
+    new = RENAMED.get(name)
+    if new is None or name in known or new not in known:
+        return name
+    log.warning("setting '%s' is called '%s' now; the former name will be refused in the next minor version", name, new)
+    return new
 
 
 def synonym(name: str, known: Collection[str]) -> tuple[str, str] | None:

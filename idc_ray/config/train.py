@@ -6,10 +6,20 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from idc_ray.config.base import Neutral, OneOrSeveral, PathField, Section, result_digest, result_settings
+from idc_ray.config.base import OneOrSeveral, PathField, Section, result_digest, result_settings, settings_of
 from idc_ray.config.condense import Count, Decay, Mlflow, NotNegative, Positive, Text
 
-__all__ = ["TRAIN_VERSION", "Augment", "Schedule", "TrainConfig", "TrainOptimizer", "Validation", "Workers"]
+__all__ = [
+    "TRAIN_JOB_SETTINGS",
+    "TRAIN_VERSION",
+    "Augment",
+    "Schedule",
+    "TrainConfig",
+    "TrainMethod",
+    "TrainOptimizer",
+    "Validation",
+    "Workers",
+]
 
 #: Part of the digest. Raise it when a change of code makes other weights out of the same settings.
 #: 2: ``precision: auto`` is bfloat16 on CPUs that multiply it fast.
@@ -53,41 +63,51 @@ class Schedule(Section):
         return self
 
 
-class Validation(Section):
-    """Validation images. Never a test set unless it is named explicitly."""
+class ValidationMethod(Section):
+    """Validation as far as the weights that are chosen depend on it."""
 
-    images: Neutral[PathField[Text | None]] = None
-    """Folder of HR images, or a benchmark folder with HR and LR; null: the held-out fraction of the data, if any."""
     fraction: float = Field(0.0, ge=0, lt=1)
     """Fraction of the data's images that is held out of training, selected by image id; in [0, 1). Ignored if images
     is set."""
     every: Count = 1000
     """Steps between validations; the last step is always validated."""
-    max_images: Neutral[Count] = 50
+
+
+class Validation(ValidationMethod):
+    """Validation images. Never a test set unless it is named explicitly."""
+
+    images: PathField[Text | None] = None
+    """Folder of HR images, or a benchmark folder with HR and LR; null: the held-out fraction of the data, if any."""
+    max_images: Count = 50
     """Maximum number of validation images; of more held-out images those with the smallest ids are used."""
 
 
-class Workers(Section):
-    """Data-parallel workers; each processes its part of every batch."""
+class WorkerThreads(Section):
+    """Threads of a worker, which floating-point sums depend on."""
 
-    count: Neutral[Count] = 1
-    """Number of workers; gloo on CPUs, NCCL on GPUs."""
-    gpus: Neutral[NotNegative | None] = None
-    """GPUs per worker; null: 1 if the cluster has enough, else 0."""
-    cpus: Neutral[Positive] = 1.0
-    """CPUs per worker."""
     threads: Count | None = None
     """Torch threads per worker; null: the machine's cores divided by the workers on it."""
-    ray_address: Neutral[Text | None] = None
+
+
+class Workers(WorkerThreads):
+    """Data-parallel workers; each processes its part of every batch."""
+
+    count: Count = 1
+    """Number of workers; gloo on CPUs, NCCL on GPUs."""
+    gpus: NotNegative | None = None
+    """GPUs per worker; null: 1 if the cluster has enough, else 0."""
+    cpus: Positive = 1.0
+    """CPUs per worker."""
+    ray_address: Text | None = None
     """Ray cluster to join, such as auto or ray://HOST:10001; null: RAY_ADDRESS, else a local cluster is started."""
-    max_failures: Neutral[int] = Field(3, ge=0)
+    max_failures: int = Field(3, ge=0)
     """Number of restarts from the last state after the loss of a worker."""
 
 
 class TrainMlflow(Mlflow):
     """MLflow tracking."""
 
-    experiment: Neutral[Text] = "idc_ray_train"
+    experiment: Text = "idc_ray_train"
     """MLflow experiment."""
 
 
@@ -109,8 +129,60 @@ class Augment(Section):
         return any(getattr(self, name) for name in type(self).model_fields)
 
 
-class TrainConfig(Section):
-    """Everything that the training job can be told. Settings marked neutral change no weight."""
+class TrainFiles(Section):
+    """What a training reads and writes."""
+
+    data: PathField[OneOrSeveral[Text]] = ()
+    """Condensed sets, or folders, globs, lists or Parquet files of HR images; one or several, "[A, B]"."""
+    output: PathField[Text] = "idc_train"
+    """Folder or URI for checkpoints, records and the MLflow database."""
+    labels_from: PathField[Text | None] = None
+    """Checkpoint of a network whose outputs replace real HR images, or bundled; null: real HR. It is identified by its
+    hash."""
+
+
+class TrainMethod(Section):
+    """Settings that the weights depend on, besides data and networks: the digest covers all of them."""
+
+    model: Text = "edsr_small"
+    """edsr_small, edsr_baseline, swinir_light or mambairv2_light."""
+    model_arguments: dict[str, int | float | str | bool] = Field(default={})
+    """Arguments of the model, "{channels: 32, blocks: 6}"; over those of its name."""
+    scale: int = Field(2, ge=2, le=4)
+    """Super-resolution factor."""
+    start: PathField[Text] = "random"
+    """Initial weights: random, interpolation (EDSR only: bilinear interpolation), or a checkpoint of the same model,
+    identified by its hash."""
+    labels: Literal["stored", "online"] = "stored"
+    """stored: HR patches are cut from what the data holds, or from labels made once before the first step; online:
+    labels_from labels the LR patches of every step, after augment has changed them."""
+    iterations: Count = 10_000
+    """Optimiser steps. Raising them continues a training, finished or not, on the schedule of the new number."""
+    batch_size: Count = 16
+    """Patches per step, over all workers."""
+    patch_size: Count = 48
+    """Side of an LR patch in pixels, at most the tile size of condensed data; 48 is EDSR's."""
+    loss: Literal["l1", "charbonnier"] = "l1"
+    """Mean absolute error, or sqrt(error^2 + 1e-6)."""
+    ema: Decay = 0.999
+    """Decay of the exponential moving average of the weights, which is validated and saved; 0: none."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of convolutions and linear layers; weights and optimiser stay float32. auto: bfloat16 on GPUs and CPUs that
+    multiply it faster (CPUs: AMX or AVX512-BF16). A continued training keeps what it began with."""
+    channels_last: bool = True
+    """Memory format of convolutions; faster on CPUs and GPUs."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Random seed."""
+    optimizer: TrainOptimizer = TrainOptimizer()
+    schedule: Schedule = Schedule()
+    augment: Augment = Augment()
+    validation: ValidationMethod = ValidationMethod()
+    workers: WorkerThreads = WorkerThreads()
+
+
+# The fields of the last base come first, in help and YAML.
+class TrainConfig(TrainMethod, TrainFiles):
+    """Settings of ``idc-ray train``: those that the weights depend on, and those of the job."""
 
     common: ClassVar[dict[str, str]] = {
         "data": "condensed sets, folders of images or pairs; several: '[A, B]'",
@@ -140,61 +212,22 @@ class TrainConfig(Section):
         "overwrite": "replace another training in the output",
     }
 
-    data: Neutral[PathField[OneOrSeveral[Text]]] = ()
-    """Condensed sets, or folders, globs, lists or Parquet files of HR images; one or several, "[A, B]"."""
-    output: Neutral[PathField[Text]] = "idc_train"
-    """Folder or URI for checkpoints, records and the MLflow database."""
-    model: Text = "edsr_small"
-    """edsr_small, edsr_baseline, swinir_light or mambairv2_light."""
-    model_arguments: dict[str, int | float | str | bool] = Field(default={})
-    """Arguments of the model, "{channels: 32, blocks: 6}"; over those of its name."""
-    scale: int = Field(2, ge=2, le=4)
-    """Super-resolution factor."""
-    start: PathField[Text] = "random"
-    """Initial weights: random, interpolation (EDSR only: bilinear interpolation), or a checkpoint of the same model,
-    identified by its hash."""
-    labels_from: Neutral[PathField[Text | None]] = None
-    """Checkpoint of a network whose outputs replace real HR images, or bundled; null: real HR. It is identified by its
-    hash."""
-    labels: Literal["stored", "online"] = "stored"
-    """stored: HR patches are cut from what the data holds, or from labels made once before the first step; online:
-    labels_from labels the LR patches of every step, after augment has changed them."""
-    iterations: Count = 10_000
-    """Optimiser steps. Raising them continues a training, finished or not, on the schedule of the new number."""
-    batch_size: Count = 16
-    """Patches per step, over all workers."""
-    patch_size: Count = 48
-    """Side of an LR patch in pixels, at most the tile size of condensed data; 48 is EDSR's."""
-    loss: Literal["l1", "charbonnier"] = "l1"
-    """Mean absolute error, or sqrt(error^2 + 1e-6)."""
-    ema: Decay = 0.999
-    """Decay of the exponential moving average of the weights, which is validated and saved; 0: none."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of convolutions and linear layers; weights and optimiser stay float32. auto: bfloat16 on GPUs and CPUs that
-    multiply it faster (CPUs: AMX or AVX512-BF16). A continued training keeps what it began with."""
-    execution: Neutral[Literal["auto", "eager", "graph", "compiled"]] = "auto"
+    execution: Literal["auto", "eager", "graph", "compiled"] = "auto"
     """How a step runs. auto: as a CUDA graph on a GPU with one worker, where the network allows it, else eagerly;
     compiled: by torch.compile, as a graph too. Results agree to the last bits of the arithmetic."""
-    channels_last: bool = True
-    """Memory format of convolutions; faster on CPUs and GPUs."""
-    seed: int = Field(0, ge=0, lt=2**63)
-    """Random seed."""
-    checkpoint_every: Neutral[Count] = 1000
+    checkpoint_every: Count = 1000
     """Steps between saved states: the most that a kill can cost."""
-    resident_bytes: Neutral[Annotated[int, Field(ge=0)] | None] = None
+    resident_bytes: Annotated[int, Field(ge=0)] | None = None
     """Data up to this size is kept on the device, larger data is streamed by Ray Data; null: half of the device's free
     memory, and a quarter of the machine's, shared by its workers. Decided once per training."""
-    max_pixels: Neutral[Count] = 100_000_000
+    max_pixels: Count = 100_000_000
     """Largest image that is decoded, in pixels."""
-    allow_unfinished: Neutral[bool] = False
+    allow_unfinished: bool = False
     """Train on a condensed set that is not finished yet."""
-    dry_run: Neutral[bool] = False
+    dry_run: bool = False
     """Print data, network, steps, bytes and a time estimate; start and write nothing."""
-    overwrite: Neutral[bool] = False
+    overwrite: bool = False
     """Discard another training in the output."""
-    optimizer: TrainOptimizer = TrainOptimizer()
-    schedule: Schedule = Schedule()
-    augment: Augment = Augment()
     validation: Validation = Validation()
     workers: Workers = Workers()
     mlflow: TrainMlflow = TrainMlflow()
@@ -233,7 +266,8 @@ class TrainConfig(Section):
             start_sha256: hash of the checkpoint that ``start`` names, if it names one.
             with_iterations: False: without the number of steps, which a continued training may change.
         """
-        settings = result_settings(self) | {"data": data, "labels_from": teacher_sha256, "version": TRAIN_VERSION}
+        settings = result_settings(self, TrainMethod)
+        settings |= {"data": data, "labels_from": teacher_sha256, "version": TRAIN_VERSION}
         settings["start"] = start_sha256 or self.start
         settings["validation"]["fraction"] = self.held_out_share
         if not with_iterations:
@@ -242,3 +276,9 @@ class TrainConfig(Section):
             if getattr(self, name) == type(self).model_fields[name].default:
                 del settings[name]
         return result_digest(settings)
+
+
+#: Names of the settings that change no weight.
+TRAIN_JOB_SETTINGS = frozenset(each.name for each in settings_of(TrainConfig)) - {
+    each.name for each in settings_of(TrainMethod)
+}

@@ -6,10 +6,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from idc_ray.config.base import Neutral, OneOrSeveral, PathField, Section
-from idc_ray.config.condense import Actors, Count, Mlflow, Positive, Text
+from idc_ray.config.base import OneOrSeveral, PathField, Section
+from idc_ray.config.condense import Actors, Count, Mlflow, Numerics, Positive, Text
 
-__all__ = ["TuneConfig"]
+__all__ = ["SweepConfig", "TuneConfig"]
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Objective = Literal["psnr", "ratio", "cost"]
@@ -19,11 +19,52 @@ Changes = dict[Text, Any]
 class TuneMlflow(Mlflow):
     """MLflow tracking: a parent run, with a child run for each trial."""
 
-    experiment: Neutral[Text] = "idc_ray_tune"
+    experiment: Text = "idc_ray_tune"
     """Name of the experiment."""
 
 
-class TuneConfig(Section):
+class TuneFiles(Section):
+    """What a sweep reads and writes."""
+
+    space: Text
+    """Search space: a YAML file, or the name of a packaged one: all, loss_weights, ratio, rlff, smoke. It is identified
+    by its content, not its path."""
+    input: PathField[Text | None] = None
+    """Folder, glob, list file or Parquet of HR images; null: photographs of scikit-image."""
+    output: PathField[Text] = "idc_tuning"
+    """Folder or object-store prefix for records, results and the MLflow database."""
+    teacher: PathField[Text | None] = None
+    """Teacher checkpoint; null: the bundled one for this scale. It is identified by its hash."""
+
+
+class SweepConfig(Section):
+    """Settings that every trial depends on, besides space and images: they say which sweep it is."""
+
+    scale: Literal[2, 3, 4] = 2
+    """Super-resolution factor."""
+    search: Literal["tpe", "random", "grid"] = "tpe"
+    """Search algorithm: Optuna's TPE, random search, or all points of a grid."""
+    grid_points: Count = 3
+    """Grid points per range without a step."""
+    objectives: OneOrSeveral[Objective] = Field(("psnr",), min_length=1)
+    """Objectives: psnr (maximised), ratio, cost in seconds of condensing (both minimised); one or several, "[A, B]"."""
+    stopper: Literal["auto", "asha", "none"] = "auto"
+    """Early stopping of trials. auto: asha for a single objective, except in a grid search; else none."""
+    rungs: Count = 2
+    """Number of rungs of asha before the end of a training."""
+    reduction: int = Field(3, ge=2)
+    """Reduction factor of asha: one in this many trials passes a rung; rungs are at 1/reduction, ... of the steps."""
+    seeds: OneOrSeveral[Seed] = (0,)
+    """Random seeds. Each point is condensed and trained once per seed; its score is the mean."""
+    condense: Changes = Field(default={})
+    """Settings of the condense job for every trial, "{tile_size: 32, iterations: 50}"."""
+    train: Changes = Field(default={})
+    """Settings of the training job for every student, "{model: edsr_small, iterations: 2000, patch_size: 32}"."""
+    actors: Numerics = Numerics()
+
+
+# The fields of the last base come first, in help and YAML.
+class TuneConfig(SweepConfig, TuneFiles):
     """Settings of ``idc-ray tune``. A space's own settings stand below the command line's."""
 
     common: ClassVar[dict[str, str]] = {
@@ -50,58 +91,29 @@ class TuneConfig(Section):
         "retry_failed": "try failed trials again",
     }
 
-    space: Neutral[Text]
-    """Search space: a YAML file, or the name of a packaged one: all, loss_weights, ratio, rlff, smoke. It is identified
-    by its content, not its path."""
-    input: Neutral[PathField[Text | None]] = None
-    """Folder, glob, list file or Parquet of HR images; null: photographs of scikit-image."""
-    output: Neutral[PathField[Text]] = "idc_tuning"
-    """Folder or object-store prefix for records, results and the MLflow database."""
-    scale: Literal[2, 3, 4] = 2
-    """Super-resolution factor."""
-    teacher: Neutral[PathField[Text | None]] = None
-    """Teacher checkpoint; null: the bundled one for this scale. It is identified by its hash."""
-    images: Neutral[Count] = 50
+    images: Count = 50
     """Maximum number of images per trial: those with the smallest ids, which are independent of the content."""
-    validation: Neutral[PathField[Text | None]] = None
+    validation: PathField[Text | None] = None
     """Folder of HR images for the students' scores, not a benchmark; null: a held-out fraction of the input."""
-    validation_share: Neutral[Annotated[float, Field(gt=0, lt=1)]] = 0.2
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Fraction of the input that is held out if validation is null, selected by image id; at least one image."""
-    validation_images: Neutral[Count] = 20
+    validation_images: Count = 20
     """Maximum number of images that students are scored on."""
-    validation_side: Neutral[Annotated[int, Field(ge=16)] | None] = None
+    validation_side: Annotated[int, Field(ge=16)] | None = None
     """Side of the centre crop that larger images are scored on, in LR pixels; null: whole images."""
-    samples: Neutral[Count] = 30
+    samples: Count = 30
     """Total number of trials, over all runs of the command."""
-    hours: Neutral[Positive | None] = None
+    hours: Positive | None = None
     """Time limit over all runs of the command; trials running then stay unfinished; null: none."""
-    search: Literal["tpe", "random", "grid"] = "tpe"
-    """Search algorithm: Optuna's TPE, random search, or all points of a grid."""
-    grid_points: Count = 3
-    """Grid points per range without a step."""
-    objectives: OneOrSeveral[Objective] = Field(("psnr",), min_length=1)
-    """Objectives: psnr (maximised), ratio, cost in seconds of condensing (both minimised); one or several, "[A, B]"."""
-    stopper: Literal["auto", "asha", "none"] = "auto"
-    """Early stopping of trials. auto: asha for a single objective, except in a grid search; else none."""
-    rungs: Count = 2
-    """Number of rungs of asha before the end of a training."""
-    reduction: int = Field(3, ge=2)
-    """Reduction factor of asha: one in this many trials passes a rung; rungs are at 1/reduction, ... of the steps."""
-    seeds: OneOrSeveral[Seed] = (0,)
-    """Random seeds. Each point is condensed and trained once per seed; its score is the mean."""
-    seed: Neutral[Seed] = 0
+    seed: Seed = 0
     """Seed of the search."""
-    condense: Changes = Field(default={})
-    """Settings of the condense job for every trial, "{tile_size: 32, iterations: 50}"."""
-    train: Changes = Field(default={})
-    """Settings of the training job for every student, "{model: edsr_small, iterations: 2000, patch_size: 32}"."""
-    attempts: Neutral[Count] = 3
+    attempts: Count = 3
     """Number of times a trial may lose its process before it is recorded as failed."""
-    dry_run: Neutral[bool] = False
+    dry_run: bool = False
     """Print the space, the trials and a time estimate; start nothing."""
-    overwrite: Neutral[bool] = False
+    overwrite: bool = False
     """Discard another sweep in the output."""
-    retry_failed: Neutral[bool] = False
+    retry_failed: bool = False
     """Retry failed trials, with the same settings and numbers."""
     actors: Actors = Actors()
     mlflow: TuneMlflow = TuneMlflow()

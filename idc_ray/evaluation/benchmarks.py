@@ -1,4 +1,4 @@
-"""Benchmark sets on disk, and a network's scores on them."""
+"""Benchmark sets: finding them on disk, and scoring a network on them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.metrics import WINDOW, mean_psnr, psnr_y, ssim_y
 from idc_ray.images.find import IMAGE_ENDINGS
-from idc_ray.images.read import decode_rgb
+from idc_ray.images.read import decode_rgb, header_size
 from idc_ray.images.resize import downscale
+from idc_ray.regular import open_regular
 from idc_ray.store.filesystem import StorageFolder
 
 __all__ = [
@@ -47,13 +47,13 @@ log = logging.getLogger(__name__)
 #: Most pixels of one benchmark image; the largest sets in use have 12 million.
 MAX_PIXELS = 100_000_000
 
-#: How DIV2K's folders end.
+#: Suffixes of DIV2K's folders.
 HR_ENDING, LR_ENDING = "_HR", "_LR_bicubic"
 
 #: Scales that benchmarks are made for.
 SCALES = (2, 3, 4)
 
-#: Folders that hold LR images, by their name, and are no set of HR ones.
+#: Names of folders with LR images, which are not sets of HR images.
 _LR_NAME = re.compile(r"(.*_)?LR.*", re.IGNORECASE)
 
 Image = NDArray[np.uint8]
@@ -77,18 +77,18 @@ class BenchmarkImage:
     """One image of a set.
 
     Attributes:
-        hr: file of the truth.
-        lr: file of the input; None: made from the truth by MATLAB-style bicubic.
+        hr: file of the ground truth.
+        lr: file of the input; None: downscaled from the ground truth by MATLAB-style bicubic.
     """
 
     hr: Path
     lr: Path | None
 
     def read(self, scale: int) -> tuple[Image, Image]:
-        """Input and mod-cropped truth: uint8 (h, w, 3) and (scale h, scale w, 3).
+        """Input and mod-cropped ground truth: uint8 (h, w, 3) and (scale h, scale w, 3).
 
         Raises:
-            BadRequest: an unreadable file, or an input that is not a ``scale``-th of the truth.
+            BadRequest: an unreadable file, or an input of the wrong size.
         """
         hr = _read(self.hr)
         height, width = hr.shape[0] // scale, hr.shape[1] // scale
@@ -98,21 +98,20 @@ class BenchmarkImage:
         lr = _read(self.lr)
         if lr.shape != (height, width, 3):
             raise BadRequest(
-                f"{self.lr} has {lr.shape[1]} x {lr.shape[0]} pixels; expected {width} x {height}, "
+                f"{self.lr} has {lr.shape[1]} x {lr.shape[0]} pixels; expected {width} x {height}, the size of "
                 f"{self.hr} divided by {scale}"
             )
         return lr, hr
 
     def size(self) -> tuple[int, int]:
-        """Width and height of the truth, from the file's header.
+        """Width and height of the ground truth, from the file's header.
 
         Raises:
             BadRequest: an unreadable file.
         """
         try:
-            with Pillow.open(self.hr) as picture:
-                return picture.size
-        except (OSError, ValueError, Pillow.DecompressionBombError) as error:
+            return header_size(_content(self.hr))
+        except (OSError, RejectedImage) as error:
             raise BadRequest(f"benchmark image {self.hr} cannot be read: {error}") from None
 
 
@@ -125,24 +124,24 @@ class BenchmarkSet:
 
 
 def find_sets(folder: str | Path, scale: int) -> list[BenchmarkSet]:
-    """The benchmark sets of a folder, sorted by name.
+    """The benchmark sets in a folder, sorted by name.
 
-    A set is a folder with HR images in ``xS/HR`` (S the scale), ``HR``, or BasicSR's ``GTmod12`` or ``GTmodS``, and
-    perhaps LR images beside them in ``LR``, ``LR/XS``, ``LRbicxS`` or ``LR_bicubic/XS``, with the same file names or
-    with ``xS`` after the stem, whatever they end with; or, as DIV2K comes, a folder ``NAME_HR`` with images, and
-    perhaps ``NAME_LR_bicubic/XS`` beside it. ``folder`` may be one set, hold several, or be a plain folder of HR
-    images, or of such folders.
+    A set is a folder with HR images in ``xS/HR`` (S is the scale), ``HR``, or BasicSR's ``GTmod12`` or ``GTmodS``, and
+    optionally LR images in a sibling folder ``LR``, ``LR/XS``, ``LRbicxS`` or ``LR_bicubic/XS``. LR files have the HR
+    file's name, or its stem followed by ``xS``; extensions may differ. DIV2K's layout is also known: a folder
+    ``NAME_HR`` with images and optionally a sibling folder ``NAME_LR_bicubic/XS``. ``folder`` may be one set, contain
+    several, or be a plain folder of HR images or of such folders.
 
     Raises:
-        BadRequest: no folder, no set for this scale, or an LR folder without the file of an HR image.
+        BadRequest: no such folder, no set for this scale, or an HR image without its file in the LR folder.
     """
     folder = Path(folder).absolute()
     if not folder.is_dir():
-        raise BadRequest(f"--benchmarks {folder} is not a folder; name one that holds SET/x{scale}/HR or SET/HR")
+        raise BadRequest(f"--benchmarks {folder} is not a folder; give one that contains SET/x{scale}/HR or SET/HR")
     itself = _read_set(folder, scale)
     if itself is not None:
         return [itself]
-    # x3 and x4 of a single set look like sets too, but are for another scale.
+    # x3 and x4 inside a set have the layout of a set, but are for another scale.
     paths = sorted(path for path in folder.iterdir() if path.is_dir() and not re.fullmatch(r"x\d+", path.name))
     sets = [found for path in paths if (found := _read_set(path, scale)) is not None]
     if not sets:
@@ -151,7 +150,7 @@ def find_sets(folder: str | Path, scale: int) -> list[BenchmarkSet]:
     if not sets:
         raise BadRequest(
             f"no benchmark set for scale {scale} in {folder}; expected SET/x{scale}/HR with images, SET/HR, SET with "
-            "images, or images right in the folder"
+            "images, or images in the folder itself"
         )
     names = {each.name for each in sets}
     left_out = [path.name for path in paths if path.name not in names and _hr_of(path) not in names]
@@ -166,16 +165,16 @@ def find_all_sets(folders: Sequence[str], scale: int, setting: str) -> list[Benc
     Args:
         folders: see :func:`find_sets`.
         scale: the factor.
-        setting: what the folders are called by the user, for messages.
+        setting: name of the setting with the folders, for messages.
 
     Raises:
-        BadRequest: see :func:`find_sets`; two sets of one name; an image that cannot be read, or is too small.
+        BadRequest: see :func:`find_sets`; two sets with the same name; an image that cannot be read or is too small.
     """
     sets = [each for folder in folders for each in find_sets(folder, scale)]
     names = [each.name for each in sets]
     for name in names:
         if names.count(name) > 1:
-            raise BadRequest(f"{setting} has two sets called {name}; rename one of the folders")
+            raise BadRequest(f"{setting} has two sets named {name}; rename one of the folders")
     for each in sets:
         for image in each.images:
             check_size(str(image.hr), image.size(), scale)
@@ -183,24 +182,24 @@ def find_all_sets(folders: Sequence[str], scale: int, setting: str) -> list[Benc
 
 
 def check_size(name: str, size: tuple[int, int], scale: int) -> None:
-    """Refuse an HR image, width x height, that is too small for SSIM's window when its border is dropped."""
+    """Raise BadRequest for an HR image, width x height, that is too small for SSIM's window after the border crop."""
     least = WINDOW + 2 * scale
     cropped = [side // scale * scale for side in size]
     if min(cropped) < least:
         raise BadRequest(
-            f"{name} has {size[0]} x {size[1]} pixels; expected at least {-(-least // scale) * scale} a side at scale "
-            f"{scale}, or it cannot be scored; remove it"
+            f"{name} has {size[0]} x {size[1]} pixels, too few to be scored; expected sides of at least "
+            f"{-(-least // scale) * scale} at scale {scale}: remove it"
         )
 
 
 def paired_folders(folder: str | Path, scale: int) -> tuple[Path, Path | None] | None:
-    """HR and, if given, LR folder of one set, laid out as :func:`find_sets` says; None if ``folder`` is none."""
+    """HR folder and optional LR folder of a set with a layout of :func:`find_sets`; None if ``folder`` is not a set."""
     folder = Path(folder).absolute()
     return _folders(folder, scale) if folder.is_dir() else None
 
 
 def holds_sets(folder: str | Path) -> bool:
-    """Whether a folder is, or holds, benchmark sets for any scale, and is no plain folder of images."""
+    """Whether a folder is or contains a benchmark set for any scale, rather than being a plain folder of images."""
     folder = Path(folder).absolute()
     paths = [folder, *(path for path in folder.iterdir() if path.is_dir())] if folder.is_dir() else []
     return any(_hr_folder(path, scale) is not None for path in paths for scale in SCALES)
@@ -217,11 +216,11 @@ def evaluate(
     Args:
         upscale: uint8 (h, w, 3) to uint8 (scale h, scale w, 3).
         sets: from :func:`find_sets`.
-        scale: the factor, and the pixels dropped at each border.
+        scale: upscaling factor, and number of pixels dropped at each border.
         on_image: called after each image with the set's name, the file's name, the scores and the output.
 
     Returns:
-        By set's name; the mean PSNR is of the images that were not reproduced exactly, infinite if all were.
+        Scores by set name. The mean PSNR excludes images that were reproduced exactly; it is infinite if all were.
     """
     results: dict[str, SetScores] = {}
     for benchmark in sets:
@@ -237,10 +236,10 @@ def evaluate(
 
 
 def score_image(name: str, sr: Image, hr: Image, scale: int) -> Scores:
-    """Scores of an output against the truth, both uint8 (H, W, 3), by the protocol of benchmarks.
+    """Scores of an output against the ground truth, both uint8 (H, W, 3), by the benchmark protocol.
 
     Raises:
-        BadRequest: they differ in size, or are too small; ``name`` is in the message.
+        BadRequest: they differ in size or are too small; ``name`` is in the message.
     """
     try:
         return {"psnr": psnr_y(sr, hr, scale), "ssim": ssim_y(sr, hr, scale)}
@@ -249,20 +248,20 @@ def score_image(name: str, sr: Image, hr: Image, scale: int) -> Scores:
 
 
 def mean_scores(scores: Collection[Scores]) -> Scores:
-    """Means over images; of PSNR as :func:`idc_ray.evaluation.metrics.mean_psnr` says."""
+    """Means over images; that of PSNR by :func:`idc_ray.evaluation.metrics.mean_psnr`."""
     return {
         "psnr": mean_psnr(each["psnr"] for each in scores), "ssim": float(np.mean([each["ssim"] for each in scores]))
     }  # fmt: skip
 
 
 def write_metrics(storage: StorageFolder, results: dict[str, SetScores]) -> None:
-    """Write ``metrics.json``, whole or not at all. An infinite PSNR becomes null: JSON has no infinity."""
+    """Write ``metrics.json`` atomically. An infinite PSNR becomes null, as JSON has no infinity."""
     finite = {name: {**_finite(scores), "images": _all_finite(scores["images"])} for name, scores in results.items()}
     storage.write("metrics.json", (json.dumps(finite, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_csv(storage: StorageFolder, results: dict[str, SetScores]) -> None:
-    """Write ``metrics.csv``: set, image, psnr, ssim; the row of a set's mean has no image."""
+    """Write ``metrics.csv`` with columns set, image, psnr, ssim; a set's mean is a row with an empty image."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["set", "image", "psnr", "ssim"])
@@ -295,7 +294,7 @@ def _read_set(path: Path, scale: int) -> BenchmarkSet | None:
     if missing:
         raise BadRequest(
             f"{lr_folder} lacks {len(missing)} of the {len(hr_files)} files of {hr_folder}, such as {missing[0]}; "
-            "give each its LR image, or remove the LR folder to have all made"
+            "add the missing LR images, or remove the LR folder to have all generated"
         )
     return BenchmarkSet(path.name, tuple(map(BenchmarkImage, hr_files, partners)))
 
@@ -305,19 +304,19 @@ def _without_lr(name: str, hr_files: Sequence[Path]) -> BenchmarkSet:
 
 
 def _folders(path: Path, scale: int) -> tuple[Path, Path | None] | None:
-    """HR and LR folder of a set, both with images; None if it is no set."""
+    """HR and LR folder of a set, both with images; None if it is not a set."""
     hr_folder = _hr_folder(path, scale)
     if hr_folder is None:
         return None
     if hr_folder == path:
-        beside = [f"{path.name.removesuffix(HR_ENDING)}{LR_ENDING}/X{scale}"]
+        siblings = [f"{path.name.removesuffix(HR_ENDING)}{LR_ENDING}/X{scale}"]
     else:
-        beside = ["LR", f"LRbicx{scale}", *(f"{name}/{x}{scale}" for name in ("LR", "LR_bicubic") for x in "Xx")]
-    return hr_folder, _first_with_images(hr_folder.parent, beside)
+        siblings = ["LR", f"LRbicx{scale}", *(f"{name}/{x}{scale}" for name in ("LR", "LR_bicubic") for x in "Xx")]
+    return hr_folder, _first_with_images(hr_folder.parent, siblings)
 
 
 def _hr_folder(path: Path, scale: int) -> Path | None:
-    """Where a set's HR images are; None if it is no set, or has none."""
+    """The folder of a set's HR images; None if it is not a set or has no images."""
     inside = _first_with_images(path, (f"x{scale}/HR", "HR", "GTmod12", f"GTmod{scale}"))
     if inside is None and path.name.endswith(HR_ENDING) and _images(path):
         return path
@@ -325,7 +324,7 @@ def _hr_folder(path: Path, scale: int) -> Path | None:
 
 
 def _hr_of(path: Path) -> str:
-    """Name of the set whose LR images a folder beside it holds."""
+    """Name of the set to which a sibling folder with LR images belongs."""
     return path.name.removesuffix(LR_ENDING) + HR_ENDING
 
 
@@ -334,7 +333,7 @@ def _first_with_images(path: Path, names: Sequence[str]) -> Path | None:
 
 
 def _partners(hr_files: Sequence[Path], lr_files: Sequence[Path], scale: int) -> list[Path | None]:
-    """The LR image of each HR image: of the very name, else of the same stem, with or without ``xS``."""
+    """The LR image of each HR image: with the same name, else the same stem, with or without ``xS``."""
     by_name = {path.stem: path for path in lr_files} | {path.name: path for path in lr_files}
     names = [(hr.name, f"{hr.stem}x{scale}{hr.suffix}", hr.stem, f"{hr.stem}x{scale}") for hr in hr_files]
     return [next((by_name[name] for name in each if name in by_name), None) for each in names]
@@ -349,9 +348,14 @@ def _images(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> Image:
     try:
-        return decode_rgb(path.read_bytes(), MAX_PIXELS)
+        return decode_rgb(_content(path), MAX_PIXELS)
     except (OSError, RejectedImage) as error:
         raise BadRequest(f"benchmark image {path} cannot be read: {error}") from None
+
+
+def _content(path: Path) -> bytes:
+    with open_regular(str(path)) as file:
+        return file.read()
 
 
 def _finite(scores: Scores) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """PSNR and SSIM by the protocol of super-resolution papers. numpy only.
 
-Images are 8-bit RGB; ``crop`` (the scale) pixels are dropped at each border; the rest is compared on
-the luma of BT.601 in its limited range, in float64 and not rounded again.
+Images are 8-bit RGB. ``crop`` (the scale) pixels are dropped at each border, and the rest is compared on
+the limited-range luma of BT.601, in float64 without rounding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WINDOW = 11
 
 
 def rgb_to_y(image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Luma Y of BT.601, limited range, as MATLAB's ``rgb2ycbcr`` but without its rounding.
+    """Limited-range luma Y of BT.601, as MATLAB's ``rgb2ycbcr`` but without rounding.
 
     Args:
         image: uint8 (H, W, 3), RGB.
@@ -29,7 +29,7 @@ def rgb_to_y(image: NDArray[np.uint8]) -> NDArray[np.float64]:
         float64 (H, W) in [16, 235].
 
     Raises:
-        ValueError: another type or shape.
+        ValueError: wrong type or shape.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image is {image.dtype} of shape {image.shape}; expected uint8 (H, W, 3)")
@@ -40,12 +40,12 @@ def psnr_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], crop: int) -> float:
     """Peak signal-to-noise ratio in dB; infinite for images that are equal inside the crop.
 
     Args:
-        sr: the result, uint8 (H, W, 3).
-        hr: the truth, of the same shape.
+        sr: the network's output, uint8 (H, W, 3).
+        hr: the ground truth, of the same shape.
         crop: pixels dropped at each border.
 
     Raises:
-        ValueError: shapes that differ, or nothing left after the crop.
+        ValueError: shapes differ, or nothing is left after the crop.
     """
     a, b = _lumas(sr, hr, crop, smallest=1)
     error = float(np.mean((a - b) ** 2))
@@ -53,9 +53,9 @@ def psnr_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], crop: int) -> float:
 
 
 def mean_psnr(psnrs: Iterable[float]) -> float:
-    """Mean in dB of the images that did not come out exactly; infinite if all did.
+    """Mean of the finite values in dB; infinite if none is finite.
 
-    An image of one colour comes out exactly and has an infinite PSNR: with it no two networks would differ.
+    Images that are reproduced exactly, such as those of a single colour, would make every mean infinite.
     """
     return float(np.mean([psnr for psnr in psnrs if math.isfinite(psnr)] or [math.inf]))
 
@@ -63,18 +63,17 @@ def mean_psnr(psnrs: Iterable[float]) -> float:
 def ssim_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], crop: int) -> float:
     """Structural similarity (Wang et al. 2004), 1 for equal images.
 
-    Gaussian window of 11 x 11, sigma 1.5, K1 = 0.01, K2 = 0.03, mean over the positions where the window
-    lies inside the cropped image. scikit-image's ``structural_similarity(gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False, data_range=255)`` of the cropped Y channels is the same number: it filters
-    beyond the border, but drops those positions from its mean.
+    Gaussian window of 11 x 11, sigma 1.5, K1 = 0.01, K2 = 0.03; mean over the positions where the window
+    lies inside the cropped image. Equal to scikit-image's ``structural_similarity(gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False, data_range=255)`` of the cropped Y channels.
 
     Args:
-        sr: the result, uint8 (H, W, 3).
-        hr: the truth, of the same shape.
+        sr: the network's output, uint8 (H, W, 3).
+        hr: the ground truth, of the same shape.
         crop: pixels dropped at each border.
 
     Raises:
-        ValueError: shapes that differ, or less than 11 x 11 pixels left after the crop.
+        ValueError: shapes differ, or fewer than 11 x 11 pixels are left after the crop.
     """
     a, b = _lumas(sr, hr, crop, smallest=WINDOW)
     mean_a, mean_b = _filter(a), _filter(b)
@@ -92,7 +91,7 @@ def _lumas(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if sr.shape != hr.shape:
         raise ValueError(
-            f"the result has shape {sr.shape}, the truth {hr.shape}; mod-crop the truth to the scale first"
+            f"the output has shape {sr.shape}, the ground truth {hr.shape}; mod-crop the ground truth to the scale"
         )
     if crop < 0:
         raise ValueError(f"crop is {crop}; expected 0 or more pixels")

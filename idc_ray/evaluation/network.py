@@ -1,4 +1,4 @@
-"""The network that a command names with ``--model``, as a function on 8-bit images."""
+"""The network given by ``--model``, as a function of 8-bit images."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from idc_ray.pipeline.device import find_device
 
 __all__ = ["Network", "cost_per_pixel", "open_network", "read_checkpoint"]
 
-#: Scale of ``bundled`` and ``bicubic`` where none is given.
+#: Default scale of ``bundled`` and ``bicubic``.
 DEFAULT_SCALE = 2
 
-#: Side of the part that is timed, LR pixels, where images are not cut into tiles.
+#: Side, in LR pixels, of the crop that is timed when images are not cut into tiles.
 TIMED_SIDE = 256
 
 Image = NDArray[np.uint8]
@@ -37,7 +37,7 @@ class Network:
         upscale: uint8 (h, w, 3) to uint8 (scale h, scale w, 3).
         scale: upscaling factor.
         sha256: of the checkpoint's content, hexadecimal, or ``bicubic``.
-        device: where it computes.
+        device: where it runs.
     """
 
     upscale: Callable[[Image], Image]
@@ -47,17 +47,17 @@ class Network:
 
 
 def open_network(config: EvaluateConfig | UpscaleConfig, on_tile: OnTile | None = None) -> Network:
-    """The network of a configuration, in tiles and as an ensemble if that is asked for.
+    """Load the network of a configuration; the result applies tiling and self-ensemble if configured.
 
-    The names ``bundled`` and ``bicubic`` are no files; for a file of such a name write ``./bicubic``.
+    ``bundled`` and ``bicubic`` are reserved names; for a file of that name write ``./bicubic``.
 
     Args:
-        config: model, scale (None: the checkpoint's own), device, tile, tile_overlap, self_ensemble.
+        config: model, scale (None: the checkpoint's), device, tile, tile_overlap, self_ensemble.
         on_tile: called before each tile.
 
     Raises:
         BadRequest: the checkpoint cannot be used, there is no such device, the overlap is not less than the tile, or
-            ``bicubic`` comes with settings of networks.
+            ``bicubic`` is combined with settings of networks.
     """
     if config.model == "bicubic":
         _refuse_settings_of_networks(config)
@@ -78,7 +78,7 @@ def open_network(config: EvaluateConfig | UpscaleConfig, on_tile: OnTile | None 
 
 
 def cost_per_pixel(config: EvaluateConfig | UpscaleConfig, network: Network, image: Image) -> tuple[float, Image]:
-    """Seconds that the network takes for an LR pixel, timed on a part of an image, and what becomes of the part."""
+    """Seconds for each LR pixel, timed on a crop of an image, and the upscaled crop."""
     side = config.tile or TIMED_SIDE
     part = np.ascontiguousarray(image[:side, :side])
     network.upscale(part[:32, :32])  # the first pass is slower
@@ -86,7 +86,7 @@ def cost_per_pixel(config: EvaluateConfig | UpscaleConfig, network: Network, ima
     picture = network.upscale(part)
     seconds = (time.perf_counter() - begin) / (part.shape[0] * part.shape[1])
     if config.tile is not None and max(image.shape[:2]) > config.tile:
-        seconds *= (config.tile / (config.tile - config.tile_overlap)) ** 2  # what neighbours share is done twice
+        seconds *= (config.tile / (config.tile - config.tile_overlap)) ** 2  # overlaps are computed twice
     return seconds, picture
 
 
@@ -100,17 +100,17 @@ def _refuse_settings_of_networks(config: EvaluateConfig | UpscaleConfig) -> None
     ]  # fmt: skip
     if ignored:
         raise BadRequest(
-            f"--model bicubic has no use for --{' and --'.join(ignored)}; leave that out, or name a network"
+            f"--{' and --'.join(ignored)} cannot be used with --model bicubic; leave it out, or give a network"
         )
 
 
 def read_checkpoint(model: str, scale: int | None, setting: str) -> tuple[bytes, str]:
-    """Content and name of a network's file; for a file of the very name ``bundled`` write ``./bundled``.
+    """Content and name of a checkpoint; for a file named ``bundled`` write ``./bundled``.
 
     Args:
         model: a path, a URI, or ``bundled``.
         scale: of the bundled network.
-        setting: what named it, for messages.
+        setting: the setting with ``model``, for messages.
 
     Raises:
         BadRequest: it cannot be read, or no network is bundled for the scale.
@@ -118,5 +118,5 @@ def read_checkpoint(model: str, scale: int | None, setting: str) -> tuple[bytes,
     if model != "bundled":
         return read_bytes(model, setting), locate(model).path.rpartition("/")[2]
     if scale is None:
-        raise BadRequest(f"{setting} is 'bundled', of which there is one for each scale; give scale=2 or scale=4")
+        raise BadRequest(f"{setting} is 'bundled', which exists for x2 and x4; give scale=2 or scale=4")
     return bundled_teacher_bytes(scale, setting), "the bundled teacher"

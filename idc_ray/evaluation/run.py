@@ -27,31 +27,36 @@ from idc_ray.pipeline.progress import Heartbeat, duration, mark_told
 from idc_ray.pipeline.summary import size
 from idc_ray.store.filesystem import StorageFolder, resolve
 
-__all__ = ["make_upscale", "run_evaluation"]
+__all__ = ["evaluate_command", "run_evaluation"]
 
 log = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8]
 
 
-def make_upscale(config: EvaluateConfig) -> Callable[[Image], Image]:
-    """What to evaluate, as a function on 8-bit images; see :func:`idc_ray.evaluation.network.open_network`."""
-    return open_network(config).upscale
-
-
 def _print(text: str) -> None:
     print(text, flush=True)
 
 
+def evaluate_command(config: EvaluateConfig) -> int:
+    """The command: :func:`run_evaluation`, printed.
+
+    Returns:
+        The exit code: 0.
+    """
+    run_evaluation(config)
+    return 0
+
+
 def run_evaluation(config: EvaluateConfig, report: Callable[[str], None] = _print) -> dict[str, SetScores]:
-    """Evaluate and write what was asked for; what can be refused is refused before the first image.
+    """Evaluate a network and write the scores. All requests are checked before the first image.
 
     Args:
         config: the settings.
-        report: takes each image's score, the table, and where it is written.
+        report: called with lines of output: each image's score, the table, and the path of the scores.
 
     Returns:
-        Scores by the set's name; none in a dry run.
+        Scores by set name; empty in a dry run.
     """
     sets = find_all_sets(config.benchmarks, config.scale, "--benchmarks")
     done, tile = 0, ""
@@ -86,7 +91,7 @@ def run_evaluation(config: EvaluateConfig, report: Callable[[str], None] = _prin
     with Heartbeat(now):
         results = evaluate(network.upscale, sets, config.scale, on_image)
     report(f"\n{config.model} x{config.scale}\n{format_table(results)}")
-    _tell_exact(results)
+    _warn_of_exact(results)
     write_metrics(storage, results)
     write_csv(storage, results)
     report(f"written to {storage.shown('metrics.json')}")
@@ -96,12 +101,13 @@ def run_evaluation(config: EvaluateConfig, report: Callable[[str], None] = _prin
 
 
 def _estimate(config: EvaluateConfig, sets: Sequence[BenchmarkSet], network: Network) -> str:
-    """Sets, sizes, bytes and time, from the images' headers and a part of one image that is upscaled."""
+    """Sets, sizes, bytes and time, estimated from the images' headers and one upscaled crop."""
     lines, pixels = [], 0.0
     for each in sets:
         hr = sum(float(width * height) for width, height in (image.size() for image in each.images))
         made = sum(image.lr is None for image in each.images)
-        lines.append((each.name, f"{len(each.images)} images, {hr / 1e6:.3g} megapixels of HR, LR of {made} is made"))
+        generated = f", LR of {made} generated" if made else ""
+        lines.append((each.name, f"{len(each.images)} images, {hr / 1e6:.3g} megapixels of HR{generated}"))
         pixels += hr
     first = sets[0].images[0].read(config.scale)[0]
     seconds, picture = cost_per_pixel(config, network, first)
@@ -115,7 +121,7 @@ def _estimate(config: EvaluateConfig, sets: Sequence[BenchmarkSet], network: Net
 
 
 def _picture_names(sets: Sequence[BenchmarkSet]) -> dict[tuple[str, str], str]:
-    """SET/NAME.png by set and file; where a set has a.png and a.jpg, their endings stay."""
+    """SET/NAME.png by set and file; if a set has both a.png and a.jpg, NAME includes the extension."""
     names = {}
     for each in sets:
         stems = Counter(image.hr.stem for image in each.images)
@@ -125,15 +131,15 @@ def _picture_names(sets: Sequence[BenchmarkSet]) -> dict[tuple[str, str], str]:
     return names
 
 
-def _tell_exact(results: dict[str, SetScores]) -> None:
+def _warn_of_exact(results: dict[str, SetScores]) -> None:
     for name, scores in results.items():
         exact = [file for file, each in scores["images"].items() if math.isinf(each["psnr"])]
         if exact and len(exact) < len(scores["images"]):
-            log.warning("%s: %s came out exactly and is not in the mean PSNR", name, ", ".join(exact))
+            log.warning("%s: reproduced exactly and excluded from the mean PSNR: %s", name, ", ".join(exact))
 
 
 def _track(config: EvaluateConfig, digest: str, storage: StorageFolder, results: dict[str, SetScores]) -> None:
-    from idc_ray.tracking import Tracker  # MLflow takes seconds to import, and is off unless asked for
+    from idc_ray.tracking import Tracker  # MLflow takes seconds to import
 
     tracker = Tracker.start(config.mlflow, config.output, digest)
     tracker.log_params(config.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""The upscaling job: a network applied to a user's own photographs, file by file, restartable at any moment."""
+"""The upscale job: a network applied to a user's photographs, file by file; it can be interrupted and continued."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ __all__ = ["output_names", "run_upscale"]
 
 log = logging.getLogger(__name__)
 
-#: File in the output that says which network and settings its results are of.
+#: File in the output that records the network and settings of the results.
 RECORD = "upscale.json"
 
-#: Settings that the results depend on, besides the network and its scale.
+#: Settings, besides the network and its scale, that change the results.
 RESULT_SETTINGS = {"format", "tile", "tile_overlap", "self_ensemble"}
 
 #: Pillow's name and settings of each format.
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    "png": ("PNG", {"compress_level": 4}),  # half the time of Pillow's default, for about one per cent more bytes
+    "png": ("PNG", {"compress_level": 4}),  # half the time of Pillow's default for about 1 % more bytes
     "jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     "webp": ("WEBP", {"lossless": True}),
 }
 
-#: Images of a dry run that are read.
+#: Number of images that a dry run reads.
 SAMPLED_IMAGES = 8
 
 Image = NDArray[np.uint8]
@@ -52,7 +52,7 @@ Image = NDArray[np.uint8]
 
 @dataclass
 class _Result:
-    """What became of one image: its pixels, or the reason why there are none."""
+    """Result for one image: its pixels, or the error."""
 
     source: str
     name: str
@@ -62,18 +62,18 @@ class _Result:
 
 
 def run_upscale(config: UpscaleConfig) -> int:
-    """Upscale the images of a configuration; the same call again does those that are missing.
+    """Upscale the images of a configuration; a repeated call continues with the missing ones.
 
-    An image is done if its result exists and is not older than the image. One that cannot be read is reported and left
-    out. Images are read by the rules of :func:`idc_ray.images.decode_rgb`: of 16 bits the upper 8 are used, transparent
-    pixels are laid over white, the EXIF orientation is applied. A result is 8-bit RGB, with the image's colour profile
-    if that is one of RGB; other metadata are not copied.
+    An image is done if its result exists and is not older than the image. An image that cannot be read is reported and
+    skipped. Images are read as by :func:`idc_ray.images.decode_rgb`: the upper 8 of 16 bits are used, transparent
+    pixels are composited over white, the EXIF orientation is applied. A result is 8-bit RGB, with the image's colour
+    profile if it is an RGB one; other metadata are not copied.
 
     Returns:
         The exit code: 0.
 
     Raises:
-        BadRequest: the request cannot be carried out; nothing was written.
+        BadRequest: invalid settings; nothing was written.
         QuarantinedImages: some images could not be upscaled, and ``strict`` is set.
         IdcError: none of the images could be upscaled.
     """
@@ -95,10 +95,10 @@ def run_upscale(config: UpscaleConfig) -> int:
             print(_estimate(config, listing, network, left))
         return 0
     storage.check_writable()
-    with Heartbeat("looking at what is done"):
+    with Heartbeat("listing finished results"):
         _claim(storage, settings, replaced)
         todo = _todo(listing, names, storage.all_files())
-    log.info("%d images to do on %s, %d done before", len(todo), network.device, len(names) - len(todo))
+    log.info("%d images to upscale on %s, %d already done", len(todo), network.device, len(names) - len(todo))
     progress = Progress(len(names), len(names) - len(todo))
     failed: list[_Result] = []
     with progress.ticking():
@@ -113,12 +113,12 @@ def run_upscale(config: UpscaleConfig) -> int:
 
 
 def output_names(sources: Sequence[str], ending: str) -> list[str]:
-    """Names of the results: the images' own, with another ending.
+    """Names of the results: the images' names with another extension.
 
-    Where images differ only in their endings, such as ``a.png`` and ``a.jpg``, theirs stay: ``a.jpg.png``.
+    If images differ only in their extensions, such as ``a.png`` and ``a.jpg``, these are kept: ``a.jpg.png``.
 
     Raises:
-        BadRequest: two results would still have one name.
+        BadRequest: two results would still have the same name.
     """
     stems = [posixpath.splitext(source)[0] for source in sources]
     count = Counter(stems)
@@ -126,16 +126,16 @@ def output_names(sources: Sequence[str], ending: str) -> list[str]:
     twice = next((name for name, times in Counter(names).items() if times > 1), None)
     if twice is not None:
         both = [source for source, name in zip(sources, names, strict=True) if name == twice]
-        raise BadRequest(f"{' and '.join(both)} would both become {twice}; rename one of them")
+        raise BadRequest(f"the results of {' and '.join(both)} would both be {twice}; rename one of the images")
     return names
 
 
 def _find(config: UpscaleConfig) -> ImageListing:
-    """The images, without those in an output that lies in the input."""
+    """The images, except those in an output folder inside the input."""
     if holds(locate(config.output), locate(config.input)):
         raise BadRequest(
-            f"the output {config.output} is or holds the input {config.input}, whose files it could overwrite; choose "
-            "another --output"
+            f"the output {config.output} is or contains the input {config.input}, whose files it could overwrite; "
+            "choose another --output"
         )
     listing = find_images(config.input, without=output_inside(config.input, config.output))
     log.info("%d images in %s", listing.manifest.num_rows, listing.uri)
@@ -147,9 +147,9 @@ def _find(config: UpscaleConfig) -> ImageListing:
 def _check_output(
     storage: StorageFolder, settings: dict[str, Any], names: set[str], overwrite: bool
 ) -> list[str] | None:
-    """Whether the output holds results of these settings; else the files that ``overwrite`` replaces.
+    """The files that ``overwrite`` replaces; None if the output has results of the same settings, to be continued.
 
-    Without a record, or with another one, nothing tells whether a file is a finished result.
+    Files without a record, or with a record of other settings, do not count as results.
 
     Raises:
         BadRequest: there are files to replace, or another record, and ``overwrite`` is not set.
@@ -160,19 +160,19 @@ def _check_output(
     present = sorted(names & set(storage.all_files()))
     if not overwrite and (present or record is not None):
         held = (
-            f"holds results of other settings ({_differences(record, settings)})"
+            f"contains results of other settings ({_differences(record, settings)})"
             if record is not None
-            else f"holds {len(present)} of the files that would be written, such as {present[0]}"
+            else f"contains {len(present)} of the files that would be written, such as {present[0]}"
         )
         raise BadRequest(f"{storage.uri} {held}; give another --output, or --overwrite to replace them")
     return present
 
 
 def _claim(storage: StorageFolder, settings: dict[str, Any], replaced: list[str] | None) -> None:
-    """Remove what is replaced, and record what the results are made with; nothing to do where that is recorded."""
+    """Delete the ``replaced`` files and write the record; None: the record is already there."""
     if replaced is None:
         return
-    storage.delete(RECORD)  # first: without it nothing that is left counts as finished
+    storage.delete(RECORD)  # first: without it, remaining files do not count as finished
     for name in replaced:
         storage.delete(name)
     storage.write_json(RECORD, settings)
@@ -184,7 +184,7 @@ def _differences(record: dict[str, Any], settings: dict[str, Any]) -> str:
 
 
 def _todo(listing: ImageListing, names: list[str], finished: dict[str, int]) -> list[tuple[ImageRef, str]]:
-    """Images whose result is missing or older than they are, with its name."""
+    """Images whose result is missing or older than the image, and the results' names."""
     refs = (ImageRef.from_row(row) for row in listing.manifest.to_pylist())
     return [(ref, name) for ref, name in zip(refs, names, strict=True) if finished.get(name, -1) < max(0, ref.mtime_ns)]
 
@@ -211,7 +211,7 @@ def _read(ref: ImageRef, listing: ImageListing, max_pixels: int) -> tuple[Image,
 
 
 def _save(result: _Result, storage: StorageFolder, ending: str) -> _Result:
-    """Write a result's pixels and let them go. In a thread: encoding takes longer than a GPU's next image."""
+    """Write a result and free its pixels. Runs in a thread, as encoding can take longer than a GPU's next image."""
     if result.picture is not None:
         try:
             storage.write(result.name, _encode(result.picture, ending, result.profile))
@@ -226,7 +226,7 @@ def _encode(picture: Image, ending: str, profile: bytes | None) -> bytes:
     buffer = io.BytesIO()
     try:
         Pillow.fromarray(picture).save(buffer, kind, icc_profile=profile, **options)
-    except (OSError, ValueError) as error:  # JPEG has at most 65,535 pixels a side, WebP 16,383
+    except (OSError, ValueError) as error:  # a side is at most 65,535 pixels in JPEG, 16,383 in WebP
         height, width = picture.shape[:2]
         reason = f"{width} x {height} pixels as {kind}: {error}; use --format png"
         raise RejectedImage("too_large_result", reason) from error
@@ -244,7 +244,7 @@ def _summary(progress: Progress, failed: list[_Result], storage: StorageFolder) 
 def _verdict(config: UpscaleConfig, failed: list[_Result], images: int) -> int:
     if failed and config.strict:
         raise QuarantinedImages(
-            f"{len(failed)} images could not be upscaled, and --strict was given; see the reasons above, and mend or "
+            f"{len(failed)} images could not be upscaled and --strict was given; see the reasons above, and repair or "
             "remove the images"
         )
     if len(failed) == images:
@@ -253,7 +253,7 @@ def _verdict(config: UpscaleConfig, failed: list[_Result], images: int) -> int:
 
 
 def _estimate(config: UpscaleConfig, listing: ImageListing, network: Network, todo: list[tuple[ImageRef, str]]) -> str:
-    """Images, pixels, bytes and time, from a few images that are read and a part of one that is upscaled."""
+    """Images, pixels, bytes and time, estimated from a few images and one upscaled crop."""
     pixels: list[Image] = []
     sample = todo[:: max(1, len(todo) // SAMPLED_IMAGES)][:SAMPLED_IMAGES]
     for ref, _ in sample:
@@ -270,5 +270,5 @@ def _estimate(config: UpscaleConfig, listing: ImageListing, network: Network, to
         lines["sizes"] = f"{each / 1e6:.3g} megapixels on average, {each * network.scale**2 / 1e6:.3g} when upscaled"
         lines["bytes"] = f"about {size(written * each * network.scale**2 * len(todo))} to write"
         lines["time"] = f"about {duration(seconds * each * len(todo))} on {network.device}"
-    lines["rests on"] = f"{len(sample)} images, {len(sample) - len(pixels)} of which cannot be read"
+    lines["estimated from"] = f"{len(sample)} images, {len(sample) - len(pixels)} of which cannot be read"
     return "\n".join(f"{name:<15} {text}" for name, text in lines.items()) + "\ndry run: nothing was started or written"

@@ -1,4 +1,4 @@
-"""Ways to put an image through a network: in tiles, as the mean over the square's symmetries."""
+"""Applying a network to an image: in tiles, and as a self-ensemble."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FloatUpscale = Callable[[Image], NDArray[np.float32]]
 """uint8 (h, w, 3) to float32 (scale h, scale w, 3) in [0, 255], not rounded."""
 Value = TypeVar("Value", np.uint8, np.float32)
 OnTile = Callable[[int, int], None]
-"""Called before each tile with the number of tiles that are done and of all."""
+"""Called before each tile with the number of finished tiles and of all tiles."""
 
 
 def image_upscale(
@@ -29,13 +29,13 @@ def image_upscale(
     ensemble: bool = False,
     on_tile: OnTile | None = None,
 ) -> Callable[[Image], Image]:
-    """The whole way of an image through a network, to 8 bits.
+    """A function that upscales 8-bit images with a network, tiling and self-ensemble.
 
     Args:
         upscale: the network.
         scale: its factor.
-        tile: see :func:`tiled`; None: images go through whole.
-        overlap: likewise.
+        tile: see :func:`tiled`; None: no tiling.
+        overlap: see :func:`tiled`.
         ensemble: see :func:`self_ensemble`.
         on_tile: see :func:`tiled`.
 
@@ -49,20 +49,23 @@ def image_upscale(
 def tiled(
     upscale: Callable[[Image], NDArray[Value]], scale: int, tile: int, overlap: int, on_tile: OnTile | None = None
 ) -> Callable[[Image], NDArray[Value]]:
-    """Overlapping tiles, so that the network's memory does not grow with the image.
+    """Upscale in overlapping tiles, so that the network's memory does not grow with the image.
 
-    Half of the overlap is dropped at each inner border; with an overlap of at least the network's receptive
-    field the result is that of the whole image.
+    Half of the overlap is dropped at each inner border. With an overlap of at least the network's receptive
+    field, the result equals that of the whole image.
 
     Args:
         upscale: applied to each tile.
         scale: its factor.
         tile: side of a tile, LR pixels.
-        overlap: LR pixels that neighbours share, less than ``tile``.
-        on_tile: for progress.
+        overlap: LR pixels that neighbouring tiles share, less than ``tile``.
+        on_tile: called before each tile.
+
+    Raises:
+        ValueError: the overlap is out of range.
     """
     if not 0 <= overlap < tile:
-        raise ValueError(f"overlap is {overlap}; expected 0 to {tile - 1}, less than the tile")
+        raise ValueError(f"overlap is {overlap}; expected 0 to {tile - 1}, less than the tile's side")
 
     def run(lr: Image) -> NDArray[Value]:
         height, width = lr.shape[:2]
@@ -76,14 +79,14 @@ def tiled(
                 out = np.empty((scale * height, scale * width, 3), part.dtype)
             inside = part[scale * (first - top) : scale * (last - top), scale * (start - left) : scale * (end - left)]
             out[scale * first : scale * last, scale * start : scale * end] = inside
-        assert out is not None  # an image has a tile
+        assert out is not None  # every image has at least one tile
         return out
 
     return run
 
 
 def _spans(length: int, tile: int, overlap: int) -> list[tuple[int, int, int, int]]:
-    """(begin, end) of each tile in one dimension, and (first, last) of the part of it that is kept."""
+    """(begin, end) of each tile in one dimension, and (first, last) of the part that is kept."""
     size = min(tile, length)
     begins = crop_starts(length, size, max(1, tile - overlap))
     cuts = [0, *[(after + before + size) // 2 for before, after in pairwise(begins)], length]
@@ -91,7 +94,7 @@ def _spans(length: int, tile: int, overlap: int) -> list[tuple[int, int, int, in
 
 
 def self_ensemble(upscale: FloatUpscale) -> FloatUpscale:
-    """Mean over the eight flips and rotations of the input, each undone on the output (EDSR, section 3.3)."""
+    """Mean over the eight flips and rotations of the input, inverted on the output (EDSR, section 3.3)."""
 
     def run(lr: Image) -> NDArray[np.float32]:
         total: NDArray[np.float32] | None = None
@@ -108,5 +111,5 @@ def self_ensemble(upscale: FloatUpscale) -> FloatUpscale:
 
 
 def rounded(upscale: FloatUpscale) -> Callable[[Image], Image]:
-    """To 8 bits."""
+    """Clip and round the output to 8 bits."""
     return lambda lr: np.clip(np.rint(upscale(lr)), 0, 255).astype(np.uint8)

@@ -19,7 +19,15 @@ from idc_ray.images.names import open_path, stored
 from idc_ray.images.pairs import pair
 from idc_ray.images.parquet import row_entries
 
-__all__ = ["IMAGE_ENDINGS", "LIST_ENDINGS", "PARQUET_ENDINGS", "ImageListing", "find_images", "output_inside"]
+__all__ = [
+    "IMAGE_ENDINGS",
+    "LIST_ENDINGS",
+    "PARQUET_ENDINGS",
+    "ImageListing",
+    "check_exists",
+    "find_images",
+    "output_inside",
+]
 
 # What a folder is searched for; upper or lower case. What a file *is* is decided by its content when it is read.
 IMAGE_ENDINGS = frozenset(
@@ -119,7 +127,9 @@ def find_images(
     if not files:
         endings = " ".join(sorted(IMAGE_ENDINGS | PARQUET_ENDINGS))
         within = f"match the pattern {storage.path}" if _kind(storage) == fs.FileType.NotFound else f"in {storage.uri}"
-        searched = f"no images {within}" + (f" outside {without.uri}" if without is not None else "")
+        searched = f"no images {within}" + (
+            f" outside {without.uri}" if without is not None and holds(_folder(storage), without) else ""
+        )
         raise BadRequest(f"{searched}; {ignored} other files were ignored; read are: {endings}")
     lr = None
     if lr_input is not None:
@@ -136,8 +146,38 @@ def find_images(
     )
 
 
+def check_exists(input: str) -> None:
+    """Refuse a local input that does not exist, at no cost: before anything is imported that takes a while.
+
+    Raises:
+        BadRequest: it does not exist.
+    """
+    storage = locate(input)
+    if storage.local and _kind(storage) == fs.FileType.NotFound:
+        _searched(storage)
+
+
+def _searched(storage: StoragePath) -> tuple[StoragePath, str]:
+    """The folder and the pattern of what is not there by its own name.
+
+    Raises:
+        BadRequest: it is no pattern, or its folder does not exist.
+    """
+    if not has_wildcard(storage.path):
+        raise BadRequest(
+            f"{storage.uri} does not exist; name a folder, a glob, a list (.txt, .lst), an image or Parquet"
+        )
+    base, pattern = split_pattern(storage.path)
+    folder = StoragePath(storage.filesystem, base, storage.uri)
+    if _kind(folder) != fs.FileType.Directory:
+        raise BadRequest(f"the folder {base!r} of the pattern {storage.uri} does not exist")
+    return folder, pattern
+
+
 def output_inside(input: str, output: str) -> StoragePath | None:
     """The output if it lies in the input, where what earlier launches wrote, such as pictures, is no input.
+
+    On a disk also where it does not: a link in the input may lead to it.
 
     Raises:
         BadRequest: both are the same folder.
@@ -145,8 +185,13 @@ def output_inside(input: str, output: str) -> StoragePath | None:
     source, storage = locate(input), locate(output)
     if holds(storage, source) and holds(source, storage):
         raise BadRequest(f"input and output are the same folder, {source.uri}; choose another --output")
-    base = split_pattern(source.path)[0] if has_wildcard(source.path) else source.path
-    return storage if holds(replace(source, path=base), storage) else None
+    both_local = source.local and storage.local
+    return storage if both_local or holds(_folder(source), storage) else None
+
+
+def _folder(storage: StoragePath) -> StoragePath:
+    """Of a pattern, the folder that it is searched in."""
+    return replace(storage, path=split_pattern(storage.path)[0]) if has_wildcard(storage.path) else storage
 
 
 def _files(storage: StoragePath, prefer_parquet: bool, without: StoragePath | None) -> tuple[list[Entry], int, int]:
@@ -156,14 +201,9 @@ def _files(storage: StoragePath, prefer_parquet: bool, without: StoragePath | No
         return *_of_one_kind(walk(storage, without=without), prefer_parquet), 0
     if kind == fs.FileType.File:
         return _single(storage)
-    if not has_wildcard(storage.path):
-        raise BadRequest(
-            f"{storage.uri} does not exist; name a folder, a glob, a list (.txt, .lst), an image or Parquet"
-        )
-    base, pattern = split_pattern(storage.path)
-    folder = StoragePath(storage.filesystem, base, storage.uri)
-    if _kind(folder) != fs.FileType.Directory:
-        raise BadRequest(f"the folder {base!r} of the pattern {storage.uri} does not exist")
+    if kind == fs.FileType.Unknown:
+        raise BadRequest(f"{storage.uri} is a pipe, a socket or a device; name a folder, a glob or a file")
+    folder, pattern = _searched(storage)
     regex = pattern_regex(pattern)
     depth = None if "**" in pattern.split("/") else pattern.count("/") + 1
     matching = (entry for entry in walk(folder, depth, without) if regex.fullmatch(entry.source))

@@ -18,6 +18,7 @@ from idc_ray.images.names import open_path
 from idc_ray.images.parquet import read_row
 from idc_ray.images.read import decode_rgb
 from idc_ray.images.resize import downscale
+from idc_ray.regular import NotRegularFile
 
 __all__ = ["Instance", "cropped_to", "load_instance", "read_encoded"]
 
@@ -162,7 +163,7 @@ def _with_retries(read: Callable[[], bytes], path: str) -> bytes:
         except FileNotFoundError as error:
             raise RejectedImage("missing", f"{path!r} does not exist (any more)") from error
         except (OSError, pa.ArrowException) as error:
-            if delay is None or isinstance(error, PermissionError):
+            if delay is None or isinstance(error, PermissionError | NotRegularFile):
                 raise RejectedImage("unreadable", f"{path!r} cannot be read: {error}") from error
             time.sleep(delay)
     raise AssertionError("the last try returns or raises")

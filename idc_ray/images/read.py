@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import io
 import re
 import struct
 import warnings
@@ -16,9 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from idc_ray.errors import RejectedImage
+from idc_ray.images.isolated import decode_isolated
+from idc_ray.images.limits import MAX_CHUNKS, MAX_PAGES, LimitedBytes, check_jpeg, is_costly, too_costly
 from idc_ray.images.pixels import check_mode, to_rgb, upright
 
-__all__ = ["FORMATS", "decode_rgb", "rgb_profile"]
+__all__ = ["FORMATS", "decode_here", "decode_rgb", "header_size", "rgb_profile"]
 
 # Told apart by content. None of these runs another program, as Pillow's EPS reader does.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
@@ -26,7 +27,7 @@ for _module in ("Png", "Jpeg", "WebP", "Tiff", "Bmp", "Gif", "Ppm", "Jpeg2K"):
     importlib.import_module(f"PIL.{_module}ImagePlugin")  # each registers its format
 
 _STRIP = 128  # rows converted at a time, so that conversion needs no second image
-_MAX_PAGES = 64  # of a TIFF that are looked at
+_BYTES = re.compile(r"b'(?:[^'\\]|\\.)*'|b\"(?:[^\"\\]|\\.)*\"")  # that Pillow quotes from a file
 # TIFF tags
 _SUBFILE_TYPE = 254  # bit 0: a smaller version of another page
 _BITS_PER_SAMPLE = 258
@@ -50,6 +51,10 @@ def decode_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     - Animated GIF, PNG, WebP, and TIFF of several pages: rejected, since one file is one instance and dropping frames
       silently would lose data. Smaller versions beside the first page (thumbnails, pyramids) are not pages. The
       further pictures of a phone's JPEG (MPO: depth, gain map) are left out.
+    - Files that are made to keep a reader busy are rejected by counts, never by time: scans of a JPEG, chunks of a PNG,
+      pages of a TIFF, reads while the file is parsed. JPEG 2000, PPM as text or of other depths, run-length BMP and
+      TIFF with rare compressions have no such bound: another process decodes them, in up to 300 s of processor time
+      for 100 million pixels, and 64 bytes of memory a pixel.
     - PNG: every chunk's CRC is checked and the end must be there. A JPEG that is damaged in the middle, but not cut
       short, cannot be told from a good one: its decoder has no checksum to compare.
 
@@ -68,13 +73,29 @@ def decode_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
             ``unsupported_pixels``, ``truncated``, ``corrupt``, ``out_of_memory``, or ``unreadable`` for
             anything else that Pillow raises.
     """
+    try:
+        return _decoded(data, max_pixels, costly=False)
+    except _CostlyImage:
+        return decode_isolated(data, max_pixels)
+
+
+def decode_here(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    """:func:`decode_rgb`, always in this process."""
+    return _decoded(data, max_pixels, costly=True)
+
+
+class _CostlyImage(Exception):
+    """It has to be decoded in a process of its own."""
+
+
+def _decoded(data: bytes, max_pixels: int, costly: bool) -> NDArray[np.uint8]:
     if not data:
         raise RejectedImage("empty", "the file has no bytes")
     name = _format_of(data)
     try:
         with _pillow_warnings_hidden():
-            return _decode(data, name, max_pixels)
-    except RejectedImage:
+            return _decode(data, name, max_pixels, costly)
+    except (RejectedImage, _CostlyImage):
         raise
     except MemoryError as error:
         raise RejectedImage("out_of_memory", f"not enough memory to decode this {name}; lower max_pixels") from error
@@ -90,10 +111,26 @@ def rgb_profile(data: bytes) -> bytes | None:
     Whoever writes pixels derived from the image's needs it: without it an image in another colour space than sRGB,
     such as a phone's Display P3, is shown in wrong colours. A profile of grey or CMYK fits no RGB pixels.
     """
-    with _pillow_warnings_hidden(), Image.OPEN[_format_of(data)][0](io.BytesIO(data), "") as image:
+    with _pillow_warnings_hidden(), _open(data, _format_of(data)) as image:
         profile = image.info.get("icc_profile")
     is_rgb = isinstance(profile, bytes) and profile[16:20] == b"RGB "  # the header's colour space (ICC.1, 7.2.6)
     return profile if is_rgb else None
+
+
+def header_size(data: bytes) -> tuple[int, int]:
+    """Width and height of an image as its header states them.
+
+    Raises:
+        RejectedImage: as :func:`decode_rgb`.
+    """
+    name = _format_of(data)
+    try:
+        with _pillow_warnings_hidden(), _open(data, name) as image:
+            return image.size
+    except RejectedImage:
+        raise
+    except Exception as error:
+        raise _fault(name, error, data) from error
 
 
 def _format_of(data: bytes) -> str:
@@ -101,14 +138,21 @@ def _format_of(data: bytes) -> str:
         accept = Image.OPEN[name][1]
         if accept is not None and accept(data[:16]) is True:
             return name
-    raise RejectedImage("not_an_image", f"the content is none of {', '.join(FORMATS)}; it begins with {data[:16]!r}")
+    # None of its bytes: a link in the input may lead to a file with secrets.
+    raise RejectedImage("not_an_image", f"the content of its {len(data):,} bytes is none of {', '.join(FORMATS)}")
 
 
-def _decode(data: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
+def _open(data: bytes, name: str) -> ImageFile.ImageFile:
+    # Not Image.open: that compares the size with a limit of the process, here the limit is the caller's.
+    return Image.OPEN[name][0](LimitedBytes(data, name), "")
+
+
+def _decode(data: bytes, name: str, max_pixels: int, costly: bool) -> NDArray[np.uint8]:
     if name == "PNG":
         _check_png(data)
-    # Not Image.open: that compares the size with a limit of the process, here the limit is the caller's.
-    with Image.OPEN[name][0](io.BytesIO(data), "") as image:
+    elif name == "JPEG":
+        check_jpeg(data)
+    with _open(data, name) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise RejectedImage(
@@ -120,6 +164,10 @@ def _decode(data: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
         if name == "PNG" and data[24] == 16:
             image.info.pop("transparency", None)
         grey_bits, inverted = _deep_grey(image)
+        if is_costly(image):
+            if not costly:
+                raise _CostlyImage
+            image.fp.allow(4 * width * height)  # type: ignore[union-attr]
         image.load()
         orientation = _orientation(image)  # not before: Pillow turns a TIFF while loading it, and then forgets the tag
         pixels = np.empty((image.height, image.width, 3), np.uint8)
@@ -132,7 +180,9 @@ def _decode(data: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
 def _check_png(data: bytes) -> None:
     """Every chunk is whole and agrees with its CRC, up to IEND; Pillow skips the CRC of pixel data."""
     view, at = memoryview(data), 8
-    while at + 12 <= len(data):
+    for _ in range(MAX_CHUNKS):
+        if at + 12 > len(data):
+            break
         (length,) = struct.unpack_from(">I", data, at)
         kind = bytes(view[at + 4 : at + 8])
         end = at + 8 + length
@@ -143,27 +193,38 @@ def _check_png(data: bytes) -> None:
         if kind == b"IEND":
             return
         at = end + 4
+    else:
+        raise too_costly(f"the PNG has over {MAX_CHUNKS:,} chunks")
     raise RejectedImage("truncated", f"the PNG ends after {len(data):,} bytes without its end mark")
 
 
 def _check_single(image: ImageFile.ImageFile) -> None:
     if image.format == "MPO":
         return
-    frames = int(getattr(image, "n_frames", 1))
-    if frames == 1 or (image.format == "TIFF" and frames <= _MAX_PAGES and _others_are_reduced(image, frames)):
-        return
-    kind = "pages" if image.format == "TIFF" else "frames"
-    reason = f"the {image.format} has {frames} {kind}, one is expected; save the ones you want as files of their own"
-    raise RejectedImage("animated", reason)
+    if image.format == "TIFF":
+        frames, several = _pages(image)
+    else:
+        frames = int(getattr(image, "n_frames", 1))
+        several = frames > 1
+    if several:
+        kind = "pages" if image.format == "TIFF" else "frames"
+        count = f"over {MAX_PAGES}" if image.format == "TIFF" and frames > MAX_PAGES else str(frames)
+        reason = f"the {image.format} has {count} {kind}, one is expected; save the ones you want as files of their own"
+        raise RejectedImage("animated", reason)
 
 
-def _others_are_reduced(image: ImageFile.ImageFile, frames: int) -> bool:
-    reduced = True
-    for frame in range(1, frames):
-        image.seek(frame)
-        reduced = reduced and bool(_tag(image, _SUBFILE_TYPE, 0) & 1)
+def _pages(image: ImageFile.ImageFile) -> tuple[int, bool]:
+    """Pages of a TIFF, counted up to one more than ``MAX_PAGES``, and whether one of them is no smaller version."""
+    frames, several = 1, False
+    while frames <= MAX_PAGES:  # Pillow's own count has no end before the file's
+        try:
+            image.seek(frames)
+        except EOFError:
+            break
+        several = several or not _tag(image, _SUBFILE_TYPE, 0) & 1
+        frames += 1
     image.seek(0)
-    return reduced
+    return frames, several or frames > MAX_PAGES
 
 
 def _tag(image: ImageFile.ImageFile, tag: int, default: int) -> int:
@@ -202,7 +263,7 @@ def _pillow_warnings_hidden() -> Iterator[None]:
 
 
 def _fault(name: str, error: Exception, data: bytes) -> RejectedImage:
-    text = str(error) or type(error).__name__
+    text = _BYTES.sub("(bytes)", str(error)) or type(error).__name__
     if "MAX_TEXT" in text or "Too much memory used in text" in text:
         return RejectedImage("decompression_bomb", f"the text in this {name} unpacks to more than is allowed: {text}")
     if _is_cut(name, text, data):

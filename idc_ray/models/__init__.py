@@ -1,4 +1,4 @@
-"""Networks: architectures, checkpoints, and the frozen teacher. torch only."""
+"""Networks: architectures, checkpoints and the frozen teacher. No Ray, no MLflow."""
 
 from __future__ import annotations
 

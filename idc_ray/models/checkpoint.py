@@ -1,15 +1,15 @@
-"""Our checkpoints: safetensors, with what is needed to build the network again in the metadata.
+"""The checkpoint format: safetensors, with the network's architecture and arguments in the metadata.
 
-Nothing is ever unpickled. The layout, so that others can read it: the tensors under the network's
-parameter names, and one metadata entry ``idc_ray`` that holds JSON with ``format_version``,
-``architecture``, ``scale``, ``arguments`` and ``notes``.
+Nothing is ever unpickled. Layout, for other readers: tensors under the network's parameter names, and one
+metadata entry ``idc_ray`` with JSON: ``format_version``, ``architecture``, ``scale``, ``arguments``, ``notes``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from idc_ray.errors import BadRequest
 from idc_ray.models.files import write_atomic
@@ -27,9 +28,11 @@ __all__ = ["Checkpoint", "checkpoint_bytes", "is_safetensors", "load_checkpoint"
 
 METADATA_KEY = "idc_ray"
 FORMAT_VERSION = 1
-#: The format's own limit on its JSON header: 100 MB. Torch zip files and pickles read as far larger.
+#: safetensors' limit on its JSON header. The first 8 bytes of torch zip files and pickles read as far larger lengths.
 MAX_HEADER_BYTES = 100_000_000
-#: Largest argument of a network: blocks, channels.
+#: Bytes of a header that is parsed, and tensors of a checkpoint. The largest networks in use have some 5,000.
+MAX_PARSED_BYTES, MAX_TENSORS = 16_000_000, 50_000
+#: Largest number allowed as a network's argument (blocks, channels).
 MAX_ARGUMENT = 4096
 
 
@@ -40,7 +43,7 @@ class Checkpoint:
     Attributes:
         spec: how to build it.
         state_dict: its weights, on the CPU.
-        notes: free JSON: where the weights come from.
+        notes: free JSON, such as where the weights come from.
     """
 
     spec: ModelSpec
@@ -55,17 +58,17 @@ class Checkpoint:
         """
         self._check_numbers()
         try:
-            with torch.device("meta"):  # takes no memory: the metadata may ask for a network of any size
+            with torch.device("meta"), _at_most(len(self.state_dict)):  # the metadata may ask for any size
                 _check_shapes(self.spec.build(), self.state_dict)
             model = self.spec.build()
             model.load_state_dict(self.state_dict)
-        except (RuntimeError, KeyError) as error:
-            raise BadRequest(f"the checkpoint's weights do not fit its own metadata ({self.spec}): {error}") from None
+        except (RuntimeError, KeyError, RecursionError, OverflowError, MemoryError) as error:
+            raise BadRequest(f"the checkpoint's weights do not fit its metadata ({self.spec}): {error}") from None
         return model
 
     def _check_numbers(self) -> None:
         if _largest(list(self.spec.arguments.values())) > MAX_ARGUMENT:
-            raise BadRequest(f"the checkpoint asks for {self.spec}; no number in a network is over {MAX_ARGUMENT:,}")
+            raise BadRequest(f"the checkpoint's metadata is {self.spec}; expected numbers of at most {MAX_ARGUMENT:,}")
 
 
 def _largest(value: Any) -> float:
@@ -73,6 +76,24 @@ def _largest(value: Any) -> float:
     if isinstance(value, list | tuple):
         return max(map(_largest, value), default=0)
     return abs(value) if isinstance(value, int | float) else 0
+
+
+@contextlib.contextmanager
+def _at_most(tensors: int) -> Iterator[None]:
+    """Refuse a network of more parameters than a checkpoint has tensors while it is built, not once it is."""
+    left = tensors + 1000  # some are left out of state dicts
+
+    def count(module: nn.Module, name: str, parameter: object) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RuntimeError(f"it describes a network of more than the {tensors:,} tensors that it holds")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _check_shapes(skeleton: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
@@ -84,19 +105,19 @@ def _check_shapes(skeleton: nn.Module, state_dict: Mapping[str, Tensor]) -> None
 def save_checkpoint(
     path: str | Path, spec: ModelSpec, state_dict: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None
 ) -> None:
-    """Write :func:`checkpoint_bytes` to ``path``, whole or not at all."""
+    """Write :func:`checkpoint_bytes` to ``path`` atomically."""
     write_atomic(path, checkpoint_bytes(spec, state_dict, notes))
 
 
 def checkpoint_bytes(
     spec: ModelSpec, state_dict: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None
 ) -> bytes:
-    """A checkpoint file's content; the same weights give the same bytes.
+    """Serialize a checkpoint; equal weights and notes give equal bytes.
 
     Args:
         spec: how to build the network.
         state_dict: its weights, on any device.
-        notes: JSON values to keep with it, such as data, steps and seed.
+        notes: JSON values to store, such as data, steps and seed.
     """
     description = {
         "format_version": FORMAT_VERSION,
@@ -105,7 +126,7 @@ def checkpoint_bytes(
         "arguments": dict(spec.arguments),
         "notes": dict(notes or {}),
     }
-    # One entry only: safetensors writes several in a random order, and the file's hash must not vary.
+    # One entry only: safetensors writes several in random order, and the file's hash must not vary.
     metadata = {METADATA_KEY: json.dumps(description, sort_keys=True)}
     tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
     return safetensors.torch.save(tensors, metadata)
@@ -118,30 +139,35 @@ def load_checkpoint(data: bytes) -> Checkpoint:
         data: the file's content.
 
     Raises:
-        BadRequest: not safetensors, damaged, without our metadata, or of a newer version.
+        BadRequest: not safetensors, damaged, without idc_ray metadata, or of another format version.
     """
     description = read_metadata(data).get(METADATA_KEY)
     if description is None:
         raise BadRequest(
-            f"the safetensors file has no {METADATA_KEY!r} metadata; expected one that save_checkpoint wrote"
+            f"the safetensors file has no {METADATA_KEY!r} metadata; expected a checkpoint written by idc_ray"
         )
     try:
         fields = json.loads(description)
         version = fields["format_version"]
         spec = ModelSpec(fields["architecture"], int(fields["scale"]), dict(fields["arguments"]))
         notes = dict(fields.get("notes", {}))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BadRequest(f"the checkpoint's {METADATA_KEY!r} metadata cannot be read: {error!r}") from None
+    if not isinstance(spec.architecture, str) or not all(isinstance(name, str) for name in spec.arguments):
+        raise BadRequest(f"the checkpoint's {METADATA_KEY!r} metadata names no architecture; copy the file again")
     if version != FORMAT_VERSION:
-        raise BadRequest(f"the checkpoint has format version {version}; this idc_ray reads {FORMAT_VERSION}: update it")
+        raise BadRequest(
+            f"the checkpoint has format version {version}; this idc_ray reads version {FORMAT_VERSION}; update idc_ray"
+        )
     return Checkpoint(spec, read_tensors(data), notes)
 
 
 def read_tensors(data: bytes) -> dict[str, Tensor]:
-    """All tensors of a safetensors file; BadRequest if it is damaged."""
+    """All tensors of a safetensors file; raises BadRequest if it is damaged."""
+    _header(data)
     try:
         return safetensors.torch.load(data)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:  # an unknown dtype
         raise BadRequest(f"the safetensors file is damaged or cut short ({error}); copy it again") from None
 
 
@@ -151,12 +177,23 @@ def is_safetensors(data: bytes) -> bool:
 
 
 def read_metadata(data: bytes) -> dict[str, str]:
-    """The free metadata of a safetensors file, without its tensors; BadRequest if the header is no such thing."""
+    """The free metadata of a safetensors file, without its tensors; raises BadRequest if the header is invalid."""
     if not is_safetensors(data):
-        raise BadRequest(f"not a safetensors file: it starts with {data[:8]!r}")
+        raise BadRequest("not a safetensors file by its first bytes")
+    metadata = _header(data).get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise BadRequest("the safetensors header's metadata is no mapping of texts; copy the file again")
+    return metadata
+
+
+def _header(data: bytes) -> dict[str, Any]:
     length = struct.unpack("<Q", data[:8])[0]
+    if length > MAX_PARSED_BYTES:
+        raise BadRequest(f"the safetensors header has {length:,} bytes; no network needs over {MAX_PARSED_BYTES:,}")
     try:
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    except ValueError as error:
+        header = json.loads(data[8 : 8 + length])
+    except (ValueError, RecursionError) as error:
         raise BadRequest(f"the safetensors header is damaged or cut short ({error}); copy the file again") from None
-    return dict(metadata)
+    if len(header) > MAX_TENSORS:
+        raise BadRequest(f"the safetensors file has {len(header):,} tensors; no network needs over {MAX_TENSORS:,}")
+    return dict(header)

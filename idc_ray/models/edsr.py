@@ -1,8 +1,8 @@
 """EDSR: enhanced deep residual network (Lim et al. 2017, arXiv 1707.02921).
 
-Parameters carry BasicSR's names (``conv_first``, ``body``, ``conv_after_body``, ``upsample``,
-``conv_last``). Its published weights work on values up to 255, ours on values up to 1: between the
-two every bias has to be divided or multiplied by 255, which is exact.
+Parameters have BasicSR's names (``conv_first``, ``body``, ``conv_after_body``, ``upsample``,
+``conv_last``). Its published weights expect values up to 255, this network values up to 1:
+dividing or multiplying every bias by 255 converts one into the other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from idc_ray.models.registry import ModelSpec, register_architecture, register_m
 
 __all__ = ["EDSR"]
 
-#: Mean RGB of DIV2K, range [0, 1]: what the published EDSR weights subtract.
+#: Mean RGB of DIV2K in [0, 1], which published EDSR weights subtract.
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 
@@ -83,7 +83,7 @@ class EDSR(nn.Module):
 
 @register_model
 def edsr_small(scale: int) -> ModelSpec:
-    """About 0.1 M parameters, for trials on a CPU (ours)."""
+    """4 blocks of 32 channels, about 0.1 M parameters, for trials on a CPU; not from the paper."""
     return ModelSpec("edsr", scale, {"channels": 32, "blocks": 4})
 
 

@@ -1,4 +1,4 @@
-"""Which layer of a teacher gives its features: the last map at LR resolution before the upsampler."""
+"""Finding the teacher's feature layer: the last map at LR resolution before the upsampler."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from idc_ray.models.registry import nearest
 
 __all__ = ["resolve_feature_layer"]
 
-#: Names that architectures give the convolution that ends their trunk.
+#: Usual names of the convolution that ends the trunk.
 KNOWN_LAYERS = (
     "conv_after_body",  # EDSR, SwinIR, Swin2SR, HAT, DAT, RGT, ATD, DRCT, GRL, CRAFT
     "LR_conv",  # DCTLSA, IMDN, RFDN
@@ -24,14 +24,14 @@ KNOWN_LAYERS = (
     "trunk_conv",  # RRDBNet in its first naming
 )
 
-#: Not square, so that no attention matrix passes for a map. Windowed networks pad inside to multiples
-#: of their window: the first suits windows of 2, 4, 8, 16 and 32, the second those of 7 and 14.
+#: Sizes of the probe images, not square, so that an attention matrix is not mistaken for a map. Windowed networks pad
+#: to multiples of their window: the first size suits windows of 2, 4, 8, 16 and 32, the second those of 7 and 14.
 _PROBES = ((32, 64), (28, 42))
 
 
 @dataclass(frozen=True)
 class _Event:
-    """One tensor that came into being: a module's output, or (``module`` empty) a function that enlarged a map."""
+    """One computed tensor: a module's output or, with an empty ``module``, the result of a function that enlarges."""
 
     module: str
     is_conv: bool
@@ -46,14 +46,14 @@ def resolve_feature_layer(
 
     Args:
         model: a frozen network, RGB (B, 3, h, w) in.
-        layer: a module's name, or ``auto``: a known name, else by structure: the last output at LR
-            resolution that is as wide as the first convolution's and comes before the first enlargement.
-            Where a pixel shuffle enlarges, what the convolution before it computes is never taken.
-        fitting: rounds a side up to one that the network takes.
+        layer: a module's name, or ``auto``: a module with a known name, otherwise the last output at LR resolution
+            before the first upsampling that has as many channels as the first convolution's output. The convolution
+            before a pixel shuffle is never chosen.
+        fitting: rounds a side up to one that the network accepts.
 
     Raises:
-        BadRequest: no such module (with the nearest names), its output is no map at LR resolution (with the
-            shape), or nothing suitable is found.
+        BadRequest: no such module (with similar names), its output is not a map at LR resolution (with the
+            shape), or no suitable module is found.
     """
     if layer != "auto":
         return layer, _named(model, layer, fitting)
@@ -63,7 +63,7 @@ def resolve_feature_layer(
             try:
                 return name, _named(model, name, fitting)
             except BadRequest:
-                continue  # the same name for another thing: tokens instead of a map, say
+                continue  # some networks use the name for other outputs, such as tokens
     return _by_structure(model, fitting)
 
 
@@ -72,7 +72,7 @@ def _named(model: nn.Module, layer: str, fitting: Callable[[int], int]) -> int:
     names = [name for name, _ in model.named_modules() if name]
     if layer not in names:
         raise BadRequest(f"the network has no layer {layer!r}; {nearest(layer, names)}")
-    shape: object = "nothing: it is not used"
+    shape: object = "no output: it is not used"
     for size in _probe_sizes(fitting):
         outputs = _record(model, size, [layer])
         if outputs:
@@ -90,20 +90,20 @@ def _by_structure(model: nn.Module, fitting: Callable[[int], int]) -> tuple[str,
         events = _record(model, size)
         end = next((i for i, event in enumerate(events) if not event.module), len(events))
         if end < len(events) and events[end].rearranged:
-            # The last convolution before a pixel shuffle made its input: 4 or 16 values a pixel, not features.
+            # The convolution before a pixel shuffle gives 4 or 16 values for each pixel, not features.
             end = next((i for i in reversed(range(end)) if events[i].is_conv), 0)
         maps = [event for event in events[:end] if _is_lr_map(event.shape, size)]
-        # Wider than the image: EDSR's original code subtracts the mean colour with a convolution.
+        # More than 3 channels: EDSR's original code subtracts the mean colour with a convolution.
         width = next((event.shape[1] for event in maps if event.is_conv and event.shape[1] > 3), None)
         calls = [event.module for event in events]
-        # A module that runs several times (a shared activation) does not name one place in the network.
+        # A module that runs several times, such as a shared activation, is ambiguous.
         found = [event for event in maps if event.shape[1] == width and calls.count(event.module) == 1]
         if found:
             return found[-1].module, found[-1].shape[1]
     raise BadRequest(
-        "no feature layer was found in the network: no module gives a map at LR resolution, as wide as the first "
-        "convolution's, before the upsampler (or the network pads its input inside); "
-        "name one with --rlff.feature-layer, such as body.3"
+        "no feature layer was found in the network: before the upsampler, no module gives a map at LR resolution with "
+        "as many channels as the first convolution (the network may pad its input); name a layer with "
+        "--rlff.feature-layer, such as body.3"
     )
 
 
@@ -119,7 +119,7 @@ def _is_lr_map(shape: Sequence[int], size: tuple[int, int]) -> bool:
 
 @torch.no_grad()
 def _record(model: nn.Module, size: tuple[int, int], layers: Sequence[str] | None = None) -> list[_Event]:
-    """Run a small image; what ``layers`` (None: all modules) and enlarging functions gave, in the order of ending."""
+    """Run a probe image; record the outputs of ``layers`` (None: all modules) and of enlarging functions, in order."""
     events: list[_Event] = []
     names = {module: name for name, module in model.named_modules() if name and (layers is None or name in layers)}
 
@@ -148,7 +148,7 @@ def _hook(module: nn.Module, function: Callable[..., None]) -> Iterator[None]:
 
 
 class _Enlargements(TorchFunctionMode):
-    """Notes every function, also those inside modules, whose result is a map 2, 3, ... times the LR size."""
+    """Records every function call, also inside modules, whose result is a map 2, 3, ... times the LR size."""
 
     def __init__(self, size: tuple[int, int], events: list[_Event]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Small local files written whole or not at all."""
+"""Atomic writes of small local files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["write_atomic"]
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write ``data`` to ``path``: a reader, or a kill at any moment, finds the old file or the new one, never a part.
+    """Write ``data`` to ``path`` atomically: after a crash the old file or the new one is there, never a part.
 
-    The folder is made if it is missing.
+    The folder is created if it is missing.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Initial weights with which an EDSR is bilinear interpolation before its first training step.
 
 Three channels of the trunk carry the colours, the residual branches start at zero, and the sub-pixel
-convolutions interpolate. Training starts from an image instead of from noise; on a small budget of
-steps that is worth several tenths of a decibel. The architecture is unchanged.
+convolutions interpolate. After few training steps this is worth several tenths of a decibel. The architecture
+is unchanged.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ COLOURS = 3
 
 
 def _bilinear(factor: int) -> Tensor:
-    """(factor, 3): weights of the previous, own and next pixel for each sub-pixel of a row."""
+    """(factor, 3): weights of the previous, current and next pixel for each sub-pixel of a row."""
     offset = (torch.arange(factor) + 0.5) / factor - 0.5
     return torch.stack([(-offset).clamp_min(0), 1 - offset.abs(), offset.clamp_min(0)], dim=1)
 
 
-def _own_pixel(conv: nn.Conv2d) -> None:
+def _copy_colours(conv: nn.Conv2d) -> None:
     """The first three output channels copy the first three input channels."""
     conv.weight[:COLOURS] = 0
     for c in range(COLOURS):
@@ -32,12 +32,12 @@ def _own_pixel(conv: nn.Conv2d) -> None:
 
 @torch.no_grad()
 def interpolation_start(model: EDSR) -> None:
-    """Set the weights of a freshly made EDSR in place; what is not needed keeps its random values."""
+    """Set the weights of a newly created EDSR in place; weights that play no part keep their random values."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             assert module.bias is not None
             module.bias.zero_()
-    _own_pixel(model.conv_first)
+    _copy_colours(model.conv_first)
     for block in model.body:
         assert isinstance(block, ResidualBlock)
         block.conv2.weight.zero_()
@@ -53,4 +53,4 @@ def interpolation_start(model: EDSR) -> None:
         for c in range(COLOURS):
             conv.weight[c * factor**2 : (c + 1) * factor**2, c] = kernels
     model.conv_last.weight.zero_()
-    _own_pixel(model.conv_last)
+    _copy_colours(model.conv_last)

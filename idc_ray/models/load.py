@@ -1,4 +1,4 @@
-"""Loading networks from files, told apart by content and never by name; no file can run code."""
+"""Loading networks from files. The format is detected from the content, not from the name; no file can run code."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from idc_ray.errors import BadRequest
 from idc_ray.models.checkpoint import (
+    MAX_TENSORS,
     METADATA_KEY,
     Checkpoint,
     is_safetensors,
@@ -28,6 +29,7 @@ from idc_ray.models.public_mambairv2 import is_mambairv2, mambairv2_spec
 from idc_ray.models.spandrel_import import import_spandrel
 from idc_ray.models.teacher import Teacher
 from idc_ray.models.upscaler import Upscaler
+from idc_ray.regular import open_regular
 
 __all__ = ["bundled_teacher_bytes", "load_teacher", "load_upscaler", "teacher_sha256"]
 
@@ -43,30 +45,30 @@ class _Network:
 
 
 def bundled_teacher_bytes(scale: int, setting: str = "--teacher") -> bytes:
-    """Content of the bundled teacher's file: an EDSR of 6 blocks of 32 channels (see ``bundled/NOTICE.md``).
+    """Content of the bundled teacher's checkpoint: an EDSR of 6 blocks of 32 channels (see ``bundled/NOTICE.md``).
 
     Args:
         scale: 2 or 4.
-        setting: the option that names another one, for messages.
+        setting: the option that takes a checkpoint, for messages.
 
     Raises:
-        BadRequest: none is bundled for this scale.
+        BadRequest: there is no bundled teacher for this scale.
     """
     if scale not in BUNDLED_SCALES:
         known = " and ".join(f"x{s}" for s in BUNDLED_SCALES)
-        raise BadRequest(f"no teacher is bundled for scale {scale}, only for {known}; name a checkpoint with {setting}")
+        raise BadRequest(f"no teacher is bundled for scale {scale}, only for {known}; give a checkpoint with {setting}")
     file = importlib.resources.files("idc_ray.models").joinpath("bundled", f"edsr_x{scale}.safetensors")
     try:
         return file.read_bytes()
     except FileNotFoundError:
         raise BadRequest(
             f"the bundled teacher for scale {scale} is missing from this installation ({file}); "
-            f"install idc_ray again, or name a checkpoint with {setting}"
+            f"reinstall idc_ray, or give a checkpoint with {setting}"
         ) from None
 
 
 def teacher_sha256(data: bytes) -> str:
-    """SHA-256 of a checkpoint's content, hexadecimal: what run records call the teacher's hash."""
+    """SHA-256 of a checkpoint's content, hexadecimal: the teacher's hash in run records."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -78,17 +80,17 @@ def load_teacher(
     device: torch.device | str = "cpu",
     name: str | None = None,
 ) -> Teacher:
-    """A teacher from a checkpoint: one of ours, a public EDSR or MambaIRv2-light, or any that spandrel knows.
+    """Load a teacher from an idc_ray checkpoint, a public EDSR or MambaIRv2-light, or any that spandrel supports.
 
     Args:
         data: the file's content, or its path.
-        scale: the scale that the run wants.
+        scale: the expected upscaling factor.
         feature_layer: a layer's name, or ``auto``.
         device: where the teacher runs.
-        name: for messages and records; default the file's name.
+        name: for messages and records; default: the file's name.
 
     Raises:
-        BadRequest: not readable, not RGB, of another scale, of an unknown kind, or without such a feature layer.
+        BadRequest: not readable, not RGB, of another scale or an unknown architecture, or no such feature layer.
     """
     data, name = _content(data, name)
     network = _read_network(data, name, scale)
@@ -106,7 +108,7 @@ def load_teacher(
 def load_upscaler(
     data: bytes | str | Path, *, scale: int | None, device: torch.device | str = "cpu", name: str | None = None
 ) -> Upscaler:
-    """As :func:`load_teacher`, for networks of which only the output is wanted; ``scale`` None: the checkpoint's."""
+    """As :func:`load_teacher`, for a network without feature layer; ``scale`` None: the checkpoint's."""
     data, name = _content(data, name)
     network = _read_network(data, name, scale)
     return Upscaler(
@@ -124,66 +126,91 @@ def _content(data: bytes | str | Path, name: str | None) -> tuple[bytes, str]:
         return data, name or "the teacher"
     path = Path(data)
     try:
-        return path.read_bytes(), name or path.name
+        with open_regular(str(path)) as file:
+            return file.read(), name or path.name
     except OSError as error:
-        raise BadRequest(f"checkpoint {path} cannot be read ({error.strerror}); check the path") from None
+        raise BadRequest(f"checkpoint {path} cannot be read ({error.strerror or error}); check the path") from None
 
 
 def _read_network(data: bytes, name: str, scale: int | None) -> _Network:
+    try:
+        network = _parsed(data, name)
+    except BadRequest:
+        raise
+    except Exception as error:  # the content is anybody's: whatever goes wrong with it is its fault
+        what = f"{type(error).__name__}: {error}"
+        raise BadRequest(f"{name} cannot be read as a network ({what}); copy it again") from None
+    if scale is not None and network.scale != scale:
+        raise BadRequest(
+            f"{name} is a network for x{network.scale}, but the scale is {scale}; "
+            f"use --scale {network.scale}, or a checkpoint for x{scale}"
+        )
+    _check_finite(network.model, name)
+    return network
+
+
+def _check_finite(model: nn.Module, name: str) -> None:
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise BadRequest(
+                f"{name} has NaN or infinity in {key!r}: its training diverged, or the file is damaged; "
+                "use an earlier checkpoint"
+            )
+
+
+def _parsed(data: bytes, name: str) -> _Network:
     if is_safetensors(data) and METADATA_KEY in read_metadata(data):
         checkpoint = load_checkpoint(data)
         network = _Network(checkpoint.build(), checkpoint.spec.scale)
     elif is_safetensors(data):
-        network = _foreign(dict(read_tensors(data)), name)
-    elif data.startswith((b"PK\x03\x04", b"\x80")):  # torch's zip format, and the pickle of before 1.6
-        network = _foreign(_read_torch(data, name), name)
+        network = _foreign(dict(read_tensors(data)), name, len(data))
+    elif data.startswith((b"PK\x03\x04", b"\x80")):  # torch's zip format, and pickle, as before torch 1.6
+        network = _foreign(_read_torch(data, name), name, len(data))
     else:
         raise BadRequest(
-            f"{name} is no checkpoint: its content starts with {data[:8]!r}; "
+            f"{name} is not a checkpoint by its first bytes; "
             "expected safetensors or a PyTorch file with a state dict (.pt, .pth)"
-        )
-    if scale is not None and network.scale != scale:
-        raise BadRequest(
-            f"{name} upscales by {network.scale}, the run by {scale}; "
-            f"use --scale {network.scale}, or a checkpoint for {scale}"
         )
     return network
 
 
 def _read_torch(data: bytes, name: str) -> dict[str, Any]:
     try:
-        _check_unpacked_size(data, name)
+        _check_archive(data, name)
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except BadRequest:
         raise
     except pickle.UnpicklingError as error:
         raise BadRequest(
-            f"{name} holds more than weights and was not opened, since that could run any code in it "
+            f"{name} contains more than weights and was not loaded, as unpickling can run arbitrary code "
             f"({str(error).splitlines()[0]}); save its state dict as safetensors"
         ) from None
-    except Exception as error:  # torch has no common type for a damaged file
-        raise BadRequest(f"{name} is damaged or no PyTorch checkpoint ({type(error).__name__}: {error})") from None
+    except Exception as error:  # torch has no common exception type for damaged files
+        raise BadRequest(f"{name} is damaged or not a PyTorch checkpoint ({type(error).__name__}: {error})") from None
     if not isinstance(content, dict):
-        raise BadRequest(f"{name} holds a {type(content).__name__}; expected a state dict")
+        raise BadRequest(f"{name} contains a {type(content).__name__}; expected a state dict")
     return content
 
 
-def _check_unpacked_size(data: bytes, name: str) -> None:
-    """torch stores its zip entries as they are; only a decompression bomb unpacks to much more than its size."""
+def _check_archive(data: bytes, name: str) -> None:
+    """Reject decompression bombs: torch stores its zip entries uncompressed."""
     if not data.startswith(b"PK"):
         return
+    if data.count(b"PK\x01\x02") > MAX_TENSORS:  # each entry of the archive's directory begins so
+        raise BadRequest(f"{name} has over {MAX_TENSORS:,} tensors; no network needs so many")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > 2 * len(data) + 2**20:
         raise BadRequest(
-            f"{name} has {len(data):,} bytes and unpacks to {unpacked:,}, which torch never writes; "
-            "do not trust it, or save its state dict as safetensors"
+            f"{name} has {len(data):,} bytes and unpacks to {unpacked:,}, but torch writes uncompressed files; "
+            "it may be malicious. If you trust it, save its state dict as safetensors"
         )
 
 
-def _foreign(state_dict: dict[str, Any], name: str) -> _Network:
-    """A network of another project, from a state dict or what its trainers wrap one in."""
+def _foreign(state_dict: dict[str, Any], name: str, size: int) -> _Network:
+    """A network of another project, from its state dict, plain or under BasicSR's keys."""
     inner = next((state_dict[key] for key in ("params_ema", "params") if key in state_dict), state_dict)
+    _check_tensors(inner if isinstance(inner, dict) else state_dict, name, size)
     if isinstance(inner, dict) and is_mambairv2(inner):
         spec, weights = mambairv2_spec(inner, name), inner
     elif isinstance(inner, dict) and is_edsr(inner):
@@ -193,25 +220,33 @@ def _foreign(state_dict: dict[str, Any], name: str) -> _Network:
     return _Network(Checkpoint(spec, weights, {}).build(), spec.scale)
 
 
+def _check_tensors(weights: dict[str, Any], name: str, size: int) -> None:
+    """A tensor may state any shape with strides of 0, or share its numbers with a thousand others."""
+    tensors = [value for value in weights.values() if isinstance(value, Tensor)]
+    stated = sum(value.numel() * value.element_size() for value in tensors)
+    if stated > 4 * size + 2**20 or any(value.layout != torch.strided for value in tensors):
+        raise BadRequest(f"{name} has {size:,} bytes and its tensors state {stated:,}; save its state dict anew")
+
+
 def _through_spandrel(state_dict: dict[str, Any], name: str) -> _Network:
     spandrel = import_spandrel()
     weights = spandrel.canonicalize_state_dict(state_dict)
-    # Training in half precision leaves half weights; everything here computes in float32.
+    # Checkpoints may have half-precision weights; everything here computes in float32.
     weights = {k: v.float() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in weights.items()}
     try:
         descriptor = spandrel.ModelLoader().load_from_state_dict(weights)
     except spandrel.UnsupportedModelError:
-        raise BadRequest(f"{name} is of no architecture that spandrel {spandrel.__version__} knows") from None
-    except Exception as error:  # its detection is by key names; other contents fail in any way
+        raise BadRequest(f"{name} has an architecture that spandrel {spandrel.__version__} does not support") from None
+    except Exception as error:  # spandrel detects architectures by key names; other contents fail in many ways
         raise BadRequest(f"{name} could not be loaded by spandrel ({type(error).__name__}: {error})") from None
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
-        raise BadRequest(f"{name} is a {descriptor.purpose} network; expected one for super-resolution")
+        raise BadRequest(f"{name} is a {descriptor.purpose} network; expected a super-resolution network")
     if (descriptor.input_channels, descriptor.output_channels) != (3, 3):
         raise BadRequest(
-            f"{name} maps {descriptor.input_channels} channels to {descriptor.output_channels}; expected RGB to RGB, "
+            f"{name} maps {descriptor.input_channels} channels to {descriptor.output_channels}; expected RGB to RGB: "
             "use a checkpoint trained on colour images"
         )
     needs = descriptor.size_requirements
     if needs.square:
-        raise BadRequest(f"{name} takes square images only; use a teacher without that limit")
+        raise BadRequest(f"{name} accepts square images only; use another teacher")
     return _Network(descriptor.model, descriptor.scale, needs.minimum, needs.multiple_of)

@@ -23,7 +23,7 @@ __all__ = ["MambaIRv2"]
 
 
 class Attention(nn.Module):
-    """What follows queries, keys and values: multi-head attention in windows, and a projection."""
+    """Multi-head attention in windows and the output projection; queries, keys and values are the input."""
 
     def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()
@@ -86,12 +86,12 @@ class PromptedScan(nn.Module):
 
 
 class AttentiveStateSpace(nn.Module):
-    """The paper's ASSM (section 3.2 and 3.3): every pixel chooses one of a pool of prompts; pixels of one choice
-    become neighbours in the sequence that is scanned (semantic guided neighbouring), in raster order among
-    themselves (the published code leaves their order to an unstable sort).
+    """The paper's ASSM (sections 3.2 and 3.3): every pixel chooses one of a pool of prompts, and pixels with the same
+    prompt become neighbours in the scanned sequence (semantic guided neighbouring).
 
-    In training the choice is drawn (Gumbel softmax) and differentiated straight through, as published. In
-    evaluation it is the likeliest, with no gradient: the published code draws there too, so no two runs agree.
+    Pixels with the same prompt stay in raster order; the published code leaves their order to an unstable sort.
+    In training the prompt is sampled (Gumbel softmax) with a straight-through gradient, as published. In evaluation
+    it is the most likely one, without a gradient; the published code samples there too, so results vary between runs.
     """
 
     def __init__(self, channels: int, states: int, hidden: int, rank: int, prompts: int) -> None:
@@ -106,22 +106,22 @@ class AttentiveStateSpace(nn.Module):
         self.out_proj = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor, shared: Tensor) -> Tensor:
-        """``shared`` is the half of the prompts' factorisation that the layer owns, (rank, states)."""
+        """``shared``: the layer's factor of the prompt matrix, (rank, states)."""
         height, width = x.shape[1:3]
         prompt, choice = self._prompt(self.route(x.flatten(1, 2)), self.embeddingB.weight @ shared)
-        # int16: the cost of a radix sort on CUDA is proportional to the bits of its keys.
+        # int16: the cost of CUDA's radix sort is proportional to the number of bits of the keys.
         alike = Permutation.of(choice.to(torch.int16).argsort(dim=1, stable=True))
         x = convolve(self.in_proj, x)
         x = x * convolve(self.CPE, x).sigmoid()
-        # The prompts stay in raster order, as published: one goes to a place in the sequence, not to its own pixel.
+        # The prompts stay in raster order, as published, although the pixels are reordered.
         y = self.selectiveScan(reorder(x.flatten(1, 2), alike), prompt)
         y = self.out_proj(self.out_norm(y))
         return reorder(y, alike.back).unflatten(1, (height, width))
 
     def _prompt(self, scores: Tensor, pool: Tensor) -> tuple[Tensor, Tensor]:
-        """Every pixel's prompt (B, L, states), and which of the pool it is (B, L).
+        """Every pixel's prompt (B, L, states), and its index in the pool (B, L).
 
-        The published network applies a log-softmax to ``scores`` first. It is left out, as it shifts all scores of a
+        The published network first applies a log-softmax to ``scores``. It is left out: it shifts all scores of a
         pixel by one constant, which changes neither their softmax nor their argmax.
         """
         if not self.training:
@@ -178,7 +178,7 @@ class AttentiveLayer(nn.Module):
 
 
 class ResidualGroup(nn.Module):
-    """Attentive layers in a row, every second one shifted by half a window."""
+    """A sequence of attentive layers, every second one shifted by half a window."""
 
     def __init__(self, layers: list[AttentiveLayer]) -> None:
         super().__init__()
@@ -211,12 +211,12 @@ class MambaIRv2(WindowedNetwork):
         channels: width of the trunk, a multiple of ``heads``.
         blocks: attentive state-space blocks (ASSB).
         layers: attentive layers in each.
-        heads: of the window attention.
-        window: side of its windows.
-        states: of the scan, per channel (d_state).
-        mlp_ratio: width inside the MLPs and the state-space modules over ``channels``; must make an even width.
-        rank: of the prompts' factorisation.
-        prompts: size of the pool that every layer has.
+        heads: number of attention heads.
+        window: side of the attention windows.
+        states: states of the scan per channel (d_state).
+        mlp_ratio: hidden width of the MLPs and state-space modules divided by ``channels``; the width must be even.
+        rank: rank of the factorised prompt matrix.
+        prompts: number of prompts in each layer's pool.
 
     Shape:
         (B, 3, H, W) in [0, 1] to (B, 3, scale H, scale W), not clamped.
@@ -237,15 +237,15 @@ class MambaIRv2(WindowedNetwork):
     ) -> None:
         hidden = int(mlp_ratio * channels)
         if channels % heads:
-            raise ValueError(f"{channels} channels cannot be split among {heads} heads")
+            raise ValueError(f"channels is {channels}; expected a multiple of heads, {heads}")
         if hidden % 2:
-            raise ValueError(f"mlp_ratio {mlp_ratio} of {channels} channels is {hidden}; expected an even number")
+            raise ValueError(f"mlp_ratio {mlp_ratio} x {channels} channels is {hidden}; expected an even number")
         super().__init__(scale, channels, window, repeat_border=True)
         self.depth = layers
         self.register_buffer("relative_position_index_SA", relative_position_index(window))  # for checkpoints only
 
-        def layer(storage: int) -> AttentiveLayer:
-            shift = storage % 2 * (window // 2)
+        def layer(index: int) -> AttentiveLayer:
+            shift = index % 2 * (window // 2)
             return AttentiveLayer(channels, heads, window, shift, states, hidden, rank, prompts)
 
         self.layers = nn.ModuleList(AttentiveBlock(channels, [layer(i) for i in range(layers)]) for _ in range(blocks))

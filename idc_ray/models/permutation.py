@@ -34,8 +34,8 @@ class Permutation(NamedTuple):
 def reorder(x: Tensor, permutation: Permutation) -> Tensor:
     """Permute the positions of x (B, L, C).
 
-    The gradient is gathered by the inverse. The gradient of torch's indexing is a scatter-add, which has no fixed order
-    on CUDA, or sorts all indices where deterministic algorithms are required.
+    The backward pass gathers with the inverse permutation. That of torch's indexing is a scatter-add, which is
+    non-deterministic on CUDA, or sorts all indices with deterministic algorithms.
     """
     return _Reorder.apply(x, permutation.order, permutation.inverse)
 

@@ -1,7 +1,7 @@
-"""Public EDSR checkpoints, which spandrel does not know: BasicSR's and the authors' own (EDSR-PyTorch).
+"""Public EDSR checkpoints, which spandrel does not support: BasicSR's and the authors' (EDSR-PyTorch).
 
-Both are of networks that work on values up to 255, ours on values up to 1. ReLU commutes with positive factors, so
-dividing every bias by 255 is all that lies between.
+Both expect values up to 255, :class:`idc_ray.models.EDSR` values up to 1. ReLU commutes with positive factors, so
+dividing every bias by 255 converts them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from idc_ray.models.registry import ModelSpec
 
 __all__ = ["edsr_weights", "is_edsr"]
 
-#: Values of a pixel in the published networks.
+#: Largest pixel value in the published networks.
 RANGE = 255.0
 
-#: The paper's large network (section 4.2) scales its residuals by 0.1; its checkpoints do not say so.
+#: The paper's large network (section 4.2) scales its residuals by 0.1, which its checkpoints do not record.
 LARGE_CHANNELS, LARGE_RES_SCALE = 256, 0.1
 
 BASICSR = {
@@ -35,30 +35,31 @@ AUTHORS = {"head.0.weight", "body.0.body.0.weight", "tail.0.0.weight", "tail.1.w
 
 
 def is_edsr(weights: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is one of EDSR, under either set of names."""
+    """Whether a state dict is an EDSR's, with BasicSR's or the authors' names."""
     return weights.keys() >= BASICSR or weights.keys() >= AUTHORS
 
 
 def edsr_weights(weights: Mapping[str, Tensor], name: str) -> tuple[ModelSpec, dict[str, Tensor]]:
-    """The network that a state dict belongs to, and the state dict as ours has it.
+    """Spec and state dict of the :class:`idc_ray.models.EDSR` equal to a published one.
 
     Raises:
-        BadRequest: not of RGB images, with another mean colour than DIV2K's, or incomplete.
+        BadRequest: not for RGB images, another mean colour than DIV2K's, or incomplete.
     """
-    ours = dict(weights) if "conv_first.weight" in weights else _from_authors(weights, name)
-    ours = {key: value / RANGE if key.endswith(".bias") else value for key, value in ours.items()}
-    first, up = ours["conv_first.weight"], ours["upsample.0.weight"]
-    if first.shape[1] != 3 or ours["conv_last.weight"].shape[0] != 3:
+    converted = dict(weights) if "conv_first.weight" in weights else _from_authors(weights, name)
+    converted = {key: value / RANGE if key.endswith(".bias") else value for key, value in converted.items()}
+    first, up = converted["conv_first.weight"], converted["upsample.0.weight"]
+    if first.shape[1] != 3 or converted["conv_last.weight"].shape[0] != 3:
         raise BadRequest(f"{name} is an EDSR for {first.shape[1]} channels; expected RGB")
     channels = first.shape[0]
-    scale = 4 if "upsample.2.weight" in ours else {4: 2, 9: 3}.get(up.shape[0] // channels)
+    scale = 4 if "upsample.2.weight" in converted else {4: 2, 9: 3}.get(up.shape[0] // channels)
     if scale is None:
         raise BadRequest(
-            f"{name} is an EDSR whose upsampler widens {channels} channels to {up.shape[0]}; expected x4 or x9"
+            f"{name} is an EDSR whose upsampler turns {channels} channels into {up.shape[0]}; expected 4 or 9 times as "
+            "many"
         )
-    blocks = 1 + max(int(key.split(".")[1]) for key in ours if key.startswith("body."))
+    blocks = 1 + max(int(key.split(".")[1]) for key in converted if key.startswith("body."))
     res_scale = LARGE_RES_SCALE if channels == LARGE_CHANNELS else 1.0
-    return ModelSpec("edsr", scale, {"channels": channels, "blocks": blocks, "res_scale": res_scale}), ours
+    return ModelSpec("edsr", scale, {"channels": channels, "blocks": blocks, "res_scale": res_scale}), converted
 
 
 def _from_authors(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -76,7 +77,7 @@ def _from_authors(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]
         (r"tail\.0\.", "upsample."),
         (r"tail\.1", "conv_last"),
     ]
-    ours = {}
+    renamed = {}
     for key, value in weights.items():
         if key.startswith(("sub_mean.", "add_mean.")):
             continue
@@ -84,5 +85,5 @@ def _from_authors(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]
             key, found = re.subn(f"^{pattern}", replacement, key)
             if found:
                 break
-        ours[key] = value
-    return ours
+        renamed[key] = value
+    return renamed

@@ -1,4 +1,4 @@
-"""Public MambaIRv2 checkpoints, which spandrel does not know: the network's settings follow from the shapes."""
+"""Public MambaIRv2 checkpoints, which spandrel does not support: arguments are inferred from the tensors' shapes."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ WINDOW_INDEX, STATES = "relative_position_index_SA", FIRST + "assm.selectiveScan
 
 
 def is_mambairv2(weights: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is one of MambaIRv2; HAT and ATD have an index of that name too, but no state space."""
+    """Whether a state dict is a MambaIRv2's. HAT and ATD have an index of the same name, but no state space."""
     return WINDOW_INDEX in weights and STATES in weights
 
 
 def mambairv2_spec(weights: Mapping[str, Tensor], name: str) -> ModelSpec:
-    """The network that a state dict of the authors' code belongs to.
+    """Spec of the network that a state dict of the authors' code belongs to.
 
     Raises:
-        BadRequest: it is of the large variant, whose upsampler is another, or incomplete.
+        BadRequest: it is of the large variant, which has another upsampler, or incomplete.
     """
     if "conv_before_upsample.0.weight" in weights:
-        raise BadRequest(f"{name} is a large MambaIRv2; only the lightweight ones (pixelshuffledirect) are supported")
+        raise BadRequest(f"{name} is a large MambaIRv2; only lightweight ones (pixelshuffledirect) are supported")
     places = [key.split(".") for key in weights if key.startswith("layers.") and key.endswith(".scale1")]
     try:
         channels = weights["conv_first.weight"].shape[0]
@@ -48,4 +48,4 @@ def mambairv2_spec(weights: Mapping[str, Tensor], name: str) -> ModelSpec:
             },
         )
     except (KeyError, ValueError) as error:
-        raise BadRequest(f"{name} looks like MambaIRv2, but lacks {error}; copy the file again") from None
+        raise BadRequest(f"{name} looks like MambaIRv2, but {error} is missing; copy the file again") from None

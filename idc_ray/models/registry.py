@@ -1,7 +1,7 @@
-"""Networks by name: what ``--model edsr_small`` and a checkpoint's metadata refer to.
+"""Registry of networks: the names that ``--model`` and a checkpoint's metadata use.
 
-An *architecture* (``edsr``) is a class with arguments; a *model* (``edsr_small``) is an architecture
-with its arguments filled in. A checkpoint stores the former, so it outlives a renamed model.
+An *architecture* (``edsr``) is a class with arguments; a *model* (``edsr_small``) is an architecture with given
+arguments. A checkpoint stores the architecture and its arguments, so a model may be renamed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MODELS: dict[str, SpecMaker] = {}
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What is needed to build a network again, without its weights.
+    """Architecture and arguments of a network, without its weights.
 
     Attributes:
         architecture: registered name of the class.
@@ -55,10 +55,10 @@ class ModelSpec:
         return f"{self.architecture} x{self.scale} ({arguments})"
 
     def build(self) -> nn.Module:
-        """The network, with fresh weights from torch's global generator.
+        """The network, with weights initialised by torch's global generator.
 
         Raises:
-            BadRequest: unknown architecture, an argument or a value that it does not take, or an unsupported scale.
+            BadRequest: unknown architecture, unknown or invalid argument, or unsupported scale.
         """
         network = _lookup(_ARCHITECTURES, self.architecture, "architecture")
         try:
@@ -67,12 +67,12 @@ class ModelSpec:
             raise BadRequest(f"architecture {self.architecture!r} with {dict(self.arguments)}: {error}") from None
         try:
             return network(scale=self.scale, **self.arguments)
-        except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:  # torch's words for a width of -1, say
+        except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:  # as for a width of -1
             raise BadRequest(f"architecture {self.architecture!r} with {dict(self.arguments)}: {error}") from None
 
 
 def register_architecture(name: str) -> Callable[[Network], Network]:
-    """Class decorator: makes a network, whose first argument is ``scale``, known to checkpoints."""
+    """Class decorator that registers a network, whose first argument is ``scale``, under a name for checkpoints."""
 
     def register(network: Network) -> Network:
         _add(_ARCHITECTURES, name, network)
@@ -82,7 +82,7 @@ def register_architecture(name: str) -> Callable[[Network], Network]:
 
 
 def register_model(maker: SpecMaker) -> SpecMaker:
-    """Function decorator: the function's name becomes a model's name; it maps a scale to a :class:`ModelSpec`."""
+    """Decorator that registers a function from scale to :class:`ModelSpec` as a model, under the function's name."""
     _add(_MODELS, maker.__name__, maker)
     return maker
 
@@ -102,23 +102,23 @@ def model_spec(name: str, scale: int) -> ModelSpec:
     """The spec of a named model.
 
     Raises:
-        BadRequest: no such model; the message has the nearest names.
+        BadRequest: no such model; the message suggests similar names.
     """
     return _lookup(_MODELS, name, "model")(scale)
 
 
 def create_model(name: str, scale: int) -> nn.Module:
-    """A named model with fresh weights, drawn from torch's global generator as torch's own modules do.
+    """Create a model with weights initialised by torch's global generator.
 
     Args:
         name: one of :func:`list_models`.
         scale: 2, 3 or 4.
 
     Returns:
-        Maps RGB (B, 3, h, w) in [0, 1] to (B, 3, scale h, scale w).
+        A module that maps RGB (B, 3, h, w) in [0, 1] to (B, 3, scale h, scale w).
 
     Raises:
-        BadRequest: no such model (with the nearest names), or a scale that it does not support.
+        BadRequest: no such model (the message suggests similar names), or an unsupported scale.
 
     Example:
         >>> import idc_ray, torch
@@ -130,10 +130,10 @@ def create_model(name: str, scale: int) -> nn.Module:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """End of an error message: the names most like ``name``, or all of them if none is alike."""
+    """End of an error message: the names most similar to ``name``, or all names if none is similar."""
     known = list(known)
     close = difflib.get_close_matches(name, known, 3, 0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(sorted(known))}"
+    return f"did you mean {' or '.join(close)}?" if close else f"expected one of: {', '.join(sorted(known))}"
 
 
 Value = TypeVar("Value")
@@ -141,11 +141,11 @@ Value = TypeVar("Value")
 
 def _lookup(table: Mapping[str, Value], name: str, kind: str) -> Value:
     if name not in table:
-        raise BadRequest(f"no {kind} is called {name!r}; {nearest(name, table)}")
+        raise BadRequest(f"no {kind} is named {name!r}; {nearest(name, table)}")
     return table[name]
 
 
 def _add(table: dict[str, Any], name: str, value: object) -> None:
     if name in table:
-        raise ValueError(f"{name!r} is registered already, as {table[name]!r}")
+        raise ValueError(f"{name!r} is already registered, as {table[name]!r}")
     table[name] = value

@@ -4,13 +4,13 @@ For every channel d and state n, along the positions t:
 
     h[t] = exp(delta[t] a) h[t-1] + delta[t] b[t] x[t]        y[t] = sum over n of c[t] h[t]
 
-Taken literally that is one step of Python a position. Here it is a parallel prefix sum by odd-even reduction
-(Blelloch 1990): neighbours are combined in pairs, which leaves the same recurrence over half of the positions, and
-so on, then the skipped positions are filled in on the way back. L positions take 3 log2(L) operations, which together
-do the work of a constant number of passes over the states. Only products of numbers in (0, 1] occur, so nothing
-overflows however long the scan is. The backward pass is the transposed recurrence, from the end to the start, over the
-same products of decays; it computes the states again instead of keeping them, which would take d_state times the
-memory of the input. Nothing depends on values on the host, so a CUDA graph can capture it.
+A literal implementation takes one Python step for each position. This one is a parallel prefix sum by odd-even
+reduction (Blelloch 1990): neighbours are combined in pairs, which leaves the same recurrence over half of the
+positions, and so on; then the skipped positions are filled in. L positions take 3 log2(L) operations, together as much
+work as a constant number of passes over the states. Only numbers in (0, 1] are multiplied, so nothing overflows. The
+backward pass is the transposed recurrence, from the end to the start, with the same products of decays; it recomputes
+the states, as storing them would take d_state times the memory of the input. Nothing depends on values on the host, so
+a CUDA graph can capture it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ from torch.nn.functional import softplus
 
 __all__ = ["selective_scan"]
 
-#: Positions scanned at a time; the states of no more than these are in memory. Part of the arithmetic: the last
-#: bits of a longer scan depend on it, those of a shorter one do not.
+#: Positions scanned at a time, which bounds the states in memory. The last bits of scans longer than this depend on it.
 SEGMENT = 4096
 
-#: The same on a CPU, where an operation on fewer positions costs little and finds them in the cache.
+#: The same on a CPU, where a shorter segment stays in the cache and an operation has little overhead.
 CPU_SEGMENT = 512
 
 
@@ -40,21 +39,21 @@ def selective_scan(
 ) -> Tensor:
     """Scan along L, with step sizes softplus(delta + delta_bias), and add ``skip * x``.
 
-    Computed in float32, or float64 if ``x`` is, also under autocast: products of thousands of decays do not
-    survive 8 bits of mantissa. On CUDA, `mamba_ssm`'s kernel is used if it is installed and can be: it takes no
-    float64, and its gradients are not reproducible, so not where deterministic algorithms are asked for.
+    Computed in float32, or float64 if ``x`` is, also under autocast: an 8-bit mantissa is too short for products of
+    thousands of decays. On CUDA, `mamba_ssm`'s kernel is used if it is installed, except for float64, which it does
+    not support, and with deterministic algorithms, as its gradients are not reproducible.
 
     Args:
         x: (B, L, D) input.
         delta: (B, L, D) step sizes before the softplus.
         a: (D, N) rates, negative.
-        b: (B, L, N) what of the input enters the states.
-        c: (B, L, N) what of the states is read.
-        skip: (D,) factor of the direct path.
+        b: (B, L, N) input weights of the states.
+        c: (B, L, N) output weights of the states.
+        skip: (D,) factor of the skip connection.
         delta_bias: (D,) added to ``delta``.
 
     Returns:
-        (B, L, D), in the type it was computed in. Once differentiable in everything.
+        (B, L, D), in the type of the computation. Differentiable once, in all arguments.
     """
     with torch.autocast(x.device.type, enabled=False):
         dtype = torch.promote_types(x.dtype, torch.float32)
@@ -83,7 +82,7 @@ def _installed_kernel() -> Callable[..., Tensor] | None:
 
 
 class _Scan(torch.autograd.Function):
-    """y of the recurrence, plus ``skip * x``. ``delta`` is positive, and ``a`` (N, D): states are (B, L, N, D)."""
+    """y of the recurrence plus ``skip * x``, for positive ``delta`` and ``a`` of (N, D); states are (B, L, N, D)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor) -> Tensor:
@@ -111,7 +110,7 @@ class _Scan(torch.autograd.Function):
             for part, start in reversed(list(zip(_segments(x), starts, strict=True))):
                 xs, ds, bs, cs, gs = (v[:, part] for v in (x, delta, b, c, grad_y))
                 states, decay, links = _run(xs, ds, a, bs, start)
-                # d loss / d states: what is read here, and what flows on to later positions.
+                # d loss / d states: from this position's output, and from later positions.
                 flow = cs.unsqueeze(-1) * gs.unsqueeze(-2)
                 flow[:, -1].add_(after)
                 _scan_backward_(links, flow)
@@ -120,7 +119,7 @@ class _Scan(torch.autograd.Function):
                 grad_x[:, part].addcmul_(into, ds)
                 grad_b[:, part] = _project(flow, ds * xs)
                 grad_c[:, part] = _project(states, gs)
-                # d loss / d (delta a), in decay's place: flow * decay * the state before.
+                # d loss / d (delta a), in place of decay: flow * decay * previous state.
                 decay.mul_(flow)
                 decay[:, 1:].mul_(states[:, :-1])
                 decay[:, 0].mul_(start)
@@ -135,7 +134,7 @@ def _segments(x: Tensor) -> list[slice]:
 
 
 def _run(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, start: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """States and decays (B, L, N, D) of a segment that begins with the state ``start`` (B, N, D), and the links."""
+    """States and decays (B, L, N, D) of a segment that starts from the state ``start`` (B, N, D), and the links."""
     decay = (delta.unsqueeze(-2) * a).exp_()
     states = b.unsqueeze(-1) * (delta * x).unsqueeze(-2)
     states[:, 0].addcmul_(decay[:, 0], start)
@@ -145,9 +144,9 @@ def _run(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, start: Tensor) -> tuple
 
 
 def _links(decay: Tensor) -> list[Tensor]:
-    """Decay from each position to the next: of all positions, of every second, every fourth, and so on.
+    """Decay from each position to the next, at one level for all positions, every second, every fourth, and so on.
 
-    Of the positions of one level the odd ones (the second, the fourth, ...) are those of the next.
+    The odd positions of one level (the second, the fourth, ...) are the positions of the next.
     """
     levels = []
     links = decay[:, 1:]
@@ -159,7 +158,7 @@ def _links(decay: Tensor) -> list[Tensor]:
 
 
 def _scan_(levels: list[Tensor], value: Tensor) -> None:
-    """In place along time: value[t] += link[t-1] value[t-1], each from the finished one before."""
+    """In place, along time: value[t] += link[t-1] value[t-1], with value[t-1] already updated."""
     if not levels:
         return
     links, *coarser = levels
@@ -171,7 +170,7 @@ def _scan_(levels: list[Tensor], value: Tensor) -> None:
 
 
 def _scan_backward_(levels: list[Tensor], value: Tensor) -> None:
-    """In place against time: value[t] += link[t] value[t+1]. The steps of :func:`_scan_`, transposed and reversed."""
+    """In place, against time: value[t] += link[t] value[t+1]. The steps of :func:`_scan_`, transposed and reversed."""
     if not levels:
         return
     links, *coarser = levels

@@ -1,4 +1,4 @@
-"""Importing spandrel, the optional extra that reads other projects' checkpoints."""
+"""Import of spandrel, an optional dependency that reads other projects' checkpoints."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-# torch takes definitions back when their library object is collected.
+# torch removes definitions when their library object is garbage-collected.
 _libraries: list[Any] = []
 
 
 def import_spandrel() -> ModuleType:
     """The module ``spandrel``.
 
-    spandrel imports torchvision, and the torchvision of PyPI does not import beside a CPU-only torch:
-    its compiled operators do not load, yet it describes two of them to torch. When exactly that
-    happens, the two are declared (SR networks never call them) and the import is repeated.
+    spandrel imports torchvision, and PyPI's torchvision fails to import with a CPU-only torch: it registers fake
+    implementations of two operators that its compiled library did not define. In that case the two are declared
+    (SR networks never call them) and the import is repeated.
 
     Raises:
         BadRequest: spandrel, or something it needs, is not installed.
@@ -42,7 +42,7 @@ def import_spandrel() -> ModuleType:
                 raise
         except ImportError as error:
             raise _not_installed(error) from None
-        _forget("spandrel", "torchvision")  # what the failed import left behind
+        _unload("spandrel", "torchvision")  # modules left by the failed import
         _declare_missing_operators()
         try:
             return importlib.import_module("spandrel")
@@ -57,7 +57,7 @@ def _declare_missing_operators() -> None:
     _libraries.append(library)
 
 
-def _forget(*packages: str) -> None:
+def _unload(*packages: str) -> None:
     for name in list(sys.modules):
         if name.split(".")[0] in packages:
             del sys.modules[name]
@@ -65,6 +65,6 @@ def _forget(*packages: str) -> None:
 
 def _not_installed(error: ImportError) -> BadRequest:
     return BadRequest(
-        f"this checkpoint is not one of idc_ray's own, and spandrel, which reads others, cannot be imported ({error}); "
+        f"the checkpoint is not in idc_ray's format, and spandrel, which reads others, cannot be imported ({error}); "
         "run: pip install 'idc_ray[teachers]'"
     )

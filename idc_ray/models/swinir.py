@@ -1,7 +1,6 @@
 """SwinIR (Liang et al. 2021, arXiv 2108.10257), in its lightweight form.
 
-Parameters and buffers have the names and shapes of the published checkpoints, so that weights can be exchanged
-with everything that reads or writes those. Values are in [0, 1] on both sides.
+Parameters and buffers have the names and shapes of the published checkpoints. Input and output are in [0, 1].
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ __all__ = ["SwinIR"]
 
 
 class Attention(nn.Module):
-    """Multi-head attention in windows, with a learnt bias for each relative position."""
+    """Multi-head attention in windows, with a learned bias for each relative position."""
 
     def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()
@@ -35,7 +34,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between, at each position."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -56,19 +55,18 @@ class SwinLayer(nn.Module):
         self.attn = Attention(channels, heads, window)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = Mlp(channels, int(mlp_ratio * channels))
-        # Published checkpoints carry this for one image size. It is only kept for them: the mask of the image at
-        # hand comes from the network.
+        # Published checkpoints contain the mask for one image size. It is not used in the forward pass.
         mask = shift_mask(image_size, image_size, window, shift) if shift else None
         self.register_buffer("attn_mask", mask)
 
     def forward(self, x: Tensor, bias: Tensor, mask: Tensor | None, kept: Tensor | None) -> Tensor:
-        """``kept``: factors of each sample's two residuals, (2, B, 1, 1, 1); None: all 1."""
+        """``kept``: factors of each sample's two residual branches, (2, B, 1, 1, 1); None: all 1."""
         x = _add(x, self.attn(self.norm1(x), bias, mask), None if kept is None else kept[0])
         return _add(x, self.mlp(self.norm2(x)), None if kept is None else kept[1])
 
 
 class ResidualGroup(nn.Module):
-    """Swin layers in a row, every second one shifted by half a window."""
+    """A sequence of Swin layers, every second one shifted by half a window."""
 
     def __init__(self, layers: list[SwinLayer]) -> None:
         super().__init__()
@@ -102,20 +100,20 @@ def _add(x: Tensor, residual: Tensor, factor: Tensor | None) -> Tensor:
 
 @register_architecture("swinir")
 class SwinIR(WindowedNetwork):
-    """SwinIR with the upsampler of the lightweight networks ("pixelshuffledirect") and "1conv" residuals.
+    """SwinIR with the upsampler of the lightweight networks ("pixelshuffledirect") and "1conv" residual connections.
 
     Args:
         scale: 2, 3 or 4.
         channels: width of the trunk, a multiple of ``heads``.
         blocks: residual Swin transformer blocks (RSTB).
         layers: Swin layers in each.
-        heads: of the attention.
-        window: side of its windows.
-        mlp_ratio: hidden width of the MLPs over ``channels``.
-        drop_path: how often the last layer's residuals are dropped in training, the others' linearly less often
-            (0.1 in the published code).
-        image_size: for what image size checkpoints carry attention masks (64 in the published ones); images of
-            any size can be upscaled.
+        heads: number of attention heads.
+        window: side of the attention windows.
+        mlp_ratio: hidden width of the MLPs divided by ``channels``.
+        drop_path: stochastic depth: probability of dropping the last layer's residuals in training; it rises linearly
+            from 0 at the first layer (0.1 in the published code).
+        image_size: image size of the attention masks in checkpoints (64 in the published ones); images of any size
+            can be upscaled.
 
     Shape:
         (B, 3, H, W) in [0, 1] to (B, 3, scale H, scale W), not clamped.
@@ -134,9 +132,11 @@ class SwinIR(WindowedNetwork):
         image_size: int = 64,
     ) -> None:
         if channels % heads:
-            raise ValueError(f"{channels} channels cannot be split among {heads} heads")
-        if image_size % window or image_size <= window:  # one window: readers of the format then expect no mask
-            raise ValueError(f"image_size is {image_size}; expected a multiple of the window, {window}, from twice it")
+            raise ValueError(f"channels is {channels}; expected a multiple of heads, {heads}")
+        if image_size % window or image_size <= window:  # published code has no masks for a single window
+            raise ValueError(
+                f"image_size is {image_size}; expected a multiple of the window, {window}, of at least {2 * window}"
+            )
         super().__init__(scale, channels, window, repeat_border=False)
         self.drop_path, self.depth = drop_path, layers
         made = [
@@ -148,7 +148,7 @@ class SwinIR(WindowedNetwork):
         self.apply(initialise)
 
     def body(self, x: Tensor, windows: Windows) -> Tensor:
-        # Small tensors are computed for all layers at once: one kernel instead of one for each layer.
+        # Computed for all layers at once: one kernel launch instead of one for each layer.
         attentions = [module for module in self.modules() if isinstance(module, Attention)]
         tables = torch.stack(tuple(attention.relative_position_bias_table for attention in attentions))
         biases = position_biases(tables, self.window).unbind()
@@ -159,7 +159,7 @@ class SwinIR(WindowedNetwork):
         return x
 
     def _kept(self, batch: int, device: torch.device) -> Sequence[Tensor | None]:
-        """Stochastic depth: for each layer, 0 for residuals that are dropped, else 1 / probability of keeping them."""
+        """Stochastic depth: for each layer, 0 for dropped residuals, 1 / (1 - probability of dropping) for others."""
         layers = len(self.layers) * self.depth
         if not self.training or self.drop_path == 0:
             return [None] * layers

@@ -1,4 +1,4 @@
-"""The teacher: a frozen network that gives features before its upsampler, and labels."""
+"""The teacher: a frozen network that computes features, before its upsampler, and labels."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["Teacher"]
 
 
 class _FeaturesReady(Exception):
-    """Raised out of the network's forward pass once the features exist. No error: the pass has done its work."""
+    """Ends the network's forward pass once the features are computed; not an error."""
 
 
 class _Pass(threading.local):
-    """What the feature hook does in the current thread's pass: nothing, unless a pass asked for features."""
+    """State of the feature hook in the current thread; the hook does nothing unless ``wanted`` is set."""
 
     def __init__(self) -> None:
         self.wanted = False
@@ -28,18 +28,18 @@ class _Pass(threading.local):
 
 
 class Teacher(Upscaler):
-    """An :class:`Upscaler` whose features can be read.
+    """An :class:`Upscaler` that also returns features.
 
-    The hook on the feature layer stays for the teacher's life but does nothing unless the same thread
-    asked for features, so passes that fail leave nothing behind and threads do not see each other's.
+    The hook on the feature layer is permanent but does nothing unless the same thread requested features, so
+    failed passes leave no state and threads are independent.
 
     Args:
-        model: as for :class:`Upscaler`, and the other arguments with it.
+        model: this and all other arguments but ``feature_layer``: see :class:`Upscaler`.
         feature_layer: a module's name, or ``auto`` (see :func:`resolve_feature_layer`).
 
     Attributes:
-        feature_layer: the name of the layer found or given.
-        channels: of its output.
+        feature_layer: the feature layer's name.
+        channels: number of channels of its output.
 
     Raises:
         BadRequest: as :class:`Upscaler` and :func:`resolve_feature_layer`.
@@ -62,7 +62,7 @@ class Teacher(Upscaler):
         self.model.get_submodule(self.feature_layer).register_forward_hook(self._on_features)
 
     def features(self, lr: Tensor) -> Tensor:
-        """The feature layer's output; nothing after that layer is computed. Differentiable.
+        """Compute the feature layer's output, differentiable; the layers after it are skipped.
 
         Args:
             lr: float (B, 3, h, w), RGB in [0, 1], on the network's device.
@@ -71,13 +71,13 @@ class Teacher(Upscaler):
             (B, channels, h, w).
 
         Raises:
-            BadRequest: the network pads images of this size inside, so its map is larger than the image.
+            BadRequest: the network pads images of this size, so its feature map is larger than the image.
         """
         features, _ = self._run(lr, stop=True)
         return features
 
     def features_and_upscale(self, lr: Tensor) -> tuple[Tensor, Tensor]:
-        """:meth:`features` and :meth:`upscale` of the same images, in one pass."""
+        """:meth:`features` and :meth:`upscale` of the same images in one pass."""
         height, width = lr.shape[-2:]
         features, out = self._run(lr, stop=False)
         assert out is not None  # the pass was not stopped
@@ -85,7 +85,7 @@ class Teacher(Upscaler):
 
     @torch.no_grad()
     def check_tile(self, tile: int) -> None:
-        """As :meth:`Upscaler.check_tile`; and the features of one tile are really computed."""
+        """As :meth:`Upscaler.check_tile`; also computes the features of one tile."""
         super().check_tile(tile)
         self.features(torch.zeros(1, 3, tile, tile, device=self.device))
 
@@ -103,8 +103,8 @@ class Teacher(Upscaler):
             found = "nothing" if features is None else tuple(features.shape)
             raise BadRequest(
                 f"feature layer {self.feature_layer!r} of {self.name} gives {found} for images of shape "
-                f"{tuple(fitted.shape)}, expected LR resolution; the network pads inside: "
-                "use a --tile-size that its window divides, such as 48 or 64"
+                f"{tuple(fitted.shape)}; expected a map at LR resolution: the network pads its input, so "
+                "use a --tile-size that is a multiple of its window, such as 48 or 64"
             )
         return features[..., : lr.shape[-2], : lr.shape[-1]], out
 
@@ -112,8 +112,8 @@ class Teacher(Upscaler):
         state = self._pass
         if not state.wanted:
             return
-        state.wanted = False  # a layer that runs again is not asked again
-        # The rest of the network may overwrite its layers' outputs, as an in-place ReLU does.
+        state.wanted = False  # only the first call of a layer that runs several times counts
+        # Later layers may overwrite the output, as an in-place ReLU does.
         state.features = output if state.stop else output.clone()
         if state.stop:
             raise _FeaturesReady

@@ -1,4 +1,4 @@
-"""A frozen super-resolution network with one calling convention, whichever project it comes from."""
+"""A frozen super-resolution network of any project, with one calling convention."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["Upscaler", "reflect_pad"]
 
 
 class Upscaler:
-    """A network in evaluation mode, its parameters frozen. Gradients still reach its input.
+    """A network in evaluation mode with frozen parameters. Gradients still flow to its input.
 
     Args:
         model: maps RGB (B, 3, h, w) in [0, 1] to (B, 3, scale h, scale w).
         scale: upscaling factor.
         name: for messages and records.
-        sha256: of the file the weights came from, hexadecimal.
-        minimum: the shortest side, in LR pixels, that the network takes.
-        multiple_of: both sides have to be multiples of this.
+        sha256: of the checkpoint file, hexadecimal.
+        minimum: smallest side, in LR pixels, that the network accepts.
+        multiple_of: height and width have to be multiples of this.
 
     Raises:
-        BadRequest: the network does not do this for a small trial image.
+        BadRequest: the network's output for a small trial image has another shape.
 
     Example:
         >>> import idc_ray, torch
@@ -49,17 +49,17 @@ class Upscaler:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is, and its input has to be."""
+        """Device of the network; its input has to be on the same."""
         return next(self.model.parameters()).device
 
     def upscale(self, lr: Tensor) -> Tensor:
-        """Upscale images of any size; those that the network does not take are reflect-padded right and below.
+        """Upscale images of any size; they are reflect-padded to a size that the network accepts, and cropped back.
 
         Args:
             lr: float (B, 3, h, w), RGB in [0, 1], on the network's device.
 
         Returns:
-            (B, 3, scale h, scale w), clamped to [0, 1]: a label is an image, and so is what is evaluated.
+            (B, 3, scale h, scale w), clamped to [0, 1].
         """
         height, width = lr.shape[-2:]
         out: Tensor = self.model(self._fit(lr))
@@ -72,11 +72,11 @@ class Upscaler:
         return (self.upscale(x) * 255)[0].permute(1, 2, 0).float().cpu().numpy()
 
     def upscale_image(self, lr: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The same, rounded to uint8."""
+        """:meth:`upscale_image_float`, rounded to uint8."""
         return np.rint(self.upscale_image_float(lr)).astype(np.uint8)
 
     def check_tile(self, tile: int) -> None:
-        """Refuse square tiles that would have to be padded: features of padding are not features of the tile.
+        """Check that square tiles need no padding, which would change their features.
 
         Raises:
             BadRequest: ``tile`` (side in LR pixels) is too small or no multiple; the message names one that fits.
@@ -84,8 +84,8 @@ class Upscaler:
         if tile < self.minimum or tile % self.multiple_of:
             fitting = self._fitting(tile)
             raise BadRequest(
-                f"tile size {tile} does not suit {self.name}, which takes at least {self.minimum} pixels "
-                f"in multiples of {self.multiple_of}; use --tile-size {fitting}"
+                f"tile size {tile} does not suit {self.name}; expected a multiple of {self.multiple_of}, at least "
+                f"{self.minimum}: use --tile-size {fitting}"
             )
 
     def _fitting(self, side: int) -> int:
@@ -106,16 +106,16 @@ class Upscaler:
         found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         if found != expected:
             raise BadRequest(
-                f"{self.name} turns an image of shape {tuple(trial.shape)} into {found}; expected {expected}: "
+                f"{self.name} maps an image of shape {tuple(trial.shape)} to {found}; expected {expected}: "
                 f"use a network that upscales RGB images by {self.scale}"
             )
 
 
 def reflect_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
-    """Mirror padding of the last two dimensions that does not repeat the border.
+    """Reflection padding of the last two dimensions, without repeating the border.
 
-    Equals ``torch.nn.functional.pad(..., mode="reflect")`` where that is defined, but the padding may be
-    larger than the image, which then mirrors back and forth.
+    Equals ``torch.nn.functional.pad(..., mode="reflect")``, but the padding may be larger than the image, which is
+    then reflected repeatedly.
     """
     rows = _mirrored(x.shape[-2], top, bottom, x.device)
     columns = _mirrored(x.shape[-1], left, right, x.device)

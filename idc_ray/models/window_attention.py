@@ -1,10 +1,10 @@
 """Attention within square windows, shifted in every other layer (Swin, Liu et al. 2021, arXiv 2103.14030).
 
 Maps are in window order here, (B, windows, window^2, C), with sides that are multiples of the window. Norms and
-linear layers act on each position alone, so a layer reorders its map once, with :func:`reorder` and one of
-:class:`Windows`, instead of partitioning queries, keys and values. Masks and orders depend on the map's size only and
-are computed once in each forward pass, on its device: a few small kernels, while tensors cached across calls would have
-to outlive every CUDA graph that reads them.
+linear layers act on each position separately, so a layer reorders its map once, with :func:`reorder` and one of
+:class:`Windows`, instead of partitioning queries, keys and values. Masks and orders depend on the map's size only. They
+are computed in each forward pass, with a few small kernels: tensors cached across calls would have to outlive every
+CUDA graph that reads them.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from idc_ray.models.permutation import Permutation
 
 __all__ = ["Windows", "attend", "position_biases", "relative_position_index", "shift_mask", "windows_of"]
 
-#: Added to the scores of positions that must not see each other: what the published networks add.
+#: Added to the scores of pairs of positions that are masked; the value of the published networks.
 MASKED = -100.0
 
-#: Most blocks along the second and third axis of a CUDA grid. torch's fused attention launches one for each head and
+#: Limit of the second and third dimension of a CUDA grid. torch's fused attention launches one block for each head and
 #: each sequence of a batch.
 GRID_LIMIT = 65535
 
 
 class Windows(NamedTuple):
-    """Orders and mask of the windows of a map."""
+    """Permutations and mask of a map's windows."""
 
     plain: Permutation
     """Raster order to window order."""
@@ -44,7 +44,7 @@ class Windows(NamedTuple):
 
 
 def windows_of(height: int, width: int, window: int, device: torch.device) -> Windows:
-    """Windows of an H x W map; the shifted ones begin half a window further down and right."""
+    """Windows of an H x W map; shifted windows begin half a window further down and right."""
     shift = window // 2
     raster = torch.arange(height * width, device=device).view(1, height, width, 1)
     plain = Permutation.of(_to_windows(raster, window).flatten())
@@ -56,9 +56,9 @@ def windows_of(height: int, width: int, window: int, device: torch.device) -> Wi
 def attend(qkv: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax attention among the positions of each window.
 
-    On CUDA this is torch's fused attention, which does not materialise the scores. With a bias that needs a gradient,
-    torch selects its memory-efficient kernel, whose backward pass is deterministic in torch's deterministic mode.
-    Both are from torch's source; neither was measured on a GPU.
+    On CUDA this is torch's fused attention, which does not store the scores. With a bias that needs a gradient,
+    torch selects its memory-efficient kernel, whose backward pass is deterministic in torch's deterministic mode
+    (according to torch's source; not measured).
 
     Args:
         qkv: (B, windows, window^2, 3 C), queries, keys and values of all heads in this order.
@@ -66,7 +66,7 @@ def attend(qkv: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
         mask: (windows, window^2, window^2), added to the scores of all heads.
 
     Returns:
-        (B, windows, window^2, C), the heads side by side.
+        (B, windows, window^2, C), the heads concatenated.
     """
     qkv = qkv.unflatten(-1, (3, bias.shape[0], -1)).permute(3, 0, 1, 4, 2, 5)
     out = _fused(qkv, bias, mask) if _can_be_fused(qkv) else _explicit(qkv, bias, mask)
@@ -76,25 +76,25 @@ def attend(qkv: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
 def position_biases(tables: Tensor, window: int) -> Tensor:
     """Biases (..., heads, window^2, window^2) from tables (..., (2 window - 1)^2, heads) with a row for each offset.
 
-    Equal to indexing with :func:`relative_position_index`. Views of the table replace the index, whose gradient is a
-    scatter: on CUDA, a sort.
+    Equal to indexing with :func:`relative_position_index`, but by views of the table: the backward pass of indexing is
+    a scatter, on CUDA a sort.
     """
     side = 2 * window - 1
     offsets = tables.transpose(-1, -2).unflatten(-1, (side, side))
-    # The view of the table that starts at a query's place holds the offsets to all keys, the last key first.
+    # The view of the table that starts at a query's position has the offsets to all keys, the last key first.
     biases = offsets.unfold(-2, window, 1).unfold(-2, window, 1).flip(-2, -1)
     return biases.flatten(-4, -3).flatten(-2)
 
 
 def relative_position_index(window: int) -> Tensor:
-    """(window^2, window^2) integers: which row of a table of (2 window - 1)^2 offsets a pair of positions has."""
+    """(window^2, window^2) integers: for each pair of positions, its row in a table of (2 window - 1)^2 offsets."""
     rows, columns = torch.arange(window).repeat_interleave(window), torch.arange(window).repeat(window)
     down, right = rows[:, None] - rows, columns[:, None] - columns
     return (down + window - 1) * (2 * window - 1) + right + window - 1
 
 
 def shift_mask(height: int, width: int, window: int, shift: int, device: torch.device | None = None) -> Tensor:
-    """(windows, window^2, window^2): 0, or -100 between positions that are in one window only by wrapping around."""
+    """(windows, window^2, window^2): -100 for positions that share a window only by wrapping around, else 0."""
     # Only the last window of a row or column contains a border of the map, ``shift`` positions before its end.
     down, right = (torch.arange(side, device=device) >= side - shift for side in (height, width))
     regions = _to_windows((2 * down[:, None] + right)[None, :, :, None], window)[0, :, :, 0]
@@ -111,8 +111,8 @@ def _fused(qkv: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
     size, vector = qkv.shape[-1], 16 // qkv.element_size()
     if size % vector:  # the kernel loads vectors of 16 bytes; zeros change neither scores nor outputs
         qkv = pad(qkv, (0, vector - size % vector))
-    # The kernel has two batch axes and broadcasts a bias along the first: the windows belong to the axis on which the
-    # bias does not need a copy for each image.
+    # The kernel has two batch axes and broadcasts a bias along the first. The windows are merged into the axis with
+    # which the bias need not be copied for each image.
     if mask is None:
         merged = 1
     else:

@@ -1,4 +1,4 @@
-"""What SwinIR and MambaIRv2 have in common: the frame around their blocks. Inside, maps are (B, H, W, C)."""
+"""Base class of SwinIR and MambaIRv2: everything around their blocks. Inside, maps are (B, H, W, C)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["WindowedNetwork", "convolve", "initialise"]
 
 
 class PatchEmbed(nn.Module):
-    """A norm, and nothing to embed: a patch is one pixel. A module of its own for its name in checkpoints."""
+    """Layer normalisation only, as a patch is one pixel. A separate module for its name in checkpoints."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -24,15 +24,15 @@ class PatchEmbed(nn.Module):
 
 
 class WindowedNetwork(nn.Module):
-    """Pads to whole windows, runs the body between two convolutions, and enlarges with one more.
+    """Pads to whole windows, runs the body between two convolutions, and upsamples.
 
-    The upsampler is the one of the lightweight networks: a convolution to 3 scale^2 channels and a pixel shuffle.
+    The upsampler is that of the lightweight networks: a convolution to 3 scale^2 channels and a pixel shuffle.
 
     Args:
         scale: 2, 3 or 4.
         channels: width of the trunk.
         window: side of the attention windows.
-        repeat_border: padding mirrors the border pixel too (MambaIRv2's way), or not (SwinIR's).
+        repeat_border: whether the padding repeats the border pixel, as in MambaIRv2 but not in SwinIR.
 
     Shape:
         (B, 3, H, W) in [0, 1] to (B, 3, scale H, scale W), not clamped; any size.
@@ -53,7 +53,7 @@ class WindowedNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def body(self, x: Tensor, windows: Windows) -> Tensor:
-        """The blocks, of a (B, H, W, C) map."""
+        """Apply the blocks to a (B, H, W, C) map."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,18 +77,18 @@ class WindowedNetwork(nn.Module):
 
 
 def _mirrored(length: int, more: int, device: torch.device) -> Tensor:
-    """0 to length - 1, and on: back and forth, the ends twice."""
-    storage = torch.arange(length + more, device=device) % (2 * length)
-    return torch.minimum(storage, 2 * length - 1 - storage)
+    """Indices 0 to length - 1 and ``more`` reflected ones, with the border repeated."""
+    index = torch.arange(length + more, device=device) % (2 * length)
+    return torch.minimum(index, 2 * length - 1 - index)
 
 
 def convolve(convolution: nn.Module, x: Tensor) -> Tensor:
-    """A convolution of a (B, H, W, C) map."""
+    """Apply a convolution to a (B, H, W, C) map."""
     return convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def initialise(module: nn.Module) -> None:
-    """For ``Module.apply``: linear layers start at random with deviation 0.02 and biases at zero, as published."""
+    """For ``Module.apply``: weights of linear layers with standard deviation 0.02, biases zero, as published."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+import torch.utils.deterministic
 
 from idc_ray.config import Actors
 from idc_ray.errors import BadRequest
 
-__all__ = ["device_kind", "device_works", "find_device", "machine", "make_repeatable", "set_up_torch"]
+__all__ = [
+    "device_kind",
+    "device_works",
+    "find_device",
+    "machine",
+    "make_repeatable",
+    "one_thread",
+    "set_up_torch",
+    "use_deterministic_algorithms",
+]
 
 
 def set_up_torch(actors: Actors, has_gpu: bool) -> torch.device:
@@ -44,10 +57,35 @@ def make_repeatable(threads: int) -> None:
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    use_deterministic_algorithms(True)
+    # To fill memory that nothing reads costs time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def use_deterministic_algorithms(mode: bool, warn_only: bool = False) -> None:
+    """``torch.use_deterministic_algorithms`` without its import of torch's compiler, which takes a second.
+
+    Where the compiler is imported it is set too. Imported later, it has its default, which is not deterministic:
+    condensing compiles nothing, and training asks for no more.
+    """
+    inductor = sys.modules.get("torch._inductor.config")
+    if inductor is not None:
+        inductor.deterministic = mode  # type: ignore[attr-defined]
+    torch._C._set_deterministic_algorithms(mode, warn_only=warn_only)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute inside with one thread of torch: for a small check several only wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def device_works(device: torch.device) -> bool:

@@ -10,21 +10,35 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from idc_ray.condensation.tasks import needs_hr
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageRef, load_instance
-from idc_ray.images.names import is_there
+from idc_ray.images.names import is_there, printable
 from idc_ray.pipeline.attempts import begin_reading, end_reading
 from idc_ray.pipeline.job import Job
 
-__all__ = ["ENDS_THE_JOB", "ReadImage", "pixels"]
+__all__ = ["ENDS_THE_JOB", "NO_IMAGE", "READ_SCHEMA", "ReadImage", "pixels"]
 
 log = logging.getLogger(__name__)
 
 #: Code of a row that is no image's fault: with it the job has to end.
 ENDS_THE_JOB = "ends_the_job"
+
+#: Code of a row that only fills a batch.
+NO_IMAGE = "no_image"
+
+#: Columns of an image that was read, or of the reason why not. 64-bit offsets: blocks of large images exceed 2 GiB.
+READ_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()), ("source", pa.string()), ("mtime_ns", pa.int64()), ("lr", pa.large_binary()),
+        ("height", pa.int64()), ("width", pa.int64()), ("hr", pa.large_binary()), ("source_bytes", pa.int64()),
+        ("source_sha256", pa.string()), ("code", pa.string()), ("reason", pa.string()), ("traceback", pa.string()),
+        ("attempts", pa.int64()), ("read_seconds", pa.float64()),
+    ]
+)  # fmt: skip
 
 
 class ReadImage:
@@ -51,10 +65,12 @@ class ReadImage:
         self.job, self.isolated, self.node, self.node_lives = job, isolated, node, node_lives
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        if row["image_id"] is None:
+            return {"image_id": "", "source": "", "mtime_ns": 0, **_row(code=NO_IMAGE), "read_seconds": 0.0}
         begin = time.perf_counter()
         attempts = self._state(row["image_id"])
         if attempts:
-            log.warning("a process died over reading %s, attempt %d", row["source"], attempts)
+            log.warning("a process died over reading %s, attempt %d", printable(row["source"]), attempts)
         try:
             out = _quarantined(attempts) if attempts >= self.job.config.store.attempts else None
             out = out or self._read(ImageRef.from_row(row))

@@ -27,14 +27,15 @@ from idc_ray.condensation.retry import condense_each
 from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
+from idc_ray.images.names import printable
 from idc_ray.pipeline.attempts import Ledger
 from idc_ray.pipeline.cluster import node_id, node_lives
 from idc_ray.pipeline.device import device_kind, device_works, set_up_torch
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.metrics import WorkerMetrics
-from idc_ray.pipeline.reading import ENDS_THE_JOB, pixels
+from idc_ray.pipeline.reading import ENDS_THE_JOB, NO_IMAGE, pixels
 from idc_ray.pipeline.stopping import as_row
-from idc_ray.store import ImageRecord, QuarantineEntry, TileRow
+from idc_ray.store import ImageRecord, QuarantineEntry, TileRow, commit_part, quarantine_image, read_part, read_run
 
 __all__ = ["CondenseWorker", "SurveyWorker", "explain"]
 
@@ -65,7 +66,7 @@ class _Worker(ABC):
             self.useless = error
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.to_pylist()
+        rows = [row for row in batch.to_pylist() if row["code"] != NO_IMAGE]
         try:
             if self.useless is not None:
                 raise self.useless
@@ -111,7 +112,7 @@ class SurveyWorker(_Worker):
             return self.condenser.difficulty(pixels(row, self.job.config.scale)[0])
         except Exception as error:
             self._die_with_device(error)
-            log.warning("%s is left out of the survey: %s: %s", row["source"], type(error).__name__, error)
+            log.warning("%s is left out of the survey: %s: %s", printable(row["source"]), type(error).__name__, error)
             return None
 
 
@@ -188,30 +189,18 @@ class CondenseWorker(_Worker):
         except ValueError as error:  # such as a loss that is not a number
             return self._finish(row, error)
         try:
-            self.job.store.commit_part(self.job.digest, record, tiles)
+            commit_part(self.job.store, self.job.digest, record, tiles)
         except (OSError, pa.ArrowException) as error:
             raise IdcError(
-                f"the tiles of {row['source']} cannot be written to {self.job.store.uri} ({error}); "
+                f"the tiles of {row['source']!r} cannot be written to {self.job.store.uri} ({error}); "
                 "mend that and run the same command again: what is finished is kept"
             ) from error
         seconds["commit"] = time.perf_counter() - begin
-        return _status(
-            row,
-            "done",
-            tiles=len(tiles),
-            candidates=result.candidates,
-            loss_start=result.loss_start,
-            loss_end=result.loss_end,
-            bandwidth_start=result.bandwidth_start,
-            bandwidth_end=result.bandwidth_end,
-            kept_start=result.kept_start,
-            bytes_out=sum(len(tile.lr) + len(tile.hr) for tile in tiles),
-            seconds=seconds,
-        )
+        return _status(row, "done", loss_start=result.loss_start, loss_end=result.loss_end, seconds=seconds)
 
     def _is_committed(self, row: Row) -> bool:
         try:
-            part = self.job.store.read_part(self.job.digest, row["image_id"])
+            part = read_part(self.job.store, self.job.digest, row["image_id"])
         except FileNotFoundError:
             return False
         return part.record.source_sha256 == row["source_sha256"]
@@ -234,12 +223,12 @@ class CondenseWorker(_Worker):
             launch=self.job.launch,
             time=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        self.job.store.quarantine(self.job.digest, entry)
+        quarantine_image(self.job.store, self.job.digest, entry)
         return _status(row, "quarantined", code=code, reason=reason, seconds={"read": row["read_seconds"]})
 
 
 def _check_output_visible(job: Job) -> None:
-    run = job.store.read_run()
+    run = read_run(job.store)
     if run is None or run.digest != job.digest:
         raise BadRequest(
             f"a machine of the cluster cannot see the output {job.store.uri}; "
@@ -252,7 +241,7 @@ def explain(error: Exception) -> tuple[str, str]:
     if is_out_of_memory(error):
         return "out_of_memory", (
             f"too little memory for this image even alone ({error}); use a machine with more memory, "
-            "or lower --ratio or --slots"
+            "or lower --ratio or --teacher-batch-size"
         )
     return "condensation_failed", f"{type(error).__name__} while condensing it: {error}"
 
@@ -307,21 +296,15 @@ def _tile_rows(job: Job, row: Row, result: Condensed) -> list[TileRow]:
 
 
 def _status(row: Row, outcome: str, **fields: Any) -> Row:
+    """What the driver shows of an image: all else is in its record or its quarantine entry."""
     status: Row = {
         "image_id": row["image_id"],
         "source": row["source"],
         "outcome": outcome,
         "code": "",
         "reason": "",
-        "tiles": 0,
-        "candidates": 0,
         "loss_start": None,
         "loss_end": None,
-        "bandwidth_start": [],
-        "bandwidth_end": [],
-        "kept_start": None,
-        "bytes_in": row["source_bytes"],
-        "bytes_out": 0,
         "seconds": {},
     }
     return status | fields

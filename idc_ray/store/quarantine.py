@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from idc_ray.errors import IdcError
+from idc_ray.redact import redact_within
 from idc_ray.store import attempts
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import QUARANTINE, check_name, is_image_id, quarantine_name
 from idc_ray.store.threads import ordered_map
+from idc_ray.store.typed import from_json
 
 __all__ = [
     "QuarantineEntry",
     "list_quarantined",
-    "quarantine",
+    "quarantine_image",
     "quarantined_ids",
     "read_quarantined",
     "release_quarantined",
@@ -48,8 +50,9 @@ class QuarantineEntry:
     time: str
 
 
-def quarantine(storage: StorageFolder, digest: str, entry: QuarantineEntry) -> None:
+def quarantine_image(storage: StorageFolder, digest: str, entry: QuarantineEntry) -> None:
     """Sets an image aside, durably; a later entry of the same image replaces it."""
+    entry = replace(entry, reason=redact_within(entry.reason), traceback=redact_within(entry.traceback))
     storage.write_json(quarantine_name(digest, entry.image_id), asdict(entry))
 
 
@@ -101,6 +104,6 @@ def _read(storage: StorageFolder, digest: str, image_id: str) -> QuarantineEntry
     name = quarantine_name(digest, image_id)
     value = storage.read_json(name, _FIX)
     try:
-        return None if value is None else QuarantineEntry(**value)
-    except TypeError as error:
+        return None if value is None else from_json(QuarantineEntry, value)
+    except (TypeError, ValueError) as error:
         raise IdcError(f"{storage.shown(name)} is not a quarantine entry ({error}); {_FIX}") from error

@@ -27,7 +27,7 @@ __all__ = ["Settings", "check_space", "make_settings", "read_space"]
 #: Settings of the condense job that are the sweep's own, or that change no tile.
 CONDENSE_SETS = {
     "input", "output", "scale", "teacher", "seed", "dry_run", "strict", "overwrite", "retry_quarantined",
-    "gallery_images", "source", "actors", "store", "mlflow",
+    "gallery_images", "report_images", "source", "actors", "store", "mlflow",
 }  # fmt: skip
 
 #: Of what a space's file may fix, for messages.
@@ -35,17 +35,8 @@ EXAMPLES = {"condense": "{tile_size: 32}", "train": "{iterations: 1000}"}
 
 #: Settings of the sweep that a space's file leaves to the user.
 USERS = {
-    "space",
-    "input",
-    "output",
-    "teacher",
-    "validation",
-    "dry_run",
-    "overwrite",
-    "retry_failed",
-    "actors",
-    "mlflow",
-}
+    "space", "input", "output", "teacher", "validation", "dry_run", "overwrite", "retry_failed", "actors", "mlflow",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,7 @@ class Settings:
         """
         config = self.config
         off = config.mlflow.model_copy(update={"enabled": False})
-        own = {"scale": config.scale, "seed": seed, "gallery_images": 0}
+        own = {"scale": config.scale, "seed": seed, "gallery_images": 0, "report_images": 0}
         loaded = load(CondenseConfig, None, {**self.fixed, **own, **draw})
         return loaded.model_copy(update={"actors": config.actors, "mlflow": off, "teacher": config.teacher})
 
@@ -94,11 +85,6 @@ class Settings:
         config, end = self.config, self.train.iterations
         shares = [config.reduction**rung for rung in range(config.rungs, 0, -1)] if config.stops_early else [2]
         return sorted({-(-end // share) for share in shares} - {end})
-
-    @property
-    def train_steps(self) -> int:
-        """Training steps of a trial that is not stopped, over all seeds."""
-        return self.train.iterations * len(self.config.seeds)
 
 
 def read_space(config: TuneConfig) -> tuple[TuneConfig, Space]:

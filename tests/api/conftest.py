@@ -21,7 +21,7 @@ SMALL: dict[str, Any] = {
 }
 
 #: The same of the whole job.
-SMALL_JOB = SMALL | {"mlflow": {"enabled": False}, "gallery_images": 0, "actors": {"max_size": 1}}
+SMALL_JOB = SMALL | {"mlflow": {"enabled": False}, "gallery_images": 0, "report_images": 0, "actors": {"max_size": 1}}
 
 SIDE = 96
 

@@ -85,7 +85,9 @@ def test_ids_are_of_the_content_and_seed_what_is_random(condenser: idc_ray.Conde
 
 def test_methods_that_compare_with_the_image_get_it(photo: np.ndarray) -> None:
     """Catches real labels, and a rule that looks at HR, without the HR image."""
-    chooser = idc_ray.Condenser.from_pretrained(method="psnr_bicubic", labels="real", tile_size=16, slots=2)
+    chooser = idc_ray.Condenser.from_pretrained(
+        method="psnr_bicubic", labels="real", tile_size=16, teacher_batch_size=2
+    )
     tiles = chooser(photo[:-1], ratio=0.2)
     assert tiles.losses == {} and tiles.kept_start is None
     top, left = tiles.corners[0] or (-1, -1)
@@ -121,10 +123,10 @@ def test_an_image_that_the_job_would_set_aside_is_rejected(condenser: idc_ray.Co
         ({"rati": 0.1}, "unknown setting 'rati'; did you mean 'ratio'"),
         ({"rlff": {"num_frequences": 64}}, "did you mean 'rlff.num_frequencies'"),
         ({"tile_size": 8}, "setting 'tile_size' is 8"),
-        ({"output": "out"}, "'output' is of no use here; it is one of the whole job"),
-        ({"mlflow": {"enabled": False}}, "'mlflow.enabled' is of no use here"),
-        ({"actors": {"max_size": 2}}, "'actors.max_size' is of no use here"),
-        ({"allocation": "difficulty"}, "'allocation' is of no use here"),
+        ({"output": "out"}, "'output' does not apply here; it is a setting of the whole job"),
+        ({"mlflow": {"enabled": False}}, "'mlflow.enabled' does not apply here"),
+        ({"actors": {"max_size": 2}}, "'actors.max_size' does not apply here"),
+        ({"allocation": "difficulty"}, "'allocation' does not apply here"),
         ({"scale": 3}, "only for x2 and x4"),
         ({"teacher": "nowhere.safetensors"}, "cannot be read"),
         ({"device": "warp"}, "device warp cannot be used"),

@@ -26,7 +26,7 @@ def test_a_checkpoint_says_its_scale_itself(tmp_path: Path) -> None:
     assert (loaded.scale, loaded.name) == (3, "student.safetensors")
     assert "x3" in repr(loaded)
     assert idc_ray.upscale(loaded, picture(20, 24)).shape == (60, 72, 3)
-    with pytest.raises(BadRequest, match=r"student.safetensors upscales by 3.*use --scale 3"):
+    with pytest.raises(BadRequest, match=r"student.safetensors is a network for x3.*use --scale 3"):
         idc_ray.load_model(file, scale=2)
 
 
@@ -44,9 +44,9 @@ def test_an_image_comes_out_as_the_network_makes_it(model: idc_ray.Upscaler) -> 
 def test_what_cannot_be_done_is_refused(model: idc_ray.Upscaler) -> None:
     with pytest.raises(BadRequest, match="tile_overlap is 16; expected at least 0 and less than tile, 16"):
         idc_ray.upscale(model, picture(), tile=16)
-    with pytest.raises(BadRequest, match="model is a Conv2d; expected what idc_ray.load_model returns"):
+    with pytest.raises(BadRequest, match="model is a Conv2d; expected a network from idc_ray.load_model"):
         idc_ray.upscale(torch.nn.Conv2d(3, 3, 3), picture())  # type: ignore[arg-type]
-    with pytest.raises(BadRequest, match="of which there is one for each scale; give scale=2 or scale=4"):
+    with pytest.raises(BadRequest, match="which exists for x2 and x4; give scale=2 or scale=4"):
         idc_ray.load_model("bundled")
     with pytest.raises(BadRequest, match=r"nowhere.safetensors cannot be read"):
         idc_ray.load_model("nowhere.safetensors")

@@ -27,6 +27,7 @@ def torch_settings() -> dict[str, Any]:
         "threads": torch.get_num_threads,
         "deterministic": torch.are_deterministic_algorithms_enabled,
         "warn only": torch.is_deterministic_algorithms_warn_only_enabled,
+        "fills": lambda: torch.utils.deterministic.fill_uninitialized_memory,
         "benchmark": lambda: backends.cudnn.benchmark,
         "tf32 of cudnn": lambda: backends.cudnn.allow_tf32,
         "tf32 of matmul": lambda: backends.cuda.matmul.allow_tf32,

@@ -20,7 +20,7 @@ SETTINGS: dict[str, object] = {
     "networks": {"tiny": {"model": "edsr_small", "model_arguments": {"channels": 8, "blocks": 1}}},
     "seeds": [0, 1],
     "condense": {
-        "tile_size": 16, "iterations": 2, "matching": "both", "slots": 2,
+        "tile_size": 16, "iterations": 2, "matching": "both", "teacher_batch_size": 2,
         "rlff": {"num_frequencies": 16, "num_held_out": 16, "num_sets": 2, "padding": 2},
     },
     "train": {"iterations": 3, "batch_size": 2, "patch_size": 12, "optimizer.learning_rate": 1e-3},

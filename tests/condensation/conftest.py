@@ -23,7 +23,7 @@ SETTINGS: dict[str, object] = {
     "ratio": 0.3,
     "iterations": 4,
     "matching": "both",  # so that everything takes part
-    "slots": 2,
+    "teacher_batch_size": 2,
     "rlff.num_frequencies": 16,
     "rlff.num_held_out": 16,
     "rlff.num_sets": 2,

@@ -32,9 +32,9 @@ def _condensed(config: CondenseConfig, data: bytes) -> Condensed:
 @pytest.mark.parametrize("method", ["idc", "ncfd", "hardest", "kcenter"])
 def test_a_guide_makes_its_own_tiles_and_the_teacher_labels_them(checkpoint: bytes, method: str) -> None:
     """Catches features or difficulty of the teacher with a guide, and labels of the guide."""
-    guided = _condensed(small_config(method=method, guide="bundled"), checkpoint)
+    guided = _condensed(small_config(method=method, feature_network="bundled"), checkpoint)
     by_bundled = _condensed(small_config(method=method), bundled_teacher_bytes(2))
-    by_teacher = _condensed(small_config(method=method, guide="teacher"), checkpoint)
+    by_teacher = _condensed(small_config(method=method, feature_network="teacher"), checkpoint)
     assert np.array_equal(guided.lr_tiles, by_bundled.lr_tiles)
     assert not np.array_equal(guided.lr_tiles, by_teacher.lr_tiles)
     assert (guided.loss_start, guided.loss_end) == (by_bundled.loss_start, by_bundled.loss_end)
@@ -47,24 +47,26 @@ def test_a_guide_makes_its_own_tiles_and_the_teacher_labels_them(checkpoint: byt
 
 def test_difficulty_is_the_guides(checkpoint: bytes) -> None:
     """Else images get budgets by one network and are weighed by another."""
-    guided = load_condenser(small_config(guide="bundled"), checkpoint, CPU).difficulty(picture())
+    guided = load_condenser(small_config(feature_network="bundled"), checkpoint, CPU).difficulty(picture())
     assert guided == load_condenser(small_config(), bundled_teacher_bytes(2), CPU).difficulty(picture())
 
 
 def test_a_guide_is_another_run() -> None:
     """Else a run with another guide would go on with the tiles of the first."""
-    assert small_config(guide="bundled").digest("0" * 64) != small_config(guide="teacher").digest("0" * 64)
+    assert small_config(feature_network="bundled").digest("0" * 64) != small_config(feature_network="teacher").digest(
+        "0" * 64
+    )
 
 
 @pytest.mark.parametrize(
-    ("changes", "guide"),
+    ("changes", "feature_network"),
     [({}, "bundled"), ({"scale": 3}, "teacher"), ({"scale": 4}, "bundled"), ({"rlff__feature_layer": "a"}, "teacher")],
 )
-def test_who_guides_unless_told_otherwise(changes: dict[str, object], guide: str) -> None:
+def test_who_guides_unless_told_otherwise(changes: dict[str, object], feature_network: str) -> None:
     """Catches scale 3 without a guide, a layer sought in a network that nobody named, and one run under two digests."""
     config = small_config(**changes)
-    assert config.resolved_feature_network == guide
-    assert config.digest("0" * 64) == small_config(**changes, guide=guide).digest("0" * 64)
+    assert config.resolved_feature_network == feature_network
+    assert config.digest("0" * 64) == small_config(**changes, feature_network=feature_network).digest("0" * 64)
 
 
 def test_scales_that_a_guide_is_bundled_for() -> None:
@@ -79,9 +81,13 @@ def test_the_bundled_teacher_is_its_own_guide() -> None:
 
 
 def test_what_does_not_go_together_is_told(checkpoint: bytes) -> None:
-    with pytest.raises(BadRequest, match="guide is bundled: no teacher is bundled for scale 3.*--guide teacher"):
-        load_networks(small_config(guide="bundled", scale=3), checkpoint, CPU)
-    with pytest.raises(BadRequest, match=r"guide is bundled: .* no layer 'body\.17'.*--guide teacher"):
-        load_networks(small_config(guide="bundled", rlff__feature_layer="body.17"), checkpoint, CPU)
+    with pytest.raises(
+        BadRequest, match="feature_network is bundled: no teacher is bundled for scale 3.*--feature-network teacher"
+    ):
+        load_networks(small_config(feature_network="bundled", scale=3), checkpoint, CPU)
+    with pytest.raises(
+        BadRequest, match=r"feature_network is bundled: .* no layer 'body\.17'.*--feature-network teacher"
+    ):
+        load_networks(small_config(feature_network="bundled", rlff__feature_layer="body.17"), checkpoint, CPU)
     with pytest.raises(BadRequest, match=r"the teacher.*--scale 2"):
-        load_networks(small_config(guide="bundled", scale=4), checkpoint, CPU)
+        load_networks(small_config(feature_network="bundled", scale=4), checkpoint, CPU)

@@ -17,11 +17,12 @@ import pyarrow as pa
 import pytest
 
 from idc_ray.cli import run_job
-from idc_ray.commands.condense import main
+from idc_ray.commands import main
 from idc_ray.config import load_config
 from idc_ray.images import encode_png
 from idc_ray.pipeline.condense import condense
-from idc_ray.store import Store
+from idc_ray.store import check_shards, read_manifest, read_shard
+from idc_ray.store.filesystem import resolve
 from tests.conftest import restored_data_context
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +40,7 @@ SMALL: dict[str, object] = {
     "actors.images_per_step": 2,
     "actors.max_size": 1,
     "gallery_images": 2,
+    "report_images": 0,
     "mlflow.enabled": False,
 }
 IMAGES = 10
@@ -126,11 +128,11 @@ def parts(output: Path) -> list[Path]:
 
 def rows(output: Path) -> pa.Table:
     """All rows as they are stored, shard after shard."""
-    store = Store.open(str(output))
-    manifest = store.read_manifest()
+    store = resolve(str(output))
+    manifest = read_manifest(store)
     assert manifest is not None, f"{output} is not finished"
-    store.check_shards()
-    table = pa.concat_tables([store.read_shard(shard.shard) for shard in manifest.shards])
+    check_shards(store)
+    table = pa.concat_tables([read_shard(store, shard.shard) for shard in manifest.shards])
     assert table.num_rows == manifest.rows
     return table
 
@@ -153,7 +155,7 @@ def run_here(
     def run_job_here(source: Path | None, output: Path, settings: Mapping[str, object] | None = None) -> Told:
         caplog.clear()
         with caplog.at_level("INFO"), pytest.raises(SystemExit) as ended:
-            run_job(main, command(source, output, settings)[2:])
+            run_job(main, ["condense", *command(source, output, settings)[2:]])
         out, err = capsys.readouterr()
         return Told(int(ended.value.code or 0), out, err + caplog.text)
 

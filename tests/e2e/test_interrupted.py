@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(600)
 def test_a_second_command_on_the_same_output_is_refused_naming_the_first(
     photos: Path, tmp_path: Path, joined: dict[str, object]
 ) -> None:
-    """Exit 4. Also SIGINT: exit 130 within seconds, and it says how to go on."""
+    """Exit 4. Also SIGINT: exit 130 within 2 seconds, and some on a busy machine, and it says how to go on."""
     output = tmp_path / "out"
     settings = joined | {"iterations": 100}
     first = start(photos, output, settings)
@@ -33,7 +33,7 @@ def test_a_second_command_on_the_same_output_is_refused_naming_the_first(
     assert "stopped by SIGINT" in told
     assert "the same command continues" in told
     assert "Traceback" not in told
-    assert seconds < 10
+    assert seconds < 3
 
 
 def handles_sigterm(pid: int) -> bool:
@@ -51,7 +51,7 @@ def test_terminated_before_the_work_begins(photos: Path, tmp_path: Path, delay: 
     code, told, seconds = end(process, signal.SIGTERM)
     assert code == 130, told
     assert "Traceback" not in told
-    assert seconds < 10
+    assert seconds < 3
 
 
 def test_terminated_at_work_and_continued(
@@ -63,7 +63,7 @@ def test_terminated_at_work_and_continued(
     wait_for(lambda: bool(parts(output)), process)
     code, told, seconds = end(process, signal.SIGTERM)
     assert code == 130, told
-    assert seconds < 10
+    assert seconds < 3
     assert not list((output / "inflight").rglob("*.json")), "an interrupted image is not suspect"
     assert [status for _, status in tracked_runs(output)] == ["KILLED"]
     before = tracked_runs(output)

@@ -47,7 +47,7 @@ def test_wrong_requests_are_told_at_once(photos: Path, tmp_path: Path, run_here:
         (photos, tmp_path / "file", {}, "choose another --output"),
         (photos, photos, {}, "the same folder"),
         (photos, output, {"scale": 3}, "no teacher is bundled for scale 3"),
-        (photos, output, {"teacher": str(tmp_path / "file")}, "no checkpoint"),
+        (photos, output, {"teacher": str(tmp_path / "file")}, "not a checkpoint"),
         (photos, output, {"rlff.feature_layer": "body.99"}, "body.99"),
         (photos, output, {"method": "idc", "labels": "real"}, "labels is real"),
     ]

@@ -18,7 +18,8 @@ from idc_ray.config import load_config
 from idc_ray.images import downscale, encode_png
 from idc_ray.photographs import photographs
 from idc_ray.pipeline.condense import condense
-from idc_ray.store import Store
+from idc_ray.store import read_manifest
+from idc_ray.store.filesystem import resolve
 from tests.e2e.conftest import IMAGES, SMALL, picture, rows, write_pictures
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]
@@ -79,7 +80,7 @@ def test_difficulty_gives_hard_images_more_and_easy_ones_none(tmp_path: Path) ->
     output = tmp_path / "out"
     table = make(source, output, allocation="difficulty", ratio=0.05)
     assert not any("flat" in name for name in table["source"].to_pylist())
-    manifest = Store.open(str(output)).read_manifest()
+    manifest = read_manifest(resolve(str(output)))
     assert manifest is not None
     assert manifest.images == 16
     assert manifest.ratio == pytest.approx(0.05, rel=0.4)
@@ -131,7 +132,7 @@ def test_one_tracked_run_over_all_launches(photos: Path, tmp_path: Path) -> None
     from mlflow import MlflowClient
 
     output = tmp_path / "out"
-    settings = {"mlflow__enabled": True, "gallery_images": 2}
+    settings = {"mlflow__enabled": True, "gallery_images": 2, "report_images": 3}
     make(photos, output, **settings)
     client = MlflowClient(f"sqlite:///{output}/mlflow.db")
     (experiment,) = client.search_experiments(filter_string="name = 'idc_ray'")
@@ -147,6 +148,11 @@ def test_one_tracked_run_over_all_launches(photos: Path, tmp_path: Path) -> None
     }
     assert len(run.inputs.dataset_inputs) == 1
     assert Image.open(output / "gallery.png").size[0] > 100
+    html = (output / "report.html").read_text()
+    data = json.loads(html.partition('id="report-data">')[2].partition("</script>")[0])[0]
+    assert 'badge finished">' in html
+    assert (data["numbers"]["images"], len(data["pictures"])) == (IMAGES, 3)
+    assert "throughput" in {chart["name"] for chart in data["charts"]}
     assert json.loads((output / "run.json").read_text())["mlflow_run_id"] == run.info.run_id
     make(photos, output, **settings)
     assert [again.info.run_id for again in client.search_runs([experiment.experiment_id])] == [run.info.run_id]

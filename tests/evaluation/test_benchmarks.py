@@ -83,7 +83,7 @@ def test_the_layout_of_div2k_is_read(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 def test_a_plain_folder_of_hr_images_is_a_set(tmp_path: Path) -> None:
     """What other jobs take as a folder of images is scored too, with LR made; a folder of nothing is refused."""
-    with pytest.raises(BadRequest, match="no benchmark set for scale 2.*or images right in the folder"):
+    with pytest.raises(BadRequest, match="no benchmark set for scale 2.*or images in the folder itself"):
         find_sets(tmp_path, 2)
     save(tmp_path / "b.png", picture(24, 26))
     save(tmp_path / "a.png", picture(24, 24))
@@ -209,10 +209,12 @@ def test_several_folders_give_all_their_sets(folder: Path) -> None:
     """Catches two sets of one name, of which the table would show one; and what cannot be scored, found at its turn."""
     both = [str(folder / "SetA"), str(folder / "SetB")]
     assert [each.name for each in find_all_sets(both, 2, "--benchmarks")] == ["SetA", "SetB"]
-    with pytest.raises(BadRequest, match="--benchmarks has two sets called SetA"):
+    with pytest.raises(BadRequest, match="--benchmarks has two sets named SetA"):
         find_all_sets([str(folder), both[0]], 2, "--benchmarks")
     save(folder / "SetB" / "HR" / "d.png", picture(15, 40))
-    with pytest.raises(BadRequest, match=r"d\.png has 40 x 15 pixels; expected at least 16 a side"):
+    with pytest.raises(
+        BadRequest, match=r"d\.png has 40 x 15 pixels, too few to be scored; expected sides of at least 16"
+    ):
         find_all_sets([str(folder)], 2, "--benchmarks")
     save(folder / "SetB" / "HR" / "d.png", picture(16, 40))
     assert evaluate(lambda lr: upscale(lr, 2), find_all_sets([str(folder)], 2, "--benchmarks"), 2)

@@ -17,7 +17,8 @@ from idc_ray.config.evaluate import EvaluateConfig
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import evaluate, find_sets
 from idc_ray.evaluation.metrics import psnr_y
-from idc_ray.evaluation.run import make_upscale, run_evaluation
+from idc_ray.evaluation.network import open_network
+from idc_ray.evaluation.run import run_evaluation
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,11 +45,14 @@ def test_the_job_prints_and_writes(benchmark: Path, model: str, capsys: pytest.C
     [
         ({"model": "bundled", "tile": 16}, "expected less than --tile 16"),
         ({"model": "no_such.pt"}, "no_such.pt cannot be read"),
-        ({"model": "bundled", "scale": 3}, "only for x2 and x4; name a checkpoint with --model"),
+        ({"model": "bundled", "scale": 3}, "only for x2 and x4; give a checkpoint with --model"),
         ({"model": "bundled", "device": "warp"}, "--device warp cannot be used"),
         ({"benchmarks": "/nowhere"}, "is not a folder"),
         ({"output": __file__}, "cannot write to output"),
-        ({"tile": 32, "self_ensemble": True, "device": "cuda"}, "no use for --tile and --self-ensemble and --device"),
+        (
+            {"tile": 32, "self_ensemble": True, "device": "cuda"},
+            "--tile and --self-ensemble and --device cannot be used",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_first(benchmark: Path, changed: dict[str, object], message: str) -> None:
@@ -80,7 +84,7 @@ def test_a_dry_run_lists_sets_and_writes_nothing(benchmark: Path, capsys: pytest
     values = {"model": "bundled", "benchmarks": str(benchmark), "output": str(benchmark / "E"), "dry_run": True}
     assert run_evaluation(EvaluateConfig.model_validate({**values, "device": "cpu", "pictures": True})) == {}
     told = capsys.readouterr().out
-    assert "Tiny            1 images, 0.000672 megapixels of HR, LR of 1 is made" in told
+    assert "Tiny            1 images, 0.000672 megapixels of HR, LR of 1 generated" in told
     assert "of pictures" in told
     assert not (benchmark / "E").exists()
     with pytest.raises(BadRequest, match="no_such.pt cannot be read"):
@@ -99,7 +103,7 @@ def test_images_of_one_stem_and_of_one_colour(
     assert {path.name for path in (benchmark / "E" / "Tiny").iterdir()} == {"one.png.png", "one.bmp.png", "flat.png"}
     assert math.isinf(scores["images"]["flat.png"]["psnr"])
     assert scores["psnr"] == np.mean([scores["images"][name]["psnr"] for name in ("one.png", "one.bmp")])
-    assert "Tiny: flat.png came out exactly" in caplog.text
+    assert "Tiny: reproduced exactly and excluded from the mean PSNR: flat.png" in caplog.text
 
 
 def test_the_script_runs_from_anywhere_with_exit_codes(benchmark: Path, tmp_path: Path) -> None:
@@ -118,7 +122,7 @@ def test_the_script_runs_from_anywhere_with_exit_codes(benchmark: Path, tmp_path
 def _psnr(shared_data: Path, model: str, scale: int) -> float:
     settings = {"model": model, "scale": scale, "device": "cpu", "benchmarks": "unused", "output": "unused"}
     (set5,) = find_sets(shared_data / "data" / "benchmarks" / "Set5", scale)
-    return evaluate(make_upscale(EvaluateConfig(**settings)), [set5], scale)["Set5"]["psnr"]
+    return evaluate(open_network(EvaluateConfig(**settings)).upscale, [set5], scale)["Set5"]["psnr"]
 
 
 def test_golden_bicubic(shared_data: Path) -> None:

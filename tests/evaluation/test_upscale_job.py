@@ -55,7 +55,7 @@ def test_folders_and_names_stay_and_a_bad_file_is_reported(photos: Path, capsys:
     told = capsys.readouterr().out
     assert "2 done, 1 failed" in told
     assert "  cut.png: truncated: " in told
-    with pytest.raises(QuarantinedImages, match="1 images could not be upscaled, and --strict was given"):
+    with pytest.raises(QuarantinedImages, match="1 images could not be upscaled and --strict was given"):
         run_upscale(config(photos, strict=True))
 
 
@@ -86,12 +86,14 @@ def test_results_of_other_settings_and_foreign_files_are_not_taken_for_finished(
     out.mkdir()
     (out / "one.png").write_bytes(b"mine")
     Path(os.fsdecode(bytes(out) + b"/caf\xe9.txt")).touch()  # a name that is not UTF-8
-    with pytest.raises(BadRequest, match=r"holds 1 of the files that would be written, such as one.png; give another"):
+    with pytest.raises(
+        BadRequest, match=r"contains 1 of the files that would be written, such as one.png; give another"
+    ):
         run_upscale(config(photos))
     assert written(photos)["one.png"] == b"mine"
     run_upscale(config(photos, overwrite=True))
     assert len(decode_png(written(photos)["one.png"])) == 40
-    with pytest.raises(BadRequest, match=r"holds results of other settings \(scale\)"):
+    with pytest.raises(BadRequest, match=r"contains results of other settings \(scale\)"):
         run_upscale(config(photos, scale=3))
     run_upscale(config(photos, scale=3, overwrite=True))
     assert len(decode_png(written(photos)["one.png"])) == 60
@@ -108,7 +110,7 @@ def test_a_kill_amid_overwriting_leaves_nothing_that_counts_as_finished(
     def killed(self: object, name: str, value: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("idc_ray.store.filesystem.Place.write_json", killed)
+    monkeypatch.setattr("idc_ray.store.filesystem.StorageFolder.write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         run_upscale(config(photos, scale=3, overwrite=True))
     monkeypatch.undo()
@@ -173,7 +175,7 @@ def test_names_that_differ_in_their_endings_only_keep_them() -> None:
     """Catches a result that silently replaces another one's."""
     assert output_names(["a.png", "b.png", "d/a.png"], "png") == ["a.png", "b.png", "d/a.png"]
     assert output_names(["a.png", "a.jpg", "b.png"], "png") == ["a.png.png", "a.jpg.png", "b.png"]
-    with pytest.raises(BadRequest, match=r"a.jpg and a.jpg.bmp would both become a.jpg.png; rename one of them"):
+    with pytest.raises(BadRequest, match=r"a.jpg and a.jpg.bmp would both be a.jpg.png; rename one of the images"):
         output_names(["a.png", "a.jpg", "a.jpg.bmp"], "png")
 
 
@@ -184,7 +186,7 @@ def test_an_output_in_the_input_is_no_input_and_one_around_it_is_refused(photos:
     run_upscale(config(photos, output=str(inside)))
     assert sorted(path.name for path in inside.rglob("*.png")) == ["one.png", "two.png"]
     for around in (photos, photos.parent):
-        with pytest.raises(BadRequest, match="is or holds the input"):
+        with pytest.raises(BadRequest, match="is or contains the input"):
             run_upscale(config(photos, output=str(around)))
 
 
@@ -195,7 +197,7 @@ def test_an_output_in_the_input_is_no_input_and_one_around_it_is_refused(photos:
         ({"model": "bundled", "tile": 32}, "--tile-overlap is 32; expected less than --tile 32"),
         ({"model": "bundled", "scale": 3}, "only for x2 and x4"),
         ({"model": "bundled", "device": "warp"}, "--device warp cannot be used"),
-        ({"self_ensemble": True}, "no use for --self-ensemble"),
+        ({"self_ensemble": True}, "--self-ensemble cannot be used with --model bicubic"),
         ({"input": "/nowhere"}, "does not exist"),
         ({"output": __file__}, "cannot write to output"),
     ],

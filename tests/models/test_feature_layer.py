@@ -112,7 +112,7 @@ def test_a_layer_after_the_upsampler_is_refused_with_its_shape(edsr: EDSR, layer
 
 def test_a_layer_that_never_runs_is_refused(edsr: EDSR) -> None:
     edsr.unused = nn.Conv2d(3, 3, 1)
-    with pytest.raises(BadRequest, match="'unused' gives nothing: it is not used"):
+    with pytest.raises(BadRequest, match="'unused' gives no output: it is not used"):
         resolve_feature_layer(edsr, "unused")
 
 

@@ -194,7 +194,7 @@ def test_bfloat16_training_is_close_to_float32() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"channels": 50}, "50 channels.*4 heads"), ({"mlp_ratio": 0.4}, "is 19; expected an even")],
+    [({"channels": 50}, "channels is 50.*heads, 4"), ({"mlp_ratio": 0.4}, "is 19; expected an even")],
 )
 def test_what_cannot_be_built_is_a_bad_request(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(BadRequest, match=message):

@@ -156,7 +156,11 @@ def test_bfloat16_training_is_close_to_float32() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"channels": 50}, "50 channels.*6 heads"), ({"image_size": 8}, "image_size is 8"), ({"image_size": 20}, "20")],
+    [
+        ({"channels": 50}, "channels is 50.*heads, 6"),
+        ({"image_size": 8}, "image_size is 8"),
+        ({"image_size": 20}, "20"),
+    ],
 )
 def test_what_cannot_be_built_is_a_bad_request(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(BadRequest, match=message):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -12,7 +14,7 @@ from idc_ray.config import Actors
 from idc_ray.errors import BadRequest
 from idc_ray.images import ImageListing
 from idc_ray.pipeline import worker
-from idc_ray.pipeline.device import device_kind, set_up_torch
+from idc_ray.pipeline.device import device_kind, set_up_torch, use_deterministic_algorithms
 from idc_ray.pipeline.job import Job
 
 
@@ -20,11 +22,13 @@ from idc_ray.pipeline.job import Job
 def torch_as_before() -> Iterator[None]:
     """What the set-up changes is global to the process."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32
+    fills = torch.utils.deterministic.fill_uninitialized_memory
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     yield
     torch.set_num_threads(before[0])
     torch.use_deterministic_algorithms(before[1])
     torch.backends.cudnn.allow_tf32 = before[2]
+    torch.utils.deterministic.fill_uninitialized_memory = fills
     if workspace is None:
         os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 
@@ -46,6 +50,23 @@ def test_whatever_changes_float_results_is_fixed(monkeypatch: pytest.MonkeyPatch
     assert not torch.backends.cudnn.benchmark
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_a_worker_does_not_import_the_compiler_of_torch() -> None:
+    """Catches torch.use_deterministic_algorithms itself, which costs every worker a second of its start."""
+    program = "import sys; from idc_ray.pipeline.device import make_repeatable as f; f(1); "
+    program += "import torch; assert torch.are_deterministic_algorithms_enabled(); "
+    program += "sys.exit('torch._inductor.config' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_the_compiler_knows_of_the_mode_where_it_is_imported() -> None:
+    """Catches a compiled network that chooses by timing although the mode is on, or goes on doing so when it is off."""
+    import torch._inductor.config as compiler
+
+    for mode in (True, False):
+        use_deterministic_algorithms(mode)
+        assert compiler.deterministic is torch.are_deterministic_algorithms_enabled() is mode
 
 
 @pytest.mark.parametrize(

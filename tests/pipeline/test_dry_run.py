@@ -99,7 +99,7 @@ def test_an_image_that_cannot_be_condensed_is_told(
 
 def test_a_teacher_that_does_not_fit_is_told(job_and_found: tuple[Job, ImageListing]) -> None:
     job, listing = job_and_found
-    with pytest.raises(BadRequest, match="is no checkpoint"):
+    with pytest.raises(BadRequest, match="is not a checkpoint"):
         estimate(job, listing, b"no checkpoint")
 
 

@@ -1,0 +1,75 @@
+"""Records how many images are done when, for the report's curve of throughput."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from idc_ray.errors import IdcError
+from idc_ray.report.timeline import TIMELINE
+from idc_ray.store.filesystem import StorageFolder
+
+__all__ = ["Timeline"]
+
+#: Most points of a launch; with more, every second one is dropped.
+POINTS = 400
+
+#: Least seconds between two points, and between two writes.
+POINT_SECONDS, WRITE_SECONDS = 2.0, 30.0
+
+
+class Timeline:
+    """The launches of an output; this one is added to those that were recorded before.
+
+    Args:
+        storage: the output.
+        fresh: forget earlier launches, which were of a run that is discarded.
+    """
+
+    def __init__(self, storage: StorageFolder, fresh: bool) -> None:
+        self._storage, self._ended = storage, 0
+        self._launches: list[dict[str, Any]] = []
+        if not fresh:
+            with contextlib.suppress(IdcError, TypeError):  # only a picture depends on it
+                self._launches = list((storage.read_json(TIMELINE, "") or {}).get("launches", []))
+        self._launch: dict[str, Any] | None = None
+        self._began = self._told = self._written = 0.0
+
+    def begin(self, device: str, workers: int) -> None:
+        """Note when workers begin; a second time in one launch: nothing."""
+        if self._launch is not None:
+            return
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        self._launch = {"started": started, "device": device, "workers": workers, "points": [(0.0, 0)]}
+        self._launches.append(self._launch)
+        self._began = self._told = self._written = time.monotonic()
+
+    def add(self) -> None:
+        """An image is done or set aside."""
+        self._ended += 1
+        now = time.monotonic()
+        if now - self._told >= POINT_SECONDS:
+            self._point(now)
+        if now - self._written >= WRITE_SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is known so far, if there is anything."""
+        if self._launch is None:
+            return
+        self._point(time.monotonic())
+        self._written = time.monotonic()
+        with contextlib.suppress(OSError, IdcError):
+            self._storage.write_json(TIMELINE, {"launches": self._launches})
+
+    def _point(self, now: float) -> None:
+        assert self._launch is not None
+        self._told = now
+        points = self._launch["points"]
+        if points[-1][1] == self._ended:
+            return
+        points.append((round(now - self._began, 2), self._ended))
+        if len(points) > POINTS:
+            del points[1:-1:2]

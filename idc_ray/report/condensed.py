@@ -1,0 +1,207 @@
+"""What is read of a condensed set for a report: its images' numbers, its tiles, and the source images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from idc_ray.config import CondenseConfig
+from idc_ray.errors import IdcError, RejectedImage
+from idc_ray.images import ImageListing, ImageRef, decode_png, decode_rgb, find_images, load_instance, read_encoded
+from idc_ray.images import upscale as bicubic
+from idc_ray.images.locate import locate
+from idc_ray.report.cells import boxes_of_tile
+from idc_ray.report.pictures import data_uri, psnr, webp
+from idc_ray.report.section import rounded, safe_name
+from idc_ray.store import RunRecord, index_table, list_parts, shard_of
+from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.index import list_shards
+from idc_ray.store.layout import shard_name
+from idc_ray.store.parts import read_part, read_record
+from idc_ray.store.schema import ROW_SCHEMA, check_types
+from idc_ray.store.threads import ordered_map
+
+__all__ = ["Sources", "picture_of", "read_records", "read_tiles", "tile_rows"]
+
+log = logging.getLogger(__name__)
+
+#: Images that are not in a shard yet are a file each; of more than these the numbers are not read.
+PARTS_READ = 2000
+
+#: Longest side of a source image in the page, and of a thumbnail, in pixels.
+SOURCE_SIDE, THUMBNAIL_SIDE = 560, 72
+
+
+def read_records(store: StorageFolder, digest: str) -> tuple[list[dict[str, Any]], int]:
+    """Records of the finished images, sorted by id, and how many more there are that were not read."""
+    records = index_table(store).to_pylist()
+    for record in records:
+        record["seconds"] = dict(record["seconds"])
+    there = {record["image_id"] for record in records}
+    parts = sorted(list_parts(store, digest) - there)
+
+    def read(image_id: str) -> dict[str, Any] | None:
+        try:
+            return asdict(read_record(store, digest, image_id))
+        except FileNotFoundError:  # it has just become part of a shard
+            return None
+
+    records += [found for found in ordered_map(read, parts[:PARTS_READ]) if found is not None]
+    return sorted(records, key=lambda record: str(record["image_id"])), max(0, len(parts) - PARTS_READ)
+
+
+def read_tiles(store: StorageFolder, run: RunRecord, image_ids: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of some images by image; of a shard only the row groups that have any are read."""
+    rows: dict[str, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
+    for shard in list_shards(store):
+        wanted = {image_id for image_id in image_ids if shard_of(image_id, run.shard_count) == shard}
+        for row in _rows_of_shard(store, shard, wanted) if wanted else ():
+            rows[row["image_id"]].append(row)
+    for image_id in (each for each in image_ids if not rows[each]):
+        try:
+            rows[image_id] = read_part(store, run.digest, image_id).table.to_pylist()
+        except FileNotFoundError:
+            continue
+    return rows
+
+
+def _rows_of_shard(store: StorageFolder, shard: int, wanted: set[str]) -> Iterator[dict[str, Any]]:
+    with store.open(shard_name(shard)) as opened:
+        file = pq.ParquetFile(opened)
+        check_types(file.schema_arrow, ROW_SCHEMA)
+        column = file.schema_arrow.get_field_index("image_id")
+        for index in range(file.num_row_groups):
+            found = file.metadata.row_group(index).column(column).statistics
+            if found is None or any(found.min <= image_id <= found.max for image_id in wanted):
+                group = file.read_row_group(index)
+                keep = pa.array([each in wanted for each in group["image_id"].to_pylist()])
+                yield from group.filter(keep).to_pylist()
+
+
+class Sources:
+    """The source images of a run, where they can still be read.
+
+    Args:
+        run: the run.
+        listing: its images; None: they are listed.
+        read: whether they are read at all.
+
+    Attributes:
+        missing: why there are none; empty if there are.
+    """
+
+    def __init__(self, run: RunRecord, listing: ImageListing | None, read: bool) -> None:
+        self.config = _condense_config(run)
+        self.missing = "" if read else "the source images were not read"
+        self._listing = listing
+        if read and listing is None:
+            try:
+                self._listing = find_images(
+                    run.input_uri,
+                    lr_input=run.lr_uri,
+                    scale=int(run.config["scale"]),
+                    image_column=run.config.get("source", {}).get("image_column"),
+                    without=locate(run.config["output"]),
+                )
+            except (IdcError, OSError, pa.ArrowException) as error:
+                self.missing = f"the source images cannot be read from this machine: {error}"
+        self._rows: dict[str, dict[str, Any]] = {}
+
+    def find(self, image_ids: Collection[str]) -> None:
+        """Look up where some images are."""
+        if self._listing is None or self.missing:
+            return
+        manifest = self._listing.manifest
+        keep = pa.array([each in image_ids for each in manifest["image_id"].to_pylist()])
+        self._rows |= {row["image_id"]: row for row in manifest.filter(keep).to_pylist()}
+
+    def lr(self, image_id: str, sha256: str) -> tuple[NDArray[np.uint8] | None, str]:
+        """The LR image uint8 (h, w, 3) that was condensed; or None and why there is none."""
+        row = self._rows.get(image_id)
+        if row is None or self._listing is None or self.config is None:
+            return None, self.missing or "it is not in the input any more"
+        try:
+            instance = load_instance(
+                ImageRef.from_row(row),
+                self._listing.filesystem,
+                scale=self.config.scale,
+                tile_size=self.config.tile_size,
+                max_pixels=self.config.source.max_pixels,
+                keep_hr=False,
+                lr_filesystem=self._listing.lr_filesystem,
+            )
+        except (RejectedImage, OSError) as error:
+            return None, safe_name(str(error))
+        if instance.source_sha256 != sha256:
+            return None, "it has changed since it was condensed"
+        return instance.lr, ""
+
+    def thumbnail(self, image_id: str) -> str | None:
+        """A small picture of an image that was set aside, if it can be decoded at all."""
+        row = self._rows.get(image_id)
+        if row is None or self._listing is None or self.config is None:
+            return None
+        try:
+            limit = self.config.source.max_pixels
+            pixels = decode_rgb(read_encoded(ImageRef.from_row(row), self._listing.filesystem, limit), limit)
+            return data_uri(webp(pixels, THUMBNAIL_SIDE))
+        except (RejectedImage, OSError):
+            return None
+
+
+def _condense_config(run: RunRecord) -> CondenseConfig | None:
+    try:
+        return CondenseConfig.model_validate(run.config)
+    except ValueError:  # of another version
+        return None
+
+
+def tile_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in the order of their tiles."""
+    return sorted(rows, key=lambda row: int(row["tile_index"]))
+
+
+def picture_of(record: dict[str, Any], rows: list[dict[str, Any]], sources: Sources, why: str) -> dict[str, Any]:
+    """Pictures and numbers of one image as the page shows them."""
+    lr_image, missing = sources.lr(record["image_id"], record["source_sha256"])
+    exchange = None if sources.config is None else sources.config.exchange
+    tiles = []
+    for row in tile_rows(rows):
+        lr, hr = decode_png(row["lr"]["bytes"]), decode_png(row["hr"]["bytes"])
+        corner = None if row["top"] is None else (int(row["top"]), int(row["left"]))
+        interpolated = bicubic(lr, int(row["scale"]))
+        boxes = []
+        if lr_image is not None and exchange is not None:
+            boxes = boxes_of_tile(lr_image, lr, corner, exchange.cells, exchange.blend)
+        tiles.append(
+            {
+                "lr": data_uri(row["lr"]["bytes"]),
+                "hr": data_uri(row["hr"]["bytes"]),
+                "bicubic": data_uri(webp(interpolated)),
+                "boxes": [asdict(box) for box in boxes],
+                "corner": corner,
+                "psnr": rounded(psnr(interpolated, hr)),
+                "weight": row["sample_weight"],
+                "labels": row["labels"],
+            }
+        )
+    return {
+        "why": why,
+        "source": None if lr_image is None else data_uri(webp(lr_image, SOURCE_SIDE)),
+        "missing": missing,
+        "tiles": tiles,
+        "bandwidths": {
+            "before": [rounded(value) for value in record["bandwidth_loss_start"]],
+            "after": [rounded(value) for value in record["bandwidth_loss_end"]],
+        },
+        "stages": {stage: rounded(seconds, 3) for stage, seconds in record["seconds"].items()},
+        "device": record["device"],
+        "sha256": record["source_sha256"],
+    }

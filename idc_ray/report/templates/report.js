@@ -1,0 +1,307 @@
+"use strict";
+(() => {
+  const outputs = JSON.parse(document.getElementById("report-data").textContent);
+  const PAGE = 50;
+
+  // Elements: text is always text, never markup, since names of files may be anything.
+  function element(tag, attributes = {}, ...children) {
+    const made = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
+      if (name === "text") made.textContent = value;
+      else if (value !== null && value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
+    }
+    made.append(...children.filter((child) => child !== null));
+    return made;
+  }
+
+  const number = (value, digits = 3) => (value === null || value === undefined ? "–" : String(Number(value.toPrecision(digits))));
+
+  function bytes(count) {
+    for (const unit of ["B", "kB", "MB", "GB"]) {
+      if (count < 999.5) return `${number(count)} ${unit}`;
+      count /= 1000;
+    }
+    return `${number(count)} TB`;
+  }
+
+  // Theme
+
+  const root = document.documentElement;
+  const themeButton = document.getElementById("theme");
+  function setTheme(dark) {
+    root.classList.toggle("dark", dark);
+    themeButton.setAttribute("aria-pressed", String(dark));
+  }
+  const preferred = matchMedia("(prefers-color-scheme: dark)");
+  setTheme(preferred.matches);
+  preferred.addEventListener("change", (event) => { setTheme(event.matches); drawCharts(); });
+  themeButton.addEventListener("click", () => { setTheme(!root.classList.contains("dark")); drawCharts(); });
+
+  // Data and commands
+
+  document.getElementById("save").addEventListener("click", () => {
+    const url = URL.createObjectURL(new Blob([JSON.stringify(outputs, null, 1)], { type: "application/json" }));
+    element("a", { href: url, download: "report.json" }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 1000);
+  });
+  for (const button of document.querySelectorAll(".copy")) {
+    button.addEventListener("click", () => {
+      const range = document.createRange();
+      range.selectNodeContents(button.previousElementSibling);
+      getSelection().removeAllRanges();
+      getSelection().addRange(range);
+      button.textContent = document.execCommand("copy") ? "Copied" : "Selected"; // works from file://, where the clipboard API does not
+    });
+  }
+
+  // Charts
+
+  const views = new Map();
+  function chartStyle() {
+    const style = getComputedStyle(root);
+    const colour = (name) => style.getPropertyValue(name).trim();
+    const text = { labelColor: colour("--quiet"), titleColor: colour("--ink"), titleFontWeight: 500, labelFontSize: 12, titleFontSize: 12 };
+    return {
+      background: "transparent",
+      font: "system-ui, sans-serif",
+      view: { stroke: null },
+      axis: { ...text, gridColor: colour("--line"), domainColor: colour("--line"), tickColor: colour("--line") },
+      legend: { ...text, symbolLimit: 40, labelLimit: 320 },
+      header: text,
+      text: { color: colour("--ink"), fontSize: 12 },
+      rule: { color: colour("--quiet") },
+      mark: { color: colour("--c0") },
+      range: {
+        category: [0, 1, 2, 3, 4, 5, 6, 7].map((index) => colour(`--c${index}`)),
+        ramp: root.classList.contains("dark") ? ["#2b3f55", "#4ea6e0", "#e9f6ff"] : ["#d3e8f7", "#3b93cb", "#083a63"],
+      },
+    };
+  }
+
+  async function drawChart(plot) {
+    const output = outputs[plot.closest("[data-output]").dataset.output];
+    const chart = output.charts[plot.dataset.chart];
+    views.get(plot)?.finalize();
+    const spec = { ...chart.spec, data: { name: "rows" }, datasets: { rows: chart.rows }, autosize: { type: typeof chart.spec.height === "number" ? "fit" : "fit-x", contains: "padding" } };
+    const embedded = await window.vegaEmbed(plot, spec, {
+      mode: "vega-lite", ast: true, actions: false, config: chartStyle(), tooltip: { theme: root.classList.contains("dark") ? "dark" : "light" },
+      renderer: chart.rows.length > 2000 ? "canvas" : "svg",
+    });
+    views.set(plot, embedded);
+    embedded.view.addEventListener("click", (event, item) => {
+      if (item?.datum?.image) plot.dispatchEvent(new CustomEvent("choose", { bubbles: true, detail: item.datum.image }));
+    });
+  }
+
+  async function drawCharts() {
+    for (const plot of document.querySelectorAll(".plot")) {
+      try {
+        await drawChart(plot);
+      } catch (error) {
+        plot.textContent = `This chart cannot be drawn: ${error.message}`;
+      }
+    }
+  }
+
+  // Images
+
+  class Browser {
+    constructor(article, output) {
+      this.find = (selector) => article.querySelector(selector);
+      this.output = output;
+      const table = output.images;
+      this.rows = table.source.map((source, index) => ({
+        index, source, id: table.image_id[index], picture: output.pictures[table.image_id[index]] ?? null,
+        tiles: table.tiles[index], candidates: table.candidates[index], before: table.before[index], after: table.after[index],
+        change: table.before[index] ? table.after[index] / table.before[index] : null, kept: table.kept[index],
+        seconds: table.seconds[index], bytes: table.bytes[index], height: table.height[index], width: table.width[index],
+      }));
+      this.page = 0;
+      this.chosen = null;
+      this.zoom = 0;
+      this.at = 50;
+      const only = this.find(".only");
+      if (!this.rows.some((row) => row.picture)) { only.checked = false; only.disabled = true; }
+      for (const selector of [".search", ".sort", ".only"]) this.find(selector).addEventListener("input", () => { this.page = 0; this.list(); });
+      this.find(".previous").addEventListener("click", () => { this.page -= 1; this.list(); });
+      this.find(".next").addEventListener("click", () => { this.page += 1; this.list(); });
+      this.find(".rows").addEventListener("keydown", (event) => this.step(event));
+      article.addEventListener("choose", (event) => this.jump(event.detail));
+      this.list();
+      if (this.shown.length) this.choose(this.shown[0]);
+    }
+
+    list() {
+      const words = this.find(".search").value.toLowerCase().split(/\s+/).filter(Boolean);
+      const [key, direction] = this.find(".sort").value.split(":");
+      const only = this.find(".only").checked;
+      const order = (row) => row[key] ?? (direction < 0 ? -Infinity : Infinity);
+      this.shown = this.rows
+        .filter((row) => (!only || row.picture) && words.every((word) => row.source.toLowerCase().includes(word)))
+        .sort((a, b) => direction * (typeof order(a) === "string" ? order(a).localeCompare(order(b)) : order(a) - order(b)) || a.index - b.index);
+      const pages = Math.max(1, Math.ceil(this.shown.length / PAGE));
+      this.page = Math.min(Math.max(this.page, 0), pages - 1);
+      const part = this.shown.slice(this.page * PAGE, (this.page + 1) * PAGE);
+      this.find(".count").textContent = `${this.shown.length.toLocaleString("en")} of ${this.rows.length.toLocaleString("en")} images`;
+      this.find(".page").textContent = `page ${this.page + 1} of ${pages}`;
+      this.find(".previous").disabled = this.page === 0;
+      this.find(".next").disabled = this.page === pages - 1;
+      this.find(".rows").replaceChildren(...part.map((row) => this.item(row)));
+    }
+
+    item(row) {
+      const src = row.picture ? row.picture.source ?? row.picture.tiles[0].lr : null;
+      const facts = [`${row.tiles} ${row.tiles === 1 ? "tile" : "tiles"}`];
+      if (row.change !== null) facts.push(`loss ${number(row.before)} → ${number(row.after)} (× ${row.change.toFixed(2)})`);
+      const button = element("button", { type: "button", "aria-current": this.chosen === row ? "true" : null },
+        src ? element("img", { src, alt: "", class: "thumb", width: 64, height: 48, loading: "lazy" }) : element("span", { class: "thumb" }),
+        element("span", {}, element("bdi", { class: "name", text: row.source }), element("span", { class: "meta", text: facts.join(" · ") })));
+      button.addEventListener("click", () => this.choose(row));
+      button.row = row;
+      return element("li", {}, button);
+    }
+
+    step(event) {
+      const moves = { ArrowDown: 1, ArrowUp: -1 };
+      if (!(event.key in moves)) return;
+      event.preventDefault();
+      const buttons = [...this.find(".rows").querySelectorAll("button")];
+      const next = buttons[buttons.indexOf(document.activeElement) + moves[event.key]];
+      if (next) { next.focus(); this.choose(next.row); }
+    }
+
+    jump(source) {
+      const row = this.rows.find((each) => each.source === source);
+      if (!row) return;
+      this.choose(row);
+      this.find(".detail").scrollIntoView({ block: "center" });
+      this.find(".detail").focus({ preventScroll: true });
+    }
+
+    choose(row) {
+      this.chosen = row;
+      this.tile = 0;
+      for (const button of this.find(".rows").querySelectorAll("button")) {
+        if (button.row === row) button.setAttribute("aria-current", "true");
+        else button.removeAttribute("aria-current");
+      }
+      const heading = element("h3", {}, element("bdi", { text: row.source }));
+      const parts = row.picture ? this.pictures(row) : [element("p", { class: "quiet", text: row.tiles
+        ? "This report holds the numbers of this image only. To see its pictures, make a report with --include NAME."
+        : "This image got no tile." })];
+      this.find(".detail").replaceChildren(heading, ...parts, this.numbers(row));
+      if (row.picture) this.show();
+    }
+
+    pictures(row) {
+      const picture = row.picture;
+      const source = picture.source
+        ? element("div", { class: "source", style: `width: ${Math.round(Math.min(640, 440 * row.width / row.height))}px` }, element("img", {
+          src: picture.source, width: row.width, height: row.height,
+          alt: "The source image at LR size, with boxes where its tiles were taken" }), this.overlay(row))
+        : element("p", { class: "quiet", text: `No source image: ${picture.missing || "it was not read"}.` });
+      this.tileButtons = picture.tiles.map((tile, index) => {
+        const button = element("button", { type: "button", style: `--tile: var(--c${index % 8})` },
+          element("img", { src: tile.lr, alt: `LR tile ${index + 1}`, class: "pixels", width: 64, height: 64 }),
+          element("span", {}, element("i", { class: "swatch" }), String(index + 1)));
+        button.addEventListener("click", () => { this.tile = index; this.show(); });
+        return button;
+      });
+      this.viewers = element("div");
+      return [source, element("div", { class: "tiles", role: "group", "aria-label": "Tiles" }, ...this.tileButtons), this.viewers];
+    }
+
+    overlay(row) {
+      const svg = (tag, attributes) => {
+        const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+        for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+        return made;
+      };
+      const drawing = svg("svg", { viewBox: `0 0 ${row.width} ${row.height}`, preserveAspectRatio: "none", "aria-hidden": "true" });
+      row.picture.tiles.forEach((tile, index) => tile.boxes.forEach((box) => {
+        const place = { x: box.left, y: box.top, width: box.width, height: box.height };
+        const group = svg("g", { "data-tile": index });
+        group.append(svg("rect", { ...place, class: "halo" }), svg("rect", { ...place, class: box.kind, style: `stroke: var(--c${index % 8})` }));
+        drawing.append(group);
+      }));
+      return drawing;
+    }
+
+    show() {
+      const row = this.chosen;
+      const tile = row.picture.tiles[this.tile];
+      this.tileButtons.forEach((button, index) => button.setAttribute("aria-pressed", String(index === this.tile)));
+      for (const group of this.find(".detail").querySelectorAll("[data-tile]")) group.classList.toggle("off", Number(group.dataset.tile) !== this.tile);
+      const settings = this.output.settings;
+      const side = settings.tile_size * settings.scale;
+      const fitting = Math.max(1, Math.floor(288 / side));
+      const zoom = this.zoom || fitting;
+      const size = `width: ${side * zoom}px; height: ${side * zoom}px`;
+      const lr = element("figure", {}, element("figcaption", { text: `LR tile ${this.tile + 1}, ${settings.tile_size} × ${settings.tile_size} pixels` }),
+        element("div", { class: "window", tabindex: 0 }, element("div", { class: "stack", style: size },
+          element("img", { src: tile.lr, class: "pixels", alt: `LR tile ${this.tile + 1}` }))));
+      lr.querySelector(".stack").classList.add("flip");
+      const caption = element("figcaption");
+      const stack = element("div", { class: "stack", style: `${size}; --at: ${this.at}%` },
+        element("img", { src: tile.bicubic, class: "pixels", alt: "Bicubic interpolation of the LR tile" }),
+        element("img", { src: tile.hr, class: "pixels", alt: `HR tile, ${tile.labels}` }));
+      const label = tile.labels === "real" ? "real HR" : "HR by the teacher";
+      const plain = `bicubic | ${label}, ${side} × ${side} pixels`;
+      caption.textContent = plain;
+      const hr = element("figure", {}, caption, element("div", { class: "window", tabindex: 0 }, stack));
+      const slider = element("input", { type: "range", min: 0, max: 100, step: 1, value: this.at, "aria-label": `Border between bicubic on the left and the ${label} on the right` });
+      slider.addEventListener("input", () => { this.at = slider.value; stack.style.setProperty("--at", `${this.at}%`); });
+      const flip = element("button", { type: "button", "aria-pressed": "false", text: "Flicker" });
+      clearInterval(this.timer);
+      flip.addEventListener("click", () => {
+        clearInterval(this.timer);
+        const on = stack.classList.toggle("flip");
+        flip.setAttribute("aria-pressed", String(on));
+        stack.classList.remove("one");
+        caption.textContent = on ? label : plain;
+        if (on) this.timer = setInterval(() => { caption.textContent = stack.classList.toggle("one") ? "bicubic" : label; }, 700);
+      });
+      const zooms = element("select", { "aria-label": "Zoom" }, ...[1, 2, 3, 4, 6, 8].map((factor) =>
+        element("option", { value: factor, selected: factor === zoom, text: `${factor} ×` })));
+      zooms.addEventListener("input", () => { this.zoom = Number(zooms.value); this.show(); this.viewers.querySelector("select").focus(); });
+      const kinds = new Set(tile.boxes.map((box) => box.kind));
+      const where = kinds.has("cell")
+        ? `${tile.boxes.length} of its cells are from the places in the image that are outlined.`
+        : kinds.has("crop") ? "The whole tile is the outlined crop."
+          : kinds.has("start") ? "The dashed box is where the tile began; its pixels were changed since."
+            : tile.corner ? `It began at row ${tile.corner[0]}, column ${tile.corner[1]} of the LR image.` : "It is from no single place of the image.";
+      const facts = `${where} PSNR of bicubic against the ${label}: ${tile.psnr === null ? "infinite" : `${tile.psnr.toFixed(2)} dB`}.${tile.weight === 1 ? "" : ` Weight in training: ${number(tile.weight)}.`}`;
+      this.viewers.replaceChildren(
+        element("div", { class: "viewers" }, lr, hr),
+        element("div", { class: "controls" }, element("label", {}, "Zoom ", zooms), flip, element("label", { style: "flex: 1; min-width: 12rem" }, slider)),
+        element("p", { class: "quiet", text: facts }));
+    }
+
+    numbers(row) {
+      const picture = row.picture;
+      const facts = [
+        ["LR size", `${row.width} × ${row.height} px`],
+        ["Tiles", `${row.tiles} of ${row.candidates} that fit in whole`],
+        ["File", bytes(row.bytes)],
+        ["Time of a worker", `${number(row.seconds)} s`],
+      ];
+      if (row.before !== null) facts.push(["Held-out loss", `${number(row.before)} → ${number(row.after)}${row.change === null ? "" : ` (× ${row.change.toFixed(2)})`}`]);
+      if (row.kept) facts.push(["Matching", "did not better the initial tiles, which were kept"]);
+      if (picture) {
+        const { before, after } = picture.bandwidths;
+        const widths = this.output.settings.rlff.bandwidths;
+        if (after.length) facts.push(["Loss by bandwidth", after.map((value, index) => `${widths[index]}: ${number(before[index])} → ${number(value)}`).join(", ")]);
+        facts.push(["Time by stage", Object.entries(picture.stages).map(([stage, seconds]) => `${stage} ${number(seconds)} s`).join(", ")]);
+        facts.push(["Shown because", picture.why], ["SHA-256", picture.sha256]);
+      }
+      return element("dl", { class: "facts numbers" }, ...facts.map(([name, value]) =>
+        element("div", {}, element("dt", { text: name }), element("dd", { text: value }))));
+    }
+  }
+
+  for (const article of document.querySelectorAll(".output")) {
+    if (article.querySelector(".browser")) new Browser(article, outputs[article.dataset.output]);
+  }
+  root.dataset.ready = "true";
+  setTimeout(drawCharts); // after the first paint
+})();

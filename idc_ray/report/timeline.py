@@ -1,0 +1,58 @@
+"""How many images were done when, as the condense job records it while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from idc_ray.errors import IdcError
+from idc_ray.store.filesystem import StorageFolder
+
+__all__ = ["TIMELINE", "Launch", "read_timeline"]
+
+TIMELINE = "timeline.json"
+
+#: Points of a curve of throughput: each is a mean over one such part of the launch.
+PARTS = 60
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a condense job.
+
+    Attributes:
+        started: ISO 8601, UTC.
+        device: ``CPUs`` or ``GPUs``.
+        workers: most workers at a time; 0: not known.
+        points: (seconds since the start, images done or set aside by this launch), ascending.
+    """
+
+    started: str
+    device: str
+    workers: int
+    points: list[tuple[float, int]]
+
+    def rates(self) -> list[tuple[float, float]]:
+        """(seconds, images per second), each a mean over about a `PARTS`-th of the launch."""
+        if len(self.points) < 2:
+            return []
+        least = (self.points[-1][0] - self.points[0][0]) / PARTS
+        kept = [self.points[0]]
+        for point in self.points[1:]:
+            if point[0] - kept[-1][0] >= least and point[0] > kept[-1][0]:
+                kept.append(point)
+        return [(after[0], (after[1] - before[1]) / (after[0] - before[0])) for before, after in pairwise(kept)]
+
+
+def read_timeline(storage: StorageFolder) -> list[Launch]:
+    """The launches of an output in their order; none if nothing was recorded, or it cannot be read."""
+    try:
+        stored = storage.read_json(TIMELINE, "") or {}
+        return [
+            Launch(
+                each["started"], each["device"], int(each["workers"]), [(float(t), int(n)) for t, n in each["points"]]
+            )
+            for each in stored.get("launches", [])
+        ]
+    except (IdcError, KeyError, TypeError, ValueError):
+        return []

@@ -1,0 +1,68 @@
+"""From outputs to a report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from idc_ray.errors import BadRequest
+from idc_ray.images import ImageListing
+from idc_ray.redact import redact
+from idc_ray.report.condensation import condensation_section
+from idc_ray.report.page import chart_library, render_page
+from idc_ray.report.section import Options, Section
+from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.layout import RUN
+
+__all__ = ["REPORT", "make_report", "write_report"]
+
+#: Name of the report that jobs write into their output.
+REPORT = "report.html"
+
+#: Bytes that are left for the page itself: style, script, texts and tables.
+PAGE_BYTES = 600_000
+
+
+def make_report(outputs: Sequence[StorageFolder], options: Options, listing: ImageListing | None = None) -> str:
+    """HTML of one or several outputs.
+
+    Args:
+        outputs: the places.
+        options: what is shown.
+        listing: the images of a single condensed set, if they are known.
+
+    Raises:
+        BadRequest: an output holds nothing that can be shown, or the extra ``report`` is not installed.
+        IdcError: something in an output cannot be read.
+    """
+    room = (options.max_bytes - len(chart_library()) - PAGE_BYTES) // len(outputs)
+    sections = [_section(output, options, room, listing) for output in outputs]
+    return render_page(sections, " · ".join(section.name for section in sections))
+
+
+def write_report(outputs: Sequence[str], target: str, options: Options) -> int:
+    """Write `make_report` to a local file or an object store; returns its size in bytes.
+
+    Args:
+        outputs: paths or URIs.
+        target: path or URI of the file.
+        options: what is shown.
+
+    Raises:
+        BadRequest, IdcError: as `make_report`; or the file cannot be written.
+    """
+    place = resolve(target)
+    folder, _, name = place.root.rpartition("/")
+    if not folder or target.endswith("/") or (place.is_local and os.path.isdir(place.root)):
+        raise BadRequest(f"{redact(target)} is a folder; name a file to write, such as report.html")
+    data = make_report([resolve(output) for output in outputs], options).encode()
+    StorageFolder(place.fs, folder, place.uri).write(name, data)
+    return len(data)
+
+
+def _section(storage: StorageFolder, options: Options, room: int, listing: ImageListing | None) -> Section:
+    if storage.size(RUN) is not None:
+        return condensation_section(storage, options, room, listing)
+    raise BadRequest(
+        f"there is no output of condense at {storage.uri}: {storage.shown(RUN)} is not there; name a job's --output"
+    )
