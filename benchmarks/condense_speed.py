@@ -122,7 +122,7 @@ def measure(teacher: Teacher, config: CondenseConfig, task: ImageTask, literal_s
     """Time a whole run of idc_ray, interleaved with steps of the literal implementations."""
     literals = Literals(teacher, config, task)
     condenser = Condenser(teacher, config, torch.device("cpu"))
-    ours, away = Clock(), Clock()
+    idc, away = Clock(), Clock()
     turns = {round((turn + 1) * config.iterations / literal_steps) for turn in range(literal_steps)}
 
     def on_step(step: int) -> None:
@@ -130,19 +130,19 @@ def measure(teacher: Teacher, config: CondenseConfig, task: ImageTask, literal_s
             with away.running():
                 literals.advance()
 
-    with ours.running():
+    with idc.running():
         result = condenser.condense([task], on_step)[0]
     if not isinstance(result, Condensed):
         raise result
     assert result.loss_start is not None and result.loss_end is not None
-    ours.wall, ours.cpu = ours.wall - away.wall, ours.cpu - away.cpu
+    idc.wall, idc.cpu = idc.wall - away.wall, idc.cpu - away.cpu
     figures: dict[str, object] = {
         "ratio": config.ratio,
         "tiles": len(result.lr_tiles),
         "candidates": result.candidates,
         "iterations": config.iterations,
         "held_out_loss": [result.loss_start, result.loss_end],
-        "ours": {"wall": ours.wall, "cpu": ours.cpu, "set_up_wall": result.seconds["targets"]},
+        "idc": {"wall": idc.wall, "cpu": idc.cpu, "set_up_wall": result.seconds["targets"]},
         "literal_set_up": {"wall": literals.set_up.wall, "cpu": literals.set_up.cpu},
         "goal": GOALS.get(config.ratio),
     }
@@ -151,21 +151,21 @@ def measure(teacher: Teacher, config: CondenseConfig, task: ImageTask, literal_s
             kind: getattr(literals.set_up, kind) + config.iterations * getattr(clock, kind) / clock.runs
             for kind in ("wall", "cpu")
         }
-        times_faster = {kind: seconds / getattr(ours, kind) for kind, seconds in whole.items()}
+        times_faster = {kind: seconds / getattr(idc, kind) for kind, seconds in whole.items()}
         figures[name] = {"measured": asdict(clock), "whole": whole, "times_faster": times_faster}
     return figures
 
 
 def _print(rows: list[dict[str, object]]) -> None:
-    print(f"{'ratio':>6} {'tiles':>6} {'ours':>9} {'set-up':>8}  {'implementation':<14}{'a step':>8} {'whole':>9}"
+    print(f"{'ratio':>6} {'tiles':>6} {'idc':>9} {'set-up':>8}  {'implementation':<14}{'a step':>8} {'whole':>9}"
           f" {'faster':>8} {'(CPU time)':>10}  goal")  # fmt: skip
     for row in rows:
-        ours: dict[str, float] = row["ours"]  # type: ignore[assignment]
+        idc: dict[str, float] = row["idc"]  # type: ignore[assignment]
         for name in PROJECTIONS:
             figures: dict[str, dict[str, float]] = row[name]  # type: ignore[assignment]
             step = figures["measured"]["wall"] / figures["measured"]["runs"]
             goal = f"{row['goal']:g}x" if row["goal"] and name == "convolution" else ""
-            print(f"{row['ratio']:>6} {row['tiles']:>6} {ours['wall']:>8.1f}s {ours['set_up_wall']:>7.1f}s  {name:<14}"
+            print(f"{row['ratio']:>6} {row['tiles']:>6} {idc['wall']:>8.1f}s {idc['set_up_wall']:>7.1f}s  {name:<14}"
                   f"{step:>7.2f}s {figures['whole']['wall']:>8.0f}s {figures['times_faster']['wall']:>7.1f}x"
                   f" {figures['times_faster']['cpu']:>9.1f}x  {goal}")  # fmt: skip
 

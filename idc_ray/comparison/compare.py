@@ -76,7 +76,12 @@ def run_compare(config: CompareConfig) -> CompareResult:
     storage = resolve(config.output)
     with claimed(storage):
         storage.write("config.yaml", config.to_yaml().encode())
-        return result_of(_Comparison(plan, storage).run(), storage.uri)
+        tracking = RunFamily(config.mlflow, config, config.output, storage, plan.digest)
+        with closed_if_stopped(tracking):
+            comparison = _Comparison(plan, storage, tracking)
+            report = comparison.run()
+            tracking.finish("FAILED" if comparison.failures else "FINISHED")
+    return result_of(report, storage.uri)
 
 
 def result_of(report: Report, output: str) -> CompareResult:
@@ -103,8 +108,8 @@ def _prepared(config: CompareConfig, photographs: str | None = None) -> Plan:
 class _Comparison:
     """One launch."""
 
-    def __init__(self, plan: Plan, storage: StorageFolder) -> None:
-        self.plan, self.storage, self.config = plan, storage, plan.config
+    def __init__(self, plan: Plan, storage: StorageFolder, tracking: RunFamily) -> None:
+        self.plan, self.storage, self.tracking = plan, storage, tracking
         self.results = Results(storage)
         self.done: dict[str, Result] = {}
         self.failures: list[Failure] = []
@@ -115,7 +120,7 @@ class _Comparison:
         self._labelled: dict[str, Blocks] = {}
 
     def run(self) -> Report:
-        plan, config = self.plan, self.config
+        plan = self.plan
         missing: list[tuple[Arm, int]] = []
         for arm, seed in plan.trainings:
             result = self.results.read(arm.result_name(plan.data, seed))
@@ -124,16 +129,12 @@ class _Comparison:
             else:
                 self.done[result.name] = result
         log.info("%d trainings of %d arms, %d done before", len(plan.trainings), len(plan.arms), len(self.done))
-        self.tracking = RunFamily(config.mlflow, config, config.output, self.storage, plan.digest)
-        with closed_if_stopped(self.tracking):
-            with Heartbeat("telling MLflow what is done"):
-                for result in self.done.values():
-                    self._track(result)
-            self._on_ray(missing)
-            with Heartbeat("writing the report"):
-                report = self._report()
-            self.tracking.finish("FAILED" if self.failures else "FINISHED")
-        return report
+        with Heartbeat("telling MLflow what is done"):
+            for result in self.done.values():
+                self._track(result)
+        self._on_ray(missing)
+        with Heartbeat("writing the report"):
+            return self._report()
 
     def _track(self, result: Result) -> None:
         self.tracking.child(result.name, lambda run: tell_result(run, result))
@@ -144,8 +145,8 @@ class _Comparison:
         self.anchors = stored or {}
         if not missing and stored:
             return
-        with cluster(lambda: join_for(self.config.actors, worker_output=False)) as started:
-            self.pool = plan_pool(self.config.actors, ray.cluster_resources(), len(missing))
+        with cluster(lambda: join_for(self.plan.actors, worker_output=False)) as started:
+            self.pool = plan_pool(self.plan.actors, ray.cluster_resources(), len(missing))
             self.may_grow = self.pool.may_grow and not started
             tell_if_no_room(self.pool)
             self.teacher = ray.put(self.plan.teacher)
@@ -187,7 +188,7 @@ class _Comparison:
         if not self.may_grow:
             return self.pool.max_size
         # On what the first tasks ran: GPUs that join a comparison on CPUs would change its results.
-        actors = self.config.actors.model_copy(update={"gpus": self.pool.options.get("num_gpus", 0.0)})
+        actors = self.plan.actors.model_copy(update={"gpus": self.pool.options.get("num_gpus", 0.0)})
         self.pool = plan_pool(actors, ray.cluster_resources(), len(self.plan.trainings))
         return 2 * self.pool.max_size
 
@@ -282,7 +283,7 @@ class _Comparison:
         job = plan.job(condense, f"sets/{set_name}")
         if arm.allocation == "difficulty":
             job = replace(job, mean_difficulty=difficulties[self._difficulty_key(arm.condense)])
-        storage = resolve(f"{self.config.output.rstrip('/')}/students/{arm.training_name(plan.data)}/{seed}")
+        storage = resolve(f"{plan.output.rstrip('/')}/students/{arm.training_name(plan.data)}/{seed}")
 
         def train(facts: Any) -> Any:
             blocks = None

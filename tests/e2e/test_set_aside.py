@@ -108,7 +108,7 @@ def test_twenty_bad_files_among_good_ones(tmp_path: Path, run_here: Callable[...
 
     again = run_here(source, output, settings | {"strict": False})
     assert again.returncode == 0, again.stderr
-    assert f" 0 images to do, {len(good)} done before, {len(entries)} quarantined before" in again.stderr
+    assert f" 0 images to condense, {len(good)} already done, {len(entries)} already quarantined" in again.stderr
     assert rows(output).equals(table)
     (source / "cut.png").write_bytes(encoded("PNG"))
     mended = run_here(source, output, settings | {"strict": False, "retry_quarantined": True})

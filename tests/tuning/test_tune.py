@@ -74,7 +74,7 @@ def test_a_whole_sweep_with_a_trial_that_throws(
     assert statuses(output) == ["finished", "finished", "finished", "finished", "failed"]
     assert again.keys() == {1, 2, 3, 4, 5} and again.items() - before.items() == {(5, again[5])}
     _check_mlflow(output, {0, *again})
-    with pytest.raises(BadRequest, match=r"(?s)holds another sweep.*reduction: 2 -> 3"):
+    with pytest.raises(BadRequest, match=r"(?s)contains another sweep.*reduction: 2 -> 3"):
         tune(config.model_copy(update={"reduction": 3}))
     with lock(resolve(str(output)), "the test"), pytest.raises(Locked, match="in use by the test"):
         tune(config)
