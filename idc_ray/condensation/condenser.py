@@ -94,7 +94,7 @@ class Condenser:
         self.labeler: Labeler = teacher if labeler is None else labeler
         for name, network in (("teacher", teacher), ("labeler", self.labeler)):
             if network.scale != config.scale:
-                raise ValueError(f"{name} upscales by {network.scale}, scale is {config.scale}")
+                raise ValueError(f"{name} is a network for x{network.scale}, but the scale is {config.scale}")
         rlff = config.rlff
         dtype = {"float32": None, "bfloat16": torch.bfloat16}[config.actors.dtype]
         self.config, self.device, self.mean_difficulty = config, device, mean_difficulty

@@ -246,7 +246,7 @@ def explain(error: Exception) -> tuple[str, str]:
     """Code and reason of an image that could not be condensed."""
     if is_out_of_memory(error):
         return "out_of_memory", (
-            f"not enough memory for this image ({error});  use a machine with more memory, "
+            f"not enough memory for this image ({error}); use a machine with more memory, "
             "or lower --ratio or --teacher-batch-size"
         )
     return "condensation_failed", f"{type(error).__name__} while condensing the image: {error}"

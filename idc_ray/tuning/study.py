@@ -235,7 +235,7 @@ def open_sweep(
             )
         return SweepStudy(storage, content, settings)
     if not overwrite and storage.read("tune.json") is not None:
-        raise BadRequest(f"{storage.uri} holds a sweep of an earlier version, which cannot be continued; {FRESH}")
+        raise BadRequest(f"{storage.uri} contains a sweep of an earlier version, which cannot be continued; {FRESH}")
     for name in (*files, JOURNAL):
         storage.delete(name)
     study = SweepStudy(storage, b"", settings)
@@ -253,7 +253,7 @@ def read_study(storage: StorageFolder) -> optuna.Study:
     """
     content = storage.read(JOURNAL)
     if not content:
-        raise BadRequest(f"{storage.uri} holds no sweep; expected {JOURNAL} in it")
+        raise BadRequest(f"{storage.uri} contains no sweep; expected {JOURNAL} in it")
     return _read(storage, content)
 
 
