@@ -11,5 +11,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that a device or this machine had too little memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # On CPUs torch has no type of its own for it.
+    # On CPUs torch has no exception type for it.
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
