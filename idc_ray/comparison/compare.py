@@ -13,6 +13,7 @@ import ray
 
 from idc_ray.comparison import dry_run, tasks
 from idc_ray.comparison.arms import WHOLE, Arm
+from idc_ray.comparison.crops import find_crops
 from idc_ray.comparison.images import manifest_blocks
 from idc_ray.comparison.prepare import Plan, prepare
 from idc_ray.comparison.report import make_report, report_files
@@ -30,6 +31,8 @@ from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import tell_if_no_room
+from idc_ray.report import Options, write_own_report
+from idc_ray.report.comparison import CROPS
 from idc_ray.store import holder_text
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.lock import lock
@@ -95,7 +98,11 @@ def run_compare(config: CompareConfig) -> Compared:
     storage.check_writable()
     with lock(storage, holder_text()):
         storage.write("config.yaml", config.to_yaml().encode())
-        return Compared(storage, _Comparison(plan, storage).run())
+        report = _Comparison(plan, storage).run()
+    if config.report:
+        with Heartbeat("writing the report"):
+            write_own_report(storage, Options())
+    return Compared(storage, report)
 
 
 def _prepared(config: CompareConfig, photographs: str | None = None) -> Plan:
@@ -133,8 +140,9 @@ class _Comparison:
                 for result in self.done.values():
                     self._track(result)
             self._on_ray(missing)
-            with Heartbeat("writing the report"):
+            with Heartbeat("writing tables and plots"):
                 report = self._report()
+                self._write_crops()
         except BaseException as error:
             self.tracking.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
@@ -237,6 +245,15 @@ class _Comparison:
             self.storage.write(name, content)
         self.tracking.report(files, report.finished)
         return report
+
+    def _write_crops(self) -> None:
+        """Where the students differ, for the report; without it the comparison is whole."""
+        if not self.config.report:
+            return
+        try:
+            self.storage.write_json(CROPS, {"crops": find_crops(self.plan, self.storage, list(self.done.values()))})
+        except (IdcError, OSError) as error:
+            log.warning("%s is not written: %s", self.storage.shown(CROPS), error)
 
     # Tasks
 

@@ -35,13 +35,13 @@ from idc_ray.pipeline.inputs import by_range, estimate_sizes, find_input, input_
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
 from idc_ray.pipeline.progress import Heartbeat, Progress, Show
-from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise, write_own_report
+from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise
 from idc_ray.pipeline.stream import condense_stream
 from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
 from idc_ray.pipeline.timeline import Timeline
 from idc_ray.pipeline.waiting import statuses_while_waiting
-from idc_ray.report import REPORT
+from idc_ray.report import REPORT, Options, write_own_report
 from idc_ray.store import Manifest, RunRecord, Store, holder_text, shard_count_for
 from idc_ray.tracking import Tracker, tracking_uri
 
@@ -149,7 +149,7 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> Finished:
             launch.timeline.write()
     if changed and config.report_images:
         with Heartbeat("writing the report"):
-            write_own_report(job.store, config.report_images, listing)
+            write_own_report(job.store.storage, Options(config.report_images), listing)
     return finished
 
 

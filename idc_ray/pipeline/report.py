@@ -1,4 +1,4 @@
-"""What is shown and stored at the end of a run: summary, gallery, report."""
+"""What is shown and stored at the end of a run: summary, gallery."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from idc_ray.config import CondenseConfig
-from idc_ray.errors import IdcError, RejectedImage
+from idc_ray.errors import RejectedImage
 from idc_ray.images import ImageListing, ImageRef, decode_png, load_instance
 from idc_ray.pipeline.gallery import GalleryEntry, gallery_png
 from idc_ray.pipeline.inputs import only
 from idc_ray.pipeline.summary import Summary
-from idc_ray.report import REPORT, Options, make_report
 from idc_ray.store import Store, shard_of
 
-__all__ = ["GALLERY", "draw_gallery", "summarise", "write_own_report"]
+__all__ = ["GALLERY", "draw_gallery", "summarise"]
 
 log = logging.getLogger(__name__)
 
@@ -72,21 +71,6 @@ def draw_gallery(config: CondenseConfig, listing: ImageListing, store: Store) ->
     buffer = io.BytesIO()
     gallery_png(entries).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def write_own_report(store: Store, images: int, listing: ImageListing) -> None:
-    """Write ``report.html`` into a finished output; what prevents that is logged, as the set is there without it.
-
-    Args:
-        store: the output.
-        images: most images that are shown with pictures.
-        listing: the input.
-    """
-    try:
-        html = make_report([store.storage], Options(images), listing)
-        store.storage.write(REPORT, html.encode())
-    except (IdcError, OSError, pa.ArrowException) as error:
-        log.warning("%s is not written: %s", store.storage.shown(REPORT), error)
 
 
 def _rows_of(store: Store, image_ids: set[str]) -> dict[str, list[dict[str, Any]]]:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 
-from idc_ray.errors import BadRequest
+import pyarrow as pa
+
+from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import ImageListing
 from idc_ray.redact import redact
+from idc_ray.report.comparison import RESULTS, comparison_section
 from idc_ray.report.condensation import condensation_section
 from idc_ray.report.page import chart_library, render_page
 from idc_ray.report.section import Options, Section
+from idc_ray.report.training import RECORD, training_section
 from idc_ray.store import Store
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.layout import RUN
 
-__all__ = ["REPORT", "make_report", "write_report"]
+__all__ = ["REPORT", "make_report", "write_own_report", "write_report"]
+
+log = logging.getLogger(__name__)
 
 #: Name of the report that jobs write into their output.
 REPORT = "report.html"
@@ -61,9 +68,25 @@ def write_report(outputs: Sequence[str], target: str, options: Options) -> int:
     return len(data)
 
 
+def write_own_report(storage: StorageFolder, options: Options, listing: ImageListing | None = None) -> None:
+    """Write ``report.html`` into an output; what prevents that is logged, as the job's results are there without it.
+
+    Args:
+        storage: the output.
+        options: what is shown.
+        listing: the images of a condensed set, if they are known.
+    """
+    try:
+        storage.write(REPORT, make_report([storage], options, listing).encode())
+    except (IdcError, OSError, pa.ArrowException) as error:
+        log.warning("%s is not written: %s", storage.shown(REPORT), error)
+
+
 def _section(storage: StorageFolder, options: Options, room: int, listing: ImageListing | None) -> Section:
     if storage.size(RUN) is not None:
         return condensation_section(Store(storage), options, room, listing)
-    raise BadRequest(
-        f"there is no output of condense at {storage.uri}: {storage.shown(RUN)} is not there; name a job's --output"
-    )
+    if storage.size(RECORD) is not None:
+        return training_section(storage)
+    if storage.size(RESULTS) is not None:
+        return comparison_section(storage)
+    raise BadRequest(f"{storage.uri} has none of {RUN}, {RECORD}, {RESULTS}; name the --output of a job")

@@ -32,6 +32,7 @@ from idc_ray.store import holder_text
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.lock import lock
 from idc_ray.tracking import Tracker, tracking_uri
+from idc_ray.training.curves import Curves
 from idc_ray.training.data import may_stream, open_sources
 from idc_ray.training.dry_run import estimate
 from idc_ray.training.fit import Event, new_model, start_sha256, with_absolute_start
@@ -126,7 +127,8 @@ def run_train(config: TrainConfig, show: Show = "log") -> Trained:
             return Trained(storage, config.iterations, state.best_psnr, state.best_step)
         notes = {"data": record.data, "digest": record.digest, "iterations": config.iterations, "seed": config.seed}
         with Heartbeat("reading a few images for their sizes"):
-            work = _Work(ready.labels, notes, may_stream(config, ready.sources, record.resident), show)
+            may = may_stream(config, ready.sources, record.resident)
+            work = _Work(ready.labels, notes, may, show, Curves(storage, fresh=state is None))
         return _tracked(config, storage, record, None if finished else work)
 
 
@@ -208,6 +210,7 @@ class _Work:
     notes: dict[str, Any]
     may_stream: bool
     show: Show
+    curves: Curves
 
 
 def _tracked(config: TrainConfig, storage: StorageFolder, record: TrainRecord, work: _Work | None) -> Trained:
@@ -297,9 +300,11 @@ def _follow(config: TrainConfig, storage: StorageFolder, work: _Work, tracker: T
                 thread.join(LEAVE_SECONDS)  # not for ever: other workers may wait for the one that failed
                 break
             progress.update(event)
+            work.curves.report(event)
             _track(tracker, event)
     finally:
         progress.close()
+        work.curves.write()
         events.shutdown(force=True)
     if failure is not None:
         raise failure

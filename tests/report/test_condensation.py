@@ -186,7 +186,7 @@ def test_an_output_in_an_object_store(tmp_path: Path, s3: Any) -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadRequest, match=r"run\.json is not there; name a job's --output"):
+    with pytest.raises(BadRequest, match=r"has none of run\.json, train\.json, .*; name the --output of a job"):
         make_report([resolve(str(tmp_path))], Options())
 
 
