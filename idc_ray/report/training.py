@@ -86,7 +86,7 @@ def _cards(
     if points:
         cards.append(Card("Loss", f"{points[-1][1]:.4g}", f"{points[0][1]:.4g} at step {points[0][0]:,}"))
         rates = sorted(point[2] for point in points)
-        cards.append(Card("Rate", f"{rates[len(rates) // 2]:.3g} steps/s", "median"))
+        cards.append(Card("Steps per second", f"{rates[len(rates) // 2]:.3g}", "median"))
     cards.append(
         Card("Batch", f"{config['batch_size']}", f"patches of {config['patch_size']} x {config['patch_size']} px")
     )

@@ -80,6 +80,8 @@ def write_own_report(storage: StorageFolder, options: Options, listing: ImageLis
         storage.write(REPORT, make_report([storage], options, listing).encode())
     except (IdcError, OSError, pa.ArrowException) as error:
         log.warning("%s is not written: %s", storage.shown(REPORT), error)
+    except Exception:  # a bug of the report must not fail a job that has done its work
+        log.exception("%s is not written", storage.shown(REPORT))
 
 
 def _section(storage: StorageFolder, options: Options, room: int, listing: ImageListing | None) -> Section:

@@ -154,7 +154,7 @@
     }
     draw();
     const all = element("div", { class: "all" }, ...crop.pictures.map((each) => element("figure", {},
-      element("img", { src: each.picture, class: "pixels", width: 144, height: 144, alt: `Crop of ${crop.image}: ${each.name}`, loading: "lazy" }),
+      element("img", { src: each.picture, class: "pixels", width: 144, height: 144, alt: `Crop of ${crop.image}: ${each.name}` }),
       element("figcaption", { text: text(each) }))));
     return element("div", { class: "detail crop" }, element("h3", {}, element("bdi", { text: `${crop.set}: ${crop.image}` })), controls, viewer, all);
   }
