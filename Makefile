@@ -1,10 +1,10 @@
-# make demo   set up .venv, condense the embedded photographs, say where the pictures are
-# make check  set up .venv with everything, then ruff, mypy and the fast tests: before each commit
-# make test   set up .venv with everything, then ruff, mypy and all tests
+# make demo   set up .venv, condense the photographs of scikit-image
+# make check  set up .venv, run ruff, mypy and the fast tests: before each commit
+# make test   set up .venv, run ruff, mypy and all tests
 # make docs   set up .venv, build the documentation site: build/site/index.html
-# make format rewrite the code in the one style
+# make format format the code
 #
-# PYTHON=/path/to/python chooses an interpreter; otherwise the first that runs and is new enough.
+# PYTHON=/path/to/python chooses an interpreter; the default is the first one that is new enough.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -15,17 +15,17 @@ ifndef PYTHON
 PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do \
   "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
 endif
-# Where it is set, as in many containers, each of the hundreds of processes that a job or the tests start would compile
-# torch and Ray anew: 2.5 times the CPU time of a small job.
+# If it is set, as in many containers, each of the hundreds of processes that a job or the tests start compiles
+# torch and Ray again, which takes 2.5 times the CPU time of a small job.
 export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
-# --no-compile: Python compiles what it imports, once; compiling all that is installed takes a third of the set-up.
+# --no-compile: compiling all installed files takes a third of the set-up; Python compiles what it imports.
 INSTALL := $(PIP) install -q --no-compile
 DEMO := idc_demo
 
-# With a GPU pip's newest torch is right. Without one it would bring gigabytes of CUDA that nothing uses.
+# Without a GPU, the CPU build of torch saves gigabytes of CUDA libraries.
 HAS_GPU := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 ifeq ($(HAS_GPU),yes)
 TORCH := torch
@@ -40,10 +40,10 @@ endif
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
-# Each stamp is written last, so that an interrupted set-up is repeated, and a finished one is not.
+# Each stamp is written last, so that an interrupted set-up is repeated.
 $(VENV)/.torch: constraints-cpu.txt
 	@"$(or $(PYTHON),python3)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "$(or $(PYTHON),python3) is no Python 3.11 or newer; name one: make PYTHON=/path/to/python ..." >&2; exit 1; }
+	  echo "$(or $(PYTHON),python3) is not Python 3.11 or newer; choose one: make PYTHON=/path/to/python ..." >&2; exit 1; }
 	@echo "Setting up $(VENV) with $$("$(PYTHON)" --version) and $(TORCH) ($(if $(HAS_GPU),an NVIDIA GPU is visible,no NVIDIA GPU is visible)); some minutes"
 	"$(PYTHON)" -m venv $(VENV)
 	$(INSTALL) $(CONSTRAINTS) $(TORCH)
@@ -64,19 +64,19 @@ $(VENV)/.docs: $(VENV)/.torch pyproject.toml
 demo: $(VENV)/.demo
 	$(RUN) -m idc_ray condense --output $(DEMO)
 	@echo "Condensed set: $(DEMO)/shards/*.parquet"
-	@echo "Pictures:      $(DEMO)/gallery.png"
+	@echo "Images:        $(DEMO)/gallery.png"
 
-# Tests of the pure folders and of the top level, without a cluster: seconds each at most.
+# Fast tests of the folders without Ray and of the top level, which start no cluster.
 FAST_TESTS := tests/images tests/models tests/condensation tests/store $(wildcard tests/test_*.py)
 
 check: lint
 	$(RUN) -m pytest -n 2 --dist loadfile -m 'not slow and not ray' $(FAST_TESTS)
 
-# Two at a time on any machine: more would slow those that end jobs within seconds. A file's tests share fixtures.
+# Two processes on any machine: with more, tests that kill jobs within seconds become too slow. Tests of a file share fixtures.
 test: lint
 	$(RUN) -m pytest -n 2 --dist loadfile
 
-# Without a network once its packages are there. A dead link, a missing page or a docstring that does not parse fails.
+# Needs no network once its packages are installed. Dead links, missing pages and invalid docstrings are errors.
 docs: $(VENV)/.docs
 	$(RUN) -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
 

@@ -1,1 +1,1 @@
-"""What the speed claims are measured with; no part of the package."""
+"""Benchmarks; not part of the package."""

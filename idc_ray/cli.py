@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import logging
 import os
@@ -20,6 +21,7 @@ from idc_ray.config.synonyms import current_name
 from idc_ray.errors import BadRequest, IdcError, Interrupted
 from idc_ray.help_text import base_type, default_text, kinds_of, metavar, short_help
 from idc_ray.interrupt import end_process, interruptible
+from idc_ray.redact import printable, redact_within
 from idc_ray.submitted import is_submitted, refuse_relative_places
 
 __all__ = ["Parser", "parse", "run_job", "start_logging"]
@@ -59,9 +61,21 @@ def parse(model: type[Model], argv: Sequence[str], description: str, command: st
     return config
 
 
+class _SafeFormatter(logging.Formatter):
+    """Without credentials, also in tracebacks; texts that a message quotes are in one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        safe = copy.copy(record)
+        if isinstance(record.args, tuple):
+            safe.args = tuple(printable(each) if isinstance(each, str) else each for each in record.args)
+        return printable(redact_within(super().format(safe)), kept="\n\t")
+
+
 def start_logging() -> None:
     """Log messages go to stderr with the time of day."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_SafeFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def run_job(
@@ -96,7 +110,7 @@ def run_job(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception:
-        traceback.print_exc()
+        print(printable(redact_within(traceback.format_exc()), kept="\n\t"), file=sys.stderr, end="")
         code = 1
     gc.freeze()  # else the end of the process takes one to two seconds to walk through the modules of torch and Ray
     sys.exit(code)

@@ -11,13 +11,22 @@ Example:
 
 from __future__ import annotations
 
+from idc_ray.redact import printable, redact_within
+
 __all__ = ["BadRequest", "IdcError", "Interrupted", "Locked", "QuarantinedImages", "RejectedImage"]
 
 
 class IdcError(Exception):
-    """A command failed; the message names the value, what was expected and the fix."""
+    """A command failed; the message names the value, what was expected and the fix.
+
+    Args:
+        message: credentials in it are removed, and control characters escaped but for line feeds.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(redact_within(message), kept="\n\t"))
 
 
 class BadRequest(IdcError):
@@ -49,10 +58,11 @@ class RejectedImage(Exception):
 
     Args:
         code: short, stable slug of the kind of fault, such as ``truncated``.
-        reason: a sentence that a person understands, with the numbers.
+        reason: a sentence that a person understands, with the numbers; credentials in it are removed.
     """
 
     def __init__(self, code: str, reason: str) -> None:
+        reason = redact_within(reason)
         super().__init__(code, reason)  # both positional: the exception survives pickling between processes
         self.code = code
         self.reason = reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from idc_ray.redact import printable
 from idc_ray.store import Inflight, Status
 from idc_ray.units import duration
 
@@ -22,7 +23,7 @@ STATES = {
 
 def format_status(status: Status) -> str:
     """Lines such as ``images      12 of 200 done, 1 quarantined, 187 left``."""
-    return "\n".join(f"{name:<12} {text}" for name, text in _lines(status))
+    return "\n".join(f"{name:<12} {printable(text)}" for name, text in _lines(status))
 
 
 def _lines(status: Status) -> Iterator[tuple[str, str]]:

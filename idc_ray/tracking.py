@@ -22,7 +22,7 @@ from urllib.request import url2pathname
 from idc_ray.config import Mlflow
 from idc_ray.errors import BadRequest
 from idc_ray.interrupt import at_forced_end
-from idc_ray.redact import redact, redact_within
+from idc_ray.redact import learn, printable, redact, redact_within
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,6 +48,7 @@ def tracking_uri(settings: Mlflow, output: str) -> str:
     """
     uri = settings.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
+        learn(uri)
         return uri
     folder = _local_folder(output)
     if folder is None:
@@ -298,7 +299,7 @@ def _continued(client: MlflowClient, run_id: str) -> str | None:
     except Exception as error:
         stage = str(error)
     if stage != "active":
-        log.warning("MLflow's run %s cannot be continued (%s); starting a new one", run_id, stage)
+        log.warning("MLflow's run %s cannot be continued (%s); starting a new one", run_id, redact_within(stage))
         return None
     client.update_run(run_id, status="RUNNING")
     return run_id
@@ -314,5 +315,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat.update(_flat(value, f"{prefix}{name}."))
         else:
-            flat[prefix + name] = (redact(value) if isinstance(value, str) else redact_within(str(value)))[:MAX_TEXT]
+            flat[prefix + name] = printable(redact(value) if isinstance(value, str) else redact_within(str(value)))[
+                :MAX_TEXT
+            ]
     return flat

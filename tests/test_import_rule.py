@@ -15,7 +15,16 @@ PACKAGE = Path(__file__).resolve().parents[1] / "idc_ray"
 
 #: What each pure room may import besides the standard library and the rooms named.
 ALLOWED = {
-    "images": {"numpy", "PIL", "pyarrow", "idc_ray.errors", "idc_ray.objects", "idc_ray.regular", "idc_ray.images"},
+    "images": {
+        "numpy",
+        "PIL",
+        "pyarrow",
+        "idc_ray.errors",
+        "idc_ray.objects",
+        "idc_ray.redact",
+        "idc_ray.regular",
+        "idc_ray.images",
+    },
     "models": {
         "torch",
         "numpy",

@@ -188,7 +188,7 @@ class Student:
             NonFiniteLoss: the training diverged; there is nothing to keep.
         """
         with torch.cuda.stream(self.stream) if self.stream is not None else contextlib.nullcontext():
-            self.trainer.look()
+            self.trainer.read_losses()
             tensors = {name: value.cpu() for name, value in self.trainer.state().items()}
         return SavedState(self.trainer.step, tensors, precision=self.trainer.precision)
 

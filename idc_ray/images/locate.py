@@ -12,6 +12,7 @@ from pyarrow import fs
 from idc_ray.errors import BadRequest
 from idc_ray.images.names import open_path, shown
 from idc_ray.objects import open_uri
+from idc_ray.redact import learn, redact, redact_quoted
 
 __all__ = ["StoragePath", "absolute", "holds", "joined", "locate", "read_bytes", "same_store"]
 
@@ -109,6 +110,7 @@ def read_bytes(text: str, setting: str) -> bytes:
 
 
 def _locate_uri(text: str) -> StoragePath:
+    learn(text)
     scheme, rest = text.split("://", 1)
     rest, query = _split_query(rest)
     host, slash, path = rest.partition("/")
@@ -117,9 +119,10 @@ def _locate_uri(text: str) -> StoragePath:
             f"{scheme}://{host}{slash}{quote(path, safe='/%*')}" + (f"?{query}" if query else "")
         )
     except (ValueError, OSError, NotImplementedError) as error:
-        raise BadRequest(f"cannot open {_without_credentials(text)}: {_without_credentials(str(error))}") from error
+        message = f"cannot open {redact(text)}: {redact_quoted(str(error), text)}"
+        raise BadRequest(message) from None  # the cause's text has the credentials
     inside = inside.rstrip("/") or "/"
-    recorded = urlencode([pair for pair in parse_qsl(query) if pair[0] in _RECORDED])
+    recorded = urlencode([(key, redact(value)) for key, value in parse_qsl(query) if key in _RECORDED])
     return StoragePath(
         filesystem, inside, f"{scheme}://{quote(inside, safe='/*')}" + (f"?{recorded}" if recorded else "")
     )
@@ -129,8 +132,3 @@ def _split_query(rest: str) -> tuple[str, str]:
     # "?" is also a wildcard: it opens a query only before key=value at the very end.
     head, mark, tail = rest.rpartition("?")
     return (head, tail) if mark and _QUERY.match(tail) else (rest, "")
-
-
-def _without_credentials(text: str) -> str:
-    """``text`` without the user part and the query of URIs in it."""
-    return re.sub(r"\?\S*", "", re.sub(r"://[^/@\s]*(?:/[^@\s]*)?@", "://", text))

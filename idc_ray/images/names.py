@@ -7,29 +7,23 @@ contain, followed by the percent-encoded bytes. All other paths are stored as th
 from __future__ import annotations
 
 import os
-import re
 from typing import BinaryIO
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import pyarrow as pa
 from pyarrow import fs
 
+from idc_ray.redact import printable
 from idc_ray.regular import open_regular
 
 __all__ = ["folder_of", "is_there", "open_path", "printable", "shown", "stored"]
 
 _MARK = "\0"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def shown(name: str) -> str:
     """A name from ``os`` as valid UTF-8 for people, with bytes that are no UTF-8 escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def printable(text: str) -> str:
-    """``text`` in one line without control characters: a file's name may hold any, and would command the terminal."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def stored(path: str) -> str:

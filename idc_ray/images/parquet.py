@@ -45,7 +45,7 @@ def row_entries(files: Iterable[Entry], filesystem: fs.FileSystem, column: str |
             with open_path(filesystem, file.path) as handle, pq.ParquetFile(handle) as parquet:
                 rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
         except (OSError, pa.ArrowException, TypeError, ValueError) as error:  # the last two: forged extension types
-            raise BadRequest(f"cannot read {file.source} as Parquet: {error}; repair it or leave it out") from error
+            raise BadRequest(f"cannot read {file.source!r} as Parquet: {error}; repair it or leave it out") from error
         chosen = _choose(schema, column, file.source)
         for row in range(rows):
             yield Entry(f"{file.source}#{row}", file.path, -1, file.mtime_ns, None, row, chosen)
@@ -55,13 +55,15 @@ def _choose(schema: pa.Schema, column: str | None, source: str) -> str:
     candidates = image_columns(schema)
     listed = ", ".join(map(repr, candidates)) or "none"
     if column is not None and column not in candidates:
-        raise BadRequest(f"{source} has no image column {column!r}; columns that may hold images: {listed}")
+        raise BadRequest(f"{source!r} has no image column {column!r}; columns that may hold images: {listed}")
     if column is None and len(candidates) != 1:
         fix = "name one with image_column" if candidates else f"its columns are {', '.join(map(repr, schema.names))}"
-        raise BadRequest(f"{source} has {len(candidates)} columns that may hold images ({listed}); {fix}")
+        raise BadRequest(f"{source!r} has {len(candidates)} columns that may hold images ({listed}); {fix}")
     chosen = column or candidates[0]
     if schema.names.count(chosen) > 1 or f"{chosen}.bytes" in schema.names:
-        raise BadRequest(f"{source} has several columns named {chosen!r} or {chosen + '.bytes'!r}; rename all but one")
+        raise BadRequest(
+            f"{source!r} has several columns named {chosen!r} or {chosen + '.bytes'!r}; rename all but one"
+        )
     return chosen
 
 

@@ -27,6 +27,7 @@ for _module in ("Png", "Jpeg", "WebP", "Tiff", "Bmp", "Gif", "Ppm", "Jpeg2K"):
     importlib.import_module(f"PIL.{_module}ImagePlugin")  # each registers its format
 
 _STRIP = 128  # rows converted at a time, so that conversion needs no second image
+_BYTES = re.compile(r"b'(?:[^'\\]|\\.)*'|b\"(?:[^\"\\]|\\.)*\"")  # that Pillow quotes from a file
 # TIFF tags
 _SUBFILE_TYPE = 254  # bit 0: a smaller version of another page
 _BITS_PER_SAMPLE = 258
@@ -137,7 +138,8 @@ def _format_of(data: bytes) -> str:
         accept = Image.OPEN[name][1]
         if accept is not None and accept(data[:16]) is True:
             return name
-    raise RejectedImage("not_an_image", f"the content is none of {', '.join(FORMATS)}; it begins with {data[:16]!r}")
+    # None of its bytes: a link in the input may lead to a file with secrets.
+    raise RejectedImage("not_an_image", f"the content of its {len(data):,} bytes is none of {', '.join(FORMATS)}")
 
 
 def _open(data: bytes, name: str) -> ImageFile.ImageFile:
@@ -261,7 +263,7 @@ def _pillow_warnings_hidden() -> Iterator[None]:
 
 
 def _fault(name: str, error: Exception, data: bytes) -> RejectedImage:
-    text = str(error) or type(error).__name__
+    text = _BYTES.sub("(bytes)", str(error)) or type(error).__name__
     if "MAX_TEXT" in text or "Too much memory used in text" in text:
         return RejectedImage("decompression_bomb", f"the text in this {name} unpacks to more than is allowed: {text}")
     if _is_cut(name, text, data):

@@ -154,7 +154,7 @@ def is_safetensors(data: bytes) -> bool:
 def read_metadata(data: bytes) -> dict[str, str]:
     """The free metadata of a safetensors file, without its tensors; raises BadRequest if the header is invalid."""
     if not is_safetensors(data):
-        raise BadRequest(f"not a safetensors file: it starts with {data[:8]!r}")
+        raise BadRequest("not a safetensors file by its first bytes")
     length = struct.unpack("<Q", data[:8])[0]
     try:
         metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})

@@ -141,7 +141,7 @@ def _read_network(data: bytes, name: str, scale: int | None) -> _Network:
         network = _foreign(_read_torch(data, name), name)
     else:
         raise BadRequest(
-            f"{name} is not a checkpoint: its content starts with {data[:8]!r}; "
+            f"{name} is not a checkpoint by its first bytes; "
             "expected safetensors or a PyTorch file with a state dict (.pt, .pth)"
         )
     if scale is not None and network.scale != scale:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from idc_ray.condensation.tasks import needs_hr
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageRef, load_instance
-from idc_ray.images.names import is_there
+from idc_ray.images.names import is_there, printable
 from idc_ray.pipeline.attempts import begin_reading, end_reading
 from idc_ray.pipeline.job import Job
 
@@ -54,7 +54,7 @@ class ReadImage:
         begin = time.perf_counter()
         attempts = self._state(row["image_id"])
         if attempts:
-            log.warning("a process died over reading %s, attempt %d", row["source"], attempts)
+            log.warning("a process died over reading %s, attempt %d", printable(row["source"]), attempts)
         try:
             out = _quarantined(attempts) if attempts >= self.job.config.store.attempts else None
             out = out or self._read(ImageRef.from_row(row))

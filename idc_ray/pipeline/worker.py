@@ -27,6 +27,7 @@ from idc_ray.condensation.retry import condense_each
 from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
+from idc_ray.images.names import printable
 from idc_ray.pipeline.attempts import Ledger
 from idc_ray.pipeline.cluster import node_id, node_lives
 from idc_ray.pipeline.device import device_kind, device_works, set_up_torch
@@ -111,7 +112,7 @@ class SurveyWorker(_Worker):
             return self.condenser.difficulty(pixels(row, self.job.config.scale)[0])
         except Exception as error:
             self._die_with_device(error)
-            log.warning("%s is left out of the survey: %s: %s", row["source"], type(error).__name__, error)
+            log.warning("%s is left out of the survey: %s: %s", printable(row["source"]), type(error).__name__, error)
             return None
 
 
@@ -191,7 +192,7 @@ class CondenseWorker(_Worker):
             self.job.store.commit_part(self.job.digest, record, tiles)
         except (OSError, pa.ArrowException) as error:
             raise IdcError(
-                f"the tiles of {row['source']} cannot be written to {self.job.store.uri} ({error}); "
+                f"the tiles of {row['source']!r} cannot be written to {self.job.store.uri} ({error}); "
                 "mend that and run the same command again: what is finished is kept"
             ) from error
         seconds["commit"] = time.perf_counter() - begin

@@ -18,13 +18,14 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSy
 
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.objects import StoreUnavailable, explain, open_uri, waits
-from idc_ray.redact import redact, redact_within
+from idc_ray.redact import is_hidden, learn, redact, redact_quoted, redact_within
 from idc_ray.regular import NotRegularFile, check_regular
 from idc_ray.store import atomic
 
 __all__ = ["StorageFolder", "json_bytes", "resolve"]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_UNUSUAL = re.compile(r"[^\x20-\x7e\n]")
 _SPOILT = "Failed to flush response stream"
 
 
@@ -199,9 +200,16 @@ class StorageFolder:
             raise StoreUnavailable(f"cannot {what} {self.shown(name)} ({text}); {explain(error)}") from error
 
 
-def json_bytes(value: Any) -> bytes:
-    """The text of a JSON value as files hold it; ValueError for NaN, which JSON has not."""
+def json_bytes(value: Any, escaped: bool = True) -> bytes:
+    """The text of a JSON value as files hold it; ValueError for NaN, which JSON has not.
+
+    Args:
+        value: the value.
+        escaped: write characters that reorder text or cannot be seen as ``\\uXXXX``; files of early versions did not.
+    """
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    if escaped:
+        text = _UNUSUAL.sub(lambda match: json.dumps(match[0])[1:-1] if is_hidden(match[0]) else match[0], text)
     # A file name that is no UTF-8 holds lone surrogates; a backslash escape of those is what JSON reads.
     return (text + "\n").encode("utf-8", "backslashreplace")
 
@@ -228,11 +236,13 @@ def resolve(uri: str, filesystem: FileSystem | None = None) -> StorageFolder:
         if host not in ("", "localhost"):
             raise BadRequest(f"{redact(uri)} names the host {host!r}; expected file:///absolute/path")
         return _local("/" + unquote(path))
+    learn(uri)
     try:
         fs, root = open_uri(uri)
     except (OSError, ValueError, NotImplementedError, pa.ArrowException) as error:
+        text = redact_quoted(str(error).partition("\n")[0], uri)
         # `from None`: the cause's text holds the URI with its credentials
-        raise BadRequest(f"cannot open {redact(uri)} ({_first_line(error, uri)}); expected {_EXPECTED}") from None
+        raise BadRequest(f"cannot open {redact(uri)} ({text}); expected {_EXPECTED}") from None
     return StorageFolder(fs, root.rstrip("/"), redact(uri))
 
 
@@ -250,11 +260,3 @@ def _in_filesystem(path: str, fs: FileSystem) -> StorageFolder:
     if isinstance(fs, LocalFileSystem):
         return _local(path)
     return StorageFolder(fs, path, f"{fs.type_name}://{path.lstrip('/')}")
-
-
-def _first_line(error: Exception, uri: str) -> str:
-    line = str(error).partition("\n")[0].replace(uri, redact(uri))
-    secrets = [part for part in re.split(r"[:@?&=]", uri.partition("://")[2]) if part and part not in redact(uri)]
-    for secret in secrets:  # pyarrow may quote a piece of it
-        line = line.replace(secret, "…")
-    return line

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from idc_ray.errors import IdcError
+from idc_ray.redact import redact_within
 from idc_ray.store import attempts
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import QUARANTINE, check_name, is_image_id, quarantine_name
@@ -50,6 +51,7 @@ class QuarantineEntry:
 
 def quarantine(storage: StorageFolder, digest: str, entry: QuarantineEntry) -> None:
     """Sets an image aside, durably; a later entry of the same image replaces it."""
+    entry = replace(entry, reason=redact_within(entry.reason), traceback=redact_within(entry.traceback))
     storage.write_json(quarantine_name(digest, entry.image_id), asdict(entry))
 
 

@@ -1,4 +1,4 @@
-"""Random changes of training patches beyond flips and turns, and a teacher that labels the changed patches."""
+"""Augmentation of training patches beyond flips and rotations, and online labels for the augmented patches."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from idc_ray.training.pairs import Feed, StepRows
 
 __all__ = ["AugmentedFeed", "augment", "draw_augmentation"]
 
-#: Sides of CutMix's rectangle over that of the patch; its share of a patch is then between 1/16 and 9/16.
+#: Range of the sides of CutMix's rectangle as a fraction of the patch's side: its area is 1/16 to 9/16 of the patch.
 CUTMIX_SIDES = (0.25, 0.75)
 
 #: Largest share of the other patch in mixup.
 MIXUP_SHARE = 0.5
 
-#: Factors of contrast about a patch's mean.
+#: Range of the contrast factors.
 CONTRAST = (0.5, 1.5)
 
-#: All orders of the three channels, the usual one first.
+#: All permutations of the three channels, the identity first.
 ORDERS = tuple(permutations(range(3)))
 
 
 def draw_augmentation(settings: Augment, patch_size: int, batch_size: int, key: tuple[object, ...]) -> Tensor:
-    """What :func:`augment` does to each patch of a batch: a pure function of ``key``.
+    """Draw the parameters of :func:`augment` for a batch: a pure function of ``key``.
 
     Args:
         settings: probabilities.
         patch_size: side p of the LR patch.
-        batch_size: patches b.
+        batch_size: number b of patches.
         key: such as (seed, step).
 
     Returns:
-        float32 (9, b): top, left, height and width of a rectangle in LR pixels (0 high and wide: none), the share of
-        the other patch in [0, 0.5], which channel becomes the first, second and third, the factor of contrast.
+        float32 (9, b): top, left, height and width of CutMix's rectangle in LR pixels (height and width 0: none),
+        mixup's share of the other patch in [0, 0.5], the input channel of each output channel, the contrast factor.
     """
     u = torch.rand(11, batch_size, dtype=torch.float64, generator=generator(*key, "augment"))
     least, most = CUTMIX_SIDES
@@ -52,11 +52,11 @@ def draw_augmentation(settings: Augment, patch_size: int, batch_size: int, key: 
 
 
 def augment(images: Tensor, numbers: Tensor, factor: int) -> Tensor:
-    """Apply one draw to patches; the same draw on LR and HR patches keeps them a pair.
+    """Augment patches; the same parameters for LR and HR patches keep them a pair.
 
-    In this order: CutMix (a rectangle of the next patch of the batch), mixup (a share of the next patch), another order
-    of the channels, contrast about the mean. Bicubic downscaling commutes with all of them but at the rectangle's
-    border and where values are clipped.
+    In this order: CutMix (a rectangle of the next patch of the batch), mixup (with the next patch), permutation of the
+    channels, contrast relative to the patch's mean. Bicubic downscaling commutes with all of them except at the
+    rectangle's border and where values are clipped.
 
     Args:
         images: float32 (b, 3, factor p, factor p) in [0, 1].
@@ -64,12 +64,12 @@ def augment(images: Tensor, numbers: Tensor, factor: int) -> Tensor:
         factor: 1 for LR patches, the scale for HR ones.
 
     Returns:
-        As ``images``, in [0, 1].
+        The same shape and type, in [0, 1].
     """
     top, left, height, width, share, _, _, _, contrast = numbers[..., None, None, None]
-    storage = torch.arange(images.shape[-1], device=images.device) // factor
-    rows = (storage >= top[..., 0]) & (storage < (top + height)[..., 0])  # (b, 1, side)
-    columns = (storage >= left[..., 0]) & (storage < (left + width)[..., 0])
+    position = torch.arange(images.shape[-1], device=images.device) // factor
+    rows = (position >= top[..., 0]) & (position < (top + height)[..., 0])  # (b, 1, side)
+    columns = (position >= left[..., 0]) & (position < (left + width)[..., 0])
     mixed = torch.where(rows[..., :, None] & columns[..., None, :], images.roll(-1, 0), images)
     mixed = mixed + share * (mixed.roll(-1, 0) - mixed)
     mixed = mixed.gather(1, numbers[5:8].T.long()[..., None, None].expand_as(mixed))
@@ -78,19 +78,19 @@ def augment(images: Tensor, numbers: Tensor, factor: int) -> Tensor:
 
 
 class AugmentedFeed:
-    """A feed whose patches are changed at random, and labelled anew if there is a labeler.
+    """A feed with augmented patches, and online labels if there is a labeler.
 
-    LR patches are rounded to 8 bits after the changes, as the LR images of a test are. The labeler's output is not
-    rounded: a label holds more than an 8-bit image can.
+    Augmented LR patches are rounded to 8 bits, like the LR images of benchmarks. The labeler's output is not rounded.
 
     Args:
-        feed: the patches as stored.
-        settings: what is changed, and how often.
-        seed: of everything random.
+        feed: the stored patches.
+        settings: probabilities of the augmentations.
+        seed: seed of all random numbers.
         patch_size: side of the LR patch.
         batch_size: patches of one step, over all workers.
-        labeler: network whose output for a changed LR patch is its label; None: the stored HR patch, changed alike.
-        autocast: what the labeler runs in; None: its own precision.
+        labeler: network whose output for an augmented LR patch is its label; None: the label is the stored HR patch
+            with the same augmentation.
+        autocast: dtype of autocast for the labeler; None: no autocast.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class AugmentedFeed:
         self._rows: dict[tuple[int, int], StepRows] = {}
 
     def inputs(self, step: int, rank: int, world: int) -> tuple[Tensor, ...]:
-        """See :class:`idc_ray.training.pairs.Feed`; the last tensor says what :func:`augment` does."""
+        """See :class:`idc_ray.training.pairs.Feed`; the last tensor has the parameters of :func:`augment`."""
         inputs = self.feed.inputs(step, rank, world)
         if (rank, world) not in self._rows:
             self._rows[rank, world] = StepRows(

@@ -1,4 +1,4 @@
-"""From a training's settings to its data: sources, the resident table, the validation images."""
+"""Opening the training data of a configuration, and keeping it in memory if it fits."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from idc_ray.training.sources import CondensedSource, Source, held_out, open_sou
 
 __all__ = ["available_memory", "fits_in_memory", "labelled", "may_stream", "open_sources", "resident_patches"]
 
-#: Share of the free memory that data may take where ``resident_bytes`` is not set.
+#: Share of the free memory that data may take if ``resident_bytes`` is not set.
 SHARE = 0.5
 
-#: Bytes that stay in memory wherever ``resident_bytes`` is not set, so that it is known before any worker has looked
-#:.
+#: Data up to this size always stays in memory if ``resident_bytes`` is not set, which needs no check on the workers.
 ALWAYS = 64 * 2**20
 
-#: Times that pixels lie in main memory while the table of all is built.
+#: Copies of the pixels in main memory while the table is built.
 BUILDING = 2
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
@@ -36,13 +35,13 @@ def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device
     Args:
         config: the settings.
         labels: checkpoint whose outputs replace real HR; None: real HR.
-        device: where that network computes.
+        device: device of that network.
 
     Raises:
         BadRequest: no data, data of another scale, a patch larger than the tiles.
     """
     if not config.data:
-        raise BadRequest("no data; name a condensed set or a folder of images with --data")
+        raise BadRequest("no data; give a condensed set or a folder of images with --data")
     model_spec(config.model, config.scale)
     sources = [
         open_source(uri, config.scale, config.max_pixels, config.allow_unfinished, config.output) for uri in config.data
@@ -60,9 +59,9 @@ def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device
 def labelled(
     config: TrainConfig, sources: Sequence[Source], labels: bytes | None, device: torch.device
 ) -> list[Source]:
-    """The same sources with HR from a network's outputs, as :func:`open_sources` gives them for these ``labels``.
+    """The same sources with the outputs of the network ``labels`` as HR, as :func:`open_sources` returns them.
 
-    As they are where labels are made at every step: those here would never be used.
+    With online labels the sources are unchanged, as stored labels are not used.
     """
     if labels is None or config.labels == "online":
         return list(sources)
@@ -71,26 +70,28 @@ def labelled(
 
 
 def resident_patches(config: TrainConfig, sources: Sequence[Source], device: torch.device) -> Patches:
-    """Random patches of all sources, their pixels on ``device``; images that validation holds out are left out.
+    """Random patches of all sources, with the pixels on ``device``; images held out for validation are excluded.
 
     Raises:
-        BadRequest: nothing is left to train on, or an image is smaller than a patch.
+        BadRequest: no images are left to train on, or an image is smaller than a patch.
     """
     apart = held_out(config.held_out_share, config.seed)
     pairs = [pair for source in sources for pair in source.pairs(lambda image_id: not apart(image_id))]
     if not pairs:
-        raise BadRequest(f"validation holds out all of the data; lower --validation.fraction {config.held_out_share}")
+        raise BadRequest(
+            f"all images are held out for validation; lower --validation.fraction ({config.held_out_share})"
+        )
     try:
         table = PairTable.build(pairs, config.scale)
         return Patches(table.to(device), config.patch_size, config.batch_size, config.seed)
     except ValueError as error:
-        raise BadRequest(f"{error}; lower --patch-size ({config.patch_size}), or leave such images out") from None
+        raise BadRequest(f"{error}; lower --patch-size ({config.patch_size}), or remove such images") from None
 
 
 def fits_in_memory(
     config: TrainConfig, sources: Sequence[Source], device: torch.device, local_workers: int = 1
 ) -> bool:
-    """Whether all pixels may stay on ``device``, of which each of ``local_workers`` on this machine has a copy."""
+    """Whether all pixels fit in memory on ``device``; each of ``local_workers`` on this machine has a copy."""
     size = _size(sources)
     if size <= _certain(config):
         return True
@@ -102,12 +103,13 @@ def fits_in_memory(
 
 
 def may_stream(config: TrainConfig, sources: Sequence[Source], decided: bool | None) -> bool:
-    """Whether a worker may have to stream, as far as one knows without looking at its memory.
+    """Whether workers may have to stream the data, without knowing their memory.
 
     Args:
         config: the settings.
-        sources: what is trained on.
-        decided: whether the data stays in memory, if an earlier launch of the training has decided that.
+        sources: the training data.
+        decided: the decision of an earlier attempt of the training: True if the data stays in memory; None: no decision
+            yet.
     """
     if decided is not None and config.resident_bytes is None:
         return not decided
@@ -115,7 +117,7 @@ def may_stream(config: TrainConfig, sources: Sequence[Source], decided: bool | N
 
 
 def _certain(config: TrainConfig) -> int:
-    """Bytes that stay in memory whatever a worker finds free."""
+    """Size up to which data stays in memory regardless of a worker's free memory."""
     return ALWAYS if config.resident_bytes is None else config.resident_bytes
 
 
@@ -124,11 +126,11 @@ def _size(sources: Sequence[Source]) -> int:
 
 
 def available_memory() -> int:
-    """Bytes that processes of this machine, or container, can still take: what files are cached in counts as free."""
+    """Available memory of this machine or container in bytes; the page cache counts as available."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with suppress(OSError, StopIteration):  # not Linux
         lines = MEMINFO.read_text().splitlines()
         free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-    with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+    with suppress(OSError, ValueError):  # not in a container, or no limit ("max")
         free = min(free, int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text()))
     return max(free, 0)

@@ -1,4 +1,4 @@
-"""One way to set torch up, wherever networks are trained."""
+"""Torch's global settings for training."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["set_up_training"]
 
 
 def set_up_training(threads: int) -> None:
-    """Set torch's global switches for a process that trains, whatever ran in it before.
+    """Set torch's global flags for a training process.
 
-    cuDNN's deterministic algorithms, chosen by its heuristics: a training that another process continues should then
-    have the same bits, which benchmarks/gpu.py checks. Other operations may choose theirs freely; TF32 is as torch has
-    it by default.
+    cuDNN uses deterministic algorithms, chosen by its heuristics, so that a training continued by another process
+    should give the same bits (benchmarks/gpu.py checks this). Other operations may be non-deterministic. TF32 is
+    allowed for convolutions, which is torch's default.
 
     Args:
-        threads: of torch, at least 1; float sums depend on it.
+        threads: number of torch's threads, at least 1; float sums depend on it.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is initialised
     use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True

@@ -1,12 +1,11 @@
-"""The training job on Ray Train: one driver that tracks and shows, one or several workers that compute."""
+"""The training job: one driver that tracks and shows, one or several workers that compute."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import tempfile
-import threading
-import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,20 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
-from ray.util.queue import Empty, Queue
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from idc_ray.config.train import TrainConfig, Workers
-from idc_ray.errors import IdcError
+from idc_ray.config.train import TrainConfig
 from idc_ray.images.locate import absolute, holds, locate, read_bytes
-from idc_ray.interrupt import check_interrupted
 from idc_ray.models import bundled_teacher_bytes, teacher_sha256
-from idc_ray.pipeline.cluster import join
-from idc_ray.pipeline.progress import LOG_SECONDS, Heartbeat, Show, duration, mark_told, seconds_silent
+from idc_ray.pipeline.progress import Heartbeat, Show
 from idc_ray.store import holder_text
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.lock import lock
@@ -36,22 +27,17 @@ from idc_ray.training.curves import Curves
 from idc_ray.training.data import may_stream, open_sources
 from idc_ray.training.dry_run import estimate
 from idc_ray.training.fit import Event, new_model, start_sha256, with_absolute_start
+from idc_ray.training.local_worker import LocalWorker, check_machine
 from idc_ray.training.mlflow_model import save_mlflow_model
 from idc_ray.training.progress import TrainProgress
 from idc_ray.training.sources import Source
 from idc_ray.training.state import BEST, LAST, TrainRecord, begin_training, check_output, read_state, update_record
-from idc_ray.training.stream import stream_of
 from idc_ray.training.validation import validation_pairs
-from idc_ray.training.worker import TrainJob, run_worker
+from idc_ray.training.worker import TrainJob
 
 __all__ = ["Trained", "run_train", "train"]
 
 log = logging.getLogger(__name__)
-
-CONTINUE = "the last state is kept; the same command continues"
-
-#: How long workers have to leave by themselves after an error of one.
-LEAVE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -126,10 +112,16 @@ def run_train(config: TrainConfig, show: Show = "log") -> Trained:
         if state is not None and finished and record.tracked:
             return Trained(storage, config.iterations, state.best_psnr, state.best_step)
         notes = {"data": record.data, "digest": record.digest, "iterations": config.iterations, "seed": config.seed}
+        if finished:
+            return _tracked(config, storage, record, None)
         with Heartbeat("reading a few images for their sizes"):
-            may = may_stream(config, ready.sources, record.resident)
-            work = _Work(ready.labels, notes, may, show, Curves(storage, fresh=state is None))
-        return _tracked(config, storage, record, None if finished else work)
+            streamed = may_stream(config, ready.sources, record.resident)
+        local = _is_local(config, streamed)
+        if local:
+            check_machine(config.workers)
+        curves = Curves(storage, fresh=state is None)
+        with LocalWorker() if local else contextlib.nullcontext() as worker:
+            return _tracked(config, storage, record, _Work(ready.labels, notes, streamed, show, curves, worker))
 
 
 def _prepare(config: TrainConfig) -> _Ready:
@@ -211,6 +203,7 @@ class _Work:
     may_stream: bool
     show: Show
     curves: Curves
+    worker: LocalWorker | None
 
 
 def _tracked(config: TrainConfig, storage: StorageFolder, record: TrainRecord, work: _Work | None) -> Trained:
@@ -223,7 +216,7 @@ def _tracked(config: TrainConfig, storage: StorageFolder, record: TrainRecord, w
     tracker.log_artifact(config.to_yaml(), "config.yaml")
     try:
         if work is not None:
-            _run_on_ray(config, storage, work, tracker)
+            _run(config, storage, work, tracker)
     except BaseException as error:
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
@@ -250,106 +243,52 @@ def _log_model(tracker: Tracker, storage: StorageFolder) -> None:
         tracker.log_folder(Path(scratch, "model"), "model")
 
 
-def _run_on_ray(config: TrainConfig, storage: StorageFolder, work: _Work, tracker: Tracker) -> None:
+def _run(config: TrainConfig, storage: StorageFolder, work: _Work, tracker: Tracker) -> None:
+    """Train: in a process on this machine where that is enough, else by Ray Train, which takes longer to start."""
+    job = TrainJob(config, storage, work.labels, work.notes)
+    if work.worker is not None:
+        _follow(work.worker.train(job), config, work, tracker)
+        return
+    from idc_ray.pipeline.cluster import join  # here: these take a second to import
+    from idc_ray.training.ray_workers import ray_events
+
     ours = not ray.is_initialized()
-    # What the workers have to say comes as events and exceptions; Ray Train's own chatter would bury it.
     workers = config.workers
     with Heartbeat("starting or joining Ray"):
         join(
             workers.ray_address,
-            worker_output=False,
+            worker_output=False,  # events and exceptions say it; Ray Train's own output would bury them
             spare_cpus=1,  # else readers wait for the workers' CPUs
             needs={"CPU": workers.count * workers.cpus, "GPU": workers.count * (workers.gpus or 0.0)},
             fix=f"lower --workers.count ({workers.count}), --workers.cpus or --workers.gpus",
         )
     try:
-        _follow(config, storage, work, tracker)
+        _follow(ray_events(job, work.may_stream), config, work, tracker)
     finally:
         if ours:
             ray.shutdown()
 
 
-def _follow(config: TrainConfig, storage: StorageFolder, work: _Work, tracker: Tracker) -> None:
-    """Start the workers, and take what they tell until they end."""
-    # On this machine: with another one that is lost it would take the training along.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    events = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    job = TrainJob(config, storage, work.labels, work.notes, events)
-    trainer = _trainer(job, work.may_stream)
-    outcome: list[BaseException | None] = []
+def _is_local(config: TrainConfig, may_stream: bool) -> bool:
+    """Whether one process on this machine does it all."""
+    cluster = config.workers.ray_address or os.environ.get("RAY_ADDRESS") or ray.is_initialized()
+    return config.workers.count == 1 and not may_stream and not cluster
 
-    def run() -> None:
-        try:
-            trainer.fit()
-            outcome.append(None)
-        except BaseException as error:
-            outcome.append(error)
 
-    # In a thread: this one shows what happens, and takes the signals that Ray Train would swallow.
-    thread = threading.Thread(target=run, name="ray train", daemon=True)
-    thread.start()
+def _follow(events: Iterator[Event | None], config: TrainConfig, work: _Work, tracker: Tracker) -> None:
+    """Show, record and track what the workers report until they end."""
     progress = TrainProgress(config.iterations, show=work.show)
-    failure: IdcError | None = None
     try:
-        for event in _told_while_waiting(_events(events, lambda: bool(outcome)), config.workers):
+        for event in events:
             if event is None:
                 progress.tick()
-                continue
-            if event["kind"] == "error":
-                failure = event["error"]
-                thread.join(LEAVE_SECONDS)  # not for ever: other workers may wait for the one that failed
-                break
-            progress.update(event)
-            work.curves.report(event)
-            _track(tracker, event)
+            else:
+                progress.update(event)
+                work.curves.report(event)
+                _track(tracker, event)
     finally:
         progress.close()
         work.curves.write()
-        events.shutdown(force=True)
-    if failure is not None:
-        raise failure
-    if outcome[0] is not None:
-        raise IdcError(
-            f"training stopped after {config.workers.max_failures + 1} attempts ({_first_line(outcome[0])}); "
-            f"see the logs in Ray's session folder; {CONTINUE}{', without --overwrite' if config.overwrite else ''}"
-        ) from outcome[0]
-
-
-def _events(queue: Queue, ended: Any) -> Iterator[Event | None]:
-    """Events until the training has ended and none is left; None now and then while there is none."""
-    while True:
-        check_interrupted()
-        over = ended()
-        try:
-            yield queue.get(timeout=0.5)
-        except Empty:
-            if over:
-                return
-            yield None
-
-
-def _told_while_waiting(events: Iterator[Event | None], workers: Workers) -> Iterator[Event | None]:
-    """The events from the first one on, with a line in the log now and then until that is there."""
-    begin = time.monotonic()
-    waiting = True
-    for event in events:
-        waiting = waiting and event is None
-        if not waiting:
-            yield event
-        elif seconds_silent() > LOG_SECONDS:
-            mark_told()
-            log.info("no step is reported after %s; %s", duration(time.monotonic() - begin), _awaited(workers))
-
-
-def _awaited(workers: Workers) -> str:
-    """Such as ``2 workers take 1 CPU each; free are 0 of 1 CPU; ...``."""
-    each = {"CPU": workers.cpus, "GPU": workers.gpus or 0.0}
-    total, free = ray.cluster_resources(), ray.available_resources()
-    one = " and ".join(f"{amount:g} {name}" for name, amount in each.items() if amount)
-    room = ", ".join(
-        f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}" for name, amount in each.items() if amount
-    )
-    return f"{workers.count} workers take {one} each; free are {room}; streamed data takes one CPU more to be read"
 
 
 def _track(tracker: Tracker, event: Event) -> None:
@@ -361,24 +300,3 @@ def _track(tracker: Tracker, event: Event) -> None:
             tracker.log_artifact(png, f"validation_{index}.png")
     elif event["kind"] == "progress":
         tracker.log_metrics(step, numbers)
-
-
-def _trainer(job: TrainJob, may_stream: bool) -> TorchTrainer:
-    workers = job.config.workers
-    gpus = workers.gpus
-    if gpus is None:
-        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= workers.count else 0.0
-    resources = {"CPU": workers.cpus, **({"GPU": gpus} if gpus else {})}
-    name = f"idc_ray_{uuid.uuid4().hex[:8]}"
-    return TorchTrainer(
-        run_worker,
-        train_loop_config={"job": job},
-        # A stream that nobody reads would still cost the start of the processes that set it up.
-        datasets={"train": stream_of(job.config, job.labels)} if may_stream else {},
-        scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=gpus > 0, resources_per_worker=resources),
-        run_config=RunConfig(name=name, failure_config=FailureConfig(max_failures=workers.max_failures)),
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

@@ -1,4 +1,4 @@
-"""What a training would read, take and write: counted, and timed on a few steps; nothing started, nothing written."""
+"""Dry run of a training: estimates of data, size and time, from a few timed steps."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ __all__ = ["estimate", "seconds_per_step"]
 
 log = logging.getLogger(__name__)
 
-#: Steps that are timed, after one that is not, for it is slower.
+#: Steps that are timed, after a slower first one.
 TIMED_STEPS = 3
 
-#: A first step that takes longer is the only one.
+#: If the first step takes longer, it is the only one.
 SLOW_SECONDS = 3.0
 
-#: float32 values that the output holds for each weight: both checkpoints; weights, average and Adam's two moments.
+#: float32 values in the output for each weight: two checkpoints; and weights, average and Adam's two moments.
 VALUES_PER_WEIGHT = 2 + 4
 
 
 def estimate(config: TrainConfig, sources: Sequence[Source], done: int) -> str:
-    """Data, network, steps, bytes and time of a training, for a person.
+    """Readable estimate of a training: data, network, steps, bytes and time.
 
     Args:
         config: settings.
         sources: the data.
-        done: steps of earlier launches.
+        done: number of steps already done.
 
     Raises:
         BadRequest: an image of the sample cannot be read.
@@ -54,14 +54,14 @@ def estimate(config: TrainConfig, sources: Sequence[Source], done: int) -> str:
     seconds = seconds_per_step(own, device)
     lines = [("data", source.describe()) for source in sources]
     lines += [
-        ("pixels", f"about {size(found)}, {'streamed unless they fit into memory' if streams else 'kept in memory'}"),
+        ("pixels", f"about {size(found)}, {'streamed unless they fit in memory' if streams else 'kept in memory'}"),
         ("validation", _validation(config)),
         ("network", f"{spec}: {weights:,} weights"),
         ("steps", f"{config.iterations} of {config.batch_size} patches of {config.patch_size} x {config.patch_size}"
-         f", {passes:.3g} times the data's pixels" + (f"; {done} are done" if done else "")),
+         f", {passes:.3g} epochs" + (f"; {done} already done" if done else "")),
         ("bytes", f"about {size(4 * VALUES_PER_WEIGHT * weights)} in {config.output}, without MLflow's"),
         ("time", f"about {duration(seconds * max(0, config.iterations - done))} with {workers.count} workers like this "
-         f"machine's {device.type}: {seconds:.3g} s a step, without validation"),
+         f"machine's {device.type}: {seconds:.3g} s per step, without validation"),
     ]  # fmt: skip
     return "\n".join(f"{name:<15} {text}" for name, text in lines) + "\ndry run: nothing was started or written"
 
@@ -80,7 +80,7 @@ def _validation(config: TrainConfig) -> str:
 
 
 def seconds_per_step(config: TrainConfig, device: torch.device) -> float:
-    """Of a training, timed on a few steps."""
+    """Seconds for one training step, timed on a few steps."""
     use_deterministic_algorithms(False)
     model = student_spec(config).build().to(device)
     if config.channels_last:
@@ -91,12 +91,12 @@ def seconds_per_step(config: TrainConfig, device: torch.device) -> float:
     hr = torch.rand(config.batch_size, 3, scale * side, scale * side, device=device)
     begin = time.perf_counter()
     trainer.advance(lr, hr)
-    trainer.look()
+    trainer.read_losses()
     first = time.perf_counter() - begin
     if first > SLOW_SECONDS:
         return first
     begin = time.perf_counter()
     for _ in range(TIMED_STEPS):
         trainer.advance(lr, hr)
-    trainer.look()
+    trainer.read_losses()
     return (time.perf_counter() - begin) / TIMED_STEPS

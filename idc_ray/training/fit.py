@@ -1,4 +1,4 @@
-"""A whole training in one process, or in one of several that work together; nothing of Ray or MLflow."""
+"""A whole training in one process, or in one of several workers; without Ray or MLflow."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ __all__ = ["Event", "FitResult", "World", "fit", "new_model", "start_sha256", "s
 REPORT_SECONDS = 2.0
 
 Event = dict[str, Any]
-"""What a training tells: ``kind`` is resumed, progress or validation; the rest are numbers by name."""
+"""An event of a training: ``kind`` is resumed, progress or validation; the other entries are numbers by name."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Which of the workers a process is.
+    """The workers of a training, and which of them this process is.
 
     Attributes:
-        rank: number of this one, from 0.
-        size: how many there are.
-        device: where it computes.
-        wrap: makes gradients those of all workers together; the identity for one.
+        rank: number of this worker, from 0.
+        size: number of workers.
+        device: device of this worker.
+        wrap: wraps the model so that gradients are averaged over all workers; the identity for one worker.
     """
 
     rank: int = 0
@@ -55,7 +55,7 @@ class World:
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a training ended: steps done, best validation PSNR (dB, with its step; None without validation)."""
+    """Result of a training: number of steps, best validation PSNR in dB and its step (None without validation)."""
 
     step: int
     best_psnr: float | None
@@ -63,7 +63,7 @@ class FitResult:
 
 
 def student_spec(config: TrainConfig) -> ModelSpec:
-    """The network that a configuration asks for."""
+    """Spec of the configured network."""
     spec = model_spec(config.model, config.scale)
     return ModelSpec(spec.architecture, spec.scale, {**spec.arguments, **config.model_arguments})
 
@@ -79,20 +79,20 @@ def fit(
     validate_at: Collection[int] = (),
     labeler: Upscaler | None = None,
 ) -> FitResult:
-    """Train to the last step, from the last saved state if there is one.
+    """Train to the last step, continuing from the last saved state if there is one.
 
-    One CPU worker gives the same weights, bit for bit, however often it was killed and continued.
+    With one CPU worker the weights are bit-identical even if the training was killed and continued.
 
     Args:
         config: settings.
-        feed: what to train on, on the device of ``world``.
-        validation: what to validate on; may be empty.
-        storage: the output; worker 0 writes there.
-        report: called by worker 0 with what happens.
-        notes: JSON values to keep in the checkpoints: where the weights come from.
-        world: which worker this is; None: the only one.
-        validate_at: steps at which to validate besides those of the settings.
-        labeler: network of ``labels: online``, on the device of ``world``; else unused.
+        feed: training patches, on the device of ``world``.
+        validation: validation images; may be empty.
+        storage: the output; worker 0 writes to it.
+        report: called by worker 0 with each event.
+        notes: JSON values for the checkpoints, on where the weights come from.
+        world: the workers; None: this is the only one.
+        validate_at: steps at which to validate, in addition to the configured ones.
+        labeler: network for ``labels: online``, on the device of ``world``; otherwise unused.
 
     Raises:
         BadRequest: the configured start cannot be used, or labels are online and there is no ``labeler``.
@@ -106,7 +106,7 @@ def fit(
 def _augmented(config: TrainConfig, feed: Feed, device: torch.device, labeler: Upscaler | None) -> Feed:
     online = config.labels == "online"
     if online and labeler is None:
-        raise BadRequest("labels is online, which this job has no network for; use jobs/train.py, or labels stored")
+        raise BadRequest("labels is online, which this job does not support; use idc-ray train, or labels: stored")
     if not online and not config.augment.active:
         return feed
     low = choose_precision(config.precision, device) == "bfloat16"
@@ -136,7 +136,7 @@ class _Fit:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.feed = feed
         self.state = read_state(storage)
-        precision = self.state.precision if self.state else None  # as it began, whatever this machine is fast at
+        precision = self.state.precision if self.state else None  # a continued training keeps its precision
         self.trainer = Trainer(model, config, world.rank, world.wrap(model), feed.patches, precision)
         self.validator: Validator | None = None
         self.judged_on: str | None = None
@@ -154,7 +154,7 @@ class _Fit:
                 progress = trainer.advance(*self.feed.inputs(trainer.step, self.world.rank, self.world.size))
                 due = self._due()
                 if due and progress is None:
-                    progress = trainer.look()  # nothing is saved before it is known to be finite
+                    progress = trainer.read_losses()  # saves finite states only
             except NonFiniteLoss as error:
                 raise self._explain(error) from error
             if progress is not None:
@@ -165,7 +165,7 @@ class _Fit:
         return FitResult(trainer.step, best_psnr, best_step)
 
     def _due(self) -> bool:
-        """Whether the state is to be saved now: at its own interval, at a validation, and at the end."""
+        """Whether to save the state: every ``checkpoint_every`` steps, at validations, and at the end."""
         step, config = self.trainer.step, self.config
         return step == config.iterations or step % config.checkpoint_every == 0 or self._validates()
 
@@ -176,12 +176,13 @@ class _Fit:
         )
 
     def _resume(self) -> None:
-        state, self.state = self.state, None  # its tensors are not needed twice
+        state, self.state = self.state, None  # frees its tensors
         if state is None:
             return
         self.trainer.restore(state.tensors, state.step)
-        # On other images the best so far is of another measure, and may never be reached again.
-        if state.best_psnr is not None and state.best_step is not None and state.judged_on in (None, self.judged_on):
+        # The best PSNR on other validation images cannot be compared, and might never be reached again.
+        same = state.judged_on in (None, self.judged_on)
+        if state.best_psnr is not None and state.best_step is not None and same:
             self.best = (state.best_psnr, state.best_step)
         self.clock.start(state.step)
         if self.world.rank == 0:
@@ -195,7 +196,7 @@ class _Fit:
         self.report({**event, "learning_rate": self.trainer.learning_rate})
 
     def _save(self) -> None:
-        """Validate if it is time, write the checkpoints, and the state last: what it says is there is there."""
+        """Validate if due, then write the checkpoints, and the state last, so that it never refers to missing files."""
         if self.world.rank != 0:
             return
         step, config, average = self.trainer.step, self.config, self.trainer.average
@@ -220,15 +221,15 @@ class _Fit:
     def _explain(self, error: NonFiniteLoss) -> IdcError:
         names = ", ".join(self.feed.names(error.step)) or "streamed data"
         saved = read_state(self.storage)
-        kept = f"{self.storage.shown(LAST)} is of step {saved.step}" if saved else "no checkpoint was written yet"
+        kept = f"{self.storage.shown(LAST)} is from step {saved.step}" if saved else "No checkpoint was written"
         return IdcError(
-            f"{error}; its batch came from {names}. {kept}. Look at those images, or lower "
+            f"{error}; its batch came from {names}. {kept}. Check these images, or lower "
             f"--optimizer.learning-rate ({self.config.optimizer.learning_rate}) and give --overwrite"
         )
 
 
 class _Clock:
-    """Steps per second, without what was not training."""
+    """Measures steps per second, without the time spent on validation."""
 
     def __init__(self) -> None:
         self.start(0)
@@ -237,7 +238,7 @@ class _Clock:
         self.step, self.time = step, time.perf_counter()
 
     def rate(self, step: int, last: bool) -> float | None:
-        """Since the last answer; None if that is too short a while ago, unless it is the last."""
+        """Rate since the last result; None if that was less than ``REPORT_SECONDS`` ago, unless this is the last."""
         elapsed = time.perf_counter() - self.time
         if elapsed < REPORT_SECONDS and not last:
             return None
@@ -253,7 +254,7 @@ class _Clock:
 
 
 def new_model(config: TrainConfig) -> nn.Module:
-    """The student before its first step, on the CPU; the same on every machine for the same seed.
+    """The initial network, on the CPU; the same on every machine for the same seed.
 
     Raises:
         BadRequest: there is no such network, or the configured start cannot be used.
@@ -263,7 +264,7 @@ def new_model(config: TrainConfig) -> nn.Module:
     model = spec.build()
     if config.start == "interpolation":
         if not isinstance(model, EDSR):
-            raise BadRequest(f"--start interpolation is for EDSR only, not for {config.model}; use random")
+            raise BadRequest(f"--start interpolation supports EDSR only, not {config.model}; use random")
         interpolation_start(model)
     elif config.start != "random":
         model.load_state_dict(_start_weights(config.start, spec))
@@ -271,17 +272,17 @@ def new_model(config: TrainConfig) -> nn.Module:
 
 
 def with_absolute_start(config: TrainConfig) -> TrainConfig:
-    """With the start, if it is a file, named as a worker finds it too, which runs in another folder."""
+    """The configuration with an absolute path of the start file, as workers run in another folder."""
     start = config.start if config.start in NAMES["start"] else absolute(config.start)
     return config.model_copy(update={"start": start})
 
 
 def start_sha256(config: TrainConfig) -> str | None:
-    """What names a start by content, for :meth:`TrainConfig.digest`; None if it is no file."""
+    """Hash of the start file for :meth:`TrainConfig.digest`; None if the start is not a file."""
     return None if config.start in NAMES["start"] else _sha256(config.start)
 
 
-@lru_cache(maxsize=64)  # a comparison names its results by it again and again
+@lru_cache(maxsize=64)  # a comparison needs it for every result
 def _sha256(path: str) -> str:
     return hashlib.sha256(read_bytes(path, "--start")).hexdigest()
 
@@ -290,7 +291,7 @@ def _start_weights(path: str, spec: ModelSpec) -> dict[str, Tensor]:
     checkpoint = load_checkpoint(read_bytes(path, "--start"))
     if checkpoint.spec != spec:
         raise BadRequest(
-            f"--start {path} is {checkpoint.spec}, the model to train {spec}; give the --model, --model-arguments and "
-            "--scale that it was made with, or another --start"
+            f"--start {path} is {checkpoint.spec}, but the model to train is {spec}; give the --model, "
+            "--model-arguments and --scale of the checkpoint, or another --start"
         )
     return checkpoint.state_dict

@@ -1,7 +1,4 @@
-"""The training loop: plain torch, one process or one of several, nothing of Ray or MLflow.
-
-Every trained network of the project comes from here, the bundled teachers included.
-"""
+"""The training loop: plain torch, in one process or in one of several workers; without Ray or MLflow."""
 
 from __future__ import annotations
 
@@ -23,21 +20,21 @@ __all__ = ["NonFiniteLoss", "Trainer", "learning_rate", "pixel_loss"]
 
 log = logging.getLogger(__name__)
 
-#: Charbonnier's epsilon squared, as in the SR literature (LapSRN).
+#: Charbonnier's epsilon squared, as in LapSRN.
 CHARBONNIER = 1e-6
 
-#: Steps after which the losses are read, by device: each time the host waits for the device.
+#: Number of steps between reads of the losses, by device; each read synchronises host and device.
 CHECK_EVERY = {"cpu": 20, "cuda": 100}
 
 #: Calls of a function before it is captured.
 WARM_UP_STEPS = 3
 
-#: Warm-up never takes a larger share of a short training.
+#: Largest share of the steps that warm-up takes, for short trainings.
 MOST_WARMUP = 0.1
 
 
 class NonFiniteLoss(IdcError):
-    """The loss or its gradient became NaN or infinite. ``step`` is the first such step, counted from 0."""
+    """The loss or its gradient is NaN or infinite. ``step`` is the first such step, from 0."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"the loss or its gradient is not finite at step {step + 1}")
@@ -45,7 +42,7 @@ class NonFiniteLoss(IdcError):
 
 
 def learning_rate(schedule: Schedule, peak: float, step: int, iterations: int) -> float:
-    """Rate of step ``step`` (from 0) of ``iterations``."""
+    """Learning rate of step ``step`` (from 0) of ``iterations``."""
     warmup = min(schedule.warmup, int(MOST_WARMUP * iterations))
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -57,7 +54,7 @@ def learning_rate(schedule: Schedule, peak: float, step: int, iterations: int) -
 
 
 def pixel_loss(kind: str, output: Tensor, target: Tensor) -> Tensor:
-    """Mean over all numbers: ``l1`` is |error|, ``charbonnier`` sqrt(error^2 + 1e-6)."""
+    """Mean over all elements of |error| for ``l1``, of sqrt(error^2 + 1e-6) for ``charbonnier``."""
     error = output - target
     return error.abs().mean() if kind == "l1" else (error.square() + CHARBONNIER).sqrt().mean()
 
@@ -67,8 +64,8 @@ def make_optimizer(settings: TrainOptimizer, parameters: list[nn.Parameter], rat
 
     Args:
         settings: the configuration.
-        parameters: what is optimised.
-        rate: tensor that holds the learning rate, as CUDA graphs need it; None: it is set before each step.
+        parameters: the parameters to optimise.
+        rate: tensor with the learning rate, as CUDA graphs need; None: the rate is set before each step.
     """
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
     captured = rate is not None
@@ -81,7 +78,7 @@ def make_optimizer(settings: TrainOptimizer, parameters: list[nn.Parameter], rat
         fused=captured,
         capturable=captured,
     )
-    for parameter in parameters:  # as its first step would, so that a state can be restored before that
+    for parameter in parameters:  # as the first step would do, so that a state can be restored before it
         optimizer.state[parameter] = {
             "step": torch.zeros((), device=parameter.device if captured else "cpu"),
             "exp_avg": torch.zeros_like(parameter),
@@ -98,8 +95,8 @@ class _Graph:
     """A function of device tensors as a CUDA graph.
 
     Args:
-        function: what is captured; called a few times before, so that libraries set themselves up.
-        inputs: its arguments; later ones have the same shapes.
+        function: the function to capture; called a few times first as a warm-up.
+        inputs: its arguments; arguments of :meth:`replay` have the same shapes.
     """
 
     def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
@@ -123,31 +120,31 @@ class _Graph:
 
 @dataclass
 class Progress:
-    """State of a training: steps done, and the mean loss since the last report."""
+    """Progress of a training: number of steps, and the mean loss since the last report."""
 
     step: int
     loss: float
 
 
 class Trainer:
-    """A network in training: weights, their moving average, Adam's state, the number of steps done.
+    """A network in training: weights, their moving average, Adam's state, and the number of steps.
 
-    Everything random in a step (a network may draw numbers) is seeded from (seed, step, rank), so the state of no
-    random generator has to be saved.
+    Random numbers in a step (a network may draw some) are seeded from (seed, step, rank), so no state of a random
+    generator has to be saved.
 
-    On a GPU a step is captured as a CUDA graph and replayed, which takes the host a few microseconds instead of
-    milliseconds. What is captured is :meth:`_step`, the function that other devices call.
+    On a GPU a step, :meth:`_step`, is captured as a CUDA graph and replayed, which takes the host microseconds instead
+    of milliseconds.
 
     Args:
         model: maps (b, 3, p, p) in [0, 1] to (b, 3, scale p, scale p); on its device.
         config: the training's settings.
-        rank: which of the workers this is.
-        wrapped: the model as it is called, such as one that averages gradients over workers; None: the model itself.
-        patches: makes LR and HR patches from what :meth:`advance` is given; see
-            :meth:`idc_ray.training.pairs.Feed.patches`. None: they are given as they are.
-        precision: of convolutions and linear layers; None: what the settings ask for on this device.
-        capturable: whether numbers that change from step to step are tensors on the device, as a graph needs them;
-            None: on GPUs, unless the settings or ``wrapped`` forbid graphs.
+        rank: number of this worker.
+        wrapped: the wrapped model to call, such as one that averages gradients over workers; None: the model itself.
+        patches: makes LR and HR patches from the arguments of :meth:`advance`, see
+            :meth:`idc_ray.training.pairs.Feed.patches`. None: the arguments are the patches.
+        precision: of convolutions and linear layers; None: as configured for this device.
+        capturable: whether numbers that change from step to step are tensors on the device, as CUDA graphs need; None:
+            on GPUs, unless the settings or ``wrapped`` rule out graphs.
     """
 
     def __init__(
@@ -164,38 +161,38 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.precision = precision or choose_precision(config.precision, self.device)
         self.step = 0
-        alone = wrapped is None or wrapped is model
-        self._low = LowPrecisionCopy(model) if alone and self.precision == "bfloat16" else None
+        single = wrapped is None or wrapped is model
+        self._low = LowPrecisionCopy(model) if single and self.precision == "bfloat16" else None
         self._called = self._low.module if self._low else wrapped or model
         if config.execution == "compiled":
             self._called = torch.compile(self._called, dynamic=False)  # type: ignore[assignment]
         self._patches = patches or _as_given
         if capturable is None:
-            capturable = alone and self.device.type == "cuda" and config.execution != "eager"
+            capturable = single and self.device.type == "cuda" and config.execution != "eager"
         self._captures = capturable and self.device.type == "cuda"
         self._graph: _Graph | None = None
         self._scalars = StepRows(self._scalars_of, self.device) if capturable else None
-        self._current = torch.zeros(2, device=self.device)  # learning rate, and the weights' share in the average
+        self._current = torch.zeros(2, device=self.device)  # learning rate, and weight of the step in the average
         self._parameters = list(model.parameters())
         self._optimizer = make_optimizer(config.optimizer, self._parameters, self._current[0] if capturable else None)
-        values = model.state_dict()  # the very tensors of the model, which change in place
+        values = model.state_dict()  # not copies: they change in place
         self.average = {name: value.detach().clone() for name, value in values.items()}
         floats = [name for name, value in values.items() if value.is_floating_point()]
         self._averaged = [self.average[name] for name in floats], [values[name] for name in floats]
-        # counters and index tables have no mean
+        # integers, such as index tables, are copied, not averaged
         self._copied = [(self.average[name], values[name]) for name in values.keys() - set(floats)]
         self._outcomes: list[Tensor] = []
 
     @property
     def learning_rate(self) -> float:
-        """Rate of the last step."""
+        """Learning rate of the last step."""
         return self._rate(max(0, self.step - 1))
 
     def advance(self, *inputs: Tensor) -> Progress | None:
-        """One step on the patches that ``inputs`` describe; every few steps what came of them.
+        """Train one step on the patches of ``inputs``; returns the progress every few steps, otherwise None.
 
         Raises:
-            NonFiniteLoss: one of the last few steps went wrong; the weights here are of no use any more.
+            NonFiniteLoss: as :meth:`read_losses`; the weights are then unusable.
         """
         if self._scalars is not None:
             self._current.copy_(self._scalars[self.step])
@@ -209,14 +206,14 @@ class Trainer:
         self._outcomes.append(outcome)
         self.step += 1
         every = CHECK_EVERY[self.device.type]
-        return self.look() if len(self._outcomes) == every or self.step == self.config.iterations else None
+        return self.read_losses() if len(self._outcomes) == every or self.step == self.config.iterations else None
 
-    def look(self) -> Progress:
+    def read_losses(self) -> Progress:
         """Wait for the device and read the losses since the last call.
 
         Raises:
-            NonFiniteLoss: a loss or gradient is not finite. A finite loss can have an infinite gradient, and one
-                step with it ruins weights and average alike.
+            NonFiniteLoss: a loss or gradient is not finite. A finite loss can have an infinite gradient, which makes
+                weights and average non-finite.
         """
         if not self._outcomes:
             return Progress(self.step, math.nan)
@@ -228,7 +225,7 @@ class Trainer:
         return Progress(self.step, float(outcomes[:, 0].double().mean()))
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors that a continued training needs, by name: those of the trainer, which change in place."""
+        """All tensors needed to continue the training, by name; not copies, they change in place."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.items()}
         for name, parameter in self.model.named_parameters():
@@ -238,22 +235,22 @@ class Trainer:
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Go on from :meth:`state`, saved after ``step`` steps.
+        """Restore a :meth:`state` saved after ``step`` steps.
 
         Raises:
             IdcError: it is the state of another network.
         """
-        own = self.state()
-        wrong = [name for name, value in own.items() if name not in tensors or tensors[name].shape != value.shape]
-        if wrong or len(tensors) > len(own):
-            named = (wrong or sorted(tensors.keys() - own.keys()))[0]
-            raise IdcError(f"the saved state is not of this network ({named}); give --overwrite to start afresh")
-        for name, value in own.items():
+        current = self.state()
+        wrong = [name for name, value in current.items() if name not in tensors or tensors[name].shape != value.shape]
+        if wrong or len(tensors) > len(current):
+            named = (wrong or sorted(tensors.keys() - current.keys()))[0]
+            raise IdcError(f"the saved state is of another network ({named}); give --overwrite to start over")
+        for name, value in current.items():
             value.copy_(tensors[name])
         self.step = step
 
     def _step(self, *inputs: Tensor) -> Tensor:
-        """One step as operations on the device only; the loss and the gradient's norm, (2,)."""
+        """One step, as operations on the device only; returns loss and gradient norm, (2,)."""
         lr, hr = self._patches(*inputs)
         self._optimizer.zero_grad(set_to_none=True)
         if self._low is not None:
@@ -263,7 +260,7 @@ class Trainer:
         loss = pixel_loss(self.config.loss, output.float(), hr)
         loss.backward()
         if self._low is not None:
-            self._low.return_gradients()
+            self._low.copy_gradients()
         norm = nn.utils.clip_grad_norm_(self._parameters, self.config.optimizer.clip_norm, foreach=True)
         self._optimizer.step()
         self._update_average()
@@ -274,7 +271,7 @@ class Trainer:
         averages, values = self._averaged
         if self._scalars is None:
             torch._foreach_lerp_(averages, values, self._share(self.step))
-        else:  # lerp takes no share that is a tensor for many tensors at once
+        else:  # _foreach_lerp_ does not accept a tensor as weight
             difference = torch._foreach_sub(values, averages)
             torch._foreach_mul_(difference, self._current[1])
             torch._foreach_add_(averages, difference)
@@ -286,21 +283,21 @@ class Trainer:
         return learning_rate(self.config.schedule, peak, step, self.config.iterations)
 
     def _share(self, step: int) -> float:
-        """Share of the weights of a step in the average after it."""
-        # Early on the running mean of the steps so far: the random start must not linger.
+        """Weight of a step in the moving average."""
+        # In the first steps a plain mean, so that the random initial weights have no influence.
         return 1 - min(self.config.ema, step / (step + 1))
 
     def _scalars_of(self, steps: range) -> Tensor:
         return torch.tensor([[self._rate(step), self._share(step)] for step in steps])
 
     def _captured(self, inputs: tuple[Tensor, ...]) -> _Graph | None:
-        """The step as a graph; None if this network's cannot be captured, and then never tried again."""
+        """The step as a CUDA graph; None if it cannot be captured, which is not tried again."""
         tensors = list(self.state().values())
         before = [value.clone() for value in tensors]
         try:
             graph = _Graph(self._step, inputs)
         except RuntimeError as error:
-            log.warning("training without a CUDA graph, slower: %s", str(error).splitlines()[0])
+            log.warning("training without a CUDA graph, which is slower: %s", str(error).splitlines()[0])
             self._captures, graph = False, None
         for value, old in zip(tensors, before, strict=True):
             value.copy_(old)

@@ -12,14 +12,14 @@ __all__ = ["LowPrecisionCopy", "Precision", "choose_precision"]
 
 Precision = Literal["float32", "bfloat16"]
 
-#: Modules whose weights the copy holds in bfloat16: those that autocast would cast at every call.
+#: Modules with bfloat16 weights in the copy: those that autocast would cast at every call.
 CAST = (nn.Conv2d, nn.Linear)
 
 
 def choose_precision(setting: str, device: torch.device) -> Precision:
-    """``auto`` as a precision: bfloat16 where the hardware multiplies it faster than float32.
+    """Resolve the setting ``auto``: bfloat16 if the hardware multiplies it faster than float32.
 
-    On CPUs that is AMX or AVX512-BF16 (benchmarks/README.md has the figures); elsewhere they emulate it, slowly.
+    CPUs need AMX or AVX512-BF16 (figures in benchmarks/README.md); others emulate bfloat16 slowly.
     """
     if setting == "float32":
         return "float32"
@@ -33,18 +33,18 @@ def choose_precision(setting: str, device: torch.device) -> Precision:
 
 
 class LowPrecisionCopy:
-    """A network that shares everything with ``model`` but the weights of its convolutions and linear layers.
+    """A copy of a network with bfloat16 weights in convolutions and linear layers.
 
-    Those are bfloat16 here, and cast by one call a step: under autocast alone each would be cast by a kernel of its
-    own at every step, and its gradient back. All other parameters and all buffers are the very tensors of ``model``.
+    All weights are cast by one call per step, while autocast casts each weight, and its gradient, by a separate kernel.
+    All other parameters and all buffers are shared with ``model``.
 
     Args:
-        model: float32 network; its parameters are what an optimiser updates.
+        model: float32 network whose parameters the optimiser updates.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.module = copy.deepcopy(model)
-        made: dict[nn.Parameter, nn.Parameter] = {}  # a parameter may be that of several modules
+        made: dict[nn.Parameter, nn.Parameter] = {}  # several modules may share a parameter
         for original, copied in zip(model.modules(), self.module.modules(), strict=True):
             copied._buffers.update(original._buffers)
             for name, parameter in original._parameters.items():
@@ -60,18 +60,18 @@ class LowPrecisionCopy:
 
     @torch.no_grad()
     def read_weights(self) -> None:
-        """Cast the weights as they are now, and forget the gradients of before."""
+        """Cast the current weights, and clear the gradients."""
         torch._foreach_copy_(self._casts, self._masters)
         for cast in self._casts:
             cast.grad = None
 
     @torch.no_grad()
-    def return_gradients(self) -> None:
-        """Give ``model``'s parameters the gradients of the copy's, in float32."""
-        own, given = [], []
+    def copy_gradients(self) -> None:
+        """Copy the gradients to the parameters of ``model``, in float32."""
+        targets, sources = [], []
         for master, cast, gradient in zip(self._masters, self._casts, self._gradients, strict=True):
-            master.grad = None if cast.grad is None else gradient  # none: the layer had no part in the output
+            master.grad = None if cast.grad is None else gradient  # None: the layer was not used
             if cast.grad is not None:
-                own.append(gradient)
-                given.append(cast.grad)
-        torch._foreach_copy_(own, given)
+                targets.append(gradient)
+                sources.append(cast.grad)
+        torch._foreach_copy_(targets, sources)

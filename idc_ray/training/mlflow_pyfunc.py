@@ -1,4 +1,4 @@
-"""Run by MLflow when it loads a logged network ("models from code"): nothing is pickled."""
+"""Code that MLflow runs to load a logged network ("models from code"), without pickle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Upscale(PythonModel):
         self.network = load_checkpoint(Path(context.artifacts["checkpoint"]).read_bytes()).build().eval()
 
     @torch.no_grad()
-    def predict(  # MLflow warns of any other hint of an array, and of none
+    def predict(  # MLflow warns of other type hints for arrays
         self,
         context: Any,
         model_input: np.ndarray,

@@ -1,6 +1,6 @@
-"""Image pairs of any sizes in flat 8-bit buffers, and random patches cut from them on the device.
+"""Image pairs of any size in flat 8-bit buffers, and random patches cut from them on the device.
 
-What a step draws is a pure function of (seed, step): a resumed run, or one with more workers, sees the same patches.
+The patches of a step are a pure function of (seed, step), independent of interruptions and of the number of workers.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from idc_ray.condensation.seeding import generator
 
 __all__ = ["Draw", "Feed", "Pair", "PairTable", "Patches", "StepRows"]
 
-#: Steps whose numbers are prepared together.
+#: Number of steps whose tensors are prepared together.
 STEPS_AT_ONCE = 64
 
 
 class Feed(Protocol):
-    """Where the patches of a training come from: numbers that say which, and a function of them that gives them.
+    """Source of training patches, in two stages: tensors that select the patches, and a function of these tensors.
 
-    The two are apart so that a CUDA graph can hold the function, which runs on the device alone.
+    The function runs on the device only, so that a CUDA graph can capture it.
     """
 
     def inputs(self, step: int, rank: int, world: int) -> tuple[Tensor, ...]:
-        """What :meth:`patches` needs for worker ``rank`` of ``world`` in step ``step`` (from 0).
+        """Arguments of :meth:`patches` for worker ``rank`` of ``world`` in step ``step`` (from 0).
 
         Returns:
             Tensors on the device, of the same shapes in every step.
@@ -41,16 +41,16 @@ class Feed(Protocol):
         ...
 
     def names(self, step: int) -> list[str]:
-        """Where the patches of a step came from, for messages; empty if that is not known."""
+        """Names of the images that the patches of a step come from, for messages; empty if unknown."""
         ...
 
 
 class StepRows:
-    """Tensors by step, made on the CPU for many steps at once and copied to the device together.
+    """Tensors by step, created on the CPU for many steps at once and copied to the device together.
 
     Args:
-        make: from a range of steps to a tensor whose first dimension is the steps.
-        device: where the tensors are needed.
+        make: maps a range of steps to a tensor whose first dimension is the steps.
+        device: device of the tensors.
     """
 
     def __init__(self, make: Callable[[range], Tensor], device: torch.device) -> None:
@@ -62,7 +62,7 @@ class StepRows:
             first = step - step % STEPS_AT_ONCE
             self._steps = range(first, first + STEPS_AT_ONCE)
             rows = self._make(self._steps)
-            # From pinned memory the copy waits for nothing; from pageable memory it would wait for the whole queue.
+            # A copy from pageable memory would wait for all queued work.
             self._rows = rows.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else rows
         return self._rows[step - self._steps.start]
 
@@ -72,10 +72,10 @@ class Pair:
     """One image or tile to train on.
 
     Attributes:
-        name: what messages call it.
+        name: name in messages.
         lr: uint8 (h, w, 3).
         hr: uint8 (scale h, scale w, 3).
-        weight: how often one of its pixels is drawn, relative to those of other pairs; at least 0.
+        weight: relative probability of drawing one of its pixels, at least 0.
     """
 
     name: str
@@ -86,16 +86,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class PairTable:
-    """Pairs laid end to end, so that patches of all of them are one gather.
+    """Concatenated pairs, so that a single gather gives patches of all of them.
 
     Attributes:
-        names: of the n pairs.
+        names: names of the n pairs.
         scale: HR side / LR side.
-        lr: uint8, all LR images one after another, each (h, w, 3).
-        hr: uint8, all HR images likewise; pair i begins at scale^2 times its place in ``lr``.
+        lr: uint8, all LR images concatenated, each (h, w, 3).
+        hr: uint8, all HR images concatenated; pair i begins at scale^2 times its offset in ``lr``.
         sizes: int64 (n, 2), LR height and width.
-        offsets: int64 (n,), where each begins in ``lr``.
-        chances: float64 (n,), not negative: how often each is drawn, relative to the others.
+        offsets: int64 (n,), offset of each pair in ``lr``.
+        chances: float64 (n,), relative probability of drawing each pair, at least 0.
     """
 
     names: tuple[str, ...]
@@ -108,10 +108,10 @@ class PairTable:
 
     @classmethod
     def build(cls, pairs: Iterable[Pair], scale: int) -> PairTable:
-        """Lay pairs end to end, in the given order.
+        """Concatenate pairs, in the given order.
 
         Raises:
-            ValueError: no pairs, an HR image that is not ``scale`` times its LR, or weights that are all 0.
+            ValueError: no pairs, an HR image that is not ``scale`` times its LR image, or all weights are 0.
         """
         names, lrs, hrs, sizes, weights = [], [], [], [], []
         for pair in pairs:
@@ -126,7 +126,7 @@ class PairTable:
             sizes.append((height, width))
             weights.append(pair.weight * height * width)
         if not sum(weights) > 0:
-            raise ValueError(f"{len(names)} pairs with a weight of {sum(weights)} in all; expected more than 0")
+            raise ValueError(f"{len(names)} pairs have a total weight of {sum(weights)}; expected more than 0")
         lengths = torch.tensor([len(lr) for lr in lrs])
         return cls(
             tuple(names),
@@ -140,28 +140,28 @@ class PairTable:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of pixels."""
+        """Size of the pixels in bytes."""
         return self.lr.numel() + self.hr.numel()
 
     @property
     def shortest_side(self) -> int:
-        """The largest patch that fits every pair, LR pixels."""
+        """Side of the largest patch that fits in every pair, in LR pixels."""
         return int(self.sizes.min())
 
     def to(self, device: torch.device) -> PairTable:
-        """The pixels on ``device``; what is drawn is decided on the CPU."""
+        """Move the pixels to ``device``; patches are drawn on the CPU."""
         return replace(self, lr=self.lr.to(device), hr=self.hr.to(device))
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Which patches a step takes; all int64 (b,).
+    """The patches of a step; all int64 (b,).
 
     Attributes:
         pair: index of the pair.
         top: first row, LR pixels.
         left: first column, LR pixels.
-        symmetry: 0 to 7, one of the square's: bit 0 flips rows, bit 1 flips columns, bit 2 transposes.
+        symmetry: flip and rotation, 0 to 7: bit 0 flips rows, bit 1 flips columns, bit 2 transposes.
     """
 
     pair: Tensor
@@ -170,7 +170,7 @@ class Draw:
     symmetry: Tensor
 
     def part(self, rank: int, world: int) -> Draw:
-        """What worker ``rank`` of ``world`` takes of it."""
+        """The part of worker ``rank`` of ``world``."""
         fields = (t.tensor_split(world)[rank] for t in (self.pair, self.top, self.left, self.symmetry))
         return Draw(*fields)
 
@@ -178,13 +178,13 @@ class Draw:
 class Patches:
     """Random patches of a table: a :class:`Feed` whose steps are pure functions of the seed.
 
-    A pair is drawn with probability proportional to its weight and number of LR pixels, a place in it uniformly.
+    A pair is drawn with probability proportional to its weight and number of LR pixels, a position in it uniformly.
 
     Args:
         table: the pairs.
         patch_size: side of the LR patch.
         batch_size: patches of one step.
-        seed: of everything random.
+        seed: seed of all random numbers.
 
     Raises:
         ValueError: a pair is smaller than the patch.
@@ -203,14 +203,14 @@ class Patches:
         self._rows: dict[tuple[int, int], StepRows] = {}
 
     def draw(self, step: int) -> Draw:
-        """What step ``step`` takes: a pure function of (seed, step)."""
+        """The patches of step ``step``: a pure function of (seed, step)."""
         uniform = self._uniform(step)
-        # right: a pair of weight 0 has no width, and is never hit
+        # right=True: pairs of weight 0 are never drawn
         pair = torch.searchsorted(self._bounds, uniform[0] * self._bounds[-1], right=True)
         return self._places(pair.clamp_max(len(self._bounds) - 1), uniform)
 
     def draw_each(self, step: int) -> Draw:
-        """One patch of each pair, in order; ``batch_size`` is their number."""
+        """One patch of each pair, in order; ``batch_size`` is the number of pairs."""
         return self._places(torch.arange(len(self.table.names)), self._uniform(step))
 
     def _uniform(self, step: int) -> Tensor:
@@ -222,7 +222,7 @@ class Patches:
         return Draw(pair, top, left, (uniform[3] * 8).long())
 
     def inputs(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, ...]:
-        """See :class:`Feed`; one tensor, int64 (2, 3, b), as :meth:`patches` takes it."""
+        """See :class:`Feed`; one tensor, int64 (2, 3, b), as :meth:`patches` expects it."""
         if (rank, world) not in self._rows:
             self._rows[rank, world] = StepRows(
                 lambda steps: torch.stack([self._affine(self.draw(step).part(rank, world)) for step in steps]),
@@ -234,8 +234,8 @@ class Patches:
         """See :class:`Feed`; channels last in memory.
 
         Args:
-            inputs: one tensor, for LR and HR each patch's first pixel in the table, and how many pixels further
-                the next one down and the next one to the right are.
+            inputs: one tensor; for LR and HR, each patch's first pixel in the table, and the offsets in pixels to the
+                next row and to the next column.
         """
         (rows,) = inputs
         out = []
@@ -250,7 +250,7 @@ class Patches:
         return self.patches(*self.inputs(step, rank, world))
 
     def names(self, step: int) -> list[str]:
-        """The pairs that a step draws from."""
+        """Names of the pairs that a step draws from."""
         return sorted({self.table.names[i] for i in self.draw(step).pair.tolist()})
 
     def cut(self, draw: Draw) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""How far a training is: a bar on a terminal, elsewhere one line now and then."""
+"""Progress of a training: a bar on a terminal, otherwise periodic lines."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class TrainProgress:
     """Shows a training's events.
 
     Args:
-        iterations: steps in all.
-        stream: where to; a bar if it is a terminal.
-        show: what does without a terminal, or nothing at all.
+        iterations: total number of steps.
+        stream: where to write; a bar is shown if it is a terminal.
+        show: how to show progress without a terminal, or ``nothing``.
     """
 
     def __init__(self, iterations: int, stream: TextIO | None = None, show: Show = "lines") -> None:
         self.iterations = iterations
         self._stream = sys.stderr if stream is None else stream
         self._way = show
-        self._told_at, self._told = -math.inf, 0
+        self._logged_at, self._logged = -math.inf, 0
         self._step, self._rate, self._loss, self._psnr = 0, math.nan, math.nan, math.nan
         self._bar = (
             tqdm(total=iterations, unit="step", file=self._stream, dynamic_ncols=True, delay=1e-6)
@@ -40,7 +40,7 @@ class TrainProgress:
         )
 
     def update(self, event: Mapping[str, Any]) -> None:
-        """Take one event."""
+        """Show an event."""
         self._step = event["step"]
         match event["kind"]:
             case "resumed":
@@ -55,14 +55,14 @@ class TrainProgress:
         self._show()
 
     def tick(self) -> None:
-        """Show that the job lives although no event arrives, as while it validates or a step takes minutes."""
+        """Refresh while no event arrives, as during validation or slow steps."""
         if self._bar is not None:
             self._bar.refresh()
-        elif time.monotonic() - self._told_at >= LOG_SECONDS:
-            self._tell()
+        elif time.monotonic() - self._logged_at >= LOG_SECONDS:
+            self._log()
 
     def line(self) -> str:
-        """Such as ``1200 of 10000 steps, loss 0.00812, 3.1 steps/s, 47 min 12 s left, validation 33.81 dB``."""
+        """The progress: ``1200 of 10000 steps, loss 0.00812, 3.1 steps/s, 47 min 12 s left, validation 33.81 dB``."""
         parts = [f"{self._step} of {self.iterations} steps"]
         if not math.isnan(self._loss):
             parts += [f"loss {self._loss:.5f}", f"{self._rate:.3g} steps/s"]
@@ -73,11 +73,11 @@ class TrainProgress:
         return ", ".join(parts)
 
     def close(self) -> None:
-        """Show the last state and leave the terminal's line."""
+        """Show the final state and end the line on a terminal."""
         if self._bar is not None:
             self._bar.close()
-        elif self._step and self._step != self._told:
-            self._tell()
+        elif self._step and self._step != self._logged:
+            self._log()
 
     def _say(self, text: str) -> None:
         if self._bar is not None:
@@ -93,10 +93,10 @@ class TrainProgress:
             known += [] if math.isnan(self._psnr) else [f"{self._psnr:.2f} dB"]
             self._bar.set_postfix_str(", ".join(known), False)
             self._bar.update(self._step - self._bar.n)
-        elif time.monotonic() - self._told_at >= LOG_SECONDS:
-            self._tell()
+        elif time.monotonic() - self._logged_at >= LOG_SECONDS:
+            self._log()
 
-    def _tell(self) -> None:
-        self._told_at, self._told = time.monotonic(), self._step
+    def _log(self) -> None:
+        self._logged_at, self._logged = time.monotonic(), self._step
         mark_told()
         self._say(self.line())

@@ -1,4 +1,4 @@
-"""What a training reads: condensed sets and real images, told apart by content, any number of them together."""
+"""Training data: condensed sets and real images, detected by content, in any combination."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from idc_ray.training.pairs import Pair
 
 __all__ = ["CondensedSource", "RealSource", "Relabel", "Source", "held_out", "open_source"]
 
-#: Decoding runs in this many threads: Pillow and pyarrow let others work meanwhile.
+#: Number of decoding threads; Pillow and pyarrow release the GIL.
 THREADS = 4
 
 Relabel = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -32,9 +32,9 @@ Relabel = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class CondensedSource:
-    """A finished output of the condense job.
+    """An output of the condense job.
 
-    ``fingerprints`` are those of its manifest, by shard; none of an output that is not finished, and may change.
+    ``fingerprints`` are those of its manifest, by shard; empty for an unfinished output, which may change.
     """
 
     store: Store
@@ -46,7 +46,7 @@ class CondensedSource:
     fingerprints: Mapping[int, Fingerprint]
 
     def describe(self) -> str:
-        """One line for people and records."""
+        """One line for messages and records."""
         return f"{self.store.uri}: {self.tiles} condensed tiles of {self.tile_size} x {self.tile_size}"
 
     @property
@@ -55,15 +55,15 @@ class CondensedSource:
         return self.tiles * 3 * self.tile_size**2 * (1 + self.scale**2)
 
     def only(self, shards: Sequence[int]) -> CondensedSource:
-        """Some of its shards."""
+        """This source with the given shards only."""
         return replace(self, shards=tuple(shards))
 
     def labelled_by(self, relabel: Relabel) -> CondensedSource:
-        """Itself: its tiles have their labels."""
+        """This source unchanged: its tiles already have labels."""
         return self
 
     def pairs(self, keep: Callable[[str], bool]) -> Iterator[Pair]:
-        """The tiles of the images that ``keep`` wants, by their ids.
+        """The tiles of the images whose ids ``keep`` accepts.
 
         Raises:
             IdcError: a shard is missing or damaged.
@@ -86,7 +86,7 @@ def _tile(row: dict[str, object]) -> Pair:
 
 @dataclass(frozen=True)
 class RealSource:
-    """High-resolution images; the low-resolution ones are made from them, unless they are given."""
+    """High-resolution images; low-resolution images are downscaled from them, unless given."""
 
     listing: ImageListing
     scale: int
@@ -95,13 +95,13 @@ class RealSource:
     relabel: Relabel | None = None
 
     def describe(self) -> str:
-        """One line for people and records."""
-        paired = "" if self.listing.lr_uri is None else f" with those of {self.listing.lr_uri}"
+        """One line for messages and records."""
+        paired = "" if self.listing.lr_uri is None else f" with LR images of {self.listing.lr_uri}"
         return f"{self.listing.uri}: {self.listing.manifest.num_rows} images{paired}"
 
     @property
     def expected_bytes(self) -> int:
-        """Bytes of all pixels in memory, from a few images."""
+        """Bytes of all pixels in memory, estimated from a few images."""
         images = self.listing.manifest.num_rows
         chosen = list(range(images))[:: max(1, images // 8)][:8]
         sample = [self._load(ref) for ref in self.only(self.listing.manifest.take(chosen))._refs()]
@@ -109,22 +109,22 @@ class RealSource:
         return int(pixels * images)
 
     def only(self, manifest: pa.Table) -> RealSource:
-        """Some rows of its manifest."""
+        """This source with the given rows of its manifest only."""
         return replace(self, listing=replace(self.listing, manifest=manifest))
 
     def labelled_by(self, relabel: Relabel) -> RealSource:
-        """With HR that ``relabel`` makes, instead of the real one."""
+        """This source with HR images made by ``relabel`` instead of the real ones."""
         return replace(self, relabel=relabel)
 
     def pairs(self, keep: Callable[[str], bool]) -> Iterator[Pair]:
-        """The images that ``keep`` wants, by their ids.
+        """The images whose ids ``keep`` accepts.
 
         Raises:
             BadRequest: one of them cannot be read.
         """
         refs = [ref for ref in self._refs() if keep(ref.image_id)]
         with ThreadPoolExecutor(THREADS) as pool:
-            for begin in range(0, len(refs), 4 * THREADS):  # not all at once: memory
+            for begin in range(0, len(refs), 4 * THREADS):  # in parts, to bound memory
                 for pair in pool.map(self._load, refs[begin : begin + 4 * THREADS]):
                     yield self._labelled(pair)
 
@@ -143,7 +143,7 @@ class RealSource:
                 lr_filesystem=self.listing.lr_filesystem,
             )
         except RejectedImage as error:
-            raise BadRequest(f"{ref.source} cannot be trained on: {error.reason}; mend or remove it") from None
+            raise BadRequest(f"{ref.source} cannot be used for training: {error.reason}; repair or remove it") from None
         assert image.hr is not None
         return Pair(ref.source, image.lr, image.hr)
 
@@ -157,19 +157,19 @@ Source = CondensedSource | RealSource
 def open_source(
     uri: str, scale: int, max_pixels: int, allow_unfinished: bool = False, output: str | None = None
 ) -> Source:
-    """What ``uri`` names: an output of the condense job if it has a run record of one, else images.
+    """Open a condensed set, or a folder of images if it has no run record of a condense job.
 
-    A folder with HR and LR images, as the export job writes them, gives these pairs.
+    A folder with HR and LR images, as the export job writes, gives these pairs.
 
     Args:
         uri: local path or URI.
-        scale: factor that is wanted.
-        max_pixels: larger images are refused.
-        allow_unfinished: take what there is of a condensed set.
-        output: where the training writes; pictures there are no data.
+        scale: expected upscaling factor.
+        max_pixels: larger images are rejected.
+        allow_unfinished: accept the finished part of a condensed set.
+        output: output of the training; images in it are ignored.
 
     Raises:
-        BadRequest: nothing there, another scale, a set that is not finished, or several sets of pairs.
+        BadRequest: no data, another scale, an unfinished set, or several sets of pairs.
     """
     store = Store.open(uri)
     run = store.read_run() if store.storage.files("") else None
@@ -177,16 +177,16 @@ def open_source(
         return _real_source(uri, scale, max_pixels, output)
     config = run.config
     if config["scale"] != scale:
-        raise BadRequest(f"{store.uri} is condensed for scale {config['scale']}, the training is for {scale}")
+        raise BadRequest(f"{store.uri} is a set for scale {config['scale']}, but the scale is {scale}; change --scale")
     manifest = store.read_manifest()
     if manifest is None and not allow_unfinished:
         raise BadRequest(
-            f"{store.uri} is not finished; finish it with the condense command that began it, "
-            "or give --allow-unfinished to train on what is there"
+            f"{store.uri} is not finished; run the same condense command again, "
+            "or give --allow-unfinished to train on the finished part"
         )
     shards = store.check_shards(full=False) if manifest is None else manifest.shards
     if not sum(shard.rows for shard in shards):
-        raise BadRequest(f"{store.uri} holds no tiles yet; finish it with the condense command that began it")
+        raise BadRequest(f"{store.uri} has no tiles yet; run the same condense command again")
     return CondensedSource(
         store,
         scale,
@@ -206,7 +206,7 @@ def _real_source(uri: str, scale: int, max_pixels: int, output: str | None) -> R
 
 
 def _hr_and_lr(uri: str, scale: int) -> tuple[str, str | None]:
-    """Where HR images are, and LR ones if they are given: a folder of pairs, searched through, has LR images too."""
+    """Path of the HR images and, for a folder of pairs, of the LR images."""
     storage = locate(uri)
     if not storage.local:
         return _hr_and_lr_in_store(uri, storage, scale)
@@ -215,15 +215,15 @@ def _hr_and_lr(uri: str, scale: int) -> tuple[str, str | None]:
     folders = paired_folders(storage.path, scale)
     if folders is None:
         raise BadRequest(
-            f"{uri} holds several sets of HR and LR images, or one for other scales than {scale}; name one set, or its "
-            "folder of HR images"
+            f"{uri} contains several sets of HR and LR images, or one for scales other than {scale}; give one set, or "
+            "its folder of HR images"
         )
     hr, lr = folders
     return str(hr), None if lr is None else str(lr)
 
 
 def _hr_and_lr_in_store(uri: str, storage: StoragePath, scale: int) -> tuple[str, str | None]:
-    """``HR`` and ``LR``, as the export job writes them, or ``xS/HR`` and ``xS/LR``; other layouts are for disks."""
+    """As :func:`_hr_and_lr` in an object store, where only the layouts ``HR, LR`` and ``xS/HR, xS/LR`` are known."""
     for prefix in ("", f"x{scale}/"):
         names = [f"{prefix}HR", f"{prefix}LR"]
         infos = storage.filesystem.get_file_info([f"{storage.path}/{name}" for name in names])
@@ -235,7 +235,7 @@ def _hr_and_lr_in_store(uri: str, storage: StoragePath, scale: int) -> tuple[str
 
 
 def held_out(fraction: float, seed: int) -> Callable[[str], bool]:
-    """Whether an image, by its id, is held out of training: as many as ``fraction`` of them."""
+    """A function that says whether an image id is among the ``fraction`` of images held out of training."""
     return lambda image_id: uniform(seed, image_id, "validation") < fraction
 
 

@@ -1,8 +1,8 @@
-"""What a training leaves behind, each file whole or not at all.
+"""Files in the output of a training, all written atomically.
 
 ``last.safetensors`` and ``best.safetensors`` are checkpoints of the averaged weights, for evaluation and as teachers.
-``state.safetensors`` is all that a continued training needs, in one file: weights and state can never be of
-different steps. ``train.json`` says which training it is.
+``state.safetensors`` has everything needed to continue the training, in one file, so that weights and optimiser state
+are always from the same step. ``train.json`` records the settings.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ __all__ = [
 
 BEST, LAST, STATE, RECORD = "best.safetensors", "last.safetensors", "state.safetensors", "train.json"
 METADATA_KEY = "idc_ray_training"
-FRESH = "give --overwrite to start afresh, or another --output"
+FRESH = "give --overwrite to start over, or another --output"
 
 
 @dataclass(frozen=True)
 class TrainRecord:
-    """Which training an output holds.
+    """Record of the training in an output.
 
     Attributes:
         config: all settings, nested.
-        digest: of what the weights depend on.
-        data: descriptions of the data, for people.
-        created: when, ISO 8601.
-        mlflow_run_id: the tracked run that a resume continues.
-        resident: whether the data stays in memory, which gives other patches than a stream; None: not decided yet.
-        tracked: whether the finished training's checkpoints have reached the tracked run.
-        family: the digest without the number of steps; trainings of one family continue each other. Empty in records
-            of before this was stored.
+        digest: hash of everything that the weights depend on.
+        data: readable descriptions of the data.
+        created: time of creation, ISO 8601.
+        mlflow_run_id: the MLflow run, for continuing it.
+        resident: whether the data stays in memory, which gives other patches than streaming; None: not decided yet.
+        tracked: whether the finished training's checkpoints were logged to MLflow.
+        family: the digest without the number of steps: a training can be continued with another number of steps. Empty
+            in records of early versions.
     """
 
     config: dict[str, Any]
@@ -60,16 +60,16 @@ class TrainRecord:
 
 @dataclass(frozen=True)
 class SavedState:
-    """A training between two steps.
+    """State of a training between two steps.
 
     Attributes:
-        step: steps done.
-        tensors: what :meth:`idc_ray.training.loop.Trainer.state` gave.
+        step: number of steps done.
+        tensors: result of :meth:`idc_ray.training.loop.Trainer.state`.
         best_psnr: highest validation PSNR so far, dB; None without validation.
-        best_step: when that was.
-        judged_on: digest of the images that ``best_psnr`` is of; None without validation.
-        finished: whether nothing is left to do.
-        precision: of convolutions and linear layers; None in states of before this was recorded.
+        best_step: step of ``best_psnr``.
+        judged_on: digest of the validation images of ``best_psnr``; None without validation.
+        finished: whether the training is finished.
+        precision: of convolutions and linear layers; None in states of early versions.
     """
 
     step: int
@@ -87,7 +87,7 @@ class SavedState:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> SavedState:
-        """What :meth:`to_bytes` was called on.
+        """The inverse of :meth:`to_bytes`.
 
         Raises:
             ValueError: the bytes are damaged.
@@ -100,31 +100,31 @@ class SavedState:
 
 
 def begin_training(storage: StorageFolder, record: TrainRecord, overwrite: bool) -> TrainRecord:
-    """Start a training in an output, or continue the one that is there.
+    """Start a training in an output, or continue the existing one.
 
     Returns:
         The stored record.
 
     Raises:
-        BadRequest: another training is there; the message lists what differs.
+        BadRequest: the output has another training; the message lists the differences.
     """
     record = replace(record, config=redact_all(record.config))
     found = check_output(storage, record, overwrite)
     if found is not None:
-        if found != read_record(storage):  # another number of steps
+        if found != read_record(storage):  # the number of steps was changed
             storage.write_json(RECORD, asdict(found))
         return found
-    for name in (STATE, LAST, BEST):  # the record last: killed in between, the new training starts from nothing
+    for name in (STATE, LAST, BEST):  # before the record is written, so that a kill leaves nothing to continue from
         storage.delete(name)
     storage.write_json(RECORD, asdict(record))
     return record
 
 
 def check_output(storage: StorageFolder, record: TrainRecord, overwrite: bool) -> TrainRecord | None:
-    """The stored record if the training continues the one in the output; None if it starts. Nothing is written.
+    """The record if the training continues the one in the output; None if it starts a new one. Writes nothing.
 
     Raises:
-        BadRequest: another training is there; the message lists what differs.
+        BadRequest: the output has another training; the message lists the differences.
     """
     found = read_record(storage)
     if found is None or overwrite:
@@ -133,12 +133,12 @@ def check_output(storage: StorageFolder, record: TrainRecord, overwrite: bool) -
         return found
     asked = replace(record, config=redact_all(record.config))
     if not found.family or found.family != record.family:
-        raise BadRequest(f"{storage.uri} holds another training; {_difference(found, asked)}{FRESH}")
+        raise BadRequest(f"{storage.uri} contains another training; {_difference(found, asked)}{FRESH}")
     state = read_state(storage)
     if state is not None and state.step > record.config["iterations"]:
         raise BadRequest(
-            f"iterations is {record.config['iterations']}, but {storage.uri} has done {state.step} steps; "
-            f"raise --iterations to continue it, or {FRESH}"
+            f"iterations is {record.config['iterations']}, but the training in {storage.uri} has done {state.step} "
+            f"steps; raise --iterations to continue it, or {FRESH}"
         )
     return replace(found, digest=record.digest, config=asked.config, tracked=False)
 
@@ -150,7 +150,7 @@ def read_record(storage: StorageFolder) -> TrainRecord | None:
 
 
 def update_record(storage: StorageFolder, **changes: Any) -> TrainRecord:
-    """Change fields of the stored record, which must be there."""
+    """Change fields of the stored record, which must exist."""
     record = read_record(storage)
     assert record is not None
     record = replace(record, **changes)
@@ -174,14 +174,14 @@ def read_state(storage: StorageFolder) -> SavedState | None:
 
 
 def write_state(storage: StorageFolder, state: SavedState) -> None:
-    """Save a state in place of the one before."""
+    """Save a state, replacing the previous one."""
     storage.write(STATE, state.to_bytes())
 
 
 def write_checkpoint(
     storage: StorageFolder, name: str, spec: ModelSpec, weights: Mapping[str, Tensor], notes: Mapping[str, Any]
 ) -> None:
-    """Write weights that evaluation, condensation and :func:`idc_ray.models.load_upscaler` take."""
+    """Write a checkpoint for evaluation, condensation and :func:`idc_ray.models.load_upscaler`."""
     storage.write(name, checkpoint_bytes(spec, weights, notes))
 
 
@@ -191,9 +191,9 @@ def _difference(found: TrainRecord, asked: TrainRecord) -> str:
     changed = [line for key, line in zip(sorted(there | here), lines, strict=True) if there.get(key) != here.get(key)]
     if found.data != asked.data:
         changed.append(f"  data: {found.data} -> {asked.data}\n")
-    if not changed:  # all settings are equal: so it is what they name
-        return "the content of its data, or of the network behind its labels, or idc_ray itself has changed since; "
-    return "there -> asked for:\n" + "".join(changed)
+    if not changed:  # the settings are equal, so a file they refer to must have changed
+        return "its settings are the same, but the data, the network of the labels or idc_ray has changed; "
+    return "in the output -> requested:\n" + "".join(changed)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""Data that is too large to stay in memory streams through Ray Data: in one random order, then shuffled over a window.
+"""Streaming of data that does not fit in memory, with Ray Data: in a random order, then shuffled over a window.
 
-Readers decode an image once and send random patches of it, uncompressed: what a step trains on and nothing else.
-Streams differ from launch to launch, even with one seed: readers draw at random, and neither the order in which they
-finish nor the place in a stream is saved.
+Readers decode an image once and send random patches of it, uncompressed. Streams differ between attempts even with the
+same seed: patches are random, and neither the order in which readers finish nor the position in a stream is saved.
 """
 
 from __future__ import annotations
@@ -34,26 +33,26 @@ from idc_ray.training.sources import CondensedSource, Relabel, Source, held_out
 
 __all__ = ["StreamFeed", "stream_of"]
 
-#: Patches among which a worker shuffles.
+#: Number of patches in a worker's shuffle window.
 WINDOW = 2048
 
-#: Bytes of pixels in that window; large patches shorten it.
+#: Largest size of the shuffle window in bytes; large patches shorten it.
 WINDOW_BYTES = 256 * 2**20
 
-#: Real images are cut into pieces of this many patches a side: a patch from each, not all from one image.
+#: Real images are cut into pieces with this many patches along a side, and patches are drawn from each piece.
 PIECE = 4
 
-#: Epochs in a row without a full batch that end a training: a small set can give too few rows once by chance.
+#: Consecutive epochs without a full batch after which a training fails; a small set can give too few rows by chance.
 EMPTY_EPOCHS = 3
 
-#: Most blocks of a folder: each is a task of its own in every epoch.
+#: Largest number of blocks of a folder; each is one task in every epoch.
 MAX_BLOCKS = 1024
 
-#: Columns of what is read: those of an image's row, or ``shard``; and ``part``, the number of the source.
+#: Columns of the input rows: those of an image's row, or ``shard``; and ``part``, the number of the source.
 BLOCK = pa.unify_schemas([MANIFEST_SCHEMA, pa.schema([("shard", pa.int64()), ("part", pa.int64())])])
 
-#: A patch: uint8 pixels (height, width, 3) of ``lr``, scale times as many rows and columns of ``hr``.
-#: ``error`` is set in rows that are none: Ray Data would lose type and message of an exception.
+#: A patch: uint8 pixels (height, width, 3) in ``lr``, and scale times as many rows and columns in ``hr``.
+#: Rows with ``error`` have no patch; Ray Data would drop the type and message of an exception.
 SCHEMA = pa.schema(
     [
         ("name", pa.string()),
@@ -67,26 +66,26 @@ SCHEMA = pa.schema(
 
 
 def stream_of(config: TrainConfig, labels: bytes | None) -> Dataset:
-    """Rows of :data:`SCHEMA` from all sources; nothing runs until it is read.
+    """A dataset with rows of :data:`SCHEMA` from all sources; lazy.
 
-    A row is a random patch of a condensed tile or of a piece of a real image. In an epoch each tile or piece gives on
-    average as many rows as its weight and its LR pixels say, relative to those of a large image's pieces, or else of
-    the largest tiles.
+    A row is a random patch of a condensed tile or of a piece of a real image. In an epoch, the mean number of rows of a
+    tile or piece is its weight times its LR pixels, divided by those of a large image's piece or, without real images,
+    of the largest tile.
     """
     labels = None if config.labels == "online" else labels
     sources = open_sources(config, None, torch.device("cpu"))
     pixels = max(_piece_pixels(source, config) for source in sources)
     order = random.Random(config.seed)
     blocks = [block for part, source in enumerate(sources) for block in _blocks(source, part, order)]
-    # All sources in one order: one after another, or turn by turn, the steps of an epoch would differ in what they see.
+    # All sources are shuffled together, so that the mixture is the same throughout an epoch.
     order.shuffle(blocks)
     read = _ReadAny([_Read(config, labels, _emptied(source), pixels) for source in sources])
-    # from_arrow would run a task for each block first, to learn what is known here: processes that start for nothing.
+    # from_arrow would first run a task for each block to get its metadata.
     return ray.data.from_blocks(blocks).map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=1)
 
 
 def _blocks(source: Source, part: int, order: random.Random) -> list[pa.Table]:
-    """Rows of a source, shards or images in random order, with its number; all blocks have the same columns."""
+    """Blocks of a source's rows, shards or images in random order; all have the columns of :data:`BLOCK`."""
     if isinstance(source, CondensedSource):
         rows = pa.table({"shard": pa.array(source.shards, pa.int64())})
         size = 1
@@ -94,26 +93,26 @@ def _blocks(source: Source, part: int, order: random.Random) -> list[pa.Table]:
         rows = source.listing.manifest
         size = max(1, math.ceil(rows.num_rows / MAX_BLOCKS))
     chosen = list(range(rows.num_rows))
-    order.shuffle(chosen)  # images of a folder are sorted by name, and often of a kind
+    order.shuffle(chosen)  # images are sorted by name, and neighbours are often similar
     rows = pa.concat_tables([BLOCK.empty_table(), rows.take(chosen)], promote_options="default")
     rows = rows.set_column(rows.column_names.index("part"), "part", pa.array([part] * len(chosen), pa.int64()))
     return [rows.slice(row, size) for row in range(0, len(chosen), size)]
 
 
 def _emptied(source: Source) -> Source:
-    """Without its rows, which would go to every task."""
+    """The source without its rows, which would otherwise be sent to every task."""
     return source.only([]) if isinstance(source, CondensedSource) else source.only(source.listing.manifest.slice(0, 0))
 
 
 def _piece_pixels(source: Source, config: TrainConfig) -> int:
-    """LR pixels of a piece that no other piece has; of a large image's, where it is a real one."""
+    """LR pixels of a tile, or of a large image's piece without its overlap with others."""
     if isinstance(source, CondensedSource):
         return source.tile_size**2
     return ((PIECE - 1) * config.patch_size) ** 2
 
 
 class _ReadAny:
-    """Reads each row by the source that it is of."""
+    """Reads each row with the reader of its source."""
 
     def __init__(self, readers: list[_Read]) -> None:
         self.readers = readers
@@ -123,19 +122,19 @@ class _ReadAny:
         return self.readers[part](batch)
 
 
-@lru_cache(maxsize=1)  # of a process that reads one image after another
+@lru_cache(maxsize=1)  # a process reads many images
 def _labeler(labels: bytes, scale: int, name: str) -> Relabel:
     return load_upscaler(labels, scale=scale, device=torch.device("cpu"), name=name).upscale_image
 
 
 class _Read:
-    """Patches of a shard's tiles, or of an image's pieces; for Ray Data, usable without it.
+    """Reads patches of a shard's tiles or of an image's pieces; for Ray Data, usable without it.
 
     Args:
         config: settings.
         labels: checkpoint whose outputs replace real HR.
-        source: what a batch is a part of; without the rest of its rows, which would go to every task.
-        pixels: LR pixels that come once an epoch, on average, if their weight is 1.
+        source: the batches' source, without rows.
+        pixels: number of LR pixels that gives one row per epoch, on average, at weight 1.
     """
 
     def __init__(self, config: TrainConfig, labels: bytes | None, source: Source, pixels: int) -> None:
@@ -157,12 +156,12 @@ class _Read:
             chosen = chosen.labelled_by(_labeler(self.labels, config.scale, str(config.labels_from)))
         for pair in chosen.pairs(lambda image_id: not apart(image_id)):
             pieces = list(_pieces(pair, config))
-            area = pair.lr.shape[0] * pair.lr.shape[1] / len(pieces)  # pieces overlap; no pixel shall count twice
+            area = pair.lr.shape[0] * pair.lr.shape[1] / len(pieces)  # without the overlap of pieces
             yield _rows(pieces, pair.weight * area / self.pixels, config.patch_size)
 
 
 def _pieces(pair: Pair, config: TrainConfig) -> Iterator[Pair]:
-    """The pair itself if it is small, else overlapping pieces that hold every patch's worth of it."""
+    """The pair itself if it is small, otherwise overlapping pieces that together contain every patch."""
     side, scale = PIECE * config.patch_size, config.scale
     height, width = pair.lr.shape[:2]
     for top in crop_starts(height, min(side, height), side - config.patch_size + 1):
@@ -173,10 +172,10 @@ def _pieces(pair: Pair, config: TrainConfig) -> Iterator[Pair]:
 
 
 def _rows(pieces: Iterable[Pair], times: float, patch_size: int) -> pa.Table:
-    """Patches of pieces, as many of each as ``times`` says on average.
+    """Random patches of pieces, on average ``times`` of each.
 
-    The number is drawn anew each epoch, else some pieces would never come. Patches are cut here: a piece has 16 times
-    the bytes of the one patch that a step would take of it.
+    Their number is random in each epoch, otherwise some pieces would never be used. Patches are cut here rather than on
+    the worker, as a piece has 16 times the bytes of a patch.
     """
     rows = []
     for piece in pieces:
@@ -189,7 +188,7 @@ def _rows(pieces: Iterable[Pair], times: float, patch_size: int) -> pa.Table:
 
 
 def _random_patch(piece: Pair, size: int) -> Pair:
-    """A patch at a uniformly random place; the whole piece where that is smaller, for :class:`StreamFeed` to refuse."""
+    """A patch at a random position; the whole piece if it is smaller, which :class:`StreamFeed` then rejects."""
     height, width = piece.lr.shape[:2]
     top, left = (random.randint(0, max(0, side - size)) for side in (height, width))
     scale = piece.hr.shape[0] // height
@@ -198,7 +197,7 @@ def _random_patch(piece: Pair, size: int) -> Pair:
 
 
 class _Collate(ArrowBatchCollateFn):
-    """Rows to a table of pairs; runs in Ray Data's background thread."""
+    """Converts rows to a table of pairs; runs in Ray Data's background thread."""
 
     def __init__(self, scale: int) -> None:
         super().__init__()
@@ -213,33 +212,30 @@ class _Collate(ArrowBatchCollateFn):
 
     def _pair(self, row: dict[str, Any]) -> Pair:
         height, width, scale = row["height"], row["width"], self.scale
-        lr, hr = (np.frombuffer(bytearray(row[name]), np.uint8) for name in ("lr", "hr"))  # torch wants writable memory
+        lr, hr = (np.frombuffer(bytearray(row[name]), np.uint8) for name in ("lr", "hr"))  # writable, for torch
         return Pair(row["name"], lr.reshape(height, width, 3), hr.reshape(scale * height, scale * width, 3))
 
 
 class StreamFeed:
-    """The streamed patches, each turned or flipped at random, epoch after epoch.
-
-    A :class:`idc_ray.training.pairs.Feed`. Ray Data fills the shuffle window by rows; as no row is larger than a patch,
-    that bounds its bytes too.
+    """Streamed patches with random flips and rotations: a :class:`idc_ray.training.pairs.Feed`.
 
     Args:
         config: settings.
         shard: this worker's part of :func:`stream_of`.
-        device: where patches are cut.
+        device: device of the patches.
     """
 
     def __init__(self, config: TrainConfig, shard: Any, device: torch.device) -> None:
         self.config, self.shard, self.device = config, shard, device
         self._tables: Iterator[PairTable] | None = None
-        recent = 2 * CHECK_EVERY[device.type]  # older steps were good
+        recent = 2 * CHECK_EVERY[device.type]  # the losses of older steps were read and are finite
         self._names: deque[tuple[int, tuple[str, ...]]] = deque(maxlen=recent)
 
     def inputs(self, step: int, rank: int, world: int) -> tuple[Tensor, ...]:
         """See :class:`idc_ray.training.pairs.Feed`: the patches themselves.
 
         Raises:
-            BadRequest: fewer patches than a batch, an image that is smaller than a patch, or one that cannot be read.
+            BadRequest: fewer patches than a batch, an image smaller than a patch, or an image that cannot be read.
         """
         if self._tables is None:
             self._tables = self._epochs(step, rank, world)
@@ -248,7 +244,7 @@ class StreamFeed:
         try:
             patches = Patches(table, size, len(table.names), integer(self.config.seed, rank))
         except ValueError as error:
-            raise BadRequest(f"{error}; lower --patch-size ({size}), or leave such images out") from None
+            raise BadRequest(f"{error}; lower --patch-size ({size}), or remove such images") from None
         return patches.cut(patches.draw_each(step))
 
     def patches(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -275,18 +271,18 @@ class StreamFeed:
             patches, batches = 0, 0
             for table in tables:
                 patches += len(table.names)
-                if len(table.names) == size:  # a short last batch would weigh its patches more
+                if len(table.names) == size:  # patches of a short last batch would have a larger weight
                     batches += 1
                     yield table
             empty = 0 if batches else empty + 1
-            if empty == EMPTY_EPOCHS:  # else this would go round for ever
+            if empty == EMPTY_EPOCHS:
                 raise BadRequest(
-                    f"worker {rank} streams {patches} patches in an epoch, fewer than its {size} of a batch; "
+                    f"worker {rank} gets {patches} patches per epoch, fewer than its {size} of a batch; "
                     "lower --batch-size, or raise --resident-bytes so that the data stays in memory"
                 )
             epoch += 1
 
 
 def _patch_bytes(config: TrainConfig) -> int:
-    """Bytes of pixels in a row of the stream."""
+    """Size of a patch's pixels in bytes."""
     return 3 * config.patch_size**2 * (1 + config.scale**2)

@@ -1,4 +1,4 @@
-"""What the checkpoints of a training are compared on."""
+"""Validation of a training."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ from idc_ray.training.sources import RealSource, Source, held_out, open_source
 
 __all__ = ["Scored", "Validator", "validation_pairs"]
 
-#: Images whose pictures are kept.
+#: Number of output images that are kept.
 SHOWN = 4
 
 
 class Scored:
-    """PSNR on Y, dB: mean and of each image; and the pictures of the first few images, uint8 (h, w, 3).
-
-    The mean is :func:`idc_ray.evaluation.metrics.mean_psnr`.
+    """PSNR on Y in dB, mean (:func:`idc_ray.evaluation.metrics.mean_psnr`) and of each image, and the outputs for the
+    first few images, uint8 (h, w, 3).
     """
 
     def __init__(self, psnrs: list[float], pictures: list[NDArray[np.uint8]]) -> None:
@@ -40,9 +39,9 @@ class Validator:
     """Scores weights on fixed image pairs, by the protocol of :mod:`idc_ray.evaluation.metrics`.
 
     Args:
-        model: a network of its own, whose weights are replaced.
-        pairs: LR images and their truth.
-        scale: factor.
+        model: a network for the validator alone; its weights are overwritten.
+        pairs: LR and HR images.
+        scale: upscaling factor.
     """
 
     def __init__(self, model: nn.Module, pairs: Sequence[Pair], scale: int) -> None:
@@ -51,16 +50,16 @@ class Validator:
 
     @property
     def digest(self) -> str:
-        """16 hex digits of the pixels of all pairs: PSNRs of other images cannot be compared."""
+        """Hash of all pixels, 16 hex digits: PSNRs are comparable only for equal digests."""
         digest = hashlib.sha256()
         for image in (image for pair in self.pairs for image in (pair.lr, pair.hr)):
             digest.update(repr(image.shape).encode() + np.ascontiguousarray(image).data)
         return digest.hexdigest()[:16]
 
     def score(self, weights: dict[str, torch.Tensor]) -> Scored:
-        """PSNR of these weights."""
+        """Score the given weights."""
         self.model.load_state_dict(weights)
-        psnrs: list[float] = []  # not by name: images of two folders may share one
+        psnrs: list[float] = []  # not by name: images of two folders may have the same name
         pictures: list[NDArray[np.uint8]] = []
         for pair in self.pairs:
             picture = self.upscaler.upscale_image(pair.lr)
@@ -78,18 +77,18 @@ def validation_pairs(
     max_pixels: int,
     output: str | None = None,
 ) -> list[Pair]:
-    """The images to validate on: those that the user names, else the held-out part of the data; none without either.
+    """The validation images: those of ``settings.images``, else the held-out part of the data; may be empty.
 
     Args:
-        settings: which, and how many.
-        sources: the data, of which a part may be held out.
-        scale: factor.
-        seed: of the part that is held out.
-        max_pixels: larger images are refused.
-        output: where the training writes; pictures there are not validated on.
+        settings: which images, and how many.
+        sources: the training data, of which a part may be held out.
+        scale: upscaling factor.
+        seed: seed of the held-out part.
+        max_pixels: larger images are rejected.
+        output: output of the training; images in it are ignored.
 
     Raises:
-        BadRequest: no images where the user said they are, nothing was held out, or an image is too small.
+        BadRequest: no images in ``settings.images``, nothing was held out, or an image is too small.
     """
     if settings.images is not None:
         pairs = list(islice(_named(settings.images, scale, max_pixels, output), settings.max_images))
@@ -107,14 +106,14 @@ def _held_out(settings: Validation, sources: Sequence[Source], seed: int) -> lis
     pairs = list(islice((pair for source in sources for pair in source.pairs(apart)), settings.max_images))
     if not pairs:
         raise BadRequest(
-            f"--validation.fraction {settings.fraction} holds out none of the data's few images; "
-            "raise it, or name a folder with --validation.images"
+            f"--validation.fraction {settings.fraction} holds out no image, as there are few; "
+            "raise it, or give a folder with --validation.images"
         )
     return pairs
 
 
 def _named(folder: str, scale: int, max_pixels: int, output: str | None) -> Iterable[Pair]:
-    if holds_sets(folder):  # searched like a plain folder, it would give its LR images for HR ones too
+    if holds_sets(folder):  # as a plain folder, its LR images would be used as HR images
         for benchmark in find_sets(folder, scale):
             for image in benchmark.images:
                 lr, hr = image.read(scale)
@@ -122,5 +121,5 @@ def _named(folder: str, scale: int, max_pixels: int, output: str | None) -> Iter
         return
     source = open_source(folder, scale, max_pixels, output=output)
     if not isinstance(source, RealSource):
-        raise BadRequest(f"--validation.images {folder} is a condensed set; name a folder of real images")
+        raise BadRequest(f"--validation.images {folder} is a condensed set; give a folder of real images")
     yield from source.pairs(lambda _: True)

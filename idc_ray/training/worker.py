@@ -1,17 +1,15 @@
-"""What a worker of the training job does: its data, its device, and the training itself."""
+"""Worker of the training job, in whatever process; without Ray."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import ray.train
 import torch
 import torch.distributed
-from ray.util.queue import Queue
-from torch.nn.parallel import DistributedDataParallel
 
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
@@ -24,92 +22,112 @@ from idc_ray.training.fit import Event, World, fit
 from idc_ray.training.pairs import Feed
 from idc_ray.training.sources import Source
 from idc_ray.training.state import TrainRecord, read_record, update_record
-from idc_ray.training.stream import StreamFeed
 from idc_ray.training.validation import validation_pairs
 
-__all__ = ["TrainJob", "run_worker"]
+__all__ = ["TrainJob", "gave_up", "train_worker"]
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Sent to every worker."""
+    """Arguments of every worker.
+
+    Attributes:
+        config: the settings.
+        storage: the output.
+        labels: checkpoint of the network that labels, if one does.
+        notes: what checkpoints say of where they come from.
+    """
 
     config: TrainConfig
     storage: StorageFolder
     labels: bytes | None
     notes: dict[str, Any]
-    events: Queue
 
 
-def run_worker(arguments: dict[str, Any]) -> None:
-    """What each worker of Ray Train does; ``arguments["job"]`` is a :class:`TrainJob`."""
-    job: TrainJob = arguments["job"]
-    context = ray.train.get_context()
-    rank, size = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
-    threads = job.config.workers.threads or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
-    set_up_training(threads)
+def train_worker(
+    job: TrainJob,
+    world: World,
+    report: Callable[[Event], None],
+    local_workers: int = 1,
+    stream: Callable[[], Feed] | None = None,
+) -> None:
+    """Train to the end.
 
-    def report(event: Event) -> None:
+    Args:
+        job: the job.
+        world: which worker this is.
+        report: takes what happens.
+        local_workers: how many workers this machine has, which share its CPUs and memory.
+        stream: gives data that does not stay in memory; None: all of it does.
+
+    Raises:
+        IdcError: what another attempt would meet again.
+    """
+    set_up_training(job.config.workers.threads or max(1, (os.cpu_count() or 1) // local_workers))
+
+    def reporting(event: Event) -> None:
         if event["kind"] == "validation":
             event = {**event, "pictures": [encode_png(picture) for picture in event["pictures"]]}
-        job.events.put(event)
+        report(event)
 
-    try:
-        feed, validation = _data(job, _record(job), device)
-        world = World(
-            rank,
-            size,
-            device,
-            (lambda m: DistributedDataParallel(m, broadcast_buffers=False)) if size > 1 else (lambda m: m),
-        )
-        fit(job.config, feed, validation, job.storage, report, job.notes, world, labeler=_labeler(job, device))
-    except IdcError as error:  # to try again would not help
-        job.events.put({"kind": "error", "error": error})
+    feed, validation = _data(job, _record(job), world, local_workers, stream)
+    fit(job.config, feed, validation, job.storage, reporting, job.notes, world, labeler=_labeler(job, world.device))
 
 
 def _record(job: TrainJob) -> TrainRecord:
-    """What the driver stored: who does not see it would write where nobody looks, and start anew after a kill."""
+    """The record that the driver stored; a worker that does not see it has no access to the output."""
     record = read_record(job.storage)
     if record is None or record.digest != job.notes["digest"]:
         raise BadRequest(
-            f"a worker on {platform.node()} does not find at {job.storage.uri} what the driver wrote there; name an "
-            "--output that all machines see: a shared file system, or an object store such as s3://BUCKET/FOLDER"
+            f"a worker on {platform.node()} does not find the driver's files in {job.storage.uri}; give an --output "
+            "that all machines can access: a shared file system, or an object store such as s3://BUCKET/FOLDER"
         )
     return record
 
 
-def _data(job: TrainJob, record: TrainRecord, device: torch.device) -> tuple[Feed, list[Any]]:
-    config = job.config
-    real = open_sources(config, None, device)  # whatever a student learns from, it is judged by the truth
+def _data(
+    job: TrainJob, record: TrainRecord, world: World, local_workers: int, stream: Callable[[], Feed] | None
+) -> tuple[Feed, list[Any]]:
+    config, device = job.config, world.device
+    real = open_sources(config, None, device)  # validation always uses real HR images
     validation = validation_pairs(config.validation, real, config.scale, config.seed, config.max_pixels, config.output)
-    sources = labelled(config, real, job.labels, device)  # not opened again: a store may hold a million images
-    if _resident(job, record, sources, device):
+    sources = labelled(config, real, job.labels, device)
+    if _resident(job, record, sources, world, local_workers) or stream is None:
         return resident_patches(config, sources, device), validation
-    return StreamFeed(config, ray.train.get_dataset_shard("train"), device), validation
+    return stream(), validation
 
 
 def _labeler(job: TrainJob, device: torch.device) -> Upscaler | None:
-    """The network that labels every step's patches, if that is asked for."""
+    """The network of online labels; None without."""
     if job.config.labels == "stored" or job.labels is None:
         return None
     return load_upscaler(job.labels, scale=job.config.scale, device=device, name=job.config.labels_from)
 
 
-def _resident(job: TrainJob, record: TrainRecord, sources: list[Source], device: torch.device) -> bool:
-    """Whether the data stays in memory: as it was, or as all workers agree.
+def _resident(job: TrainJob, record: TrainRecord, sources: list[Source], world: World, local_workers: int) -> bool:
+    """Whether the data stays in memory: as recorded, otherwise if it fits on all workers.
 
-    Free memory differs from launch to launch, and a stream gives other patches; workers that stream wait for each
-    other.
+    The decision is recorded, as streaming gives other patches and the free memory can differ in the next attempt.
     """
     if record.resident is not None and job.config.resident_bytes is None:
         return record.resident
-    context = ray.train.get_context()
-    fits = torch.tensor(
-        [float(fits_in_memory(job.config, sources, device, context.get_local_world_size()))], device=device
-    )
-    if context.get_world_size() > 1:
+    fits = torch.tensor([float(fits_in_memory(job.config, sources, world.device, local_workers))], device=world.device)
+    if world.size > 1:
         torch.distributed.all_reduce(fits, torch.distributed.ReduceOp.MIN)
-    if context.get_world_rank() == 0:
+    if world.rank == 0:
         update_record(job.storage, resident=bool(fits))
     return bool(fits)
+
+
+def gave_up(job: TrainJob, reason: str) -> IdcError:
+    """The error of a training whose workers were lost too often.
+
+    Args:
+        job: the job.
+        reason: what became of the last of them.
+    """
+    anew = ", without --overwrite" if job.config.overwrite else ""
+    return IdcError(
+        f"training stopped after {job.config.workers.max_failures + 1} attempts ({reason}); the last state is kept; "
+        f"the same command continues{anew}"
+    )

@@ -64,7 +64,7 @@ def test_the_only_candidate_is_found_and_others_are_named(tmp_path: Path) -> Non
 
 def test_a_file_that_is_no_parquet_is_a_bad_request(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(BadRequest, match=r"cannot read a\.parquet"):
+    with pytest.raises(BadRequest, match=r"cannot read 'a\.parquet'"):
         list(row_entries([Entry("a.parquet", str(tmp_path / "a.parquet"))], LOCAL, None))
 
 

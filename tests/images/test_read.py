@@ -348,6 +348,18 @@ def test_what_pillow_did_not_foresee_is_unreadable(monkeypatch: pytest.MonkeyPat
     assert "KeyError" in error.reason
 
 
+@pytest.mark.parametrize(
+    "begin",
+    [b"", b"P4", b"P6\n", b"P1 2 2\n", b"P3 2 2 255\n", b"P6 20 ", b"BM", b"GIF89a", b"II*\0", b"RIFF", b"\xff\xd8\xff",
+     b"\x89PNG\r\n\x1a\n", b"RIFF    WEBPVP8 "],
+)  # fmt: skip
+def test_a_reason_holds_no_bytes_of_a_file_that_is_no_image(begin: bytes) -> None:
+    """Catches a link in the input to a file with a secret, whose first bytes stood in the log and in the output."""
+    for secret in (b"hunter2-Secret", b"-----BEGIN KEY-----\nhunter2", b"99hunter2Secret 1 1", b"12hunter 255 255"):
+        reason = rejection(begin + secret * 3).reason
+        assert "hunter" not in reason and "Secret" not in reason, reason
+
+
 def test_too_many_pixels_are_refused_from_the_header_with_the_numbers() -> None:
     error = rejection(saved(RGB, "PNG"), 60 * 40 - 1)
     assert error.code == "too_many_pixels"

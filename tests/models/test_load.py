@@ -92,7 +92,7 @@ def test_a_missing_file_is_a_bad_request(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"not a network", b"\x89PNG\r\n\x1a\n"])
 def test_other_files_are_no_checkpoint(data: bytes) -> None:
-    with pytest.raises(BadRequest, match="not a checkpoint: its content starts with"):
+    with pytest.raises(BadRequest, match="not a checkpoint by its first bytes"):
         load_teacher(data, scale=2)
 
 

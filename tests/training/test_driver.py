@@ -18,14 +18,13 @@ from idc_ray.models import bundled_teacher_bytes, create_model, load_checkpoint,
 from idc_ray.store.filesystem import resolve
 from idc_ray.training import driver, worker
 from idc_ray.training.driver import _with_absolute_paths, train
-from idc_ray.training.fit import fit
+from idc_ray.training.fit import World, fit
 from idc_ray.training.state import LAST, STATE, read_record, read_state, update_record
 from idc_ray.training.worker import TrainJob
 from tests.training.conftest import SETTINGS, toy_config
 from tests.training.test_sources import condensed, photographs
 
 ROOT = Path(__file__).resolve().parents[2]
-CPU = torch.device("cpu")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -38,15 +37,15 @@ def config_for(tmp_path: Path, name: str, **more: object) -> TrainConfig:
 
 
 def train_here(config: TrainConfig, patch: pytest.MonkeyPatch) -> None:
-    """The whole training in this process: what a worker of Ray Train does, without Ray, in a fraction of the time."""
+    """The whole training in this process: what a worker does, in a fraction of the time."""
 
     def run(config: TrainConfig, storage: Any, work: Any, tracker: Any) -> None:
-        feed, validation = worker._data(
-            TrainJob(config, storage, work.labels, work.notes, None), read_record(storage), CPU
-        )
+        job = TrainJob(config, storage, work.labels, work.notes)
+        feed, validation = worker._data(job, read_record(storage), World(), 1, None)
         fit(config, feed, validation, storage, lambda event: None, work.notes)
 
-    patch.setattr(driver, "_run_on_ray", run)
+    patch.setattr(driver, "_run", run)
+    patch.setattr(driver, "_is_local", lambda *_: False)
     patch.setattr(worker, "_resident", lambda *_: True)
     assert train(config) == 0
 
@@ -144,7 +143,7 @@ def test_an_unreadable_image_in_a_stream_is_told(data: Path, ray_cluster: Any, d
     size = picture.stat().st_size
     picture.write_bytes(b"not a picture".ljust(size))
     config = config_for(data, "unreadable", iterations=60, resident_bytes=0)
-    with pytest.raises(BadRequest, match=r"3\.png cannot be trained on: .*; mend or remove it"):
+    with pytest.raises(BadRequest, match=r"3\.png cannot be used for training: .*; repair or remove it"):
         train(config)
 
 
@@ -200,7 +199,8 @@ def test_kill_and_resume_give_the_weights_of_an_undisturbed_run(
 ) -> None:
     """kill -9 in the middle, then SIGTERM (exit 130 and how to go on), then the end: bit by bit the same files.
 
-    The undisturbed run is one without Ray: also catches bits that depend on where a training runs.
+    The undisturbed run is one in this process, the first part one in a process of its own, the last one of Ray Train:
+    also catches bits that depend on where a training runs.
     """
     with monkeypatch.context() as patch:
         train_here(config_for(data, "whole", **LONG), patch)

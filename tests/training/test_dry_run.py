@@ -53,14 +53,14 @@ def test_what_is_done_is_not_counted_and_another_training_is_refused(
     train(config)
     assert "about 40 s with" in capsys.readouterr().out
     begin_training(storage, TrainRecord({}, "another", [], ""), overwrite=False)
-    with pytest.raises(BadRequest, match="holds another training"):
+    with pytest.raises(BadRequest, match="contains another training"):
         train(config)
     train(config.model_copy(update={"overwrite": True}))
     assert "about 40 s with" in capsys.readouterr().out
     monkeypatch.setattr("idc_ray.training.driver.check_output", lambda storage, record, overwrite: record)
     write_state(storage, SavedState(10, {"w": torch.zeros(1)}))
     train(config)
-    assert "; 10 are done" in (told := capsys.readouterr().out)
+    assert "; 10 already done" in (told := capsys.readouterr().out)
     assert "about 30 s with" in told
 
 
@@ -68,7 +68,7 @@ def test_one_slow_step_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches minutes of timing a large network on a slow machine."""
     steps = []
     monkeypatch.setattr(Trainer, "advance", lambda self, lr, hr: steps.append(lr.shape))
-    monkeypatch.setattr(Trainer, "look", lambda self: None)
+    monkeypatch.setattr(Trainer, "read_losses", lambda self: None)
     config = toy_config()
     seconds_per_step(config, torch.device("cpu"))
     assert len(steps) == 1 + dry_run.TIMED_STEPS

@@ -153,7 +153,7 @@ def test_a_nan_stops_with_step_images_and_last_good_state(tmp_path: Path) -> Non
     message = str(caught.value)
     assert "at step 10;" in message
     assert all(name in message for name in feed.names(9))
-    assert "of step 8" in message
+    assert "from step 8" in message
     state = read_state(storage)
     assert state is not None
     assert state.step == 8
@@ -191,7 +191,7 @@ def test_a_checkpoint_is_a_start(tmp_path: Path) -> None:
     one, two = (load_checkpoint((tmp_path / name / LAST).read_bytes()).state_dict for name in ("first", "second"))
     assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
     with pytest.raises(
-        BadRequest, match=r"is edsr x2 \(.*channels 8\), the model to train edsr x2 \(blocks 1, channels 4\)"
+        BadRequest, match=r"is edsr x2 \(.*channels 8\), but the model to train is edsr x2 \(blocks 1, channels 4\)"
     ):
         train(toy_config(start=start, model_arguments={"channels": 4, "blocks": 1}), resolve(str(tmp_path / "third")))
     with pytest.raises(BadRequest, match="cannot be read"):

@@ -217,7 +217,7 @@ def test_the_state_of_another_network_is_refused() -> None:
     trainer = toy_trainer(toy_config())
     run(trainer, 1)
     other = toy_trainer(toy_config(), EDSR(2, channels=6, blocks=1))
-    with pytest.raises(IdcError, match="not of this network"):
+    with pytest.raises(IdcError, match="of another network"):
         other.restore(trainer.state(), 1)
 
 

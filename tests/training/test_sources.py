@@ -120,14 +120,14 @@ def test_an_edited_manifest_is_refused(tmp_path: Path) -> None:
 
 def test_another_scale_is_refused(tmp_path: Path) -> None:
     condensed(tmp_path)
-    with pytest.raises(BadRequest, match="condensed for scale 2, the training is for 4"):
+    with pytest.raises(BadRequest, match="is a set for scale 2, but the scale is 4"):
         open_source(str(tmp_path), 4, MAX_PIXELS)
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     photographs(tmp_path / "photos", 2)
     (tmp_path / "photos" / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(BadRequest, match=r"bad.png cannot be trained on.*remove it"):
+    with pytest.raises(BadRequest, match=r"bad.png cannot be used for training.*remove it"):
         list(open_source(str(tmp_path / "photos"), 2, MAX_PIXELS).pairs(lambda _: True))
 
 
@@ -184,7 +184,7 @@ def test_several_sets_of_pairs_are_refused(tmp_path: Path) -> None:
     for name in ("SetA", "SetB"):
         (tmp_path / name).mkdir()
         photographs(tmp_path / name / "HR", 1)
-    with pytest.raises(BadRequest, match="name one set"):
+    with pytest.raises(BadRequest, match="give one set"):
         open_source(str(tmp_path), 2, MAX_PIXELS)
 
 

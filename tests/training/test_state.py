@@ -66,7 +66,7 @@ def test_other_numbers_of_steps_continue_a_training(tmp_path: Path) -> None:
     assert (again.digest, again.config, again.tracked) == ("b" * 16, {"iterations": 30}, False)
     assert again.mlflow_run_id == "run1"
     assert begin_training(storage, long, overwrite=False) == again
-    with pytest.raises(BadRequest, match="iterations is 9, but .* has done 10 steps"):
+    with pytest.raises(BadRequest, match="iterations is 9, but the training in .* has done 10 steps"):
         begin_training(storage, replace(long, config={"iterations": 9}, digest="c" * 16), overwrite=False)
     with pytest.raises(BadRequest, match="another training"):
         begin_training(storage, replace(long, digest="d" * 16, family="g"), overwrite=False)
@@ -80,7 +80,7 @@ def test_another_training_is_refused_with_what_differs(tmp_path: Path) -> None:
         begin_training(storage, other, overwrite=False)
     with pytest.raises(BadRequest, match=r"data: .*3 images.* -> .*4 images"):
         begin_training(storage, replace(RECORD, digest="c" * 16, data=["photos: 4 images"]), overwrite=False)
-    with pytest.raises(BadRequest, match="the content of its data.*has changed"):
+    with pytest.raises(BadRequest, match="its settings are the same, but the data.*has changed"):
         begin_training(storage, replace(RECORD, digest="d" * 16), overwrite=False)
 
 

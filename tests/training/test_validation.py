@@ -92,7 +92,7 @@ def test_images_of_one_name_in_two_sources_count_twice() -> None:
 def test_what_cannot_be_validated_on_is_refused(tmp_path: Path) -> None:
     photographs(tmp_path / "photos", 1)
     source = open_source(str(tmp_path / "photos"), 2, MAX_PIXELS)
-    with pytest.raises(BadRequest, match="holds out none"):
+    with pytest.raises(BadRequest, match="holds out no image"):
         validation_pairs(Validation(fraction=1e-6), [source], 2, 0, MAX_PIXELS)
     condensed(tmp_path / "set")
     with pytest.raises(BadRequest, match="is a condensed set"):
@@ -110,7 +110,9 @@ def test_other_pixels_have_another_digest() -> None:
 
 def test_an_image_too_small_to_be_scored_is_refused_before_training(tmp_path: Path) -> None:
     photographs(tmp_path, 1, side=14)
-    with pytest.raises(BadRequest, match=r"0\.png has 14 x 14 pixels; expected at least 16 a side"):
+    with pytest.raises(
+        BadRequest, match=r"0\.png has 14 x 14 pixels, too few to be scored; expected sides of at least 16"
+    ):
         validation_pairs(Validation(images=str(tmp_path)), [], 2, 0, MAX_PIXELS)
 
 

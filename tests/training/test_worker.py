@@ -11,6 +11,7 @@ from idc_ray.errors import BadRequest
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.training import worker
 from idc_ray.training.data import open_sources
+from idc_ray.training.fit import World
 from idc_ray.training.state import TrainRecord, begin_training, read_record
 from idc_ray.training.worker import TrainJob
 from tests.training.conftest import toy_config
@@ -22,7 +23,7 @@ DIGEST = "a" * 16
 
 def job_at(storage: StorageFolder, **settings: object) -> TrainJob:
     config = toy_config(output=storage.uri, data=[str(Path(storage.root).parent / "set")], **settings)
-    return TrainJob(config, storage, None, {"digest": DIGEST}, None)  # type: ignore[arg-type]
+    return TrainJob(config, storage, None, {"digest": DIGEST})
 
 
 @pytest.fixture
@@ -34,14 +35,10 @@ def storage(tmp_path: Path) -> StorageFolder:
 
 
 def decide(job: TrainJob, monkeypatch: pytest.MonkeyPatch, free: int, rank: int = 0, world: int = 1) -> bool:
-    context = type(
-        "Context", (), {"get_local_world_size": lambda _: 1, "get_world_size": lambda _: world,
-                        "get_world_rank": lambda _: rank},
-    )()  # fmt: skip
-    monkeypatch.setattr(worker.ray.train, "get_context", lambda: context)
     monkeypatch.setattr("idc_ray.training.data.available_memory", lambda: free)
     monkeypatch.setattr("idc_ray.training.data.ALWAYS", 0)
-    return worker._resident(job, worker._record(job), open_sources(job.config, None, CPU), CPU)
+    sources = open_sources(job.config, None, CPU)
+    return worker._resident(job, worker._record(job), sources, World(rank, world), 1)
 
 
 def test_where_the_data_is_stays_decided(storage: StorageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +68,9 @@ def test_workers_that_disagree_all_stream(storage: StorageFolder, monkeypatch: p
 def test_a_worker_that_does_not_see_the_output_says_so(tmp_path: Path, storage: StorageFolder) -> None:
     """Catches hours of training that a machine writes to a folder of its own."""
     elsewhere = resolve(str(tmp_path / "elsewhere"))
-    with pytest.raises(BadRequest, match=r"does not find at .*elsewhere.*--output that all machines see"):
+    with pytest.raises(
+        BadRequest, match=r"does not find the driver.s files in .*elsewhere.*--output that all machines can access"
+    ):
         worker._record(job_at(elsewhere))
     begin_training(elsewhere, TrainRecord({}, "b" * 16, [], "2026-01-01"), overwrite=False)
     with pytest.raises(BadRequest, match="does not find"):

@@ -129,7 +129,7 @@ def test_a_student_is_scored_no_oftener_than_needed(more: Any, eval_steps: list[
 def test_a_start_that_cannot_be_used_is_refused(write_space: WriteSpace) -> None:
     """Catches a sweep in which every trial fails after it has condensed."""
     for train, message in (
-        ({"model": "swinir_light", "start": "interpolation"}, "for EDSR only"),
+        ({"model": "swinir_light", "start": "interpolation"}, "supports EDSR only"),
         ({"model": "edsr_small", "start": "nowhere.safetensors"}, "nowhere.safetensors"),
     ):
         with pytest.raises(BadRequest, match=message):

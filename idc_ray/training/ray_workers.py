@@ -1,0 +1,152 @@
+"""Training by workers of Ray Train: several, or on a cluster, or with data that streams."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch.nn.parallel import DistributedDataParallel
+
+from idc_ray.config.train import Workers
+from idc_ray.errors import IdcError
+from idc_ray.interrupt import check_interrupted
+from idc_ray.pipeline.progress import LOG_SECONDS, duration, mark_told, seconds_silent
+from idc_ray.training.fit import Event, World
+from idc_ray.training.stream import StreamFeed, stream_of
+from idc_ray.training.worker import TrainJob, gave_up, train_worker
+
+__all__ = ["ray_events"]
+
+log = logging.getLogger(__name__)
+
+#: How long workers have to leave by themselves after an error of one.
+LEAVE_SECONDS = 20.0
+
+
+def ray_events(job: TrainJob, streamed: bool) -> Iterator[Event | None]:
+    """Train on the cluster that is joined; yields what the workers report, and None now and then while they do not.
+
+    Args:
+        job: the job.
+        streamed: whether its data may have to stream.
+
+    Raises:
+        IdcError: what a worker met that another attempt would meet again, or too many workers were lost.
+    """
+    # On this machine: with another one that is lost it would take the training along.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    trainer = _trainer(job, queue, streamed)
+    outcome: list[BaseException | None] = []
+
+    def run() -> None:
+        try:
+            trainer.fit()
+            outcome.append(None)
+        except BaseException as error:
+            outcome.append(error)
+
+    # In a thread: this one shows what happens, and takes the signals that Ray Train would swallow.
+    thread = threading.Thread(target=run, name="ray train", daemon=True)
+    thread.start()
+    try:
+        for event in _told_while_waiting(_events(queue, lambda: bool(outcome)), job.config.workers):
+            if event is not None and event["kind"] == "error":
+                thread.join(LEAVE_SECONDS)  # not for ever: other workers may wait for the one that failed
+                raise event["error"]
+            yield event
+    finally:
+        queue.shutdown(force=True)
+    if outcome[0] is not None:
+        raise gave_up(job, f"{_first_line(outcome[0])}; see the logs in Ray's session folder") from outcome[0]
+
+
+def _events(queue: Queue, ended: Callable[[], bool]) -> Iterator[Event | None]:
+    """Events until the training has ended and none is left; None now and then while there is none."""
+    while True:
+        check_interrupted()
+        over = ended()
+        try:
+            yield queue.get(timeout=0.5)
+        except Empty:
+            if over:
+                return
+            yield None
+
+
+def _told_while_waiting(events: Iterator[Event | None], workers: Workers) -> Iterator[Event | None]:
+    """The events, with a line in the log now and then until the first of them is there."""
+    begin = time.monotonic()
+    waiting = True
+    for event in events:
+        waiting = waiting and event is None
+        if waiting and seconds_silent() > LOG_SECONDS:
+            mark_told()
+            log.info("no step is reported after %s; %s", duration(time.monotonic() - begin), _awaited(workers))
+        if not waiting:
+            yield event
+
+
+def _awaited(workers: Workers) -> str:
+    """Such as ``2 workers take 1 CPU each; free are 0 of 1 CPU; ...``."""
+    each = {"CPU": workers.cpus, "GPU": workers.gpus or 0.0}
+    total, free = ray.cluster_resources(), ray.available_resources()
+    one = " and ".join(f"{amount:g} {name}" for name, amount in each.items() if amount)
+    room = ", ".join(
+        f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}" for name, amount in each.items() if amount
+    )
+    return f"{workers.count} workers take {one} each; free are {room}; streamed data takes one CPU more to be read"
+
+
+def _trainer(job: TrainJob, queue: Queue, streamed: bool) -> TorchTrainer:
+    workers = job.config.workers
+    gpus = workers.gpus
+    if gpus is None:
+        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= workers.count else 0.0
+    resources = {"CPU": workers.cpus, **({"GPU": gpus} if gpus else {})}
+    name = f"idc_ray_{uuid.uuid4().hex[:8]}"
+    return TorchTrainer(
+        _run_worker,
+        train_loop_config={"job": job, "queue": queue, "streamed": streamed},
+        # A stream that nobody reads would still cost the start of the processes that set it up.
+        datasets={"train": stream_of(job.config, job.labels)} if streamed else {},
+        scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=gpus > 0, resources_per_worker=resources),
+        run_config=RunConfig(name=name, failure_config=FailureConfig(max_failures=workers.max_failures)),
+    )
+
+
+def _run_worker(arguments: dict[str, Any]) -> None:
+    """What each worker of Ray Train does."""
+    job: TrainJob = arguments["job"]
+    queue: Queue = arguments["queue"]
+    context, device = ray.train.get_context(), ray.train.torch.get_device()
+    size = context.get_world_size()
+    world = World(
+        context.get_world_rank(),
+        size,
+        device,
+        (lambda m: DistributedDataParallel(m, broadcast_buffers=False)) if size > 1 else (lambda m: m),
+    )
+
+    def stream() -> StreamFeed:
+        return StreamFeed(job.config, ray.train.get_dataset_shard("train"), device)
+
+    try:
+        local_workers = context.get_local_world_size()
+        train_worker(job, world, queue.put, local_workers, stream if arguments["streamed"] else None)
+    except IdcError as error:  # to try again would not help
+        queue.put({"kind": "error", "error": error})
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
