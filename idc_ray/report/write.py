@@ -15,6 +15,7 @@ from idc_ray.report.comparison import RESULTS, comparison_section
 from idc_ray.report.condensation import condensation_section
 from idc_ray.report.page import chart_library, render_page
 from idc_ray.report.section import Options, Section
+from idc_ray.report.sweep import SWEEP, sweep_section
 from idc_ray.report.training import RECORD, training_section
 from idc_ray.store import Store
 from idc_ray.store.filesystem import StorageFolder, resolve
@@ -91,4 +92,6 @@ def _section(storage: StorageFolder, options: Options, room: int, listing: Image
         return training_section(storage)
     if storage.size(RESULTS) is not None:
         return comparison_section(storage)
-    raise BadRequest(f"{storage.uri} has none of {RUN}, {RECORD}, {RESULTS}; name the --output of a job")
+    if storage.size(SWEEP) is not None:
+        return sweep_section(storage)
+    raise BadRequest(f"{storage.uri} has none of {RUN}, {RECORD}, {RESULTS}, {SWEEP}; name the --output of a job")

@@ -14,7 +14,9 @@ import yaml
 from idc_ray.config import MethodConfig
 from idc_ray.config.base import result_settings
 from idc_ray.config.train import TrainMethod
-from idc_ray.tuning.plots import draw_pictures
+from idc_ray.report.sweep import IMPORTANCE
+from idc_ray.store.filesystem import json_bytes
+from idc_ray.tuning.plots import draw_pictures, importances
 from idc_ray.tuning.prepare import Plan
 from idc_ray.tuning.ranking import knee, pareto_front, ranked
 from idc_ray.tuning.records import TrialRecord
@@ -27,7 +29,7 @@ PICTURES = ("history.png", "parallel_coordinates.png", "importance.png", "pareto
 #: Files that a sweep leaves in its output, besides those of single trials.
 OURS = (
     "best.yaml", "pareto.yaml", "train.yaml", "trials.parquet", "results.md", "images.txt", "validation.txt",
-    "mlflow.json", *PICTURES,
+    "mlflow.json", "report.html", IMPORTANCE, *PICTURES,
 )  # fmt: skip
 
 #: Most rows of the table on the screen.
@@ -56,7 +58,10 @@ def report_files(plan: Plan, records: Sequence[TrialRecord], pictures: bool) -> 
         lines += [f"  {_values(record, objectives)}: {_draw(record)}" for record in front]
         lines.append("The settings below are those nearest to the best of each objective.")
         files["pareto.yaml"] = settings_yaml(plan, knee(front, objectives), "\n".join(lines))
-    return files | (draw_pictures(plan, records) if pictures else {})
+    if pictures:
+        files[IMPORTANCE] = json_bytes(importances(plan, records))
+        files |= draw_pictures(plan, records)
+    return files
 
 
 def settings_yaml(plan: Plan, record: TrialRecord, head: str) -> bytes:

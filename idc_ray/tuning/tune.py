@@ -19,6 +19,7 @@ from idc_ray.family import RunFamily
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import tell_if_no_room
+from idc_ray.report import Options, write_own_report
 from idc_ray.store import holder_text
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.lock import lock
@@ -112,7 +113,11 @@ def run_tune(plan: Plan) -> Tuned:
     with lock(storage, holder_text()):
         sweep = begin_sweep(storage, plan.sweep, config.overwrite, OURS)
         storage.write("config.yaml", config.to_yaml().encode())
-        return _Sweep(plan, storage, sweep.seconds).run()
+        tuned = _Sweep(plan, storage, sweep.seconds).run()
+    if config.report:
+        with Heartbeat("writing the report"):
+            write_own_report(storage, Options())
+    return tuned
 
 
 def prepared(config: TuneConfig, photographs: str | None = None) -> Plan:

@@ -97,7 +97,7 @@ def test_every_arm_has_scores_curve_and_costs(undisturbed: Finished) -> None:
     }
     assert {path.name for path in undisturbed.output.glob("*.png")} == {"psnr_vs_ratio.png", "psnr_vs_iterations.png"}
     report = (undisturbed.output / "report.html").read_text()
-    assert 'badge finished">' in report and "Tiles of the sets" in report
+    assert "Tiles of the sets" in report and "<h3>Failed</h3>" in report
 
 
 def test_seeds_condense_anew_and_students_share_a_set(undisturbed: Finished) -> None:
