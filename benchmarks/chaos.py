@@ -26,6 +26,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from idc_ray.store import check_shards, read_manifest, read_shard
+from idc_ray.store.filesystem import resolve
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pyarrow as pa
@@ -34,7 +37,6 @@ from PIL import Image
 from benchmarks.common import ROOT, blocks, parser, write_result
 from benchmarks.nodes import Nodes, several_nodes
 from idc_ray.errors import IdcError
-from idc_ray.store import Store
 
 #: Small, so that many images are done in an hour, and everything of the method takes part.
 SETTINGS = {
@@ -189,12 +191,12 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _rows(output: Path) -> pa.Table:
-    store = Store.open(str(output))
-    manifest = store.read_manifest()
+    store = resolve(str(output))
+    manifest = read_manifest(store)
     if manifest is None:
         raise IdcError("there is no manifest")
-    store.check_shards()
-    return pa.concat_tables([store.read_shard(shard.shard) for shard in manifest.shards])
+    check_shards(store)
+    return pa.concat_tables([read_shard(store, shard.shard) for shard in manifest.shards])
 
 
 def _keys(table: pa.Table) -> list[tuple[str, int]]:

@@ -28,13 +28,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from idc_ray.store import write_manifest
+from idc_ray.store.filesystem import resolve
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import parser, write_result  # noqa: E402
 from idc_ray.config import CondenseConfig, load_config  # noqa: E402
 from idc_ray.images import encode_png  # noqa: E402
-from idc_ray.store import ImageRecord, ShardInfo, Store, index, shard_of  # noqa: E402
+from idc_ray.store import ImageRecord, ShardInfo, index, shard_of  # noqa: E402
 from idc_ray.store.layout import part_name, shard_name  # noqa: E402
 
 DIGEST = "a-million"
@@ -79,7 +82,7 @@ def plan(folder: Path, name: str, listing: Any) -> Any:
     from idc_ray.pipeline.inputs import by_range
     from idc_ray.pipeline.plan import plan_work
 
-    store = Store.open(str(folder / "out"))
+    store = resolve(str(folder / "out"))
     planned = plan_work(config(folder, name), listing, store, DIGEST, "launch")
     Compactor(store, DIGEST, SHARDS, planned.together)
     by_range(listing.manifest, planned.together)
@@ -105,7 +108,7 @@ def _parquet(rows: int) -> bytes:
 def write_done(folder: Path, listing: Any, share: float, loose: int) -> None:
     """An output in which a share of the images is done: whole ranges in shards, the last few images as parts."""
     shutil.rmtree(folder / "out", ignore_errors=True)
-    store = Store.open(str(folder / "out"))
+    store = resolve(str(folder / "out"))
     by_shard: dict[int, list[tuple[str, str]]] = {}
     for image_id, source in zip(*(listing.manifest[name].to_pylist() for name in ("image_id", "source")), strict=True):
         by_shard.setdefault(shard_of(image_id, SHARDS), []).append((image_id, source))
@@ -115,8 +118,8 @@ def write_done(folder: Path, listing: Any, share: float, loose: int) -> None:
         data = _parquet(rows)
         digest = hashlib.sha256(data).hexdigest()
         info = ShardInfo(shard_name(shard), shard, SHARDS, DIGEST, rows, rows, len(data), digest)
-        store.storage.write(shard_name(shard), data)
-        index.write_index(store.storage, info, [record(*image) for image in by_shard[shard]])
+        store.write(shard_name(shard), data)
+        index.write_index(store, info, [record(*image) for image in by_shard[shard]])
     for image_id, _ in [image for shard in range(whole, SHARDS) for image in by_shard[shard]][:loose]:
         path = folder / "out" / part_name(DIGEST, image_id)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,10 +148,10 @@ def stage_finish(folder: Path, _: str) -> dict[str, float]:
     from idc_ray.pipeline.report import summarise
     from idc_ray.pipeline.summary import Summary
 
-    store = Store.open(str(folder / "out"))
+    store = resolve(str(folder / "out"))
     begin = time.perf_counter()
     summarise(Summary(0.1, 256, (0.5, 1, 2, 4)), store, DIGEST, 0)
-    manifest = store.write_manifest(DIGEST, {})
+    manifest = write_manifest(store, DIGEST, {})
     return {"seconds": time.perf_counter() - begin, "images": manifest.images}
 
 

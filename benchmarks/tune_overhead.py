@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -20,14 +21,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
 from PIL import Image
 
-# Nothing here may import Ray: the loop would pay for it.
+# Nothing here may import Ray or Optuna: the loop would pay for it.
 from benchmarks.common import ROOT, blocks, machine, parser, write_result
 from idc_ray.condensation.condenser import Condenser
 from idc_ray.condensation.tasks import Condensed, ImageTask
@@ -41,7 +42,9 @@ from idc_ray.training.device import set_up_training
 from idc_ray.training.fit import fit
 from idc_ray.training.pairs import Pair, PairTable, Patches
 from idc_ray.training.validation import validation_pairs
-from idc_ray.tuning.records import Records, TrialRecord
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 #: Most that the sweep may take longer than the loop.
 GOAL = 0.15
@@ -157,40 +160,45 @@ def _student(config: TrainConfig, tiles: list[Pair], validation: list[Pair]) -> 
     return psnr
 
 
-def largest_difference(records: Sequence[TrialRecord], scores: Sequence[float]) -> float:
+def largest_difference(trials: Sequence[FrozenTrial], scores: Sequence[float]) -> float:
     """Of the scores of the two sides, dB; sides that did not do the same work are refused."""
-    if len(records) != len(scores):
-        raise SystemExit(f"the sweep has {len(records)} trials, the loop {len(scores)}")
+    if len(trials) != len(scores):
+        raise SystemExit(f"the sweep has {len(trials)} trials, the loop {len(scores)}")
     differences = [0.0]
-    for record, score in zip(records, scores, strict=True):
-        differences.append(abs(record.objective("psnr") - score))
-        if not record.ended_well or not differences[-1] <= SAME:
-            told = f"{record.status}, {record.psnr} dB in the sweep, {score} dB in the loop {record.reason}"
-            raise SystemExit(f"trial {record.number} is not the same on both sides: {told}")
+    for trial, score in zip(trials, scores, strict=True):
+        psnr, reason = trial.user_attrs.get("psnr", math.nan), trial.user_attrs.get("reason", "")
+        differences.append(abs(psnr - score))
+        if trial.state.name != "COMPLETE" or not differences[-1] <= SAME:
+            found = f"{trial.state.name}, {psnr} dB in the sweep, {score} dB in the loop {reason}"
+            raise SystemExit(f"trial {trial.number} is not the same on both sides: {found}")
     return max(differences)
 
 
-def compared(sweep_seconds: float, loop_seconds: float, records: Sequence[TrialRecord]) -> dict[str, float]:
+def compared(sweep_seconds: float, loop_seconds: float, trials: Sequence[FrozenTrial]) -> dict[str, float]:
     """A round's figures."""
-    inside = sum(seed.condense_seconds + seed.train_seconds for record in records for seed in record.seeds)
+    seeds = [seed for trial in trials for seed in trial.user_attrs["seeds"]]
+    inside = sum(seed["condense_seconds"] + seed["train_seconds"] for seed in seeds)
     return {
         "sweep": sweep_seconds,
         "loop": loop_seconds,
         "sweep_outside_trials": sweep_seconds - inside,
         "overhead": sweep_seconds / loop_seconds - 1,
-        "overhead_seconds_a_trial": (sweep_seconds - loop_seconds) / len(records),
+        "overhead_seconds_a_trial": (sweep_seconds - loop_seconds) / len(trials),
     }
 
 
 def _round(folder: Path, number: int, arguments: argparse.Namespace) -> dict[str, float]:
-    output, scores = folder / f"sweep{number}", folder / f"loop{number}.json"
+    from idc_ray.tuning.study import read_study, started
+
+    output, scores, draws = folder / f"sweep{number}", folder / f"loop{number}.json", folder / f"draws{number}.json"
     sweep_seconds = sweep(folder, output, arguments)
-    options = ["--inputs", folder, "--draws-of", output, "--scores", scores]
+    trials = started(read_study(resolve(str(output))))
+    draws.write_text(json.dumps([trial.user_attrs["draw"] for trial in trials]))
+    options = ["--inputs", folder, "--draws", draws, "--scores", scores]
     options += ["--images", arguments.images, "--steps", arguments.steps]
     loop_seconds = timed(scores.with_suffix(".log"), __file__, *options)
-    records = Records(resolve(str(output))).read_all()
-    difference = largest_difference(records, json.loads(scores.read_text()))
-    return compared(sweep_seconds, loop_seconds, records) | {"largest_difference_db": difference}
+    difference = largest_difference(trials, json.loads(scores.read_text()))
+    return compared(sweep_seconds, loop_seconds, trials) | {"largest_difference_db": difference}
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -221,11 +229,11 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=800, help="of a student's training; default 800")
     options.add_argument("--rounds", type=int, default=2, help="times that both sides run, by turns; default 2")
     options.add_argument("--inputs", type=Path, help=argparse.SUPPRESS)
-    options.add_argument("--draws-of", type=Path, help=argparse.SUPPRESS)
+    options.add_argument("--draws", type=Path, help=argparse.SUPPRESS)
     options.add_argument("--scores", type=Path, help=argparse.SUPPRESS)
     arguments = options.parse_args()
-    if arguments.draws_of:
-        draws = [record.draw for record in Records(resolve(str(arguments.draws_of))).read_all()]
+    if arguments.draws:
+        draws = json.loads(arguments.draws.read_text())
         arguments.scores.write_text(json.dumps(list(loop(arguments.inputs, draws, arguments))))
         return
     if arguments.quick:

@@ -24,13 +24,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
+from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.common import ENDINGS, ROOT, machine, parser, write_result
 from benchmarks.tune_overhead import CONDENSE, STUDENT, timed
 from idc_ray.photographs import photographs
 from idc_ray.store.filesystem import resolve
-from idc_ray.tuning.ranking import ranked
-from idc_ray.tuning.records import Records, TrialRecord
+from idc_ray.tuning.study import ranked, read_study, started
 
 #: Least that the re-scored winner of TPE with ASHA is better than that of random search, dB.
 GOAL = -0.03
@@ -105,13 +105,14 @@ class Sweep:
             "--seeds", 0, "--samples", samples, "--seed", arguments.search_seed, *self.options,
         )  # fmt: skip
 
-    def ended(self) -> list[TrialRecord]:
-        """Trials that are over; one that was cut off is begun again under its number."""
-        return [each for each in Records(resolve(str(self.output))).read_all() if each.status != "running"]
+    def ended(self) -> list[FrozenTrial]:
+        """Trials that are over; one that was cut off is begun again."""
+        trials = started(read_study(resolve(str(self.output)))) if self.output.exists() else []
+        return [trial for trial in trials if trial.state != TrialState.RUNNING]
 
     def seconds(self) -> float:
-        """Of all launches, as the sweep has kept them."""
-        return float(json.loads((self.output / "tune.json").read_text())["seconds"])
+        """Duration of all runs of the command."""
+        return float(read_study(resolve(str(self.output))).user_attrs["seconds"])
 
 
 def photographs_of(folder: Path | None) -> list[Path]:
@@ -151,34 +152,34 @@ def _link(path: Path, storage: Path) -> None:
         part.rename(storage)
 
 
-def steps_of(records: Sequence[TrialRecord]) -> int:
+def steps_of(trials: Sequence[FrozenTrial]) -> int:
     """Training steps that the trials reached, in all."""
-    return sum(record.step for record in records)
+    return sum(trial.user_attrs.get("step", 0) for trial in trials)
 
 
-def next_samples(records: Sequence[TrialRecord], budget: int, length: int) -> int:
+def next_samples(trials: Sequence[FrozenTrial], budget: int, length: int) -> int:
     """Samples that keep a sweep within its budget of steps, even if every new one is trained to its end.
 
     Args:
-        records: trials that ended.
+        trials: those that ended.
         budget: steps in all.
         length: steps of one that is not stopped.
     """
-    return len(records) + max(0, budget - steps_of(records)) // length
+    return len(trials) + max(0, budget - steps_of(trials)) // length
 
 
 def search(sweep: Sweep, budget: int) -> None:
     """Raise the samples until the budget has no room for one more whole training."""
-    records = sweep.ended()
-    while (samples := next_samples(records, budget, sweep.bench.arguments.steps)) > len(records):
+    trials = sweep.ended()
+    while (samples := next_samples(trials, budget, sweep.bench.arguments.steps)) > len(trials):
         sweep.run(samples)
-        before, records = len(records), sweep.ended()
-        print(f"{sweep.name}: {len(records)} samples, {steps_of(records)} of {budget} steps", flush=True)
-        if len(records) == before:
+        before, trials = len(trials), sweep.ended()
+        print(f"{sweep.name}: {len(trials)} samples, {steps_of(trials)} of {budget} steps", flush=True)
+        if len(trials) == before:
             raise SystemExit(f"{sweep.name}: the space has no more settings; name a larger --space")
 
 
-def rescored(sweep: Sweep, winner: TrialRecord, seed: int) -> float:
+def rescored(sweep: Sweep, winner: FrozenTrial, seed: int) -> float:
     """PSNR of the winner, made again with another seed from the sweep's files."""
     bench = sweep.bench
     storage = bench.scratch / "rescored" / f"{sweep.name}-trial{winner.number}-seed{seed}"
@@ -193,22 +194,22 @@ def rescored(sweep: Sweep, winner: TrialRecord, seed: int) -> float:
 
 def described(sweep: Sweep) -> dict[str, Any]:
     """What a search spent and found, and what its winner came to again."""
-    records = sweep.ended()
-    winner = ranked(records)[0]
+    trials = sweep.ended()
+    winner = ranked(read_study(resolve(str(sweep.output))))[0]
     listed = len((sweep.output / "images.txt").read_bytes().splitlines())
     if listed != len(list(sweep.bench.images.iterdir())):
         raise SystemExit(f"{sweep.name}: the trials condensed {listed} images, not all of {sweep.bench.images}")
     scores = {str(seed): rescored(sweep, winner, seed) for seed in sweep.bench.arguments.seeds}
     spent = {
-        "samples": len(records),
-        "stopped_early": sum(record.status == "stopped" for record in records),
-        "failed": sum(record.status == "failed" for record in records),
-        "steps": steps_of(records),
+        "samples": len(trials),
+        "stopped_early": sum(trial.state == TrialState.PRUNED for trial in trials),
+        "failed": sum(trial.state == TrialState.FAIL for trial in trials),
+        "steps": steps_of(trials),
         "seconds": sweep.seconds(),
         "winner": winner.number,
-        "settings": winner.draw,
+        "settings": winner.user_attrs["draw"],
     }
-    return spent | summary(winner.objective("psnr"), scores)
+    return spent | summary(winner.user_attrs["psnr"], scores)
 
 
 def summary(in_sweep: float, scores: Mapping[str, float]) -> dict[str, Any]:

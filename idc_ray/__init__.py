@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from idc_ray.api.condenser import Condenser, Tiles
     from idc_ray.api.jobs import compare, condense, evaluate, export, status, train, tune
     from idc_ray.api.networks import load_model, upscale
-    from idc_ray.api.results import (
+    from idc_ray.dataset import CondensedDataset
+    from idc_ray.models import Upscaler, create_model, list_models
+    from idc_ray.online import OnlineLabels
+    from idc_ray.results import (
         CompareResult,
         CondenseResult,
         EvaluateResult,
@@ -22,9 +25,6 @@ if TYPE_CHECKING:
         TrainResult,
         TuneResult,
     )
-    from idc_ray.dataset import CondensedDataset
-    from idc_ray.models import Upscaler, create_model, list_models
-    from idc_ray.online import OnlineLabels
     from idc_ray.store import Status
 
 __version__ = "0.1.0"
@@ -63,7 +63,7 @@ _NAMES = {
     "idc_ray.api.condenser": ("Condenser", "Tiles"),
     "idc_ray.api.jobs": ("compare", "condense", "evaluate", "export", "status", "train", "tune"),
     "idc_ray.api.networks": ("load_model", "upscale"),
-    "idc_ray.api.results": (
+    "idc_ray.results": (
         "CompareResult", "CondenseResult", "EvaluateResult", "ExportResult", "TrainResult", "TuneResult",
     ),
     "idc_ray.dataset": ("CondensedDataset",),

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from idc_ray.images import decode_png
-from idc_ray.store import Store
+from idc_ray.store import finished_run, read_shard
+from idc_ray.store.filesystem import resolve
 
 __all__ = ["CondensedDataset"]
 
@@ -42,14 +43,14 @@ class CondensedDataset(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, uri: str | PathLike[str]) -> None:
-        store = Store.open(fspath(uri))
-        run, manifest = store.finished()
+        store = resolve(fspath(uri))
+        run, manifest = finished_run(store)
         self.scale: int = run.config["scale"]
         self._lr: list[bytes] = []
         self._hr: list[bytes] = []
         weights: list[float] = []
         for shard in manifest.shards:
-            table = store.read_shard(shard.shard, shard.fingerprint).select(["lr", "hr", "sample_weight"])
+            table = read_shard(store, shard.shard, shard.fingerprint).select(["lr", "hr", "sample_weight"])
             self._lr += [value["bytes"] for value in table["lr"].to_pylist()]
             self._hr += [value["bytes"] for value in table["hr"].to_pylist()]
             weights += table["sample_weight"].to_pylist()

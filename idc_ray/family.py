@@ -73,12 +73,6 @@ class RunFamily:
         self._known["children"].append(name)
         self._place.write_json(FILE, self._known)
 
-    def tell_again(self, name: str) -> None:
-        """Have a part recorded anew, in its run, when it ends again."""
-        if name in self._known["children"]:
-            self._known["children"].remove(name)
-            self._place.write_json(FILE, self._known)
-
     def report(self, files: Mapping[str, bytes], finished: int) -> None:
         """Log tables and pictures in place of those before, and how many parts are done."""
         for name, content in files.items():

@@ -69,11 +69,6 @@ def test_a_child_that_was_begun_goes_on_in_its_run(tmp_path: Path, monkeypatch: 
     again.child("a", lambda run: None)
     assert [run["name"] for run in server.runs.values()] == ["", "a"]
     assert server.runs["run1"]["end"] == "FINISHED"
-    again.tell_again("a")
-    told = []
-    family(tmp_path).child("a", lambda run: told.append(run.run_id), "FAILED")
-    assert told == ["run1"] and server.runs["run1"]["end"] == "FAILED"
-    assert len(server.runs) == 2
 
 
 def test_a_parent_that_is_gone_takes_its_children_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from idc_ray.errors import BadRequest, IdcError, RejectedImage
 from idc_ray.images.locate import locate
 from idc_ray.objects import StoreUnavailable
 from idc_ray.redact import learn, printable, redact, redact_all, redact_within
-from idc_ray.store import QuarantineEntry, Store
+from idc_ray.store import QuarantineEntry, quarantine_image
 from idc_ray.store.filesystem import json_bytes, resolve
 
 
@@ -145,8 +145,7 @@ def test_errors_logs_and_records_have_none(tmp_path: Path, capsys: pytest.Captur
             run_job(main, [])
     said.append(capsys.readouterr().err)
     entry = QuarantineEntry("0" * 16, "a.png", "x", f"read {URI}", f"Traceback {URI}", 1, "l", "t")
-    store = Store.open(str(tmp_path / "out"))
-    store.quarantine("d" * 16, entry)
+    quarantine_image(resolve(str(tmp_path / "out")), "d" * 16, entry)
     said += [path.read_text() for path in tmp_path.rglob("*.json")]
     assert len(said) == 6
     for text in said:

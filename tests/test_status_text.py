@@ -9,29 +9,42 @@ import pytest
 from idc_ray.cli import run_job
 from idc_ray.commands.status import main
 from idc_ray.status_text import format_status
-from idc_ray.store import Inflight, QuarantineEntry, RunRecord, Store, holder_text
+from idc_ray.store import (
+    Inflight,
+    QuarantineEntry,
+    RunRecord,
+    begin_run,
+    holder_text,
+    quarantine_image,
+    read_status,
+    update_run,
+    write_inflight,
+    write_manifest,
+)
+from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.lock import lock
 
 DIGEST = "0123456789abcdef"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store.open(str(tmp_path / "out"))
+def store(tmp_path: Path) -> StorageFolder:
+    store = resolve(str(tmp_path / "out"))
     record = RunRecord({}, DIGEST, "t", "s3://b/photos", {}, 4, "2026-01-01T00:00:00+00:00", "GPUs", images=9)
-    store.begin_run(record)
+    begin_run(store, record)
     return store
 
 
-def test_a_running_job(store: Store) -> None:
+def test_a_running_job(store: StorageFolder) -> None:
     """Catches a screen that hides what went wrong: failures with their reasons, what was left, who has the lock."""
     for number in range(5):
         entry = QuarantineEntry(f"{number:016x}", f"{number}.png", "truncated", f"ends at {number}", "", 1, "l", "t")
-        store.quarantine(DIGEST, entry)
+        quarantine_image(store, DIGEST, entry)
     now = time.time()
-    store.write_inflight("20260101T000000-1", "w", Inflight(["a" * 16, "b" * 16], False, "n", 1, now - 70))
-    store.write_inflight("20250101T000000-1", "w", Inflight(["c" * 16], True, "n", 1, now - 5000))
-    with store.lock(holder_text("20260101T000000-1")):
-        text = format_status(store.status())
+    write_inflight(store, "20260101T000000-1", "w", Inflight(["a" * 16, "b" * 16], False, "n", 1, now - 70))
+    write_inflight(store, "20250101T000000-1", "w", Inflight(["c" * 16], True, "n", 1, now - 5000))
+    with lock(store, holder_text("20260101T000000-1")):
+        text = format_status(read_status(store))
     lines = {name: rest.strip() for line in text.splitlines() for name, _, rest in [line.partition("  ")]}
     assert lines["state"] == "running"
     assert lines["images"] == "0 of 9 done, 5 quarantined, 4 left"
@@ -50,7 +63,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return int(ended.value.code or 0), told.out, told.err
 
 
-def test_the_job_and_its_exit_codes(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_job_and_its_exit_codes(store: StorageFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, store.uri)
     assert (code, "stopped before its end" in out) == (0, True)
     code, out, _ = run(capsys, store.uri, "--json")
@@ -66,10 +79,10 @@ def test_the_job_and_its_exit_codes(store: Store, tmp_path: Path, capsys: pytest
     assert (code, "not valid JSON" in err) == (1, True)
 
 
-def test_a_finished_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.update_run(images=0)
-    store.write_manifest(DIGEST, {"wall": 3700.0}, 0)
-    text = format_status(store.status())
+def test_a_finished_run(store: StorageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    update_run(store, images=0)
+    write_manifest(store, DIGEST, {"wall": 3700.0}, 0)
+    text = format_status(read_status(store))
     assert "state        finished" in text
     assert "0 images, 0 tiles, ratio 0" in text
     assert "1 h 02 min" in text

@@ -10,7 +10,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from idc_ray.api.results import (
+from idc_ray.api.settings import Path, configure_job
+from idc_ray.config import CondenseConfig
+from idc_ray.results import (
     CompareResult,
     CondenseResult,
     EvaluateResult,
@@ -18,8 +20,6 @@ from idc_ray.api.results import (
     TrainResult,
     TuneResult,
 )
-from idc_ray.api.settings import Path, configure_job
-from idc_ray.config import CondenseConfig
 
 if TYPE_CHECKING:
     from idc_ray.store import Status
@@ -75,10 +75,7 @@ def condense(
     from idc_ray.pipeline.condense import run_condense
 
     with preserved():
-        finished = run_condense(made, "log" if progress else "nothing")
-    if finished.failure is not None:
-        raise finished.failure
-    return CondenseResult.of(finished)
+        return run_condense(made, "log" if progress else "nothing")
 
 
 def train(
@@ -126,7 +123,7 @@ def train(
     from idc_ray.training.driver import run_train
 
     with preserved():
-        return TrainResult.of(run_train(made, "log" if progress else "nothing"))
+        return run_train(made, "log" if progress else "nothing")
 
 
 def evaluate(
@@ -215,7 +212,7 @@ def compare(
     from idc_ray.comparison.compare import run_compare
 
     with preserved():
-        return CompareResult.of(run_compare(made))
+        return run_compare(made)
 
 
 def tune(
@@ -291,12 +288,11 @@ def export(run: Path, output: Path, *, config: Path | None = None, **settings: o
     from idc_ray.config.export import ExportConfig
 
     made = configure_job(ExportConfig, _given(settings, run=run, output=output), config)
-    from idc_ray.store import Store
+    from idc_ray.store import resolve
     from idc_ray.store.export import export_folders
-    from idc_ray.store.filesystem import resolve
 
     target = resolve(made.output)
-    return ExportResult(target.uri, export_folders(Store.open(made.run), target, made.overwrite))
+    return ExportResult(target.uri, export_folders(resolve(made.run), target, made.overwrite))
 
 
 def status(output: Path) -> Status:
@@ -315,9 +311,9 @@ def status(output: Path) -> Status:
         >>> found.state, found.done, found.quarantined
         ('finished', 2, 0)
     """
-    from idc_ray.store import Store
+    from idc_ray.store import read_status, resolve
 
-    return Store.open(os.fspath(output)).status()
+    return read_status(resolve(os.fspath(output)))
 
 
 def _given(settings: Mapping[str, object], **named: object) -> dict[str, object]:

@@ -16,8 +16,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the full state as JSON")
     asked = parser.parse_args(argv)
     from idc_ray.status_text import format_status  # after parsing: pyarrow takes a moment to import
-    from idc_ray.store import Store
+    from idc_ray.store import read_status, resolve
 
-    status = Store.open(asked.output).status()
+    status = read_status(resolve(asked.output))
     print(json.dumps(status.as_dict(), indent=1) if asked.json else format_status(status))
     return 0

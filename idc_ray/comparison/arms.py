@@ -131,18 +131,30 @@ def expand(config: CompareConfig, teacher: bytes) -> tuple[list[Arm], list[str]]
     Raises:
         BadRequest: an unknown method or student, settings that a job refuses, one name for two arms, or no arms.
     """
+    common = _flat(CondenseConfig, config.condense, "condense", _CONDENSE_SETS | {"method"})
+    common |= {"scale": config.scale, "gallery_images": 0, "report_images": 0, "mlflow.enabled": False}
+    own = {"actors": config.actors, "teacher": config.teacher}
     arms: dict[str, Arm] = {}
     left_out: dict[str, None] = {}
-    for values in _combinations(config):
-        arm = _arm(config, *values)
-        if isinstance(arm, str):
-            left_out[arm] = None
+    for method, ratio, labels, allocation, student in _combinations(config):
+        settings = _student(student, config.train, config.networks) | {"scale": config.scale}
+        train = _train(settings | {"workers.threads": config.actors.threads}, config.curve_points)
+        varied = _method(method, config.variants)
+        if labels == "real" and varied["method"] in ("idc", "ncfd"):
+            left_out[f"{method} with real labels is left out: it makes tiles that no real HR exists for"] = None
             continue
-        if not arm.whole and arm.train.patch_size > arm.condense.tile_size:
+        settings = common | varied | {"labels": labels}
+        if method == WHOLE:
+            ratio, allocation = 1.0, ""
+        else:
+            settings |= {"ratio": ratio, "allocation": allocation}
+        condense = load(CondenseConfig, None, settings).model_copy(update=own)
+        if method != WHOLE and train.patch_size > condense.tile_size:
             raise BadRequest(
-                f"train.patch_size is {arm.train.patch_size}, more than condense.tile_size, {arm.condense.tile_size}; "
-                "set both, such as to 32"
+                f"train.patch_size is {train.patch_size}, more than condense.tile_size, {condense.tile_size}; set "
+                "both, such as to 32"
             )
+        arm = Arm(method, ratio, labels, allocation, student, condense, train)
         arms.setdefault(arm.name, arm)
     if not arms:
         raise BadRequest("there is nothing to compare: " + "; ".join(left_out or ["methods is empty"]))
@@ -152,21 +164,25 @@ def expand(config: CompareConfig, teacher: bytes) -> tuple[list[Arm], list[str]]
     return list(arms.values()), list(left_out)
 
 
-def reference_of(config: CompareConfig, arms: list[Arm]) -> str:
+def reference_of(wanted: str | None, arms: list[Arm]) -> str:
     """Core of the arm that the others are subtracted from.
 
+    Args:
+        wanted: how its name begins; None: all images with real labels, else the first arm.
+        arms: all of them.
+
     Raises:
-        BadRequest: no arm, or more than one, begins like the configured name.
+        BadRequest: no arm, or more than one, begins like that.
     """
     cores = list(dict.fromkeys(arm.core for arm in arms))
-    if config.reference is None:
+    if wanted is None:
         return f"{WHOLE}-real" if f"{WHOLE}-real" in cores else cores[0]
-    if config.reference in cores:
-        return config.reference
-    matches = [core for core in cores if core.startswith(config.reference)]
+    if wanted in cores:
+        return wanted
+    matches = [core for core in cores if core.startswith(wanted)]
     if len(matches) != 1:
         listing = f"{len(matches)} arms begin like that" if matches else "no arm is called that"
-        raise BadRequest(f"reference is {config.reference}, but {listing}; there are: {', '.join(cores)}")
+        raise BadRequest(f"reference is {wanted}, but {listing}; there are: {', '.join(cores)}")
     return matches[0]
 
 
@@ -180,56 +196,40 @@ def _combinations(config: CompareConfig) -> Iterator[tuple[str, float, str, str,
         yield from itertools.product(*lists)
 
 
-def _arm(config: CompareConfig, method: str, ratio: float, labels: str, allocation: str, student: str) -> Arm | str:
-    """An arm, or why there is none."""
-    common = _flat(CondenseConfig, config.condense, "condense", _CONDENSE_SETS | {"method"})
-    common |= {"scale": config.scale, "labels": labels, "gallery_images": 0, "report_images": 0}
-    train = _train(config, student)
-    if method == WHOLE:
-        condense = _loaded(CondenseConfig, common | {"method": "random"}, config)
-        return Arm(WHOLE, 1.0, labels, "", student, condense, train)
-    own = _method(config, method)
-    if labels == "real" and own["method"] in ("idc", "ncfd"):
-        return f"{method} with real labels is left out: it makes tiles that no real HR exists for"
-    settings = common | own | {"ratio": ratio, "allocation": allocation}
-    return Arm(method, ratio, labels, allocation, student, _loaded(CondenseConfig, settings, config), train)
-
-
-def _method(config: CompareConfig, name: str) -> dict[str, Any]:
-    if name not in config.variants:
+def _method(name: str, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings of a method or a variant; of the whole those by which images are read."""
+    if name == WHOLE:
+        return {"method": "random"}
+    if name not in variants:
         known = get_args(CondenseConfig.model_fields["method"].annotation)
         if name not in known:
-            raise BadRequest(
-                f"methods: no method is called {name!r}; {nearest(name, [WHOLE, *known, *config.variants])}"
-            )
+            raise BadRequest(f"methods: no method is called {name!r}; {nearest(name, [WHOLE, *known, *variants])}")
         return {"method": name}
     _check_name(name, "variants")
-    own = _flat(CondenseConfig, config.variants[name], f"variants.{name}", _CONDENSE_SETS | {"source"})
+    own = _flat(CondenseConfig, variants[name], f"variants.{name}", _CONDENSE_SETS | {"source"})
     if "method" not in own:
         raise BadRequest(f"variants.{name} has no method; name the one that it varies, such as method: idc")
     return own
 
 
-def _train(config: CompareConfig, student: str) -> TrainConfig:
-    settings = _flat(TrainConfig, config.train, "train", TRAIN_SETS | {"model"})
-    if student in config.networks:
-        _check_name(student, "networks")
-        settings |= _flat(TrainConfig, config.networks[student], f"networks.{student}", TRAIN_SETS)
-        if "model" not in settings:
-            raise BadRequest(f"networks.{student} has no model; name the one that it varies, such as edsr_small")
-    else:
-        settings["model"] = student
-    plain = load(TrainConfig, None, settings)
-    every = max(1, -(-plain.iterations // config.curve_points))
-    settings |= {"scale": config.scale, "validation.every": every, "checkpoint_every": every}
-    return with_absolute_start(load(TrainConfig, None, settings | {"workers.threads": config.actors.threads}))
+def _student(name: str, common: Mapping[str, Any], networks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings of the training of a model or a network."""
+    settings = _flat(TrainConfig, common, "train", TRAIN_SETS | {"model"})
+    if name not in networks:
+        return settings | {"model": name}
+    _check_name(name, "networks")
+    settings |= _flat(TrainConfig, networks[name], f"networks.{name}", TRAIN_SETS)
+    if "model" not in settings:
+        raise BadRequest(f"networks.{name} has no model; name the one that it varies, such as edsr_small")
+    return settings
 
 
-def _loaded(model: type[CondenseConfig], settings: Mapping[str, Any], config: CompareConfig) -> CondenseConfig:
-    """Validated, with the workers' settings and without a trace of its own in MLflow."""
-    loaded = load(model, None, settings)
-    off = loaded.mlflow.model_copy(update={"enabled": False})
-    return loaded.model_copy(update={"actors": config.actors, "mlflow": off, "teacher": config.teacher})
+def _train(settings: Mapping[str, Any], curve_points: int) -> TrainConfig:
+    """Validated, with as many points of its curve, and as many saved states."""
+    every = max(1, -(-load(TrainConfig, None, settings).iterations // curve_points))
+    return with_absolute_start(
+        load(TrainConfig, None, {**settings, "validation.every": every, "checkpoint_every": every})
+    )
 
 
 def _flat(model: type[BaseModel], values: Mapping[str, Any], where: str, reserved: Collection[str]) -> dict[str, Any]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -19,7 +18,7 @@ from idc_ray.comparison.prepare import Plan, prepare
 from idc_ray.comparison.report import make_report, report_files
 from idc_ray.comparison.results import Failure, Result, Results
 from idc_ray.comparison.schedule import Outcome, Unit, run_units
-from idc_ray.comparison.table import Report
+from idc_ray.comparison.table import Report, to_markdown
 from idc_ray.comparison.tasks import Blocks
 from idc_ray.comparison.track import tell_result
 from idc_ray.config import METHOD_VERSION, CondenseConfig
@@ -27,37 +26,25 @@ from idc_ray.config.base import result_digest
 from idc_ray.config.compare import CompareConfig
 from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily
+from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import tell_if_no_room
 from idc_ray.report import Options, write_own_report
 from idc_ray.report.comparison import CROPS
-from idc_ray.store import holder_text
+from idc_ray.results import CompareResult, FailedArm
+from idc_ray.store import read_manifest
 from idc_ray.store.filesystem import StorageFolder, resolve
-from idc_ray.store.lock import lock
 from idc_ray.tracking import tracking_uri
 
-__all__ = ["Compared", "compare", "run_compare"]
+__all__ = ["compare", "result_of", "run_compare"]
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A launch that has come to its end.
-
-    Attributes:
-        storage: the output, which has the table in ``results.md``.
-        report: what is known of all arms, with the failures of this launch.
-    """
-
-    storage: StorageFolder
-    report: Report
-
-
 def compare(config: CompareConfig) -> int:
-    """The command: :func:`run_compare` between its settings and where the table is, printed; or an estimate.
+    """The command: :func:`run_compare`, or an estimate.
 
     Returns:
         The exit code: 0, or 1 if an arm failed.
@@ -65,20 +52,15 @@ def compare(config: CompareConfig) -> int:
     Raises:
         IdcError, Interrupted: as :func:`run_compare`.
     """
-    print(config.to_yaml(), flush=True)
-    if config.dry_run:
-        with tempfile.TemporaryDirectory() as folder:
-            plan = _prepared(config, f"{folder}/photographs")
-            with Heartbeat("timing a few images and steps"):
-                print(dry_run.estimate(plan))
+    if not is_real_run(config, lambda photographs: _estimate(config, photographs)):
         return 0
     compared = run_compare(config)
-    report = compared.report
-    print(f"{report.finished} of {report.total} trainings: {compared.storage.shown('results.md')}", flush=True)
-    return 1 if report.failures else 0
+    table = resolve(config.output).shown("results.md")
+    print(f"{compared.num_finished} of {compared.num_trainings} trainings: {table}", flush=True)
+    return 1 if compared.failures else 0
 
 
-def run_compare(config: CompareConfig) -> Compared:
+def run_compare(config: CompareConfig) -> CompareResult:
     """Compare; the same call again does what is missing, and tries again what failed.
 
     Args:
@@ -95,14 +77,29 @@ def run_compare(config: CompareConfig) -> Compared:
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)
     storage = resolve(config.output)
-    storage.check_writable()
-    with lock(storage, holder_text()):
+    with claimed(storage):
         storage.write("config.yaml", config.to_yaml().encode())
         report = _Comparison(plan, storage).run()
-    if config.report:
-        with Heartbeat("writing the report"):
-            write_own_report(storage, Options())
-    return Compared(storage, report)
+        if config.report:
+            with Heartbeat("writing the report"):
+                write_own_report(storage, Options())
+    return result_of(report, storage.uri)
+
+
+def result_of(report: Report, output: str) -> CompareResult:
+    """A report as the result of the job."""
+    means: dict[str, dict[str, float | None]] = {}
+    for arm in report.arms:
+        spreads = {name: arm.spreads.get((name, "psnr")) for name in report.sets}
+        means[arm.name] = {name: None if found is None else found.mean for name, found in spreads.items()}
+    failures = tuple(FailedArm(each.arm, each.seed, each.reason) for each in report.failures)
+    return CompareResult(output, report.finished, report.total, means, failures, to_markdown(report))
+
+
+def _estimate(config: CompareConfig, photographs: str) -> str:
+    plan = _prepared(config, photographs)
+    with Heartbeat("timing a few images and steps"):
+        return dry_run.estimate(plan)
 
 
 def _prepared(config: CompareConfig, photographs: str | None = None) -> Plan:
@@ -135,7 +132,7 @@ class _Comparison:
                 self.done[result.name] = result
         log.info("%d trainings of %d arms, %d done before", len(plan.trainings), len(plan.arms), len(self.done))
         self.tracking = RunFamily(config.mlflow, config, config.output, self.storage, plan.digest)
-        try:
+        with closed_if_stopped(self.tracking):
             with Heartbeat("telling MLflow what is done"):
                 for result in self.done.values():
                     self._track(result)
@@ -143,10 +140,7 @@ class _Comparison:
             with Heartbeat("writing tables and plots"):
                 report = self._report()
                 self._write_crops()
-        except BaseException as error:
-            self.tracking.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
-        self.tracking.finish("FAILED" if self.failures else "FINISHED")
+            self.tracking.finish("FAILED" if self.failures else "FINISHED")
         return report
 
     def _track(self, result: Result) -> None:
@@ -158,12 +152,9 @@ class _Comparison:
         self.anchors = stored or {}
         if not missing and stored:
             return
-        ours = not ray.is_initialized()
-        with Heartbeat("starting or joining Ray"):
-            join_for(self.config.actors, worker_output=False)
-        try:
+        with cluster(lambda: join_for(self.config.actors, worker_output=False)) as started:
             self.pool = plan_pool(self.config.actors, ray.cluster_resources(), len(missing))
-            self.may_grow = self.pool.may_grow and not ours
+            self.may_grow = self.pool.may_grow and not started
             tell_if_no_room(self.pool)
             self.teacher = ray.put(self.plan.teacher)
             scored = None if stored else self._remote(tasks.score_anchors, self.teacher, self.plan.scoring)
@@ -173,9 +164,6 @@ class _Comparison:
                 with Heartbeat("scoring bicubic interpolation and the teacher"):
                     self.anchors = self._value(scored)
                 self.storage.write_json(name, self.anchors)
-        finally:
-            if ours:
-                ray.shutdown()
 
     def _train_all(self, missing: list[tuple[Arm, int]]) -> None:
         assert self.pool is not None
@@ -326,7 +314,7 @@ class _Comparison:
 
     def _make_set(self, arm: Arm, job: Job, set_name: str) -> Any:
         if arm.method != WHOLE:
-            finished = job.store.read_manifest() is not None
+            finished = read_manifest(job.store) is not None
             blocks = Blocks([]) if finished else self._images(job.config)
             return self._remote(tasks.condense, job, self.teacher, blocks, self.plan.listing.manifest.num_rows)
         if arm.labels == "real":

@@ -13,7 +13,7 @@ from idc_ray.errors import BadRequest
 from idc_ray.images import ImageListing
 from idc_ray.models import Upscaler
 from idc_ray.pipeline.job import Job
-from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImage, pixels
+from idc_ray.pipeline.reading import ENDS_THE_JOB, READ_SCHEMA, ReadImage, pixels
 from idc_ray.training.pairs import Pair
 
 __all__ = ["BLOCK_IMAGES", "Block", "manifest_blocks", "read_block", "relabelled", "whole_pairs"]
@@ -23,16 +23,6 @@ BLOCK_IMAGES = 16
 
 #: Pillow and pyarrow let other threads work meanwhile.
 THREADS = 4
-
-#: 64-bit offsets: a block of large images is more than 2 GiB.
-SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()), ("source", pa.string()), ("mtime_ns", pa.int64()), ("lr", pa.large_binary()),
-        ("height", pa.int64()), ("width", pa.int64()), ("hr", pa.large_binary()), ("source_bytes", pa.int64()),
-        ("source_sha256", pa.string()), ("code", pa.string()), ("reason", pa.string()), ("traceback", pa.string()),
-        ("attempts", pa.int64()), ("read_seconds", pa.float64()),
-    ]
-)  # fmt: skip
 
 Block: TypeAlias = pa.Table
 """Rows of :class:`idc_ray.pipeline.reading.ReadImage`, HR included."""
@@ -60,17 +50,17 @@ def read_block(job: Job, manifest: pa.Table) -> Block:
     for row in rows:
         if row["code"] == ENDS_THE_JOB:
             raise BadRequest(row["reason"])
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    return pa.Table.from_pylist(rows, schema=READ_SCHEMA)
 
 
 def relabelled(blocks: Iterable[Block], network: Upscaler) -> Iterator[Block]:
     """The same images with a network's outputs for HR."""
-    index = SCHEMA.get_field_index("hr")
+    index = READ_SCHEMA.get_field_index("hr")
     for block in blocks:
         labels = []
         for row in _rows(block):
             labels.append(b"" if row["code"] else network.upscale_image(pixels(row, network.scale)[0]).tobytes())
-        yield block.set_column(index, SCHEMA.field(index), pa.array(labels, pa.large_binary()))
+        yield block.set_column(index, READ_SCHEMA.field(index), pa.array(labels, pa.large_binary()))
 
 
 def whole_pairs(blocks: Iterable[Block], scale: int) -> Iterator[Pair]:

@@ -22,7 +22,7 @@ from idc_ray.images import ImageListing
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.inputs import find_input, input_root, read_teacher
 from idc_ray.pipeline.job import Job
-from idc_ray.store import Store
+from idc_ray.store.filesystem import resolve
 
 __all__ = ["Plan", "prepare"]
 
@@ -67,7 +67,7 @@ class Plan:
         """A run of the condense job in a folder of the output."""
         return Job(
             config=config,
-            store=Store.open(f"{self.config.output.rstrip('/')}/{folder}"),
+            store=resolve(f"{self.config.output.rstrip('/')}/{folder}"),
             digest=config.digest(teacher_sha256(self.teacher)),
             launch=self.launch,
             filesystem=self.listing.filesystem,
@@ -90,11 +90,13 @@ def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
     own = {"input": config.input, "output": config.output, "scale": config.scale, "teacher": config.teacher}
     teacher = read_teacher(CondenseConfig(**own))
     arms, left_out = expand(config, teacher)
-    reference = reference_of(config, arms)
-    scoring = find_scoring(config)
+    reference = reference_of(config.reference, arms)
+    scoring = find_scoring(config.benchmarks, config.validation, config.curve, config.scale)
     scoring.check()  # a truncated picture is found now
     listing = find_input(arms[0].condense.model_copy(update=own), photographs)
-    _refuse_tests_in(listing, config)
+    scored = [("benchmarks", folder) for folder in config.benchmarks]
+    scored += [("validation", config.validation)] if config.validation is not None else []
+    _refuse_tests_in(listing, scored)
     data = Data(input_digest(listing), teacher_sha256(teacher), scoring.curve_digest(), scoring.digest())
     launch = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     plan = Plan(config, arms, left_out, reference, listing, teacher, scoring, data, launch)
@@ -107,12 +109,10 @@ def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
     return plan
 
 
-def _refuse_tests_in(listing: ImageListing, config: CompareConfig) -> None:
-    """Students would be trained on what they are scored on."""
+def _refuse_tests_in(listing: ImageListing, scored: list[tuple[str, str]]) -> None:
+    """Students would be trained on what they are scored on: folders, each with the setting that names it."""
     if not isinstance(listing.filesystem, LocalFileSystem):
         return
-    scored = [("benchmarks", folder) for folder in config.benchmarks]
-    scored += [("validation", config.validation)] if config.validation is not None else []
     for setting, folder in scored:
         below = os.path.join(os.path.abspath(folder), "")
         inside = pc.sum(pc.starts_with(listing.manifest["path"], below)).as_py()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from idc_ray.config.compare import CompareConfig
 from idc_ray.config.train import Validation
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import (
@@ -123,20 +122,19 @@ class Scoring:
         return [[path.relative_to(root).as_posix(), path.stat().st_size] for path in files]
 
 
-def find_scoring(config: CompareConfig) -> Scoring:
-    """The benchmark sets and validation images of a configuration.
+def find_scoring(benchmarks: Sequence[str], validation: str | None, curve: str, scale: int) -> Scoring:
+    """The benchmark sets and validation images of a comparison, by its settings.
 
     Raises:
         BadRequest: see :func:`find_all_sets`; or a set has the name of the validation's column.
     """
-    sets = find_all_sets(config.benchmarks, config.scale, "benchmarks")
+    sets = find_all_sets(benchmarks, scale, "benchmarks")
     if VALIDATION in {each.name for each in sets}:
         raise BadRequest(f"benchmarks has a set called {VALIDATION}, as a column of the table is; rename its folder")
-    validation = None if config.validation is None else str(Path(config.validation).absolute())
-    if validation is not None and not Path(validation).is_dir():
-        raise BadRequest(f"validation {validation} is not a folder; name one with HR images")
-    curve = "none" if config.curve == VALIDATION and validation is None else config.curve
-    return Scoring(tuple(sets), validation, curve, config.scale)
+    folder = None if validation is None else str(Path(validation).absolute())
+    if folder is not None and not Path(folder).is_dir():
+        raise BadRequest(f"validation {folder} is not a folder; name one with HR images")
+    return Scoring(tuple(sets), folder, "none" if curve == VALIDATION and folder is None else curve, scale)
 
 
 def _digest(value: object) -> str:

@@ -26,8 +26,21 @@ from idc_ray.pipeline.inputs import PNG_BYTES_PER_PIXEL
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import pixels
 from idc_ray.pipeline.worker import CondenseWorker
-from idc_ray.store import RunRecord, Store, shard_count_for
+from idc_ray.store import (
+    RunRecord,
+    begin_run,
+    end_launch,
+    find_done,
+    index_table,
+    quarantined_ids,
+    read_manifest,
+    read_run,
+    shard_count_for,
+    write_manifest,
+)
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.lease import LEASE_S
+from idc_ray.store.lock import lock
 
 __all__ = ["SetFacts", "condense_set", "label_whole", "measure_difficulty", "set_facts", "whole_facts"]
 
@@ -75,7 +88,7 @@ def condense_set(job: Job, teacher: bytes, blocks: Iterable[Block], images: int)
     store, config = job.store, job.config
     pixels_in = sum(pc.sum(pc.multiply(block["height"], block["width"])).as_py() or 0 for block in blocks)
     expected = config.ratio * pixels_in * (1 + config.scale**2) * PNG_BYTES_PER_PIXEL
-    known = store.read_run()
+    known = read_run(store)
     record = RunRecord(
         config=config.model_dump(mode="json"),
         digest=job.digest,
@@ -88,13 +101,13 @@ def condense_set(job: Job, teacher: bytes, blocks: Iterable[Block], images: int)
         device="",
         survey=None if job.mean_difficulty is None else {"mean_difficulty": job.mean_difficulty},
     )
-    with store.lock(f"the comparison, launch {job.launch}", LOCK_SECONDS):
-        run = store.begin_run(record)
-        if store.read_manifest() is None:
+    with lock(store, f"the comparison, launch {job.launch}", LOCK_SECONDS):
+        run = begin_run(store, record)
+        if read_manifest(store) is None:
             _condense_missing(job, teacher, blocks)
             Compactor(store, job.digest, run.shard_count, ()).finish()
-            store.end_launch(job.launch)
-            store.write_manifest(job.digest, {}, images)
+            end_launch(store, job.launch)
+            write_manifest(store, job.digest, {}, images)
     return set_facts(store)
 
 
@@ -104,27 +117,27 @@ def _condense_missing(job: Job, teacher: bytes, blocks: Iterable[Block]) -> None
         raise worker.useless
     config = job.config
     together = config.actors.images_per_step or IMAGES_PER_STEP["GPUs" if worker.device.type == "cuda" else "CPUs"]
-    settled = pa.array(set(job.store.done(job.digest)) | job.store.quarantined_ids(job.digest), pa.string())
+    settled = pa.array(set(find_done(job.store, job.digest)) | quarantined_ids(job.store, job.digest), pa.string())
     for block in blocks:
         missing = block.filter(pc.invert(pc.is_in(block["image_id"], settled)))
         for batch in missing.to_batches(max_chunksize=together):
             worker.work(batch.to_pylist())
 
 
-def set_facts(store: Store) -> SetFacts:
+def set_facts(store: StorageFolder) -> SetFacts:
     """What is known of a finished set, however many launches it took.
 
     Raises:
         BadRequest: it has no tile.
     """
-    manifest = store.read_manifest()
-    run = store.read_run()
+    manifest = read_manifest(store)
+    run = read_run(store)
     if manifest is None or run is None:
         raise IdcError(f"{store.uri} is not finished")
     if not manifest.rows:
         reasons = "; ".join(f"{each['source']}: {each['reason']}" for each in manifest.quarantined[:3])
         raise BadRequest(f"no tile came of {manifest.images} images ({reasons or 'the ratio is too small'})")
-    records = store.index_table(["lr_height", "lr_width", "seconds"]).to_pylist()
+    records = index_table(store, ["lr_height", "lr_width", "seconds"]).to_pylist()
     pixels_in = sum(record["lr_height"] * record["lr_width"] for record in records)
     # Reading is left out: it is done once for all arms.
     seconds = sum(s for record in records for stage, s in dict(record["seconds"]).items() if stage != "read")

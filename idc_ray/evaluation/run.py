@@ -27,16 +27,11 @@ from idc_ray.pipeline.progress import Heartbeat, duration, mark_told
 from idc_ray.pipeline.summary import size
 from idc_ray.store.filesystem import StorageFolder, resolve
 
-__all__ = ["evaluate_command", "make_upscale", "run_evaluation"]
+__all__ = ["evaluate_command", "run_evaluation"]
 
 log = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8]
-
-
-def make_upscale(config: EvaluateConfig) -> Callable[[Image], Image]:
-    """The network as a function of 8-bit images; see :func:`idc_ray.evaluation.network.open_network`."""
-    return open_network(config).upscale
 
 
 def _print(text: str) -> None:

@@ -119,7 +119,9 @@ def find_images(
     if not files:
         endings = " ".join(sorted(IMAGE_ENDINGS | PARQUET_ENDINGS))
         within = f"match the pattern {storage.path}" if _kind(storage) == fs.FileType.NotFound else f"in {storage.uri}"
-        searched = f"no images {within}" + (f" outside {without.uri}" if without is not None else "")
+        searched = f"no images {within}" + (
+            f" outside {without.uri}" if without is not None and holds(_folder(storage), without) else ""
+        )
         raise BadRequest(f"{searched}; {ignored} other files were ignored; read are: {endings}")
     lr = None
     if lr_input is not None:
@@ -139,14 +141,21 @@ def find_images(
 def output_inside(input: str, output: str) -> StoragePath | None:
     """The output if it lies in the input, where what earlier launches wrote, such as pictures, is no input.
 
+    On a disk also where it does not: a link in the input may lead to it.
+
     Raises:
         BadRequest: both are the same folder.
     """
     source, storage = locate(input), locate(output)
     if holds(storage, source) and holds(source, storage):
         raise BadRequest(f"input and output are the same folder, {source.uri}; choose another --output")
-    base = split_pattern(source.path)[0] if has_wildcard(source.path) else source.path
-    return storage if holds(replace(source, path=base), storage) else None
+    both_local = source.local and storage.local
+    return storage if both_local or holds(_folder(source), storage) else None
+
+
+def _folder(storage: StoragePath) -> StoragePath:
+    """Of a pattern, the folder that it is searched in."""
+    return replace(storage, path=split_pattern(storage.path)[0]) if has_wildcard(storage.path) else storage
 
 
 def _files(storage: StoragePath, prefer_parquet: bool, without: StoragePath | None) -> tuple[list[Entry], int, int]:

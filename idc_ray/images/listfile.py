@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 
 from pyarrow import fs
 
@@ -13,6 +14,7 @@ from idc_ray.images.names import open_path, stored
 
 __all__ = ["read_list"]
 
+_RESERVED = re.compile("@+(up|root)")  # parts of sources that stand for others
 _CHUNK = 4096  # paths per status call
 
 
@@ -22,8 +24,9 @@ def read_list(storage: StoragePath) -> tuple[list[Entry], int]:
     One path per line, UTF-8, relative to the list's folder, or absolute on a disk. Blank lines and lines that begin
     with ``#`` are skipped (write ``./#1.png`` for such a name). Lines may leave the list's folder, by an absolute path
     or ``..``: the user wrote them. Sources never do, so that nothing derived from one can be written outside an output:
-    ``..`` becomes ``@up`` and a leading ``/`` becomes ``@root/``. A relative line keeps its id when list and images
-    move together, an absolute one when only the list moves.
+    ``..`` becomes ``@up`` and a leading ``/`` becomes ``@root/``; folders of these very names become ``@@up`` and
+    ``@@root``. A relative line keeps its id when list and images move together, an absolute one when only the list
+    moves.
 
     A path named twice counts once, under its first spelling: the second adds nothing.
 
@@ -67,11 +70,13 @@ def _entry(line: str, storage: StoragePath) -> Entry:
             f"the list {storage.uri} names {line!r}; in an object store, paths are relative to the list's folder"
         )
     clean = posixpath.normpath(line)
+    if absolute:
+        clean = "/" + clean.lstrip("/")  # POSIX keeps two leading slashes apart from one; Linux does not
     path = posixpath.normpath(posixpath.join(posixpath.dirname(storage.path), clean))
     if absolute:
         return Entry("@root/" + clean.lstrip("/"), path)
-    parts = clean.split("/")
-    return Entry("/".join("@up" if part == ".." else part for part in parts), path)
+    parts = ["@up" if part == ".." else f"@{part}" if _RESERVED.fullmatch(part) else part for part in clean.split("/")]
+    return Entry("/".join(parts), path)
 
 
 def _infos(filesystem: fs.FileSystem, paths: list[str]) -> list[fs.FileInfo]:

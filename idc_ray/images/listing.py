@@ -56,9 +56,11 @@ def _walk_store(storage: StoragePath, depth: int | None, without: StoragePath | 
 
 def _walk_disk(base: str, depth: int | None, without: StoragePath | None) -> Iterator[Entry]:
     entered: set[tuple[int, int]] = set()
+    kept_out = None
     if without is not None and without.local and os.path.exists(without.path):
         left_out = os.stat(without.path)
         entered.add((left_out.st_dev, left_out.st_ino))
+        kept_out = without
     linked: list[tuple[str, str]] = []
     real = [(base, "")]  # real folders first: a link to one of them must not rename its files
     while real or linked:
@@ -72,12 +74,18 @@ def _walk_disk(base: str, depth: int | None, without: StoragePath | None) -> Ite
             for entry in sorted(entries, key=lambda e: e.name, reverse=True):
                 if entry.name.startswith("."):
                     continue
+                if kept_out is not None and entry.is_symlink() and _leads_into(kept_out, entry.path):
+                    continue
                 found = _status(entry)
                 if found is None or not stat.S_ISDIR(found.st_mode):
                     yield from _file(entry, prefix, found)
                 elif depth is None or prefix.count("/") + 1 < depth:
                     (linked if entry.is_symlink() else below).append((entry.path, f"{prefix}{entry.name}/"))
         real.extend(below)
+
+
+def _leads_into(folder: StoragePath, link: str) -> bool:
+    return os.path.realpath(link).startswith(f"{os.path.realpath(folder.path).rstrip('/')}/")
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:

@@ -86,15 +86,33 @@ class Entry(NamedTuple):
 def build_manifest(entries: Iterable[Entry]) -> pa.Table:
     """The manifest of ``entries``: sorted by source, so the same images in any order give the same table.
 
+    Two files may have one source: a name that is no UTF-8, and one that is spelled as that is shown. The second in the
+    order of paths is given ``~2``.
+
     Raises:
         BadRequest: two entries share an id. Merging them would lose an image silently, and listings
             have already merged a path that was named twice.
     """
-    ordered = sorted(entries, key=itemgetter(0))
+    ordered = _distinct(sorted(entries, key=itemgetter(0, 1)))
     columns = list(zip(*ordered, strict=True)) or [()] * len(Entry._fields)
     ids = [image_id(source) for source in columns[0]]
     _check_unique(ids, columns[0])
     return pa.table([ids, *columns], schema=MANIFEST_SCHEMA)
+
+
+def _distinct(ordered: list[Entry]) -> list[Entry]:
+    sources = {entry.source for entry in ordered}
+    if len(sources) == len(ordered):
+        return ordered
+    seen: set[str] = set()
+    distinct: list[Entry] = []
+    for entry in ordered:
+        source, number = entry.source, 2
+        while source in seen or (source != entry.source and source in sources):
+            source, number = f"{entry.source}~{number}", number + 1
+        seen.add(source)
+        distinct.append(entry._replace(source=source))
+    return sorted(distinct, key=itemgetter(0))
 
 
 def _check_unique(ids: list[str], sources: tuple[str, ...]) -> None:

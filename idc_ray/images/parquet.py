@@ -15,6 +15,10 @@ from idc_ray.images.names import open_path
 __all__ = ["image_columns", "read_row", "row_entries"]
 
 
+#: Bytes of a file for each row that it states; the smallest PNG has 67, and compresses to half of that.
+LEAST_BYTES = 16
+
+
 def image_columns(schema: pa.Schema) -> list[str]:
     """Columns that may hold images: binary, or a struct with a binary field ``bytes`` (Hugging Face's ``Image``)."""
     return [field.name for field in schema if _is_binary(field.type) or _bytes_field(field.type)]
@@ -43,9 +47,13 @@ def row_entries(files: Iterable[Entry], filesystem: fs.FileSystem, column: str |
     for file in files:
         try:
             with open_path(filesystem, file.path) as handle, pq.ParquetFile(handle) as parquet:
-                rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
+                rows, schema, size = parquet.metadata.num_rows, parquet.schema_arrow, handle.seek(0, 2)
         except (OSError, pa.ArrowException, TypeError, ValueError) as error:  # the last two: forged extension types
             raise BadRequest(f"cannot read {file.source!r} as Parquet: {error}; repair it or leave it out") from error
+        if rows * LEAST_BYTES > size:
+            raise BadRequest(
+                f"{file.source!r} states {rows:,} rows in {size:,} bytes, which cannot be images; leave it out"
+            )
         chosen = _choose(schema, column, file.source)
         for row in range(rows):
             yield Entry(f"{file.source}#{row}", file.path, -1, file.mtime_ns, None, row, chosen)

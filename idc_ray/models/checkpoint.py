@@ -6,9 +6,10 @@ metadata entry ``idc_ray`` with JSON: ``format_version``, ``architecture``, ``sc
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from idc_ray.errors import BadRequest
 from idc_ray.models.files import write_atomic
@@ -28,6 +30,8 @@ METADATA_KEY = "idc_ray"
 FORMAT_VERSION = 1
 #: safetensors' limit on its JSON header. The first 8 bytes of torch zip files and pickles read as far larger lengths.
 MAX_HEADER_BYTES = 100_000_000
+#: Bytes of a header that is parsed, and tensors of a checkpoint. The largest networks in use have some 5,000.
+MAX_PARSED_BYTES, MAX_TENSORS = 16_000_000, 50_000
 #: Largest number allowed as a network's argument (blocks, channels).
 MAX_ARGUMENT = 4096
 
@@ -54,11 +58,11 @@ class Checkpoint:
         """
         self._check_numbers()
         try:
-            with torch.device("meta"):  # takes no memory: the metadata may ask for a network of any size
+            with torch.device("meta"), _at_most(len(self.state_dict)):  # the metadata may ask for any size
                 _check_shapes(self.spec.build(), self.state_dict)
             model = self.spec.build()
             model.load_state_dict(self.state_dict)
-        except (RuntimeError, KeyError) as error:
+        except (RuntimeError, KeyError, RecursionError, OverflowError, MemoryError) as error:
             raise BadRequest(f"the checkpoint's weights do not fit its metadata ({self.spec}): {error}") from None
         return model
 
@@ -72,6 +76,24 @@ def _largest(value: Any) -> float:
     if isinstance(value, list | tuple):
         return max(map(_largest, value), default=0)
     return abs(value) if isinstance(value, int | float) else 0
+
+
+@contextlib.contextmanager
+def _at_most(tensors: int) -> Iterator[None]:
+    """Refuse a network of more parameters than a checkpoint has tensors while it is built, not once it is."""
+    left = tensors + 1000  # some are left out of state dicts
+
+    def count(module: nn.Module, name: str, parameter: object) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RuntimeError(f"it describes a network of more than the {tensors:,} tensors that it holds")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _check_shapes(skeleton: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
@@ -129,8 +151,10 @@ def load_checkpoint(data: bytes) -> Checkpoint:
         version = fields["format_version"]
         spec = ModelSpec(fields["architecture"], int(fields["scale"]), dict(fields["arguments"]))
         notes = dict(fields.get("notes", {}))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BadRequest(f"the checkpoint's {METADATA_KEY!r} metadata cannot be read: {error!r}") from None
+    if not isinstance(spec.architecture, str) or not all(isinstance(name, str) for name in spec.arguments):
+        raise BadRequest(f"the checkpoint's {METADATA_KEY!r} metadata names no architecture; copy the file again")
     if version != FORMAT_VERSION:
         raise BadRequest(
             f"the checkpoint has format version {version}; this idc_ray reads version {FORMAT_VERSION}; update idc_ray"
@@ -140,9 +164,10 @@ def load_checkpoint(data: bytes) -> Checkpoint:
 
 def read_tensors(data: bytes) -> dict[str, Tensor]:
     """All tensors of a safetensors file; raises BadRequest if it is damaged."""
+    _header(data)
     try:
         return safetensors.torch.load(data)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:  # an unknown dtype
         raise BadRequest(f"the safetensors file is damaged or cut short ({error}); copy it again") from None
 
 
@@ -155,9 +180,20 @@ def read_metadata(data: bytes) -> dict[str, str]:
     """The free metadata of a safetensors file, without its tensors; raises BadRequest if the header is invalid."""
     if not is_safetensors(data):
         raise BadRequest("not a safetensors file by its first bytes")
+    metadata = _header(data).get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise BadRequest("the safetensors header's metadata is no mapping of texts; copy the file again")
+    return metadata
+
+
+def _header(data: bytes) -> dict[str, Any]:
     length = struct.unpack("<Q", data[:8])[0]
+    if length > MAX_PARSED_BYTES:
+        raise BadRequest(f"the safetensors header has {length:,} bytes; no network needs over {MAX_PARSED_BYTES:,}")
     try:
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    except ValueError as error:
+        header = json.loads(data[8 : 8 + length])
+    except (ValueError, RecursionError) as error:
         raise BadRequest(f"the safetensors header is damaged or cut short ({error}); copy the file again") from None
-    return dict(metadata)
+    if len(header) > MAX_TENSORS:
+        raise BadRequest(f"the safetensors file has {len(header):,} tensors; no network needs over {MAX_TENSORS:,}")
+    return dict(header)

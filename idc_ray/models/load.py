@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from idc_ray.errors import BadRequest
 from idc_ray.models.checkpoint import (
+    MAX_TENSORS,
     METADATA_KEY,
     Checkpoint,
     is_safetensors,
@@ -132,29 +133,50 @@ def _content(data: bytes | str | Path, name: str | None) -> tuple[bytes, str]:
 
 
 def _read_network(data: bytes, name: str, scale: int | None) -> _Network:
-    if is_safetensors(data) and METADATA_KEY in read_metadata(data):
-        checkpoint = load_checkpoint(data)
-        network = _Network(checkpoint.build(), checkpoint.spec.scale)
-    elif is_safetensors(data):
-        network = _foreign(dict(read_tensors(data)), name)
-    elif data.startswith((b"PK\x03\x04", b"\x80")):  # torch's zip format, and pickle, as before torch 1.6
-        network = _foreign(_read_torch(data, name), name)
-    else:
-        raise BadRequest(
-            f"{name} is not a checkpoint by its first bytes; "
-            "expected safetensors or a PyTorch file with a state dict (.pt, .pth)"
-        )
+    try:
+        network = _parsed(data, name)
+    except BadRequest:
+        raise
+    except Exception as error:  # the content is anybody's: whatever goes wrong with it is its fault
+        what = f"{type(error).__name__}: {error}"
+        raise BadRequest(f"{name} cannot be read as a network ({what}); copy it again") from None
     if scale is not None and network.scale != scale:
         raise BadRequest(
             f"{name} is a network for x{network.scale}, but the scale is {scale}; "
             f"use --scale {network.scale}, or a checkpoint for x{scale}"
+        )
+    _check_finite(network.model, name)
+    return network
+
+
+def _check_finite(model: nn.Module, name: str) -> None:
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise BadRequest(
+                f"{name} has NaN or infinity in {key!r}: its training diverged, or the file is damaged; "
+                "use an earlier checkpoint"
+            )
+
+
+def _parsed(data: bytes, name: str) -> _Network:
+    if is_safetensors(data) and METADATA_KEY in read_metadata(data):
+        checkpoint = load_checkpoint(data)
+        network = _Network(checkpoint.build(), checkpoint.spec.scale)
+    elif is_safetensors(data):
+        network = _foreign(dict(read_tensors(data)), name, len(data))
+    elif data.startswith((b"PK\x03\x04", b"\x80")):  # torch's zip format, and pickle, as before torch 1.6
+        network = _foreign(_read_torch(data, name), name, len(data))
+    else:
+        raise BadRequest(
+            f"{name} is not a checkpoint by its first bytes; "
+            "expected safetensors or a PyTorch file with a state dict (.pt, .pth)"
         )
     return network
 
 
 def _read_torch(data: bytes, name: str) -> dict[str, Any]:
     try:
-        _check_unpacked_size(data, name)
+        _check_archive(data, name)
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except BadRequest:
         raise
@@ -170,10 +192,12 @@ def _read_torch(data: bytes, name: str) -> dict[str, Any]:
     return content
 
 
-def _check_unpacked_size(data: bytes, name: str) -> None:
+def _check_archive(data: bytes, name: str) -> None:
     """Reject decompression bombs: torch stores its zip entries uncompressed."""
     if not data.startswith(b"PK"):
         return
+    if data.count(b"PK\x01\x02") > MAX_TENSORS:  # each entry of the archive's directory begins so
+        raise BadRequest(f"{name} has over {MAX_TENSORS:,} tensors; no network needs so many")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > 2 * len(data) + 2**20:
@@ -183,9 +207,10 @@ def _check_unpacked_size(data: bytes, name: str) -> None:
         )
 
 
-def _foreign(state_dict: dict[str, Any], name: str) -> _Network:
+def _foreign(state_dict: dict[str, Any], name: str, size: int) -> _Network:
     """A network of another project, from its state dict, plain or under BasicSR's keys."""
     inner = next((state_dict[key] for key in ("params_ema", "params") if key in state_dict), state_dict)
+    _check_tensors(inner if isinstance(inner, dict) else state_dict, name, size)
     if isinstance(inner, dict) and is_mambairv2(inner):
         spec, weights = mambairv2_spec(inner, name), inner
     elif isinstance(inner, dict) and is_edsr(inner):
@@ -193,6 +218,14 @@ def _foreign(state_dict: dict[str, Any], name: str) -> _Network:
     else:
         return _through_spandrel(state_dict, name)
     return _Network(Checkpoint(spec, weights, {}).build(), spec.scale)
+
+
+def _check_tensors(weights: dict[str, Any], name: str, size: int) -> None:
+    """A tensor may state any shape with strides of 0, or share its numbers with a thousand others."""
+    tensors = [value for value in weights.values() if isinstance(value, Tensor)]
+    stated = sum(value.numel() * value.element_size() for value in tensors)
+    if stated > 4 * size + 2**20 or any(value.layout != torch.strided for value in tensors):
+        raise BadRequest(f"{name} has {size:,} bytes and its tensors state {stated:,}; save its state dict anew")
 
 
 def _through_spandrel(state_dict: dict[str, Any], name: str) -> _Network:

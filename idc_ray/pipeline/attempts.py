@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from idc_ray.store import Inflight, Store
+from idc_ray.store import Inflight, clear_inflight, count_attempt, find_inflight, read_inflight, write_inflight
+from idc_ray.store.filesystem import StorageFolder
 
 __all__ = ["Ledger", "Suspects", "begin_reading", "end_reading", "suspects_of_earlier_launches"]
 
@@ -33,7 +34,7 @@ class Ledger:
         node_lives: whether a machine, by its id, is still part of the cluster.
     """
 
-    store: Store
+    store: StorageFolder
     launch: str
     actor: str
     node_id: str
@@ -42,11 +43,11 @@ class Ledger:
     def begin(self, images: Sequence[str], isolated: bool) -> None:
         """State that this worker begins ``images``."""
         record = Inflight(list(images), isolated, self.node_id, os.getpid(), time.time())
-        self.store.write_inflight(self.launch, self.actor, record)
+        write_inflight(self.store, self.launch, self.actor, record)
 
     def end(self) -> None:
         """State that this worker works on nothing."""
-        self.store.clear_inflight(self.launch, self.actor)
+        clear_inflight(self.store, self.launch, self.actor)
 
     def dead_predecessors(self, images: Iterable[str]) -> list[Inflight]:
         """Statements of other workers about ``images``.
@@ -56,7 +57,7 @@ class Ledger:
         wanted = set(images)
         return [
             record
-            for record in self.store.read_inflight(self.launch, without=_READER)
+            for record in read_inflight(self.store, self.launch, without=_READER)
             if record.actor != self.actor and wanted & set(record.images)
         ]
 
@@ -67,15 +68,15 @@ class Ledger:
         """
         attempts = 0
         if record.isolated and self.node_lives(record.node_id):
-            attempts = self.store.count_attempt(
-                record.images[0], "worker", f"{self.launch}-{record.actor}-{record.pid}"
+            attempts = count_attempt(
+                self.store, record.images[0], "worker", f"{self.launch}-{record.actor}-{record.pid}"
             )
-        self.store.clear_inflight(self.launch, record.actor)
+        clear_inflight(self.store, self.launch, record.actor)
         return attempts
 
 
 def begin_reading(
-    store: Store, launch: str, image: str, isolated: bool, node: str, lives: Callable[[str], bool]
+    store: StorageFolder, launch: str, image: str, isolated: bool, node: str, lives: Callable[[str], bool]
 ) -> int:
     """State that this process reads an image.
 
@@ -91,16 +92,16 @@ def begin_reading(
         How many attempts the image has if another process died over reading it, else 0.
     """
     actor, attempts = f"{_READER}{image}", 0
-    dead = store.find_inflight(launch, actor)
+    dead = find_inflight(store, launch, actor)
     if dead is not None and lives(dead.node_id):
-        attempts = store.count_attempt(image, "worker", f"{launch}-{actor}-{dead.started}")
-    store.write_inflight(launch, actor, Inflight([image], isolated, node, os.getpid(), time.time()))
+        attempts = count_attempt(store, image, "worker", f"{launch}-{actor}-{dead.started}")
+    write_inflight(store, launch, actor, Inflight([image], isolated, node, os.getpid(), time.time()))
     return attempts
 
 
-def end_reading(store: Store, launch: str, image: str) -> None:
+def end_reading(store: StorageFolder, launch: str, image: str) -> None:
     """State that an image was read, or set aside."""
-    store.clear_inflight(launch, f"{_READER}{image}")
+    clear_inflight(store, launch, f"{_READER}{image}")
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Suspects:
     launches: list[str]
 
 
-def suspects_of_earlier_launches(store: Store, finished: Callable[[str], bool], allowed: int) -> Suspects:
+def suspects_of_earlier_launches(store: StorageFolder, finished: Callable[[str], bool], allowed: int) -> Suspects:
     """Read what earlier launches were killed over; each launch counts once against an image that ran alone.
 
     Args:
@@ -128,14 +129,14 @@ def suspects_of_earlier_launches(store: Store, finished: Callable[[str], bool], 
     """
     counts: dict[str, int] = {}
     launches = set()
-    for record in store.read_inflight():
+    for record in read_inflight(store):
         launches.add(record.launch)
         for image in record.images:
             if finished(image):
                 continue
             counts.setdefault(image, 0)
             if record.isolated:
-                counts[image] = store.count_attempt(image, "launch", record.launch)
+                counts[image] = count_attempt(store, image, "launch", record.launch)
     to_quarantine = {image: count for image, count in counts.items() if count >= allowed}
     waiting = sorted(
         (image for image in counts if image not in to_quarantine), key=lambda image: (counts[image], image)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from idc_ray.store import Store, shard_of
+from idc_ray.store import compact, list_parts, list_pending, shard_of
+from idc_ray.store.filesystem import StorageFolder
 
 __all__ = ["Compactor"]
 
@@ -20,7 +21,7 @@ class Compactor:
         unfinished: ids of the images that are still to do.
     """
 
-    def __init__(self, store: Store, digest: str, shard_count: int, unfinished: Iterable[str]) -> None:
+    def __init__(self, store: StorageFolder, digest: str, shard_count: int, unfinished: Iterable[str]) -> None:
         self._store, self._digest, self._count = store, digest, shard_count
         self._left = Counter(shard_of(image_id, shard_count) for image_id in unfinished)
 
@@ -29,10 +30,10 @@ class Compactor:
         shard = shard_of(image_id, self._count)
         self._left[shard] -= 1
         if self._left[shard] == 0:
-            self._store.compact(self._digest, shard, self._count)
+            compact(self._store, self._digest, shard, self._count)
 
     def finish(self) -> None:
         """Compact what earlier launches left: parts of ranges that were complete, compactions that were killed."""
-        waiting = {shard_of(image_id, self._count) for image_id in self._store.list_parts(self._digest)}
-        for shard in sorted(waiting | set(self._store.pending_shards())):
-            self._store.compact(self._digest, shard, self._count)
+        waiting = {shard_of(image_id, self._count) for image_id in list_parts(self._store, self._digest)}
+        for shard in sorted(waiting | set(list_pending(self._store))):
+            compact(self._store, self._digest, shard, self._count)

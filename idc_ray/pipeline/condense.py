@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import logging
 import platform
-import tempfile
 import threading
 import time
 import uuid
@@ -26,6 +25,7 @@ from idc_ray.errors import IdcError, Locked, QuarantinedImages
 from idc_ray.images import ImageListing
 from idc_ray.images.names import printable
 from idc_ray.interrupt import at_forced_end, check_interrupted
+from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join_for, plan_pool
@@ -40,12 +40,25 @@ from idc_ray.pipeline.stream import condense_stream
 from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
 from idc_ray.pipeline.timeline import Timeline
-from idc_ray.pipeline.waiting import statuses_while_waiting
+from idc_ray.pipeline.waiting import log_until_first, tell_if_no_room, what_is_awaited
 from idc_ray.report import REPORT, Options, write_own_report
-from idc_ray.store import Manifest, RunRecord, Store, holder_text, shard_count_for
+from idc_ray.results import CondenseResult, Quarantined
+from idc_ray.store import (
+    Manifest,
+    RunRecord,
+    begin_run,
+    end_launch,
+    quarantined_ids,
+    read_inflight,
+    read_manifest,
+    shard_count_for,
+    update_run,
+    write_manifest,
+)
+from idc_ray.store.filesystem import resolve
 from idc_ray.tracking import Tracker, tracking_uri
 
-__all__ = ["Finished", "condense", "run_condense", "versions"]
+__all__ = ["condense", "run_condense", "versions"]
 
 log = logging.getLogger(__name__)
 
@@ -75,82 +88,63 @@ class _Launch:
     timeline: Timeline
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A job that has come to its end.
-
-    Attributes:
-        store: its output.
-        summary: numbers over all images.
-        manifest: of the output.
-        failure: why that is not what was asked for: images were quarantined and ``strict`` was given, no image could be
-            condensed, or none gave a tile.
-    """
-
-    store: Store
-    summary: Summary
-    manifest: Manifest
-    failure: IdcError | None
-
-
 def condense(config: CondenseConfig) -> int:
-    """The command: :func:`run_condense` between its settings and its summary, printed.
+    """The command: :func:`run_condense`, or an estimate.
 
     Returns:
         The exit code: 0.
 
     Raises:
-        IdcError, Interrupted: as :func:`run_condense`; or ``failure`` of what it returns.
+        IdcError, Interrupted: as :func:`run_condense`.
     """
-    print(config.to_yaml(), flush=True)
-    if config.dry_run:
-        with tempfile.TemporaryDirectory() as folder:
-            job, listing, teacher = _prepare(config, f"{folder}/photographs")
-            with Heartbeat("timing a few images"):
-                print(dry_run.estimate(job, listing, teacher))
-        return 0
-    finished = run_condense(config, "lines")
-    print(finished.summary.format())
-    print(f"{'output':<15} {finished.store.uri}", flush=True)
-    if finished.failure is not None:
-        raise finished.failure
+    if is_real_run(config, lambda photographs: _estimate(config, photographs)):
+        run_condense(config, "lines")
     return 0
 
 
-def run_condense(config: CondenseConfig, show: Show = "log") -> Finished:
+def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
     """Condense the images of a configuration; the same call again continues or confirms what is there.
 
     Args:
         config: the settings; ``dry_run`` is not looked at.
-        show: where progress is shown.
+        show: where progress is shown; with ``lines`` the summary is printed, too.
 
     Raises:
         BadRequest: what was asked for cannot be done.
         Locked: another process works on the output.
+        QuarantinedImages: images were quarantined, and ``strict`` is set.
         Interrupted: SIGINT or SIGTERM.
-        IdcError: anything else that a user can mend.
+        IdcError: no image could be condensed, or none gave a tile; anything else that a user can mend.
     """
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)  # first: to list a million images takes a minute
     job, listing, teacher = _prepare(config)
-    job.store.check_writable()
-    with job.store.lock(holder_text(job.launch)) as lost_lock:
+    with claimed(job.store, job.launch) as lost_lock:
         with Heartbeat("looking at what is done, and at images for their sizes"):
             launch = _begin(job, listing, teacher, lost_lock, show)
-        try:
-            if launch.plan.todo:
-                _run_on_ray(launch)
-            with Heartbeat("writing shards, manifest and gallery"):
-                finished, changed = _finish(launch)
-        except BaseException as error:
-            launch.tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
-        finally:
-            launch.timeline.write()
-    if changed and config.report_images:
-        with Heartbeat("writing the report"):
-            write_own_report(job.store.storage, Options(config.report_images), listing)
-    return finished
+        with closed_if_stopped(launch.tracker):
+            try:
+                if launch.plan.todo:
+                    _run_on_ray(launch)
+                with Heartbeat("writing shards, manifest and gallery"):
+                    manifest, changed = _finish(launch)
+            finally:
+                launch.timeline.write()
+            result = _result(launch, manifest)
+            if changed and config.report_images:
+                with Heartbeat("writing the report"):
+                    write_own_report(job.store, Options(config.report_images), listing)
+            if show == "lines":
+                print(f"{result.summary}\n{'output':<15} {result.output}", flush=True)
+            _check_result(launch)
+            launch.tracker.finish("FINISHED")
+    return result
+
+
+def _estimate(config: CondenseConfig, photographs: str) -> str:
+    job, listing, teacher = _prepare(config, photographs)
+    with Heartbeat("timing a few images"):
+        return dry_run.estimate(job, listing, teacher)
 
 
 def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Job, ImageListing, bytes]:
@@ -180,7 +174,7 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
 def _new_job(config: CondenseConfig, listing: ImageListing, teacher: bytes) -> Job:
     return Job(
         config=config,
-        store=Store.open(config.output),
+        store=resolve(config.output),
         digest=config.digest(teacher_sha256(teacher)),
         launch=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}",
         filesystem=listing.filesystem,
@@ -195,7 +189,8 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
     config = job.config
     samples = list(readable_samples(listing, config, SIZE_SAMPLES))
     expected = estimate_sizes(config, listing.manifest.num_rows, samples).bytes
-    run = job.store.begin_run(
+    run = begin_run(
+        job.store,
         RunRecord(
             config=config.model_dump(mode="json"),
             digest=job.digest,
@@ -210,20 +205,20 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
         config.overwrite,
     )
     if run.images != listing.manifest.num_rows:
-        run = job.store.update_run(images=listing.manifest.num_rows)
+        run = update_run(job.store, images=listing.manifest.num_rows)
     if config.overwrite:
-        job.store.storage.delete(REPORT)  # of the run that is discarded
+        job.store.delete(REPORT)  # of the run that is discarded
     plan = plan_work(config, listing, job.store, job.digest, job.launch)
     log.info("%d images to do, %d done before, %d quarantined before", plan.todo, plan.done_before, plan.quarantined)
     tracker = Tracker.start(config.mlflow, config.output, job.digest, run.mlflow_run_id)
     if tracker.run_id != run.mlflow_run_id:
-        run = job.store.update_run(mlflow_run_id=tracker.run_id)
+        run = update_run(job.store, mlflow_run_id=tracker.run_id)
     tracker.log_params(config.model_dump(mode="json"))
     tracker.log_input_dataset(listing.uri, job.digest, listing.manifest.num_rows)
     tracker.log_artifact(config.to_yaml(), "config.yaml")
     bandwidths = config.rlff.bandwidths if config.synthesizes_tiles else ()
     summary = Summary(config.ratio, config.tile_size**2, bandwidths)
-    timeline = Timeline(job.store.storage, config.overwrite)
+    timeline = Timeline(job.store, config.overwrite)
     return _Launch(job, listing, teacher, run, plan, tracker, summary, lost_lock, show, timeline)
 
 
@@ -235,23 +230,15 @@ def versions() -> dict[str, str]:
 
 
 def _run_on_ray(launch: _Launch) -> None:
-    """Condense what is left; whatever ends this early, no process of ours lives on."""
-    ours = not ray.is_initialized()
-    with Heartbeat("starting or joining Ray"):
-        join_for(launch.job.config.actors)
-    blameless = partial(launch.job.store.end_launch, launch.job.launch)  # no image is to blame for what was in flight
-    try:
-        with at_forced_end(blameless), data_settings():
-            _condense_all(launch)
-    except BaseException as error:
-        with at_forced_end(blameless):
-            if ours:
-                ray.shutdown()  # first: a worker that still runs would state again what it works on
-            if isinstance(error, KeyboardInterrupt | IdcError):
-                blameless()
-        raise
-    if ours:
-        ray.shutdown()
+    """Condense what is left; whatever ends this early, no process of a cluster started here lives on."""
+    blameless = partial(end_launch, launch.job.store, launch.job.launch)  # no image is to blame for what was in flight
+    with at_forced_end(blameless):
+        try:
+            with cluster(lambda: join_for(launch.job.config.actors)), data_settings():
+                _condense_all(launch)
+        except (KeyboardInterrupt, IdcError):
+            blameless()  # the cluster has ended: a worker that still ran would state again what it works on
+            raise
 
 
 def _condense_all(launch: _Launch) -> None:
@@ -290,7 +277,7 @@ def _pool(launch: _Launch, batches: int) -> PoolPlan:
         log.warning("the cluster has no CPUs or GPUs yet; if it is to grow by GPUs, say so: --actors.gpus 1")
     stored = launch.run.device
     if not stored:
-        launch.run = launch.job.store.update_run(device=pool.device)
+        launch.run = update_run(launch.job.store, device=pool.device)
     elif stored != pool.device:
         log.warning("earlier launches used %s, this one %s: the last bits of tiles will differ", stored, pool.device)
     return pool
@@ -299,7 +286,7 @@ def _pool(launch: _Launch, batches: int) -> PoolPlan:
 def _mean_difficulty(launch: _Launch, teacher: ray.ObjectRef[bytes]) -> float:
     """From the run's record, or measured and recorded: all launches of a run must use the same."""
     if launch.run.survey is None:
-        launch.run = launch.job.store.update_run(survey=survey(launch.listing, launch.job, teacher))
+        launch.run = update_run(launch.job.store, survey=survey(launch.listing, launch.job, teacher))
     assert launch.run.survey is not None
     return float(launch.run.survey["mean_difficulty"])
 
@@ -307,7 +294,8 @@ def _mean_difficulty(launch: _Launch, teacher: ray.ObjectRef[bytes]) -> float:
 def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor, progress: Progress) -> None:
     """Take status rows as they arrive: show them, track them, compact complete ranges."""
     told = 0.0
-    for status in statuses_while_waiting(statuses, pool, lambda: _at_work(launch.job)):
+    tell_if_no_room(pool)
+    for status in log_until_first(statuses, "no image is done", lambda: what_is_awaited(pool, _at_work(launch.job))):
         check_interrupted()
         if launch.lost_lock.is_set():
             raise Locked(f"another process took over {launch.job.store.uri}; see which one, and stop one of the two")
@@ -327,51 +315,63 @@ def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor
 def _at_work(job: Job) -> int:
     """Workers that have stated what they work on."""
     with contextlib.suppress(OSError, IdcError):  # it is only told
-        return len(job.store.read_inflight(job.launch))
+        return len(read_inflight(job.store, job.launch))
     return 0
 
 
-def _finish(launch: _Launch) -> tuple[Finished, bool]:
+def _finish(launch: _Launch) -> tuple[Manifest, bool]:
     """Compact what is left, write the manifest last; whether it was written."""
     job, store, tracker = launch.job, launch.job.store, launch.tracker
     Compactor(store, job.digest, launch.run.shard_count, ()).finish()
     for old in (*launch.plan.old_launches, job.launch):
-        store.end_launch(old)
+        end_launch(store, old)
     summarise(launch.summary, store, job.digest, launch.plan.done_before + launch.plan.gone)
     numbers = launch.summary.as_dict()
-    manifest = store.read_manifest()
-    changed = bool(launch.plan.todo) or manifest is None or not _is_told(launch, manifest)
+    manifest = read_manifest(store)
+    changed = bool(launch.plan.todo) or manifest is None or not _is_current(launch, manifest)
     if changed or manifest is None:
         timing = {"wall": numbers["wall_seconds"], **numbers["seconds"]}
         expected = launch.listing.manifest.num_rows + launch.plan.gone
-        manifest = store.write_manifest(job.digest, timing, expected)
+        manifest = write_manifest(store, job.digest, timing, expected)
         tracker.log_artifact(json.dumps(asdict(manifest), indent=2), "manifest.json")
         picture = draw_gallery(job.config, launch.listing, store)
         if picture is not None:
-            store.storage.write(GALLERY, picture)
+            store.write(GALLERY, picture)
             tracker.log_artifact(picture, GALLERY)
     tracker.log_metrics(numbers["images"], {k: v for k, v in numbers.items() if isinstance(v, int | float)})
-    failure = _failure(launch)
-    tracker.finish("FINISHED" if failure is None else "FAILED")
-    return Finished(store, launch.summary, manifest, failure), changed
+    return manifest, changed
 
 
-def _is_told(launch: _Launch, manifest: Manifest) -> bool:
-    """Whether the manifest names no image as set aside which has left the input since."""
-    aside = launch.job.store.quarantined_ids(launch.job.digest)
-    return all(entry["image_id"] in aside for entry in manifest.quarantined)
+def _is_current(launch: _Launch, manifest: Manifest) -> bool:
+    """Whether the manifest names no image as quarantined which has left the input since."""
+    quarantined = quarantined_ids(launch.job.store, launch.job.digest)
+    return all(entry["image_id"] in quarantined for entry in manifest.quarantined)
 
 
-def _failure(launch: _Launch) -> IdcError | None:
-    """Why what came of the job is not what was asked for."""
+def _result(launch: _Launch, manifest: Manifest) -> CondenseResult:
+    losses = launch.summary.loss()
+    return CondenseResult(
+        output=launch.job.store.uri,
+        num_images=manifest.images,
+        num_tiles=manifest.rows,
+        ratio=launch.summary.reached_ratio,
+        quarantined=tuple(Quarantined(**entry) for entry in manifest.quarantined),
+        losses={} if losses is None else dict(zip(("start", "end"), losses, strict=True)),
+        num_bytes=manifest.bytes,
+        seconds=launch.summary.as_dict()["wall_seconds"],
+        summary=launch.summary.format(),
+    )
+
+
+def _check_result(launch: _Launch) -> None:
+    """Raise why what came of the job is not what was asked for, if it is not."""
     summary = launch.summary
     if summary.failed and launch.job.config.strict:
-        return QuarantinedImages(
+        raise QuarantinedImages(
             f"{summary.failed} images were quarantined, and --strict was given; see the reasons above, remove the "
             "images, or mend them and use --retry-quarantined"
         )
     if summary.failed == launch.listing.manifest.num_rows:
-        return IdcError(f"none of the {summary.failed} images could be condensed; see the reasons above")
+        raise IdcError(f"none of the {summary.failed} images could be condensed; see the reasons above")
     if not summary.tiles:
-        return IdcError(f"not one tile came of all images; {summary.fix_for_no_tile()}")
-    return None
+        raise IdcError(f"not one tile came of all images; {summary.fix_for_no_tile()}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow.fs as pafs
 
 from idc_ray.config import CondenseConfig
-from idc_ray.store import Store
+from idc_ray.store.filesystem import StorageFolder
 
 __all__ = ["Job"]
 
@@ -29,7 +29,7 @@ class Job:
     """
 
     config: CondenseConfig
-    store: Store
+    store: StorageFolder
     digest: str
     launch: str
     filesystem: pafs.FileSystem

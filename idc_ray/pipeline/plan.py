@@ -11,7 +11,8 @@ from idc_ray.errors import BadRequest
 from idc_ray.images import ImageListing
 from idc_ray.pipeline.attempts import suspects_of_earlier_launches
 from idc_ray.pipeline.inputs import changed_sources
-from idc_ray.store import DoneImages, QuarantineEntry, Store
+from idc_ray.store import DoneImages, QuarantineEntry, find_done, quarantine_image, quarantined_ids, release_quarantined
+from idc_ray.store.filesystem import StorageFolder
 
 __all__ = ["Plan", "plan_work"]
 
@@ -45,20 +46,20 @@ class Plan:
         return len(self.together) + len(self.isolated)
 
 
-def plan_work(config: CondenseConfig, listing: ImageListing, store: Store, digest: str, launch: str) -> Plan:
+def plan_work(config: CondenseConfig, listing: ImageListing, store: StorageFolder, digest: str, launch: str) -> Plan:
     """Compare the input with the output. What was set aside and has left the input is forgotten: that mends it, too.
 
     Raises:
         BadRequest: a finished image's source has changed, and ``source.on_changed`` is ``error``.
     """
     if config.retry_quarantined:
-        released = store.release_quarantined(digest)
+        released = release_quarantined(store, digest)
         log.info("%d quarantined images are tried again", len(released))
-    done = store.done(digest)
+    done = find_done(store, digest)
     ids = set(listing.manifest["image_id"].to_pylist())
-    quarantined = store.quarantined_ids(digest)
+    quarantined = quarantined_ids(store, digest)
     if quarantined - ids:
-        released = store.release_quarantined(digest, sorted(quarantined - ids))
+        released = release_quarantined(store, digest, sorted(quarantined - ids))
         log.info("%d quarantined images are no longer in the input and are forgotten", len(released))
         quarantined &= ids
     changed = _changed(config, listing, done)
@@ -93,7 +94,9 @@ def _changed(config: CondenseConfig, listing: ImageListing, done: DoneImages) ->
     return {row["image_id"] for row in changed}
 
 
-def _quarantine(listing: ImageListing, store: Store, digest: str, launch: str, to_quarantine: dict[str, int]) -> None:
+def _quarantine(
+    listing: ImageListing, store: StorageFolder, digest: str, launch: str, to_quarantine: dict[str, int]
+) -> None:
     manifest = listing.manifest.select(["image_id", "source"]).to_pylist()
     for row in manifest:
         count = to_quarantine.get(row["image_id"])
@@ -104,7 +107,9 @@ def _quarantine(listing: ImageListing, store: Store, digest: str, launch: str, t
             "Leave it out, or use --retry-quarantined"
         )
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        store.quarantine(
-            digest, QuarantineEntry(row["image_id"], row["source"], "killed_launch", reason, "", count, launch, time)
+        quarantine_image(
+            store,
+            digest,
+            QuarantineEntry(row["image_id"], row["source"], "killed_launch", reason, "", count, launch, time),
         )
         log.warning("%s is quarantined: %s", row["source"], reason)

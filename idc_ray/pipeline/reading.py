@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from idc_ray.condensation.tasks import needs_hr
@@ -19,12 +20,22 @@ from idc_ray.images.names import is_there, printable
 from idc_ray.pipeline.attempts import begin_reading, end_reading
 from idc_ray.pipeline.job import Job
 
-__all__ = ["ENDS_THE_JOB", "ReadImage", "pixels"]
+__all__ = ["ENDS_THE_JOB", "READ_SCHEMA", "ReadImage", "pixels"]
 
 log = logging.getLogger(__name__)
 
 #: Code of a row that is no image's fault: with it the job has to end.
 ENDS_THE_JOB = "ends_the_job"
+
+#: Columns of an image that was read, or of the reason why not. 64-bit offsets: blocks of large images exceed 2 GiB.
+READ_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()), ("source", pa.string()), ("mtime_ns", pa.int64()), ("lr", pa.large_binary()),
+        ("height", pa.int64()), ("width", pa.int64()), ("hr", pa.large_binary()), ("source_bytes", pa.int64()),
+        ("source_sha256", pa.string()), ("code", pa.string()), ("reason", pa.string()), ("traceback", pa.string()),
+        ("attempts", pa.int64()), ("read_seconds", pa.float64()),
+    ]
+)  # fmt: skip
 
 
 class ReadImage:

@@ -15,8 +15,9 @@ from idc_ray.errors import RejectedImage
 from idc_ray.images import ImageListing, ImageRef, decode_png, load_instance
 from idc_ray.pipeline.gallery import GalleryEntry, gallery_png
 from idc_ray.pipeline.inputs import only
-from idc_ray.pipeline.summary import Summary
-from idc_ray.store import Store, shard_of
+from idc_ray.pipeline.summary import RECORD_COLUMNS, Summary
+from idc_ray.store import check_shards, index_table, list_quarantined, read_shard, shard_of
+from idc_ray.store.filesystem import StorageFolder
 
 __all__ = ["GALLERY", "draw_gallery", "summarise"]
 
@@ -25,35 +26,21 @@ log = logging.getLogger(__name__)
 GALLERY = "gallery.png"
 
 
-def summarise(summary: Summary, store: Store, digest: str, done_before: int) -> None:
+def summarise(summary: Summary, store: StorageFolder, digest: str, done_before: int) -> None:
     """Add every finished image of the output to a summary, whichever launch did it, and what was quarantined."""
-    columns = ["lr_height", "lr_width", "tiles", "source_bytes", "kept_start", "loss_start", "loss_end"]
-    columns += ["bandwidth_loss_start", "bandwidth_loss_end", "seconds"]
-    for batch in store.index_table(columns).to_batches(max_chunksize=4096):
+    for batch in index_table(store, RECORD_COLUMNS).to_batches(max_chunksize=4096):
         for record in batch.to_pylist():
-            status = {
-                "outcome": "done",
-                "tiles": record["tiles"],
-                "bytes_in": record["source_bytes"],
-                "bytes_out": 0,
-                "kept_start": record["kept_start"],
-                "loss_start": record["loss_start"],
-                "loss_end": record["loss_end"],
-                "bandwidth_start": record["bandwidth_loss_start"],
-                "bandwidth_end": record["bandwidth_loss_end"],
-                "seconds": dict(record["seconds"]),
-            }
-            summary.add(status, record["lr_height"] * record["lr_width"])
+            summary.add(record)
     summary.done -= done_before
     summary.done_before += done_before
-    summary.bytes_out = sum(info.bytes for info in store.check_shards(full=False))
-    for entry in store.list_quarantined(digest):
-        summary.add({"outcome": "quarantined", "source": entry.source, "code": entry.code, "reason": entry.reason})
+    summary.bytes_out = sum(info.bytes for info in check_shards(store, full=False))
+    for entry in list_quarantined(store, digest):
+        summary.add_quarantined(entry.source, entry.code, entry.reason)
 
 
-def draw_gallery(config: CondenseConfig, listing: ImageListing, store: Store) -> bytes | None:
+def draw_gallery(config: CondenseConfig, listing: ImageListing, store: StorageFolder) -> bytes | None:
     """PNG of some condensed images beside what they were made from; None if there is nothing to show."""
-    table = store.index_table(["image_id", "tiles"])
+    table = index_table(store, ["image_id", "tiles"])
     ids = table.filter(pc.greater(table["tiles"], 0))["image_id"].to_pylist()
     if not ids or not config.gallery_images:
         return None
@@ -73,14 +60,14 @@ def draw_gallery(config: CondenseConfig, listing: ImageListing, store: Store) ->
     return buffer.getvalue()
 
 
-def _rows_of(store: Store, image_ids: set[str]) -> dict[str, list[dict[str, Any]]]:
+def _rows_of(store: StorageFolder, image_ids: set[str]) -> dict[str, list[dict[str, Any]]]:
     """Rows of some images, by image; one shard in memory at a time."""
     rows: dict[str, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
     wanted = pa.array(sorted(image_ids), pa.string())
-    for info in store.check_shards(full=False):
+    for info in check_shards(store, full=False):
         if not any(shard_of(image_id, info.shard_count) == info.shard for image_id in image_ids):
             continue
-        shard = store.read_shard(info.shard)
+        shard = read_shard(store, info.shard)
         for row in shard.filter(pc.is_in(shard["image_id"], wanted)).to_pylist():
             rows[row["image_id"]].append(row)
     return rows

@@ -1,4 +1,4 @@
-"""What a run came to: counted row by row in constant memory, printed at its end, logged as numbers."""
+"""What a run came to: counted image by image in constant memory, printed at its end, logged as numbers."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from typing import Any
 from idc_ray.images.names import printable
 from idc_ray.units import duration, size
 
-__all__ = ["Summary", "size"]
+__all__ = ["RECORD_COLUMNS", "Summary", "size"]
 
 SHOWN_REASONS = 20  # on the screen; all of them are in the output's quarantine folder
 KEPT_REASONS = 1000  # in memory; further ones are only counted
+#: Columns of the store's index that a summary adds up.
+RECORD_COLUMNS = [
+    "lr_height", "lr_width", "tiles", "source_bytes", "kept_start", "loss_start", "loss_end", "bandwidth_loss_start",
+    "bandwidth_loss_end", "seconds",
+]  # fmt: skip
 RATIO_TOLERANCE = 0.1  # of the requested ratio (the design's)
 
 
 class Summary:
-    """Accumulates one row for each image, of this launch or an earlier one.
+    """Accumulates numbers of images, of this launch or an earlier one.
 
     Args:
         ratio: the share of the pixels that was asked for.
         tile_pixels: LR pixels of one tile.
-        bandwidths: one for each entry of a status row's losses per bandwidth.
+        bandwidths: one for each entry of a record's losses per bandwidth.
         clock: seconds; read at the start and whenever the summary is formatted.
 
     Attributes:
@@ -39,30 +44,35 @@ class Summary:
     ) -> None:
         self.ratio, self.tile_pixels, self.bandwidths = ratio, tile_pixels, list(bandwidths)
         self._clock, self._started = clock, clock()
-        self.done = self.done_before = self.skipped = self.failed = self.without_tile = 0
+        self.done = self.done_before = self.failed = self.without_tile = 0
         self.tiles = self.lr_pixels = self.bytes_in = self.bytes_out = self.kept_start = 0
         self.seconds: dict[str, float] = {}
         self.quarantined: list[tuple[str, str, str]] = []  # source, code, reason
         self._losses = _Means()
         self._by_bandwidth = [_Means() for _ in self.bandwidths]
 
-    def add(self, status: Mapping[str, Any], lr_pixels: int = 0) -> None:
-        """Take the status row of one image.
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take the :data:`RECORD_COLUMNS` of a finished image, a row of the store's index."""
+        self.done += 1
+        self.tiles += record["tiles"]
+        self.without_tile += record["tiles"] == 0
+        self.lr_pixels += record["lr_height"] * record["lr_width"]
+        self.bytes_in += record["source_bytes"]
+        self.kept_start += bool(record["kept_start"])
+        for stage, seconds in dict(record["seconds"]).items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        if record["loss_start"] is None or record["loss_end"] is None:
+            return
+        self._losses.add(record["loss_start"], record["loss_end"])
+        pairs = zip(record["bandwidth_loss_start"], record["bandwidth_loss_end"], strict=False)
+        for means, (before, after) in zip(self._by_bandwidth, pairs, strict=False):
+            means.add(before, after)
 
-        Args:
-            status: the row, as the workers send it.
-            lr_pixels: LR pixels of the whole image, of which tiles keep a share.
-        """
-        outcome = status["outcome"]
-        if outcome == "quarantined":
-            self._add_failure(status)
-        elif outcome == "skipped":
-            self.skipped += 1
-        else:
-            self.done += 1
-            self._add_finished(status, lr_pixels)
-        for stage, seconds in (status.get("seconds") or {}).items():
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + float(seconds)
+    def add_quarantined(self, source: str, code: str, reason: str) -> None:
+        """Take an image that was quarantined."""
+        self.failed += 1
+        if len(self.quarantined) < KEPT_REASONS:
+            self.quarantined.append((source, code, reason))
 
     @property
     def reached_ratio(self) -> float:
@@ -103,7 +113,6 @@ class Summary:
             "images": self.done + self.done_before,
             "images_this_launch": self.done,
             "images_without_tile": self.without_tile,
-            "skipped": self.skipped,
             "quarantined": self.failed,
             "tiles": self.tiles,
             "ratio_requested": self.ratio,
@@ -129,8 +138,6 @@ class Summary:
             _line("ratio", f"{self.reached_ratio:.4g} of the pixels ({self.ratio:.4g} asked for)"),
             _line("bytes", f"{size(self.bytes_in)} in, {size(self.bytes_out)} out"),
         ]
-        if self.skipped:
-            lines.append(_line("skipped", f"{self.skipped}, finished by another process meanwhile"))
         warning = self.warning()
         if warning:
             lines.append(_line("warning", warning))
@@ -138,27 +145,6 @@ class Summary:
         lines += self._time_lines()
         lines += self._failure_lines()
         return "\n".join(lines)
-
-    def _add_finished(self, status: Mapping[str, Any], lr_pixels: int) -> None:
-        tiles = int(status["tiles"] or 0)
-        self.tiles += tiles
-        self.without_tile += tiles == 0
-        self.lr_pixels += lr_pixels
-        self.bytes_in += int(status["bytes_in"] or 0)
-        self.bytes_out += int(status["bytes_out"] or 0)
-        self.kept_start += bool(status["kept_start"])
-        start, end = status["loss_start"], status["loss_end"]
-        if start is None or end is None:
-            return
-        self._losses.add(start, end)
-        starts, ends = status["bandwidth_start"] or (), status["bandwidth_end"] or ()
-        for means, before, after in zip(self._by_bandwidth, starts, ends, strict=False):
-            means.add(before, after)
-
-    def _add_failure(self, status: Mapping[str, Any]) -> None:
-        self.failed += 1
-        if len(self.quarantined) < KEPT_REASONS:
-            self.quarantined.append((status["source"], status["code"], status["reason"]))
 
     def _loss_lines(self) -> list[str]:
         losses = self.loss()

@@ -13,7 +13,7 @@ import ray
 from idc_ray.pipeline.cluster import PoolPlan
 from idc_ray.pipeline.progress import LOG_SECONDS, duration, mark_told
 
-__all__ = ["EVERY", "statuses_while_waiting", "tell_if_no_room", "what_is_awaited"]
+__all__ = ["EVERY", "log_until_first", "tell_if_no_room", "what_is_awaited"]
 
 log = logging.getLogger(__name__)
 
@@ -23,29 +23,30 @@ EVERY = LOG_SECONDS
 Item = TypeVar("Item")
 
 
-def statuses_while_waiting(
-    items: Iterable[Item], pool: PoolPlan, at_work: Callable[[], int], every: float = EVERY
+def log_until_first(
+    items: Iterable[Item], missing: str, awaited: Callable[[], str], every: float = EVERY
 ) -> Iterator[Item]:
-    """``items``, with a line in the log now and then until the first of them is there.
+    """``items``, with a line in the log now and then until the first of them is there; None does not count as one.
 
-    The first line comes at once where the cluster has no room for a single worker. ``at_work`` counts the workers that
-    have images: once there are some, the cluster is not what the job waits for.
+    Args:
+        items: what a job waits for.
+        missing: what is not there yet, such as ``no image is done``.
+        awaited: what that is due to.
+        every: seconds between two lines.
     """
     first = threading.Event()
 
     def report() -> None:
         begin = time.monotonic()
-        tell_if_no_room(pool)
         while not first.wait(every):
-            waited, workers = duration(time.monotonic() - begin), at_work()
-            what = f"workers with images in hand: {workers}" if workers else what_is_awaited(pool)
-            log.info("no image is done after %s; %s", waited, what)
+            log.info("%s after %s; %s", missing, duration(time.monotonic() - begin), awaited())
             mark_told()
 
     threading.Thread(target=report, name="waiting", daemon=True).start()
     try:
         for item in items:
-            first.set()
+            if item is not None:
+                first.set()
             yield item
     finally:
         first.set()
@@ -58,8 +59,13 @@ def tell_if_no_room(pool: PoolPlan) -> None:
         log.info("waiting for the cluster to grow; %s", what_is_awaited(pool))
 
 
-def what_is_awaited(pool: PoolPlan) -> str:
-    """Such as ``each of 1 to 4 workers takes 1 GPU, of which 0 of 2 are free``."""
+def what_is_awaited(pool: PoolPlan, at_work: int = 0) -> str:
+    """Such as ``each of 1 to 4 workers takes 1 GPU, of which 0 of 2 are free``.
+
+    Once there are ``at_work``, workers that have images, the cluster is not what the job waits for.
+    """
+    if at_work:
+        return f"workers with images in hand: {at_work}"
     name, amount = _one_worker(pool)
     total, free = ray.cluster_resources().get(name, 0.0), ray.available_resources().get(name, 0.0)
     return f"each of {pool.sizes} workers takes {amount:g} {name}, of which {free:g} of {total:g} are free"

@@ -35,7 +35,7 @@ from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.metrics import WorkerMetrics
 from idc_ray.pipeline.reading import ENDS_THE_JOB, pixels
 from idc_ray.pipeline.stopping import as_row
-from idc_ray.store import ImageRecord, QuarantineEntry, TileRow
+from idc_ray.store import ImageRecord, QuarantineEntry, TileRow, commit_part, quarantine_image, read_part, read_run
 
 __all__ = ["CondenseWorker", "SurveyWorker", "explain"]
 
@@ -189,30 +189,18 @@ class CondenseWorker(_Worker):
         except ValueError as error:  # such as a loss that is not a number
             return self._finish(row, error)
         try:
-            self.job.store.commit_part(self.job.digest, record, tiles)
+            commit_part(self.job.store, self.job.digest, record, tiles)
         except (OSError, pa.ArrowException) as error:
             raise IdcError(
                 f"the tiles of {row['source']!r} cannot be written to {self.job.store.uri} ({error}); "
                 "mend that and run the same command again: what is finished is kept"
             ) from error
         seconds["commit"] = time.perf_counter() - begin
-        return _status(
-            row,
-            "done",
-            tiles=len(tiles),
-            candidates=result.candidates,
-            loss_start=result.loss_start,
-            loss_end=result.loss_end,
-            bandwidth_start=result.bandwidth_start,
-            bandwidth_end=result.bandwidth_end,
-            kept_start=result.kept_start,
-            bytes_out=sum(len(tile.lr) + len(tile.hr) for tile in tiles),
-            seconds=seconds,
-        )
+        return _status(row, "done", loss_start=result.loss_start, loss_end=result.loss_end, seconds=seconds)
 
     def _is_committed(self, row: Row) -> bool:
         try:
-            part = self.job.store.read_part(self.job.digest, row["image_id"])
+            part = read_part(self.job.store, self.job.digest, row["image_id"])
         except FileNotFoundError:
             return False
         return part.record.source_sha256 == row["source_sha256"]
@@ -235,12 +223,12 @@ class CondenseWorker(_Worker):
             launch=self.job.launch,
             time=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        self.job.store.quarantine(self.job.digest, entry)
+        quarantine_image(self.job.store, self.job.digest, entry)
         return _status(row, "quarantined", code=code, reason=reason, seconds={"read": row["read_seconds"]})
 
 
 def _check_output_visible(job: Job) -> None:
-    run = job.store.read_run()
+    run = read_run(job.store)
     if run is None or run.digest != job.digest:
         raise BadRequest(
             f"a machine of the cluster cannot see the output {job.store.uri}; "
@@ -308,21 +296,15 @@ def _tile_rows(job: Job, row: Row, result: Condensed) -> list[TileRow]:
 
 
 def _status(row: Row, outcome: str, **fields: Any) -> Row:
+    """What the driver shows of an image: all else is in its record or its quarantine entry."""
     status: Row = {
         "image_id": row["image_id"],
         "source": row["source"],
         "outcome": outcome,
         "code": "",
         "reason": "",
-        "tiles": 0,
-        "candidates": 0,
         "loss_start": None,
         "loss_end": None,
-        "bandwidth_start": [],
-        "bandwidth_end": [],
-        "kept_start": None,
-        "bytes_in": row["source_bytes"],
-        "bytes_out": 0,
         "seconds": {},
     }
     return status | fields

@@ -14,10 +14,10 @@ from idc_ray.report.condensed import read_tiles, tile_rows
 from idc_ray.report.pictures import data_uri
 from idc_ray.report.section import Card, Chart, Section, rounded, safe_name
 from idc_ray.report.settings import changed_settings, command_line
+from idc_ray.report.state import job_state
 from idc_ray.status_text import STATES
-from idc_ray.store import Store
+from idc_ray.store import index_table, read_run
 from idc_ray.store.filesystem import StorageFolder
-from idc_ray.store.holder import read_holder
 from idc_ray.units import duration, size
 
 __all__ = ["CROPS", "RESULTS", "comparison_section"]
@@ -45,7 +45,7 @@ def comparison_section(storage: StorageFolder) -> Section:
     results: list[Result] = found["results"]
     sets = list(results[0]["sets"]) if results else []
     labels = _labels(results)
-    state = _state(storage, found)
+    state = job_state(storage, found["finished"] == found["total"])
     crops = storage.read_json(CROPS, FIX) or {}
     facts = {
         "facts": {name: safe_name(str(text)) for name, text in found["facts"].items()},
@@ -70,15 +70,6 @@ def comparison_section(storage: StorageFolder) -> Section:
         facts=facts,
         data={"results": results, "arms": found["arms"], "anchors": found["anchors"], "settings": config, **crops},
     )
-
-
-def _state(storage: StorageFolder, found: Mapping[str, Any]) -> str:
-    holder = read_holder(storage)
-    if holder.state == "held":
-        return "running"
-    if holder.state == "elsewhere":
-        return "unknown"
-    return "finished" if found["finished"] == found["total"] else "stopped"
 
 
 def _labels(results: list[Result]) -> dict[str, str]:
@@ -224,22 +215,22 @@ def _curves(results: list[Result], labels: dict[str, str]) -> list[dict[str, Any
 
 def _set_tiles(storage: StorageFolder) -> dict[str, Any]:
     """LR tiles of the same images in some sets of the comparison; what cannot be read is left out."""
-    stores: dict[str, Store] = {}
+    stores: dict[str, StorageFolder] = {}
     for name in storage.folders("sets"):
         seeds = storage.folders(f"sets/{name}")
         if seeds and len(stores) < SETS:
             path = f"sets/{name}/{seeds[0]}"
-            stores[name] = Store(StorageFolder(storage.fs, storage.path(path), storage.shown(path)))
+            stores[name] = StorageFolder(storage.fs, storage.path(path), storage.shown(path))
     ids: list[str] = []
     columns: list[dict[str, Any]] = []
     sources: dict[str, str] = {}
     for name, store in stores.items():
         try:
-            run = store.read_run()
+            run = read_run(store)
             if run is None:
                 continue
             if not ids:
-                table = store.index_table(["image_id", "tiles"]).to_pylist()
+                table = index_table(store, ["image_id", "tiles"]).to_pylist()
                 ids = [each["image_id"] for each in table if each["tiles"]][:IMAGES]
             rows = read_tiles(store, run, ids)
         except (IdcError, OSError):

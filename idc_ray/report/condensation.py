@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections import Counter, defaultdict
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -15,9 +16,11 @@ from idc_ray.report.condensed import Sources, picture_of, read_records, read_til
 from idc_ray.report.sample import sample_images
 from idc_ray.report.section import Card, Chart, Options, Section, rounded, safe_name
 from idc_ray.report.settings import changed_settings, command_line
+from idc_ray.report.state import is_own
 from idc_ray.report.timeline import read_timeline
 from idc_ray.status_text import STATES
-from idc_ray.store import Status, Store
+from idc_ray.store import Status, read_status
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.threads import ordered_map
 from idc_ray.units import duration, size
 
@@ -35,7 +38,9 @@ THUMBNAILS = 24
 Record = dict[str, Any]
 
 
-def condensation_section(store: Store, options: Options, room: int, listing: ImageListing | None = None) -> Section:
+def condensation_section(
+    store: StorageFolder, options: Options, room: int, listing: ImageListing | None = None
+) -> Section:
     """What a condensed set holds, finished or not.
 
     Args:
@@ -48,7 +53,9 @@ def condensation_section(store: Store, options: Options, room: int, listing: Ima
         BadRequest: there is no run.
         IdcError: something in the output cannot be read.
     """
-    status = store.status()
+    status = read_status(store)
+    if status.state == "running" and is_own(status.lock):
+        status = replace(status, state="stopped" if status.manifest is None else "finished", per_second=None)
     run = status.run
     records, unread = read_records(store, run.digest)
     sources = Sources(run, listing, options.sources)
@@ -189,7 +196,7 @@ def _table(records: list[Record], chosen: dict[str, str], room: int) -> dict[str
 
 
 def _pictures(
-    store: Store, status: Status, records: list[Record], chosen: dict[str, str], sources: Sources, room: int
+    store: StorageFolder, status: Status, records: list[Record], chosen: dict[str, str], sources: Sources, room: int
 ) -> dict[str, Any]:
     """Pictures of the chosen images by id, as many as there is room for."""
     by_id = {record["image_id"]: record for record in records if record["image_id"] in chosen}
@@ -217,7 +224,7 @@ def _duplicates(records: list[Record]) -> list[list[str]]:
 
 
 def _charts(
-    store: Store, status: Status, records: list[Record], chosen: dict[str, str], numbers: dict[str, Any]
+    store: StorageFolder, status: Status, records: list[Record], chosen: dict[str, str], numbers: dict[str, Any]
 ) -> list[Chart]:
     charts = [*_loss_charts(status, records, chosen), *_time_charts(store, numbers["worker_seconds"])]
     return [chart for chart in charts if chart.values]
@@ -281,7 +288,7 @@ def _histogram(values: list[float], width: float = 0.05, most: float = 2.0) -> l
     ]
 
 
-def _time_charts(store: Store, stages: dict[str, float]) -> list[Chart]:
+def _time_charts(store: StorageFolder, stages: dict[str, float]) -> list[Chart]:
     total = sum(stages.values())
     rows = [{"stage": stage, "seconds": rounded(seconds, 4), "share": rounded(seconds / total, 3)}
             for stage, seconds in sorted(stages.items(), key=lambda item: -item[1]) if total > 0]  # fmt: skip
@@ -290,7 +297,7 @@ def _time_charts(store: Store, stages: dict[str, float]) -> list[Chart]:
         Chart("stages", "Time of the workers by stage", f"Bars of the workers' time by stage: {text}.", rows,
               note=f"{duration(total)} in all, over all workers."),
     ]  # fmt: skip
-    launches = read_timeline(store.storage)
+    launches = read_timeline(store)
     points = [
         {"launch": launch.started, "minutes": rounded(seconds / 60, 4), "rate": rounded(rate, 4)}
         for launch in launches

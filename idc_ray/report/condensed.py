@@ -20,7 +20,8 @@ from idc_ray.images.locate import locate
 from idc_ray.report.cells import boxes_of_tile
 from idc_ray.report.pictures import data_uri, psnr, webp
 from idc_ray.report.section import rounded, safe_name
-from idc_ray.store import RunRecord, Store, shard_of
+from idc_ray.store import RunRecord, index_table, list_parts, shard_of
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.index import list_shards
 from idc_ray.store.layout import shard_name
 from idc_ray.store.parts import read_part, read_record
@@ -38,17 +39,17 @@ PARTS_READ = 2000
 SOURCE_SIDE, THUMBNAIL_SIDE = 560, 72
 
 
-def read_records(store: Store, digest: str) -> tuple[list[dict[str, Any]], int]:
+def read_records(store: StorageFolder, digest: str) -> tuple[list[dict[str, Any]], int]:
     """Records of the finished images, sorted by id, and how many more there are that were not read."""
-    records = store.index_table().to_pylist()
+    records = index_table(store).to_pylist()
     for record in records:
         record["seconds"] = dict(record["seconds"])
     there = {record["image_id"] for record in records}
-    parts = sorted(store.list_parts(digest) - there)
+    parts = sorted(list_parts(store, digest) - there)
 
     def read(image_id: str) -> dict[str, Any] | None:
         try:
-            return asdict(read_record(store.storage, digest, image_id))
+            return asdict(read_record(store, digest, image_id))
         except FileNotFoundError:  # it has just become part of a shard
             return None
 
@@ -56,23 +57,23 @@ def read_records(store: Store, digest: str) -> tuple[list[dict[str, Any]], int]:
     return sorted(records, key=lambda record: str(record["image_id"])), max(0, len(parts) - PARTS_READ)
 
 
-def read_tiles(store: Store, run: RunRecord, image_ids: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+def read_tiles(store: StorageFolder, run: RunRecord, image_ids: Collection[str]) -> dict[str, list[dict[str, Any]]]:
     """Rows of some images by image; of a shard only the row groups that have any are read."""
     rows: dict[str, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
-    for shard in list_shards(store.storage):
+    for shard in list_shards(store):
         wanted = {image_id for image_id in image_ids if shard_of(image_id, run.shard_count) == shard}
         for row in _rows_of_shard(store, shard, wanted) if wanted else ():
             rows[row["image_id"]].append(row)
     for image_id in (each for each in image_ids if not rows[each]):
         try:
-            rows[image_id] = read_part(store.storage, run.digest, image_id).table.to_pylist()
+            rows[image_id] = read_part(store, run.digest, image_id).table.to_pylist()
         except FileNotFoundError:
             continue
     return rows
 
 
-def _rows_of_shard(store: Store, shard: int, wanted: set[str]) -> Iterator[dict[str, Any]]:
-    with store.storage.open(shard_name(shard)) as opened:
+def _rows_of_shard(store: StorageFolder, shard: int, wanted: set[str]) -> Iterator[dict[str, Any]]:
+    with store.open(shard_name(shard)) as opened:
         file = pq.ParquetFile(opened)
         check_types(file.schema_arrow, ROW_SCHEMA)
         column = file.schema_arrow.get_field_index("image_id")

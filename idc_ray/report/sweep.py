@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from itertools import accumulate
@@ -15,15 +16,15 @@ from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.report.section import Card, Chart, Section, rounded, safe_name
 from idc_ray.report.settings import changed_settings, command_line
+from idc_ray.report.state import job_state
 from idc_ray.status_text import STATES
 from idc_ray.store.filesystem import StorageFolder
-from idc_ray.store.holder import read_holder
 from idc_ray.units import duration
 
 __all__ = ["IMPORTANCE", "SWEEP", "sweep_section"]
 
 SWEEP, TRIALS, BEST, CONFIG, IMPORTANCE = (
-    "tune.json", "trials.parquet", "best.yaml", "config.yaml", "importance.json",
+    "study.log", "trials.parquet", "best.yaml", "config.yaml", "importance.json",
 )  # fmt: skip
 FIX = "the tune command that made it writes it anew"
 STATUSES = {"finished": "finished", "stopped": "stopped early", "failed": "failed", "running": "unfinished"}
@@ -44,15 +45,16 @@ def sweep_section(storage: StorageFolder) -> Section:
         BadRequest: there is no sweep.
         IdcError: its files cannot be read.
     """
-    sweep = storage.read_json(SWEEP, FIX)
-    if sweep is None:
+    journal = storage.read(SWEEP)
+    if journal is None:
         raise BadRequest(f"no sweep in {storage.uri}: {storage.shown(SWEEP)} is not there")
+    seconds = _seconds(journal)
     config = yaml.safe_load(storage.read(CONFIG) or b"{}") or {}
     trials = _read_trials(storage)
     names = [name.removeprefix("param.") for name in (trials[0] if trials else {}) if name.startswith("param.")]
     importance = storage.read_json(IMPORTANCE, FIX) or {}
     best = storage.read(BEST)
-    state = _state(storage, trials)
+    state = job_state(storage, bool(trials) and all(each["status"] != "running" for each in trials))
     counts = Counter(each["status"] for each in trials)
     ended = sum(count for status, count in counts.items() if status != "running")
     objectives = list(config.get("objectives", ["psnr"]))
@@ -64,7 +66,7 @@ def sweep_section(storage: StorageFolder) -> Section:
         "changed": changed_settings(TuneConfig, config),
         "command": command_line("tune", TuneConfig, config),
         "several": len(objectives) > 1,
-        "seconds": duration(sweep["seconds"]),
+        "seconds": duration(seconds),
     }
     return Section(
         kind="sweep",
@@ -72,7 +74,7 @@ def sweep_section(storage: StorageFolder) -> Section:
         uri=safe_name(storage.uri),
         state=state,
         state_text=f"{STATES[state]}; {ended} of at most {config.get('samples', '?')} trials",
-        cards=_cards(trials, counts, sweep["seconds"]),
+        cards=_cards(trials, counts, seconds),
         charts=[chart for chart in _charts(trials, names, importance, objectives) if chart.values],
         facts=facts,
         data={"trials": trials, "importance": importance, "settings": config},
@@ -90,6 +92,17 @@ def _read_trials(storage: StorageFolder) -> list[Trial]:
     return [{name: _finite(value) for name, value in row.items()} for row in rows]
 
 
+def _seconds(journal: bytes) -> float:
+    """Duration of all launches, which the study's journal has in the last line of its kind; 0 if it has none."""
+    for line in reversed(journal.splitlines()):
+        if b'"seconds"' in line:
+            try:
+                return float(json.loads(line)["user_attr"]["seconds"])
+            except (ValueError, KeyError, TypeError):
+                continue
+    return 0.0
+
+
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -97,15 +110,6 @@ def _finite(value: Any) -> Any:
 def _order(trial: Trial) -> tuple[bool, int, int]:
     """By rank; those without one by number."""
     return trial["rank"] is None, trial["rank"] or 0, trial["trial"]
-
-
-def _state(storage: StorageFolder, trials: list[Trial]) -> str:
-    holder = read_holder(storage)
-    if holder.state == "held":
-        return "running"
-    if holder.state == "elsewhere":
-        return "unknown"
-    return "finished" if trials and all(each["status"] != "running" for each in trials) else "stopped"
 
 
 def _finished(trials: list[Trial]) -> list[Trial]:

@@ -9,10 +9,10 @@ from idc_ray.errors import BadRequest
 from idc_ray.report.pictures import data_uri
 from idc_ray.report.section import Card, Chart, Section, rounded, safe_name
 from idc_ray.report.settings import changed_settings, command_line
+from idc_ray.report.state import job_state
 from idc_ray.report.training_files import CURVES, sample_name
 from idc_ray.status_text import STATES
 from idc_ray.store.filesystem import StorageFolder
-from idc_ray.store.holder import read_holder
 
 __all__ = ["RECORD", "training_section"]
 
@@ -37,7 +37,7 @@ def training_section(storage: StorageFolder) -> Section:
     step = max([0, *(int(point[0]) for point in points), *(each for each, _ in validations)])
     if record["tracked"]:
         step = config["iterations"]
-    state = _state(storage, record)
+    state = job_state(storage, record["tracked"])
     text = f"{STATES[state]}; {step:,} of {config['iterations']:,} steps"
     facts = {
         "samples": _samples(storage, curves.get("samples", []), dict(validations)),
@@ -60,15 +60,6 @@ def training_section(storage: StorageFolder) -> Section:
         facts=facts,
         data={"points": points, "validations": validations, "settings": config, "data": record["data"]},
     )
-
-
-def _state(storage: StorageFolder, record: dict[str, Any]) -> str:
-    holder = read_holder(storage)
-    if holder.state == "held":
-        return "running"
-    if holder.state == "elsewhere":
-        return "unknown"
-    return "finished" if record["tracked"] else "stopped"
 
 
 def _cards(

@@ -17,7 +17,6 @@ from idc_ray.report.page import chart_library, render_page
 from idc_ray.report.section import Options, Section
 from idc_ray.report.sweep import SWEEP, sweep_section
 from idc_ray.report.training import RECORD, training_section
-from idc_ray.store import Store
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.layout import RUN
 
@@ -87,7 +86,7 @@ def write_own_report(storage: StorageFolder, options: Options, listing: ImageLis
 
 def _section(storage: StorageFolder, options: Options, room: int, listing: ImageListing | None) -> Section:
     if storage.size(RUN) is not None:
-        return condensation_section(Store(storage), options, room, listing)
+        return condensation_section(storage, options, room, listing)
     if storage.size(RECORD) is not None:
         return training_section(storage)
     if storage.size(RESULTS) is not None:

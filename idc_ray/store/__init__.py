@@ -14,27 +14,35 @@ An output (local path, ``s3://``, ``gs://``; through pyarrow.fs) holds::
     damaged/                              files that a repair took out
     .lock                                 who is at work
 
-`Store` does everything; the other names are what it takes and gives.
+Functions take the output as a :class:`StorageFolder`, which :func:`resolve` makes; it is cheap and can be pickled. Any
+number of processes may use the same one: everything is written whole or not at all, and may be written again.
 """
 
 from __future__ import annotations
 
 from idc_ray.redact import redact
-from idc_ray.store.attempts import AttemptKind
-from idc_ray.store.done import DoneImages
+from idc_ray.store.attempts import AttemptKind, clear_attempts, count_attempt, list_attempts
+from idc_ray.store.compaction import compact
+from idc_ray.store.done import DoneImages, find_done
+from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.holder import Holder, holder_text
-from idc_ray.store.index import ShardInfo
-from idc_ray.store.inflight import Inflight
+from idc_ray.store.index import ShardInfo, check_shards, list_pending
+from idc_ray.store.inflight import Inflight, clear_inflight, end_launch, find_inflight, read_inflight, write_inflight
 from idc_ray.store.layout import SHARD_BYTES, shard_count_for, shard_of
-from idc_ray.store.manifest import Manifest
-from idc_ray.store.parts import Part
-from idc_ray.store.quarantine import QuarantineEntry
+from idc_ray.store.manifest import Manifest, finished_run, index_table, read_manifest, write_manifest
+from idc_ray.store.parts import Part, commit_part, list_parts, read_part
+from idc_ray.store.quarantine import (
+    QuarantineEntry,
+    list_quarantined,
+    quarantine_image,
+    quarantined_ids,
+    release_quarantined,
+)
 from idc_ray.store.records import INDEX_SCHEMA, ImageRecord, SourceState
-from idc_ray.store.run_record import RunRecord
+from idc_ray.store.run_record import RunRecord, begin_run, read_run, update_run
 from idc_ray.store.schema import ROW_SCHEMA, TileRow, rows_from_table
-from idc_ray.store.shards import Fingerprint
-from idc_ray.store.status import Status
-from idc_ray.store.store import Store
+from idc_ray.store.shards import Fingerprint, read_shard
+from idc_ray.store.status import Status, read_status
 
 __all__ = [
     "INDEX_SCHEMA",
@@ -53,11 +61,40 @@ __all__ = [
     "ShardInfo",
     "SourceState",
     "Status",
-    "Store",
+    "StorageFolder",
     "TileRow",
+    "begin_run",
+    "check_shards",
+    "clear_attempts",
+    "clear_inflight",
+    "commit_part",
+    "compact",
+    "count_attempt",
+    "end_launch",
+    "find_done",
+    "find_inflight",
+    "finished_run",
     "holder_text",
+    "index_table",
+    "list_attempts",
+    "list_parts",
+    "list_pending",
+    "list_quarantined",
+    "quarantine_image",
+    "quarantined_ids",
+    "read_inflight",
+    "read_manifest",
+    "read_part",
+    "read_run",
+    "read_shard",
+    "read_status",
     "redact",
+    "release_quarantined",
+    "resolve",
     "rows_from_table",
     "shard_count_for",
     "shard_of",
+    "update_run",
+    "write_inflight",
+    "write_manifest",
 ]

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from idc_ray.errors import BadRequest, IdcError
+from idc_ray.store import finished_run, read_shard
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import is_image_id
 from idc_ray.store.manifest import Manifest
 from idc_ray.store.run_record import RunRecord
 from idc_ray.store.schema import rows_from_table
-from idc_ray.store.store import Store
 from idc_ray.store.threads import ordered_map
 
 __all__ = ["META", "describe_export", "export_folders"]
@@ -21,7 +21,10 @@ _ORIGIN = "exported_from.json"
 
 
 def export_folders(
-    store: Store, target: StorageFolder, overwrite: bool = False, on_pairs: Callable[[int], None] = lambda pairs: None
+    store: StorageFolder,
+    target: StorageFolder,
+    overwrite: bool = False,
+    on_pairs: Callable[[int], None] = lambda pairs: None,
 ) -> int:
     """Write ``HR/ID_INDEX.png``, ``LR/ID_INDEX.png`` and, last, ``meta_info.txt`` with a line for each pair.
 
@@ -42,12 +45,12 @@ def export_folders(
         BadRequest: there is no finished run, or ``target`` holds an export of another one.
         IdcError: a shard is missing, or not what the manifest states.
     """
-    run, manifest = store.finished()
+    run, manifest = finished_run(store)
     _claim(target, _origin(store, run, manifest), overwrite)
     side = run.config["tile_size"] * run.config["scale"]
     lines: list[str] = []
     for shard in manifest.shards:
-        table = store.read_shard(shard.shard, shard.fingerprint)
+        table = read_shard(store, shard.shard, shard.fingerprint)
         for batch in table.to_batches(max_chunksize=256):
             rows = rows_from_table(batch)
             names = [f"{_checked_id(store, row.image_id)}_{row.tile_index:04d}.png" for row in rows]
@@ -62,20 +65,20 @@ def export_folders(
     return len(lines)
 
 
-def _checked_id(store: Store, image_id: str) -> str:
+def _checked_id(store: StorageFolder, image_id: str) -> str:
     """It becomes a file's name, and the set may be from anybody."""
     if not is_image_id(image_id):
         raise IdcError(f"{store.uri} has a row of image_id {image_id!r}; expected 16 hex digits: do not trust this set")
     return image_id
 
 
-def describe_export(store: Store, target: StorageFolder, overwrite: bool = False) -> str:
+def describe_export(store: StorageFolder, target: StorageFolder, overwrite: bool = False) -> str:
     """What :func:`export_folders` would write, for a person; nothing is written, and no shard is read.
 
     Raises:
         BadRequest: as :func:`export_folders`.
     """
-    run, manifest = store.finished()
+    run, manifest = finished_run(store)
     _check_target(target, _origin(store, run, manifest), overwrite)
     side, scale = run.config["tile_size"], run.config["scale"]
     return "\n".join(
@@ -89,7 +92,7 @@ def describe_export(store: Store, target: StorageFolder, overwrite: bool = False
     )
 
 
-def _origin(store: Store, run: RunRecord, manifest: Manifest) -> dict[str, str]:
+def _origin(store: StorageFolder, run: RunRecord, manifest: Manifest) -> dict[str, str]:
     return {"run": store.uri, "digest": run.digest, "created": manifest.created}
 
 

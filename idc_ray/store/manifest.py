@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from idc_ray.errors import IdcError
+from idc_ray.errors import BadRequest, IdcError
 from idc_ray.store import owned
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.index import IndexEntry, ShardInfo, check_shards, list_index, list_pending, read_index
@@ -16,12 +16,12 @@ from idc_ray.store.layout import MANIFEST
 from idc_ray.store.parts import list_parts
 from idc_ray.store.quarantine import list_quarantined
 from idc_ray.store.records import INDEX_SCHEMA
-from idc_ray.store.run_record import FORMAT_VERSION
+from idc_ray.store.run_record import FORMAT_VERSION, RunRecord, read_run
 from idc_ray.store.sealed import sealed, unsealed
 from idc_ray.store.shards import Fingerprint
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["Manifest", "index_table", "read_manifest", "write_manifest"]
+__all__ = ["Manifest", "finished_run", "index_table", "read_manifest", "write_manifest"]
 
 _FIX = (
     "check the rest of the output with idc-ray verify, then delete that file and run the same command again: it is "
@@ -134,6 +134,20 @@ def read_manifest(storage: StorageFolder) -> Manifest | None:
         return Manifest(**{**value, "shards": shards, "indexes": indexes})
     except (KeyError, TypeError) as error:
         raise IdcError(f"{storage.shown(MANIFEST)} is not a manifest ({error}); {_FIX}") from error
+
+
+def finished_run(storage: StorageFolder) -> tuple[RunRecord, Manifest]:
+    """The run of an output, and its manifest.
+
+    Raises:
+        BadRequest: there is none, or it is not finished.
+    """
+    run, manifest = read_run(storage), read_manifest(storage)
+    if run is None:
+        raise BadRequest(f"there is no condensed set at {storage.uri}; name the output of a condense command")
+    if manifest is None:
+        raise BadRequest(f"{storage.uri} is not finished; finish it with the condense command that began it")
+    return run, manifest
 
 
 def index_table(storage: StorageFolder, columns: list[str] | None = None) -> pa.Table:

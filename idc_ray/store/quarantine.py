@@ -15,7 +15,7 @@ from idc_ray.store.threads import ordered_map
 __all__ = [
     "QuarantineEntry",
     "list_quarantined",
-    "quarantine",
+    "quarantine_image",
     "quarantined_ids",
     "read_quarantined",
     "release_quarantined",
@@ -49,7 +49,7 @@ class QuarantineEntry:
     time: str
 
 
-def quarantine(storage: StorageFolder, digest: str, entry: QuarantineEntry) -> None:
+def quarantine_image(storage: StorageFolder, digest: str, entry: QuarantineEntry) -> None:
     """Sets an image aside, durably; a later entry of the same image replaces it."""
     entry = replace(entry, reason=redact_within(entry.reason), traceback=redact_within(entry.traceback))
     storage.write_json(quarantine_name(digest, entry.image_id), asdict(entry))

@@ -10,18 +10,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import ray
 import torch
 
 from idc_ray.config.train import TrainConfig
 from idc_ray.images.locate import absolute, holds, locate, read_bytes
+from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
 from idc_ray.models import bundled_teacher_bytes, teacher_sha256
 from idc_ray.pipeline.progress import Heartbeat, Show
-from idc_ray.store import holder_text
+from idc_ray.results import TrainResult
 from idc_ray.store.filesystem import StorageFolder, resolve
-from idc_ray.store.lock import lock
 from idc_ray.tracking import Tracker, tracking_uri
 from idc_ray.training.curves import Curves
 from idc_ray.training.data import may_stream, open_sources
@@ -31,37 +30,22 @@ from idc_ray.training.local_worker import LocalWorker, check_machine
 from idc_ray.training.mlflow_model import save_mlflow_model
 from idc_ray.training.progress import TrainProgress
 from idc_ray.training.sources import Source
-from idc_ray.training.state import BEST, LAST, TrainRecord, begin_training, check_output, read_state, update_record
+from idc_ray.training.state import (
+    BEST,
+    LAST,
+    SavedState,
+    TrainRecord,
+    begin_training,
+    check_output,
+    read_state,
+    update_record,
+)
 from idc_ray.training.validation import validation_pairs
 from idc_ray.training.worker import TrainJob
 
-__all__ = ["Trained", "run_train", "train"]
+__all__ = ["run_train", "train"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A training that has come to its end.
-
-    Attributes:
-        storage: its output, which has ``last.safetensors``, and ``best.safetensors`` if it was validated.
-        steps: steps done.
-        best_psnr: highest PSNR on the validation images, dB; None without validation.
-        best_step: after how many steps.
-    """
-
-    storage: StorageFolder
-    steps: int
-    best_psnr: float | None
-    best_step: int | None
-
-    def format(self) -> str:
-        """For a person: the checkpoints, and what they are."""
-        best = ""
-        if self.best_psnr is not None:
-            best = f"best {self.best_psnr:.2f} dB at step {self.best_step}: {self.storage.shown(BEST)}\n"
-        return f"{best}{self.steps} steps: {self.storage.shown(LAST)}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +60,7 @@ class _Ready:
 
 
 def train(config: TrainConfig) -> int:
-    """The command: :func:`run_train` between its settings and its checkpoints, printed; or an estimate.
+    """The command: :func:`run_train`, or an estimate.
 
     Returns:
         The exit code: 0.
@@ -84,12 +68,15 @@ def train(config: TrainConfig) -> int:
     Raises:
         IdcError, Interrupted: as :func:`run_train`.
     """
-    print(config.to_yaml(), flush=True)
-    print(_estimate(_prepare(config)) if config.dry_run else run_train(config, "lines").format())
+    if is_real_run(config, lambda photographs: _estimate(_prepare(config))):
+        trained = run_train(config, "lines")
+        if trained.best_psnr is not None:
+            print(f"best {trained.best_psnr:.2f} dB at step {trained.best_step}: {trained.checkpoint}")
+        print(f"{trained.num_steps} steps: {trained.last}")
     return 0
 
 
-def run_train(config: TrainConfig, show: Show = "log") -> Trained:
+def run_train(config: TrainConfig, show: Show = "log") -> TrainResult:
     """Train a network; the same call again continues it, or confirms that it is finished.
 
     Args:
@@ -104,24 +91,43 @@ def run_train(config: TrainConfig, show: Show = "log") -> Trained:
     """
     ready = _prepare(config)
     config, storage = ready.config, ready.storage
-    storage.check_writable()
-    with lock(storage, holder_text()):
+    with claimed(storage), contextlib.ExitStack() as stack:
         record = begin_training(storage, ready.record, config.overwrite)
         state = read_state(storage)
         finished = state is not None and state.step >= config.iterations
         if state is not None and finished and record.tracked:
-            return Trained(storage, config.iterations, state.best_psnr, state.best_step)
-        notes = {"data": record.data, "digest": record.digest, "iterations": config.iterations, "seed": config.seed}
-        if finished:
-            return _tracked(config, storage, record, None)
-        with Heartbeat("reading a few images for their sizes"):
-            streamed = may_stream(config, ready.sources, record.resident)
-        local = _is_local(config, streamed)
-        if local:
-            check_machine(config.workers)
-        curves = Curves(storage, fresh=state is None)
-        with LocalWorker() if local else contextlib.nullcontext() as worker:
-            return _tracked(config, storage, record, _Work(ready.labels, notes, streamed, show, curves, worker))
+            return _result(storage, config.iterations, state)
+        streamed, worker = False, None
+        if not finished:
+            with Heartbeat("reading a few images for their sizes"):
+                streamed = may_stream(config, ready.sources, record.resident)
+            if _is_local(config, streamed):
+                check_machine(config.workers)
+                worker = stack.enter_context(LocalWorker())  # it imports torch while the tracked run begins
+        tracker = _begin_tracking(config, storage, record)
+        with closed_if_stopped(tracker):
+            if not finished:
+                curves = Curves(storage, fresh=state is None)
+                _run(_job(ready, record), streamed, worker, tracker, curves, show)
+            state = read_state(storage)
+            assert state is not None
+            with Heartbeat("logging the network to MLflow"):
+                _track_networks(tracker, storage)
+                tracker.finish("FINISHED")
+        update_record(storage, tracked=True)  # last: killed before, the same command does the rest
+        return _result(storage, state.step, state)
+
+
+def _job(ready: _Ready, record: TrainRecord) -> TrainJob:
+    config = ready.config
+    notes = {"data": record.data, "digest": record.digest, "iterations": config.iterations, "seed": config.seed}
+    return TrainJob(config, ready.storage, ready.labels, notes)
+
+
+def _result(storage: StorageFolder, steps: int, state: SavedState) -> TrainResult:
+    last = storage.shown(LAST)
+    best = last if state.best_psnr is None else storage.shown(BEST)
+    return TrainResult(storage.uri, steps, state.best_psnr, state.best_step, best, last)
 
 
 def _prepare(config: TrainConfig) -> _Ready:
@@ -194,67 +200,41 @@ def _warn_of_validation(config: TrainConfig) -> None:
             log.warning("%s is validated on, and trained on with %s: the best checkpoint fits it most", images, data)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What there is to train, and where progress is shown."""
-
-    labels: bytes | None
-    notes: dict[str, Any]
-    may_stream: bool
-    show: Show
-    curves: Curves
-    worker: LocalWorker | None
-
-
-def _tracked(config: TrainConfig, storage: StorageFolder, record: TrainRecord, work: _Work | None) -> Trained:
-    """Train what is left, if anything, and tell the tracked run what came of it."""
+def _begin_tracking(config: TrainConfig, storage: StorageFolder, record: TrainRecord) -> Tracker:
     with Heartbeat("starting the MLflow run"):
         tracker = Tracker.start(config.mlflow, config.output, record.digest, record.mlflow_run_id)
     if tracker.run_id != record.mlflow_run_id:
         update_record(storage, mlflow_run_id=tracker.run_id)
     tracker.log_params(config.model_dump(mode="json"))
     tracker.log_artifact(config.to_yaml(), "config.yaml")
-    try:
-        if work is not None:
-            _run(config, storage, work, tracker)
-    except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    state = read_state(storage)
-    assert state is not None
-    with Heartbeat("logging the network to MLflow"):
-        for name in (BEST, LAST):
-            data = storage.read(name)
-            if data is not None:
-                tracker.log_artifact(data, name)
-        _log_model(tracker, storage)
-        tracker.finish("FINISHED")
-    update_record(storage, tracked=True)  # last: killed before, the same command does the rest
-    return Trained(storage, state.step, state.best_psnr, state.best_step)
+    return tracker
 
 
-def _log_model(tracker: Tracker, storage: StorageFolder) -> None:
-    """The best network, or the last without validation."""
-    checkpoint = storage.read(BEST) or storage.read(LAST)
-    if tracker.run_id is None or checkpoint is None:
+def _track_networks(tracker: Tracker, storage: StorageFolder) -> None:
+    """The checkpoints, and as an MLflow model the best network, or the last without validation."""
+    checkpoints = {name: data for name in (BEST, LAST) if (data := storage.read(name)) is not None}
+    for name, data in checkpoints.items():
+        tracker.log_artifact(data, name)
+    if tracker.run_id is None or not checkpoints:
         return
     with tempfile.TemporaryDirectory() as scratch:
-        save_mlflow_model(checkpoint, Path(scratch))
+        save_mlflow_model(next(iter(checkpoints.values())), Path(scratch))
         tracker.log_folder(Path(scratch, "model"), "model")
 
 
-def _run(config: TrainConfig, storage: StorageFolder, work: _Work, tracker: Tracker) -> None:
+def _run(
+    job: TrainJob, streamed: bool, worker: LocalWorker | None, tracker: Tracker, curves: Curves, show: Show
+) -> None:
     """Train: in a process on this machine where that is enough, else by Ray Train, which takes longer to start."""
-    job = TrainJob(config, storage, work.labels, work.notes)
-    if work.worker is not None:
-        _follow(work.worker.train(job), config, work, tracker)
+    if worker is not None:
+        _follow(worker.train(job), job.config, show, tracker, curves)
         return
     from idc_ray.pipeline.cluster import join  # here: these take a second to import
     from idc_ray.training.ray_workers import ray_events
 
-    ours = not ray.is_initialized()
-    workers = config.workers
-    with Heartbeat("starting or joining Ray"):
+    workers = job.config.workers
+
+    def join_cluster() -> None:
         join(
             workers.ray_address,
             worker_output=False,  # events and exceptions say it; Ray Train's own output would bury them
@@ -262,11 +242,9 @@ def _run(config: TrainConfig, storage: StorageFolder, work: _Work, tracker: Trac
             needs={"CPU": workers.count * workers.cpus, "GPU": workers.count * (workers.gpus or 0.0)},
             fix=f"lower --workers.count ({workers.count}), --workers.cpus or --workers.gpus",
         )
-    try:
-        _follow(ray_events(job, work.may_stream), config, work, tracker)
-    finally:
-        if ours:
-            ray.shutdown()
+
+    with cluster(join_cluster):
+        _follow(ray_events(job, streamed), job.config, show, tracker, curves)
 
 
 def _is_local(config: TrainConfig, may_stream: bool) -> bool:
@@ -275,20 +253,20 @@ def _is_local(config: TrainConfig, may_stream: bool) -> bool:
     return config.workers.count == 1 and not may_stream and not cluster
 
 
-def _follow(events: Iterator[Event | None], config: TrainConfig, work: _Work, tracker: Tracker) -> None:
+def _follow(events: Iterator[Event | None], config: TrainConfig, show: Show, tracker: Tracker, curves: Curves) -> None:
     """Show, record and track what the workers report until they end."""
-    progress = TrainProgress(config.iterations, show=work.show)
+    progress = TrainProgress(config.iterations, show=show)
     try:
         for event in events:
             if event is None:
                 progress.tick()
             else:
                 progress.update(event)
-                work.curves.report(event)
+                curves.report(event)
                 _track(tracker, event)
     finally:
         progress.close()
-        work.curves.write()
+        curves.write()
 
 
 def _track(tracker: Tracker, event: Event) -> None:

@@ -31,6 +31,7 @@ class TrainProgress:
         self.iterations = iterations
         self._stream = sys.stderr if stream is None else stream
         self._way = show
+        self._begun = False
         self._logged_at, self._logged = -math.inf, 0
         self._step, self._rate, self._loss, self._psnr = 0, math.nan, math.nan, math.nan
         self._bar = (
@@ -41,6 +42,7 @@ class TrainProgress:
 
     def update(self, event: Mapping[str, Any]) -> None:
         """Show an event."""
+        self._begun = True
         self._step = event["step"]
         match event["kind"]:
             case "resumed":
@@ -55,7 +57,9 @@ class TrainProgress:
         self._show()
 
     def tick(self) -> None:
-        """Refresh while no event arrives, as during validation or slow steps."""
+        """Refresh while no event arrives, as during validation or slow steps; before the first one, do nothing."""
+        if not self._begun:
+            return
         if self._bar is not None:
             self._bar.refresh()
         elif time.monotonic() - self._logged_at >= LOG_SECONDS:

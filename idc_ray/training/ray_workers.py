@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,14 +18,12 @@ from torch.nn.parallel import DistributedDataParallel
 from idc_ray.config.train import Workers
 from idc_ray.errors import IdcError
 from idc_ray.interrupt import check_interrupted
-from idc_ray.pipeline.progress import LOG_SECONDS, duration, mark_told, seconds_silent
+from idc_ray.pipeline.waiting import log_until_first
 from idc_ray.training.fit import Event, World
 from idc_ray.training.stream import StreamFeed, stream_of
 from idc_ray.training.worker import TrainJob, gave_up, train_worker
 
 __all__ = ["ray_events"]
-
-log = logging.getLogger(__name__)
 
 #: How long workers have to leave by themselves after an error of one.
 LEAVE_SECONDS = 20.0
@@ -60,7 +56,8 @@ def ray_events(job: TrainJob, streamed: bool) -> Iterator[Event | None]:
     thread = threading.Thread(target=run, name="ray train", daemon=True)
     thread.start()
     try:
-        for event in _told_while_waiting(_events(queue, lambda: bool(outcome)), job.config.workers):
+        arriving = _events(queue, lambda: bool(outcome))
+        for event in log_until_first(arriving, "no step is reported", lambda: _awaited(job.config.workers)):
             if event is not None and event["kind"] == "error":
                 thread.join(LEAVE_SECONDS)  # not for ever: other workers may wait for the one that failed
                 raise event["error"]
@@ -82,19 +79,6 @@ def _events(queue: Queue, ended: Callable[[], bool]) -> Iterator[Event | None]:
             if over:
                 return
             yield None
-
-
-def _told_while_waiting(events: Iterator[Event | None], workers: Workers) -> Iterator[Event | None]:
-    """The events, with a line in the log now and then until the first of them is there."""
-    begin = time.monotonic()
-    waiting = True
-    for event in events:
-        waiting = waiting and event is None
-        if waiting and seconds_silent() > LOG_SECONDS:
-            mark_told()
-            log.info("no step is reported after %s; %s", duration(time.monotonic() - begin), _awaited(workers))
-        if not waiting:
-            yield event
 
 
 def _awaited(workers: Workers) -> str:

@@ -18,7 +18,8 @@ from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.benchmarks import holds_sets, paired_folders
 from idc_ray.images import ImageListing, ImageRef, decode_png, find_images, load_instance, output_inside
 from idc_ray.images.locate import StoragePath, joined, locate
-from idc_ray.store import Fingerprint, Store
+from idc_ray.store import Fingerprint, check_shards, read_manifest, read_run, read_shard
+from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.training.pairs import Pair
 
 __all__ = ["CondensedSource", "RealSource", "Relabel", "Source", "held_out", "open_source"]
@@ -37,7 +38,7 @@ class CondensedSource:
     ``fingerprints`` are those of its manifest, by shard; empty for an unfinished output, which may change.
     """
 
-    store: Store
+    store: StorageFolder
     scale: int
     tile_size: int
     shards: tuple[int, ...]
@@ -69,7 +70,7 @@ class CondensedSource:
             IdcError: a shard is missing or damaged.
         """
         for shard in self.shards:
-            table = self.store.read_shard(shard, self.fingerprints.get(shard))
+            table = read_shard(self.store, shard, self.fingerprints.get(shard))
             table = table.select(["image_id", "tile_index", "lr", "hr", "sample_weight"])
             for batch in table.to_batches(max_chunksize=256):
                 rows = [row for row in batch.to_pylist() if keep(row["image_id"])]
@@ -171,20 +172,20 @@ def open_source(
     Raises:
         BadRequest: no data, another scale, an unfinished set, or several sets of pairs.
     """
-    store = Store.open(uri)
-    run = store.read_run() if store.storage.files("") else None
+    store = resolve(uri)
+    run = read_run(store) if store.files("") else None
     if run is None:
         return _real_source(uri, scale, max_pixels, output)
     config = run.config
     if config["scale"] != scale:
         raise BadRequest(f"{store.uri} is a set for scale {config['scale']}, but the scale is {scale}; change --scale")
-    manifest = store.read_manifest()
+    manifest = read_manifest(store)
     if manifest is None and not allow_unfinished:
         raise BadRequest(
             f"{store.uri} is not finished; run the same condense command again, "
             "or give --allow-unfinished to train on the finished part"
         )
-    shards = store.check_shards(full=False) if manifest is None else manifest.shards
+    shards = check_shards(store, full=False) if manifest is None else manifest.shards
     if not sum(shard.rows for shard in shards):
         raise BadRequest(f"{store.uri} has no tiles yet; run the same condense command again")
     return CondensedSource(

@@ -1,4 +1,4 @@
-"""What a sweep needs to know before it starts; whatever is missing or wrong is told here, not hours later."""
+"""Preparation of a sweep: what is missing or wrong is refused here, not hours later."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ from idc_ray.pipeline.inputs import find_input, only, read_teacher, readable_sam
 from idc_ray.training.fit import start_sha256
 from idc_ray.training.pairs import Pair
 from idc_ray.training.validation import validation_pairs
-from idc_ray.tuning.records import Sweep
 from idc_ray.tuning.settings import Settings, check_space, make_settings, read_space
 from idc_ray.tuning.space import Space
 
@@ -51,7 +50,7 @@ class Plan:
         teacher: the checkpoint.
         images: what a trial condenses, real HR included.
         validation: what students are scored on.
-        sweep: names all of this.
+        identity: of the sweep: everything that a trial's result depends on, by dotted name.
         lists: list files of the images and, where they are held out of the input, of those that are scored on.
     """
 
@@ -59,7 +58,7 @@ class Plan:
     teacher: bytes
     images: list[ImageTask]
     validation: list[Pair]
-    sweep: Sweep
+    identity: dict[str, Any]
     lists: dict[str, bytes]
 
     @property
@@ -104,7 +103,7 @@ def prepare(asked: TuneConfig, photographs: str | None = None) -> Plan:
     validation = [_middle(pair, config.validation_side, config.scale) for pair in validation]
     log.info("%d images to condense, %d to score on", len(images), len(validation))
     lists = _lists(found, {"images.txt": [each.source for each in instances], "validation.txt": scored})
-    return Plan(settings, teacher, images, validation, _sweep(settings, teacher, instances, validation), lists)
+    return Plan(settings, teacher, images, validation, _identity(settings, teacher, instances, validation), lists)
 
 
 def _to_condense(rest: ImageListing, reading: CondenseConfig, count: int, validation: list[Pair]) -> list[Instance]:
@@ -203,8 +202,8 @@ def _content(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
     return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
 
 
-def _sweep(settings: Settings, teacher: bytes, images: list[Instance], validation: list[Pair]) -> Sweep:
-    """Names everything that a trial's result depends on, by content."""
+def _identity(settings: Settings, teacher: bytes, images: list[Instance], validation: list[Pair]) -> dict[str, Any]:
+    """Everything that a trial's result depends on, by content."""
     config = settings.config
     space = {each.name: [each.kind, each.values, each.step, dict(each.when)] for each in settings.space.parameters}
     scored = hashlib.sha256("".join(_content(pair.lr) + _content(pair.hr) for pair in validation).encode())
@@ -217,8 +216,6 @@ def _sweep(settings: Settings, teacher: bytes, images: list[Instance], validatio
         "condense": settings.condense(settings.space.first, 0).digest(teacher_sha256(teacher)),
         "training": settings.train.digest("", None, start_sha256(settings.train)),
     }
-    content = json.loads(json.dumps(content))
-    chosen = result_settings(config, SweepConfig)
-    flat = flatten(TuneConfig, chosen, "the configuration")
-    people = json.loads(json.dumps(flat, sort_keys=True)) | content
-    return Sweep(result_digest(people), people)
+    chosen = flatten(TuneConfig, result_settings(config, SweepConfig), "the configuration")
+    identity: dict[str, Any] = json.loads(json.dumps(chosen | content, sort_keys=True))
+    return identity

@@ -1,79 +1,85 @@
-"""What a sweep leaves for its user: settings that the other jobs take, a ranked table, pictures."""
+"""Result files of a sweep: settings that the other jobs accept, a ranked table, plots."""
 
 from __future__ import annotations
 
 import io
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
+import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from optuna.trial import FrozenTrial, TrialState
 
 from idc_ray.config import MethodConfig
 from idc_ray.config.base import result_settings
 from idc_ray.config.train import TrainMethod
 from idc_ray.report.sweep import IMPORTANCE
 from idc_ray.store.filesystem import json_bytes
-from idc_ray.tuning.plots import draw_pictures, importances
+from idc_ray.tuning.plots import draw_plots, importances
 from idc_ray.tuning.prepare import Plan
-from idc_ray.tuning.ranking import knee, pareto_front, ranked
-from idc_ray.tuning.records import TrialRecord
 from idc_ray.tuning.space import label
+from idc_ray.tuning.study import STATUSES, knee, ranked, started
 
-__all__ = ["OURS", "PICTURES", "report_files", "settings_yaml", "to_parquet", "to_text"]
+__all__ = ["FILES", "report_files", "settings_yaml", "to_text"]
 
-PICTURES = ("history.png", "parallel_coordinates.png", "importance.png", "pareto_front.png")
-
-#: Files that a sweep leaves in its output, besides those of single trials.
-OURS = (
+#: Files that a sweep leaves in its output, besides its journal.
+FILES = (
     "best.yaml", "pareto.yaml", "train.yaml", "trials.parquet", "results.md", "images.txt", "validation.txt",
-    "mlflow.json", "report.html", IMPORTANCE, *PICTURES,
+    "mlflow.json", "report.html", IMPORTANCE, "history.png", "parallel_coordinates.png", "importance.png",
+    "pareto_front.png",
 )  # fmt: skip
 
 #: Most rows of the table on the screen.
 SHOWN = 20
 
-STATUSES = {"finished": "", "stopped": "stopped early", "failed": "failed", "running": "unfinished"}
+NOTES = {"finished": "", "stopped": "stopped early", "failed": "failed", "running": "unfinished"}
+
+FORMATS = {"psnr": "{:.3f} dB", "ratio": "ratio {:.4g}", "cost": "{:.3g} s"}
 
 
-def report_files(plan: Plan, records: Sequence[TrialRecord], pictures: bool) -> dict[str, bytes]:
-    """Content by name; what there is nothing for is left out."""
+def report_files(plan: Plan, study: optuna.Study, *, plots: bool) -> dict[str, bytes]:
+    """Content by name; files that there is nothing for are left out."""
     objectives = plan.config.objectives
-    files = {"trials.parquet": to_parquet(plan, records), "results.md": to_markdown(plan, records).encode()}
-    files |= plan.lists
     training = plan.settings.train.model_copy(update={"seed": plan.config.seeds[0]})
-    files["train.yaml"] = _yaml(
-        result_settings(training, TrainMethod), "Training of the sweep's students; idc-ray train --config takes it."
-    )
-    finished = [record for record in records if record.ended_well]
+    files = {
+        **plan.lists,
+        "trials.parquet": _to_parquet(plan, study),
+        "results.md": _to_markdown(plan, study).encode(),
+        "train.yaml": _yaml(
+            result_settings(training, TrainMethod), "Training of the sweep's students; idc-ray train --config takes it."
+        ),
+    }
+    finished = [trial for trial in ranked(study) if trial.state == TrialState.COMPLETE]
     if not finished:
         return files
-    best = ranked(finished)[0]
-    files["best.yaml"] = settings_yaml(plan, best, f"Highest PSNR of {len(finished)} finished trials.")
+    files["best.yaml"] = settings_yaml(plan, finished[0], f"Highest PSNR of {len(finished)} finished trials.")
     if len(objectives) > 1:
-        front = pareto_front(finished, objectives)
+        front = study.best_trials
         lines = ["Of these trials, none is better in everything (settings of each: trials.parquet):"]
-        lines += [f"  {_values(record, objectives)}: {_draw(record)}" for record in front]
+        for trial in finished:
+            if trial in front:
+                draw = ", ".join(f"{name} {_short(value)}" for name, value in trial.params.items())
+                lines.append(f"  {_values(trial, objectives)}: {draw}")
         lines.append("The settings below are those nearest to the best of each objective.")
         files["pareto.yaml"] = settings_yaml(plan, knee(front, objectives), "\n".join(lines))
-    if pictures:
-        files[IMPORTANCE] = json_bytes(importances(plan, records))
-        files |= draw_pictures(plan, records)
+    if plots:
+        files |= {IMPORTANCE: json_bytes(importances(study)), **draw_plots(study, objectives)}
     return files
 
 
-def settings_yaml(plan: Plan, record: TrialRecord, head: str) -> bytes:
+def settings_yaml(plan: Plan, trial: FrozenTrial, head: str) -> bytes:
     """A trial's settings, all that change the result, as ``idc-ray condense --config`` takes them."""
-    config = plan.settings.condense(record.draw, plan.config.seeds[0])
-    lines = [
-        *head.splitlines(),
-        f"Trial {record.number}: {_values(record, plan.config.objectives)}, {len(plan.images)} images, "
-        f"{len(plan.validation)} to score on.",
-    ]
+    config = plan.settings.condense(trial.user_attrs["draw"], plan.config.seeds[0])
+    head += (
+        f"\nTrial {trial.number}: {_values(trial, plan.config.objectives)}, {len(plan.images)} images, "
+        f"{len(plan.validation)} to score on."
+    )
     settings = result_settings(config, MethodConfig)
-    return _yaml(settings if config.teacher is None else settings | {"teacher": config.teacher}, "\n".join(lines))
+    return _yaml(settings if config.teacher is None else settings | {"teacher": config.teacher}, head)
 
 
 def _yaml(settings: dict[str, Any], head: str) -> bytes:
@@ -82,80 +88,83 @@ def _yaml(settings: dict[str, Any], head: str) -> bytes:
     return (comment + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)).encode()
 
 
-def _values(record: TrialRecord, objectives: Sequence[str]) -> str:
-    texts = {"psnr": "{:.3f} dB", "ratio": "ratio {:.4g}", "cost": "{:.3g} s"}
-    return ", ".join(texts[name].format(record.objective(name)) for name in objectives)
-
-
-def _draw(record: TrialRecord) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in record.draw.items())
+def _values(trial: FrozenTrial, objectives: Sequence[str]) -> str:
+    return ", ".join(FORMATS[name].format(trial.user_attrs[name]) for name in objectives)
 
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(label(value))
 
 
-def to_parquet(plan: Plan, records: Sequence[TrialRecord]) -> bytes:
+def _to_parquet(plan: Plan, study: optuna.Study) -> bytes:
     """One row for each trial; a column ``param.NAME`` for each parameter, lists as JSON text."""
-    finished = [record for record in records if record.ended_well]
-    front = {record.number for record in pareto_front(finished, plan.config.objectives)}
-    ranks = {record.number: rank for rank, record in enumerate(ranked(finished), 1)}
+    front, order = _front(study), [trial.number for trial in ranked(study)]
     rows = []
-    for record in sorted(records, key=lambda record: record.number):
-        row: dict[str, Any] = {"trial": record.number, "rank": ranks.get(record.number), "status": record.status}
-        row |= {f"param.{name}": label(record.draw.get(name)) for name in plan.space.names}
-        row |= {name: getattr(record, name) for name in ("psnr", "deviation", "ratio", "cost", "step")}
+    for trial in started(study):
+        values, done = trial.user_attrs, trial.state == TrialState.COMPLETE
+        seeds: list[dict[str, Any]] = values.get("seeds", [])
+        first = seeds[0] if seeds else {"curve": []}
+        row: dict[str, Any] = {"trial": trial.number, "rank": order.index(trial.number) + 1 if done else None}
+        row |= {"status": STATUSES[trial.state]}
+        row |= {f"param.{name}": trial.params.get(name) for name in plan.space.names}
+        row |= {name: values.get(name) for name in ("psnr", "deviation", "ratio", "cost")}
         row |= {
-            "pareto": record.number in front,
-            "seeds": [each.seed for each in record.seeds],
-            "seed_psnrs": [each.psnr for each in record.seeds],
-            "curve_steps": [step for step, _ in record.seeds[0].curve] if record.seeds else [],
-            "curve_psnrs": [psnr for _, psnr in record.seeds[0].curve] if record.seeds else [],
-            "tiles": record.seeds[0].tiles if record.seeds else None,
-            "left_out": record.seeds[0].left_out if record.seeds else None,
-            "condense_seconds": sum(each.condense_seconds for each in record.seeds),
-            "train_seconds": sum(each.train_seconds for each in record.seeds),
-            "deaths": record.deaths, "reason": record.reason, "started": record.started, "ended": record.ended,
-        }  # fmt: skip
+            "step": values.get("step", 0),
+            "pareto": trial.number in front,
+            "seeds": [each["seed"] for each in seeds],
+            "seed_psnrs": [each["psnr"] for each in seeds],
+            "curve_steps": [step for step, _ in first["curve"]],
+            "curve_psnrs": [psnr for _, psnr in first["curve"]],
+            "tiles": first.get("tiles"),
+            "left_out": first.get("left_out"),
+            "condense_seconds": sum(each["condense_seconds"] for each in seeds),
+            "train_seconds": sum(each["train_seconds"] for each in seeds),
+            "deaths": values.get("deaths", 0),
+            "reason": values.get("reason", ""),
+            "started": _iso(trial.datetime_start),
+            "ended": _iso(trial.datetime_complete),
+        }
         rows.append(row)
+    names = list(rows[0]) if rows else []
     buffer = io.BytesIO()
-    pq.write_table(_table(rows), buffer)
+    pq.write_table(pa.table({name: _column([row[name] for row in rows]) for name in names}), buffer)
     return buffer.getvalue()
 
 
-def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    columns: dict[str, Any] = {}
-    for name in rows[0] if rows else ():
-        values = [row[name] for row in rows]
-        kinds = {type(value) for value in values if value is not None}
-        mixed = kinds - {int, float} if len(kinds) > 1 else set()
-        columns[name] = pa.array([None if v is None else str(v) for v in values] if mixed else values)
-    return pa.table(columns)
+def _front(study: optuna.Study) -> set[int]:
+    return {trial.number for trial in study.best_trials}
 
 
-def _cells(plan: Plan, records: Sequence[TrialRecord]) -> list[list[str]]:
-    objectives = plan.config.objectives
-    front = {record.number for record in pareto_front([r for r in records if r.ended_well], objectives)}
-    several = len(objectives) > 1
-    titles = ["", "trial", "PSNR (dB)", "ratio", "condense (s)", "steps", *plan.space.names, ""]
-    rows = []
-    for rank, record in enumerate(ranked(records), 1):
-        psnr = "" if record.psnr is None else f"{record.psnr:.3f}"
-        psnr += "" if record.deviation is None else f" ± {record.deviation:.3f}"
-        numbers = ["" if value is None else f"{value:.3g}" for value in (record.ratio, record.cost)]
-        notes = [STATUSES[record.status], "front" if several and record.number in front else ""]
-        notes.append(" ".join(record.reason.split()))
-        values = [_short(record.draw[name]) if name in record.draw else "" for name in plan.space.names]
-        storage = str(rank) if record.ended_well else ""
-        rows.append(
-            [storage, str(record.number), psnr, *numbers, str(record.step), *values, "; ".join(filter(None, notes))]
-        )
-    return [titles, *rows]
+def _iso(time: datetime | None) -> str:
+    return "" if time is None else time.astimezone(UTC).isoformat(timespec="seconds")
 
 
-def to_text(plan: Plan, records: Sequence[TrialRecord]) -> str:
+def _column(values: list[Any]) -> pa.Array:
+    """Choices may be numbers and text in one parameter: those become text."""
+    kinds = {type(value) for value in values if value is not None}
+    mixed = len(kinds) > 1 and kinds != {int, float}
+    return pa.array([None if value is None else str(value) for value in values] if mixed else values)
+
+
+def _cells(plan: Plan, study: optuna.Study) -> list[list[str]]:
+    front = _front(study) if len(plan.config.objectives) > 1 else set()
+    rows = [["", "trial", "PSNR (dB)", "ratio", "condense (s)", "steps", *plan.space.names, ""]]
+    for rank, trial in enumerate(ranked(study), 1):
+        values = trial.user_attrs
+        psnr = f"{values['psnr']:.3f}" if "psnr" in values else ""
+        psnr += f" ± {values['deviation']:.3f}" if values.get("deviation") is not None else ""
+        numbers = [f"{values[name]:.3g}" if name in values else "" for name in ("ratio", "cost")]
+        params = [_short(trial.params[name]) if name in trial.params else "" for name in plan.space.names]
+        notes = [NOTES[STATUSES[trial.state]], "front" if trial.number in front else "", values.get("reason", "")]
+        note = "; ".join(" ".join(each.split()) for each in notes if each)
+        place = str(rank) if trial.state == TrialState.COMPLETE else ""
+        rows.append([place, str(trial.number), psnr, *numbers, str(values.get("step", 0)), *params, note])
+    return rows
+
+
+def to_text(plan: Plan, study: optuna.Study) -> str:
     """The ranked table for a screen: trials that came to their end, then those stopped early, then the others."""
-    cells = _cells(plan, records)
+    cells = _cells(plan, study)
     shown = [[cell[:60] for cell in row] for row in cells[: SHOWN + 1]]
     widths = [max(len(row[column]) for row in shown) for column in range(len(shown[0]))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
@@ -164,7 +173,7 @@ def to_text(plan: Plan, records: Sequence[TrialRecord]) -> str:
     return "\n".join(lines)
 
 
-def to_markdown(plan: Plan, records: Sequence[TrialRecord]) -> str:
+def _to_markdown(plan: Plan, study: optuna.Study) -> str:
     """All trials, ranked."""
     config, train = plan.config, plan.settings.train
     facts = {
@@ -173,7 +182,7 @@ def to_markdown(plan: Plan, records: Sequence[TrialRecord]) -> str:
         "student": f"{train.model}, {train.iterations} steps of {train.batch_size} patches of {train.patch_size}",
         "seeds": ", ".join(map(str, config.seeds)),
     }
-    titles, *rows = [[cell.replace("|", "\\|") for cell in row] for row in _cells(plan, records)]
+    titles, *rows = [[cell.replace("|", "\\|") for cell in row] for row in _cells(plan, study)]
     table = [titles, ["--:"] * len(titles), *rows]
     lines = ["# Trials", "", *[f"- {name}: {text}" for name, text in facts.items()], ""]
     lines += ["| " + " | ".join(row) + " |" for row in table]

@@ -35,17 +35,8 @@ EXAMPLES = {"condense": "{tile_size: 32}", "train": "{iterations: 1000}"}
 
 #: Settings of the sweep that a space's file leaves to the user.
 USERS = {
-    "space",
-    "input",
-    "output",
-    "teacher",
-    "validation",
-    "dry_run",
-    "overwrite",
-    "retry_failed",
-    "actors",
-    "mlflow",
-}
+    "space", "input", "output", "teacher", "validation", "dry_run", "overwrite", "retry_failed", "actors", "mlflow",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,11 +85,6 @@ class Settings:
         config, end = self.config, self.train.iterations
         shares = [config.reduction**rung for rung in range(config.rungs, 0, -1)] if config.stops_early else [2]
         return sorted({-(-end // share) for share in shares} - {end})
-
-    @property
-    def train_steps(self) -> int:
-        """Training steps of a trial that is not stopped, over all seeds."""
-        return self.train.iterations * len(self.config.seeds)
 
 
 def read_space(config: TuneConfig) -> tuple[TuneConfig, Space]:

@@ -1,28 +1,26 @@
-"""What is varied: parameters, drawn by Optuna or listed as a grid. Knows nothing of the settings and of files."""
+"""The search space: parameters, drawn by Optuna or listed as a grid. Independent of settings and files."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 __all__ = ["KINDS", "Parameter", "Space", "label"]
 
-RANGES = ("uniform", "log_uniform", "integers", "log_integers")
-KINDS = ("choice", *RANGES)
+KINDS = ("choice", "uniform", "log_uniform", "integers", "log_integers")
 
 Draw = dict[str, Any]
 """Values by the names of the parameters that take part."""
 
 
 def label(value: Any) -> Any:
-    """What Optuna and tables call a value: lists and mappings, which it cannot compare, as text."""
+    """A value for Optuna and tables: lists and mappings, which Optuna cannot compare, as JSON text."""
     return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
 
 
@@ -50,32 +48,24 @@ class Parameter:
         return self.kind != "choice"
 
     @property
-    def is_log(self) -> bool:
-        """Whether it is a range that is drawn from by logarithms."""
-        return self.kind.startswith("log_")
+    def is_integer(self) -> bool:
+        """Whether it is a range of integers."""
+        return self.kind.endswith("integers")
 
     def takes_part(self, drawn: Mapping[str, Any]) -> bool:
         """Whether it is drawn, given the earlier ones."""
         return all(name in drawn and drawn[name] in values for name, values in self.when.items())
 
-    def distribution(self) -> BaseDistribution:
-        """As Optuna has it."""
-        if not self.is_range:
-            return CategoricalDistribution([label(value) for value in self.values])
-        low, high = self.values
-        if self.kind.endswith("integers"):
-            return IntDistribution(low, high, log=self.is_log, step=int(self.step or 1))
-        return FloatDistribution(low, high, log=self.is_log, step=self.step)
-
     def draw(self, trial: Any) -> Any:
-        """A value for a trial of Optuna, or for whatever has its ``suggest_`` methods."""
+        """A value for a trial of Optuna."""
         if not self.is_range:
-            chosen = trial.suggest_categorical(self.name, [label(value) for value in self.values])
-            return next(value for value in self.values if _same(label(value), chosen))
-        low, high = self.values
-        if self.kind.endswith("integers"):
-            return trial.suggest_int(self.name, low, high, log=self.is_log, step=int(self.step or 1))
-        return trial.suggest_float(self.name, low, high, log=self.is_log, step=self.step)
+            labels = [label(value) for value in self.values]
+            chosen = trial.suggest_categorical(self.name, labels)
+            # Not by equality alone: True equals 1.
+            return next(v for v, text in zip(self.values, labels, strict=True) if repr(text) == repr(chosen))
+        suggest = trial.suggest_int if self.is_integer else trial.suggest_float
+        step = int(self.step or 1) if self.is_integer else self.step
+        return suggest(self.name, *self.values, step=step, log=self.kind.startswith("log_"))
 
     def holds(self, value: Any) -> list[Any]:
         """``value`` as this parameter draws it, in a list; an empty one if it never does."""
@@ -84,7 +74,7 @@ class Parameter:
         low, high = self.values
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             return []
-        number = round(value) if self.kind.endswith("integers") else float(value)
+        number = round(value) if self.is_integer else float(value)
         steps = (value - low) / (self.step or 1)
         on_grid = self.step is None or math.isclose(steps, round(steps), abs_tol=1e-9)
         return [number] if on_grid and number == value else []
@@ -94,39 +84,33 @@ class Parameter:
         if not self.is_range:
             return list(self.values)
         low, high = self.values
-        if self.kind.endswith("integers"):
-            between = min(high, low + int(self.step or 1))
-        elif self.step is not None:
-            between = min(high, low + self.step)
+        if self.is_integer or self.step is not None:
+            between = min(high, low + (int(self.step or 1) if self.is_integer else self.step))
         else:  # no round number: a setting that takes integers takes 10.0 as one
             share = 2 - (1 + math.sqrt(5)) / 2
-            between = low * (high / low) ** share if self.is_log else low + (high - low) * share
+            between = low * (high / low) ** share if self.kind == "log_uniform" else low + (high - low) * share
         return list(dict.fromkeys([low, between, high]))
 
-    def every(self) -> Sequence[Any] | None:
-        """All its values; None for a range without steps."""
-        if self.kind.endswith("integers") and self.step is None:
-            return range(self.values[0], self.values[1] + 1)
-        return None if self.is_range and self.step is None else self.grid(0)
-
-    def grid(self, points: int) -> list[Any]:
-        """Values for a grid: each choice, each step, or ``points`` of a range, the ends among them."""
+    def grid(self, points: int | None) -> Iterable[Any]:
+        """Each choice, each step, or ``points`` of a range, the ends among them; None: all values."""
         if not self.is_range:
-            return list(self.values)
+            return self.values
         low, high = self.values
+        if self.is_integer and (self.step or points is None):
+            return range(low, high + 1, int(self.step or 1))
         if self.step is not None:
             count = math.floor((high - low) / self.step + 1e-9) + 1
-            if self.kind == "integers":
-                return [low + i * int(self.step) for i in range(count)]
             return [min(high, low + i * self.step) for i in range(count)]  # a sum of floats may pass the end by a bit
-        spaced = np.geomspace if self.is_log else np.linspace
+        if points is None:
+            return itertools.count(low)  # more than can be listed
+        spaced = np.geomspace if self.kind.startswith("log_") else np.linspace
         values = [min(high, max(low, float(value))) for value in spaced(low, high, points)]
-        return list(dict.fromkeys(round(v) for v in values)) if self.kind.endswith("integers") else values
+        return dict.fromkeys(round(v) for v in values) if self.is_integer else values
 
 
 @dataclass(frozen=True)
 class Space:
-    """Parameters in order: a condition looks only at earlier ones."""
+    """Parameters in order: a condition names only earlier ones."""
 
     parameters: tuple[Parameter, ...]
 
@@ -141,7 +125,7 @@ class Space:
         return self._filled({})
 
     def draw(self, trial: Any) -> Draw:
-        """A point; those whose conditions do not hold are left out."""
+        """A point for a trial of Optuna; parameters whose conditions do not hold are left out."""
         drawn: Draw = {}
         for parameter in self.parameters:
             if parameter.takes_part(drawn):
@@ -159,38 +143,30 @@ class Space:
                 drawn[parameter.name] = held[0]
         return drawn
 
-    def fewer_points_than(self, most: int) -> int | None:
-        """How many points there are, if they are fewer than ``most``."""
-        drawn: list[Draw] = [{}]
-        for parameter in self.parameters:
-            values, part = parameter.every(), sum(parameter.takes_part(draw) for draw in drawn)
-            if part and (values is None or len(drawn) + part * (len(values) - 1) >= most):
-                return None
-            drawn = self._extended(drawn, parameter, values or ())
-        return len(drawn)
-
     def grid(self, points: int) -> list[Draw]:
         """All points of a grid, each once."""
-        drawn: list[Draw] = [{}]
-        for parameter in self.parameters:
-            drawn = self._extended(drawn, parameter, parameter.grid(points))
-        return drawn
+        return list(self._points(points, {}, 0))
 
-    @staticmethod
-    def _extended(drawn: list[Draw], parameter: Parameter, values: Sequence[Any]) -> list[Draw]:
-        """Each point with each value, or as it is where the parameter takes no part."""
-        return [
-            extended
-            for draw in drawn
-            for extended in (
-                [draw | {parameter.name: value} for value in values] if parameter.takes_part(draw) else [draw]
-            )
-        ]
+    def all_points(self, most: int) -> list[Draw] | None:
+        """All points of the space; None if there are more than ``most``."""
+        found = list(itertools.islice(self._points(None, {}, 0), most + 1))
+        return found if len(found) <= most else None
+
+    def _points(self, points: int | None, drawn: Draw, index: int) -> Iterator[Draw]:
+        if index == len(self.parameters):
+            yield drawn
+            return
+        parameter = self.parameters[index]
+        if not parameter.takes_part(drawn):
+            yield from self._points(points, drawn, index + 1)
+            return
+        for value in parameter.grid(points):
+            yield from self._points(points, drawn | {parameter.name: value}, index + 1)
 
     def probes(self) -> Iterator[tuple[Draw, Draw]]:
-        """Points that must be acceptable: every two values of :meth:`Parameter.probes` together, the others at rest.
+        """Points that must be acceptable: every two values of :meth:`Parameter.probes`, the others at their first.
 
-        At rest is the first value. Where a value has conditions, they are met.
+        Where a value has conditions, they are met.
 
         Yields:
             The values that are probed, one or two, and the whole point.
@@ -198,13 +174,9 @@ class Space:
         wanted = [(each, value) for each in self.parameters for value in each.probes()]
         for (one, first), (other, second) in itertools.combinations_with_replacement(wanted, 2):
             values = {one.name: first} | {other.name: second}
-            if values.get(one.name) == first and self._can_be(values):
-                yield values, self._filled(values)
-
-    def _can_be(self, values: Draw) -> bool:
-        """Whether the conditions of ``values`` allow each other."""
-        filled = self._filled(values)
-        return all(name in filled and filled[name] == value for name, value in values.items())
+            point = self._filled(values)
+            if values.get(one.name) == first and values.items() <= point.items():
+                yield values, point
 
     def _filled(self, values: Draw) -> Draw:
         needed: Draw = {}
@@ -215,8 +187,8 @@ class Space:
         drawn: Draw = {}
         for parameter in self.parameters:
             if parameter.takes_part(drawn):
-                rest = needed.get(parameter.name, parameter.probes()[0])
-                drawn[parameter.name] = values.get(parameter.name, rest)
+                first = needed.get(parameter.name, parameter.values[0])
+                drawn[parameter.name] = values.get(parameter.name, first)
         return drawn
 
 
@@ -225,7 +197,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return json.dumps([_plain(each) for each in value])
     return json.dumps(float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
-
-
-def _same(one: Any, other: Any) -> bool:
-    return type(one) is type(other) and one == other

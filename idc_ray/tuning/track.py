@@ -1,37 +1,38 @@
-"""What a sweep tells MLflow of each trial."""
+"""MLflow runs of trials, below the run of the sweep."""
 
 from __future__ import annotations
 
+from optuna.trial import FrozenTrial, TrialState
+
 from idc_ray.family import RunFamily, Status
 from idc_ray.tracking import Tracker
-from idc_ray.tuning.records import TrialRecord
-from idc_ray.tuning.space import label
+from idc_ray.tuning.study import STATUSES
 
-__all__ = ["run_name", "track_trial"]
+__all__ = ["track_trial"]
 
-STATUSES: dict[str, Status] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+RUN_STATUSES: dict[TrialState, Status] = {
+    TrialState.COMPLETE: "FINISHED",
+    TrialState.PRUNED: "KILLED",
+    TrialState.FAIL: "FAILED",
+}
 
 
-def track_trial(family: RunFamily, record: TrialRecord) -> None:
-    """Log a trial that ended, unless an earlier launch did: parameters, the first seed's curve, the score."""
-    if record.status not in STATUSES:
+def track_trial(family: RunFamily, trial: FrozenTrial) -> None:
+    """Log a trial that ended, unless it is logged: parameters, the first seed's curve, the score."""
+    if trial.state not in RUN_STATUSES:
         return
 
     def report(run: Tracker) -> None:
-        params = {name: label(value) for name, value in record.draw.items()}
-        run.log_params(params | {"trial": record.number, "status": record.status})
-        if record.reason:
-            run.log_params({"reason": record.reason})
-        for step, psnr in record.seeds[0].curve if record.seeds else []:
+        values = trial.user_attrs
+        seeds = values.get("seeds", [])
+        run.log_params(trial.params | {"trial": trial.number, "status": STATUSES[trial.state]})
+        if values["reason"]:
+            run.log_params({"reason": values["reason"]})
+        for step, psnr in seeds[0]["curve"] if seeds else []:
             run.log_metrics(step, {"curve_psnr": psnr})
-        numbers = {name: getattr(record, name) for name in ("psnr", "deviation", "ratio", "cost")}
-        run.log_metrics(record.step, {name: value for name, value in numbers.items() if value is not None})
-        for each in record.seeds:
-            run.log_metrics(each.seed, {"seed_psnr": each.psnr})
+        numbers = {name: values.get(name) for name in ("psnr", "deviation", "ratio", "cost")}
+        run.log_metrics(values.get("step", 0), {name: value for name, value in numbers.items() if value is not None})
+        for each in seeds:
+            run.log_metrics(each["seed"], {"seed_psnr": each["psnr"]})
 
-    family.child(run_name(record), report, STATUSES[record.status])
-
-
-def run_name(record: TrialRecord) -> str:
-    """Of a trial's run."""
-    return f"trial-{record.number:05d}"
+    family.child(f"trial-{trial.number:05d}", report, RUN_STATUSES[trial.state])

@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import ray
@@ -28,16 +28,40 @@ from idc_ray.store.filesystem import resolve
 from idc_ray.training.device import set_up_training
 from idc_ray.training.fit import Event, World, fit
 from idc_ray.training.pairs import Pair, PairTable, Patches
-from idc_ray.tuning.bench import Bench
-from idc_ray.tuning.records import SeedOutcome
+from idc_ray.tuning.shared_inputs import SharedInputs
 from idc_ray.tuning.space import Draw
 
-__all__ = ["Report", "run_trial", "trainable"]
+__all__ = ["Report", "SeedOutcome", "run_trial", "trainable"]
+
+
+@dataclass(frozen=True)
+class SeedOutcome:
+    """Result of one seed of a trial, so far.
+
+    Attributes:
+        seed: of condensing and training.
+        psnr: mean over the validation images at the last point of the curve, dB.
+        ratio: LR pixels of the tiles over those of the images.
+        tiles: number of tiles.
+        condense_seconds: without what trials share.
+        train_seconds: with validation.
+        left_out: number of images that could not be condensed.
+        curve: (step, PSNR).
+    """
+
+    seed: int
+    psnr: float
+    ratio: float
+    tiles: int
+    condense_seconds: float
+    train_seconds: float
+    left_out: int
+    curve: list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a trial tells: at each rung of its first seed, and at the end of each seed.
+    """Report of a trial, at each rung of its first seed and at the end of each seed.
 
     Attributes:
         step: training steps done, over all seeds.
@@ -47,7 +71,7 @@ class Report:
         cost: mean seconds of condensing.
         finished: whether nothing is left to do.
         failed: why it will never be finished; empty if it may.
-        seeds: what each came to so far.
+        seeds: their results so far.
     """
 
     step: int = 0
@@ -57,33 +81,29 @@ class Report:
     cost: float = math.nan
     finished: bool = False
     failed: str = ""
-    seeds: tuple[SeedOutcome, ...] = ()
-
-    def as_result(self) -> dict[str, Any]:
-        """For Ray Tune; seeds as one value, which Tune leaves alone."""
-        return {**asdict(self), "seeds": [asdict(each) for each in self.seeds]}
+    seeds: list[SeedOutcome] = field(default_factory=list)
 
 
-def run_trial(draw: Draw, bench: Bench, report: Callable[[Report], None]) -> None:
-    """Run a trial to its end; whatever goes wrong with it is told as a report, so that it is not tried again.
+def run_trial(draw: Draw, inputs: SharedInputs, report: Callable[[Report], None]) -> None:
+    """Run a trial to its end. A failure is a report too, so that Ray Tune does not try it again.
 
     Args:
         draw: the point of the space.
-        bench: what trials share.
+        inputs: what trials share.
         report: called with each report; may end the trial by raising ``SystemExit``.
     """
-    status, value = guarded(lambda: _run_seeds(draw, bench, report))
+    status, value = guarded(lambda: _run_seeds(draw, inputs, report))
     if status == "failed":
         report(Report(failed=value))
 
 
-def trainable(config: dict[str, Any], bench: Bench) -> None:
-    """What Ray Tune runs, in a process of its own that later trials use again."""
-    run_trial(config["draw"], bench, lambda report: ray_tune.report(report.as_result()))
+def trainable(config: dict[str, Any], inputs: SharedInputs) -> None:
+    """The function that Ray Tune runs, in a process that later trials use again."""
+    run_trial(config["draw"], inputs, lambda report: ray_tune.report(asdict(report)))
 
 
-def _run_seeds(draw: Draw, bench: Bench, report: Callable[[Report], None]) -> None:
-    settings = bench.settings
+def _run_seeds(draw: Draw, inputs: SharedInputs, report: Callable[[Report], None]) -> None:
+    settings = inputs.settings
     seeds = settings.config.seeds
     done: list[SeedOutcome] = []
     for index, seed in enumerate(seeds):
@@ -95,7 +115,7 @@ def _run_seeds(draw: Draw, bench: Bench, report: Callable[[Report], None]) -> No
             if first and step < settings.train.iterations:  # a later seed is judged by its end alone
                 report(_report([outcome], step, finished=False))
 
-        done.append(_run_seed(condense, train, bench, at_rung))
+        done.append(_run_seed(condense, train, inputs, at_rung))
         report(_report(done, train.iterations * len(done), finished=len(done) == len(seeds)))
 
 
@@ -108,22 +128,22 @@ def _report(seeds: list[SeedOutcome], step: int, finished: bool) -> Report:
         ratio=statistics.fmean(each.ratio for each in seeds),
         cost=statistics.fmean(each.condense_seconds for each in seeds),
         finished=finished,
-        seeds=tuple(seeds),
+        seeds=list(seeds),
     )
 
 
 def _run_seed(
-    condense: CondenseConfig, train: TrainConfig, bench: Bench, at_rung: Callable[[SeedOutcome], None]
+    condense: CondenseConfig, train: TrainConfig, inputs: SharedInputs, at_rung: Callable[[SeedOutcome], None]
 ) -> SeedOutcome:
     device = set_up_torch(condense.actors, has_gpu=bool(ray.get_gpu_ids()))
     begin = time.perf_counter()
-    tiles, left_out = _condense(condense, bench, device)
+    tiles, left_out = _condense(condense, inputs, device)
     if not tiles:
         raise IdcError(f"no tile came of the images, of which {left_out} failed; the ratio may be too small")
     condensed = time.perf_counter()
     side = condense.tile_size
     outcome = SeedOutcome(
-        seed=condense.seed, psnr=math.nan, ratio=len(tiles) * side**2 / bench.pixels, tiles=len(tiles),
+        seed=condense.seed, psnr=math.nan, ratio=len(tiles) * side**2 / inputs.pixels, tiles=len(tiles),
         condense_seconds=condensed - begin, train_seconds=0.0, left_out=left_out, curve=[],
     )  # fmt: skip
 
@@ -141,17 +161,17 @@ def _run_seed(
     set_up_training(train.workers.threads or 1)
     table = PairTable.build(tiles, train.scale).to(device)
     patches = Patches(table, train.patch_size, train.batch_size, train.seed)
-    pairs: list[Pair] = ray.get(bench.validation)
+    pairs: list[Pair] = ray.get(inputs.validation)
     with tempfile.TemporaryDirectory(prefix="idc_trial_") as folder:
         world = World(device=device)
-        fit(train, patches, pairs, resolve(folder), listen, {}, world, bench.settings.eval_steps)
+        fit(train, patches, pairs, resolve(folder), listen, {}, world, inputs.settings.eval_steps)
     return outcome
 
 
-def _condense(config: CondenseConfig, bench: Bench, device: torch.device) -> tuple[list[Pair], int]:
+def _condense(config: CondenseConfig, inputs: SharedInputs, device: torch.device) -> tuple[list[Pair], int]:
     """Tiles of all images, and how many images failed: the condense job would quarantine those and go on."""
-    tasks = bench.tasks(config)
-    condenser = load_condenser(config, ray.get(bench.teacher), device)
+    tasks = inputs.tasks(config)
+    condenser = load_condenser(config, ray.get(inputs.teacher), device)
     if config.allocation == "difficulty":
         rows = (
             {"image_id": task.image_id, "difficulty": _difficulty(condenser, task), "pixels": task.lr[..., 0].size}

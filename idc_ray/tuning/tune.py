@@ -1,45 +1,42 @@
-"""The tuning job, from a space to the best settings: trials by Ray Tune, records of our own that it continues from."""
+"""The tuning job, from a space to the best settings: trials run by Ray Tune, chosen and recorded by Optuna."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ray
+from optuna.trial import FrozenTrial, TrialState
 from ray import tune as ray_tune
 
+from idc_ray.config.base import result_digest
 from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily
+from idc_ray.lifecycle import claimed, closed_if_stopped, cluster
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import tell_if_no_room
 from idc_ray.report import Options, write_own_report
-from idc_ray.store import holder_text
 from idc_ray.store.filesystem import StorageFolder, resolve
-from idc_ray.store.lock import lock
 from idc_ray.tracking import tracking_uri
-from idc_ray.tuning.bench import Bench, set_up_bench
 from idc_ray.tuning.dry_run import estimate
-from idc_ray.tuning.ledger import Ledger
 from idc_ray.tuning.prepare import Plan, prepare
-from idc_ray.tuning.ranking import ranked
-from idc_ray.tuning.records import Records, TrialRecord, add_seconds, begin_sweep
-from idc_ray.tuning.report import OURS, report_files, to_text
-from idc_ray.tuning.search import Search, asha
-from idc_ray.tuning.track import run_name, track_trial
+from idc_ray.tuning.report import FILES, report_files, to_text
+from idc_ray.tuning.search import Deaths, Search
+from idc_ray.tuning.shared_inputs import SharedInputs, share_inputs
+from idc_ray.tuning.study import STATUSES, SweepStudy, open_sweep, ranked, started
+from idc_ray.tuning.track import track_trial
 from idc_ray.tuning.trial import trainable
 
 __all__ = ["Tuned", "prepared", "run_tune", "tune"]
 
 log = logging.getLogger(__name__)
 
-#: Tune's own files, messages and signal handler: records, lines and handlers are ours. Workers keep their folder.
+#: Without Tune's own records, messages and signal handler. Workers keep their folder.
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -64,7 +61,7 @@ class Tuned:
     """
 
     storage: StorageFolder
-    trials: list[TrialRecord]
+    trials: list[FrozenTrial]
     table: str
     failure: IdcError | None
 
@@ -78,15 +75,13 @@ def tune(config: TuneConfig) -> int:
     Raises:
         IdcError, Interrupted: as :func:`run_tune`; or ``failure`` of what it returns.
     """
-    if config.dry_run:
-        with tempfile.TemporaryDirectory() as folder:
-            plan = prepared(config, f"{folder}/photographs")
-            print(plan.config.to_yaml(), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        plan = prepared(config, f"{folder}/photographs" if config.dry_run else None)
+        print(plan.config.to_yaml(), flush=True)
+        if config.dry_run:
             with Heartbeat("timing a few images and steps"):
                 print(estimate(plan))
-        return 0
-    plan = prepared(config)
-    print(plan.config.to_yaml(), flush=True)
+            return 0
     tuned = run_tune(plan)
     print(f"{tuned.table}\n{'output':<15} {tuned.storage.uri}", flush=True)
     if tuned.failure is not None:
@@ -109,14 +104,14 @@ def run_tune(plan: Plan) -> Tuned:
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)
     storage = resolve(config.output)
-    storage.check_writable()
-    with lock(storage, holder_text()):
-        sweep = begin_sweep(storage, plan.sweep, config.overwrite, OURS)
+    _quiet_libraries()
+    with claimed(storage):
+        study = open_sweep(storage, plan.settings, plan.identity, overwrite=config.overwrite, files=FILES)
         storage.write("config.yaml", config.to_yaml().encode())
-        tuned = _Sweep(plan, storage, sweep.seconds).run()
-    if config.report:
-        with Heartbeat("writing the report"):
-            write_own_report(storage, Options())
+        tuned = _Run(plan, storage, study).run()
+        if config.report:
+            with Heartbeat("writing the report"):
+                write_own_report(storage, Options())
     return tuned
 
 
@@ -126,181 +121,127 @@ def prepared(config: TuneConfig, photographs: str | None = None) -> Plan:
         return prepare(config, photographs)
 
 
-class _Sweep:
-    """One launch."""
+class _Run:
+    """One run of the command."""
 
-    def __init__(self, plan: Plan, storage: StorageFolder, seconds_before: float) -> None:
-        self.plan, self.storage, self.config = plan, storage, plan.config
-        self.seconds_before, self.begin = seconds_before, time.monotonic()
-        self.records = Records(storage)
-        self.known = {record.number: record for record in self.records.read_all()}
-        points = len(plan.space.grid(plan.config.grid_points)) if plan.config.search == "grid" else None
-        points = plan.space.fewer_points_than(plan.config.samples) if points is None else points
-        self.total = plan.config.samples if points is None else min(points, plan.config.samples)
-        self.ended_before = self._ended()
+    def __init__(self, plan: Plan, storage: StorageFolder, study: SweepStudy) -> None:
+        self.plan, self.storage, self.study, self.config = plan, storage, study, plan.config
+        self.study.ended = self._ended
+        self.ended_before = self._count(running=False)
 
     def run(self) -> Tuned:
         config = self.config
-        log.info("%d of %d trials done before", self.ended_before, self.total)
-        self.tracking = RunFamily(config.mlflow, config, config.output, self.storage, self.plan.sweep.digest)
-        try:
-            with Heartbeat("telling MLflow what is done"):
-                for record in list(self.known.values()):
-                    if config.retry_failed and record.status == "failed":
-                        self._begin_anew(record)
-                    else:
-                        track_trial(self.tracking, record)
-            if self.trials_left > 0 and self.seconds_left > 0:
-                try:
-                    self._search()
-                finally:
-                    self._keep_seconds()
+        log.info("%d of %d trials done before", self.ended_before, self.study.total)
+        self.tracking = RunFamily(config.mlflow, config, config.output, self.storage, result_digest(self.plan.identity))
+        with closed_if_stopped(self.tracking):
+            with Heartbeat("logging finished trials to MLflow"):
+                for trial in started(self.study.study):
+                    track_trial(self.tracking, trial)
+            self._search()
             with Heartbeat("writing the report"):
-                table = self._report()
-        except BaseException as error:
-            self.tracking.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
-        found = any(record.ended_well for record in self.known.values())
+                files = report_files(self.plan, self.study.study, plots=True)
+                self._write(files)
+                self.tracking.report(files, self._count(running=False))
+        trials = ranked(self.study.study)
+        found = bool(trials) and trials[0].state == TrialState.COMPLETE
         self.tracking.finish("FINISHED" if found else "FAILED")
-        return Tuned(self.storage, ranked(list(self.known.values())), table, None if found else self._failure())
-
-    def _failure(self) -> IdcError:
-        reasons = {record.reason for record in self.known.values() if record.reason}
-        return IdcError(f"no trial came to its end; {'; '.join(sorted(reasons)[:3]) or 'raise --hours'}")
-
-    def _begin_anew(self, record: TrialRecord) -> None:
-        """As a trial that was cut off, which goes on first."""
-        self.known[record.number] = TrialRecord(record.number, record.draw)
-        self.records.write(self.known[record.number])
-        self.tracking.tell_again(run_name(record))
-
-    @property
-    def trials_left(self) -> int:
-        """Trials that the limit and the space still allow, those that were cut off among them."""
-        return self.total - self._ended()
+        reasons = sorted({trial.user_attrs.get("reason", "") for trial in trials} - {""})
+        failure = IdcError(f"no trial came to its end; {'; '.join(reasons[:3]) or 'raise --hours'}")
+        return Tuned(self.storage, trials, to_text(self.plan, self.study.study), None if found else failure)
 
     @property
     def seconds_left(self) -> float:
         """Time that the limit still allows."""
-        if self.config.hours is None:
-            return float("inf")
-        return 3600 * self.config.hours - self.seconds_before - (time.monotonic() - self.begin)
+        return float("inf") if self.config.hours is None else 3600 * self.config.hours - self.study.seconds
 
-    def _ended(self) -> int:
-        return sum(record.status != "running" for record in self.known.values())
+    def _count(self, *, running: bool) -> int:
+        return sum((trial.state == TrialState.RUNNING) == running for trial in started(self.study.study))
 
     def _search(self) -> None:
-        ours = not ray.is_initialized()
-        with _quiet_tune():
-            with Heartbeat("starting or joining Ray"):
-                join_for(self.config.actors, worker_output=False)
-            try:
-                pool = plan_pool(self.config.actors, ray.cluster_resources(), self.trials_left)
-                log.info("%d trials at a time on %s", pool.max_size, pool.device)
-                tell_if_no_room(pool)
-                with Heartbeat("computing what all trials share: features, difficulties"):
-                    bench = set_up_bench(self.plan, pool.options)
-                self.begin_trials = time.monotonic()
-                self._tune(bench, pool, may_grow=pool.may_grow and not ours)
-            finally:
-                if ours:
-                    ray.shutdown()
+        if self.seconds_left <= 0:
+            return
+        self.study.queue(retry_failed=self.config.retry_failed)
+        trials_left = self.study.total - self._count(running=False)
+        if trials_left <= 0:
+            return
+        with cluster(lambda: join_for(self.config.actors, worker_output=False)) as started_here:
+            pool = plan_pool(self.config.actors, ray.cluster_resources(), trials_left)
+            log.info("%d trials at a time on %s", pool.max_size, pool.device)
+            tell_if_no_room(pool)
+            with Heartbeat("computing what all trials share: features, difficulties"):
+                inputs = share_inputs(self.plan, pool.options)
+            self.begin_trials = time.monotonic()
+            self._tune(inputs, pool, trials_left, may_grow=pool.may_grow and not started_here)
 
-    def _tune(self, bench: Bench, pool: PoolPlan, *, may_grow: bool) -> None:
-        config, plan = self.config, self.plan
-        ledger = Ledger(self.records, self.known, self._take)
-        earlier = list(self.known.values())
-        limit = None if config.hours is None else max(1.0, self.seconds_left)
+    def _tune(self, inputs: SharedInputs, pool: PoolPlan, trials_left: int, *, may_grow: bool) -> None:
+        config, study = self.config, self.study
         trial = ray_tune.with_resources(
-            ray_tune.with_parameters(trainable, bench=bench),
+            ray_tune.with_parameters(trainable, inputs=inputs),
             {RESOURCES[name]: amount for name, amount in pool.options.items()},
         )
         with tempfile.TemporaryDirectory(prefix="idc_tune_") as scratch:
             tuner = ray_tune.Tuner(
                 trial,
                 tune_config=ray_tune.TuneConfig(
-                    search_alg=Search(plan.settings, earlier),
-                    scheduler=asha(plan.settings, earlier),
-                    num_samples=self.trials_left,
+                    search_alg=Search(study),
+                    num_samples=trials_left,
                     # None: as many as the cluster has room for at any time, and one that waits for it to grow.
                     max_concurrent_trials=None if may_grow else pool.max_size,
-                    time_budget_s=limit,
+                    time_budget_s=None if config.hours is None else max(1.0, self.seconds_left),
                     reuse_actors=True,  # a new process imports torch first
                 ),
                 run_config=ray_tune.RunConfig(
                     name="sweep",
-                    storage_path=scratch,  # what Tune writes is of this launch alone; a continued sweep reads records
+                    storage_path=scratch,  # Tune's own files are of this run alone
+                    stop=lambda trial_id, result: study.report(result["config"]["number"], result),
                     failure_config=ray_tune.FailureConfig(max_failures=config.attempts - 1),
-                    callbacks=[ledger],
+                    callbacks=[Deaths(study)],
                     verbose=0,
                 ),
             )
             try:
-                with Heartbeat(self._now):
+                with Heartbeat(self._progress):
                     tuner.fit()
             except Exception:
-                if ledger.error is not None:
-                    raise ledger.error from None
+                if study.error is not None:
+                    raise study.error from None
                 raise
+            finally:
+                study.save()
 
-    def _take(self, record: TrialRecord) -> None:
-        self._keep_seconds()
-        track_trial(self.tracking, record)
-        self._write(report_files(self.plan, list(self.known.values()), pictures=False))
-        log.info("%s; %s", _line(record), self._progress())
-
-    def _keep_seconds(self) -> None:
-        add_seconds(self.storage, self.plan.sweep, self.seconds_before + time.monotonic() - self.begin)
+    def _ended(self, trial: FrozenTrial) -> None:
+        track_trial(self.tracking, trial)
+        self._write(report_files(self.plan, self.study.study, plots=False))
+        log.info("%s; %s", _line(trial), self._progress())
 
     def _progress(self) -> str:
-        """Such as ``12 of 30 trials, best 31.234 dB (trial 7), about 3 h 10 min left``."""
-        ended, total = self._ended(), self.total
-        parts = [f"{ended} of {total} trials"]
-        best = ranked(list(self.known.values()))[:1]
-        if best and best[0].ended_well:
-            parts.append(f"best {best[0].psnr:.3f} dB (trial {best[0].number})")
+        """Such as ``12 of 30 trials, 4 running, best 31.234 dB (trial 7), about 3 h 10 min left``."""
+        ended, total = self._count(running=False), self.study.total
+        parts = [f"{ended} of {total} trials, {self._count(running=True)} running"]
+        best = ranked(self.study.study)[:1]
+        if best and best[0].state == TrialState.COMPLETE:
+            parts.append(f"best {best[0].user_attrs['psnr']:.3f} dB (trial {best[0].number})")
         if ended < total:
             rate = (time.monotonic() - self.begin_trials) / max(1, ended - self.ended_before)
             parts.append(f"about {duration(min(rate * (total - ended), max(0.0, self.seconds_left)))} left")
         return ", ".join(parts)
-
-    def _now(self) -> str:
-        running = [str(record.number) for record in list(self.known.values()) if record.status == "running"]
-        return f"{self._progress()}; running: trials {', '.join(running) or 'none yet'}"
-
-    def _report(self) -> str:
-        records = list(self.known.values())
-        files = report_files(self.plan, records, pictures=True)
-        self._write(files)
-        self.tracking.report(files, self._ended())
-        return to_text(self.plan, records)
 
     def _write(self, files: dict[str, bytes]) -> None:
         for name, content in files.items():
             self.storage.write(name, content)
 
 
-def _line(record: TrialRecord) -> str:
-    match record.status:
-        case "finished":
-            return f"trial {record.number}: {record.psnr:.3f} dB"
-        case "stopped":
-            return f"trial {record.number} stopped at step {record.step}: {record.psnr:.3f} dB"
-        case _:
-            return f"trial {record.number} failed: {record.reason}"
+def _line(trial: FrozenTrial) -> str:
+    values, status = trial.user_attrs, STATUSES[trial.state]
+    if status == "failed":
+        return f"trial {trial.number} failed: {values['reason']}"
+    where = f" stopped at step {values['step']}" if status == "stopped" else ""
+    return f"trial {trial.number}{where}: {values['psnr']:.3f} dB"
 
 
-@contextlib.contextmanager
-def _quiet_tune() -> Iterator[None]:
-    """Tune is told some things through the environment only; what the user has set stays."""
-    added = [name for name in ENVIRONMENT if name not in os.environ]
-    os.environ.update({name: ENVIRONMENT[name] for name in added})
-    logger = logging.getLogger("ray.tune")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns of half a second for MLflow, and of files that it was told not to write
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        for name in added:
-            os.environ.pop(name, None)
+def _quiet_libraries() -> None:
+    """Turn off messages of Tune and Optuna, some of which only the environment turns off."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for logger in ("ray.tune", "optuna"):
+        logging.getLogger(logger).setLevel(logging.ERROR)  # Tune warns of half a second for MLflow

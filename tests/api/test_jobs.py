@@ -14,7 +14,8 @@ import pytest
 import idc_ray
 from idc_ray.errors import BadRequest, IdcError, QuarantinedImages
 from idc_ray.images import decode_png, decode_rgb, image_id
-from idc_ray.store import Store
+from idc_ray.store import read_shard
+from idc_ray.store.filesystem import resolve
 from tests.api.conftest import SMALL, SMALL_JOB
 
 
@@ -56,7 +57,7 @@ def test_the_same_call_confirms_what_is_there(mixed: Path, run: idc_ray.Condense
 def test_a_condenser_makes_the_tiles_of_the_job(mixed: Path, run: idc_ray.CondenseResult) -> None:
     """Catches a notebook that does not show what the job will make."""
     condenser = idc_ray.Condenser.from_pretrained("bundled", scale=2, device="cpu", **SMALL)
-    table = Store.open(run.output).read_shard(0).to_pylist()
+    table = read_shard(resolve(run.output), 0).to_pylist()
     for path in sorted(mixed.glob("c*.png")):
         name = image_id(path.name)
         rows = [row for row in table if row["image_id"] == name]
@@ -112,7 +113,7 @@ def test_keywords_win_over_a_file_of_settings_and_nothing_is_printed(
     assert "3 images in" in caplog.text and "of 3 images" not in caplog.text
     assert (run.output, run.num_tiles) == (str(tmp_path / "named"), 6)
     assert run.losses == {}
-    assert Store.open(run.output).read_shard(0)["method"][0].as_py() == "sobel"
+    assert read_shard(resolve(run.output), 0)["method"][0].as_py() == "sobel"
 
 
 @pytest.mark.parametrize(

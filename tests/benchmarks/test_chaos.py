@@ -10,18 +10,19 @@ import pytest
 
 from benchmarks import chaos
 from benchmarks.chaos import Chaos
-from idc_ray.store import Store
+from idc_ray.store import begin_run, compact, quarantine_image, write_manifest
+from idc_ray.store.filesystem import StorageFolder, resolve
 from tests.store.conftest import DIGEST, commit, quarantine_entry, run_record
 
 
-def finished(output: Path, sources: str = "abcd", shade: int = 0) -> Store:
-    store = Store.open(str(output))
-    store.begin_run(run_record())
+def finished(output: Path, sources: str = "abcd", shade: int = 0) -> StorageFolder:
+    store = resolve(str(output))
+    begin_run(store, run_record())
     for source in sources:
         commit(store, source, shade=shade)
     for shard in range(2):
-        store.compact(DIGEST, shard, 2)
-    store.write_manifest(DIGEST, {})
+        compact(store, DIGEST, shard, 2)
+    write_manifest(store, DIGEST, {})
     return store
 
 
@@ -35,9 +36,9 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "lost": (lambda out: finished(out, "abc"), "2 rows lost"),
     "more": (lambda out: finished(out, "abcde"), "2 rows twice or unknown"),
     "changed": (lambda out: finished(out, shade=9), "rows changed"),
-    "unfinished": (lambda out: Store.open(str(out)).begin_run(run_record()), "torn: there is no manifest"),
+    "unfinished": (lambda out: begin_run(resolve(str(out)), run_record()), "torn: there is no manifest"),
     "torn": (lambda out: (finished(out), damage_shard(out)), "torn"),
-    "innocent": (lambda out: finished(out).quarantine(DIGEST, quarantine_entry("z")), "1 images set aside"),
+    "innocent": (lambda out: quarantine_image(finished(out), DIGEST, quarantine_entry("z")), "1 images set aside"),
     "left": (lambda out: commit(finished(out), "a"), "1 files left over"),
 }
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from benchmarks import tune_overhead
 from benchmarks.tune_overhead import compared, largest_difference, timed
 from idc_ray.cli import parse
 from idc_ray.config.tune import TuneConfig
-from idc_ray.tuning.records import SeedOutcome, TrialRecord
 from idc_ray.tuning.settings import make_settings, read_space
 
 
-def trial(number: int, psnr: float) -> TrialRecord:
-    seed = SeedOutcome(0, psnr, 0.02, 3, condense_seconds=10.0, train_seconds=30.0, left_out=0, curve=[(9, psnr)])
-    return TrialRecord(number, {}, "finished", psnr, step=9, seeds=[seed])
+def trial(number: int, psnr: float) -> FrozenTrial:
+    attributes = {"psnr": psnr, "reason": "", "seeds": [{"condense_seconds": 10.0, "train_seconds": 30.0}]}
+    found = create_trial(value=psnr, user_attrs=attributes)
+    found.number = number
+    return found
 
 
 def test_the_overhead_is_relative_to_the_loop() -> None:
@@ -54,9 +55,10 @@ def test_other_work_is_not_compared(scores: list[float], message: str) -> None:
 
 def test_a_trial_that_did_not_end_is_not_compared() -> None:
     """A trial that failed late has the score of its last report."""
-    records = [replace(trial(0, 30.0), status="failed", reason="out of memory")]
-    with pytest.raises(SystemExit, match=r"failed, 30.0 dB .* out of memory"):
-        largest_difference(records, [30.0])
+    failed = create_trial(state=TrialState.FAIL, user_attrs={"psnr": 30.0, "reason": "out of memory"})
+    failed.number = 0
+    with pytest.raises(SystemExit, match=r"FAIL, 30.0 dB .* out of memory"):
+        largest_difference([failed], [30.0])
 
 
 def test_the_sweep_is_one_that_the_job_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

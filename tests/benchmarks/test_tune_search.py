@@ -7,19 +7,19 @@ import random
 from pathlib import Path
 
 import pytest
+from optuna.trial import FrozenTrial, create_trial
 
 from benchmarks import tune_search
 from benchmarks.tune_search import fill, next_samples, photographs_of, split, steps_of, summary
 from idc_ray.cli import parse
 from idc_ray.config.tune import TuneConfig
-from idc_ray.tuning.records import TrialRecord
 from idc_ray.tuning.settings import make_settings, read_space
 
 LENGTH = 900
 
 
-def trials(*steps: int) -> list[TrialRecord]:
-    return [TrialRecord(number, {}, "finished", 30.0, step=each) for number, each in enumerate(steps)]
+def trials(*steps: int) -> list[FrozenTrial]:
+    return [create_trial(value=30.0, user_attrs={"step": each}) for each in steps]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_the_sweeps_are_ones_that_the_job_takes(
     tune_search.Sweep(tune_search.Bench(tmp_path, arguments), "sweep", options).run(7)
     settings = make_settings(*read_space(parse(TuneConfig, told[1:], "")))
     config = settings.config
-    assert (config.samples, config.seed, config.validation_side, settings.train_steps) == (7, 5, None, LENGTH)
+    assert (config.samples, config.seed, config.validation_side, settings.train.iterations) == (7, 5, None, LENGTH)
     assert config.stops_early == (options == tune_search.TPE)
     condense = settings.condense(settings.space.first, 0)
     assert condense.ratio == 0.02 and ("allocation" in settings.space.names or condense.allocation == "difficulty")

@@ -26,7 +26,8 @@ from idc_ray.comparison.compare import compare
 from idc_ray.comparison.results import Result, Results
 from idc_ray.errors import Interrupted
 from idc_ray.pipeline.condense import condense
-from idc_ray.store import Store
+from idc_ray.store import read_manifest, read_run, read_shard
+from idc_ray.store.filesystem import resolve
 from tests.comparison.conftest import SETTINGS, compare_config
 
 pytestmark = pytest.mark.ray
@@ -114,7 +115,7 @@ def test_seeds_condense_anew_and_students_share_a_set(undisturbed: Finished) -> 
 def test_the_rows_are_those_of_the_condense_job(undisturbed: Finished, tmp_path: Path) -> None:
     """Catches a comparison of another method than the one that users get: other budgets, survey or digests."""
     (folder,) = (undisturbed.output / "sets").glob("idc-*")
-    run = Store.open(str(folder / "1")).read_run()
+    run = read_run(resolve(str(folder / "1")))
     assert run is not None
     config = compare_config(**undisturbed.options)
     arm = module.prepare(config).arms[0]
@@ -126,10 +127,10 @@ def test_the_rows_are_those_of_the_condense_job(undisturbed: Finished, tmp_path:
 
 
 def rows(path: Path) -> pa.Table:
-    store = Store.open(str(path))
-    manifest = store.read_manifest()
+    store = resolve(str(path))
+    manifest = read_manifest(store)
     assert manifest is not None
-    return pa.concat_tables([store.read_shard(shard.shard) for shard in manifest.shards])
+    return pa.concat_tables([read_shard(store, shard.shard) for shard in manifest.shards])
 
 
 def test_mlflow_has_a_parent_with_the_table_and_a_child_for_each_result(undisturbed: Finished) -> None:

@@ -21,7 +21,8 @@ from idc_ray.commands import main
 from idc_ray.config import load_config
 from idc_ray.images import encode_png
 from idc_ray.pipeline.condense import condense
-from idc_ray.store import Store
+from idc_ray.store import check_shards, read_manifest, read_shard
+from idc_ray.store.filesystem import resolve
 from tests.conftest import restored_data_context
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,11 +128,11 @@ def parts(output: Path) -> list[Path]:
 
 def rows(output: Path) -> pa.Table:
     """All rows as they are stored, shard after shard."""
-    store = Store.open(str(output))
-    manifest = store.read_manifest()
+    store = resolve(str(output))
+    manifest = read_manifest(store)
     assert manifest is not None, f"{output} is not finished"
-    store.check_shards()
-    table = pa.concat_tables([store.read_shard(shard.shard) for shard in manifest.shards])
+    check_shards(store)
+    table = pa.concat_tables([read_shard(store, shard.shard) for shard in manifest.shards])
     assert table.num_rows == manifest.rows
     return table
 

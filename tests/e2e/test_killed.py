@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pytest
 
 from idc_ray.images import image_id
-from idc_ray.store import Store
+from idc_ray.store import list_quarantined
+from idc_ray.store.filesystem import resolve
 from tests.e2e.conftest import Told, end, parts, rows, run, start, wait_for
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]
@@ -93,7 +94,7 @@ def test_images_that_kill_their_processes_are_set_aside_alone(
     output = tmp_path / "out"
     done = run(photos, output, {"store.attempts": 2}, sabotage="kill:03.png read:05.png memory:04.png limit:07.png")
     assert done.returncode == 0, done.stderr
-    entries = Store.open(str(output)).list_quarantined(undisturbed["config_digest"][0].as_py())
+    entries = list_quarantined(resolve(str(output)), undisturbed["config_digest"][0].as_py())
     assert sorted((e.source, e.code, e.attempts) for e in entries) == [
         ("03.png", "killed_worker", 2),
         ("05.png", "killed_reader", 2),

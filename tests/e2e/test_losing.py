@@ -16,7 +16,8 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.nodes import Nodes, several_nodes
-from idc_ray.store import Store
+from idc_ray.store import list_attempts, list_quarantined
+from idc_ray.store.filesystem import resolve
 from tests.e2e.conftest import environment, rows, start, wait_for
 
 pytestmark = pytest.mark.timeout(600)
@@ -101,7 +102,7 @@ def test_machines_lost_and_joined_in_mid_image_with_a_full_object_store(
     assert process.returncode == 0, told
     assert "Traceback" not in told
     assert rows(output).equals(undisturbed)
-    store = Store.open(str(output))
-    assert not store.list_quarantined(undisturbed["config_digest"][0].as_py())
-    assert not store.list_attempts(), "neither image was alone at its worker's death"
+    store = resolve(str(output))
+    assert not list_quarantined(store, undisturbed["config_digest"][0].as_py())
+    assert not list_attempts(store), "neither image was alone at its worker's death"
     assert not list((output / "inflight").rglob("*.json"))

@@ -19,8 +19,8 @@ from idc_ray.config import load
 from idc_ray.config.evaluate import EvaluateConfig
 from idc_ray.config.train import TrainConfig
 from idc_ray.dataset import CondensedDataset
-from idc_ray.evaluation.run import make_upscale
-from idc_ray.store import Store
+from idc_ray.evaluation.network import open_network
+from idc_ray.store import check_shards, read_manifest, read_shard
 from idc_ray.store.export import export_folders
 from idc_ray.store.filesystem import resolve
 from idc_ray.training.data import open_sources
@@ -124,11 +124,11 @@ def test_killed_refused_continued_and_read(
 
 
 def rows(s3: S3) -> pa.Table:
-    store = Store.open(s3.uri("bucket/out"))
-    manifest = store.read_manifest()
+    store = resolve(s3.uri("bucket/out"))
+    manifest = read_manifest(store)
     assert manifest is not None
-    store.check_shards()
-    return pa.concat_tables([store.read_shard(shard.shard) for shard in manifest.shards])
+    check_shards(store)
+    return pa.concat_tables([read_shard(store, shard.shard) for shard in manifest.shards])
 
 
 def check_requests(requests: list[Request]) -> None:
@@ -154,7 +154,7 @@ def check_secrets(s3: S3, folder: Path, ray_folder: Path, said: list[str]) -> No
 def check_readers(s3: S3, folder: Path) -> None:
     """The set as training code, the exporter and the training read it; a network in S3 is evaluated from there."""
     uri = s3.uri("bucket/out")
-    assert len(CondensedDataset(uri)) == export_folders(Store.open(uri), resolve(s3.uri("bucket/pairs")))
+    assert len(CondensedDataset(uri)) == export_folders(resolve(uri), resolve(s3.uri("bucket/pairs")))
     assert len(s3.keys("bucket", "pairs/HR")) == len(CondensedDataset(uri))
     (source,) = open_sources(load(TrainConfig, None, {"data": [uri], "patch_size": 8}), None, "cpu")
     assert len(list(source.pairs(lambda _: True))) == len(CondensedDataset(uri))
@@ -162,7 +162,7 @@ def check_readers(s3: S3, folder: Path) -> None:
     fit(config, feed=toy_patches(config), validation=toy_pairs(1), storage=storage, report=lambda _: None, notes={})
     settings = {"model": s3.uri("bucket/student/last.safetensors"), "benchmarks": str(folder), "output": str(folder)}
     picture = toy_pairs(1)[0].lr
-    assert make_upscale(load(EvaluateConfig, None, settings))(picture).shape == (48, 48, 3)
+    assert open_network(load(EvaluateConfig, None, settings)).upscale(picture).shape == (48, 48, 3)
 
 
 def test_tracking_is_demanded_before_anything_starts(

@@ -18,7 +18,8 @@ from idc_ray.config import load_config
 from idc_ray.images import downscale, encode_png
 from idc_ray.photographs import photographs
 from idc_ray.pipeline.condense import condense
-from idc_ray.store import Store
+from idc_ray.store import read_manifest
+from idc_ray.store.filesystem import resolve
 from tests.e2e.conftest import IMAGES, SMALL, picture, rows, write_pictures
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]
@@ -79,7 +80,7 @@ def test_difficulty_gives_hard_images_more_and_easy_ones_none(tmp_path: Path) ->
     output = tmp_path / "out"
     table = make(source, output, allocation="difficulty", ratio=0.05)
     assert not any("flat" in name for name in table["source"].to_pylist())
-    manifest = Store.open(str(output)).read_manifest()
+    manifest = read_manifest(resolve(str(output)))
     assert manifest is not None
     assert manifest.images == 16
     assert manifest.ratio == pytest.approx(0.05, rel=0.4)

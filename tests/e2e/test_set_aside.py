@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from idc_ray.images import image_id
-from idc_ray.store import Store
+from idc_ray.store import list_quarantined, read_manifest
+from idc_ray.store.filesystem import resolve
 from tests.e2e.conftest import Told, picture, rows, write_pictures
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]
@@ -95,7 +96,7 @@ def test_twenty_bad_files_among_good_ones(tmp_path: Path, run_here: Callable[...
     table = rows(output)
     assert set(table["image_id"].to_pylist()) == {image_id(name) for name in good}
 
-    entries = {e.source: e for e in Store.open(str(output)).list_quarantined(table["config_digest"][0].as_py())}
+    entries = {e.source: e for e in list_quarantined(resolve(str(output)), table["config_digest"][0].as_py())}
     assert set(entries) - {"dangling.png"} == set(bad_files())
     for name, entry in entries.items():
         assert len(entry.reason) > 15, (name, entry.reason)
@@ -118,7 +119,7 @@ def test_twenty_bad_files_among_good_ones(tmp_path: Path, run_here: Callable[...
         (source / name).unlink()
     cleaned = run_here(source, output, settings)
     assert cleaned.returncode == 0, cleaned.stderr
-    manifest = Store.open(str(output)).read_manifest()
+    manifest = read_manifest(resolve(str(output)))
     assert manifest is not None and (manifest.images, manifest.quarantined) == (len(good) + 1, [])
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from idc_ray.store import Store
+from idc_ray.store import read_status
+from idc_ray.store.filesystem import resolve
 from tests.e2e.conftest import IMAGES, command, parts, rows
 from tests.e2e.head import Head, running_head, wait
 from tests.e2e.test_interrupted import tracked_runs
@@ -43,7 +44,7 @@ def test_stopped_submitted_again_and_refused(head: Head, photos: Path, undisturb
     head.submit("first", job)
     head.submit("relative", entrypoint(photos, "out"))
     wait(lambda: bool(parts(output)), 240, lambda: head.logs("first"))
-    status = Store.open(str(output)).status()
+    status = read_status(resolve(str(output)))
     assert (status.state, status.run.images) == ("running", IMAGES)
     assert status.lock.launch is not None
     begin = time.monotonic()
@@ -52,7 +53,7 @@ def test_stopped_submitted_again_and_refused(head: Head, photos: Path, undisturb
     assert time.monotonic() - begin < 5
     assert "terminated gracefully" in head.supervisor_log("first")
     assert "stopped by SIGTERM" in head.logs("first")
-    status = Store.open(str(output)).status()
+    status = read_status(resolve(str(output)))
     assert (status.state, status.lock.state, status.left) == ("stopped", "free", [])
     assert 0 < status.done < IMAGES
     runs = tracked_runs(output)
@@ -66,7 +67,7 @@ def test_stopped_submitted_again_and_refused(head: Head, photos: Path, undisturb
     assert head.ended("again")["status"] == "SUCCEEDED", head.logs("again")
     assert rows(output).equals(undisturbed)
     assert tracked_runs(output) == [(runs[0][0], "FINISHED")]
-    assert Store.open(str(output)).status().state == "finished"
+    assert read_status(resolve(str(output))).state == "finished"
     log = head.logs("again")
     assert "\r" not in log
     assert len(log.splitlines()) < 150, log

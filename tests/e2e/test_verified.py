@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from idc_ray.commands.verify import main
-from idc_ray.store import Store
+from idc_ray.store import read_manifest
+from idc_ray.store.filesystem import resolve
 from tests.e2e.conftest import IMAGES, Told
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]
@@ -51,7 +52,7 @@ def test_damage_is_found_taken_out_and_done_again(
     assert again.returncode == 0, again.stderr
     assert f"{len(report['redo'])} images to do, {IMAGES - len(report['redo'])} done before" in again.stderr
     assert shards(output) == shards(undisturbed)
-    manifest = Store.open(str(output)).read_manifest()
+    manifest = read_manifest(resolve(str(output)))
     assert manifest is not None and manifest.images == IMAGES
     assert main([str(output), "--deep"]) == 0
 

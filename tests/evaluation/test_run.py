@@ -17,7 +17,8 @@ from idc_ray.config.evaluate import EvaluateConfig
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import evaluate, find_sets
 from idc_ray.evaluation.metrics import psnr_y
-from idc_ray.evaluation.run import make_upscale, run_evaluation
+from idc_ray.evaluation.network import open_network
+from idc_ray.evaluation.run import run_evaluation
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,7 +122,7 @@ def test_the_script_runs_from_anywhere_with_exit_codes(benchmark: Path, tmp_path
 def _psnr(shared_data: Path, model: str, scale: int) -> float:
     settings = {"model": model, "scale": scale, "device": "cpu", "benchmarks": "unused", "output": "unused"}
     (set5,) = find_sets(shared_data / "data" / "benchmarks" / "Set5", scale)
-    return evaluate(make_upscale(EvaluateConfig(**settings)), [set5], scale)["Set5"]["psnr"]
+    return evaluate(open_network(EvaluateConfig(**settings)).upscale, [set5], scale)["Set5"]["psnr"]
 
 
 def test_golden_bicubic(shared_data: Path) -> None:

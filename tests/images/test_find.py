@@ -12,7 +12,7 @@ from pyarrow import fs
 
 from idc_ray.errors import BadRequest
 from idc_ray.images import find as module
-from idc_ray.images.find import IMAGE_ENDINGS, ImageListing, find_images
+from idc_ray.images.find import IMAGE_ENDINGS, ImageListing, find_images, output_inside
 from idc_ray.images.locate import StoragePath
 from idc_ray.images.manifest import MANIFEST_SCHEMA, image_id
 
@@ -228,3 +228,17 @@ def test_stores_give_the_same_sources_as_disks(root: Path, monkeypatch: pytest.M
         assert all(row["path"].startswith("bucket/") for row in listing.manifest.to_pylist())
     with pytest.raises(BadRequest, match="does not exist"):
         find_images("s3://bucket/none")
+
+
+@pytest.mark.parametrize("way", ["folder", "below", "file", "above"])
+def test_an_output_that_a_link_in_the_input_leads_to_is_not_read(tmp_path: Path, way: str) -> None:
+    """Catches pictures of an earlier launch, such as the gallery, that are condensed as if they were photographs."""
+    source, output = tmp_path / "in", tmp_path / "all" / "out"
+    for path in (source / "a.png", output / "gallery.png", output / "parts" / "b.png", tmp_path / "all" / "c.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    target = {"folder": output, "below": output / "parts", "file": output / "gallery.png", "above": output.parent}[way]
+    (source / f"link{target.suffix}").symlink_to(target)
+    listing = find_images(str(source), without=output_inside(str(source), str(output)))
+    expected = ["a.png", "link/c.png"] if way == "above" else ["a.png"]
+    assert listing.manifest["source"].to_pylist() == expected

@@ -46,6 +46,26 @@ def test_sources_are_portable_and_never_escape(root: Path) -> None:
         assert ".." not in source.split("/")
 
 
+def test_no_two_lines_have_one_source(root: Path) -> None:
+    """Catches a list that is refused as a whole for one odd line: two slashes, or a folder that is called @up."""
+    for name in ("lists/@up/other/d.png", "lists/@@up/a.png", "lists/@root/a.png"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_bytes(b"x")
+    lines = [
+        "../other/d.png",
+        "@up/other/d.png",
+        "@@up/a.png",
+        "@root/a.png",
+        f"{root}/lists/a.png",
+        f"/{root}/lists/a.png",
+    ]
+    found, again = listed(root, "\n".join(lines))
+    assert list(found) == [
+        "@up/other/d.png", "@@up/other/d.png", "@@@up/a.png", "@@root/a.png", f"@root{root}/lists/a.png",
+    ]  # fmt: skip
+    assert again == 1
+
+
 def test_an_image_named_again_counts_once(root: Path) -> None:
     found, again = listed(root, f"a.png\n./a.png\n{root}/lists/a.png\nsub/b c.png\n")
     assert list(found) == ["a.png", "sub/b c.png"]

@@ -44,6 +44,17 @@ def test_no_images_give_an_empty_table_of_the_schema() -> None:
     assert table.schema == MANIFEST_SCHEMA
 
 
+def test_two_files_of_one_source_are_told_apart() -> None:
+    """Catches an input that is refused for a name that is no UTF-8 and one that is spelled as the first is shown."""
+    entries = [Entry("caf\\xe9", "/a/2"), Entry("caf\\xe9", "/a/1"), Entry("caf\\xe9~2", "/a/3"), Entry("b", "/a/4")]
+    table = build_manifest(entries)
+    assert {row["source"]: row["path"] for row in table.to_pylist()} == {
+        "b": "/a/4", "caf\\xe9": "/a/1", "caf\\xe9~2": "/a/3", "caf\\xe9~3": "/a/2",
+    }  # fmt: skip
+    assert build_manifest(entries[::-1]).equals(table)
+    assert table["source"].to_pylist() == sorted(table["source"].to_pylist())
+
+
 def test_two_images_of_one_id_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches an image silently taking the other's place. Ids are shortened here so that two collide."""
     monkeypatch.setattr(module, "image_id", lambda source: source[0] * 16)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,24 @@ def test_the_only_candidate_is_found_and_others_are_named(tmp_path: Path) -> Non
         list(row_entries([two], LOCAL, "n"))
     with pytest.raises(BadRequest, match="its columns are 'n'"):
         list(row_entries([none], LOCAL, None))
+
+
+def test_rows_that_cannot_be_images_are_refused_before_they_are_listed(tmp_path: Path) -> None:
+    """Catches 7 kB of 3 million null rows, which cost 28 s and 2.5 GB."""
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    file = write(tmp_path, image=pa.nulls(1_000_000, kind))
+    assert (tmp_path / "a.parquet").stat().st_size < 100_000
+    tracemalloc.start()
+    with pytest.raises(BadRequest, match="1,000,000 rows in .* bytes, which cannot be images"):
+        list(row_entries([file], LOCAL, None))
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+
+def test_null_rows_among_images_are_listed(tmp_path: Path) -> None:
+    """Reading one of them says so; the others are used."""
+    file = write(tmp_path, image=structs(*[bytes(100)] * 5, *[None] * 5))
+    assert len(list(row_entries([file], LOCAL, None))) == 10
 
 
 def test_a_file_that_is_no_parquet_is_a_bad_request(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from idc_ray.config import CondenseConfig, load_config
 from idc_ray.images import ImageListing, encode_png, find_images, image_id
 from idc_ray.models import ModelSpec, checkpoint_bytes
 from idc_ray.pipeline.job import Job
-from idc_ray.store import ImageRecord, QuarantineEntry, RunRecord, Store
+from idc_ray.store import ImageRecord, QuarantineEntry, RunRecord, begin_run
+from idc_ray.store.filesystem import resolve
 
 DIGEST = "0123456789abcdef"
 LAUNCH = "launch1"
@@ -61,8 +62,8 @@ def make_job(tmp_path: Path, config: CondenseConfig | None = None) -> tuple[Job,
     """A job on the folder ``in`` below ``tmp_path``, its output begun in ``out``."""
     listing = find_images(str(tmp_path / "in"))
     config = config or small_config()
-    store = Store.open(str(tmp_path / "out"))
-    store.begin_run(RunRecord(config.model_dump(mode="json"), DIGEST, "t", listing.uri, {}, 1, "2026-01-01", "CPUs"))
+    store = resolve(str(tmp_path / "out"))
+    begin_run(store, RunRecord(config.model_dump(mode="json"), DIGEST, "t", listing.uri, {}, 1, "2026-01-01", "CPUs"))
     job = Job(
         config, store, DIGEST, LAUNCH, listing.filesystem, listing.lr_filesystem, str(tmp_path / "in"), listing.uri
     )

@@ -28,6 +28,7 @@ from idc_ray.pipeline.inputs import (
     readable_samples,
 )
 from idc_ray.pipeline.job import Job
+from idc_ray.store import commit_part, compact, find_done
 from tests.pipeline.conftest import DIGEST, ids, record, small_config, write_pictures
 
 A, B, C = ids("a", "b", "c")
@@ -162,14 +163,14 @@ def commit(job: Job, name: str, compacted: bool = False) -> Path:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     state = path.stat()
     done = record(path.name, source_bytes=state.st_size, source_mtime_ns=state.st_mtime_ns, source_sha256=digest)
-    job.store.commit_part(DIGEST, done, [])
+    commit_part(job.store, DIGEST, done, [])
     if compacted:
-        job.store.compact(DIGEST, 0, 1)
+        compact(job.store, DIGEST, 0, 1)
     return path
 
 
 def changed(job: Job) -> list[str]:
-    rows = changed_sources(find_images(job.root), job.store.done(DIGEST))
+    rows = changed_sources(find_images(job.root), find_done(job.store, DIGEST))
     return [row["source"] for row in rows]
 
 
@@ -222,15 +223,15 @@ def test_a_source_that_can_no_longer_be_read_counts_as_changed(job_and_found: tu
     rows[0]["mtime_ns"] += 1
     path.unlink()
     listed = dataclasses.replace(listing, manifest=type(listing.manifest).from_pylist(rows, listing.manifest.schema))
-    assert [row["source"] for row in changed_sources(listed, job.store.done(DIGEST))] == ["a.png"]
+    assert [row["source"] for row in changed_sources(listed, find_done(job.store, DIGEST))] == ["a.png"]
 
 
 def test_rows_of_parquet_and_unfinished_images_never_count_as_changed(job_and_found: tuple[Job, ImageListing]) -> None:
     job, listing = job_and_found
-    job.store.commit_part(DIGEST, record("a.png"), [])
+    commit_part(job.store, DIGEST, record("a.png"), [])
     rows = [row | {"size": -1, "mtime_ns": -1} for row in listing.manifest.to_pylist()]
     parquet = dataclasses.replace(listing, manifest=type(listing.manifest).from_pylist(rows, listing.manifest.schema))
-    assert changed_sources(parquet, job.store.done(DIGEST)) == []
+    assert changed_sources(parquet, find_done(job.store, DIGEST)) == []
     assert changed(job) == ["a.png"]
 
 

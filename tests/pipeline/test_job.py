@@ -5,6 +5,7 @@ import pickle
 from idc_ray.images import ImageListing
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ReadImage
+from idc_ray.store import read_run
 from tests.pipeline.conftest import DIGEST
 
 
@@ -15,6 +16,6 @@ def test_a_job_reaches_other_processes_whole_and_small(job_and_found: tuple[Job,
     assert len(data) < 20_000
     copy = pickle.loads(data)
     assert copy.job.config == job.config
-    assert copy.job.store.read_run() == job.store.read_run()
+    assert read_run(copy.job.store) == read_run(job.store)
     assert copy.job.digest == DIGEST
     assert copy(listing.manifest.to_pylist()[0])["code"] == ""

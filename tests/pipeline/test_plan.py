@@ -11,7 +11,18 @@ from idc_ray.errors import BadRequest
 from idc_ray.images import encode_png
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
-from idc_ray.store import Inflight
+from idc_ray.store import (
+    Inflight,
+    commit_part,
+    compact,
+    count_attempt,
+    find_done,
+    list_attempts,
+    list_quarantined,
+    quarantine_image,
+    quarantined_ids,
+    write_inflight,
+)
 from tests.pipeline.conftest import (
     DIGEST,
     LAUNCH,
@@ -45,7 +56,7 @@ def finish(job: Job, name: str) -> None:
     path = Path(job.root) / f"{name}.png"
     state, digest = path.stat(), hashlib.sha256(path.read_bytes()).hexdigest()
     done = record(path.name, source_bytes=state.st_size, source_mtime_ns=state.st_mtime_ns, source_sha256=digest)
-    job.store.commit_part(DIGEST, done, [])
+    commit_part(job.store, DIGEST, done, [])
 
 
 def change(job: Job, name: str) -> None:
@@ -61,10 +72,10 @@ def test_everything_is_to_do_at_first(job: Job) -> None:
 def test_every_image_is_counted_once(job: Job) -> None:
     """Catches an image done twice or never: finished, in a shard or not, set aside, suspected, and the rest."""
     finish(job, "a")
-    job.store.compact(DIGEST, 0, 1)
+    compact(job.store, DIGEST, 0, 1)
     finish(job, "b")
-    job.store.quarantine(DIGEST, quarantine_entry("c.png"))
-    job.store.write_inflight("launch0", "actor", Inflight([A, C, D], False, "node", 1, 0.0))
+    quarantine_image(job.store, DIGEST, quarantine_entry("c.png"))
+    write_inflight(job.store, "launch0", "actor", Inflight([A, C, D], False, "node", 1, 0.0))
     found = plan(job)
     assert found == Plan({E}, [D], done_before=2, gone=0, quarantined=1, old_launches=["launch0"])
     assert found.todo + found.done_before + found.quarantined == 5
@@ -77,29 +88,29 @@ def test_a_finished_image_without_its_source_is_kept_and_told(job: Job, caplog: 
     found = plan(job)
     assert (found.together, found.done_before, found.gone) == ({B, C, D, E}, 0, 1)
     assert "1 finished images are no longer in the input" in caplog.text
-    assert A in job.store.done(DIGEST)
+    assert A in find_done(job.store, DIGEST)
 
 
 def test_quarantined_images_are_tried_again_on_request_only_and_afresh(job: Job) -> None:
     """Catches --retry-quarantined that quarantines an image at once for its old attempts."""
-    job.store.quarantine(DIGEST, quarantine_entry("a.png"))
+    quarantine_image(job.store, DIGEST, quarantine_entry("a.png"))
     for number in range(3):
-        job.store.count_attempt(A, "worker", f"death{number}")
+        count_attempt(job.store, A, "worker", f"death{number}")
     assert A not in plan(job).together
     assert A in plan(job, small_config(retry_quarantined=True)).together
-    assert job.store.list_attempts() == {}
-    assert job.store.quarantined_ids(DIGEST) == set()
+    assert list_attempts(job.store) == {}
+    assert quarantined_ids(job.store, DIGEST) == set()
 
 
 def test_a_quarantined_image_that_left_the_input_is_forgotten(job: Job) -> None:
     """Catches a job that can never end, or a --strict that always fails, once the user has removed a bad image."""
     for name in "ab":
-        job.store.quarantine(DIGEST, quarantine_entry(f"{name}.png"))
-    job.store.count_attempt(A, "worker", "death")
+        quarantine_image(job.store, DIGEST, quarantine_entry(f"{name}.png"))
+    count_attempt(job.store, A, "worker", "death")
     (Path(job.root) / "a.png").unlink()
     assert plan(job) == Plan({C, D, E}, [], done_before=0, gone=0, quarantined=1, old_launches=[])
-    assert job.store.quarantined_ids(DIGEST) == {B}
-    assert job.store.list_attempts() == {}
+    assert quarantined_ids(job.store, DIGEST) == {B}
+    assert list_attempts(job.store) == {}
 
 
 def test_a_changed_source_is_an_error_that_names_it(job: Job) -> None:
@@ -139,12 +150,12 @@ def test_a_touched_source_is_not_done_again(job: Job) -> None:
 def test_an_image_that_ended_too_many_launches_is_set_aside_with_its_reason(job: Job) -> None:
     """Catches a job that is restarted for ever and killed by the same image each time."""
     for launch in ("launch0", "launch1", "launch2"):
-        job.store.write_inflight(launch, "actor", Inflight([A], True, "node", 1, 0.0))
+        write_inflight(job.store, launch, "actor", Inflight([A], True, "node", 1, 0.0))
         if launch != "launch2":
             assert plan(job).isolated == [A]
     found = plan(job)
     assert (found.together, found.isolated, found.quarantined) == ({B, C, D, E}, [], 1)
-    (entry,) = job.store.list_quarantined(DIGEST)
+    (entry,) = list_quarantined(job.store, DIGEST)
     assert (entry.source, entry.code, entry.attempts, entry.launch) == ("a.png", "killed_launch", 3, LAUNCH)
     assert "3 launches" in entry.reason
     assert plan(job).quarantined == 1
@@ -152,7 +163,7 @@ def test_an_image_that_ended_too_many_launches_is_set_aside_with_its_reason(job:
 
 def test_a_suspect_that_left_the_input_is_nobodys_work(job: Job) -> None:
     """Catches an image that is to do although it is gone, which the job would wait for."""
-    job.store.write_inflight("launch0", "actor", Inflight([A], True, "node", 1, 0.0))
+    write_inflight(job.store, "launch0", "actor", Inflight([A], True, "node", 1, 0.0))
     (Path(job.root) / "a.png").unlink()
     found = plan(job)
     assert (found.isolated, found.together, found.old_launches) == ([], {B, C, D, E}, ["launch0"])

@@ -14,7 +14,7 @@ from idc_ray.objects import open_uri
 from idc_ray.pipeline import reading
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImage, pixels
-from idc_ray.store import Inflight
+from idc_ray.store import Inflight, read_inflight, write_inflight
 from tests.pipeline.conftest import LAUNCH, ids, picture, small_config
 
 A, B, C = ids("a", "b", "c")
@@ -131,13 +131,13 @@ def test_what_is_read_is_stated_and_withdrawn(
     load, seen = reading.load_instance, []
 
     def look(*args: Any, **settings: Any) -> Any:
-        seen.extend(job.store.read_inflight(LAUNCH))
+        seen.extend(read_inflight(job.store, LAUNCH))
         return load(*args, **settings)
 
     monkeypatch.setattr(reading, "load_instance", look)
     ReadImage(job, isolated=True, node=lambda: "here")(rows[0])
     assert [(record.images, record.isolated, record.node_id) for record in seen] == [([A], True, "here")]
-    assert job.store.read_inflight() == []
+    assert read_inflight(job.store) == []
 
 
 def test_an_image_that_killed_its_readers_is_not_read_again(
@@ -174,14 +174,14 @@ def test_an_output_that_cannot_be_written_is_left_to_the_worker_to_tell(
     def fail(*args: Any) -> None:
         raise error
 
-    monkeypatch.setattr(type(job.store), "write_inflight", fail)
-    monkeypatch.setattr(type(job.store), "clear_inflight", fail)
+    monkeypatch.setattr("idc_ray.pipeline.attempts.write_inflight", fail)
+    monkeypatch.setattr("idc_ray.pipeline.attempts.clear_inflight", fail)
     assert ReadImage(job)(rows[0])["code"] == ""
 
 
 def test_a_death_with_its_machine_is_not_the_images_fault(job: Job, rows: list[dict[str, Any]]) -> None:
     for _ in range(2 * job.config.store.attempts):
-        job.store.write_inflight(LAUNCH, f"read-{A}", Inflight([A], False, "gone", 1, 0.0))
+        write_inflight(job.store, LAUNCH, f"read-{A}", Inflight([A], False, "gone", 1, 0.0))
         assert ReadImage(job, node=lambda: "here", node_lives=lambda node: node == "here")(rows[0])["code"] == ""
 
 

@@ -14,7 +14,7 @@ from idc_ray.pipeline.gallery import GalleryEntry
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.report import draw_gallery, summarise
 from idc_ray.pipeline.summary import Summary
-from idc_ray.store import TileRow
+from idc_ray.store import TileRow, check_shards, commit_part, compact, quarantine_image
 from tests.pipeline.conftest import DIGEST, ids, picture, quarantine_entry, record, small_config
 
 A, B, C = ids("a", "b", "c")
@@ -41,8 +41,8 @@ def commit(job: Job, name: str, tiles: int = 2, corner: tuple[int, int] | None =
         "bandwidth_loss_end": [0.25],
     }  # fmt: skip
     done = record(source, source_bytes=1000, source_sha256=digest, tiles=tiles, **changes)
-    job.store.commit_part(DIGEST, done, rows)
-    job.store.compact(DIGEST, 0, 1)
+    commit_part(job.store, DIGEST, done, rows)
+    compact(job.store, DIGEST, 0, 1)
 
 
 @pytest.fixture
@@ -54,14 +54,14 @@ def test_the_summary_covers_all_launches_and_says_which_images_are_new(job: Job)
     """Catches a resumed run that reports only its own images, or all of them as its own."""
     for name, tiles in (("a", 2), ("b", 1), ("c", 0)):
         commit(job, name, tiles)
-    job.store.quarantine(DIGEST, quarantine_entry("d.png"))
+    quarantine_image(job.store, DIGEST, quarantine_entry("d.png"))
     summary = Summary(0.5, 16**2, (1.0,))
     summarise(summary, job.store, DIGEST, done_before=2)
     values = summary.as_dict()
     assert (values["images"], values["images_this_launch"], values["images_without_tile"]) == (3, 1, 1)
     assert (values["tiles"], values["quarantined"], values["kept_start"]) == (3, 1, 0)
     assert values["bytes_in"] == 3000
-    assert values["bytes_out"] == sum(info.bytes for info in job.store.check_shards())
+    assert values["bytes_out"] == sum(info.bytes for info in check_shards(job.store))
     assert values["ratio_reached"] == 3 * 16**2 / (3 * 36 * 35)
     assert (values["loss_start"], values["loss_end"]) == (0.5, 0.25)
     assert values["loss_by_bandwidth"] == {"1": [0.5, 0.25]}

@@ -11,30 +11,26 @@ from idc_ray.pipeline.summary import KEPT_REASONS, SHOWN_REASONS, Summary, size
 BANDWIDTHS = (0.5, 2.0)
 
 
-def row(**changes: Any) -> dict[str, Any]:
+def record(**changes: Any) -> dict[str, Any]:
     return {
-        "image_id": "0" * 16,
-        "source": "a.png",
-        "outcome": "done",
-        "code": None,
-        "reason": None,
+        "lr_height": 10,
+        "lr_width": 100,
         "tiles": 1,
-        "candidates": 10,
+        "source_bytes": 1000,
+        "kept_start": False,
         "loss_start": 0.4,
         "loss_end": 0.1,
-        "bandwidth_start": [0.6, 0.2],
-        "bandwidth_end": [0.1, 0.1],
-        "kept_start": False,
-        "bytes_in": 1000,
-        "bytes_out": 200,
-        "seconds": {"read": 1.0, "optimise": 3.0},
+        "bandwidth_loss_start": [0.6, 0.2],
+        "bandwidth_loss_end": [0.1, 0.1],
+        "seconds": [("read", 1.0), ("optimise", 3.0)],
         **changes,
     }
 
 
-def failure(number: int = 0) -> dict[str, Any]:
-    empty = dict.fromkeys(("tiles", "loss_start", "loss_end", "bandwidth_start", "bandwidth_end", "kept_start"))
-    return row(outcome="quarantined", source=f"bad{number}.png", code="truncated", reason="ends early", **empty)
+#: Of a method that optimises nothing.
+WITHOUT_LOSS: dict[str, Any] = {
+    "loss_start": None, "loss_end": None, "bandwidth_loss_start": [], "bandwidth_loss_end": [], "kept_start": None,
+}  # fmt: skip
 
 
 def summary(ratio: float = 0.1) -> Summary:
@@ -49,8 +45,8 @@ def test_counts_of_this_launch_and_of_earlier_ones_add_up() -> None:
     """Catches a resumed run whose summary is about its last launch only."""
     total = summary()
     for tiles in (1, 3, 2):
-        total.add(row(tiles=tiles), lr_pixels=1000 * tiles)
-    total.done, total.done_before = 1, 2
+        total.add(record(tiles=tiles, lr_width=100 * tiles))
+    total.done, total.done_before, total.bytes_out = 1, 2, 600
     values = total.as_dict()
     assert (values["images"], values["images_this_launch"], values["tiles"]) == (3, 1, 6)
     assert (values["bytes_in"], values["bytes_out"]) == (3000, 600)
@@ -61,8 +57,8 @@ def test_counts_of_this_launch_and_of_earlier_ones_add_up() -> None:
 
 def test_ratio_is_of_pixels_over_all_images_not_a_mean_of_ratios() -> None:
     total = summary(ratio=0.25)
-    total.add(row(tiles=1), lr_pixels=100)
-    total.add(row(tiles=0, loss_start=None, loss_end=None), lr_pixels=900)
+    total.add(record(tiles=1, lr_width=10))
+    total.add(record(tiles=0, lr_width=90, **WITHOUT_LOSS))
     assert total.reached_ratio == 0.1
     assert total.as_dict()["images_without_tile"] == 1
 
@@ -70,7 +66,7 @@ def test_ratio_is_of_pixels_over_all_images_not_a_mean_of_ratios() -> None:
 @pytest.mark.parametrize(("lr_pixels", "warned"), [(1000, False), (950, False), (900, True), (1200, True)])
 def test_a_ratio_moved_by_more_than_a_tenth_is_told(lr_pixels: int, warned: bool) -> None:
     total = summary(ratio=0.1)
-    total.add(row(tiles=1), lr_pixels=lr_pixels)
+    total.add(record(tiles=1, lr_width=lr_pixels // 10))
     assert (total.warning() is not None) == warned
     assert ("--allocation difficulty" in total.format()) == warned
 
@@ -78,7 +74,7 @@ def test_a_ratio_moved_by_more_than_a_tenth_is_told(lr_pixels: int, warned: bool
 def test_a_ratio_that_leaves_no_tile_is_told_with_one_that_does() -> None:
     """Catches the advice of a setting that is in use: without a tile the cause is another."""
     total = summary(ratio=1e-4)
-    total.add(row(tiles=0), lr_pixels=10 * total.tile_pixels)
+    total.add(record(tiles=0))
     assert total.warning() is None
     assert "--ratio 0.0001 is 0.001 of them: raise it, such as to 0.2" in total.fix_for_no_tile()
 
@@ -86,17 +82,18 @@ def test_a_ratio_that_leaves_no_tile_is_told_with_one_that_does() -> None:
 def test_a_ratio_exactly_a_tenth_off_is_not_told() -> None:
     """Catches a bound that depends on the last bit of a float: 0.11 is not more than a tenth off 0.1."""
     total = summary(ratio=0.1)
-    total.add(row(tiles=11), lr_pixels=10_000)
+    total.add(record(tiles=11, lr_width=1000))
     assert total.warning() is None
 
 
 def test_losses_are_means_over_the_images_that_were_optimised() -> None:
     """Catches images without a loss (no tile, selection, quarantined) that pull the mean to 0."""
     total = summary()
-    total.add(row())
-    total.add(row(loss_start=0.8, loss_end=0.3, bandwidth_start=[1.0, 0.6], bandwidth_end=[0.3, 0.3], kept_start=True))
-    total.add(row(tiles=0, loss_start=None, loss_end=None, bandwidth_start=None, bandwidth_end=None))
-    total.add(failure())
+    total.add(record())
+    other = {"bandwidth_loss_start": [1.0, 0.6], "bandwidth_loss_end": [0.3, 0.3]}
+    total.add(record(loss_start=0.8, loss_end=0.3, kept_start=True, **other))
+    total.add(record(tiles=0, **WITHOUT_LOSS))
+    total.add_quarantined("bad.png", "truncated", "ends early")
     assert total.loss() == pytest.approx((0.6, 0.2))
     by_bandwidth = total.loss_by_bandwidth()
     assert by_bandwidth[0.5] == pytest.approx((0.8, 0.2))
@@ -109,7 +106,7 @@ def test_losses_are_means_over_the_images_that_were_optimised() -> None:
 
 def test_a_run_without_optimisation_has_no_loss_lines() -> None:
     total = summary()
-    total.add(row(loss_start=None, loss_end=None, bandwidth_start=None, bandwidth_end=None))
+    total.add(record(**WITHOUT_LOSS))
     assert "loss" not in total.format()
     assert "loss_start" not in total.as_dict()
 
@@ -125,7 +122,7 @@ def test_failures_are_told_with_their_reasons_up_to_a_limit() -> None:
     """Catches a screen, or a memory, filled by a folder of ten thousand broken files."""
     total = summary()
     for number in range(KEPT_REASONS + 10):
-        total.add(failure(number))
+        total.add_quarantined(f"bad{number}.png", "truncated", "ends early")
     text = total.format()
     assert line(text, "quarantined") == str(KEPT_REASONS + 10)
     assert "  bad0.png: ends early [truncated]" in text
@@ -140,7 +137,7 @@ def test_memory_does_not_grow_with_images() -> None:
     few, many = summary(), summary()
     for total, count in ((few, 10), (many, 500)):
         for _ in range(count):
-            total.add(row(), lr_pixels=1000)
+            total.add(record())
     states = [{name: value for name, value in vars(total).items() if name != "_clock"} for total in (few, many)]
     assert len(pickle.dumps(states[1])) - len(pickle.dumps(states[0])) < 50
 
@@ -148,8 +145,8 @@ def test_memory_does_not_grow_with_images() -> None:
 def test_times_are_wall_time_and_shares_of_the_stages() -> None:
     times = iter([0.0, 90.0])
     total = Summary(0.1, 100, clock=lambda: next(times))
-    total.add(row())
-    total.add(row())
+    total.add(record())
+    total.add(record())
     text = total.format()
     assert line(text, "wall time") == "1 min 30 s"
     assert line(text, "worker time") == "read 2 s (25 %), optimise 6 s (75 %)"
@@ -157,7 +154,7 @@ def test_times_are_wall_time_and_shares_of_the_stages() -> None:
 
 def test_the_numbers_are_plain_json() -> None:
     total = summary()
-    total.add(row(), lr_pixels=1000)
+    total.add(record())
     assert json.loads(json.dumps(total.as_dict(), allow_nan=False)) == total.as_dict()
 
 

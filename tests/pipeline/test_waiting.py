@@ -35,12 +35,12 @@ def test_it_speaks_until_the_first_item_and_never_after(caplog: pytest.LogCaptur
             yield item
 
     with caplog.at_level(logging.INFO, logger=waiting.__name__):
-        for item in waiting.statuses_while_waiting(slow(), POOL, lambda: 0, every=0.1):
+        for item in waiting.log_until_first(slow(), "no image is done", lambda: "of this", every=0.1):
             lines.append(len(caplog.records))
             assert item == len(lines) - 1
     assert lines[0] in (1, 2, 3)
     assert lines[-1] == lines[0]
-    assert "no image is done after" in caplog.text
+    assert "no image is done after 0 s; of this" in caplog.messages
 
 
 def test_a_cluster_without_room_is_told_at_once(
@@ -48,14 +48,10 @@ def test_a_cluster_without_room_is_told_at_once(
 ) -> None:
     """Catches half a minute of silence where nothing can start before the cluster grows; and the line where it can."""
 
-    def slow() -> Iterator[int]:
-        time.sleep(0.2)
-        yield 0
-
     def told() -> list[str]:
         caplog.clear()
         with caplog.at_level(logging.INFO, logger=waiting.__name__):
-            list(waiting.statuses_while_waiting(slow(), POOL, lambda: 0))
+            waiting.tell_if_no_room(POOL)
         return caplog.messages
 
     assert told() == []
@@ -63,16 +59,22 @@ def test_a_cluster_without_room_is_told_at_once(
     assert told() == ["waiting for the cluster to grow; each of 1 to 4 workers takes 1 GPU, of which 0 of 0 are free"]
 
 
-def test_workers_that_have_images_are_told_instead_of_the_cluster(caplog: pytest.LogCaptureFixture) -> None:
+def test_workers_that_have_images_are_told_instead_of_the_cluster() -> None:
     """Catches a job that seems to wait for machines while its first images take long."""
+    assert waiting.what_is_awaited(POOL, at_work=2) == "workers with images in hand: 2"
 
-    def slow() -> Iterator[int]:
+
+def test_what_is_none_is_no_first_item(caplog: pytest.LogCaptureFixture) -> None:
+    """Catches silence because of a look in between that found nothing."""
+
+    def slow() -> Iterator[int | None]:
+        yield None
         time.sleep(0.3)
         yield 0
 
     with caplog.at_level(logging.INFO, logger=waiting.__name__):
-        list(waiting.statuses_while_waiting(slow(), POOL, lambda: 2, every=0.1))
-    assert caplog.messages[0].endswith("; workers with images in hand: 2")
+        assert list(waiting.log_until_first(slow(), "no step", lambda: "of this", every=0.1)) == [None, 0]
+    assert "no step after 0 s; of this" in caplog.messages
 
 
 def test_it_ends_with_a_job_that_fails_before_its_first_image(caplog: pytest.LogCaptureFixture) -> None:
@@ -82,6 +84,6 @@ def test_it_ends_with_a_job_that_fails_before_its_first_image(caplog: pytest.Log
 
     with caplog.at_level(logging.INFO, logger=waiting.__name__):
         with pytest.raises(ValueError):
-            list(waiting.statuses_while_waiting(failing(), POOL, lambda: 0, every=0.05))
+            list(waiting.log_until_first(failing(), "no image is done", lambda: "of this", every=0.05))
         time.sleep(0.2)
     assert not caplog.records

@@ -18,7 +18,17 @@ from idc_ray.pipeline import worker as module
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImage
 from idc_ray.pipeline.worker import CondenseWorker, SurveyWorker
-from idc_ray.store import Inflight, Store
+from idc_ray.store import (
+    Inflight,
+    list_attempts,
+    list_parts,
+    list_quarantined,
+    quarantined_ids,
+    read_inflight,
+    read_part,
+    write_inflight,
+)
+from idc_ray.store.filesystem import StorageFolder, resolve
 from tests.pipeline.conftest import DIGEST, LAUNCH, ids, small_config, teacher_bytes
 
 A, B, C = ids("a", "b", "c")
@@ -62,12 +72,12 @@ class FakeCondenser:
         self.answer = answer
         self.calls: list[tuple[list[str], bool]] = []
         self.stated: list[tuple[list[str], bool]] = []
-        self.store: Store | None = None
+        self.store: StorageFolder | None = None
 
     def condense(self, tasks: Sequence[ImageTask], frugal: bool = False) -> list[Result]:
         self.calls.append(([task.image_id for task in tasks], frugal))
         if self.store is not None:
-            self.stated += [(record.images, record.isolated) for record in self.store.read_inflight(LAUNCH)]
+            self.stated += [(record.images, record.isolated) for record in read_inflight(self.store, LAUNCH)]
         return self.answer(tasks, frugal)
 
 
@@ -96,11 +106,8 @@ def test_what_is_condensed_is_committed_with_all_that_belongs_to_it(job: Job, ro
     """Catches tiles without their image, source or labels, and a status that disagrees with the record."""
     worker, _ = worker_with(job)
     (status,) = send(worker, rows[A])
-    part = job.store.read_part(DIGEST, A)
-    assert (status["outcome"], status["tiles"], status["candidates"]) == ("done", 2, 4)
-    assert status["bytes_out"] == sum(
-        len(tile["lr"]["bytes"]) + len(tile["hr"]["bytes"]) for tile in part.table.to_pylist()
-    )
+    part = read_part(job.store, DIGEST, A)
+    assert (status["outcome"], status["loss_start"], status["loss_end"]) == ("done", 2.0, 1.0)
     assert {"read", "commit"} <= status["seconds"].keys()
     record = part.record
     assert (record.source, record.tiles, record.candidate_tiles) == ("a.png", 2, 4)
@@ -118,9 +125,8 @@ def test_a_real_teacher_condenses_the_images_of_a_batch(job: Job, rows: dict[str
     """Catches a worker and a condenser that do not fit each other."""
     statuses = send(CondenseWorker(job, TEACHER, False), rows[A], rows[B])
     assert outcomes(statuses) == {A: "done", B: "done"}
-    assert [status["tiles"] for status in statuses] == [2, 2]
-    assert job.store.list_parts(DIGEST) == {A, B}
-    assert job.store.read_inflight() == []
+    assert [read_part(job.store, DIGEST, image_id).record.tiles for image_id in (A, B)] == [2, 2]
+    assert read_inflight(job.store) == []
 
 
 def test_an_image_that_could_not_be_read_is_set_aside_with_its_reason(job: Job, rows: dict[str, Any]) -> None:
@@ -129,7 +135,7 @@ def test_an_image_that_could_not_be_read_is_set_aside_with_its_reason(job: Job, 
     worker, fake = worker_with(job)
     assert outcomes(send(worker, bad, rows[B])) == {A: "quarantined", B: "done"}
     assert fake.calls == [([B], False)]
-    (entry,) = job.store.list_quarantined(DIGEST)
+    (entry,) = list_quarantined(job.store, DIGEST)
     assert (entry.image_id, entry.source, entry.code, entry.reason) == (A, "a.png", "truncated", "it ends early")
     assert (entry.traceback, entry.attempts, entry.launch) == ("T", 3, LAUNCH)
 
@@ -143,14 +149,14 @@ def test_an_exception_of_one_image_leaves_the_other_alone(job: Job, rows: dict[s
     worker, fake = worker_with(job, answer)
     assert outcomes(send(worker, rows[A], rows[B])) == {A: "quarantined", B: "done"}
     assert len(fake.calls) == 1
-    (entry,) = job.store.list_quarantined(DIGEST)
+    (entry,) = list_quarantined(job.store, DIGEST)
     assert (entry.image_id, entry.code, entry.reason) == (
         A,
         "condensation_failed",
         "ValueError while condensing it: flat",
     )
     assert "ValueError" in entry.traceback
-    assert job.store.list_parts(DIGEST) == {B}
+    assert list_parts(job.store, DIGEST) == {B}
 
 
 def test_a_loss_that_is_not_a_number_is_one_images_failure(job: Job, rows: dict[str, Any]) -> None:
@@ -160,7 +166,7 @@ def test_a_loss_that_is_not_a_number_is_one_images_failure(job: Job, rows: dict[
         return [dataclasses.replace(two_tiles(t), loss_end=float("nan" if t.image_id == A else 1.0)) for t in tasks]
 
     assert outcomes(send(worker_with(job, answer)[0], rows[A], rows[B])) == {A: "quarantined", B: "done"}
-    (entry,) = job.store.list_quarantined(DIGEST)
+    (entry,) = list_quarantined(job.store, DIGEST)
     assert entry.code == "condensation_failed" and "loss of a.png is nan" in entry.reason
 
 
@@ -193,7 +199,7 @@ def test_too_little_memory_is_met_by_less_work_at_a_time(
     assert outcomes(send(worker, rows[A], rows[B])) == {A: expected, B: "done"}
     assert fake.calls == [([A, B], False), ([A], False), ([A], True), ([B], False)]
     if not enough_if_frugal:
-        (entry,) = job.store.list_quarantined(DIGEST)
+        (entry,) = list_quarantined(job.store, DIGEST)
         assert entry.code == "out_of_memory" and "9 GB" in entry.reason
 
 
@@ -213,7 +219,7 @@ def test_a_gpu_that_no_longer_works_ends_the_worker_and_not_its_images(
     worker, _ = worker_with(job, lambda tasks, frugal: [RuntimeError("CUDA error") for _ in tasks])
     with pytest.raises(Exited):
         send(worker, rows[A], rows[B])
-    assert job.store.quarantined_ids(DIGEST) == set()
+    assert quarantined_ids(job.store, DIGEST) == set()
     survey = SurveyWorker(job, TEACHER)
     monkeypatch.setattr(survey.condenser, "difficulty", lambda lr: 1 / 0)
     with pytest.raises(Exited):
@@ -228,18 +234,18 @@ def test_a_committed_image_is_skipped_unless_its_source_is_another(job: Job, row
     assert fake.calls == []
     changed = rows[A] | {"source_sha256": "e" * 64}
     assert outcomes(send(worker, changed)) == {A: "done"}
-    assert job.store.read_part(DIGEST, A).record.source_sha256 == "e" * 64
+    assert read_part(job.store, DIGEST, A).record.source_sha256 == "e" * 64
 
 
 def test_after_a_death_each_image_of_its_batch_runs_alone(job: Job, rows: dict[str, Any]) -> None:
     """Catches an image that kills every worker unrecognised, since it always dies in company."""
-    job.store.write_inflight(LAUNCH, "dead", Inflight([A, B], False, HERE, 1, 0.0))
+    write_inflight(job.store, LAUNCH, "dead", Inflight([A, B], False, HERE, 1, 0.0))
     worker, fake = worker_with(job)
     assert outcomes(send(worker, rows[A], rows[B])) == {A: "done", B: "done"}
     assert fake.calls == [([A], False), ([B], False)]
     assert fake.stated == [([A], True), ([B], True)]
-    assert job.store.list_attempts() == {}
-    assert job.store.read_inflight() == []
+    assert list_attempts(job.store) == {}
+    assert read_inflight(job.store) == []
 
 
 def test_what_runs_is_stated_while_it_runs(job: Job, rows: dict[str, Any]) -> None:
@@ -256,12 +262,12 @@ def test_an_image_over_which_enough_workers_died_is_quarantined(job: Job, rows: 
     """Catches a job that never ends because one image kills every worker that takes it."""
     outcome = {}
     for number in range(job.config.store.attempts):
-        job.store.write_inflight(LAUNCH, f"dead{number}", Inflight([A], True, HERE, number, 0.0))
+        write_inflight(job.store, LAUNCH, f"dead{number}", Inflight([A], True, HERE, number, 0.0))
         worker, fake = worker_with(job, lambda tasks, frugal: [ValueError("not now") for _ in tasks])
         outcome = outcomes(send(worker, rows[A]))
     assert outcome == {A: "quarantined"}
     assert fake.calls == []
-    (entry,) = job.store.list_quarantined(DIGEST)
+    (entry,) = list_quarantined(job.store, DIGEST)
     assert (entry.code, entry.attempts) == ("killed_worker", job.config.store.attempts)
 
 
@@ -274,13 +280,13 @@ def test_an_output_that_cannot_be_written_ends_the_job_with_a_row(
     def fail(*args: Any) -> None:
         raise error
 
-    monkeypatch.setattr(Store, "commit_part", fail)
+    monkeypatch.setattr("idc_ray.pipeline.worker.commit_part", fail)
     worker, _ = worker_with(job)
     (status,) = send(worker, rows[A], rows[B])
     assert (status["outcome"], status["exit_code"]) == ("stopped", 1)
     assert ("mend it" if isinstance(error, IdcError) else "no space left") in status["reason"]
-    assert job.store.read_inflight() == []
-    assert job.store.quarantined_ids(DIGEST) == set()
+    assert read_inflight(job.store) == []
+    assert quarantined_ids(job.store, DIGEST) == set()
 
 
 def test_an_output_on_which_nothing_at_all_can_be_written_ends_the_job_too(
@@ -292,8 +298,8 @@ def test_an_output_on_which_nothing_at_all_can_be_written_ends_the_job_too(
         raise OSError(30, "read-only")
 
     worker, _ = worker_with(job)
-    monkeypatch.setattr(Store, "write_inflight", fail)
-    monkeypatch.setattr(Store, "clear_inflight", fail)
+    monkeypatch.setattr("idc_ray.pipeline.attempts.write_inflight", fail)
+    monkeypatch.setattr("idc_ray.pipeline.attempts.clear_inflight", fail)
     (status,) = send(worker, rows[A])
     assert status["outcome"] == "stopped" and "read-only" in status["reason"]
 
@@ -310,7 +316,7 @@ def test_a_machine_without_the_input_ends_the_job(job: Job, rows: dict[str, Any]
 def test_a_worker_that_cannot_work_says_so_when_it_is_asked(job: Job, rows: dict[str, Any], kind: str) -> None:
     """Catches an exception in the constructor, which Ray repeats again and again instead of telling it."""
     if kind == "output":  # as on a machine without the shared folder
-        job = dataclasses.replace(job, store=Store.open(str(Path(job.root).with_name("elsewhere"))))
+        job = dataclasses.replace(job, store=resolve(str(Path(job.root).with_name("elsewhere"))))
     data = TEACHER if kind == "output" else b"no checkpoint"
     for worker in (CondenseWorker(job, data, False), SurveyWorker(job, data)):
         (status,) = send(worker, rows[A])
@@ -325,7 +331,7 @@ def test_the_survey_measures_what_can_be_read(job: Job, rows: dict[str, Any]) ->
     assert (first["image_id"], first["pixels"]) == (A, 36 * 35)
     assert first["difficulty"] > 0
     assert (second["image_id"], second["difficulty"], second["pixels"]) == (B, None, 0)
-    assert job.store.read_inflight() == []
+    assert read_inflight(job.store) == []
 
 
 def test_an_image_that_fails_is_left_out_of_the_survey(
@@ -353,7 +359,7 @@ def test_real_labels_reach_the_store_pixel_by_pixel(job_and_found: tuple[Job, Im
     send(CondenseWorker(job, TEACHER, False), row)
     hr = np.frombuffer(row["hr"], np.uint8).reshape(72, 70, 3)
     lr = np.frombuffer(row["lr"], np.uint8).reshape(36, 35, 3)
-    for tile in job.store.read_part(DIGEST, A).table.to_pylist():
+    for tile in read_part(job.store, DIGEST, A).table.to_pylist():
         top, left = tile["top"], tile["left"]
         assert np.array_equal(decode_png(tile["lr"]["bytes"]), lr[top : top + 16, left : left + 16])
         expected = hr[2 * top : 2 * top + 32, 2 * left : 2 * left + 32]

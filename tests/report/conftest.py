@@ -16,7 +16,20 @@ from numpy.typing import NDArray
 from idc_ray.config import CondenseConfig, load_config
 from idc_ray.images import decode_rgb, downscale, encode_png, find_images, image_id, upscale
 from idc_ray.report import Options, make_report
-from idc_ray.store import ImageRecord, QuarantineEntry, RunRecord, Store, TileRow
+from idc_ray.store import (
+    ImageRecord,
+    QuarantineEntry,
+    RunRecord,
+    TileRow,
+    begin_run,
+    commit_part,
+    compact,
+    list_parts,
+    list_quarantined,
+    quarantine_image,
+    write_manifest,
+)
+from idc_ray.store.filesystem import StorageFolder, resolve
 
 DIGEST = "0123456789abcdef"
 SIDE = 16
@@ -36,21 +49,20 @@ class Condensed:
         store: the output; None: ``folder/out``.
     """
 
-    def __init__(self, folder: Path, names: Mapping[str, int], store: Store | None = None) -> None:
+    def __init__(self, folder: Path, names: Mapping[str, int], store: StorageFolder | None = None) -> None:
         self.images = folder / "in"
         for name, seed in names.items():
             path = self.images / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(encode_png(picture(seed)))
-        self.store = store or Store.open(str(folder / "out"))
+        self.store = store or resolve(str(folder / "out"))
         self.config: CondenseConfig = load_config(
             None, {"input": str(self.images), "output": self.store.uri, "tile_size": SIDE, "seed": 7}
         )
         self.listing = find_images(str(self.images))
         rows = self.listing.manifest.to_pylist()
         self.sources = [row["source"] for row in rows]
-        self.store.begin_run(
-            RunRecord(
+        begin_run(self.store, RunRecord(
                 self.config.model_dump(mode="json"), DIGEST, "ab" * 32, self.listing.uri, {"torch": "2"}, 1,
                 "2026-01-01T00:00:00+00:00", "CPUs", images=len(rows),
             )
@@ -76,25 +88,25 @@ class Condensed:
             image_id(source), source, len(data), 0, sha, lr.shape[0], lr.shape[1], 12, len(rows), False, 0.5, loss,
             [0.5] * 4, [loss] * 4, {"read": 0.5, "exchange": 2.0}, "cpu",
         )  # fmt: skip
-        self.store.commit_part(DIGEST, record, rows)
+        commit_part(self.store, DIGEST, record, rows)
 
     def set_aside(self, source: str, reason: str = "the file ends early") -> None:
         entry = QuarantineEntry(image_id(source), source, "truncated", reason, "", 1, "l", "2026-01-01")
-        self.store.quarantine(DIGEST, entry)
+        quarantine_image(self.store, DIGEST, entry)
 
     def finish(self) -> Condensed:
         """Condense what is left, and end the run."""
-        aside = {entry.source for entry in self.store.list_quarantined(DIGEST)}
-        there = self.store.list_parts(DIGEST)
+        aside = {entry.source for entry in list_quarantined(self.store, DIGEST)}
+        there = list_parts(self.store, DIGEST)
         for source in self.sources:
             if source not in aside and image_id(source) not in there:
                 self.commit(source)
-        self.store.compact(DIGEST, 0, 1)
-        self.store.write_manifest(DIGEST, {"wall": 12.0})
+        compact(self.store, DIGEST, 0, 1)
+        write_manifest(self.store, DIGEST, {"wall": 12.0})
         return self
 
     def report(self, **options: Any) -> Page:
-        return Page(make_report([self.store.storage], Options(**options)))
+        return Page(make_report([self.store], Options(**options)))
 
 
 class Page(HTMLParser):

@@ -12,7 +12,6 @@ from idc_ray.comparison.results import Failure
 from idc_ray.comparison.table import Report, summarise_arms, to_json
 from idc_ray.report import Options, make_report
 from idc_ray.report.comparison import CROPS
-from idc_ray.store import Store
 from idc_ray.store.filesystem import StorageFolder, resolve
 from tests.comparison.conftest import compare_config, result
 from tests.report.conftest import Condensed, Page, picture
@@ -65,7 +64,7 @@ def test_a_comparison_that_is_not_finished_says_so(tmp_path: Path) -> None:
 def test_tiles_of_the_same_images_are_beside_each_other(tmp_path: Path) -> None:
     storage = make_output(tmp_path)
     for name in ("idc-0.1-teacher-per_image-0123abcd", "random-0.1-teacher-per_image-0123abcd"):
-        Condensed(tmp_path / name, {"a.png": 1, "b.png": 2}, Store.open(f"{storage.uri}/sets/{name}/0")).finish()
+        Condensed(tmp_path / name, {"a.png": 1, "b.png": 2}, resolve(f"{storage.uri}/sets/{name}/0")).finish()
     (Path(storage.root) / "sets" / "broken-01234567" / "0").mkdir(parents=True)
     page = Page(make_report([storage], Options()))
     assert [a.get("alt") for tag, a in page.tags if tag == "img"] == ["LR tile"] * 8

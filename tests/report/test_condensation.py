@@ -4,6 +4,8 @@ import base64
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from idc_ray.report import Options, make_report
 from idc_ray.report.page import chart_library
 from idc_ray.report.section import safe_name
 from idc_ray.report.write import PAGE_BYTES
-from idc_ray.store import Store, holder_text
+from idc_ray.store import holder_text, read_status
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.lock import lock
 from tests.report.conftest import DIGEST, Condensed, Page, picture
 
 HOSTILE = {
@@ -28,6 +31,19 @@ HOSTILE = {
     "line\nbreak\x07": 5,
     "{{ 7 * 7 }} {% raw %}": 6,
 }
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Holds the lock of an output until its input ends.
+LOCKING = """
+import sys
+from idc_ray.store import holder_text, resolve
+from idc_ray.store.lock import lock
+with lock(resolve(sys.argv[1]), holder_text()):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
 
 
 def only(page: Page) -> dict[str, Any]:
@@ -144,13 +160,24 @@ def test_a_run_that_has_done_nothing_yet_has_a_report(condensed: Condensed) -> N
 
 def test_a_running_job_is_shown_as_running(condensed: Condensed) -> None:
     condensed.commit("a.png")
-    with condensed.store.lock(holder_text()):
+    command = [sys.executable, "-c", LOCKING, condensed.store.uri]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as job:
+        assert job.stdin is not None and job.stdout is not None
+        job.stdout.readline()
         assert '<span class="badge running">' in condensed.report().html
+        job.stdin.close()
+
+
+def test_a_job_that_writes_its_own_report_is_not_shown_as_running(condensed: Condensed) -> None:
+    """Catches a finished set whose report says for ever that it runs."""
+    condensed.finish()
+    with lock(condensed.store, holder_text("launch1")):
+        assert '<span class="badge finished">' in condensed.report().html
 
 
 def test_two_outputs_are_beside_each_other(tmp_path: Path) -> None:
     made = [Condensed(tmp_path / name, {f"{name}.png": i}).finish() for i, name in enumerate(("one", "two"))]
-    page = Page(make_report([each.store.storage for each in made], Options()))
+    page = Page(make_report([each.store for each in made], Options()))
     assert [output["images"]["source"] for output in page.data] == [["one.png"], ["two.png"]]
     assert {"#o0", "#o1"} <= {a.get("href") for tag, a in page.tags if tag == "a"}
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
@@ -177,7 +204,7 @@ def test_settings_and_the_command_are_shown(condensed: Condensed) -> None:
 
 
 def test_an_output_in_an_object_store(tmp_path: Path, s3: Any) -> None:
-    store = Store.open(s3.uri("bucket/out"))
+    store = resolve(s3.uri("bucket/out"))
     made = Condensed(tmp_path, {"a.png": 1}, store).finish()
     page = made.report()
     assert set(pictures(page)) == {"a.png"}
@@ -196,4 +223,4 @@ def test_the_pixels_in_the_page_are_the_pixels_of_the_set(condensed: Condensed) 
     data = (condensed.images / "a.png").read_bytes()
     assert np.array_equal(lr, downscale(decode_rgb(data, 10**9), 2)[8:24, 16:32])
     assert pictures(condensed.report())["a.png"]["sha256"] == hashlib.sha256(data).hexdigest()
-    assert condensed.store.status().run.digest == DIGEST
+    assert read_status(condensed.store).run.digest == DIGEST

@@ -1,20 +1,20 @@
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from optuna.trial import FrozenTrial
 
 from idc_ray.report import Options, make_report
 from idc_ray.report.sweep import _heights
-from idc_ray.store.filesystem import StorageFolder, json_bytes, resolve
+from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.tuning.prepare import Plan, prepare
-from idc_ray.tuning.records import SeedOutcome, TrialRecord
-from idc_ray.tuning.report import OURS, report_files
+from idc_ray.tuning.report import FILES, report_files
+from idc_ray.tuning.study import open_sweep
 from tests.report.conftest import Page
-from tests.tuning.conftest import PARAMETERS, tune_config
+from tests.tuning.conftest import PARAMETERS, trial_of, tune_config
 
 
 @pytest.fixture(scope="module")
@@ -30,31 +30,31 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return prepare(tune_config(str(space), input=str(folder), output=str(folder / "out"), objectives=["psnr", "ratio"]))
 
 
-def record(number: int, psnr: float | None, status: str = "finished", **changes: Any) -> TrialRecord:
+def trial(plan: Plan, number: int, psnr: float | None, status: str = "finished", **changes: Any) -> FrozenTrial:
     draw: dict[str, Any] = {"init": "random", "loss.gamma": number / 10, "loss.discrepancy": "squared"}
     if number % 2:
         draw |= {"loss.discrepancy": "amplitude_phase", "loss.alpha": 0.5 + number / 10, "init": "hardest"}
-    values: dict[str, Any] = {"number": number, "draw": draw, "status": status, "psnr": psnr}
     if psnr is not None:
-        curve = [(2, psnr - 1), (4, psnr)]
-        seed = SeedOutcome(0, psnr, 0.1 + number / 100, 3, 1.0, 2.0, 0, curve)
-        values |= {"ratio": seed.ratio, "cost": 1.0 + number % 3, "step": 4, "seeds": [seed], "reports": curve}
-    return TrialRecord(**values | changes)
+        changes |= {"ratio": 0.1 + number / 100, "cost": 1.0 + number % 3}
+    return trial_of(plan.settings, number, psnr, status, draw=draw, **changes)
 
 
-def make_output(folder: Path, plan: Plan, records: list[TrialRecord]) -> StorageFolder:
+def make_output(folder: Path, plan: Plan, *trials: FrozenTrial) -> StorageFolder:
     storage = resolve(str(folder / "sweep"))
-    storage.write("tune.json", json_bytes(asdict(plan.sweep) | {"seconds": 90.0}))
+    study = open_sweep(storage, plan.settings, plan.identity, overwrite=True, files=FILES)
+    study.study.add_trials(trials)
+    study._begin -= 90.0
+    study.save()
     storage.write("config.yaml", plan.config.to_yaml().encode())
-    for name, content in report_files(plan, records, pictures=True).items():
+    for name, content in report_files(plan, study.study, plots=True).items():
         storage.write(name, content)
     return storage
 
 
 def test_every_trial_is_in_the_table_and_on_the_axes(plan: Plan, tmp_path: Path) -> None:
-    records = [record(number, 30 + (number * 7 % 10) / 10) for number in range(10)]
-    records += [record(10, 29.0, "stopped"), record(11, None, "failed", reason="<b>no memory")]
-    page = Page(make_report([make_output(tmp_path, plan, records)], Options()))
+    trials = [trial(plan, number, 30 + (number * 7 % 10) / 10) for number in range(10)]
+    trials += [trial(plan, 10, 29.0, "stopped"), trial(plan, 11, None, "failed", reason="<b>no memory")]
+    page = Page(make_report([make_output(tmp_path, plan, *trials)], Options()))
     [found] = page.data
     charts = {chart["title"]: chart for chart in found["charts"]}
     assert set(charts) == {
@@ -76,18 +76,16 @@ def test_every_trial_is_in_the_table_and_on_the_axes(plan: Plan, tmp_path: Path)
 
 
 def test_a_sweep_that_has_just_begun_has_a_report(plan: Plan, tmp_path: Path) -> None:
-    storage = resolve(str(tmp_path / "sweep"))
-    storage.write("tune.json", json_bytes(asdict(plan.sweep)))
-    storage.write("config.yaml", plan.config.to_yaml().encode())
-    assert "No trial has ended yet" in Page(make_report([storage], Options())).text
-    made = make_output(tmp_path, plan, [record(0, None, "running"), record(1, 30.0)])
+    assert "No trial has ended yet" in Page(make_report([make_output(tmp_path, plan)], Options())).text
+    made = make_output(tmp_path, plan, trial(plan, 0, None, "running"), trial(plan, 1, 30.0))
     assert "stopped before its end" in Page(make_report([made], Options())).text
 
 
 def test_files_of_a_discarded_sweep_go_with_it(plan: Plan, tmp_path: Path) -> None:
     """Catches a report of the old sweep that stands in the new one."""
-    made = set(report_files(plan, [record(number, 30.0 + number) for number in range(5)], pictures=True))
-    assert made <= set(OURS) and "report.html" in OURS
+    make_output(tmp_path, plan, *(trial(plan, number, 30.0 + number) for number in range(5)))
+    written = {path.name for path in (tmp_path / "sweep").iterdir()}
+    assert written <= {*FILES, "study.log", "config.yaml"} and {"importance.json", "report.html"} < set(FILES)
 
 
 def test_heights_of_choices_numbers_and_wide_ranges() -> None:

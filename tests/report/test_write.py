@@ -12,7 +12,7 @@ from idc_ray.commands import main
 from idc_ray.errors import BadRequest
 from idc_ray.report import REPORT, Options, write_own_report
 from idc_ray.report.page import chart_library
-from idc_ray.store import Store
+from idc_ray.store.filesystem import resolve
 from tests.report.conftest import Condensed, Page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,7 @@ def test_a_report_in_an_object_store(condensed: Condensed, s3: Any) -> None:
         with pytest.raises(BadRequest, match="is a folder; name a file to write"):
             main(["report", condensed.store.uri, "--output", folder])
     assert main(["report", condensed.store.uri, "--output", target]) == 0
-    written = Store.open(s3.uri("bucket/reports")).storage.read("report.html")
+    written = resolve(s3.uri("bucket/reports")).read("report.html")
     assert written is not None
     assert len(Page(written.decode()).data[0]["pictures"]) == 3
 
@@ -63,12 +63,12 @@ def test_a_job_ends_well_without_its_report(
 ) -> None:
     """Catches a run of days that ends with an error because a package is not there."""
     condensed.finish()
-    write_own_report(condensed.store.storage, Options(2), condensed.listing)
-    assert len(Page((condensed.store.storage.read(REPORT) or b"").decode()).data[0]["pictures"]) == 2
+    write_own_report(condensed.store, Options(2), condensed.listing)
+    assert len(Page((condensed.store.read(REPORT) or b"").decode()).data[0]["pictures"]) == 2
     monkeypatch.setattr("idc_ray.report.page.CHARTS_NEED", ("no_such_module",))
     chart_library.cache_clear()
-    condensed.store.storage.delete(REPORT)
+    condensed.store.delete(REPORT)
     with caplog.at_level(logging.WARNING):
-        write_own_report(condensed.store.storage, Options(2), condensed.listing)
+        write_own_report(condensed.store, Options(2), condensed.listing)
     assert "report.html is not written: a report needs no_such_module" in caplog.text
-    assert condensed.store.storage.read(REPORT) is None
+    assert condensed.store.read(REPORT) is None

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pytest
 from pyarrow.fs import FileInfo, FileSelector, FileSystemHandler, FileType, PyFileSystem
 
-from idc_ray.store import ImageRecord, QuarantineEntry, RunRecord, Store, TileRow
+from idc_ray.store import ImageRecord, QuarantineEntry, RunRecord, TileRow, commit_part
+from idc_ray.store.filesystem import StorageFolder, resolve
 
 DIGEST = "d1"
 SHA = "ab" * 32
@@ -201,8 +202,8 @@ def quarantine_entry(source: str, **changes: Any) -> QuarantineEntry:
     return dataclasses.replace(whole, **changes)
 
 
-def commit(store: Store, source: str, tiles: int = 2, shade: int = 0, **changes: Any) -> None:
-    store.commit_part(DIGEST, record(source, tiles, **changes), rows(source, tiles, shade))
+def commit(store: StorageFolder, source: str, tiles: int = 2, shade: int = 0, **changes: Any) -> None:
+    commit_part(store, DIGEST, record(source, tiles, **changes), rows(source, tiles, shade))
 
 
 @pytest.fixture
@@ -221,8 +222,8 @@ def objects() -> ObjectStore:
 
 
 @pytest.fixture(params=["local", "objects"])
-def store(request: pytest.FixtureRequest, tmp_path: Any) -> Store:
+def store(request: pytest.FixtureRequest, tmp_path: Any) -> StorageFolder:
     """An empty output in a folder, and one in an object store: both must behave the same."""
     if request.param == "local":
-        return Store.open(str(tmp_path / "out"))
-    return Store.open("bucket/out", PyFileSystem(request.getfixturevalue("objects")))
+        return resolve(str(tmp_path / "out"))
+    return resolve("bucket/out", PyFileSystem(request.getfixturevalue("objects")))

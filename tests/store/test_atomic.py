@@ -14,7 +14,9 @@ import pytest
 from pyarrow.fs import LocalFileSystem, PyFileSystem
 
 from idc_ray.errors import IdcError
-from idc_ray.store import Store, atomic
+from idc_ray.store import atomic, find_done, list_parts
+from idc_ray.store.filesystem import resolve
+from idc_ray.store.owned import sweep
 
 LOCAL = LocalFileSystem()
 
@@ -140,10 +142,10 @@ def test_object_store_gets_one_whole_write(objects: Any, make: SimpleNamespace) 
 
 
 def test_readers_ignore_what_a_killed_writer_left(tmp_path: Path, make: SimpleNamespace) -> None:
-    store = Store.open(str(tmp_path))
+    store = resolve(str(tmp_path))
     make.commit(store, "a.png")
     folder = tmp_path / "parts" / make.DIGEST / make.image_id("a.png")[:2]
     (folder / f".tmp-{atomic._HOST}-4194305-{'0' * 32}").write_bytes(b"torn")
-    assert store.list_parts(make.DIGEST) == {make.image_id("a.png")}
-    assert len(store.done(make.DIGEST)) == 1
-    assert store.sweep() == 1
+    assert list_parts(store, make.DIGEST) == {make.image_id("a.png")}
+    assert len(find_done(store, make.DIGEST)) == 1
+    assert sweep(store) == 1

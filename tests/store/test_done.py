@@ -7,18 +7,19 @@ from typing import Any
 import pytest
 
 from idc_ray.errors import IdcError
-from idc_ray.store import SourceState, Store
+from idc_ray.store import SourceState, compact, find_done
 from idc_ray.store import done as done_module
+from idc_ray.store.filesystem import StorageFolder
 
 
-def test_index_and_parts_together_and_each_image_once(store: Store, make: SimpleNamespace) -> None:
+def test_index_and_parts_together_and_each_image_once(store: StorageFolder, make: SimpleNamespace) -> None:
     for i in range(5):
         make.commit(store, f"{i}.png", tiles=i % 2, source_bytes=100 + i, source_mtime_ns=2**60 + i)
-    store.compact(make.DIGEST, 0, 2)
-    store.compact(make.DIGEST, 1, 2)
+    compact(store, make.DIGEST, 0, 2)
+    compact(store, make.DIGEST, 1, 2)
     make.commit(store, "part.png", source_bytes=7)
     make.commit(store, "0.png", source_bytes=555, source_sha256="cd" * 32)  # redone: the part is what counts
-    done = store.done(make.DIGEST)
+    done = find_done(store, make.DIGEST)
     ids = [make.image_id(f"{i}.png") for i in range(5)]
     assert len(done) == 6 == len(list(done)) and set(done) == {*ids, make.image_id("part.png")}
     assert done[ids[3]] == SourceState(103, 2**60 + 3, "ab" * 32)
@@ -30,10 +31,10 @@ def test_index_and_parts_together_and_each_image_once(store: Store, make: Simple
 
 
 @pytest.mark.parametrize("absent", ["0" * 16, "f" * 16, "not hex", "", 5])
-def test_what_is_not_done_is_absent(store: Store, make: SimpleNamespace, absent: Any) -> None:
+def test_what_is_not_done_is_absent(store: StorageFolder, make: SimpleNamespace, absent: Any) -> None:
     make.commit(store, "a.png")
-    store.compact(make.DIGEST, 0, 1)
-    done = store.done(make.DIGEST)
+    compact(store, make.DIGEST, 0, 1)
+    done = find_done(store, make.DIGEST)
     assert absent not in done
     if isinstance(absent, str):
         with pytest.raises(KeyError):
@@ -41,7 +42,7 @@ def test_what_is_not_done_is_absent(store: Store, make: SimpleNamespace, absent:
 
 
 def test_parts_are_not_opened_to_know_what_is_done(
-    store: Store, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    store: StorageFolder, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A million footers would take an hour."""
     read: list[str] = []
@@ -49,15 +50,15 @@ def test_parts_are_not_opened_to_know_what_is_done(
     monkeypatch.setattr(done_module, "read_record", lambda *args: (read.append(args[2]), real(*args))[1])
     for i in range(3):
         make.commit(store, f"{i}.png")
-    done = store.done(make.DIGEST)
+    done = find_done(store, make.DIGEST)
     assert len(done) == 3 and make.image_id("1.png") in done and read == []
     done[make.image_id("1.png")]
     done[make.image_id("1.png")]
     assert read == [make.image_id("1.png")]
 
 
-def test_shards_of_another_run_are_refused(store: Store, make: SimpleNamespace) -> None:
+def test_shards_of_another_run_are_refused(store: StorageFolder, make: SimpleNamespace) -> None:
     make.commit(store, "a.png")
-    store.compact(make.DIGEST, 0, 1)
+    compact(store, make.DIGEST, 0, 1)
     with pytest.raises(IdcError, match="has digest d1, expected other"):
-        store.done("other")
+        find_done(store, "other")

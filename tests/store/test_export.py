@@ -8,9 +8,10 @@ import pytest
 
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import decode_png, image_id
-from idc_ray.store import Fingerprint, Store
+from idc_ray.store import Fingerprint
 from idc_ray.store.export import META, describe_export, export_folders
-from idc_ray.store.filesystem import resolve
+from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.shards import read_shard
 from tests.training.conftest import toy_pairs
 from tests.training.test_sources import condensed
 
@@ -19,7 +20,7 @@ def test_folders_hold_the_stored_pairs_as_basicsr_reads_them(tmp_path: Path) -> 
     """Catches pairs that do not match, and a meta file that names what is not there."""
     condensed(tmp_path / "run")
     target = tmp_path / "export"
-    assert export_folders(Store.open(str(tmp_path / "run")), resolve(str(target))) == 3
+    assert export_folders(resolve(str(tmp_path / "run")), resolve(str(target))) == 3
     lines = (target / META).read_text().splitlines()
     names = [re.fullmatch(r"(\S+\.png) \(48,48,3\)", line)[1] for line in lines]  # type: ignore[index]
     for folder in ("HR", "LR"):
@@ -35,7 +36,7 @@ def test_the_same_again_is_fine_and_another_run_is_refused(tmp_path: Path) -> No
     condensed(tmp_path / "run")
     condensed(tmp_path / "other", images=2)
     target = resolve(str(tmp_path / "export"))
-    run, other = (Store.open(str(tmp_path / name)) for name in ("run", "other"))
+    run, other = (resolve(str(tmp_path / name)) for name in ("run", "other"))
     export_folders(run, target)
     (tmp_path / "export" / "LR" / f"{image_id('1.png')}_0000.png").unlink()
     assert export_folders(run, target) == 3
@@ -52,7 +53,7 @@ def test_the_same_again_is_fine_and_another_run_is_refused(tmp_path: Path) -> No
 
 def test_a_description_writes_nothing_and_refuses_what_the_export_would(tmp_path: Path) -> None:
     condensed(tmp_path / "run")
-    run, target = Store.open(str(tmp_path / "run")), resolve(str(tmp_path / "export"))
+    run, target = resolve(str(tmp_path / "run")), resolve(str(tmp_path / "export"))
     text = describe_export(run, target)
     assert "pairs           3: LR 24 x 24, HR 48 x 48" in text
     assert f"files           6 PNG and meta_info.txt in {target.uri}" in text
@@ -67,7 +68,7 @@ def test_an_unfinished_set_is_refused(tmp_path: Path) -> None:
     condensed(tmp_path / "run", finished=False)
     for name, message in (("run", "run is not finished; finish it"), ("nowhere", "no condensed set at .*nowhere")):
         with pytest.raises(BadRequest, match=message):
-            export_folders(Store.open(str(tmp_path / name)), resolve(str(tmp_path / "export")))
+            export_folders(resolve(str(tmp_path / name)), resolve(str(tmp_path / "export")))
 
 
 @pytest.mark.parametrize("name", ["../../../stolen", "/tmp/stolen", "a\0b", "x" * 300])
@@ -76,14 +77,14 @@ def test_a_set_of_somebody_else_cannot_choose_where_its_files_go(
 ) -> None:
     """Catches an image_id that leaves the export's folder; a forged set has checksums that fit."""
     condensed(tmp_path / "run")
-    read = Store.read_shard
+    read = read_shard
 
-    def forged(self: Store, shard: int, expected: Fingerprint | None) -> pa.Table:
+    def forged(self: StorageFolder, shard: int, expected: Fingerprint | None) -> pa.Table:
         table = read(self, shard, expected)
         at = table.schema.get_field_index("image_id")
         return table.set_column(at, table.schema.field(at), pa.array([name] * len(table), pa.string()))
 
-    monkeypatch.setattr(Store, "read_shard", forged)
+    monkeypatch.setattr("idc_ray.store.export.read_shard", forged)
     with pytest.raises(IdcError, match="expected 16 hex digits"):
-        export_folders(Store.open(str(tmp_path / "run")), resolve(str(tmp_path / "a" / "export")))
+        export_folders(resolve(str(tmp_path / "run")), resolve(str(tmp_path / "a" / "export")))
     assert not list(tmp_path.rglob("*stolen*"))

@@ -9,17 +9,16 @@ import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.store import Store
-from idc_ray.store.filesystem import resolve
+from idc_ray.store.filesystem import StorageFolder, resolve
 
 
 def test_relative_path_does_not_depend_on_the_directory_an_actor_runs_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    store = Store.open("out")
+    store = resolve("out")
     monkeypatch.chdir("/")
-    store.storage.write("a/b.json", b"{}")
+    store.write("a/b.json", b"{}")
     assert (tmp_path / "out" / "a" / "b.json").exists()
 
 
@@ -60,46 +59,46 @@ def test_folder_inside_a_sub_tree_is_local_and_written_with_rename(tmp_path: Pat
 
 
 def test_store_can_be_pickled_into_an_actor(tmp_path: Path) -> None:
-    store = pickle.loads(pickle.dumps(Store.open(str(tmp_path / "out"))))
-    store.storage.write("x", b"1")
+    store = pickle.loads(pickle.dumps(resolve(str(tmp_path / "out"))))
+    store.write("x", b"1")
     assert (tmp_path / "out" / "x").read_bytes() == b"1"
-    assert len(pickle.dumps(Store.open("s3://bucket/run?region=us-east-1"))) < 10_000
+    assert len(pickle.dumps(resolve("s3://bucket/run?region=us-east-1"))) < 10_000
 
 
-def test_check_writable_leaves_nothing_behind(store: Store) -> None:
+def test_check_writable_leaves_nothing_behind(store: StorageFolder) -> None:
     store.check_writable()
-    assert store.storage.files("") == []
+    assert store.files("") == []
 
 
 def test_output_below_a_file_is_refused_with_the_fix(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadRequest, match="cannot write to output .*choose another --output"):
-        Store.open(str(tmp_path / "file" / "out")).check_writable()
+        resolve(str(tmp_path / "file" / "out")).check_writable()
 
 
 def test_object_store_that_refuses_writes_is_refused_with_the_fix(objects: Any, make: SimpleNamespace) -> None:
     objects.fail_at = 0
     with pytest.raises(BadRequest, match="bucket exists"):
-        Store.open("bucket/out", make.PyFileSystem(objects)).check_writable()
+        resolve("bucket/out", make.PyFileSystem(objects)).check_writable()
 
 
-def test_json_keeps_names_that_are_not_utf8(store: Store) -> None:
+def test_json_keeps_names_that_are_not_utf8(store: StorageFolder) -> None:
     value = {"source": "caf\udce9/ü.png"}
-    store.storage.write_json("x.json", value)
-    assert store.storage.read_json("x.json", "") == value
+    store.write_json("x.json", value)
+    assert store.read_json("x.json", "") == value
 
 
 @pytest.mark.parametrize("text", [b"", b'{"a": 1', b"[]", b"\xff"])
-def test_torn_json_names_the_file_and_the_fix(store: Store, text: bytes) -> None:
-    store.storage.write("x.json", text)
+def test_torn_json_names_the_file_and_the_fix(store: StorageFolder, text: bytes) -> None:
+    store.write("x.json", text)
     with pytest.raises(IdcError, match=r"out/x\.json .*do this"):
-        store.storage.read_json("x.json", "do this")
+        store.read_json("x.json", "do this")
 
 
-def test_listing_tells_files_from_folders(store: Store) -> None:
+def test_listing_tells_files_from_folders(store: StorageFolder) -> None:
     for name in ("top", "a/one", "a/two", "a/b/three"):
-        store.storage.write(name, b"")
-    assert store.storage.files("a") == ["one", "two"]
-    assert store.storage.folders("a") == ["b"]
-    assert store.storage.folders("") == ["a"]
-    assert store.storage.files("nowhere") == store.storage.folders("nowhere") == []
+        store.write(name, b"")
+    assert store.files("a") == ["one", "two"]
+    assert store.folders("a") == ["b"]
+    assert store.folders("") == ["a"]
+    assert store.files("nowhere") == store.folders("nowhere") == []

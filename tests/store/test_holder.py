@@ -12,40 +12,42 @@ from types import SimpleNamespace
 import pytest
 
 from idc_ray.errors import Locked
-from idc_ray.store import Store, holder_text
+from idc_ray.store import holder_text
+from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.holder import Holder, read_holder
+from idc_ray.store.lock import lock
 
 LAUNCH = "20260101T120000-0a1b2c3d"
 
 
-def test_an_output_that_nobody_works_on(store: Store) -> None:
-    assert read_holder(store.storage) == Holder("free")
-    with store.lock(holder_text()):
+def test_an_output_that_nobody_works_on(store: StorageFolder) -> None:
+    assert read_holder(store) == Holder("free")
+    with lock(store, holder_text()):
         pass
-    assert read_holder(store.storage) == Holder("free")
+    assert read_holder(store) == Holder("free")
 
 
-def test_a_look_at_a_held_lock_says_who_and_never_takes_it(store: Store) -> None:
+def test_a_look_at_a_held_lock_says_who_and_never_takes_it(store: StorageFolder) -> None:
     """Catches a status that makes a job starting at that moment end with exit code 4."""
     name = holder_text(LAUNCH)
-    with store.lock(name):
-        found = read_holder(store.storage)
+    with lock(store, name):
+        found = read_holder(store)
         assert (found.state, found.name, found.launch) == ("held", name, LAUNCH)
-        with pytest.raises(Locked), store.lock("another"):
+        with pytest.raises(Locked), lock(store, "another"):
             pass
-    assert read_holder(store.storage).state == "free"
+    assert read_holder(store).state == "free"
 
 
-def test_the_lock_is_free_after_an_interrupt(store: Store) -> None:
+def test_the_lock_is_free_after_an_interrupt(store: StorageFolder) -> None:
     """Catches a stopped job whose name is left behind, as if it had been killed."""
-    with pytest.raises(KeyboardInterrupt), store.lock(holder_text(LAUNCH)):
+    with pytest.raises(KeyboardInterrupt), lock(store, holder_text(LAUNCH)):
         raise KeyboardInterrupt
-    assert read_holder(store.storage) == Holder("free")
+    assert read_holder(store) == Holder("free")
 
 
 def test_a_killed_holder_is_told_from_one_that_lives(tmp_path: Path) -> None:
     """Catches a name that is believed for ever, and another process that got the dead one's number."""
-    storage = Store.open(str(tmp_path)).storage
+    storage = resolve(str(tmp_path))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     for pid in (dead.pid, os.getpid()):  # the second lives, but has not this file open
@@ -57,13 +59,13 @@ def test_a_killed_holder_is_told_from_one_that_lives(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["process 1 on elsewhere, launch x-1", "process 1 on elsewhere", "somebody"])
 def test_a_process_of_another_machine_cannot_be_judged(tmp_path: Path, text: str) -> None:
     (tmp_path / ".lock").write_text(text)
-    found = read_holder(Store.open(str(tmp_path)).storage)
+    found = read_holder(resolve(str(tmp_path)))
     assert (found.state, found.name) == ("elsewhere", text)
 
 
 def test_a_lease_that_expires_and_one_that_has(make: SimpleNamespace) -> None:
     objects = make.ObjectStore()
-    storage = Store.open("bucket/out", make.PyFileSystem(objects)).storage
+    storage = resolve("bucket/out", make.PyFileSystem(objects))
     for seconds, state in ((60, "held"), (-5, "left")):
         lease = {"holder": f"process 1 on h, launch {LAUNCH}", "token": "t", "expires": time.time() + seconds}
         objects.objects["bucket/out/.lock"] = json.dumps(lease).encode()

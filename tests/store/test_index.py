@@ -7,105 +7,110 @@ import pyarrow.parquet as pq
 import pytest
 
 from idc_ray.errors import IdcError
-from idc_ray.store import Store
+from idc_ray.store import check_shards, compact, find_done, index_table, list_pending, read_shard
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.index import Fingerprint, read_index, read_pending, write_pending
 from idc_ray.store.layout import index_name, shard_name
 from tests.unpickling import pickled, ran, registered
 
 
 @pytest.fixture
-def filled(store: Store, make: SimpleNamespace) -> Store:
+def filled(store: StorageFolder, make: SimpleNamespace) -> StorageFolder:
     for i in range(4):
         make.commit(store, f"{i}.png", tiles=1)
     for shard in range(2):
-        store.compact(make.DIGEST, shard, 2)
-    assert store.storage.files("shards") == ["part-00000.parquet", "part-00001.parquet"]
+        compact(store, make.DIGEST, shard, 2)
+    assert store.files("shards") == ["part-00000.parquet", "part-00001.parquet"]
     return store
 
 
-def test_index_states_the_shard_and_every_image(filled: Store, make: SimpleNamespace) -> None:
-    table = filled.index_table()
+def test_index_states_the_shard_and_every_image(filled: StorageFolder, make: SimpleNamespace) -> None:
+    table = index_table(filled)
     assert sorted(table["source"].to_pylist()) == [f"{i}.png" for i in range(4)]
-    entry = read_index(filled.storage, 1)
+    entry = read_index(filled, 1)
     assert entry is not None and entry.info.file == shard_name(1) and entry.info.shard_count == 2
-    assert entry.info.bytes == filled.storage.size(shard_name(1))
-    assert filled.index_table(["tiles"]).column_names == ["tiles"]
+    assert entry.info.bytes == filled.size(shard_name(1))
+    assert index_table(filled, ["tiles"]).column_names == ["tiles"]
 
 
-def test_an_output_without_shards_has_an_empty_index(store: Store) -> None:
-    assert store.index_table().num_rows == 0 and store.index_table(["tiles"]).column_names == ["tiles"]
-    assert store.check_shards() == []
+def test_an_output_without_shards_has_an_empty_index(store: StorageFolder) -> None:
+    assert index_table(store).num_rows == 0 and index_table(store, ["tiles"]).column_names == ["tiles"]
+    assert check_shards(store) == []
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_truncated_shard_is_named(filled: Store, make: SimpleNamespace, full: bool) -> None:
-    data = filled.storage.read(shard_name(1))
+def test_truncated_shard_is_named(filled: StorageFolder, make: SimpleNamespace, full: bool) -> None:
+    data = filled.read(shard_name(1))
     assert data is not None
-    filled.storage.write(shard_name(1), data[:-1])
+    filled.write(shard_name(1), data[:-1])
     with pytest.raises(IdcError, match=r"shards/part-00001\.parquet is damaged: .*another size.*--overwrite"):
-        filled.check_shards(full)
+        check_shards(filled, full)
     with pytest.raises(IdcError, match=r"part-00001\.parquet is damaged"):
-        filled.done(make.DIGEST)
+        find_done(filled, make.DIGEST)
 
 
-def test_index_without_its_shard_is_named(filled: Store, make: SimpleNamespace) -> None:
-    filled.storage.delete(shard_name(0))
-    for check in (filled.check_shards, lambda: filled.done(make.DIGEST)):
+def test_index_without_its_shard_is_named(filled: StorageFolder, make: SimpleNamespace) -> None:
+    filled.delete(shard_name(0))
+    for check in (lambda: check_shards(filled), lambda: find_done(filled, make.DIGEST)):
         with pytest.raises(IdcError, match=r"shards/part-00000\.parquet is missing, but .*index/part-00000\.parquet"):
             check()
 
 
-def test_shard_without_its_index_is_named(filled: Store) -> None:
-    filled.storage.delete(index_name(0))
+def test_shard_without_its_index_is_named(filled: StorageFolder) -> None:
+    filled.delete(index_name(0))
     with pytest.raises(IdcError, match=r"shards/part-00000\.parquet has no entry .*index/part-00000\.parquet"):
-        filled.check_shards()
+        check_shards(filled)
 
 
-def test_torn_index_is_named(filled: Store) -> None:
-    data = filled.storage.read(index_name(0))
+def test_torn_index_is_named(filled: StorageFolder) -> None:
+    data = filled.read(index_name(0))
     assert data is not None
-    filled.storage.write(index_name(0), data[: len(data) // 2])
+    filled.write(index_name(0), data[: len(data) // 2])
     with pytest.raises(IdcError, match=r"index/part-00000\.parquet is not a whole index"):
-        filled.check_shards()
+        check_shards(filled)
 
 
-def test_all_faults_are_counted_in_one_message(filled: Store) -> None:
-    filled.storage.delete(shard_name(0))
-    filled.storage.delete(shard_name(1))
+def test_all_faults_are_counted_in_one_message(filled: StorageFolder) -> None:
+    filled.delete(shard_name(0))
+    filled.delete(shard_name(1))
     with pytest.raises(IdcError, match=r"(?s)part-00000\.parquet is missing.*part-00001\.parquet is missing"):
-        filled.check_shards()
+        check_shards(filled)
 
 
-def test_pending_note_survives(store: Store) -> None:
-    assert read_pending(store.storage, 3) is None
+def test_pending_note_survives(store: StorageFolder) -> None:
+    assert read_pending(store, 3) is None
     allowed = [Fingerprint(12, "ab" * 32), Fingerprint(15, "cd" * 32)]
-    write_pending(store.storage, 3, allowed)
-    assert read_pending(store.storage, 3) == allowed and store.pending_shards() == [3]
+    write_pending(store, 3, allowed)
+    assert read_pending(store, 3) == allowed and list_pending(store) == [3]
 
 
-def forge(store: Store, name: str, column: str) -> None:
+def forge(store: StorageFolder, name: str, column: str) -> None:
     """Puts a column of pickles in place of one of ours, as a stranger may who hands on a set."""
-    table = pq.read_table(pa.BufferReader(store.storage.read(name)))
+    table = pq.read_table(pa.BufferReader(store.read(name)))
     forged = table.set_column(table.schema.get_field_index(column), column, pickled(table.num_rows))
     sink = pa.BufferOutputStream()
     pq.write_table(forged.replace_schema_metadata(table.schema.metadata), sink)
-    store.storage.write(name, sink.getvalue())
+    store.write(name, sink.getvalue())
 
 
 @pytest.mark.parametrize("column", ["image_id", "lr", "sample_weight"])
-def test_no_value_of_a_forged_shard_is_looked_at(filled: Store, column: str) -> None:
+def test_no_value_of_a_forged_shard_is_looked_at(filled: StorageFolder, column: str) -> None:
     """Catches code that runs because a foreign set was trained on or exported: Ray registers such a type."""
     with registered():
         forge(filled, shard_name(0), column)
         with pytest.raises(IdcError, match=rf"part-00000\.parquet cannot be read as a shard .*'{column}'"):
-            filled.read_shard(0)
+            read_shard(filled, 0)
         assert not ran
 
 
-def test_no_value_of_a_forged_index_is_looked_at(filled: Store, make: SimpleNamespace) -> None:
+def test_no_value_of_a_forged_index_is_looked_at(filled: StorageFolder, make: SimpleNamespace) -> None:
     with registered():
         forge(filled, index_name(0), "image_id")
-        for read in (lambda: filled.done(make.DIGEST), filled.index_table, lambda: filled.index_table(["image_id"])):
+        for read in (
+            lambda: find_done(filled, make.DIGEST),
+            lambda: index_table(filled),
+            lambda: index_table(filled, ["image_id"]),
+        ):
             with pytest.raises(IdcError, match="not a whole index|other columns"):
                 read()
         assert not ran

@@ -8,38 +8,40 @@ from typing import Any
 import pytest
 
 from idc_ray.errors import Locked
-from idc_ray.store import Store, lease
+from idc_ray.store import lease
+from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.lock import lock
 
 KEY = "bucket/out/.lock"
 
 
 @pytest.fixture
-def remote(objects: Any, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Store:
+def remote(objects: Any, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> StorageFolder:
     for name, seconds in (("LEASE_S", 0.6), ("HEARTBEAT_S", 0.05), ("SETTLE_S", 0.05)):
         monkeypatch.setattr(lease, name, seconds)
-    return Store.open("bucket/out", make.PyFileSystem(objects))
+    return resolve("bucket/out", make.PyFileSystem(objects))
 
 
-def test_a_second_holder_is_refused_as_long_as_the_first_lives(remote: Store, objects: Any) -> None:
-    with remote.lock("job 1"):
+def test_a_second_holder_is_refused_as_long_as_the_first_lives(remote: StorageFolder, objects: Any) -> None:
+    with lock(remote, "job 1"):
         time.sleep(1.0)  # longer than the lease: the heartbeat keeps it
-        with pytest.raises(Locked, match=r"in use by job 1; .*expires in"), remote.lock("job 2"):
+        with pytest.raises(Locked, match=r"in use by job 1; .*expires in"), lock(remote, "job 2"):
             pass
     assert KEY not in objects.objects
-    with remote.lock("job 2"):
+    with lock(remote, "job 2"):
         assert json.loads(objects.objects[KEY])["holder"] == "job 2"
 
 
-def test_the_lease_of_a_killed_holder_expires(remote: Store, objects: Any) -> None:
+def test_the_lease_of_a_killed_holder_expires(remote: StorageFolder, objects: Any) -> None:
     objects.objects[KEY] = json.dumps({"holder": "dead", "token": "t", "expires": time.time() + 0.3}).encode()
-    with pytest.raises(Locked, match="dead"), remote.lock("job 2"):
+    with pytest.raises(Locked, match="dead"), lock(remote, "job 2"):
         pass
-    with remote.lock("job 2", wait_s=5):
+    with lock(remote, "job 2", wait_s=5):
         pass
 
 
-def test_a_lease_that_was_taken_over_is_reported_and_not_taken_back(remote: Store, objects: Any) -> None:
-    with remote.lock("job 1") as lost:
+def test_a_lease_that_was_taken_over_is_reported_and_not_taken_back(remote: StorageFolder, objects: Any) -> None:
+    with lock(remote, "job 1") as lost:
         taken = json.dumps({"holder": "job 2", "token": "t", "expires": time.time() + 60}).encode()
         for _ in range(100):
             objects.objects[KEY] = taken
@@ -50,7 +52,7 @@ def test_a_lease_that_was_taken_over_is_reported_and_not_taken_back(remote: Stor
 
 
 def test_of_two_that_start_together_one_is_refused(
-    remote: Store, objects: Any, monkeypatch: pytest.MonkeyPatch
+    remote: StorageFolder, objects: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = time.sleep
     other = json.dumps({"holder": "job 2", "token": "t", "expires": time.time() + 60}).encode()
@@ -60,13 +62,13 @@ def test_of_two_that_start_together_one_is_refused(
         real(seconds)
 
     monkeypatch.setattr(lease.time, "sleep", settle)
-    with pytest.raises(Locked, match="job 2"), remote.lock("job 1"):
+    with pytest.raises(Locked, match="job 2"), lock(remote, "job 1"):
         pass
     assert objects.objects[KEY] == other
 
 
-def test_a_network_fault_does_not_end_the_heartbeat(remote: Store, objects: Any) -> None:
-    with remote.lock("job 1") as lost:
+def test_a_network_fault_does_not_end_the_heartbeat(remote: StorageFolder, objects: Any) -> None:
+    with lock(remote, "job 1") as lost:
         objects.fail_at = len(objects.changes)
         time.sleep(0.2)
         objects.fail_at = None
@@ -75,7 +77,7 @@ def test_a_network_fault_does_not_end_the_heartbeat(remote: Store, objects: Any)
         assert json.loads(objects.objects[KEY])["expires"] > before and not lost.is_set()
 
 
-def test_an_unreadable_lease_blocks_nobody(remote: Store, objects: Any) -> None:
+def test_an_unreadable_lease_blocks_nobody(remote: StorageFolder, objects: Any) -> None:
     objects.objects[KEY] = b"{"
-    with remote.lock("job 1"):
+    with lock(remote, "job 1"):
         pass

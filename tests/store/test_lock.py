@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from idc_ray.errors import BadRequest, Locked
-from idc_ray.store import Store
+from idc_ray.store.filesystem import resolve
+from idc_ray.store.lock import lock
 
 _HOLDER = """
 import sys, time
-from idc_ray.store import Store
-with Store.open(sys.argv[1]).lock("job 1 on host a"):
+from idc_ray.store.filesystem import resolve
+from idc_ray.store.lock import lock
+with lock(resolve(sys.argv[1]), "job 1 on host a"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -28,32 +30,32 @@ def _hold(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def test_a_second_process_is_refused_with_the_holders_name_until_kill_9_frees_it(tmp_path: Path) -> None:
-    store = Store.open(str(tmp_path / "out"))
+    store = resolve(str(tmp_path / "out"))
     process = _hold(tmp_path / "out")
     try:
-        with pytest.raises(Locked, match="out is in use by job 1 on host a; wait"), store.lock("job 2"):
+        with pytest.raises(Locked, match="out is in use by job 1 on host a; wait"), lock(store, "job 2"):
             pass
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with store.lock("job 2"):
+    with lock(store, "job 2"):
         assert (tmp_path / "out" / ".lock").read_text() == "job 2"
 
 
 def test_the_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
-    store = Store.open(str(tmp_path))
-    with pytest.raises(RuntimeError), store.lock("a"):
+    store = resolve(str(tmp_path))
+    with pytest.raises(RuntimeError), lock(store, "a"):
         raise RuntimeError
-    with store.lock("b") as lost:
+    with lock(store, "b") as lost:
         assert not lost.is_set()
 
 
 def test_waiting_for_the_lock(tmp_path: Path) -> None:
-    store = Store.open(str(tmp_path))
+    store = resolve(str(tmp_path))
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with store.lock("first"):
+        with lock(store, "first"):
             held.set()
             release.wait(10)
 
@@ -61,15 +63,15 @@ def test_waiting_for_the_lock(tmp_path: Path) -> None:
     thread.start()
     held.wait(10)
     threading.Timer(0.2, release.set).start()
-    with store.lock("second", wait_s=10):
+    with lock(store, "second", wait_s=10):
         assert release.is_set()
     thread.join()
 
 
 def test_a_longer_name_of_the_holder_before_leaves_no_rest(tmp_path: Path) -> None:
-    store = Store.open(str(tmp_path))
+    store = resolve(str(tmp_path))
     (tmp_path / ".lock").write_text("a very long name of a killed holder")
-    with store.lock("b"):
+    with lock(store, "b"):
         assert (tmp_path / ".lock").read_text() == "b"
 
 
@@ -82,7 +84,7 @@ def test_an_error_inside_is_not_taken_for_a_held_lock(tmp_path: Path) -> None:
         runs.append(1)
         raise Locked("inner")
 
-    with pytest.raises(Locked, match="inner"), Store.open(str(tmp_path)).lock("a", wait_s=5):
+    with pytest.raises(Locked, match="inner"), lock(resolve(str(tmp_path)), "a", wait_s=5):
         body()
     assert runs == [1] and time.monotonic() - start < 2
 
@@ -93,8 +95,8 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     precious.write_text("mine")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".lock").symlink_to(precious)
-    store = Store.open(str(tmp_path / "out"))
-    with pytest.raises(BadRequest, match=r"\.lock .*is a link.*remove it"), store.lock("me"):
+    store = resolve(str(tmp_path / "out"))
+    with pytest.raises(BadRequest, match=r"\.lock .*is a link.*remove it"), lock(store, "me"):
         pass
     assert precious.read_text() == "mine"
 
@@ -104,5 +106,5 @@ def test_a_file_that_is_a_link_is_replaced_and_not_written_through(tmp_path: Pat
     precious.write_text("mine")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "run.json").symlink_to(precious)
-    Store.open(str(tmp_path / "out")).storage.write("run.json", b"{}")
+    resolve(str(tmp_path / "out")).write("run.json", b"{}")
     assert precious.read_text() == "mine"

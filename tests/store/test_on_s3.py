@@ -11,8 +11,10 @@ import pytest
 
 from idc_ray.errors import Locked
 from idc_ray.objects import StoreUnavailable
-from idc_ray.store import Store, lease
+from idc_ray.store import begin_run, commit_part, compact, lease, list_parts, read_status
+from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.layout import part_name
+from idc_ray.store.lock import lock
 from tests.s3 import S3
 
 
@@ -22,8 +24,8 @@ def quick_lease(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(lease, name, seconds)
 
 
-def store_at(s3: S3, path: str) -> Store:
-    return Store.open(s3.uri(f"bucket/{path}"))
+def store_at(s3: S3, path: str) -> StorageFolder:
+    return resolve(s3.uri(f"bucket/{path}"))
 
 
 def test_thousands_of_parts_are_listed_page_by_page(s3: S3, make: SimpleNamespace) -> None:
@@ -34,7 +36,7 @@ def test_thousands_of_parts_are_listed_page_by_page(s3: S3, make: SimpleNamespac
     for image_id in ids:
         s3_backends["123456789012"]["aws"].put_object("bucket", f"many/{part_name(make.DIGEST, image_id)}", b"")
     with s3.counting() as requests:
-        assert store_at(s3, "many").list_parts(make.DIGEST) == ids
+        assert list_parts(store_at(s3, "many"), make.DIGEST) == ids
     assert len(requests) == 1 + 3 + 1  # the prefixes, three pages, one page
     assert {request.method for request in requests} == {"GET"}
 
@@ -44,10 +46,10 @@ def test_what_an_image_costs_in_requests(s3: S3, make: SimpleNamespace) -> None:
     store = store_at(s3, "cost")
     with s3.counting() as commit:
         for name in ("a", "b", "c"):
-            store.commit_part(make.DIGEST, make.record(name), make.rows(name))
+            commit_part(store, make.DIGEST, make.record(name), make.rows(name))
     assert Counter(r.method for r in commit) == {"PUT": 3}
     with s3.counting() as compaction:
-        store.compact(make.DIGEST, 0, 1)
+        compact(store, make.DIGEST, 0, 1)
     by_part = Counter(r.method for r in compaction if r.name.removesuffix(".parquet") in ids(make))
     assert by_part == {"HEAD": 6, "GET": 3, "DELETE": 3}
     markers = [r for r in compaction if r.method == "PUT" and r.key.endswith("/")]
@@ -62,16 +64,16 @@ def ids(make: SimpleNamespace) -> set[str]:
 @pytest.mark.usefixtures("quick_lease")
 def test_the_lease_is_held_renewed_given_up_and_taken_over(s3: S3) -> None:
     first, second = store_at(s3, "leased"), store_at(s3, "leased")
-    with first.lock("driver 1") as lost:
+    with lock(first, "driver 1") as lost:
         s3.fault = lambda request: "SlowDown" if request.method == "HEAD" and len(s3.requests) % 3 == 0 else None
         assert not lost.wait(4)  # longer than the lease: it is renewed, also by a store that stumbles
         s3.fault = lambda request: None
-        with pytest.raises(Locked, match="driver 1.*expires in"), second.lock("driver 2"):
+        with pytest.raises(Locked, match="driver 1.*expires in"), lock(second, "driver 2"):
             pass
-    with second.lock("driver 2") as lost:
+    with lock(second, "driver 2") as lost:
         assert not lost.is_set()
     s3.put("bucket", "leased/.lock", b'{"holder": "a killed driver", "token": "x", "expires": 0}')
-    with first.lock("driver 3") as lost:
+    with lock(first, "driver 3") as lost:
         assert not lost.is_set()
     assert not s3.keys("bucket", "leased")
 
@@ -85,7 +87,7 @@ def test_of_two_drivers_that_start_together_one_gets_it(s3: S3) -> None:
         store = store_at(s3, "raced")
         begin.wait()
         try:
-            with store.lock(name):
+            with lock(store, name):
                 got.append(name)
                 done.wait(20)
         except Locked as error:
@@ -104,12 +106,12 @@ def test_of_two_drivers_that_start_together_one_gets_it(s3: S3) -> None:
 def test_a_refused_listing_is_told_by_status_with_the_fix(s3: S3, make: SimpleNamespace) -> None:
     """Catches Arrow's traceback where a role may read, and not list everything."""
     store = store_at(s3, "unlisted")
-    store.begin_run(make.run_record())
-    store.commit_part(make.DIGEST, make.record("a"), make.rows("a"))
+    begin_run(store, make.run_record())
+    commit_part(store, make.DIGEST, make.record("a"), make.rows("a"))
     folder = f"parts/{make.DIGEST}/{make.image_id('a')[:2]}"
     s3.fault = lambda request: "AccessDenied" if request.key.rstrip("/").endswith(folder) else None
     with pytest.raises(StoreUnavailable, match="cannot list .*check the credentials"):
-        store.status()
+        read_status(store)
 
 
 def test_deleting_keeps_to_our_own(s3: S3, make: SimpleNamespace, tmp_path: Path) -> None:
@@ -117,9 +119,9 @@ def test_deleting_keeps_to_our_own(s3: S3, make: SimpleNamespace, tmp_path: Path
     store = store_at(s3, "shared")
     s3.put("bucket", "shared/thesis.txt", b"mine")
     s3.put("bucket", "shared/parts/notes/x/thesis.txt", b"mine")
-    store.begin_run(make.run_record())
-    store.commit_part(make.DIGEST, make.record("a"), make.rows("a"))
-    store.begin_run(make.run_record(digest="d2"), overwrite=True)
+    begin_run(store, make.run_record())
+    commit_part(store, make.DIGEST, make.record("a"), make.rows("a"))
+    begin_run(store, make.run_record(digest="d2"), overwrite=True)
     assert sorted(s3.keys("bucket", "shared")) == [
         "shared/parts/notes/x/thesis.txt", "shared/run.json", "shared/thesis.txt",
     ]  # fmt: skip

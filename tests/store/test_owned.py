@@ -3,13 +3,15 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from idc_ray.store import Store, atomic, owned
+from idc_ray.store import atomic, compact, count_attempt, owned
+from idc_ray.store.filesystem import resolve
+from idc_ray.store.owned import sweep
 
 
 def test_left_overs_are_swept_from_every_folder_of_ours_and_only_there(tmp_path: Path, make: SimpleNamespace) -> None:
-    store = Store.open(str(tmp_path))
+    store = resolve(str(tmp_path))
     make.commit(store, "a.png")
-    store.count_attempt("a" * 16, "worker", "t")
+    count_attempt(store, "a" * 16, "worker", "t")
     part = next((tmp_path / "parts").rglob("*.parquet")).parent
     ours = (tmp_path, part, tmp_path / "attempts" / ("a" * 16))
     left = [folder / f".tmp-{atomic._HOST}-4194305-{'0' * 32}" for folder in ours]
@@ -17,17 +19,17 @@ def test_left_overs_are_swept_from_every_folder_of_ours_and_only_there(tmp_path:
     users.parent.mkdir()
     for path in [*left, users]:
         path.write_bytes(b"")
-    assert store.sweep() == len(left)
+    assert sweep(store) == len(left)
     assert not any(path.exists() for path in left) and users.exists()
 
 
 def test_folders_of_compacted_parts_go_and_those_with_something_in_them_stay(
     tmp_path: Path, make: SimpleNamespace
 ) -> None:
-    store = Store.open(str(tmp_path))
+    store = resolve(str(tmp_path))
     make.commit(store, "a.png")
-    store.compact(make.DIGEST, 0, 1)
+    compact(store, make.DIGEST, 0, 1)
     (tmp_path / "parts" / "mine").mkdir()
     (tmp_path / "parts" / "mine" / "x.txt").touch()
-    owned.remove_empty_part_folders(store.storage)
+    owned.remove_empty_part_folders(store)
     assert not (tmp_path / "parts" / make.DIGEST).exists() and (tmp_path / "parts" / "mine" / "x.txt").exists()

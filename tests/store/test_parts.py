@@ -10,72 +10,73 @@ from types import SimpleNamespace
 import pytest
 
 from idc_ray.errors import IdcError
-from idc_ray.store import Store, rows_from_table
+from idc_ray.store import commit_part, find_done, list_parts, read_part, rows_from_table
+from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.layout import part_name
 
 
 def test_part_gives_back_what_was_committed_and_a_second_commit_is_harmless(
-    store: Store, make: SimpleNamespace
+    store: StorageFolder, make: SimpleNamespace
 ) -> None:
     make.commit(store, "a.png")
     name = part_name(make.DIGEST, make.image_id("a.png"))
-    before = store.storage.read(name)
+    before = store.read(name)
     make.commit(store, "a.png")
-    assert store.storage.read(name) == before
-    part = store.read_part(make.DIGEST, make.image_id("a.png"))
+    assert store.read(name) == before
+    part = read_part(store, make.DIGEST, make.image_id("a.png"))
     assert part.record == make.record("a.png") and rows_from_table(part.table) == make.rows("a.png")
 
 
-def test_image_without_tiles_is_done(store: Store, make: SimpleNamespace) -> None:
+def test_image_without_tiles_is_done(store: StorageFolder, make: SimpleNamespace) -> None:
     """Else a ratio below one tile an image would never finish."""
     make.commit(store, "empty.png", 0)
     empty = make.image_id("empty.png")
-    assert store.list_parts(make.DIGEST) == {empty} and empty in store.done(make.DIGEST)
-    assert store.read_part(make.DIGEST, empty).table.num_rows == 0
+    assert list_parts(store, make.DIGEST) == {empty} and empty in find_done(store, make.DIGEST)
+    assert read_part(store, make.DIGEST, empty).table.num_rows == 0
 
 
-def test_parts_of_another_configuration_are_not_seen(store: Store, make: SimpleNamespace) -> None:
+def test_parts_of_another_configuration_are_not_seen(store: StorageFolder, make: SimpleNamespace) -> None:
     make.commit(store, "a.png")
-    assert store.list_parts("other") == set() and len(store.done("other")) == 0
+    assert list_parts(store, "other") == set() and len(find_done(store, "other")) == 0
 
 
 @pytest.mark.parametrize(
     ("tiles", "change"), [(3, {}), (2, {"tile_index": 0}), (2, {"image_id": "0" * 16}), (2, {"config_digest": "other"})]
 )
 def test_rows_that_do_not_fit_the_record_are_refused(
-    store: Store, make: SimpleNamespace, tiles: int, change: dict[str, object]
+    store: StorageFolder, make: SimpleNamespace, tiles: int, change: dict[str, object]
 ) -> None:
     with pytest.raises(ValueError, match="expected"):
-        store.commit_part(make.DIGEST, make.record("a.png", tiles), make.rows("a.png", 2, **change))
-    assert store.list_parts(make.DIGEST) == set()
+        commit_part(store, make.DIGEST, make.record("a.png", tiles), make.rows("a.png", 2, **change))
+    assert list_parts(store, make.DIGEST) == set()
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"text" * 10])
 def test_damaged_part_is_named_with_the_fix(
-    store: Store, make: SimpleNamespace, damage: Callable[[bytes], bytes]
+    store: StorageFolder, make: SimpleNamespace, damage: Callable[[bytes], bytes]
 ) -> None:
     make.commit(store, "a.png")
     name = part_name(make.DIGEST, make.image_id("a.png"))
-    store.storage.write(name, damage(store.storage.read(name)))
+    store.write(name, damage(store.read(name)))
     for read in (
-        lambda: store.read_part(make.DIGEST, make.image_id("a.png")),
-        lambda: store.done(make.DIGEST)[make.image_id("a.png")],
+        lambda: read_part(store, make.DIGEST, make.image_id("a.png")),
+        lambda: find_done(store, make.DIGEST)[make.image_id("a.png")],
     ):
         with pytest.raises(IdcError, match=r"parquet is not a whole part .*delete that file"):
             read()
 
 
-def test_part_under_the_name_of_another_image_is_refused(store: Store, make: SimpleNamespace) -> None:
+def test_part_under_the_name_of_another_image_is_refused(store: StorageFolder, make: SimpleNamespace) -> None:
     make.commit(store, "a.png")
-    data = store.storage.read(part_name(make.DIGEST, make.image_id("a.png")))
-    store.storage.write(part_name(make.DIGEST, make.image_id("b.png")), data)
+    data = store.read(part_name(make.DIGEST, make.image_id("a.png")))
+    store.write(part_name(make.DIGEST, make.image_id("b.png")), data)
     with pytest.raises(IdcError, match=make.image_id("a.png")):
-        store.read_part(make.DIGEST, make.image_id("b.png"))
+        read_part(store, make.DIGEST, make.image_id("b.png"))
 
 
-def test_missing_part_is_file_not_found(store: Store, make: SimpleNamespace) -> None:
+def test_missing_part_is_file_not_found(store: StorageFolder, make: SimpleNamespace) -> None:
     with pytest.raises(FileNotFoundError):
-        store.read_part(make.DIGEST, make.image_id("a.png"))
+        read_part(store, make.DIGEST, make.image_id("a.png"))
 
 
 def test_twenty_thousand_parts_are_listed_in_seconds_without_opening_one(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -86,6 +87,6 @@ def test_twenty_thousand_parts_are_listed_in_seconds_without_opening_one(tmp_pat
     for image_id in ids:
         os.close(os.open(f"{tmp_path}/{part_name(make.DIGEST, image_id)}", os.O_CREAT))
     start = time.monotonic()
-    done = Store.open(str(tmp_path)).done(make.DIGEST)
+    done = find_done(resolve(str(tmp_path)), make.DIGEST)
     assert time.monotonic() - start < 5
     assert done.in_parts == ids and len(done) == len(ids)

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from idc_ray.store import ROW_SCHEMA, Store, TileRow, rows_from_table
+from idc_ray.store import ROW_SCHEMA, TileRow, compact, rows_from_table
+from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.schema import table_from_rows
 
 
@@ -23,17 +24,17 @@ def test_columns_and_row_fields_are_the_same_list() -> None:
     assert ROW_SCHEMA.names == [field.name for field in dataclasses.fields(TileRow)]
 
 
-def _compact_two(store: Store, make: SimpleNamespace) -> Path:
+def _compact_two(store: StorageFolder, make: SimpleNamespace) -> Path:
     make.commit(store, "a.png", 2, shade=10)
     make.commit(store, "b.png", 1, shade=77)
     make.commit(store, "empty.png", 0)
     for shard in range(2):
-        store.compact(make.DIGEST, shard, 2)
-    return Path(store.storage.root) / "shards"
+        compact(store, make.DIGEST, shard, 2)
+    return Path(store.root) / "shards"
 
 
 def test_plain_pyarrow_reads_the_shards_and_pngs_are_stored_as_they_are(tmp_path: Path, make: SimpleNamespace) -> None:
-    folder = _compact_two(Store.open(str(tmp_path)), make)
+    folder = _compact_two(resolve(str(tmp_path)), make)
     table = pq.read_table(folder)
     expected = {(row.image_id, row.tile_index): row.lr for row in make.rows("a.png", 2, 10) + make.rows("b.png", 1, 77)}
     found = {(row["image_id"], row["tile_index"]): row["lr"]["bytes"] for row in table.to_pylist()}
@@ -51,7 +52,7 @@ def test_hugging_face_datasets_shows_pictures(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
-    folder = _compact_two(Store.open(str(tmp_path / "out")), make)
+    folder = _compact_two(resolve(str(tmp_path / "out")), make)
     files = sorted(str(path) for path in folder.glob("*.parquet"))
     data = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert isinstance(data.features["lr"], datasets.Image) and isinstance(data.features["hr"], datasets.Image)

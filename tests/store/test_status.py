@@ -10,104 +10,116 @@ from types import SimpleNamespace
 import pytest
 
 from idc_ray.errors import BadRequest
-from idc_ray.store import Inflight, Store, holder_text, shard_of
-from idc_ray.store.status import read_status
+from idc_ray.store import (
+    Inflight,
+    begin_run,
+    compact,
+    holder_text,
+    quarantine_image,
+    read_status,
+    shard_of,
+    update_run,
+    write_inflight,
+    write_manifest,
+)
+from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.lock import lock
 
 
 def launch(seconds_ago: float) -> str:
     return f"{datetime.fromtimestamp(time.time() - seconds_ago, UTC):%Y%m%dT%H%M%S}-0a1b2c3d"
 
 
-def begin(store: Store, make: SimpleNamespace, images: int | None) -> None:
-    store.begin_run(make.run_record())
-    store.update_run(images=images)
+def begin(store: StorageFolder, make: SimpleNamespace, images: int | None) -> None:
+    begin_run(store, make.run_record())
+    update_run(store, images=images)
 
 
-def test_an_empty_place_is_no_run(store: Store) -> None:
+def test_an_empty_place_is_no_run(store: StorageFolder) -> None:
     with pytest.raises(BadRequest, match=r"run\.json is not there; name the --output"):
-        store.status()
+        read_status(store)
 
 
 def test_a_file_is_no_run(tmp_path: Path) -> None:
     """Catches a traceback for `jobs/status.py out/gallery.png`."""
     (tmp_path / "gallery.png").write_bytes(b"x")
     with pytest.raises(BadRequest, match=r"run\.json is not there; name the --output"):
-        Store.open(str(tmp_path / "gallery.png")).status()
+        read_status(resolve(str(tmp_path / "gallery.png")))
 
 
-def test_a_run_from_its_start_to_its_end(store: Store, make: SimpleNamespace) -> None:
+def test_a_run_from_its_start_to_its_end(store: StorageFolder, make: SimpleNamespace) -> None:
     """Catches images that are counted twice or not at all while they move from parts to shards."""
     begin(store, make, 6)
-    status = store.status()
+    status = read_status(store)
     assert (status.state, status.done, status.last_commit, status.per_second) == ("stopped", 0, None, None)
     for name in "abcd":
         make.commit(store, f"{name}.png")
-    store.quarantine(make.DIGEST, make.quarantine_entry("bad.png"))
-    status = store.status()
+    quarantine_image(store, make.DIGEST, make.quarantine_entry("bad.png"))
+    status = read_status(store)
     assert (status.done, status.in_parts, status.shards, status.quarantined) == (4, 4, 0, 1)
     assert [entry.reason for entry in status.reasons] == ["the file ends after 12 of 40 rows"]
     assert status.state == "stopped"
 
     shard = shard_of(make.image_id("a.png"), 2)
-    store.compact(make.DIGEST, shard, 2)
-    status = store.status()
+    compact(store, make.DIGEST, shard, 2)
+    status = read_status(store)
     assert (status.done, status.shards) == (4, 1)
     assert status.in_parts < 4
     make.commit(store, "a.png", shade=7)  # redone: in the shard and a part
-    assert store.status().done == 4
+    assert read_status(store).done == 4
 
     make.commit(store, "e.png", tiles=0)
     for number in (0, 1):
-        store.compact(make.DIGEST, number, 2)
-    assert store.status().state == "stopped", "without a manifest it is not finished"
-    store.write_manifest(make.DIGEST, {"wall": 3.0}, 6)
-    status = store.status()
+        compact(store, make.DIGEST, number, 2)
+    assert read_status(store).state == "stopped", "without a manifest it is not finished"
+    write_manifest(store, make.DIGEST, {"wall": 3.0}, 6)
+    status = read_status(store)
     assert (status.state, status.done, status.in_parts) == ("finished", 5, 0)
-    store.update_run(images=7)
-    assert store.status().state == "stopped", "an input that has grown is not finished"
+    update_run(store, images=7)
+    assert read_status(store).state == "stopped", "an input that has grown is not finished"
 
 
-def test_what_runs_and_what_was_left(store: Store, make: SimpleNamespace) -> None:
+def test_what_runs_and_what_was_left(store: StorageFolder, make: SimpleNamespace) -> None:
     begin(store, make, 10)
     ours, old = launch(100), launch(5000)
     for name, what in ((ours, "a"), (old, "b")):
-        store.write_inflight(name, "w", Inflight([make.image_id(what)], False, "n", 1, time.time()))
-    with store.lock(holder_text(ours)):
-        status = store.status()
+        write_inflight(store, name, "w", Inflight([make.image_id(what)], False, "n", 1, time.time()))
+    with lock(store, holder_text(ours)):
+        status = read_status(store)
     assert status.state == "running"
     assert [one.launch for one in status.in_flight] == [ours]
     assert [one.launch for one in status.left] == [old]
-    status = store.status()
+    status = read_status(store)
     assert not status.in_flight
     assert len(status.left) == 2
 
 
 def test_speed_is_of_this_launch(tmp_path: Path, make: SimpleNamespace) -> None:
     """Catches a night between two launches that makes the job look slow, and shards that swallow what was counted."""
-    store = Store.open(str(tmp_path))
+    store = resolve(str(tmp_path))
     begin(store, make, 30)
     for number in range(10):
         make.commit(store, f"{number}.png")
     for number, part in enumerate(sorted(tmp_path.rglob("parts/*/*/*.parquet"))):
         then = time.time() - (20 if number < 6 else 40_000)
         os.utime(part, (then, then))
-    with store.lock(holder_text(launch(60))):
-        status = store.status()
+    with lock(store, holder_text(launch(60))):
+        status = read_status(store)
     assert status.per_second == pytest.approx(6 / 60, rel=0.1)
     assert status.seconds_left == pytest.approx(20 / (6 / 60), rel=0.1)
     assert status.last_commit == pytest.approx(time.time() - 20, abs=5)
-    assert store.status().per_second is None
-    with store.lock(holder_text(launch(60))):
-        store.compact(make.DIGEST, 0, 2)
-        assert store.status().per_second is None, "nothing was finished since the last shard"
+    assert read_status(store).per_second is None
+    with lock(store, holder_text(launch(60))):
+        compact(store, make.DIGEST, 0, 2)
+        assert read_status(store).per_second is None, "nothing was finished since the last shard"
 
 
-def test_as_json(store: Store, make: SimpleNamespace) -> None:
+def test_as_json(store: StorageFolder, make: SimpleNamespace) -> None:
     """Catches what JSON cannot hold, and a configuration or a traceback in a program's hands."""
     begin(store, make, 2)
     make.commit(store, "a.png")
-    store.quarantine(make.DIGEST, make.quarantine_entry("b.png", traceback="secret"))
-    text = json.dumps(store.status().as_dict(), allow_nan=False)
+    quarantine_image(store, make.DIGEST, make.quarantine_entry("b.png", traceback="secret"))
+    text = json.dumps(read_status(store).as_dict(), allow_nan=False)
     value = json.loads(text)
     assert value["images"] == {"total": 2, "done": 1, "quarantined": 1}
     assert value["quarantined"][0]["source"] == "b.png"
@@ -117,17 +129,17 @@ def test_as_json(store: Store, make: SimpleNamespace) -> None:
 
 def test_it_only_reads(make: SimpleNamespace) -> None:
     objects = make.ObjectStore()
-    store = Store.open("bucket/out", make.PyFileSystem(objects))
+    store = resolve("bucket/out", make.PyFileSystem(objects))
     begin(store, make, 1)
     make.commit(store, "a.png")
     before = list(objects.changes)
-    store.status()
+    read_status(store)
     assert objects.changes == before
 
 
 def test_thousands_of_parts_and_failures_are_quick(tmp_path: Path, make: SimpleNamespace) -> None:
     """Catches a look that opens every part: these have no content, and take well under a second."""
-    store = Store.open(str(tmp_path))
+    store = resolve(str(tmp_path))
     begin(store, make, 20_000)
     for number in range(5000):
         name = make.image_id(str(number))
@@ -135,6 +147,6 @@ def test_thousands_of_parts_and_failures_are_quick(tmp_path: Path, make: SimpleN
         part.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
     start = time.perf_counter()
-    status = read_status(store.storage)
+    status = read_status(store)
     assert status.done == 5000
     assert time.perf_counter() - start < 5

@@ -23,9 +23,28 @@ from pyarrow.fs import PyFileSystem
 from idc_ray.commands.verify import main
 from idc_ray.errors import BadRequest, IdcError, Locked
 from idc_ray.images import encode_png
-from idc_ray.store import Store, holder_text, lease, shard_of
+from idc_ray.store import (
+    begin_run,
+    check_shards,
+    commit_part,
+    compact,
+    find_done,
+    holder_text,
+    lease,
+    list_parts,
+    list_pending,
+    quarantine_image,
+    quarantined_ids,
+    read_manifest,
+    read_run,
+    read_shard,
+    shard_of,
+    write_manifest,
+)
+from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.index import read_index, write_index
 from idc_ray.store.layout import index_name, part_name, pending_name, shard_name
+from idc_ray.store.lock import lock
 from idc_ray.store.records import records_from_table
 from idc_ray.store.sealed import sealed
 from idc_ray.store.shards import shard_bytes
@@ -46,11 +65,13 @@ def png(seed: int, side: int) -> bytes:
     return encode_png(np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8))
 
 
-def condense(store: Store, make: SimpleNamespace, sources: Iterable[str] = SOURCES, finish: bool = True) -> None:
+def condense(
+    store: StorageFolder, make: SimpleNamespace, sources: Iterable[str] = SOURCES, finish: bool = True
+) -> None:
     """What the job does: the images that are not done, then the shards, then the manifest."""
     config = {"scale": 2, "tile_size": SIDE}
-    run = store.begin_run(make.run_record(shard_count=SHARDS, config=config))
-    done = store.done(make.DIGEST)
+    run = begin_run(store, make.run_record(shard_count=SHARDS, config=config))
+    done = find_done(store, make.DIGEST)
     for source in sources:
         if make.image_id(source) in done:
             continue
@@ -58,49 +79,49 @@ def condense(store: Store, make: SimpleNamespace, sources: Iterable[str] = SOURC
         tiles = number % 3
         rows = make.rows(source, tiles)
         rows = [dataclasses.replace(row, lr=png(number, SIDE), hr=png(number, 2 * SIDE)) for row in rows]
-        store.commit_part(make.DIGEST, make.record(source, tiles), rows)
+        commit_part(store, make.DIGEST, make.record(source, tiles), rows)
     if finish:
         for shard in range(SHARDS):
-            store.compact(make.DIGEST, shard, run.shard_count)
-        store.write_manifest(make.DIGEST, {"wall": 1.0}, len(SOURCES))
+            compact(store, make.DIGEST, shard, run.shard_count)
+        write_manifest(store, make.DIGEST, {"wall": 1.0}, len(SOURCES))
 
 
 @pytest.fixture
-def finished(store: Store, make: SimpleNamespace) -> Store:
+def finished(store: StorageFolder, make: SimpleNamespace) -> StorageFolder:
     condense(store, make)
     return store
 
 
-def in_memory(make: SimpleNamespace, finish: bool = True) -> tuple[Store, Any]:
+def in_memory(make: SimpleNamespace, finish: bool = True) -> tuple[StorageFolder, Any]:
     """An output whose changes are counted, and can be made to fail."""
     objects = make.ObjectStore()
-    store = Store.open("bucket/out", PyFileSystem(objects))
+    store = resolve("bucket/out", PyFileSystem(objects))
     condense(store, make, finish=finish)
     return store, objects
 
 
-def check(store: Store, **how: bool) -> Report:
-    return verify_output(store.storage, **how)
+def check(store: StorageFolder, **how: bool) -> Report:
+    return verify_output(store, **how)
 
 
-def contents(store: Store, folders: Iterable[str] = ("shards",)) -> dict[str, bytes | None]:
-    names = [f"{folder}/{name}" for folder in folders for name in store.storage.files(folder)]
-    return {name: store.storage.read(name) for name in names}
+def contents(store: StorageFolder, folders: Iterable[str] = ("shards",)) -> dict[str, bytes | None]:
+    names = [f"{folder}/{name}" for folder in folders for name in store.files(folder)]
+    return {name: store.read(name) for name in names}
 
 
-def change(store: Store, name: str, edit: Callable[[bytes], bytes]) -> None:
-    data = store.storage.read(name)
+def change(store: StorageFolder, name: str, edit: Callable[[bytes], bytes]) -> None:
+    data = store.read(name)
     assert data is not None
-    store.storage.write(name, edit(data))
+    store.write(name, edit(data))
 
 
-def edit_json(store: Store, name: str, edit: Callable[[dict[str, Any]], Any], seal: bool = False) -> None:
+def edit_json(store: StorageFolder, name: str, edit: Callable[[dict[str, Any]], Any], seal: bool = False) -> None:
     """Edits a record as a text editor would; with its checksum made anew if asked for."""
-    value = json.loads(store.storage.read(name) or b"")
+    value = json.loads(store.read(name) or b"")
     edit(value)
     if seal:
         value = sealed({key: entry for key, entry in value.items() if key != "sha256"})
-    store.storage.write_json(name, value)
+    store.write_json(name, value)
 
 
 def of_shard(make: SimpleNamespace, *shards: int) -> set[str]:
@@ -119,7 +140,7 @@ def test_a_sound_output_is_sound_and_is_not_touched(make: SimpleNamespace) -> No
         assert (report.shards, report.images, report.rows, report.deep) == (SHARDS, 12, 12, deep)
     assert len(objects.changes) == before
     assert check(store, repair=True).sound
-    assert not store.storage.files("damaged") and store.read_manifest() is not None
+    assert not store.files("damaged") and read_manifest(store) is not None
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -141,35 +162,35 @@ def test_every_flipped_byte_is_found(make: SimpleNamespace, name: str) -> None:
 def damage_table() -> list[Any]:
     """Name of a case, what it does, the file that is named, the shards whose images are done again."""
 
-    def swap(store: Store) -> None:
-        one, two = (store.storage.read(shard_name(shard)) for shard in (0, 2))
+    def swap(store: StorageFolder) -> None:
+        one, two = (store.read(shard_name(shard)) for shard in (0, 2))
         assert one is not None and two is not None and one != two
-        store.storage.write(shard_name(0), two)
-        store.storage.write(shard_name(2), one)
+        store.write(shard_name(0), two)
+        store.write(shard_name(2), one)
 
-    def swap_with_indexes(store: Store) -> None:
+    def swap_with_indexes(store: StorageFolder) -> None:
         swap(store)
-        one, two = (store.storage.read(index_name(shard)) for shard in (0, 2))
+        one, two = (store.read(index_name(shard)) for shard in (0, 2))
         assert one is not None and two is not None
-        store.storage.write(index_name(0), two)
-        store.storage.write(index_name(2), one)
+        store.write(index_name(0), two)
+        store.write(index_name(2), one)
 
-    def rewrite(store: Store) -> None:
+    def rewrite(store: StorageFolder) -> None:
         """The same rows less one, in a shard that can be read."""
-        table = store.read_shard(1).slice(1)
+        table = read_shard(store, 1).slice(1)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
-        store.storage.write(shard_name(1), sink.getvalue())
+        store.write(shard_name(1), sink.getvalue())
 
-    def count(where: str, by: int, seal: bool) -> Callable[[Store], None]:
+    def count(where: str, by: int, seal: bool) -> Callable[[StorageFolder], None]:
         def edit(value: dict[str, Any]) -> None:
             (value if where == "manifest" else value["shards"][1])["rows"] += by
 
         return lambda store: edit_json(store, "manifest.json", edit, seal)
 
-    def drop(store: Store, *names: str) -> None:
+    def drop(store: StorageFolder, *names: str) -> None:
         for name in names:
-            store.storage.delete(name)
+            store.delete(name)
 
     return [
         ("truncated shard", lambda s: change(s, shard_name(1), lambda d: d[:-1]), shard_name(1), (1,)),
@@ -197,7 +218,11 @@ CASES = damage_table()
 
 @pytest.mark.parametrize(("damage", "file", "shards"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_damage_is_named_and_a_repair_and_the_same_job_mend_it(
-    finished: Store, make: SimpleNamespace, damage: Callable[[Store], None], file: str, shards: tuple[int, ...]
+    finished: StorageFolder,
+    make: SimpleNamespace,
+    damage: Callable[[StorageFolder], None],
+    file: str,
+    shards: tuple[int, ...],
 ) -> None:
     """Catches rows that are lost, images that are done needlessly, and damage that a repair leaves."""
     expected = contents(finished)
@@ -210,7 +235,7 @@ def test_damage_is_named_and_a_repair_and_the_same_job_mend_it(
     assert check(finished).sound
     known = of_shard(make, *shards)
     assert set(report.redo) <= known and set(report.redo) <= {*SOURCES}
-    done = finished.done(make.DIGEST)
+    done = find_done(finished, make.DIGEST)
     assert set(done) == {make.image_id(source) for source in SOURCES if source not in known}
     condense(finished, make)
     assert contents(finished) == expected
@@ -218,7 +243,7 @@ def test_damage_is_named_and_a_repair_and_the_same_job_mend_it(
 
 
 def test_what_has_to_be_done_again_is_named_wherever_something_says_it(
-    finished: Store, make: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+    finished: StorageFolder, make: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(finished, shard_name(1), lambda data: data[:-1])
     change(finished, index_name(2), lambda data: data[:-1])
@@ -231,29 +256,29 @@ def test_what_has_to_be_done_again_is_named_wherever_something_says_it(
     assert "[repaired]" in str(check(finished, repair=True))
 
 
-def test_nothing_that_is_taken_out_is_thrown_away(finished: Store) -> None:
+def test_nothing_that_is_taken_out_is_thrown_away(finished: StorageFolder) -> None:
     """A sound shard whose index is damaged: its sources may be gone, and then its rows are all there is."""
-    shard = finished.storage.read(shard_name(1))
+    shard = finished.read(shard_name(1))
     change(finished, index_name(1), lambda data: data[:-1])
     check(finished, repair=True)
-    assert finished.storage.read("damaged/shards-part-00001.parquet") == shard
-    assert finished.storage.read("damaged/index-part-00001.parquet") is not None
+    assert finished.read("damaged/shards-part-00001.parquet") == shard
+    assert finished.read("damaged/index-part-00001.parquet") is not None
 
 
-def test_overwrite_removes_what_a_repair_kept(finished: Store, make: SimpleNamespace) -> None:
+def test_overwrite_removes_what_a_repair_kept(finished: StorageFolder, make: SimpleNamespace) -> None:
     for name in (shard_name(1), index_name(2), "manifest.json", "run.json"):
         change(finished, name, lambda data: data[:-1])
     check(finished, repair=True)
-    assert len(finished.storage.files("damaged")) == 6
-    finished.storage.write("damaged/mine.txt", b"mine")
-    finished.begin_run(make.run_record(), overwrite=True)
-    assert finished.storage.files("damaged") == ["mine.txt"]
+    assert len(finished.files("damaged")) == 6
+    finished.write("damaged/mine.txt", b"mine")
+    begin_run(finished, make.run_record(), overwrite=True)
+    assert finished.files("damaged") == ["mine.txt"]
 
 
-def done_or_refused(store: Store, make: SimpleNamespace) -> set[str]:
+def done_or_refused(store: StorageFolder, make: SimpleNamespace) -> set[str]:
     """What a job would not do again; nothing if it refuses the output and names the repair."""
     try:
-        return set(store.done(make.DIGEST))
+        return set(find_done(store, make.DIGEST))
     except IdcError as error:
         if "idc-ray verify" not in str(error):
             raise
@@ -286,7 +311,7 @@ def test_a_repair_that_is_killed_at_any_change_is_repeated(make: SimpleNamespace
         assert done_or_refused(store, make) <= {make.image_id(source) for source in of_shard(make, 1, 2)}, kill
         report = check(store, repair=True)
         assert report.sound, (kill, report)
-        assert set(store.done(make.DIGEST)) == {make.image_id(source) for source in of_shard(make, 2)}, kill
+        assert set(find_done(store, make.DIGEST)) == {make.image_id(source) for source in of_shard(make, 2)}, kill
         condense(store, make)
         assert contents(store) == expected, kill
         assert check(store, deep=True).sound
@@ -312,7 +337,7 @@ def test_a_repair_that_ends_with_its_process_at_any_change_is_repeated(tmp_path:
     )
     kill, code, expected = 0, 9, {}
     while code == 9:
-        store = Store.open(str(tmp_path / f"out{kill}"))
+        store = resolve(str(tmp_path / f"out{kill}"))
         condense(store, make)
         expected = expected or contents(store)
         change(store, shard_name(0), lambda data: data[:-1])
@@ -326,49 +351,51 @@ def test_a_repair_that_ends_with_its_process_at_any_change_is_repeated(tmp_path:
     assert code == 0 and kill > 8
 
 
-def test_a_damaged_run_record_is_written_anew_by_its_own_command_only(finished: Store, make: SimpleNamespace) -> None:
-    record = finished.read_run()
+def test_a_damaged_run_record_is_written_anew_by_its_own_command_only(
+    finished: StorageFolder, make: SimpleNamespace
+) -> None:
+    record = read_run(finished)
     assert record is not None
     edit_json(finished, "run.json", lambda value: value["config"].update(scale=4))
-    for read in (finished.read_run, lambda: finished.begin_run(record)):
+    for read in (lambda: read_run(finished), lambda: begin_run(finished, record)):
         with pytest.raises(IdcError, match=r"run\.json has another checksum.*idc-ray verify"):
             read()
     report = check(finished, repair=True)
     assert [fault.file for fault in report.faults] == ["run.json"] and report.sound and report.finished
     assert any("run.json" in note for note in check(finished).notes)
     with pytest.raises(BadRequest, match="a repair took it out; the condense command that made this output"):
-        finished.read_run()
+        read_run(finished)
     with pytest.raises(BadRequest, match="of digest d1 whose run.json was damaged, asked for is d9"):
-        finished.begin_run(dataclasses.replace(record, digest="d9"))
-    again = finished.begin_run(dataclasses.replace(record, shard_count=77))
-    assert again == record == finished.read_run()
-    assert len(finished.done(make.DIGEST)) == 12 and check(finished).sound
+        begin_run(finished, dataclasses.replace(record, digest="d9"))
+    again = begin_run(finished, dataclasses.replace(record, shard_count=77))
+    assert again == record == read_run(finished)
+    assert len(find_done(finished, make.DIGEST)) == 12 and check(finished).sound
 
 
-def test_a_missing_run_record_is_damage(finished: Store) -> None:
-    finished.storage.delete("run.json")
+def test_a_missing_run_record_is_damage(finished: StorageFolder) -> None:
+    finished.delete("run.json")
     assert [fault.what for fault in check(finished).faults] == ["it is missing"]
     assert check(finished, repair=True).sound
 
 
-def test_a_run_of_which_nothing_is_known_cannot_be_repaired(store: Store, make: SimpleNamespace) -> None:
+def test_a_run_of_which_nothing_is_known_cannot_be_repaired(store: StorageFolder, make: SimpleNamespace) -> None:
     """Catches guesses: images of two runs, and no word of which one it is."""
     make.commit(store, "a.png")
-    store.commit_part("d2", make.record("b.png"), make.rows("b.png", config_digest="d2"))
+    commit_part(store, "d2", make.record("b.png"), make.rows("b.png", config_digest="d2"))
     report = check(store, repair=True)
     assert not report.sound and "no repair can tell" in str(report)
-    assert store.list_parts("d1") and store.list_parts("d2")
+    assert list_parts(store, "d1") and list_parts(store, "d2")
 
 
-def test_another_version_is_no_damage(finished: Store) -> None:
+def test_another_version_is_no_damage(finished: StorageFolder) -> None:
     """Catches a repair of what a newer version wrote."""
     edit_json(finished, "run.json", lambda value: value.update(format_version=2), seal=True)
     with pytest.raises(BadRequest, match="format_version 2"):
         check(finished, repair=True)
-    assert not finished.storage.files("damaged")
+    assert not finished.files("damaged")
 
 
-def test_an_output_of_an_earlier_version_is_sound(finished: Store) -> None:
+def test_an_output_of_an_earlier_version_is_sound(finished: StorageFolder) -> None:
     """Catches damage that is told of every set that exists."""
     for name in ("manifest.json", "run.json"):
         edit_json(finished, name, lambda value: [value.pop("sha256"), value.pop("indexes", None)])
@@ -382,9 +409,11 @@ def test_an_output_of_an_earlier_version_is_sound(finished: Store) -> None:
 # What is not finished
 
 
-def test_an_unfinished_output_is_sound_until_one_of_its_parts_is_not(store: Store, make: SimpleNamespace) -> None:
+def test_an_unfinished_output_is_sound_until_one_of_its_parts_is_not(
+    store: StorageFolder, make: SimpleNamespace
+) -> None:
     condense(store, make, finish=False)
-    store.compact(make.DIGEST, 0, SHARDS)
+    compact(store, make.DIGEST, 0, SHARDS)
     assert check(store, deep=True).sound and not check(store).finished
     bad = next(source for source in SOURCES if shard_of(make.image_id(source), SHARDS) == 1)
     name = part_name(make.DIGEST, make.image_id(bad))
@@ -392,26 +421,26 @@ def test_an_unfinished_output_is_sound_until_one_of_its_parts_is_not(store: Stor
     (fault,) = check(store).faults
     assert fault.file == name and fault.images == (make.image_id(bad),)
     assert check(store, repair=True).sound
-    assert set(store.done(make.DIGEST)) == {make.image_id(source) for source in SOURCES if source != bad}
+    assert set(find_done(store, make.DIGEST)) == {make.image_id(source) for source in SOURCES if source != bad}
     condense(store, make)
     assert check(store, deep=True).sound
 
 
-def test_parts_that_a_finished_run_has_left_are_named(finished: Store, make: SimpleNamespace) -> None:
+def test_parts_that_a_finished_run_has_left_are_named(finished: StorageFolder, make: SimpleNamespace) -> None:
     make.commit(finished, "new.png", tiles=0)
     report = check(finished)
     assert [fault.what for fault in report.faults] == [
         "1 finished images wait for their shards; the same condense command goes on"
     ]
     assert check(finished, repair=True).sound
-    assert make.image_id("new.png") in finished.done(make.DIGEST)
+    assert make.image_id("new.png") in find_done(finished, make.DIGEST)
 
 
-def test_parts_of_another_run_are_named(finished: Store, make: SimpleNamespace) -> None:
-    finished.commit_part("d2", make.record("a.png"), make.rows("a.png", config_digest="d2"))
+def test_parts_of_another_run_are_named(finished: StorageFolder, make: SimpleNamespace) -> None:
+    commit_part(finished, "d2", make.record("a.png"), make.rows("a.png", config_digest="d2"))
     report = check(finished, repair=True)
     assert [fault.file for fault in report.faults] == ["parts/d2"] and report.sound and report.finished
-    assert not finished.list_parts("d2")
+    assert not list_parts(finished, "d2")
 
 
 def test_a_killed_compaction_is_no_damage(make: SimpleNamespace) -> None:
@@ -425,16 +454,16 @@ def test_a_killed_compaction_is_no_damage(make: SimpleNamespace) -> None:
             dataclasses.replace(row, lr=png(99, SIDE), hr=png(99, 2 * SIDE))
             for row in make.rows(source, tiles + 1)
         ]  # fmt: skip
-        store.commit_part(make.DIGEST, make.record(source, tiles + 1), part)
+        commit_part(store, make.DIGEST, make.record(source, tiles + 1), part)
         objects.fail_at = len(objects.changes) + kill
         with pytest.raises(OSError, match="killed"):
-            store.compact(make.DIGEST, 1, SHARDS)
+            compact(store, make.DIGEST, 1, SHARDS)
         objects.fail_at = None
-        if store.read_manifest() is None:
+        if read_manifest(store) is None:
             assert check(store).sound, kill
         assert check(store, repair=True).sound
-        store.compact(make.DIGEST, 1, SHARDS)
-        assert len(store.done(make.DIGEST)) == 12, kill
+        compact(store, make.DIGEST, 1, SHARDS)
+        assert len(find_done(store, make.DIGEST)) == 12, kill
         after = contents(store)
         assert {name for name in expected if expected[name] != after[name]} == {shard_name(1)}
         assert check(store).sound
@@ -447,20 +476,20 @@ def test_a_shard_that_is_damaged_while_it_was_replaced_goes_and_its_parts_stay(m
     number = int(source[:-4])
     rows = [dataclasses.replace(row, lr=png(number, SIDE), hr=png(number, 2 * SIDE))
             for row in make.rows(source, number % 3)]  # fmt: skip
-    store.commit_part(make.DIGEST, make.record(source, number % 3), rows)
+    commit_part(store, make.DIGEST, make.record(source, number % 3), rows)
     objects.fail_at = len(objects.changes) + 3  # manifest gone, note and shard written
     with pytest.raises(OSError, match="killed"):
-        store.compact(make.DIGEST, 1, SHARDS)
+        compact(store, make.DIGEST, 1, SHARDS)
     objects.fail_at = None
     change(store, shard_name(1), lambda data: data[:-1])
     assert [fault.file for fault in check(store, repair=True).faults] == [shard_name(1)]
-    assert store.list_parts(make.DIGEST) == {make.image_id(source)} and not store.pending_shards()
+    assert list_parts(store, make.DIGEST) == {make.image_id(source)} and not list_pending(store)
     condense(store, make)
     assert contents(store) == expected
 
 
-def test_a_damaged_note_goes_and_the_sound_shard_stays(finished: Store) -> None:
-    finished.storage.write(pending_name(1), b"{")
+def test_a_damaged_note_goes_and_the_sound_shard_stays(finished: StorageFolder) -> None:
+    finished.write(pending_name(1), b"{")
     before = contents(finished, ("shards", "index"))
     assert check(finished, repair=True).sound
     after = contents(finished, ("shards", "index"))
@@ -470,31 +499,31 @@ def test_a_damaged_note_goes_and_the_sound_shard_stays(finished: Store) -> None:
 # Rows that fit their checksums and are wrong all the same
 
 
-def test_rows_that_are_not_the_index_s_tiles_are_found(store: Store, make: SimpleNamespace) -> None:
+def test_rows_that_are_not_the_index_s_tiles_are_found(store: StorageFolder, make: SimpleNamespace) -> None:
     """A row is missing, and the index states the checksum of what is there."""
     condense(store, make)
-    store.storage.delete("manifest.json")
-    entry = read_index(store.storage, 1)
+    store.delete("manifest.json")
+    entry = read_index(store, 1)
     assert entry is not None
-    data = shard_bytes([store.read_shard(1).slice(1)])
-    store.storage.write(shard_name(1), data)
+    data = shard_bytes([read_shard(store, 1).slice(1)])
+    store.write(shard_name(1), data)
     info = dataclasses.replace(entry.info, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    write_index(store.storage, info, records_from_table(entry.table))
-    store.check_shards()  # checksums alone say nothing
+    write_index(store, info, records_from_table(entry.table))
+    check_shards(store)  # checksums alone say nothing
     (fault,) = check(store).faults
     assert fault.file == shard_name(1) and "wrong rows" in fault.what
     assert set(fault.images) == of_shard(make, 1)
 
 
-def test_only_a_deep_check_looks_into_pngs(store: Store, make: SimpleNamespace) -> None:
+def test_only_a_deep_check_looks_into_pngs(store: StorageFolder, make: SimpleNamespace) -> None:
     """Tiles of another size, or no PNG at all, written by a bug: the checksums are theirs."""
     condense(store, make, [s for s in SOURCES if s != "1.png"], finish=False)
     rows = [dataclasses.replace(make.rows("1.png", 1)[0], lr=png(1, SIDE), hr=png(1, 2 * SIDE - 1))]
-    store.commit_part(make.DIGEST, make.record("1.png", 1), rows)
+    commit_part(store, make.DIGEST, make.record("1.png", 1), rows)
     assert [fault.images for fault in check(store, deep=True).faults] == [(make.image_id("1.png"),)]
     for shard in range(SHARDS):
-        store.compact(make.DIGEST, shard, SHARDS)
-    store.write_manifest(make.DIGEST, {})
+        compact(store, make.DIGEST, shard, SHARDS)
+    write_manifest(store, make.DIGEST, {})
     assert check(store).sound
     shard = shard_of(make.image_id("1.png"), SHARDS)
     (fault,) = check(store, deep=True).faults
@@ -504,84 +533,86 @@ def test_only_a_deep_check_looks_into_pngs(store: Store, make: SimpleNamespace) 
     assert check(store, deep=True).sound
 
 
-def test_a_file_that_readers_would_take_for_a_shard_is_named(finished: Store) -> None:
+def test_a_file_that_readers_would_take_for_a_shard_is_named(finished: StorageFolder) -> None:
     """Rows that ``load_dataset("shards/*.parquet")`` would have twice."""
-    finished.storage.write("shards/copy.parquet", finished.storage.read(shard_name(0)) or b"")
-    finished.storage.write("shards/notes.txt", b"mine")
+    finished.write("shards/copy.parquet", finished.read(shard_name(0)) or b"")
+    finished.write("shards/notes.txt", b"mine")
     report = check(finished, repair=True)
     assert [fault.file for fault in report.left] == ["shards/copy.parquet"]
-    assert finished.storage.files("shards")[0] == "copy.parquet" and report.finished
+    assert finished.files("shards")[0] == "copy.parquet" and report.finished
 
 
 def test_what_dead_writers_left_is_named_and_removed(tmp_path: Path, make: SimpleNamespace) -> None:
-    store = Store.open(str(tmp_path / "out"))
+    store = resolve(str(tmp_path / "out"))
     condense(store, make)
     left = tmp_path / "out" / "shards" / f".tmp-host-1-{'0' * 32}"
     left.write_bytes(b"half a shard")
     os.utime(left, (0, 0))
     assert [fault.file for fault in check(store).faults] == [f"shards/{left.name}"]
     assert check(store, repair=True).sound and not left.exists()
-    assert check(store).sound and not store.storage.files("damaged")
+    assert check(store).sound and not store.files("damaged")
 
 
-def test_a_damaged_record_of_a_failed_image_lets_it_be_tried_again(finished: Store, make: SimpleNamespace) -> None:
-    finished.quarantine(make.DIGEST, make.quarantine_entry("bad.png"))
+def test_a_damaged_record_of_a_failed_image_lets_it_be_tried_again(
+    finished: StorageFolder, make: SimpleNamespace
+) -> None:
+    quarantine_image(finished, make.DIGEST, make.quarantine_entry("bad.png"))
     name = f"quarantine/{make.DIGEST}/{make.image_id('bad.png')}.json"
     assert check(finished).sound
     change(finished, name, lambda data: data[:-3])
     assert [fault.file for fault in check(finished, repair=True).faults] == [name]
-    assert not finished.quarantined_ids(make.DIGEST)
+    assert not quarantined_ids(finished, make.DIGEST)
 
 
 # Around it
 
 
-def test_a_job_at_work_is_left_alone(finished: Store) -> None:
-    with finished.lock(holder_text()):
+def test_a_job_at_work_is_left_alone(finished: StorageFolder) -> None:
+    with lock(finished, holder_text()):
         for repair in (True, False):
             with pytest.raises(Locked):
                 check(finished, repair=repair)
     with pytest.raises(BadRequest, match="no condensed set at .*nowhere"):
-        verify(f"{finished.uri}/nowhere" if finished.storage.is_local else "/nowhere")
+        verify(f"{finished.uri}/nowhere" if finished.is_local else "/nowhere")
 
 
 def test_the_resume_of_a_finished_output_notices_what_is_cheap_to_notice(
-    finished: Store, make: SimpleNamespace, caplog: pytest.LogCaptureFixture
+    finished: StorageFolder, make: SimpleNamespace, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Catches images that are silently done again, or never, because files of a finished run are gone."""
-    whole = finished.storage.read(shard_name(1)) or b""
-    index = finished.storage.read(index_name(1)) or b""
+    whole = finished.read(shard_name(1)) or b""
+    index = finished.read(index_name(1)) or b""
 
     def refused(text: str) -> None:
         with pytest.raises(IdcError, match=rf"(?s){text}.*idc-ray verify"):
-            finished.done(make.DIGEST)
-        finished.storage.write(shard_name(1), whole)
-        finished.storage.write(index_name(1), index)
+            find_done(finished, make.DIGEST)
+        finished.write(shard_name(1), whole)
+        finished.write(index_name(1), index)
 
     change(finished, shard_name(1), lambda data: data + b"x")
     refused("part-00001.parquet is damaged: .*another size")
     change(finished, shard_name(1), lambda data: data[:-8] + b"\xff\xff\xff\xff" + data[-4:])
     refused("part-00001.parquet has no whole footer")
-    finished.storage.delete(shard_name(1))
+    finished.delete(shard_name(1))
     refused("part-00001.parquet is missing")
-    finished.storage.delete(index_name(1))
+    finished.delete(index_name(1))
     refused("part-00001.parquet has no entry")
     change(finished, index_name(1), lambda data: data[:9] + bytes([data[9] ^ 1]) + data[10:])
     refused("index/part-00001.parquet has another checksum|not a whole index")
     edit_json(finished, "manifest.json", lambda value: value.update(images=11))
     with pytest.raises(IdcError, match=r"manifest\.json has another checksum.*idc-ray verify"):
-        finished.done(make.DIGEST)
-    finished.storage.delete("manifest.json")
-    finished.write_manifest(make.DIGEST, {})
+        find_done(finished, make.DIGEST)
+    finished.delete("manifest.json")
+    write_manifest(finished, make.DIGEST, {})
     assert not caplog.text
-    finished.storage.delete(shard_name(1))
-    finished.storage.delete(index_name(1))
-    assert len(finished.done(make.DIGEST)) == 12 - len(of_shard(make, 1))
+    finished.delete(shard_name(1))
+    finished.delete(index_name(1))
+    assert len(find_done(finished, make.DIGEST)) == 12 - len(of_shard(make, 1))
     assert f"shards/part-00001.parquet and its index are missing; its {len(of_shard(make, 1))} images" in caplog.text
 
 
 def test_the_command(tmp_path: Path, make: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
-    store = Store.open(str(tmp_path / "out"))
+    store = resolve(str(tmp_path / "out"))
     condense(store, make)
     assert main([store.uri]) == main([store.uri, "--deep"]) == 0
     assert "sound, finished" in capsys.readouterr().out
@@ -594,7 +625,7 @@ def test_the_command(tmp_path: Path, make: SimpleNamespace, capsys: pytest.Captu
 
 
 def test_damage_in_an_object_store_is_found_and_repaired(s3: S3, make: SimpleNamespace) -> None:
-    store = Store.open(s3.uri("bucket/verified"))
+    store = resolve(s3.uri("bucket/verified"))
     condense(store, make)
     expected = contents(store)
     with s3.counting() as requests:
@@ -604,7 +635,7 @@ def test_damage_in_an_object_store_is_found_and_repaired(s3: S3, make: SimpleNam
     change(store, index_name(2), lambda data: data[:-5])
     report = verify(s3.uri("bucket/verified"), repair=True)
     assert report.sound and {fault.file for fault in report.faults} == {shard_name(0), index_name(2)}
-    assert len(store.done(make.DIGEST)) == len(of_shard(make, 1))
+    assert len(find_done(store, make.DIGEST)) == len(of_shard(make, 1))
     condense(store, make)
     assert contents(store) == expected and verify(s3.uri("bucket/verified")).sound
     s3.fault = lambda request: "AccessDenied" if request.key.endswith(shard_name(1)) else None

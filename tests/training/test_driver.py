@@ -39,10 +39,9 @@ def config_for(tmp_path: Path, name: str, **more: object) -> TrainConfig:
 def train_here(config: TrainConfig, patch: pytest.MonkeyPatch) -> None:
     """The whole training in this process: what a worker does, in a fraction of the time."""
 
-    def run(config: TrainConfig, storage: Any, work: Any, tracker: Any) -> None:
-        job = TrainJob(config, storage, work.labels, work.notes)
-        feed, validation = worker._data(job, read_record(storage), World(), 1, None)
-        fit(config, feed, validation, storage, lambda event: None, work.notes)
+    def run(job: TrainJob, *_: object) -> None:
+        feed, validation = worker._data(job, read_record(job.storage), World(), 1, None)
+        fit(job.config, feed, validation, job.storage, lambda event: None, job.notes)
 
     patch.setattr(driver, "_run", run)
     patch.setattr(driver, "_is_local", lambda *_: False)

@@ -9,7 +9,7 @@ import pytest
 from idc_ray.dataset import CondensedDataset
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import downscale, encode_png, image_id
-from idc_ray.store import ImageRecord, RunRecord, Store, TileRow
+from idc_ray.store import ImageRecord, RunRecord, TileRow, begin_run, commit_part, compact, write_manifest
 from idc_ray.store.export import export_folders
 from idc_ray.store.filesystem import resolve
 from idc_ray.training.sources import CondensedSource, RealSource, held_out, open_source
@@ -28,9 +28,9 @@ def photographs(folder: Path, count: int = 5, side: int = 40) -> None:
 
 def condensed(folder: Path, images: int = 3, finished: bool = True, weight: float = 1.0) -> None:
     """A small output of the condense job, written through the store."""
-    store = Store.open(str(folder))
+    store = resolve(str(folder))
     record = RunRecord({"scale": 2, "tile_size": 24}, DIGEST, "t", "in", {}, 1, "2026-01-01", "CPUs")
-    store.begin_run(record)
+    begin_run(store, record)
     for number, pair in enumerate(toy_pairs(images)):
         name = f"{number}.png"
         row = TileRow(
@@ -42,10 +42,10 @@ def condensed(folder: Path, images: int = 3, finished: bool = True, weight: floa
             image_id=image_id(name), source=name, **size, candidate_tiles=1, tiles=1, kept_start=False,
             loss_start=1.0, loss_end=0.5, bandwidth_loss_start=[], bandwidth_loss_end=[], seconds={}, device="cpu",
         )  # fmt: skip
-        store.commit_part(DIGEST, done, [row])
-    store.compact(DIGEST, 0, 1)
+        commit_part(store, DIGEST, done, [row])
+    compact(store, DIGEST, 0, 1)
     if finished:
-        store.write_manifest(DIGEST, {}, images)
+        write_manifest(store, DIGEST, {}, images)
 
 
 def test_a_condensed_set_gives_its_tiles_with_their_weights(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_damaged_shard_is_refused_by_every_reader(tmp_path: Path, damage: str)
     for read in (
         lambda: list(source.pairs(lambda _: True)),
         lambda: CondensedDataset(tmp_path / "set"),
-        lambda: export_folders(Store.open(str(tmp_path / "set")), resolve(str(tmp_path / "export"))),
+        lambda: export_folders(resolve(str(tmp_path / "set")), resolve(str(tmp_path / "export"))),
     ):
         with pytest.raises(IdcError, match=r"part-00000\.parquet is (damaged|missing).*idc-ray verify.*--repair"):
             read()

@@ -1,20 +1,25 @@
-"""A sweep small enough for a test, and records made by hand."""
+"""A sweep small enough for a test, and trials made by hand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import yaml
+from optuna.trial import FrozenTrial, create_trial
 
 from idc_ray.config import load
 from idc_ray.config.tune import TuneConfig
 from idc_ray.images import encode_png
 from idc_ray.tuning.prepare import Plan, prepare
-from idc_ray.tuning.records import SeedOutcome, TrialRecord
 from idc_ray.tuning.settings import Settings, make_settings, read_space
+from idc_ray.tuning.space import label
+from idc_ray.tuning.study import STATUSES
+from idc_ray.tuning.trial import SeedOutcome
 from tests.e2e.conftest import picture
 
 #: Of the sweep; small, and everything takes part.
@@ -76,11 +81,32 @@ def plan(images: Path, tmp_path: Path, write_space: WriteSpace) -> Plan:
     return prepare(tune_config(write_space(), input=str(images), output=str(tmp_path / "out")))
 
 
-def record(number: int, psnr: float | None = None, status: str = "finished", **changes: Any) -> TrialRecord:
-    """A trial of ``PARAMETERS``; its gamma tells it from others."""
+STATES = {status: state for state, status in STATUSES.items()}
+
+
+def trial_of(
+    settings: Settings, number: int, psnr: float | None = None, status: str = "finished", **changes: Any
+) -> FrozenTrial:
+    """A trial of ``PARAMETERS`` as a study has it; its gamma differs from that of other numbers."""
     draw = {"init": "random", "loss.gamma": number / 10, "loss.discrepancy": "squared"}
-    values: dict[str, Any] = {"number": number, "draw": draw, "status": status}
+    attributes: dict[str, Any] = {"draw": draw, "reason": ""}
     if psnr is not None:
         seed = SeedOutcome(0, psnr, 0.1, 3, 1.0, 2.0, 0, [(2, psnr - 1), (4, psnr)])
-        values |= {"psnr": psnr, "ratio": 0.1, "cost": 1.0, "step": 4, "reports": seed.curve, "seeds": [seed]}
-    return TrialRecord(**values | changes)
+        attributes |= {"psnr": psnr, "ratio": 0.1, "cost": 1.0, "step": 4, "seeds": [asdict(seed)]}
+    attributes |= changes
+    asked = optuna.create_study()
+    asked.enqueue_trial({name: label(value) for name, value in attributes["draw"].items()})
+    settings.space.draw(asked.ask())
+    (trial,) = asked.trials
+    return create_trial(
+        state=STATES[status], user_attrs=attributes, params=trial.params, distributions=trial.distributions,
+        values=[attributes[name] for name in settings.config.objectives] if status == "finished" else None,
+    )  # fmt: skip
+
+
+def study_of(settings: Settings, *trials: FrozenTrial) -> optuna.Study:
+    """A study of trials that were made by hand, numbered as they come."""
+    directions = ["maximize" if name == "psnr" else "minimize" for name in settings.config.objectives]
+    study = optuna.create_study(directions=directions)  # type: ignore[arg-type]
+    study.add_trials(trials)
+    return study

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_images_that_cannot_be_used_do_not_starve_the_sample(
     assert "only 5 of 35 images can be read and hold a tile" in caplog.text
 
 
-def test_why_nothing_is_left_to_condense_is_told(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
+def test_why_nothing_is_left_to_condense_is_named(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
     """Catches the blame of images that are held out, or scored on, as unreadable."""
     output = str(tmp_path / "out")
     with pytest.raises(BadRequest, match="all images of .* are held out to score on"):
@@ -111,19 +112,19 @@ def test_the_sweep_is_named_by_what_matters(images: Path, tmp_path: Path, write_
     """Catches a change that goes unseen, and limits that cannot be raised."""
     base = {"input": str(images), "output": str(tmp_path / "out")}
 
-    def digest(parameters: object = None, **changes: object) -> str:
-        return prepare(tune_config(write_space(parameters), **base | changes)).sweep.digest  # type: ignore[arg-type]
+    def identity(parameters: object = None, **changes: object) -> dict[str, Any]:
+        return prepare(tune_config(write_space(parameters), **base | changes)).identity  # type: ignore[arg-type]
 
-    first = digest()
+    first = identity()
     for limits in ({"samples": 9}, {"hours": 3}, {"attempts": 9}, {"actors.max_size": 1}, {"mlflow.enabled": True}):
-        assert digest(**limits) == first, limits
+        assert identity(**limits) == first, limits
     train = {"iterations": 5, "patch_size": 12}
     for other in ({"seeds": 1}, {"images": 2}, {"reduction": 3}, {"validation_side": 18}, {"train": train}):
-        assert digest(**other) != first, other
-    assert digest({"loss.gamma": [0, 1]}) != first
+        assert identity(**other) != first, other
+    assert identity({"loss.gamma": [0, 1]}) != first
 
 
-def test_images_that_hold_no_tile_are_told(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
+def test_images_that_hold_no_tile_are_refused(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
     space = write_space({"tile_size": [16, 64]})
     config = tune_config(space, input=str(images), output=str(tmp_path / "out"), condense={})
     with pytest.raises(BadRequest, match="nothing to score on|holds a tile of 64 x 64"):

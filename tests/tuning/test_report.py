@@ -4,6 +4,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pyarrow.parquet as pq
 
 from idc_ray.cli import parse
@@ -13,7 +14,7 @@ from idc_ray.config.train import TrainConfig
 from idc_ray.tuning.plots import importances
 from idc_ray.tuning.prepare import Plan, prepare
 from idc_ray.tuning.report import report_files, to_text
-from tests.tuning.conftest import SETTINGS, WriteSpace, record, tune_config
+from tests.tuning.conftest import SETTINGS, WriteSpace, study_of, trial_of, tune_config
 
 
 def with_objectives(plan: Plan, *names: str) -> Plan:
@@ -21,21 +22,27 @@ def with_objectives(plan: Plan, *names: str) -> Plan:
     return replace(plan, settings=replace(plan.settings, config=config))
 
 
-RECORDS = [
-    record(0, 30.0), record(1, 31.0, deviation=0.1), record(2, 29.0, "stopped", step=2),
-    record(3, None, "failed", reason="no tile came\nof it | really"), record(4, None, "running"), record(5, 30.5),
-]  # fmt: skip
+BEST = {"init": "random", "loss.gamma": 0.1, "loss.discrepancy": "squared"}
+
+
+def six(plan: Plan) -> optuna.Study:
+    """Trials of each status; the second one is the best."""
+    settings = plan.settings
+    return study_of(
+        settings, trial_of(settings, 0, 30.0), trial_of(settings, 1, 31.0, deviation=0.1, draw=BEST),
+        trial_of(settings, 2, 29.0, "stopped", step=2),
+        trial_of(settings, 3, None, "failed", reason="no tile came\nof it | really"),
+        trial_of(settings, 4, None, "running"), trial_of(settings, 5, 30.5),
+    )  # fmt: skip
 
 
 def test_the_best_settings_are_a_config_of_the_condense_job(plan: Plan, tmp_path: Path) -> None:
     """Catches a best.yaml that the job refuses, or that leaves to later defaults what made it the best."""
-    files = report_files(plan, RECORDS, pictures=False)
+    files = report_files(plan, six(plan), plots=False)
     path = tmp_path / "best.yaml"
     path.write_bytes(files["best.yaml"])
     config = parse(CondenseConfig, ["--config", str(path), "--input", "x"], "")
-    assert result_settings(config, MethodConfig) == result_settings(
-        plan.settings.condense(RECORDS[1].draw, 0), MethodConfig
-    )
+    assert result_settings(config, MethodConfig) == result_settings(plan.settings.condense(BEST, 0), MethodConfig)
     assert "Trial 1: 31.000 dB" in path.read_text()
     assert "loss:" in path.read_text() and "beta: 1.0" in path.read_text()
     path.write_bytes(files["train.yaml"])
@@ -44,8 +51,10 @@ def test_the_best_settings_are_a_config_of_the_condense_job(plan: Plan, tmp_path
 
 
 def test_a_front_is_a_config_that_lists_the_others(plan: Plan, tmp_path: Path) -> None:
-    records = [record(0, 30.0, ratio=0.01), record(1, 32.0, ratio=0.2), record(2, 31.9, ratio=0.02)]
-    files = report_files(with_objectives(plan, "psnr", "ratio"), records, pictures=True)
+    plan = with_objectives(plan, "psnr", "ratio")
+    values = ((30.0, 0.01), (32.0, 0.2), (31.9, 0.02))
+    trials = [trial_of(plan.settings, number, psnr, ratio=ratio) for number, (psnr, ratio) in enumerate(values)]
+    files = report_files(plan, study_of(plan.settings, *trials), plots=True)
     path = tmp_path / "pareto.yaml"
     path.write_bytes(files["pareto.yaml"])
     assert load_config(path).loss.gamma == 0.2
@@ -56,7 +65,7 @@ def test_a_front_is_a_config_that_lists_the_others(plan: Plan, tmp_path: Path) -
 
 def test_the_table_of_a_file_has_every_trial(plan: Plan) -> None:
     """Catches a trial that is left out because it failed, and numbers that are text."""
-    table = pq.read_table(io.BytesIO(report_files(plan, RECORDS, pictures=False)["trials.parquet"]))
+    table = pq.read_table(io.BytesIO(report_files(plan, six(plan), plots=False)["trials.parquet"]))
     assert table["trial"].to_pylist() == [0, 1, 2, 3, 4, 5]
     assert table["rank"].to_pylist() == [3, 1, None, None, None, 2]
     assert table["status"].to_pylist() == ["finished", "finished", "stopped", "failed", "running", "finished"]
@@ -66,36 +75,40 @@ def test_the_table_of_a_file_has_every_trial(plan: Plan) -> None:
 
 
 def test_the_table_of_the_screen_is_ranked(plan: Plan) -> None:
-    lines = to_text(plan, RECORDS).splitlines()
+    lines = to_text(plan, six(plan)).splitlines()
     assert [line.split()[:2] for line in lines[1:4]] == [["1", "1"], ["2", "5"], ["3", "0"]]
     assert "31.000 ± 0.100" in lines[1]
     assert lines[4].endswith("stopped early") and lines[5].endswith("unfinished")
     assert "failed; no tile came of it" in lines[6]
-    many = [record(number, 30.0 + number / 100) for number in range(30)]
-    assert to_text(plan, many).endswith("... and 10 more in trials.parquet")
-    assert "no tile came of it \\| really" in report_files(plan, RECORDS, pictures=False)["results.md"].decode()
+    many = [trial_of(plan.settings, number, 30.0 + number / 100) for number in range(20)]
+    more = [
+        trial_of(plan.settings, number, 30.0, draw=BEST | {"loss.gamma": number / 20}) for number in range(21, 41, 2)
+    ]
+    assert to_text(plan, study_of(plan.settings, *many, *more)).endswith("... and 10 more in trials.parquet")
+    assert "no tile came of it \\| really" in report_files(plan, six(plan), plots=False)["results.md"].decode()
 
 
-def test_pictures_need_something_to_show(plan: Plan) -> None:
+def test_plots_need_something_to_show(plan: Plan) -> None:
     """Catches a sweep that ends in a traceback because nothing came of it."""
-    failed = [record(0, None, "failed", reason="x")]
-    assert set(report_files(plan, failed, pictures=True)) == {
+    failed = study_of(plan.settings, trial_of(plan.settings, 0, None, "failed", reason="x"))
+    assert set(report_files(plan, failed, plots=True)) == {
         "trials.parquet", "results.md", "train.yaml", "images.txt", "validation.txt",
     }  # fmt: skip
-    assert not report_files(plan, [record(0, 30.0)], pictures=True).keys() & {"importance.png", "pareto_front.png"}
+    one = study_of(plan.settings, trial_of(plan.settings, 0, 30.0))
+    assert not report_files(plan, one, plots=True).keys() & {"importance.png", "pareto_front.png"}
 
 
 def test_what_decides_is_important(plan: Plan) -> None:
     """Catches importances of another objective, or of nothing."""
-    records = [
-        record(n, 30.0 + 2 * (n % 2), draw={"init": ["random", "hardest"][n % 2], "loss.gamma": (n * 7 % 12) / 6,
-                                            "loss.discrepancy": "squared"})
-        for n in range(12)
+    trials = [
+        trial_of(plan.settings, n, 30.0 + 2 * (n % 2), draw={
+            "init": ["random", "hardest"][n % 2], "loss.gamma": (n * 7 % 12) / 6, "loss.discrepancy": "squared",
+        }) for n in range(12)
     ]  # fmt: skip
-    found = importances(plan, records)
+    found = importances(study_of(plan.settings, *trials))
     assert next(iter(found)) == "init" and found["init"] > 0.6
-    assert importances(plan, records[:3]) == {}
-    assert "importance.png" in report_files(plan, records, pictures=True)
+    assert importances(study_of(plan.settings, *trials[:3])) == {}
+    assert "importance.png" in report_files(plan, study_of(plan.settings, *trials), plots=True)
 
 
 def test_a_choice_that_is_nothing_is_shown(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
@@ -103,5 +116,6 @@ def test_a_choice_that_is_nothing_is_shown(images: Path, tmp_path: Path, write_s
     space = write_space({"teacher_batch_size": [None, 2, 4]})
     condense = {name: value for name, value in SETTINGS["condense"].items() if name != "teacher_batch_size"}
     plan = prepare(tune_config(space, input=str(images), output=str(tmp_path / "out"), condense=condense))
-    records = [record(n, 30.0 + n, draw={"teacher_batch_size": slots}) for n, slots in enumerate((None, 2, 4))]
-    assert "parallel_coordinates.png" in report_files(plan, records, pictures=True)
+    sizes = enumerate((None, 2, 4))
+    trials = [trial_of(plan.settings, n, 30.0 + n, draw={"teacher_batch_size": size}) for n, size in sizes]
+    assert "parallel_coordinates.png" in report_files(plan, study_of(plan.settings, *trials), plots=True)

@@ -95,7 +95,7 @@ def test_the_space_s_settings_stand_below_the_user_s(write_space: WriteSpace) ->
         ({"settings": {"train": 5}}, "settings.train is 5; expected a mapping, such as {iterations: 1000}"),
     ],
 )
-def test_a_mistake_in_the_file_s_other_parts_is_told(content: Any, message: str, write_space: WriteSpace) -> None:
+def test_a_mistake_in_the_file_s_other_parts_is_named(content: Any, message: str, write_space: WriteSpace) -> None:
     with pytest.raises(BadRequest, match=re.escape(message)):
         read_space(TuneConfig(space=write_space(**content)))
 
@@ -106,7 +106,7 @@ def test_a_trial_s_settings_are_fixed_then_drawn(write_space: WriteSpace) -> Non
     condense = settings.condense({"init": "random", "loss.gamma": 0.5}, 7)
     assert (condense.init, condense.loss.gamma, condense.seed, condense.tile_size) == ("random", 0.5, 7, 16)
     assert not condense.mlflow.enabled
-    assert settings.train_steps == 4
+    assert settings.train.iterations == 4
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_every_kind_draws_what_it_says() -> None:
 
 
 def test_a_conditional_takes_part_only_where_its_parent_says() -> None:
-    """Catches a parameter that is drawn, and told to the model, where it changes nothing."""
+    """Catches a parameter that is drawn, and modelled by the search, where it changes nothing."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(30):
         draw = space_of(CONDITIONAL).draw(study.ask())
@@ -50,7 +50,7 @@ def test_a_conditional_takes_part_only_where_its_parent_says() -> None:
 
 def test_a_grid_by_steps_ends_at_the_end() -> None:
     """Catches 0.1 + 3 * 0.2, a bit above 0.7, which Optuna warns of and a setting that ends there refuses."""
-    assert space_of({"x": {"uniform": [0.1, 0.7], "step": 0.2}}).parameters[0].grid(9)[-1] == 0.7
+    assert space_of({"x": {"uniform": [0.1, 0.7], "step": 0.2}}).grid(9)[-1] == {"x": 0.7}
 
 
 def test_a_grid_has_each_point_once() -> None:
@@ -107,14 +107,14 @@ def test_a_point_is_found_by_its_values() -> None:
     assert stepped.point({"x": 0.3}) == {"x": 0.3} and stepped.point({"x": 0.4}) is None
 
 
-def test_points_are_counted_as_far_as_they_matter() -> None:
+def test_the_points_of_a_small_space_are_listed() -> None:
     """Catches trials that are promised although the space has no more, and a space that is counted as a grid of it."""
     small = space_of({"a": ["x", "y"], "n": {"integers": [1, 40]}, "s": {"uniform": [0, 1], "step": 0.25}})
-    assert small.fewer_points_than(1000) == 2 * 40 * 5
-    assert small.fewer_points_than(400) is None
-    assert space_of({"n": {"log_integers": [1, 100]}}).fewer_points_than(1000) == 100
-    assert space_of({"n": {"integers": [1, 10**12]}}).fewer_points_than(1000) is None
-    assert space_of(CONDITIONAL).fewer_points_than(10**6) is None  # for one of its choices there is a range
+    assert len(small.all_points(400) or []) == 2 * 40 * 5
+    assert small.all_points(399) is None
+    assert len(space_of({"n": {"log_integers": [1, 100]}}).all_points(1000) or []) == 100
+    assert space_of({"n": {"integers": [1, 10**12]}}).all_points(1000) is None
+    assert space_of(CONDITIONAL).all_points(1000) is None  # for one of its choices there is a range
     only = space_of({"a": ["x", "y"], "b": {"choice": [1, 2, 3], "when": {"a": "y"}}})
-    assert only.fewer_points_than(5) == 4
-    assert only.fewer_points_than(4) is None
+    assert only.all_points(4) == [{"a": "x"}, *({"a": "y", "b": b} for b in (1, 2, 3))]
+    assert only.all_points(3) is None

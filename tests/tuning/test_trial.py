@@ -14,12 +14,13 @@ from idc_ray.cli import parse
 from idc_ray.config import CondenseConfig
 from idc_ray.images import decode_png, image_id
 from idc_ray.pipeline.condense import condense
-from idc_ray.store import Store
-from idc_ray.tuning.bench import Bench, depth_of, set_up_bench
+from idc_ray.store import read_manifest, read_shard
+from idc_ray.store.filesystem import resolve
 from idc_ray.tuning.prepare import Plan, prepare
 from idc_ray.tuning.report import settings_yaml
+from idc_ray.tuning.shared_inputs import SharedInputs, feature_key, share_inputs
 from idc_ray.tuning.trial import Report, _condense, run_trial
-from tests.tuning.conftest import SETTINGS, WriteSpace, record, tune_config
+from tests.tuning.conftest import SETTINGS, WriteSpace, trial_of, tune_config
 
 pytestmark = pytest.mark.ray
 
@@ -27,27 +28,27 @@ DRAW = {"init": "hardest", "loss.gamma": 1.0, "loss.discrepancy": "squared"}
 
 
 @pytest.fixture
-def bench(ray_cluster: Any, plan: Plan) -> Bench:
-    return set_up_bench(plan, {"num_cpus": 1})
+def inputs(ray_cluster: Any, plan: Plan) -> SharedInputs:
+    return share_inputs(plan, {"num_cpus": 1})
 
 
-def reports_of(draw: dict[str, Any], bench: Bench) -> list[Report]:
-    told: list[Report] = []
-    run_trial(draw, bench, told.append)
-    return told
+def reports_of(draw: dict[str, Any], inputs: SharedInputs) -> list[Report]:
+    reports: list[Report] = []
+    run_trial(draw, inputs, reports.append)
+    return reports
 
 
-def with_seeds(bench: Bench, *seeds: int) -> Bench:
-    config = bench.settings.config.model_copy(update={"seeds": seeds})
-    return replace(bench, settings=replace(bench.settings, config=config))
+def with_seeds(inputs: SharedInputs, *seeds: int) -> SharedInputs:
+    config = inputs.settings.config.model_copy(update={"seeds": seeds})
+    return replace(inputs, settings=replace(inputs.settings, config=config))
 
 
-def test_it_reports_at_rungs_and_then_for_each_seed(bench: Bench) -> None:
+def test_it_reports_at_rungs_and_then_for_each_seed(inputs: SharedInputs) -> None:
     """Catches a first seed that is scored by its middle, later seeds that are judged before their end, and a mean
     that is not one."""
-    one = reports_of(DRAW, bench)
+    one = reports_of(DRAW, inputs)
     assert [(report.step, report.finished) for report in one] == [(2, False), (4, True)]
-    both = reports_of(DRAW, with_seeds(bench, 0, 5))
+    both = reports_of(DRAW, with_seeds(inputs, 0, 5))
     assert [(report.step, report.finished) for report in both] == [(2, False), (4, False), (8, True)]
     assert both[1].psnr == one[-1].psnr and both[1].deviation is None
     scores = [each.psnr for each in both[-1].seeds]
@@ -63,19 +64,19 @@ def test_its_tiles_are_those_of_the_condense_job(
     """Catches settings that are found for another method than the one that users get from best.yaml."""
     alike = SETTINGS["condense"] | {"allocation": "per_image"}  # the other one also depends on which images there are
     plan = prepare(tune_config(write_space(), input=str(images), output=str(tmp_path / "out"), condense=alike))
-    bench = set_up_bench(plan, {"num_cpus": 1})
-    pairs, left_out = _condense(plan.settings.condense(DRAW, 0), bench, torch.device("cpu"))
+    inputs = share_inputs(plan, {"num_cpus": 1})
+    pairs, left_out = _condense(plan.settings.condense(DRAW, 0), inputs, torch.device("cpu"))
     best = tmp_path / "best.yaml"
-    best.write_bytes(settings_yaml(plan, record(0, 30.0, draw=DRAW), "the best"))
+    best.write_bytes(settings_yaml(plan, trial_of(plan.settings, 0, 30.0, draw=DRAW), "the best"))
     options = ["--config", str(best), "--input", str(images), "--output", str(tmp_path / "set")]
     options += ["--no-mlflow.enabled", "--gallery-images", "0", "--actors.max-size", "1"]
     assert condense(parse(CondenseConfig, options, "")) == 0
-    store = Store.open(str(tmp_path / "set"))
-    manifest = store.read_manifest()
+    store = resolve(str(tmp_path / "set"))
+    manifest = read_manifest(store)
     assert manifest is not None and left_out == 0
     stored = {}
     for shard in manifest.shards:
-        for row in store.read_shard(shard.shard).to_pylist():
+        for row in read_shard(store, shard.shard).to_pylist():
             name = f"{row['image_id']}_{row['tile_index']:04d}"
             stored[name] = decode_png(row["lr"]["bytes"]), decode_png(row["hr"]["bytes"])
     assert len(pairs) >= 3
@@ -85,42 +86,44 @@ def test_its_tiles_are_those_of_the_condense_job(
     assert not any(pair.name.startswith(held_out) for pair in pairs)
 
 
-def test_what_goes_wrong_is_told_and_not_raised(bench: Bench) -> None:
+def test_a_failure_is_reported_and_not_raised(inputs: SharedInputs) -> None:
     """Catches a trial that Tune tries again and again, and one whose reason nobody learns."""
-    (report,) = reports_of(DRAW | {"ratio": 1e-9}, bench)
+    (report,) = reports_of(DRAW | {"ratio": 1e-9}, inputs)
     assert "no tile came of the images" in report.failed and not report.finished
-    (report,) = reports_of(DRAW | {"rlff.feature_layer": "body.99"}, bench)
+    (report,) = reports_of(DRAW | {"rlff.feature_layer": "body.99"}, inputs)
     assert "the network has no layer 'body.99'" in report.failed
 
 
-def test_a_stopped_trial_stops(bench: Bench) -> None:
+def test_a_stopped_trial_stops(inputs: SharedInputs) -> None:
     """Catches a trial that takes its own end for an error."""
-    told: list[Report] = []
+    reports: list[Report] = []
 
     def stop(report: Report) -> None:
-        told.append(report)
+        reports.append(report)
         raise SystemExit
 
     with pytest.raises(SystemExit):
-        run_trial(DRAW, bench, stop)
-    assert len(told) == 1 and not told[0].failed
+        run_trial(DRAW, inputs, stop)
+    assert len(reports) == 1 and not reports[0].failed
 
 
-def test_each_depth_is_measured_once(ray_cluster: Any, images: Any, tmp_path: Any, write_space: WriteSpace) -> None:
-    """Catches features that each trial computes anew, and those of one depth that another takes."""
+def test_each_set_of_features_is_computed_once(
+    ray_cluster: Any, images: Any, tmp_path: Any, write_space: WriteSpace
+) -> None:
+    """Catches features that each trial computes anew, and those of one layer that another takes."""
     space = write_space({"rlff.feature_layer": ["body.0", "auto"], "loss.gamma": {"uniform": [0, 2]}})
     plan = prepare(tune_config(space, input=str(images), output=str(tmp_path / "out")))
-    bench = set_up_bench(plan, {"num_cpus": 1})
-    assert len(bench.teacher_cache) == 2
+    inputs = share_inputs(plan, {"num_cpus": 1})
+    assert len(inputs.teacher_cache) == 2
     teacher_cache = {}
     for layer in ("body.0", "auto"):
         config = plan.settings.condense({"rlff.feature_layer": layer, "loss.gamma": 0.7}, 3)
-        assert depth_of(config) in bench.teacher_cache
-        teacher_cache[layer] = [task.teacher_cache for task in bench.tasks(config)]
+        assert feature_key(config) in inputs.teacher_cache
+        teacher_cache[layer] = [task.teacher_cache for task in inputs.tasks(config)]
         assert all(each is not None and each.features for each in teacher_cache[layer])
     assert not np.array_equal(teacher_cache["body.0"][0].features[0], teacher_cache["auto"][0].features[0])
     wide = write_space({"tile_size": {"integers": [16, 34]}})
     plan = prepare(
         tune_config(wide, input=str(images), output=str(tmp_path / "out"), condense={"teacher_batch_size": 2})
     )
-    assert set_up_bench(plan, {"num_cpus": 1}).teacher_cache == {}
+    assert share_inputs(plan, {"num_cpus": 1}).teacher_cache == {}

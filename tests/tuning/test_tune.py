@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from mlflow import MlflowClient
+from optuna.trial import FrozenTrial, TrialState
 
 from idc_ray.errors import BadRequest, IdcError, Interrupted, Locked
 from idc_ray.store.filesystem import resolve
 from idc_ray.store.lock import lock
 from idc_ray.tuning import tune as module
-from idc_ray.tuning.records import Records
+from idc_ray.tuning.study import JOURNAL, STATUSES, SweepStudy, read_study, started
 from idc_ray.tuning.tune import tune
 from tests.e2e.conftest import end, wait_for
 from tests.tuning import deadly
@@ -36,13 +37,13 @@ PARAMETERS: dict[str, Any] = {
 }
 
 
-def records(output: Path) -> dict[int, dict[str, Any]]:
-    found = (json.loads(path.read_text()) for path in (output / "trials").glob("*.json"))
-    return {record["number"]: record for record in found}
+def trials(output: Path) -> list[FrozenTrial]:
+    """As they are on disk."""
+    return started(read_study(resolve(str(output)))) if (output / JOURNAL).exists() else []
 
 
 def statuses(output: Path) -> list[str]:
-    return [record["status"] for _, record in sorted(records(output).items())]
+    return [STATUSES[trial.state] for trial in trials(output)]
 
 
 def test_a_whole_sweep_with_a_trial_that_throws(
@@ -56,44 +57,44 @@ def test_a_whole_sweep_with_a_trial_that_throws(
     )  # fmt: skip
     assert tune(config) == 0
     assert statuses(output) == ["failed", "finished", "finished", "finished", "finished"]
-    assert "no tile came of the images" in records(output)[0]["reason"]
+    assert "no tile came of the images" in trials(output)[0].user_attrs["reason"]
     text = capsys.readouterr().out
     table = pq.read_table(io.BytesIO((output / "trials.parquet").read_bytes()))
     best = max((row for row in table.to_pylist() if row["psnr"]), key=lambda row: row["psnr"])
     assert best["rank"] == 1 and f"{best['psnr']:.3f}" in text and "failed; no tile came" in text
     settings = yaml.safe_load((output / "best.yaml").read_text())
     assert settings["loss"]["gamma"] == best["param.loss.gamma"]
-    _check_mlflow(output)
+    _check_mlflow(output, set(range(5)))
 
-    files = {path: path.stat().st_mtime_ns for path in (output / "trials").iterdir()}
+    before = {trial.number: trial.datetime_complete for trial in trials(output)}
     assert tune(config) == 0
-    assert {path: path.stat().st_mtime_ns for path in (output / "trials").iterdir()} == files
+    assert {trial.number: trial.datetime_complete for trial in trials(output)} == before
     assert tune(config.model_copy(update={"retry_failed": True})) == 0
-    again = {path: path.stat().st_mtime_ns for path in (output / "trials").iterdir()}
-    assert {path.name for path in again if again[path] != files.get(path)} == {"00000.json"}
-    assert statuses(output)[0] == "failed"
-    _check_mlflow(output)
+    again = {trial.number: trial.datetime_complete for trial in trials(output)}
+    assert statuses(output) == ["finished", "finished", "finished", "finished", "failed"]
+    assert again.keys() == {1, 2, 3, 4, 5} and again.items() - before.items() == {(5, again[5])}
+    _check_mlflow(output, {0, *again})
     with pytest.raises(BadRequest, match=r"(?s)holds another sweep.*reduction: 2 -> 3"):
         tune(config.model_copy(update={"reduction": 3}))
     with lock(resolve(str(output)), "the test"), pytest.raises(Locked, match="in use by the test"):
         tune(config)
 
 
-def _check_mlflow(output: Path) -> None:
+def _check_mlflow(output: Path, numbers: set[int]) -> None:
     client = MlflowClient(f"sqlite:///{output}/mlflow.db")
     experiment = client.get_experiment_by_name("idc_ray_tune")
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = {run.info.run_name: run for run in runs if run is not parent}
     assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in children.values())
-    assert len(children) == 5 and parent.info.status == "FINISHED"
+    assert children.keys() == {f"trial-{number:05d}" for number in numbers} and parent.info.status == "FINISHED"
     assert (children["trial-00000"].info.status, children["trial-00001"].info.status) == ("FAILED", "FINISHED")
     assert "no tile" in children["trial-00000"].data.params["reason"]
-    for number, record in records(output).items():
-        run = children[f"trial-{number:05d}"]
-        assert run.data.params["ratio"] == str(record["draw"]["ratio"])
-        if record["status"] == "finished":
-            assert run.data.metrics["psnr"] == pytest.approx(record["psnr"])
+    for trial in trials(output):
+        run = children[f"trial-{trial.number:05d}"]
+        assert run.data.params["ratio"] == str(trial.params["ratio"])
+        if trial.state == TrialState.COMPLETE:
+            assert run.data.metrics["psnr"] == pytest.approx(trial.value)
             assert len(client.get_metric_history(run.info.run_id, "curve_psnr")) == 2
     names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
     pictures = {"history.png", "parallel_coordinates.png", "importance.png"}
@@ -111,26 +112,25 @@ def test_a_trial_that_is_killed_is_tried_again_and_then_left(
         space, input=str(images), output=str(output), search="grid", attempts=2, objectives=["psnr", "ratio", "cost"]
     )
     monkeypatch.setattr(module, "trainable", deadly.trainable)
-    write = Records.write
+    save = SweepStudy.save
 
-    def interrupted(self: Records, record: Any) -> None:
-        write(self, record)
-        if record.status == "finished":
+    def interrupted(self: SweepStudy, ended: FrozenTrial | None = None) -> None:
+        save(self, ended)
+        if ended is not None and ended.state == TrialState.COMPLETE:
             raise Interrupted("stopped by the test")
 
-    monkeypatch.setattr(Records, "write", interrupted)
+    monkeypatch.setattr(SweepStudy, "save", interrupted)
     with pytest.raises(Interrupted):
         tune(config)
     assert statuses(output).count("finished") == 1
-    monkeypatch.setattr(Records, "write", write)
+    monkeypatch.setattr(SweepStudy, "save", save)
     assert tune(config) == 0
-    found = records(output)
-    by_init = {record["draw"]["init"]: record for record in found.values()}
-    assert {init: record["status"] for init, record in by_init.items()} == {
+    by_init = {trial.params["init"]: trial for trial in trials(output)}
+    assert {init: STATUSES[trial.state] for init, trial in by_init.items()} == {
         "random": "failed", "hardest": "finished", "medoid": "finished",
     }  # fmt: skip
-    assert by_init["random"]["deaths"] >= 2
-    assert "its process died" in by_init["random"]["reason"]
+    assert by_init["random"].user_attrs["deaths"] == 2
+    assert "its process died" in by_init["random"].user_attrs["reason"]
     assert (output / "pareto.yaml").exists() and (output / "pareto_front.png").exists()
 
 
@@ -146,27 +146,26 @@ def test_killed_and_continued(joined: dict[str, object], images: Path, tmp_path:
         job = [sys.executable, str(ROOT / "jobs" / "tune.py"), "--config", str(file), *more]
         return subprocess.Popen(job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
-    def ended() -> dict[int, int]:
-        numbers = [number for number, each in records(output).items() if each["status"] != "running"]
-        return {number: (output / "trials" / f"{number:05d}.json").stat().st_mtime_ns for number in numbers}
+    def ended() -> dict[str, Any]:
+        """When trials that are over ended, by their settings."""
+        over = [trial for trial in trials(output) if trial.state != TrialState.RUNNING]
+        return {json.dumps(trial.params, sort_keys=True): trial.datetime_complete for trial in over}
 
     process = launch()
     wait_for(lambda: len(ended()) >= 1, process, 250)
     end(process, signal.SIGKILL)
     first = ended()
-    running = set(records(output)) - set(first)
+    running = {json.dumps(trial.params, sort_keys=True) for trial in trials(output)} - first.keys()
     process = launch(f"--actors.ray_address={joined['actors.ray_address']}")
     wait_for(lambda: len(ended()) > len(first), process, 250)
-    code, told, _ = end(process, signal.SIGTERM)
-    assert code == 130, told
+    code, log, _ = end(process, signal.SIGTERM)
+    assert code == 130, log
     second = ended()
     assert first.items() <= second.items()
     assert tune(tune_config(**{**options, "actors.max_size": None})) == 0
     third = ended()
     assert second.items() <= third.items()
-    assert sorted(third) == [0, 1, 2, 3] and running <= set(third)
-    draws = [json.dumps(record["draw"], sort_keys=True) for record in records(output).values()]
-    assert len(set(draws)) == 4
+    assert len(third) == len(trials(output)) == 4 and running <= third.keys()
 
 
 def test_a_typo_and_a_dry_run_start_nothing(
@@ -193,7 +192,7 @@ def test_no_time_left_starts_nothing_and_says_so(images: Path, tmp_path: Path, w
     config = tune_config(write_space(), input=str(images), output=str(tmp_path / "out"), hours=1e-9)
     with pytest.raises(IdcError, match="no trial came to its end; raise --hours"):
         tune(config)
-    assert not (tmp_path / "out" / "trials").exists()
+    assert trials(tmp_path / "out") == []
 
 
 def test_a_sweep_without_a_result_fails(

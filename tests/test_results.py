@@ -5,22 +5,22 @@ from pathlib import Path
 
 import pytest
 
-import idc_ray
-from idc_ray.comparison.compare import Compared
+from idc_ray.comparison.compare import result_of
 from idc_ray.comparison.results import Failure
 from idc_ray.comparison.table import Report, summarise_arms
 from idc_ray.store.filesystem import resolve
-from idc_ray.training.driver import Trained
+from idc_ray.training.driver import _result
+from idc_ray.training.state import SavedState
 from tests.comparison.conftest import result
 
 
 def test_the_checkpoint_is_the_best_one_if_there_is_one() -> None:
     """Catches the last network in place of the best, and a file that is not there without validation."""
     storage = resolve("/x/student")
-    validated = idc_ray.TrainResult.of(Trained(storage, 100, 33.5, 80))
+    validated = _result(storage, 100, SavedState(100, {}, 33.5, 80))
     assert (validated.checkpoint, validated.last) == ("/x/student/best.safetensors", "/x/student/last.safetensors")
     assert repr(validated) == "TrainResult(output='/x/student', num_steps=100, best_psnr=33.5)"
-    assert idc_ray.TrainResult.of(Trained(storage, 100, None, None)).checkpoint == "/x/student/last.safetensors"
+    assert _result(storage, 100, SavedState(100, {})).checkpoint == "/x/student/last.safetensors"
 
 
 def test_a_comparison_gives_means_over_seeds_and_keeps_what_failed() -> None:
@@ -30,7 +30,7 @@ def test_a_comparison_gives_means_over_seeds_and_keeps_what_failed() -> None:
     arms = summarise_arms(results, [results[0].arm], "whole-real")
     failure = Failure("f", "random-0.1-teacher-per_image-tiny", 1, "too little memory")
     report = Report(arms, ["Set", "Other"], "whole-real", {}, 4, [failure], [], {})
-    comparison = idc_ray.CompareResult.of(Compared(resolve("/x"), report))
+    comparison = result_of(report, "/x")
     assert comparison.psnr == {results[0].arm: {"Set": 30.5, "Other": None}}
     assert (comparison.num_finished, comparison.num_trainings) == (2, 4)
     (failed,) = comparison.failures
@@ -42,7 +42,7 @@ def test_results_can_be_kept(tmp_path: Path) -> None:
     """Catches a result that cannot be pickled, such as to be handed to another process."""
     import pickle
 
-    run = idc_ray.TrainResult.of(Trained(resolve(str(tmp_path)), 1, None, None))
+    run = _result(resolve(str(tmp_path)), 1, SavedState(1, {}))
     assert pickle.loads(pickle.dumps(run)) == run
     with pytest.raises(dataclasses.FrozenInstanceError):
         run.num_steps = 2  # type: ignore[misc]

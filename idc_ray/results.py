@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from idc_ray.comparison.compare import Compared
     from idc_ray.dataset import CondensedDataset
     from idc_ray.evaluation.benchmarks import SetScores
     from idc_ray.models import Upscaler
-    from idc_ray.pipeline.condense import Finished
-    from idc_ray.training.driver import Trained
     from idc_ray.tuning.tune import Tuned
 
 __all__ = [
@@ -80,24 +77,6 @@ class CondenseResult:
 
         return CondensedDataset(self.output)
 
-    @classmethod
-    def of(cls, finished: Finished) -> CondenseResult:
-        """Result of a finished job."""
-        summary, manifest = finished.summary, finished.manifest
-        losses = summary.loss()
-        numbers = summary.as_dict()
-        return cls(
-            output=finished.store.uri,
-            num_images=manifest.images,
-            num_tiles=manifest.rows,
-            ratio=summary.reached_ratio,
-            quarantined=tuple(Quarantined(**entry) for entry in manifest.quarantined),
-            losses={} if losses is None else dict(zip(("start", "end"), losses, strict=True)),
-            num_bytes=manifest.bytes,
-            seconds=numbers["wall_seconds"],
-            summary=summary.format(),
-        )
-
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -130,17 +109,6 @@ class TrainResult:
         from idc_ray.api.networks import load_model  # imports torch
 
         return load_model(self.checkpoint, device=device)
-
-    @classmethod
-    def of(cls, trained: Trained) -> TrainResult:
-        """Result of a finished training."""
-        from idc_ray.training.state import BEST, LAST  # imports torch
-
-        best = BEST if trained.best_psnr is not None else LAST
-        storage = trained.storage
-        return cls(
-            storage.uri, trained.steps, trained.best_psnr, trained.best_step, storage.shown(best), storage.shown(LAST)
-        )
 
 
 @dataclass(frozen=True)
@@ -217,19 +185,6 @@ class CompareResult:
     failures: tuple[FailedArm, ...]
     table: str = field(repr=False)
 
-    @classmethod
-    def of(cls, compared: Compared) -> CompareResult:
-        """Result of a finished comparison."""
-        from idc_ray.comparison.table import to_markdown  # needs scipy
-
-        report = compared.report
-        means: dict[str, dict[str, float | None]] = {}
-        for arm in report.arms:
-            spreads = {name: arm.spreads.get((name, "psnr")) for name in report.sets}
-            means[arm.name] = {name: None if found is None else found.mean for name, found in spreads.items()}
-        failures = tuple(FailedArm(each.arm, each.seed, each.reason) for each in report.failures)
-        return cls(compared.storage.uri, report.finished, report.total, means, failures, to_markdown(report))
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -286,12 +241,16 @@ class TuneResult:
     @classmethod
     def of(cls, tuned: Tuned) -> TuneResult:
         """Result of a sweep with at least one finished trial."""
-        trials = tuple(
-            Trial(each.number, each.draw, each.status, each.psnr, each.ratio, each.cost, each.reason)
-            for each in tuned.trials
-        )
+        from idc_ray.tuning.study import STATUSES  # needs optuna
+
+        trials = []
+        for each in tuned.trials:
+            values = each.user_attrs
+            psnr, ratio, cost = (values.get(name) for name in ("psnr", "ratio", "cost"))
+            reason = values.get("reason", "")
+            trials.append(Trial(each.number, values["draw"], STATUSES[each.state], psnr, ratio, cost, reason))
         storage = tuned.storage
-        return cls(storage.uri, len(trials), trials[0], storage.shown("best.yaml"), trials, tuned.table)
+        return cls(storage.uri, len(trials), trials[0], storage.shown("best.yaml"), tuple(trials), tuned.table)
 
 
 @dataclass(frozen=True)

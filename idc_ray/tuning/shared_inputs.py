@@ -1,10 +1,8 @@
-"""What does not change between trials, made once and kept in Ray's object store."""
+"""Inputs that do not change between trials, made once and kept in Ray's object store."""
 
 from __future__ import annotations
 
-import itertools
 import logging
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -21,37 +19,40 @@ from idc_ray.pipeline.device import set_up_torch
 from idc_ray.training.pairs import Pair
 from idc_ray.tuning.prepare import Plan
 from idc_ray.tuning.settings import Settings
-from idc_ray.tuning.space import Parameter
+from idc_ray.tuning.space import Space
 
-__all__ = ["Bench", "depth_of", "set_up_bench"]
+__all__ = ["SharedInputs", "feature_key", "share_inputs"]
 
 log = logging.getLogger(__name__)
 
-#: Bytes of teacher features that are kept over all depths; the rest is computed in each trial.
+#: Bytes of teacher features that are kept over all keys; the rest is computed in each trial.
 FEATURE_BYTES = 2**30
 
-#: Most depths that are measured beforehand; of a space with more, each trial measures its own.
-MOST_DEPTHS = 16
+#: Maximum number of keys whose features are computed beforehand; with more, each trial computes its own.
+MAX_KEYS = 16
 
-#: How often a task whose process died is begun again.
+#: Retries of a task whose process died.
 RETRIES = 3
 
-Depth: TypeAlias = tuple[Any, ...]
-"""What a measurement depends on besides teacher and image: feature layer, tile, padding, slots, global or local."""
+FeatureKey: TypeAlias = tuple[Any, ...]
+"""What a measurement depends on besides teacher and image: layer, tile, padding, batch size, global or local."""
+
+#: Settings of the condense job that the key is made from.
+KEY_SETTINGS = ("feature_network", "rlff.feature_layer", "tile_size", "rlff.padding", "teacher_batch_size", "method")
 
 _task: Callable[[Callable[..., Any]], Any] = ray.remote(max_retries=RETRIES, num_returns=2)
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Sent to every trial; small: what is large stays in the object store until it is asked for.
+class SharedInputs:
+    """Sent to every trial; small: large objects stay in the object store until a trial reads them.
 
     Attributes:
-        settings: what trials are made from.
+        settings: of the sweep.
         teacher: reference to the checkpoint.
         images: reference to the list of tasks.
         validation: reference to the pairs that are scored on.
-        teacher_cache: references to lists of measurements, one for each image, by depth.
+        teacher_cache: references to lists of measurements, one for each image, by key.
         pixels: LR pixels of all images.
     """
 
@@ -59,28 +60,28 @@ class Bench:
     teacher: ray.ObjectRef[bytes]
     images: ray.ObjectRef[list[ImageTask]]
     validation: ray.ObjectRef[list[Pair]]
-    teacher_cache: dict[Depth, Any]
+    teacher_cache: dict[FeatureKey, Any]
     pixels: int
 
     def tasks(self, condense: CondenseConfig) -> list[ImageTask]:
-        """The images, with what is known of them at a trial's depth. Arrays are views of the object store."""
+        """The images, with the measurements for a trial's settings. Arrays are views of the object store."""
         images: list[ImageTask] = ray.get(self.images)
-        reference = self.teacher_cache.get(depth_of(condense))
+        reference = self.teacher_cache.get(feature_key(condense))
         if reference is None:
             return images
         teacher_cache: list[TeacherCache] = ray.get(reference)
         return [replace(task, teacher_cache=each) for task, each in zip(images, teacher_cache, strict=True)]
 
 
-def depth_of(config: CondenseConfig) -> Depth:
-    """Names what :meth:`Condenser.measure` depends on; equal for trials that may share it."""
+def feature_key(config: CondenseConfig) -> FeatureKey:
+    """Equal for trials that may share the results of :meth:`Condenser.measure`."""
     rlff = config.rlff
     network = (config.resolved_feature_network, rlff.feature_layer)
     return (*network, config.tile_size, rlff.padding, config.teacher_batch_size, config.method == "ncfd")
 
 
-def set_up_bench(plan: Plan, options: dict[str, Any]) -> Bench:
-    """Put everything into the object store; measurements are made by tasks like the trials to come.
+def share_inputs(plan: Plan, options: dict[str, Any]) -> SharedInputs:
+    """Put everything into the object store; features are computed by tasks with the resources of a trial.
 
     Args:
         plan: the sweep.
@@ -90,39 +91,29 @@ def set_up_bench(plan: Plan, options: dict[str, Any]) -> Bench:
         IdcError: an image cannot be measured.
     """
     teacher, images = ray.put(plan.teacher), ray.put(plan.images)
-    depths = {depth_of(config): config for config in _depths(plan.settings)}
-    if len(depths) > MOST_DEPTHS:
-        log.info("the space has %d depths of features or more: each trial measures its own", MOST_DEPTHS)
-        depths = {}
-    room = FEATURE_BYTES // max(1, len(depths))
-    tasks = [_measure.options(**options).remote(config, teacher, images, room) for config in depths.values()]
+    configs = {feature_key(config): config for config in _key_configs(plan.settings)}
+    if not configs:
+        log.info("the space has more than %d sets of features: each trial computes its own", MAX_KEYS)
+    room = FEATURE_BYTES // max(1, len(configs))
+    tasks = [_measure.options(**options).remote(config, teacher, images, room) for config in configs.values()]
     teacher_cache = {}
-    for depth, (outcome, measured) in zip(depths, tasks, strict=True):
+    for key, (outcome, measured) in zip(configs, tasks, strict=True):
         status, value = ray.get(outcome)
         if status == "failed":
             raise IdcError(value)
-        teacher_cache[depth] = measured
-        log.info("measured %d images by the %s at layer %s, tiles of %d: %s", len(plan.images), *depth[:3], value)
-    return Bench(plan.settings, teacher, images, ray.put(plan.validation), teacher_cache, plan.pixels)
+        teacher_cache[key] = measured
+        log.info("measured %d images by the %s at layer %s, tiles of %d: %s", len(plan.images), *key[:3], value)
+    return SharedInputs(plan.settings, teacher, images, ray.put(plan.validation), teacher_cache, plan.pixels)
 
 
-def _depths(settings: Settings) -> Iterator[CondenseConfig]:
-    """A configuration for each depth that a trial may have; none if some are of a range."""
-    names = ("feature_network", "rlff.feature_layer", "tile_size", "rlff.padding", "teacher_batch_size", "method")
-    varied = [each for each in settings.space.parameters if each.name in names]
-    if any(_count(each) > MOST_DEPTHS for each in varied):
-        return
-    first = settings.space.first
-    for values in itertools.product(*(each.grid(MOST_DEPTHS + 1) for each in varied)):
-        draw = {each.name: value for each, value in zip(varied, values, strict=True)}
+def _key_configs(settings: Settings) -> Iterator[CondenseConfig]:
+    """A configuration for each key that a trial may have; none if there are more than ``MAX_KEYS``."""
+    varied = [replace(each, when={}) for each in settings.space.parameters if each.name in KEY_SETTINGS]
+    for draw in Space(tuple(varied)).all_points(MAX_KEYS) or ():
         try:
-            yield settings.condense(first | draw, settings.config.seeds[0])
+            yield settings.condense(settings.space.first | draw, settings.config.seeds[0])
         except IdcError:  # two that do not go together, of which no trial will be
             continue
-
-
-def _count(parameter: Parameter) -> float:
-    return math.inf if parameter.kind.endswith("uniform") else len(parameter.grid(MOST_DEPTHS + 1))
 
 
 def _measured(

@@ -1,0 +1,79 @@
+"""What every job does around its work: dry run, lock, tracked run, Ray cluster. Signals and exit codes: see ``cli``."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import ray
+
+from idc_ray.pipeline.progress import Heartbeat
+from idc_ray.store import holder_text
+from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.lock import lock
+
+__all__ = ["claimed", "closed_if_stopped", "cluster", "is_real_run"]
+
+
+def is_real_run(config: Any, estimate: Callable[[str], str]) -> bool:
+    """Print a command's settings and, in a dry run, an estimate.
+
+    Args:
+        config: the settings; ``dry_run`` is one of them.
+        estimate: what the job would do and take, for a person; gets a temporary folder for the default photographs.
+
+    Returns:
+        Whether there is something to run.
+    """
+    print(config.to_yaml(), flush=True)
+    if config.dry_run:
+        with tempfile.TemporaryDirectory() as folder:
+            print(estimate(f"{folder}/photographs"))
+    return not config.dry_run
+
+
+@contextlib.contextmanager
+def claimed(storage: StorageFolder, launch: str | None = None) -> Iterator[threading.Event]:
+    """An output that can be written to, locked for this process; yields an event that is set if the lock is lost.
+
+    Raises:
+        BadRequest: nothing can be written there.
+        Locked: another process works on it.
+    """
+    storage.check_writable()
+    with lock(storage, holder_text(launch)) as lost:
+        yield lost
+
+
+class _Tracked(Protocol):
+    def finish(self, status: Any) -> None: ...
+
+
+@contextlib.contextmanager
+def closed_if_stopped(run: _Tracked) -> Iterator[None]:
+    """Close a tracked run as killed or failed if what is inside raises; who is inside closes it as finished."""
+    try:
+        yield
+    except BaseException as error:
+        run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+
+
+@contextlib.contextmanager
+def cluster(join: Callable[[], None]) -> Iterator[bool]:
+    """A Ray cluster to work on. Yields whether it was started here; such a one ends with the block, whatever happens.
+
+    Args:
+        join: joins or starts it, see :func:`idc_ray.pipeline.cluster.join`.
+    """
+    joined_before = ray.is_initialized()
+    with Heartbeat("starting or joining Ray"):
+        join()
+    try:
+        yield not joined_before
+    finally:
+        if not joined_before:
+            ray.shutdown()
