@@ -1,14 +1,14 @@
-"""A queue of trainings on one GPU, in pieces of time: python benchmarks/campaign.py --queue campaigns/proof_x2.yaml ...
+"""A queue of trainings on one GPU, in sessions: python benchmarks/campaign.py --queue campaigns/proof_x2.yaml ...
 
-Runs the arms of a queue in its order, several at a time, without Ray. It stops by itself in time; called
-again with the same folder it goes on. Training sets that no earlier call made are condensed by the CPU cores meanwhile.
+Runs the arms of a queue in order, several at a time, without Ray. A session stops before its time limit; another call
+with the same folder continues. Missing training sets are condensed by the CPU cores in the meantime.
 
     python benchmarks/campaign.py --queue campaigns/proof_x2.yaml --images PHOTOS MORE --benchmarks BENCHMARKS \\
         --teacher TEACHER.pt --state STATE --minutes 9
     python benchmarks/campaign.py --queue ... --prepare      # condense the sets only, on any machine
-    python benchmarks/campaign.py --queue ... --dry-run      # arms, steps, what fits into the time
-    python benchmarks/campaign.py --collect STATE            # add what is finished to docs/campaign/RESULTS.jsonl
-    python benchmarks/campaign.py --table                    # the paired table of all that is there
+    python benchmarks/campaign.py --queue ... --dry-run      # arms, steps, and how many fit in the time
+    python benchmarks/campaign.py --collect STATE            # add finished arms to docs/campaign/RESULTS.jsonl
+    python benchmarks/campaign.py --table                    # the paired table of all results
     python benchmarks/campaign.py --quick                    # two tiny arms, stopped and continued; a check on any CPU
 """
 
@@ -56,10 +56,10 @@ log = logging.getLogger("campaign")
 RESULTS = ROOT / "docs" / "campaign" / "RESULTS.jsonl"
 LINES = "results.jsonl"
 
-#: Seconds at the end in which nothing is trained: the last states are written.
+#: Seconds at the end of a session that are reserved for writing the last states.
 RESERVE = 12.0
 
-#: Seconds between two looks for arms that can begin, such as one whose set is now there.
+#: Seconds between two checks for arms that can start, such as one whose set is now finished.
 FILL_EVERY = 0.5
 
 #: Seconds between two lines of progress.
@@ -76,33 +76,33 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--state", type=Path, metavar="DIR", help="folder for results and unfinished trainings: 8 files")
     out.add_argument("--scratch", type=Path, metavar="DIR", help="on the same disk (default: STATE.new)")
     out.add_argument("--sets", type=Path, metavar="DIR", help="folder for condensed sets (default: STATE.sets)")
-    out.add_argument("--minutes", type=float, default=9.0, help="time of this call, all included (default: 9)")
+    out.add_argument("--minutes", type=float, default=9.0, help="time limit of this call (default: 9)")
     out.add_argument("--parallel", type=int, default=4, help="trainings at a time (default: 4)")
     out.add_argument(
-        "--save-every", type=float, default=40.0, metavar="SECONDS", help="a kill costs this (default: 40)"
+        "--save-every", type=float, default=40.0, metavar="SECONDS", help="interval of saving states (default: 40)"
     )
-    out.add_argument("--processes", type=int, help="that condense (default: one less than the CPU cores)")
+    out.add_argument("--processes", type=int, help="condensing processes (default: one less than the CPU cores)")
     out.add_argument("--arms", nargs="+", metavar="NAME", help="only these arms of the queue")
     out.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: cuda if there is one")
-    out.add_argument("--threads", type=int, default=1, help="of torch on a CPU (default: 1)")
+    out.add_argument("--threads", type=int, default=1, help="torch threads on a CPU (default: 1)")
     out.add_argument("--rate", type=float, metavar="STEPS", help="steps/s of all arms together, for --dry-run")
-    out.add_argument("--commit", help="that the results name (default: git's)")
+    out.add_argument("--commit", help="commit recorded in the results (default: git's)")
     out.add_argument("--results", type=Path, default=RESULTS, help=f"default: {RESULTS.relative_to(ROOT)}")
     out.add_argument("--reference", default="whole_real", help="arm that --table compares with (default: whole_real)")
     for name, text in (
-        ("prepare", "condense the queue's sets, and end"),
-        ("dry-run", "print the plan, and end"),
-        ("table", "print the paired table of all results, and end"),
+        ("prepare", "condense the queue's sets and exit"),
+        ("dry-run", "print the plan and exit"),
+        ("table", "print the paired table of all results and exit"),
         ("quick", "run two tiny arms to the end, with a stop in between, in less than two minutes on a CPU"),
     ):
         out.add_argument(f"--{name}", action="store_true", help=text)
-    out.add_argument("--collect", type=Path, metavar="DIR", help="add a state folder's results to --results, and end")
+    out.add_argument("--collect", type=Path, metavar="DIR", help="add a state folder's results to --results and exit")
     return out
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """All that the arms have in common, loaded."""
+    """Everything that the arms share, loaded."""
 
     queue: Queue
     teacher_bytes: bytes
@@ -119,7 +119,7 @@ class Campaign:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parse, run, exit code."""
+    """Parse the arguments and run; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     asked = parser().parse_args(argv)
     if asked.quick:
@@ -132,18 +132,18 @@ def main(argv: Sequence[str]) -> int:
         print(format_table(read_lines(asked.results), asked.reference))
         return 0
     if asked.queue is None or asked.state is None or not asked.images:
-        raise BadRequest("--queue, --state and --images are required to run a campaign; --help shows examples")
+        raise BadRequest("--queue, --state and --images are required to run a campaign; see --help for examples")
     run(asked, time.monotonic())
     return 0
 
 
 def run(asked: argparse.Namespace, begin: float, stop: Callable[[Sequence[Student]], bool] | None = None) -> bool:
-    """Run what fits into the time; whether the queue is finished then.
+    """Run a session; returns whether the queue is finished.
 
     Args:
         asked: the command line.
-        begin: when the time began, as ``time.monotonic`` has it.
-        stop: ends the call early, given the trainings of the moment.
+        begin: start of the session, a time of ``time.monotonic``.
+        stop: called with the current trainings; True ends the session early.
     """
     device = _device(asked.device)
     set_up_training(asked.threads)
@@ -168,12 +168,12 @@ def run(asked: argparse.Namespace, begin: float, stop: Callable[[Sequence[Studen
             print(format_plan(queue, missing, asked.minutes, asked.parallel, asked.rate, device))
             return not missing
         if asked.prepare:
-            said = time.monotonic()
+            logged = time.monotonic()
             while sets.busy:
                 sets.poll()
                 time.sleep(0.2)
-                if time.monotonic() > said + REPORT_EVERY:
-                    said = time.monotonic()
+                if time.monotonic() > logged + REPORT_EVERY:
+                    logged = time.monotonic()
                     log.info("condensing: %s", sets)
             return False
         deadline = begin + 60 * asked.minutes
@@ -195,7 +195,7 @@ def write_reference(
     known: Collection[str],
     file: Path,
 ) -> None:
-    """The scores of what students are compared with besides each other, as a line of no steps."""
+    """Add the scores of the teacher or of bicubic interpolation to the results, as a line with 0 steps."""
     what = campaign.teacher.sha256 if name == "teacher" else ""
     images = [f"{each}/{pair.name}" for each, pairs in campaign.scored.items() for pair in pairs]
     key = content_digest([name, what, str(campaign.queue.scale), *images])
@@ -222,14 +222,14 @@ def write_reference(
 
 
 class Runner:
-    """Trains arms until they are finished, or the time is over.
+    """Trains arms until they are finished or the time is over.
 
     Args:
-        campaign: what they have in common.
-        arms: in the order of their worth.
-        lines: file that a finished arm's result is added to.
+        campaign: everything that the arms share.
+        arms: the arms to train, most important first.
+        lines: file for the results of finished arms.
         files: states of unfinished arms.
-        parallel: arms that are trained at a time.
+        parallel: number of arms trained at a time.
         save_every: seconds between two saved states.
     """
 
@@ -243,11 +243,11 @@ class Runner:
         self.pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         self.saved_at = self.reported_at = self.counted_at = time.monotonic()
         self.steps, self.filled_at = 0, -FILL_EVERY
-        # What was begun goes on first: its state takes room.
+        # Unfinished arms first, as their states take space.
         self.waiting.sort(key=lambda arm: campaign.key(arm) not in self.saved)
 
     def run(self, deadline: float, stop: Callable[[Sequence[Student]], bool] | None) -> bool:
-        """Train until ``deadline``, a time of ``time.monotonic``; whether all arms are finished then."""
+        """Train until ``deadline``, a time of ``time.monotonic``; returns whether all arms are finished."""
         while time.monotonic() < deadline and not (stop and stop(self.students)):
             if len(self.students) < self.parallel and time.monotonic() > self.filled_at + FILL_EVERY:
                 self._fill()
@@ -267,7 +267,7 @@ class Runner:
         return not left
 
     def _fill(self) -> None:
-        """Begin arms whose data is ready, in their order, while there is room."""
+        """Start arms whose data is ready, in order, up to ``parallel``."""
         self.campaign.sets.poll()
         self.filled_at = time.monotonic()
         for arm in list(self.waiting):
@@ -287,14 +287,14 @@ class Runner:
             student.advance()
         except NonFiniteLoss as error:
             self._drop(student)
-            log.error("%s is given up: %s", student.arm.title, error)
+            log.error("%s failed: %s", student.arm.title, error)
             return
         self.steps += 1
         if student.done:
             self._finish(student)
 
     def _finish(self, student: Student) -> None:
-        """Score it and write its line; a kill in between costs what came after the last saved state."""
+        """Score a student and write its result."""
         self._count_seconds()
         arm = student.arm
         scores = student.scores(self.campaign.scored, self.pool)
@@ -329,7 +329,7 @@ class Runner:
         self.saved.pop(student.key, None)
 
     def _report(self) -> None:
-        """Save the states, and log a line, when it is time."""
+        """Save the states and log progress, when due."""
         now = time.monotonic()
         if now - self.saved_at > self.save_every:
             self._save()
@@ -337,20 +337,20 @@ class Runner:
             rate = self.steps / (now - self.reported_at)
             self.steps, self.reported_at = 0, now
             each = ", ".join(f"{s.arm.title} {s.trainer.step}/{s.arm.train.iterations}" for s in self.students)
-            log.info("%.1f steps/s in all: %s", rate, each or "none is trained")
+            log.info("%.1f steps/s in total: %s", rate, each or "nothing is being trained")
             if str(self.campaign.sets):
                 log.info("condensing: %s", self.campaign.sets)
 
     def _save(self) -> None:
         self._count_seconds()
-        # Of arms that wait for their turn the state of before is kept.
+        # Waiting arms keep their earlier states.
         states = {key: saved for key, saved in self.saved.items() if key in map(self.campaign.key, self.waiting)}
         for student in list(self.students):
             try:
                 states[student.key] = Saved(student.state(), student.notes())
             except NonFiniteLoss as error:
                 self._drop(student)
-                log.error("%s is given up: %s", student.arm.title, error)
+                log.error("%s failed: %s", student.arm.title, error)
         self.files.write(states)
         self.saved_at = time.monotonic()
 
@@ -362,7 +362,7 @@ class Runner:
 
 
 def quick() -> int:
-    """Two tiny arms to the end on the embedded photographs, with a stop and a continuation."""
+    """Train two tiny arms on scikit-image's photographs, with a stop and a continuation."""
     from idc_ray.photographs import photographs
 
     with tempfile.TemporaryDirectory(prefix="idc_campaign_") as scratch:
@@ -382,7 +382,7 @@ def quick() -> int:
             stop = _in_the_middle if calls == 1 else None
             finished = run(parser().parse_args([*arguments, "--minutes", "2"]), time.monotonic(), stop)
             if calls > 3:
-                raise IdcError("the quick campaign does not end; see the lines above")
+                raise IdcError("the quick campaign does not finish; see the log above")
         collect(folder / "state" / LINES, folder / "RESULTS.jsonl")
         lines = read_lines(folder / "RESULTS.jsonl")
         print(format_table(lines, "whole_real"))
@@ -396,7 +396,7 @@ def _in_the_middle(students: Sequence[Student]) -> bool:
 
 def _device(asked: str) -> torch.device:
     if asked == "cuda" and not torch.cuda.is_available():
-        raise BadRequest("--device is cuda, and torch finds no GPU that it can use; use --device cpu")
+        raise BadRequest("--device is cuda, but torch finds no usable GPU; use --device cpu")
     gpu = asked != "cpu" and torch.cuda.is_available()
     return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
 
@@ -414,10 +414,10 @@ def _chosen(queue: Queue, names: Sequence[str] | None) -> Queue:
 
 
 def _named(text: str) -> tuple[str, str]:
-    name, equals, storage = text.partition("=")
-    if not (name and equals and storage):
+    name, equals, output = text.partition("=")
+    if not (name and equals and output):
         raise BadRequest(f"--set {text}: expected NAME=OUT, an output of the condense job")
-    return name, storage
+    return name, output
 
 
 def _commit() -> str:

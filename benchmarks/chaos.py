@@ -1,10 +1,9 @@
-"""The job under faults at random: python benchmarks/chaos.py --minutes 15 --seed 0 --output chaos.json
+"""The job under random faults: python benchmarks/chaos.py --minutes 15 --seed 0 --output chaos.json
 
-A cluster of several nodes on this machine, as Ray sees it. Over and over the job condenses the same pictures into a new
-output, by its command line, while workers are killed, the command is killed and given again, and nodes are removed and
-added. Each finished output is compared with that of a run that nothing disturbed: any row lost, twice or changed, any
-torn file, any image set aside (none of them is at fault) and any wait longer than ``--patience`` counts as a failure,
-and the process ends with 1.
+On a Ray cluster of several nodes on this machine, the job condenses the same images repeatedly into new outputs, while
+workers are killed, the command is killed and run again, and nodes are removed and added. Each finished output is
+compared with that of an undisturbed run. Lost, duplicated or changed rows, torn files, quarantined images (all are
+good) and waits longer than ``--patience`` are failures, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -38,28 +37,28 @@ from benchmarks.common import ROOT, blocks, parser, write_result
 from benchmarks.nodes import Nodes, several_nodes
 from idc_ray.errors import IdcError
 
-#: Small, so that many images are done in an hour, and everything of the method takes part.
+#: Small values, so that many images are done in an hour, and all parts of the method run.
 SETTINGS = {
     "tile-size": 16, "ratio": 0.1, "rlff.num-frequencies": 32, "rlff.num-held-out": 32, "rlff.num-sets": 2,
     "matching": "both", "gallery-images": 0, "mlflow.enabled": "false", "actors.images-per-step": 2,
 }  # fmt: skip
 WORKERS = 2
 
-#: Files of an output that are no one's result: locks, and what a killed writer may leave until the next launch.
+#: Prefix of temporary files, which a killed writer may leave until the next attempt.
 SILENT = ".tmp-"
 
 
 @dataclass
 class Chaos:
-    """One spell of faults.
+    """Runs of the job under faults.
 
     Attributes:
         nodes: the cluster.
         images: the input.
-        scratch: for outputs and logs.
-        iterations: optimiser steps an image.
-        patience: seconds without a new image after which the job counts as hanging.
-        random: decides which fault comes when.
+        scratch: folder for outputs and logs.
+        iterations: optimiser steps per image.
+        patience: seconds without a new image after which the job is considered to hang.
+        random: draws the faults.
     """
 
     nodes: Nodes
@@ -75,7 +74,7 @@ class Chaos:
     next_fault: float = 0.0
 
     def launch(self, output: Path) -> subprocess.Popen[bytes]:
-        """The command, given once."""
+        """Start the command."""
         self.launches += 1
         options = SETTINGS | {"iterations": self.iterations, "actors.ray-address": self.nodes.address}
         command = [sys.executable, str(ROOT / "jobs" / "condense.py"), "--input", str(self.images)]
@@ -84,9 +83,9 @@ class Chaos:
             return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def run(self, output: Path, until: float = 0.0, pause: float = 1.0) -> None:
-        """One output from nothing to its end, with a fault every ``pause`` seconds on average until the time ``until``.
+        """Make one output, with a fault every ``pause`` seconds on average until the time ``until``.
 
-        Whatever the faults, the command is given again until it ends by itself.
+        The command is run again until it finishes.
         """
         process = self.launch(output)
         done, since = -1, time.monotonic()
@@ -152,7 +151,7 @@ class Chaos:
             self.failures.append(f"{output.name}: rows changed")
         aside = [path.name for path in _files(output / "quarantine")]
         if aside:
-            self.failures.append(f"{output.name}: {len(aside)} images set aside, such as {aside[0]}")
+            self.failures.append(f"{output.name}: {len(aside)} images quarantined, such as {aside[0]}")
         left = [*_files(output / "parts"), *_files(output / "inflight")]
         torn = [path for path in left if not path.name.startswith(SILENT)]
         if torn:
@@ -160,12 +159,12 @@ class Chaos:
 
 
 def _kill_one(chance: random.Random, output: Path) -> bool:
-    """Kill a worker that states that it is at work."""
+    """Kill a worker that is recorded as working."""
     pids = []
     for path in sorted(_files(output / "inflight")):
         with contextlib.suppress(OSError, ValueError):
             pids.append(int(json.loads(path.read_text())["pid"]))
-    pids = [pid for pid in pids if _is_worker(pid)]  # statements outlive those who made them, and ids come again
+    pids = [pid for pid in pids if _is_worker(pid)]  # records can outlive their process, and process ids are reused
     if not pids:
         return False
     with contextlib.suppress(ProcessLookupError):
@@ -186,7 +185,7 @@ def _finished(output: Path) -> int:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files below a folder, whose folders may vanish meanwhile: os.walk, unlike glob, does not mind."""
+    """All files below a folder; os.walk, unlike glob, accepts that folders disappear meanwhile."""
     return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
 
 
@@ -228,7 +227,7 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             if not chaos.failures:
                 chaos.check(output, undisturbed)
             number += 1
-            print(f"{number} outputs, {chaos.launches} launches, {dict(chaos.faults)}, {chaos.failures}", flush=True)
+            print(f"{number} outputs, {chaos.launches} attempts, {dict(chaos.faults)}, {chaos.failures}", flush=True)
             if not chaos.failures:
                 shutil.rmtree(output)
     return {
@@ -245,12 +244,12 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--minutes", type=float, default=15, help="faults for so long; default 15")
-    options.add_argument("--seed", type=int, default=0, help="of the faults")
+    options.add_argument("--minutes", type=float, default=15, help="duration of the faults; default 15")
+    options.add_argument("--seed", type=int, default=0, help="seed of the faults")
     options.add_argument("--pause", type=float, default=20, help="seconds between two faults, on average; default 20")
     options.add_argument("--patience", type=float, default=300, help="longest wait for a new image, in s; default 300")
-    options.add_argument("--images", type=int, default=40, help="images of one output; default 40")
-    options.add_argument("--iterations", type=int, default=60, help="steps an image; default 60")
+    options.add_argument("--images", type=int, default=40, help="images per output; default 40")
+    options.add_argument("--iterations", type=int, default=60, help="steps per image; default 60")
     arguments = options.parse_args()
     if arguments.quick:
         arguments.minutes, arguments.images, arguments.iterations, arguments.pause = 0.5, 10, 10, 5

@@ -1,4 +1,4 @@
-"""What all benchmarks share: pictures, the machine's description, one way to hand in results."""
+"""Shared code of the benchmarks: images, description of the machine, writing of results."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ ENDINGS = {".png", ".jpg", ".jpeg"}
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Options that every benchmark has."""
     out = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    out.add_argument("--output", type=Path, metavar="FILE.json", help="write the figures here too")
-    out.add_argument("--quick", action="store_true", help="a minute-long check that it runs; its figures mean nothing")
-    out.add_argument("--input", type=Path, metavar="DIR", help="photographs; default those of scikit-image's wheel")
+    out.add_argument("--output", type=Path, metavar="FILE.json", help="also write the figures to this file")
+    out.add_argument("--quick", action="store_true", help="a check of about a minute; its figures mean nothing")
+    out.add_argument("--input", type=Path, metavar="DIR", help="photographs; default: those of scikit-image")
     return out
 
 
@@ -39,12 +39,12 @@ def _files(folder: Path | None) -> list[Path]:
         return photographs()
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
     if not found:
-        raise SystemExit(f"no .png or .jpg in {folder}; name a folder of photographs")
+        raise SystemExit(f"no .png or .jpg in {folder}; give a folder of photographs")
     return found
 
 
 def blocks(folder: Path | None, height: int, width: int, stride: int, count: int) -> list[Picture]:
-    """``count`` pieces (height, width, 3) of photographs, by turns from each; repeated if there are too few."""
+    """``count`` crops (height, width, 3) of photographs, alternating between them; repeated if there are too few."""
     by_photograph = []
     for path in _files(folder):
         with Image.open(path) as picture:
@@ -58,12 +58,12 @@ def blocks(folder: Path | None, height: int, width: int, stride: int, count: int
     deepest = max(map(len, by_photograph))
     pieces = [piece[i] for i in range(deepest) for piece in by_photograph if i < len(piece)]
     if not pieces:
-        raise SystemExit(f"no photograph is as large as {width} x {height}; name a folder of larger ones with --input")
+        raise SystemExit(f"no photograph is as large as {width} x {height}; give larger ones with --input")
     return [pieces[i % len(pieces)] for i in range(count)]
 
 
 def mosaic(folder: Path | None, height: int, width: int, cell: int = 256) -> Picture:
-    """One large picture made of cells of photographs; its sides are multiples of ``cell``."""
+    """One large image composed of cells of photographs; its sides are multiples of ``cell``."""
     rows, columns = height // cell, width // cell
     cells = blocks(folder, cell, cell, cell, rows * columns)
     return np.concatenate([np.concatenate(cells[r * columns : (r + 1) * columns], axis=1) for r in range(rows)])
@@ -78,7 +78,7 @@ def write_pieces(source: Path | None, target: Path, count: int) -> Path:
 
 
 def machine() -> dict[str, Any]:
-    """What figures depend on besides the code. The load tells whether the machine had other work."""
+    """Description of the machine, including its load."""
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -96,7 +96,7 @@ def machine() -> dict[str, Any]:
 
 
 def write_result(name: str, arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
-    """Figures with the machine and the arguments, as JSON, where ``--output`` says."""
+    """Write figures, machine and arguments as JSON to ``--output``."""
     if arguments.output is None:
         return
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}

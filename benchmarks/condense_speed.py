@@ -1,10 +1,10 @@
-"""Our way against two literal implementations of the paper's: python benchmarks/condense_speed.py --output FILE.json
+"""Speed-up over two literal implementations of the paper: python benchmarks/condense_speed.py --output FILE.json
 
-One image (a 2K mosaic), the same teacher, loss, steps, frequencies a step and threads, in one process. Our side is
-the whole run as users have it: difficulty, targets, start, all steps, labels. A literal step costs the same each
-time, so a few are measured, spread between our steps, and multiplied; its set-up, one measurement of the real side
-without a bank of frequencies, is measured with our code and added. Left out on the literal side only: labels and
-the weights' refreshes.
+One image (a 2K mosaic), the same teacher, loss, steps, frequencies per step and threads, in one process. idc_ray is
+timed for the whole run with defaults: difficulty, targets, start, all steps, labels. All literal steps cost the same,
+so a few are measured, interleaved with those of idc_ray, and multiplied. The literal set-up, which computes the real
+image's features once, is measured with idc_ray's code and added. Labels and weight refreshes are left out for the
+literal implementations.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from idc_ray.images.resize import downscale
 from idc_ray.models import Teacher, bundled_teacher_bytes, load_teacher
 from idc_ray.pipeline.device import set_up_torch
 
-#: Times faster than the literal implementation by convolution that we want to be, by ratio.
+#: Goals for the speed-up over the literal implementation by convolution, by ratio.
 GOALS = {0.1: 4.0, 0.02: 15.0}
 
 
 @dataclass
 class Clock:
-    """Adds up what it runs for: wall seconds, and CPU seconds, which other work on the machine disturbs less."""
+    """Adds up wall seconds, and CPU seconds, which other load on the machine affects less."""
 
     wall: float = 0.0
     cpu: float = 0.0
@@ -68,7 +68,7 @@ def _task(arguments: argparse.Namespace) -> ImageTask:
 
 
 class Literals:
-    """Literal optimisations of one image that advance by a step when told."""
+    """Literal optimisations of one image that advance step by step."""
 
     def __init__(self, teacher: Teacher, config: CondenseConfig, task: ImageTask) -> None:
         self.clocks = {name: Clock() for name in PROJECTIONS}
@@ -99,7 +99,7 @@ def _redraw(config: CondenseConfig, channels: int, step: int) -> Tensor:
 
 
 def _literal_image(teacher: Teacher, config: CondenseConfig, task: ImageTask) -> tuple[LiteralImage, Tensor]:
-    """The real side and the start; frequencies only for the groups and for one held-out loss."""
+    """The real image's features and the initial tiles, with frequencies only for the groups and one held-out loss."""
     one_set = config.model_copy(update={"rlff": config.rlff.model_copy(update={"num_sets": 1})})
     condenser = Condenser(teacher, one_set, torch.device("cpu"))
     reader, slots, loss = condenser.reader, condenser.slots, config.loss
@@ -118,7 +118,7 @@ def _literal_image(teacher: Teacher, config: CondenseConfig, task: ImageTask) ->
 
 
 def measure(teacher: Teacher, config: CondenseConfig, task: ImageTask, literal_steps: int) -> dict[str, object]:
-    """Our whole run, with steps of the literal ones spread evenly between ours."""
+    """Time a whole run of idc_ray, interleaved with steps of the literal implementations."""
     literals = Literals(teacher, config, task)
     condenser = Condenser(teacher, config, torch.device("cpu"))
     ours, away = Clock(), Clock()
@@ -173,9 +173,9 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--ratio", type=float, nargs="+", default=list(GOALS), help="default: 0.1 0.02")
     options.add_argument("--iterations", type=int, default=CondenseConfig().iterations, help="default: the job's")
-    options.add_argument("--literal-steps", type=int, default=4, help="steps of each literal one that are measured")
-    options.add_argument("--threads", type=int, default=1, help="torch threads on all sides")
-    options.add_argument("--teacher", type=Path, metavar="FILE", help="a checkpoint of scale 2; default the bundled")
+    options.add_argument("--literal-steps", type=int, default=4, help="measured steps of each literal implementation")
+    options.add_argument("--threads", type=int, default=1, help="torch threads of all implementations")
+    options.add_argument("--teacher", type=Path, metavar="FILE", help="a checkpoint for x2; default: the bundled one")
     arguments = options.parse_args()
     if arguments.quick:
         arguments.iterations, arguments.literal_steps = min(arguments.iterations, 10), 1
@@ -189,9 +189,9 @@ def main() -> None:
     set_up_torch(config.actors, has_gpu=False)
     teacher = load_teacher(arguments.teacher or bundled_teacher_bytes(2), scale=2, name="the teacher")
     task = _task(arguments)
-    print(f"LR image {task.lr.shape[1]} x {task.lr.shape[0]}, {config.rlff.num_frequencies} frequencies a step, "
-          f"{config.iterations} steps of ours in full, {arguments.literal_steps} of each literal one times "
-          f"{config.iterations}/{arguments.literal_steps}, {machine()}")  # fmt: skip
+    print(f"LR image {task.lr.shape[1]} x {task.lr.shape[0]}, {config.rlff.num_frequencies} frequencies per step, "
+          f"all {config.iterations} steps of idc_ray, {arguments.literal_steps} steps of each literal implementation "
+          f"times {config.iterations}/{arguments.literal_steps}, {machine()}")  # fmt: skip
     rows = []
     for ratio in arguments.ratio:
         steps = min(arguments.literal_steps, config.iterations - 1)

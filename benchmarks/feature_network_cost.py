@@ -1,9 +1,9 @@
-"""What the bundled feature network saves.
+"""Speed-up by the bundled feature network.
 
     python benchmarks/feature_network_cost.py --teacher DCTLSA_x2.pt --output FILE.json
 
-The same pictures, condensed by turns with a large teacher as its own feature network and with the bundled one, the
-teacher labels in both cases, in one process. Difficulty, targets, exchange and labels count; files do not.
+The same images are condensed alternately with the teacher as feature network and with the bundled network, in one
+process; the teacher makes the labels in both cases. Measured: difficulty, targets, exchange, labels; no file access.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ NETWORKS = ("teacher", "bundled")
 def _arguments() -> argparse.Namespace:
     out = parser(__doc__)
     out.add_argument("--teacher", type=Path, required=True, metavar="FILE", help="checkpoint of a large teacher")
-    out.add_argument("--scale", type=int, default=2, help="its scale")
-    out.add_argument("--images", type=int, default=6, help="pictures of 480 x 320 (default 6)")
+    out.add_argument("--scale", type=int, default=2, help="scale of the teacher")
+    out.add_argument("--images", type=int, default=6, help="number of images of 480 x 320; default 6")
     return out.parse_args()
 
 
@@ -41,7 +41,7 @@ def _run(condenser: Condenser, task: ImageTask) -> tuple[float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     (result,) = condenser.condense([task])
     if not isinstance(result, Condensed):
-        raise SystemExit(f"a picture cannot be condensed: {result}")
+        raise SystemExit(f"an image cannot be condensed: {result}")
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
@@ -61,9 +61,7 @@ def main() -> None:
             seconds = _run(condenser, ImageTask(f"{number:016x}", downscale(picture, arguments.scale)))
             spent[network] = [a + b for a, b in zip(spent[network], seconds, strict=True)]
     ratios = [own / bundled for own, bundled in zip(spent["teacher"], spent["bundled"], strict=True)]
-    print(
-        f"{len(pictures)} pictures: the bundled network takes 1 / {ratios[0]:.1f} of the time, CPU 1 / {ratios[1]:.1f}"
-    )
+    print(f"{len(pictures)} images: the bundled network is {ratios[0]:.1f} times faster, {ratios[1]:.1f} in CPU time")
     figures = {"seconds_and_cpu_seconds": spent, "times_faster": ratios[0], "times_faster_cpu": ratios[1]}
     write_result("feature_network_cost", arguments, figures)
 

@@ -1,14 +1,15 @@
-"""What a GPU does with this package: python benchmarks/gpu.py --output FILE.json [--teacher CHECKPOINT]
+"""Throughput of a GPU: python benchmarks/gpu.py --output FILE.json [--teacher CHECKPOINT]
 
-At most ``--minutes`` (default 9), without Ray, most important first; the JSON is written anew after each part, so that
-what was measured is kept whatever ends it. Without a GPU it says so, and checks on the CPU that every part would start.
+Takes at most ``--minutes`` (default 9), without Ray, most important measurements first. The JSON is rewritten after
+each measurement, so that an interruption loses nothing. Without a GPU each measurement runs once on the CPU as a smoke
+test.
 
-- whether captured steps learn what eager ones do, and resume with the same bits;
+- whether captured steps give the same training as eager ones, and can be continued bit-identically;
 - steps/s of the three students, eager, captured as a CUDA graph and compiled, one and several at a time, and their
-  share of the rate at which the card multiplies large bfloat16 matrices;
-- the same with a teacher that labels every step's patches;
+  share of the GPU's rate for large bfloat16 matrix products;
+- the same with online labels;
 - tiles/s and megapixels/s of the teachers as labelers;
-- images/s of condensing 2-megapixel photographs at x2 and x4, with its stages.
+- images/s of condensing 2-megapixel photographs at x2 and x4, with the stages' shares.
 """
 
 from __future__ import annotations
@@ -47,16 +48,16 @@ from idc_ray.training.pairs import Feed, Pair, PairTable, Patches
 
 Row = dict[str, Any]
 
-#: Steps before the clock starts: a graph is captured, libraries set themselves up.
+#: Untimed steps at the start.
 WARM_UP = 8
 
-#: What the goals of benchmarks/README.md are measured with.
+#: Batch and patch size of the goals in benchmarks/README.md.
 BATCH, PATCH = 16, 48
 
-#: HR sides of a photograph of 2.7 megapixels, as DIV2K has them; multiples of the mosaic's cells.
+#: HR size of a photograph of 2.7 megapixels, as in DIV2K; multiples of the mosaic's cells.
 PHOTOGRAPH = (1280, 2048)
 
-#: How each student is run, and how many of it at a time; the most important first.
+#: Execution of each student, and how many of it at a time; the most important first.
 PLAN = {
     "edsr_baseline": [("graph", 1), ("graph", 4), ("eager", 1), ("graph", 2), ("graph", 8)],
     "swinir_light": [("graph", 1), ("eager", 1), ("graph", 4)],
@@ -67,7 +68,7 @@ AUGMENT = {"cutmix": 0.4, "mixup": 0.3, "channels": 0.5, "contrast": 0.3}
 
 
 class Bench:
-    """The device, how long a measurement takes, and what is measured at all."""
+    """Device and duration of the measurements."""
 
     def __init__(self, device: torch.device, seconds: float, small: bool) -> None:
         self.device, self.seconds, self.small = device, seconds, small
@@ -78,7 +79,7 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
     def rate(self, call: Callable[[], object], warm_up: int = WARM_UP) -> float:
-        """Calls a second."""
+        """Calls per second."""
         for _ in range(1 if self.small else warm_up):
             call()
         self.sync()
@@ -90,7 +91,7 @@ class Bench:
             if self.small:
                 break
             if calls % 100 == 0:
-                self.sync()  # else the queue, and so the last wait, would grow without bound
+                self.sync()  # bounds the queue of launched work
         self.sync()
         return calls / (time.perf_counter() - begin)
 
@@ -106,7 +107,7 @@ def student(model: str, execution: str, bench: Bench, scale: int = 2) -> TrainCo
 def trainers(
     config: TrainConfig, count: int, bench: Bench, table: PairTable, labeler: Upscaler | None = None
 ) -> Callable[[], None]:
-    """A call that queues one step of each of ``count`` students, each on a stream of its own."""
+    """A function that launches one step of each of ``count`` students, each on a separate CUDA stream."""
     made = []
     for seed in range(count):
         feed: Feed = Patches(table, config.patch_size, config.batch_size, seed)
@@ -136,7 +137,7 @@ def matrix_rate(bench: Bench) -> float:
 
 
 def step_flops(config: TrainConfig, bench: Bench) -> float:
-    """Operations of one step, counted by torch; convolutions and products alone."""
+    """FLOP of the convolutions and matrix products in one step, counted by torch."""
     model = student_spec(config).build().to(bench.device)
     lr = torch.rand(config.batch_size, 3, config.patch_size, config.patch_size, device=bench.device)
     with FlopCounterMode(display=False) as counter:
@@ -155,9 +156,9 @@ def random_table(bench: Bench, scale: int) -> PairTable:
 
 
 def check_row(bench: Bench, name: str, precision: str) -> Row:
-    """Whether a captured training learns what the eager one does, and resumes with the same bits.
+    """Check that a captured training equals an eager one, and can be continued bit-identically.
 
-    ``difference`` is the largest one of the averaged weights after 30 steps, over their largest change.
+    The rate is the largest difference of the averaged weights after 30 steps, divided by their largest change.
     """
     set_up_training(torch.get_num_threads())
     table = random_table(bench, 2)
@@ -189,9 +190,9 @@ def check_row(bench: Bench, name: str, precision: str) -> Row:
     difference = max(float((eager[key] - graph[key]).abs().max()) for key in names) / change
     same = all(torch.equal(graph[key], resumed[key]) for key in graph)
     return {
-        "what": f"{name} {precision}, graph against eager: largest difference over largest change",
+        "what": f"{name} {precision}, graph and eager: largest difference / largest change",
         "rate": difference,
-        "unit": "" if same else "NOT THE SAME BITS WHEN RESUMED",
+        "unit": "" if same else "NOT BIT-IDENTICAL WHEN CONTINUED",
         "resumes_bit_by_bit": same,
     }
 
@@ -215,7 +216,7 @@ def student_row(
 
 
 def benchmarked_row(bench: Bench) -> Row:
-    """With cuDNN's choice by trial, which a resumed training would not repeat: what determinism costs."""
+    """Steps/s with cudnn.benchmark, which is not deterministic, to measure the cost of determinism."""
     set_up_training(torch.get_num_threads())
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
     step = trainers(student("edsr_baseline", "graph", bench), 1, bench, random_table(bench, 2))
@@ -225,7 +226,7 @@ def benchmarked_row(bench: Bench) -> Row:
 def label_row(
     bench: Bench, load_network: Callable[[], Upscaler], dtype: torch.dtype | None, sides: Sequence[int]
 ) -> Row:
-    """LR megapixels a second of a labeler, on a batch of this shape."""
+    """LR megapixels/s of a labeler, with a batch of shape ``sides``."""
     set_up_training(torch.get_num_threads())
     network, batch = load_network(), torch.rand(*sides, device=bench.device)
     with torch.no_grad():
@@ -235,7 +236,7 @@ def label_row(
 
 
 def condense_row(bench: Bench, source: Path | None, scale: int) -> Row:
-    """Images a second of the condense job's own condenser, one image a call, and each stage's share of the time."""
+    """Images/s of the condense job's condenser, one image per call, and each stage's share of the time."""
     height, width = (256, 256) if bench.small else PHOTOGRAPH
     hr = mosaic(source, height, width)
     config = load(CondenseConfig, None, {"scale": scale})
@@ -259,7 +260,7 @@ def condense_row(bench: Bench, source: Path | None, scale: int) -> Row:
 
 
 def measurements(bench: Bench, source: Path | None, teacher: Path | None) -> Iterator[Callable[[], Row]]:
-    """All of them, the most important first; on a CPU each kind once."""
+    """All measurements, the most important first; on a CPU each kind once."""
     yield partial(peak_row, bench)
     for precision in ("float32", "bfloat16"):
         for name in PLAN:
@@ -289,7 +290,7 @@ def measurements(bench: Bench, source: Path | None, teacher: Path | None) -> Ite
 def measure(arguments: argparse.Namespace) -> list[Row]:
     gpu = torch.cuda.is_available()
     if not gpu:
-        print("no GPU that torch can use; every part is run once on the CPU, to see that it would start")
+        print("torch finds no usable GPU; each measurement runs once on the CPU as a smoke test")
     small = arguments.quick or not gpu
     device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
     bench = Bench(device, 0.2 if small else arguments.seconds, small)
@@ -305,7 +306,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
             share = f"  {row['share']:6.1%} of the peak" if "share" in row else ""
             stages = f"  {row['stages']}" if "stages" in row else ""
             print(f"{row['what']:72} {row['rate']:10.4g} {row['unit']}{share}{stages}", flush=True)
-        except Exception as error:  # what one card cannot run must not cost the other figures
+        except Exception as error:  # a failure on one GPU must not lose the other figures
             if small:
                 raise
             row = {"what": f"failed: {type(error).__name__}: {error}"}
@@ -317,12 +318,12 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
 
 def main() -> int:
     options = parser(__doc__)
-    options.add_argument("--teacher", type=Path, metavar="FILE", help="a large teacher for x2, such as spandrel loads")
-    options.add_argument("--minutes", type=float, default=9.0, help="most time that is taken (default: 9)")
-    options.add_argument("--seconds", type=float, default=3.0, help="of each measurement (default: 3)")
+    options.add_argument("--teacher", type=Path, metavar="FILE", help="a large teacher for x2")
+    options.add_argument("--minutes", type=float, default=9.0, help="time limit (default: 9)")
+    options.add_argument("--seconds", type=float, default=3.0, help="seconds per measurement (default: 3)")
     arguments = options.parse_args()
     if arguments.output is None:
-        print("give --output FILE.json to keep the figures")
+        print("give --output FILE.json to save the figures")
     measure(arguments)
     return 0
 

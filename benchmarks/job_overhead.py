@@ -1,9 +1,9 @@
-"""The job with one worker against a plain loop: python benchmarks/job_overhead.py --output FILE.json
+"""Overhead of the job with one worker over a plain loop: python benchmarks/job_overhead.py --output FILE.json
 
-The same images (pieces of 480 x 320), settings, images a call and torch threads. The loop reads, condenses, encodes
-PNGs and writes a Parquet file an image: what a person would write without Ray. Each side is a process of its own,
-one after the other. Start-up is left out on both sides: timed is from the end of the first call's images to the
-end of the last's. The job runs as its users run it, with tracking, compaction and resumable commits.
+The same images (pieces of 480 x 320), settings, images per call and torch threads. The loop reads, condenses, encodes
+PNGs and writes a Parquet file for each image, without Ray. The sides run in separate processes, one after the other.
+Start-up is not measured: the time is from the end of the first call to the end of the last. The job runs with default
+settings, including tracking, compaction and commits.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from idc_ray.models import bundled_teacher_bytes, load_teacher
 from idc_ray.pipeline.condense import IMAGES_PER_STEP
 from idc_ray.pipeline.device import set_up_torch
 
-#: Most that the job may take longer than the loop.
+#: Goal: largest ratio of the job's time to the loop's.
 GOAL = 1.10
 
 
@@ -80,34 +80,34 @@ def _read(config: CondenseConfig, ref: ImageRef) -> ImageTask:
 
 
 def job(config: CondenseConfig) -> Iterator[float]:
-    """Run the job in this process; yields the times at which its driver heard of each image."""
+    """Run the job in this process; yields the times at which the driver received each image's status."""
     from idc_ray.pipeline import condense
     from idc_ray.pipeline.progress import Progress
 
-    heard: list[float] = []
+    times: list[float] = []
 
     class Timed(Progress):
         def update(self, status: Mapping[str, Any]) -> None:
-            heard.append(time.time())
+            times.append(time.time())
             super().update(status)
 
     with mock.patch.object(condense, "Progress", Timed):
         condense.condense(config)
-    yield from heard
+    yield from times
 
 
 SIDES = {"job": job, "loop": loop}
 
 
 def _timed(side: str, images: Path, output: Path, quick: bool) -> dict[str, float]:
-    """Run one side in a process of its own."""
+    """Run one side in a separate process."""
     command = [sys.executable, __file__, "--side", side, "--images-in", str(images), "--side-output", str(output)]
     begin = time.time()
     done = subprocess.run([*command, *(["--quick"] if quick else [])], stdout=subprocess.PIPE, text=True, check=True)
     ends = json.loads(done.stdout.splitlines()[-1])
     first = IMAGES_PER_STEP["CPUs"]
     if len(ends) <= first:
-        raise SystemExit(f"{len(ends)} images are one call; expected more than {first}: give more --seconds")
+        raise SystemExit(f"{len(ends)} images are one call; expected more than {first}: raise --seconds")
     seconds = ends[-1] - ends[first - 1]
     return {
         "images": len(ends) - first,
@@ -119,7 +119,7 @@ def _timed(side: str, images: Path, output: Path, quick: bool) -> dict[str, floa
 
 
 def _count(arguments: argparse.Namespace, scratch: Path) -> int:
-    """Images that keep the loop busy for as long as asked for, judged by one call."""
+    """Number of images for about ``--seconds`` of work, estimated from one call."""
     step = IMAGES_PER_STEP["CPUs"]
     if arguments.quick:
         return 3 * step
@@ -149,8 +149,8 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--seconds", type=float, default=330, help="work of the loop; default 330")
-    options.add_argument("--rounds", type=int, default=1, help="times that both sides run, one after the other")
+    options.add_argument("--seconds", type=float, default=330, help="duration of the loop; default 330")
+    options.add_argument("--rounds", type=int, default=1, help="number of rounds of both sides")
     options.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
     options.add_argument("--images-in", type=Path, help=argparse.SUPPRESS)
     options.add_argument("--side-output", type=Path, help=argparse.SUPPRESS)

@@ -1,10 +1,10 @@
-"""Two literal implementations of the paper's method: the yardstick that ours is timed against.
+"""Two literal implementations of the paper's method, as reference for timing.
 
-Both do at every step what the paper describes: draw new frequencies, pass all N real crops through the teacher and
-project their local features, do the same for the synthetic tiles, compare, step. They differ only in how a local
-feature meets a frequency: by convolution, or by unfolding every neighbourhood. The loss (levels, groups, weights),
-the tile geometry and the teacher are ours, so that what is compared is the way and not the goal; a test holds
-loss and gradient equal to those of :class:`idc_ray.condensation.matching.TileMatcher` for equal frequencies.
+At every step both draw new frequencies, pass all N real crops through the teacher and project their local features, do
+the same for the synthetic tiles, compare, and update. They differ in the projection of local features on frequencies:
+by convolution, or by unfolding every neighbourhood. The loss (levels, groups, weights), the tile geometry and the
+teacher are those of idc_ray; a test checks that loss and gradient equal those of
+:class:`idc_ray.condensation.matching.TileMatcher` for equal frequencies.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ PROJECTIONS: dict[str, Projection] = {"convolution": by_convolution, "unfold": b
 
 @dataclass(frozen=True)
 class LiteralImage:
-    """One image's real side: nothing of it that depends on frequencies.
+    """The data of a real image that does not depend on frequencies.
 
     Attributes:
         crops: (N, 3, p, p) in [0, 1].
         weights: (N, positions, positions), 0 where an earlier crop already covers the position.
         shares: float64 (N, g), mass of each crop in each group.
-        mean: (c,) of the teacher's features.
-        std: (c,) likewise.
-        weighting: from hardness to weight, for the synthetic tiles.
+        mean: (c,) mean of the teacher's features.
+        std: (c,) standard deviation of the teacher's features.
+        weighting: maps hardness to weights, for the synthetic tiles.
     """
 
     crops: Tensor
@@ -80,21 +80,21 @@ class LiteralImage:
         seen = torch.zeros(lr.shape[1:], dtype=torch.bool)
         weights = torch.zeros(len(positions), side, side)
         for crop, (top, left) in enumerate(positions.tolist()):
-            storage = (slice(top + half, top + half + side), slice(left + half, left + half + side))
-            weights[crop] = weighting(hardness[storage]) * ~seen[storage]
-            seen[storage] = True
+            area = (slice(top + half, top + half + side), slice(left + half, left + half + side))
+            weights[crop] = weighting(hardness[area]) * ~seen[area]
+            seen[area] = True
         return cls(cut(lr, positions, size).float() / 255, weights, shares, mean, std, weighting)
 
 
 class LiteralMatcher:
-    """Optimises one image's tiles by the paper's words.
+    """Optimises one image's tiles as described in the paper.
 
     Args:
         reader: the teacher and the tile geometry.
-        project: how local features meet frequencies.
+        project: projection of local features on frequencies.
         loss: levels and discrepancy.
         optimizer: Adam's settings.
-        batch: tiles of one teacher call; all crops at once would take gigabytes.
+        batch: number of tiles per teacher call; all crops at once would need gigabytes.
     """
 
     def __init__(
@@ -141,13 +141,13 @@ class LiteralMatcher:
     def steps(
         self, image: LiteralImage, start: Tensor, iterations: int, draw: Callable[[int], Tensor]
     ) -> Iterator[Tensor]:
-        """Optimise tiles, one step each time the next item is asked for.
+        """Optimise tiles, one step for each item of the iterator.
 
         Args:
-            image: the real side.
-            start: uint8 (n, 3, p, p).
-            iterations: of the whole optimisation.
-            draw: frequencies (m, c, k, k) of a step.
+            image: the real image.
+            start: initial tiles, uint8 (n, 3, p, p).
+            iterations: number of steps of the whole optimisation.
+            draw: returns the frequencies (m, c, k, k) of a step.
 
         Yields:
             After each step the tiles, uint8 (n, 3, p, p).

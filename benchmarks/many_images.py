@@ -1,7 +1,7 @@
-"""What a manifest of a million images costs before, while and after the images are condensed; not what they cost.
+"""Cost of a manifest of a million images in the driver, without the cost of condensing them.
 
-Every stage runs in a process of its own, so that its peak of memory is its own. The input is Parquet whose rows all
-hold one tiny picture, and a list file whose lines but one name no file.
+Every stage runs in a separate process to measure its peak memory. The inputs are Parquet with the same tiny image in
+all rows, and a list file in which only one file exists.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def find(folder: Path, name: str) -> Any:
 
 
 def plan(folder: Path, name: str, listing: Any) -> Any:
-    """What a launch does between the listing and the first image."""
+    """The driver's work between listing and the first image."""
     from idc_ray.pipeline.compactor import Compactor
     from idc_ray.pipeline.inputs import by_range
     from idc_ray.pipeline.plan import plan_work
@@ -99,14 +99,14 @@ def record(image_id: str, source: str) -> ImageRecord:
 
 
 def _parquet(rows: int) -> bytes:
-    """A shard that has its number of rows, and no tiles: a resume reads footers only."""
+    """A shard with the right number of rows but without tiles, as a continued job reads footers only."""
     buffer = io.BytesIO()
     pq.write_table(pa.table({"tile_index": pa.nulls(rows, pa.int32())}), buffer)
     return buffer.getvalue()
 
 
 def write_done(folder: Path, listing: Any, share: float, loose: int) -> None:
-    """An output in which a share of the images is done: whole ranges in shards, the last few images as parts."""
+    """Write an output in which a share of the images is done: whole ranges in shards, ``loose`` images as parts."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     store = resolve(str(folder / "out"))
     by_shard: dict[int, list[tuple[str, str]]] = {}
@@ -144,7 +144,7 @@ def stage_plan(folder: Path, share: str) -> dict[str, float]:
 
 
 def stage_finish(folder: Path, _: str) -> dict[str, float]:
-    """What ends a run of which everything is done: the summary, and the manifest."""
+    """The end of a run: summary and manifest."""
     from idc_ray.pipeline.report import summarise
     from idc_ray.pipeline.summary import Summary
 
@@ -161,14 +161,14 @@ STAGES: dict[str, Callable[[Path, str], dict[str, float]]] = {
 
 
 def in_process(stage: str, folder: Path, argument: str) -> dict[str, float]:
-    """A stage by itself, with the most memory that it ever had."""
+    """Run a stage in a separate process; the result includes its peak memory."""
     arguments = [sys.executable, __file__, "--stage", stage, argument, str(folder)]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=1800)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def run_job(folder: Path, name: str, seconds: float) -> dict[str, float]:
-    """The job itself: seconds until its first images are done, images a second after that, the driver's memory."""
+    """Run the job: seconds until the first image is done, images per second after that, the driver's memory."""
     output = folder / "out"
     shutil.rmtree(output, ignore_errors=True)
     options = [f"--{key}={value}" for key, value in TINY.items()]
@@ -202,7 +202,7 @@ def run_job(folder: Path, name: str, seconds: float) -> dict[str, float]:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """What a process has used; the clock tells little on a machine with other work."""
+    """CPU time of a process, as wall time means little on a busy machine."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -213,7 +213,7 @@ def _finished(output: Path) -> int:
 
 @contextmanager
 def watching(pid: int) -> Iterator[list[int]]:
-    """The most memory that a process had, read now and then."""
+    """Record the peak memory of a process."""
     peak, stop = [0], threading.Event()
 
     def watch() -> None:
@@ -253,7 +253,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--images", type=int, default=1_000_000)
-    options.add_argument("--no-job", action="store_true", help="leave out the job itself")
+    options.add_argument("--no-job", action="store_true", help="do not run the job")
     options.add_argument("--stage", nargs=3, metavar=("STAGE", "ARGUMENT", "FOLDER"), help=argparse.SUPPRESS)
     arguments = options.parse_args()
     if arguments.stage:

@@ -1,8 +1,8 @@
-"""Peak memory of the job on N and on 4 N images: python benchmarks/memory.py --output FILE.json
+"""Peak memory of the job with N and with 4 N images: python benchmarks/memory.py --output FILE.json
 
-The job must hold a few images at a time, however many there are. Each run is a process of its own; the peak resident
-set (VmHWM) of the driver and of every process below it is read every half second. The settings are the job's,
-but for few iterations, which do not matter for memory and a lot for time.
+Memory should not depend on the number of images. Each run is a separate process; the peak resident
+set (VmHWM) of the driver and its child processes is read every half second. Settings are the defaults,
+except for fewer iterations, which do not affect memory.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import ROOT, machine, parser, write_pieces, write_result
 
-#: Most that four times the images may cost.
+#: Goal: largest ratio of peak memory for four times the images.
 GOAL = 1.15
 SAMPLE_SECONDS = 0.5
 QUICK = ["--rlff.num_sets", "2", "--rlff.num_frequencies", "64", "--rlff.num_held_out", "64"]
 
 
 def _status(pid: int) -> tuple[int, int]:
-    """Parent and peak resident set in KiB of a process; (0, 0) once it is gone."""
+    """Parent and peak resident set in KiB of a process; (0, 0) if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
@@ -36,7 +36,7 @@ def _status(pid: int) -> tuple[int, int]:
 
 
 def _kind(pid: int) -> str:
-    """Ray's workers carry what they run as their command line."""
+    """Kind of a process, from the name that Ray gives its workers' command lines."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -63,7 +63,7 @@ def peaks_below(driver: int) -> dict[str, float]:
 
 
 def run(images: Path, output: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    """Run the job and watch it."""
+    """Run the job and measure its memory."""
     command = [
         sys.executable, str(ROOT / "jobs" / "condense.py"), "--input", str(images), "--output", str(output),
         "--iterations", str(arguments.iterations), "--actors.max_size", "1", "--gallery_images", "0",
@@ -86,7 +86,7 @@ def run(images: Path, output: Path, arguments: argparse.Namespace) -> dict[str, 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--images", type=int, default=50, help="N; default 50")
-    options.add_argument("--iterations", type=int, default=3, help="steps an image; default 3")
+    options.add_argument("--iterations", type=int, default=3, help="steps per image; default 3")
     arguments = options.parse_args()
     if arguments.quick:
         arguments.images, arguments.iterations = 4, 2

@@ -1,6 +1,6 @@
 """The README's plot, from the recorded trainings: python benchmarks/results_plot.py --output docs/images/results.svg
 
-PSNR on Set5 of a small student after equal training, against the share of the LR pixels that it was trained on: means
+PSNR on Set5 of a small student against the share of the LR pixels that it was trained on, at equal steps: means
 and ranges over the seeds in docs/results.
 """
 
@@ -18,7 +18,7 @@ from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: Methods that have three ratios with teacher labels, as they are named in the legend; colours of Okabe and Ito.
+#: Methods with three ratios and teacher labels: name in the legend, colour (of Okabe and Ito), marker.
 METHODS = {
     "idc": ("idc", "#D55E00", "o"),
     "hardest": ("hardest crops", "#0072B2", "s"),

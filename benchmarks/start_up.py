@@ -1,11 +1,11 @@
-"""Where the time of a start goes: python benchmarks/start_up.py --output FILE.json
+"""Start-up time of the commands: python benchmarks/start_up.py --output FILE.json
 
-One photograph of 480 x 320 is condensed at the defaults, and a small student trained for 20 steps on the result, each
-by the command that users type. Shown are the stages of the driver, by the clock since the command and in CPU seconds of
-the driver, and the CPU seconds of every process of the job: the driver, Ray's own, the workers'. On a machine with
-other work only CPU seconds mean something. Linux only.
+One photograph of 480 x 320 is condensed with default settings, and a small student is trained for 20 steps on the
+result, each by its command. The output shows the driver's stages, in wall time since the command and in CPU seconds,
+and the CPU seconds of all processes: the driver, Ray and the workers. On a busy machine only CPU seconds are
+meaningful. Linux only.
 
-``--against CHECKOUT`` runs another version by turns with this one and prints the quotients of the CPU seconds.
+``--against CHECKOUT`` alternates with another version and prints the ratios of the CPU seconds.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ STEPS = 20
 #: An environment variable that all processes of a measured command inherit; its value names the run.
 MARK = "IDC_RAY_START_UP"
 TICKS = os.sysconf("SC_CLK_TCK")
-LOOK_SECONDS = 0.05
+READ_SECONDS = 0.05
 
-#: What a process is shown as, by a part of its command line; the first that fits.
+#: Names of processes by a part of their command line; the first match counts.
 PROCESSES = {
     "ray::DashboardAgent": "Ray: agents",
     "ray::RuntimeEnvAgent": "Ray: agents",
@@ -55,7 +55,7 @@ Stage = tuple[str, float, float]
 
 
 def measured(side: str, arguments: Sequence[str]) -> None:
-    """Run a command in this process; the last line printed has the stages: name, clock since the command, CPU."""
+    """Run a command in this process; the last printed line has the stages: name, wall time, CPU time."""
     begin = float(os.environ["IDC_RAY_BEGIN"])
     stages: list[Stage] = []
 
@@ -73,7 +73,7 @@ def measured(side: str, arguments: Sequence[str]) -> None:
         return code
 
     class Noted(progress.Heartbeat):
-        """The jobs name their stages to it."""
+        """Records the stages of the jobs."""
 
         def __exit__(
             self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -100,7 +100,7 @@ def measured(side: str, arguments: Sequence[str]) -> None:
 
 
 class Watched:
-    """CPU seconds of all processes whose environment has ``mark``, whoever their parent is."""
+    """CPU seconds of all processes whose environment has ``mark``, whatever their parent is."""
 
     def __init__(self, mark: str) -> None:
         self._mark = f"{MARK}={mark}".encode()
@@ -108,8 +108,8 @@ class Watched:
         self._seconds: dict[int, float] = {}
         self._names: dict[int, str] = {}
 
-    def look(self) -> None:
-        """To be called often: what a process took after the last look is not counted."""
+    def read(self) -> None:
+        """Read the CPU times; to be called often, as time after a process's last reading is not counted."""
         pids = {int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal()}
         for pid in pids - self._others:
             folder = Path("/proc", str(pid))
@@ -119,7 +119,7 @@ class Watched:
                     continue
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
                 command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:  # it has ended, or is another user's
+            except OSError:  # it has ended, or belongs to another user
                 continue
             self._seconds[pid] = (int(fields[11]) + int(fields[12])) / TICKS  # in user mode, and in the kernel
             name = next((name for part, name in PROCESSES.items() if part in command), None)
@@ -127,7 +127,7 @@ class Watched:
                 self._names[pid] = name
 
     def seconds(self) -> dict[str, float]:
-        """By what the processes are, the largest first."""
+        """CPU seconds by the name of the processes, largest first."""
         out: Counter[str] = Counter()
         for pid, seconds in self._seconds.items():
             out[self._names.get(pid, "others")] += seconds
@@ -135,7 +135,7 @@ class Watched:
 
 
 def run(side: str, package: Path, arguments: Sequence[str]) -> dict[str, Any]:
-    """Run a command of a checkout in a process of its own."""
+    """Run a command of a checkout in a separate process."""
     mark, begin = uuid.uuid4().hex, time.time()
     environment = os.environ | {"PYTHONPATH": str(package), MARK: mark, "IDC_RAY_BEGIN": str(begin)}
     command = [sys.executable, __file__, "--side", side, "--", *arguments]
@@ -143,8 +143,8 @@ def run(side: str, package: Path, arguments: Sequence[str]) -> dict[str, Any]:
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, cwd=package)
         while process.poll() is None:
-            watched.look()
-            time.sleep(LOOK_SECONDS)
+            watched.read()
+            time.sleep(READ_SECONDS)
         wall = time.time() - begin
         output.seek(0)
         lines = output.read().splitlines()
@@ -155,7 +155,7 @@ def run(side: str, package: Path, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def show(title: str, result: dict[str, Any]) -> None:
-    print(f"\n{title}: {result['clock']:.1f} s by the clock, {result['cpu']:.1f} CPU seconds in all processes")
+    print(f"\n{title}: {result['clock']:.1f} s of wall time, {result['cpu']:.1f} CPU seconds in all processes")
     print(f"  {'until, s':>8} {'CPU, s':>7}  stages of the driver")
     for name, clock, cpu in result["stages"]:
         print(f"  {clock:8.1f} {cpu:7.2f}  {name}")
@@ -197,7 +197,7 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    if "--side" in sys.argv:  # before anything of the benchmarks is imported: that would count as start-up
+    if "--side" in sys.argv:  # before importing the benchmarks, which would count as start-up
         position = sys.argv.index("--side")
         measured(sys.argv[position + 1], sys.argv[position + 3 :])
         return
@@ -205,7 +205,7 @@ def main() -> None:
     from benchmarks.common import parser, write_result
 
     options = parser(__doc__)
-    options.add_argument("--rounds", type=int, default=1, help="times that each version runs, by turns")
+    options.add_argument("--rounds", type=int, default=1, help="number of alternating runs of each version")
     options.add_argument("--against", type=Path, metavar="CHECKOUT", help="another version of this repository")
     arguments = options.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

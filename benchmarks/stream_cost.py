@@ -1,8 +1,8 @@
 """CPU time of streamed training data: python benchmarks/stream_cost.py --against CHECKOUT --output FILE.json
 
-Photographs stream through Ray Data to one worker, which takes batches and trains nothing. The figure is the CPU time
-of all processes, Ray's own included, over whole epochs, by step of 16 patches: read ahead within an epoch is counted
-where it is used. With ``--against`` another checkout of this repository does the same, by turns. Linux only.
+Photographs are streamed through Ray Data to one worker, which takes batches and trains nothing. The result is the CPU
+time per step of 16 patches, of all processes including Ray's, over whole epochs, so that data read ahead within an
+epoch is counted. ``--against`` alternates with another checkout of this repository. Linux only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# First: a side of another checkout imports the package from there.
+# Before other imports: the other checkout's side imports the package from there.
 sys.path.insert(0, os.environ.get("STREAM_COST_CHECKOUT", str(Path(__file__).resolve().parents[1])))
 
 import ray
@@ -35,7 +35,7 @@ SIZE = 1024, 1536
 
 
 class Epochs:
-    """A worker's part of the stream that notes the CPU time at the start of each epoch."""
+    """A worker's part of the stream that records the CPU time at the start of each epoch."""
 
     def __init__(self, part: Any) -> None:
         self.part = part
@@ -50,7 +50,7 @@ class Epochs:
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and all processes that it began, directly or not, those that have ended included."""
+    """CPU time of this process and all its descendants, including those that have ended."""
     parents: dict[int, int] = {}
     ticks: dict[int, int] = {}
     for folder in Path("/proc").iterdir():
@@ -61,7 +61,7 @@ def cpu_seconds() -> float:
         except OSError:  # it has just ended
             continue
         parents[int(folder.name)] = int(fields[1])
-        ticks[int(folder.name)] = sum(map(int, fields[11:15]))  # user and system time, its own and of ended children
+        ticks[int(folder.name)] = sum(map(int, fields[11:15]))  # user and system time, including ended children
 
     def began(pid: int) -> bool:
         while pid > 1 and pid != os.getpid():
@@ -72,7 +72,7 @@ def cpu_seconds() -> float:
 
 
 def side(data: Path, epochs: int) -> float:
-    """CPU seconds of a step."""
+    """CPU seconds per step."""
     torch.set_num_threads(1)
     ray.init(num_cpus=2, include_dashboard=False, logging_level="error", _node_ip_address="127.0.0.1")
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -85,12 +85,12 @@ def side(data: Path, epochs: int) -> float:
         take(step, 0, 1)
         step += 1
     del feed, take
-    gc.collect()  # ends the epoch that has begun, while Ray is still there
+    gc.collect()  # ends the current epoch before Ray is shut down
     return (part.begun[1 + epochs] - part.begun[1]) / (part.batches - 1)
 
 
 def _run(checkout: Path, data: Path, epochs: int) -> float:
-    """One side in a process of its own; in the checkout, as Ray's workers import from where the driver runs."""
+    """Run one side in a separate process, in its checkout, as Ray's workers import from the driver's folder."""
     places = {"STREAM_COST_CHECKOUT": str(checkout), "PYTHONPATH": str(checkout), "RAY_USAGE_STATS_ENABLED": "0"}
     command = [sys.executable, str(Path(__file__).resolve()), "--data", str(data), "--epochs", str(epochs)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | places, cwd=checkout)
@@ -107,11 +107,11 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     for _ in range(arguments.rounds):
         row = {name: _run(checkout, scratch, arguments.epochs) for name, checkout in sides.items()}
         rounds.append(row)
-        print(", ".join(f"{name}: {seconds:.3f} CPU seconds a step" for name, seconds in row.items()), flush=True)
+        print(", ".join(f"{name}: {seconds:.3f} CPU seconds per step" for name, seconds in row.items()), flush=True)
     figures: dict[str, Any] = {"rounds": rounds}
     if arguments.against:
         figures["times_cheaper"] = statistics.median(row["against"] / row["this"] for row in rounds)
-        print(f"times cheaper than the other checkout: {figures['times_cheaper']:.1f}")
+        print(f"factor to the other checkout: {figures['times_cheaper']:.1f}")
     return figures
 
 
@@ -119,8 +119,8 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout of this repository")
     options.add_argument("--images", type=int, default=64, help="photographs; default 64")
-    options.add_argument("--epochs", type=int, default=2, help="epochs that are timed, after an untimed one; default 2")
-    options.add_argument("--rounds", type=int, default=1, help="times that each side runs, by turns; default 1")
+    options.add_argument("--epochs", type=int, default=2, help="timed epochs, after an untimed one; default 2")
+    options.add_argument("--rounds", type=int, default=1, help="number of alternating runs of each side; default 1")
     options.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     arguments = options.parse_args()
     if arguments.data is not None:

@@ -1,8 +1,8 @@
-"""Training speed of the student networks alone: python benchmarks/student_models.py --output FILE.json
+"""Training speed of the student networks: python benchmarks/student_models.py --output FILE.json
 
-Forward and backward pass of each network on one random batch, on the GPU if there is one: no data, no optimizer. The
-operations of a step are what torch dispatches, views and allocations apart: about the kernels that a GPU launches. A
-CPU's count of MambaIRv2 is higher than a GPU's, as its selective scans have shorter segments.
+Forward and backward pass of each network on one random batch, on the GPU if there is one, without data and optimizer.
+The operations of a step are those dispatched by torch, except views and allocations: about the number of GPU kernels.
+The count of MambaIRv2 is higher on a CPU than on a GPU, as its selective scans have shorter segments there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from idc_ray.models import create_model
 
 STUDENTS = ("edsr_baseline", "swinir_light", "mambairv2_light")
 
-#: Operations that only name memory: views and allocations.
+#: Operations without a kernel: views and allocations.
 NO_KERNEL = {
     *("alias", "as_strided", "detach", "expand", "permute", "select", "slice", "split", "split_with_sizes", "squeeze"),
     *("t", "transpose", "unbind", "unfold", "unsqueeze", "view", "_unsafe_view", "promote_types"),
@@ -35,7 +35,7 @@ NO_KERNEL = {
 
 
 class Operations(TorchDispatchMode):
-    """Counts the operations that compute or move something."""
+    """Counts the operations with a kernel."""
 
     count = 0
 
@@ -52,7 +52,7 @@ def _arguments() -> argparse.Namespace:
     out.add_argument("--scale", type=int, default=2, help="2, 3 or 4 (default 2)")
     out.add_argument("--steps", type=int, default=10, help="timed steps of each network (default 10)")
     out.add_argument("--bfloat16", action="store_true", help="autocast, as the training job does on a GPU")
-    out.add_argument("--threads", type=int, default=1, help="of torch, on a CPU (default 1)")
+    out.add_argument("--threads", type=int, default=1, help="torch threads, on a CPU (default 1)")
     return out.parse_args()
 
 
@@ -66,12 +66,12 @@ def step(model: nn.Module, x: Tensor, bfloat16: bool) -> None:
 
 
 def measure(name: str, arguments: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    """Seconds of the fastest and of the median step, and operations of one."""
+    """Seconds of the fastest and the median step, and operations of a step."""
     torch.manual_seed(0)
     model = create_model(name, arguments.scale).train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.rand(arguments.batch, 3, arguments.patch, arguments.patch, device=device)
     seconds = []
-    for _ in range(2 + arguments.steps):  # the first two find memory and algorithms
+    for _ in range(2 + arguments.steps):  # the first two are a warm-up
         begin = time.perf_counter()
         step(model, x, arguments.bfloat16)
         seconds.append(time.perf_counter() - begin)
@@ -92,7 +92,7 @@ def main() -> None:
     networks = {}
     for name in arguments.models:
         networks[name] = found = measure(name, arguments, device)
-        print(f"{name:16} {1 / found['median']:8.3f} steps/s  {found['operations']:6d} operations a step")
+        print(f"{name:16} {1 / found['median']:8.3f} steps/s  {found['operations']:6d} operations per step")
     write_result("student_models", arguments, {"device": kind, "networks": networks})
 
 

@@ -1,10 +1,9 @@
-"""The training job with one worker against a bare torch loop: python benchmarks/train_throughput.py --output FILE.json
+"""The training job with one worker compared with a torch loop: python benchmarks/train_throughput.py --output FILE.json
 
-The same condensed tiles in memory, network, batch, loss, precision and torch threads. The loop is the fastest that is
-easily written: random tiles, forward, backward, Adam, on a GPU as a CUDA graph; no flips, no moving average, no
-clipping, no checkpoints. The job is the job: Ray Train, progress, tracking, checkpoints, all of the defaults. Each
-side is a process of its own, one after the other, by turns; timed are the same number of steps, after a share that is
-not timed.
+The same condensed tiles in memory, network, batch, loss, precision and torch threads. The loop is minimal: random
+tiles, forward, backward, Adam, on a GPU as a CUDA graph; no flips, moving average, clipping or checkpoints. The job has
+all defaults: Ray Train, progress, tracking, checkpoints. The sides run alternately in separate processes; the same
+number of steps is timed, after a warm-up.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ from idc_ray.models import create_model
 from idc_ray.training.device import set_up_training
 from idc_ray.training.low_precision import choose_precision
 
-#: Least share of the bare loop's steps a second.
+#: Goal: smallest ratio of the job's steps/s to the loop's.
 GOAL = 0.95
 
-#: Steps before the clock starts: caches, the first allocations, Ray's start.
+#: Untimed steps at the start: caches, first allocations, start of Ray.
 WARM_STEPS = 40
 
 #: Pieces of photographs that tiles are cut from.
@@ -49,7 +48,7 @@ def settings(data: Path, output: Path, arguments: argparse.Namespace) -> TrainCo
 
 
 def loop(config: TrainConfig) -> float:
-    """Steps a second of the best loop that a person would write for the device: a CUDA graph where there is one."""
+    """Steps/s of a good hand-written loop, with a CUDA graph on a GPU."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     low = choose_precision(config.precision, device) == "bfloat16"
     set_up_training(config.workers.threads or 1)
@@ -73,7 +72,7 @@ def loop(config: TrainConfig) -> float:
     begin = 0.0
     for number in range(config.iterations):
         if number == WARM_STEPS:
-            float(next(model.parameters()).detach().sum())  # what is queued is done
+            float(next(model.parameters()).detach().sum())  # waits for the device
             begin = time.perf_counter()
         static.random_(len(lr))
         run(static)
@@ -94,7 +93,7 @@ def _captured(step: Callable[[torch.Tensor], None], index: torch.Tensor) -> Call
 
 
 def job(config: TrainConfig) -> float:
-    """Steps a second of the job, by the times at which its driver heard of the steps."""
+    """Steps/s of the job, from the times at which the driver receives progress."""
     from idc_ray.training import driver
     from idc_ray.training.progress import TrainProgress
 
@@ -117,7 +116,7 @@ SIDES = {"job": job, "loop": loop}
 
 
 def _rate(side: str, data: Path, output: Path, arguments: argparse.Namespace) -> float:
-    """Run one side in a process of its own."""
+    """Run one side in a separate process."""
     options = ["--side", side, "--tiles", str(data), "--side-output", str(output), "--model", arguments.model]
     options += ["--steps", str(arguments.steps), "--threads", str(arguments.threads)]
     done = subprocess.run([sys.executable, __file__, *options], stdout=subprocess.PIPE, text=True, check=True)
@@ -135,7 +134,7 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         row = {side: _rate(side, scratch / "tiles", scratch / f"{side}{number}", arguments) for side in SIDES}
         row["job_over_loop"] = row["job"] / row["loop"]
         rounds.append(row)
-        print(f"loop {row['loop']:.2f}, job {row['job']:.2f} steps a second: {row['job_over_loop']:.3f}", flush=True)
+        print(f"loop {row['loop']:.2f}, job {row['job']:.2f} steps/s: {row['job_over_loop']:.3f}", flush=True)
     over = statistics.median(row["job_over_loop"] for row in rounds)
     print(f"job / loop: {over:.3f} (goal: at least {GOAL:.2f})")
     return {"rounds": rounds, "job_over_loop": over, "goal": GOAL}
@@ -144,9 +143,9 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", default="edsr_small", help="network; default edsr_small")
-    options.add_argument("--steps", type=int, default=300, help="steps that are timed; default 300")
-    options.add_argument("--threads", type=int, default=1, help="torch threads on both sides; default 1")
-    options.add_argument("--rounds", type=int, default=3, help="times that both sides run, by turns; default 3")
+    options.add_argument("--steps", type=int, default=300, help="timed steps; default 300")
+    options.add_argument("--threads", type=int, default=1, help="torch threads of both sides; default 1")
+    options.add_argument("--rounds", type=int, default=3, help="number of alternating runs of both sides; default 3")
     options.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
     options.add_argument("--tiles", type=Path, help=argparse.SUPPRESS)
     options.add_argument("--side-output", type=Path, help=argparse.SUPPRESS)

@@ -1,11 +1,10 @@
-"""A sweep against the same trials in a plain loop: python benchmarks/tune_overhead.py --output FILE.json
+"""A sweep compared with the same trials in a plain loop: python benchmarks/tune_overhead.py --output FILE.json
 
-The sweep is the job, one trial at a time: random search, nothing stopped early, records, tracking, pictures. The loop
-is what a person would write instead: one process, without Ray, that condenses the same images at the settings that the
-sweep drew, trains the same student and scores it, one setting after another. It scores at the end alone, measures the
-images anew for each setting, and keeps nothing; the sweep scores half-way as well, and measures the images once. Both
-are timed as whole processes, start-up too, by turns; their scores must be equal. A first, small round does not count:
-it leaves Python's compiled files, as any earlier use of the package would have.
+The sweep is the tuning job, one trial at a time: random search without early stopping, records, tracking, plots. The
+loop is one process without Ray that condenses the same images with the sweep's settings, trains the same student and
+scores it, one setting after another. The loop scores at the end only and measures the images again for each setting;
+the sweep also scores half-way, and measures the images once. Both are timed alternately as whole processes, including
+start-up; their scores must be equal. A small untimed round first compiles the Python files.
 """
 
 from __future__ import annotations
@@ -46,19 +45,19 @@ from idc_ray.training.validation import validation_pairs
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-#: Most that the sweep may take longer than the loop.
+#: Goal: largest overhead of the sweep.
 GOAL = 0.15
 
-#: Largest difference of a trial's scores, dB: sums of floats may end in other bits, other work would show.
+#: Largest difference of a trial's scores in dB that counts as equal.
 SAME = 1e-6
 
-#: Images condensed in one call on both sides: the job's default on CPUs.
+#: Images per call on both sides: the job's default on CPUs.
 TOGETHER = 4
 
 #: A round that takes a minute.
 QUICK = {"trials": 2, "images": 4, "steps": 40, "rounds": 1}
 
-#: Pictures to score on, and their side; few, as scoring is no more than a check here.
+#: Number of validation images, and their side; few, as scoring is only a check here.
 SCORED, SIDE = 8, 128
 
 CONDENSE: dict[str, Any] = {"tile_size": 32, "ratio": 0.02, "allocation": "difficulty"}
@@ -69,11 +68,11 @@ STUDENT: dict[str, Any] = {
     "model_arguments": {"channels": 24, "blocks": 7},
     "batch_size": 4,
     "patch_size": 32,
-    "optimizer.learning_rate": 1e-3,  # as in the spaces: with the training job's own two, so few steps are noise
+    "optimizer.learning_rate": 1e-3,  # this and ema as in the packaged spaces, for few steps
     "ema": 0.99,
 }
 
-#: What is varied; of one depth of features, as in the sweeps of loss weights.
+#: Search space, with a single feature layer, as in tune_spaces/loss_weights.yaml.
 PARAMETERS: dict[str, Any] = {
     "init": ["random", "hardest"],
     "exchange.cells": [1, 2, 4],
@@ -83,7 +82,7 @@ PARAMETERS: dict[str, Any] = {
 
 
 def timed(log: Path, *command: object) -> float:
-    """Seconds from the start of a Python process to its end; what it prints is kept in a file."""
+    """Run a Python process and return its seconds; its output goes to a file."""
     begin = time.monotonic()
     with log.open("a") as file:
         done = subprocess.run([sys.executable, *map(str, command)], stdout=file, stderr=subprocess.STDOUT)
@@ -93,7 +92,7 @@ def timed(log: Path, *command: object) -> float:
 
 
 def write_inputs(folder: Path, arguments: argparse.Namespace) -> None:
-    """A folder with pieces of photographs to condense and to score on, and the space."""
+    """Write pieces of photographs to condense and to validate on, and the search space."""
     pieces = blocks(arguments.input, 320, 480, 100, arguments.images + SCORED)
     for name in ("images", "validation"):
         (folder / name).mkdir(parents=True)
@@ -107,7 +106,7 @@ def write_inputs(folder: Path, arguments: argparse.Namespace) -> None:
 
 
 def sweep(folder: Path, output: Path, arguments: argparse.Namespace) -> float:
-    """Seconds of the tuning job."""
+    """Run the tuning job and return its seconds."""
     return timed(
         output.with_suffix(".log"), ROOT / "jobs" / "tune.py", "--space", folder / "space.yaml", "--output", output,
         "--input", folder / "images", "--images", arguments.images, "--validation", folder / "validation",
@@ -117,7 +116,7 @@ def sweep(folder: Path, output: Path, arguments: argparse.Namespace) -> float:
 
 
 def loop(folder: Path, draws: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> Iterator[float]:
-    """The score of each setting, dB."""
+    """Yield the score of each setting in dB."""
     own = CONDENSE | {"input": str(folder / "images"), "output": str(folder / "none"), "actors.device": "cpu"}
     configs = [load(CondenseConfig, None, own | draw) for draw in draws]
     listing = readable_samples(find_input(configs[0]), configs[0], arguments.images)
@@ -161,7 +160,7 @@ def _student(config: TrainConfig, tiles: list[Pair], validation: list[Pair]) -> 
 
 
 def largest_difference(trials: Sequence[FrozenTrial], scores: Sequence[float]) -> float:
-    """Of the scores of the two sides, dB; sides that did not do the same work are refused."""
+    """Largest difference of the two sides' scores in dB; exits if they did not do the same work."""
     if len(trials) != len(scores):
         raise SystemExit(f"the sweep has {len(trials)} trials, the loop {len(scores)}")
     differences = [0.0]
@@ -170,12 +169,12 @@ def largest_difference(trials: Sequence[FrozenTrial], scores: Sequence[float]) -
         differences.append(abs(psnr - score))
         if trial.state.name != "COMPLETE" or not differences[-1] <= SAME:
             found = f"{trial.state.name}, {psnr} dB in the sweep, {score} dB in the loop {reason}"
-            raise SystemExit(f"trial {trial.number} is not the same on both sides: {found}")
+            raise SystemExit(f"trial {trial.number} differs between the sides: {found}")
     return max(differences)
 
 
 def compared(sweep_seconds: float, loop_seconds: float, trials: Sequence[FrozenTrial]) -> dict[str, float]:
-    """A round's figures."""
+    """Figures of a round."""
     seeds = [seed for trial in trials for seed in trial.user_attrs["seeds"]]
     inside = sum(seed["condense_seconds"] + seed["train_seconds"] for seed in seeds)
     return {
@@ -213,9 +212,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for number in range(arguments.rounds):
         row = _round(folder, number, arguments)
         rounds.append(row)
-        told = f"sweep {row['sweep']:.1f} s ({row['sweep_outside_trials']:.1f} s outside trials), "
-        told += f"loop {row['loop']:.1f} s: {row['overhead']:+.1%}, {row['overhead_seconds_a_trial']:+.2f} s a trial"
-        print(told, flush=True)
+        text = f"sweep {row['sweep']:.1f} s ({row['sweep_outside_trials']:.1f} s outside trials), "
+        text += f"loop {row['loop']:.1f} s: {row['overhead']:+.1%}, {row['overhead_seconds_a_trial']:+.2f} s per trial"
+        print(text, flush=True)
     names = ("overhead", "overhead_seconds_a_trial")
     medians = {name: statistics.median(row[name] for row in rounds) for name in names}
     print(f"overhead: {medians['overhead']:+.1%} (goal: at most {GOAL:.0%}); the scores are equal")
@@ -224,10 +223,10 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--trials", type=int, default=6, help="of the sweep; default 6")
-    options.add_argument("--images", type=int, default=20, help="that a trial condenses; default 20")
-    options.add_argument("--steps", type=int, default=800, help="of a student's training; default 800")
-    options.add_argument("--rounds", type=int, default=2, help="times that both sides run, by turns; default 2")
+    options.add_argument("--trials", type=int, default=6, help="number of trials; default 6")
+    options.add_argument("--images", type=int, default=20, help="images per trial; default 20")
+    options.add_argument("--steps", type=int, default=800, help="training steps per student; default 800")
+    options.add_argument("--rounds", type=int, default=2, help="number of alternating runs of both sides; default 2")
     options.add_argument("--inputs", type=Path, help=argparse.SUPPRESS)
     options.add_argument("--draws", type=Path, help=argparse.SUPPRESS)
     options.add_argument("--scores", type=Path, help=argparse.SUPPRESS)
@@ -238,7 +237,7 @@ def main() -> None:
         return
     if arguments.quick:
         vars(arguments).update(QUICK)
-    # On a machine with other work, workers that yield to it, as Ray has them do, would lose time that no loop does.
+    # On a busy machine, Ray's niceness would slow down the workers but not the loop.
     os.environ |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,9 +1,9 @@
-"""TPE with ASHA against random search: python benchmarks/tune_search.py --input DIR --output FILE.json
+"""TPE with ASHA compared with random search: python benchmarks/tune_search.py --input DIR --output FILE.json
 
-Both search the same space with the same images and students. Random search trains every student to its end; TPE with
-ASHA is given more and more samples, until it has spent as many training steps as fit into half of that. Both winners
-are then made again from the files that the sweeps left, by the jobs that a user would run, at full length with seeds
-that no sweep has seen: a winner owes its score to luck too. With --scratch DIR the same command goes on.
+Both search the same space with the same images and students. Random search trains every student to the end; TPE with
+ASHA gets more samples until it has used half of the training steps. Both winners are then trained again from the
+sweeps' output files, with the public jobs, at full length and with new seeds, as the best score of a sweep is partly
+luck. With --scratch DIR the same command continues.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from idc_ray.photographs import photographs
 from idc_ray.store.filesystem import resolve
 from idc_ray.tuning.study import ranked, read_study, started
 
-#: Least that the re-scored winner of TPE with ASHA is better than that of random search, dB.
+#: Goal: smallest difference of TPE's winner to that of random search, trained again, in dB.
 GOAL = -0.03
 
-#: Share of random search's steps that TPE with ASHA may spend.
+#: Share of random search's training steps that TPE with ASHA may use.
 SHARE = 0.5
 
-#: Of so many photographs one is scored on.
+#: Every how many photographs one is for validation.
 EVERY = 10
 
 RANDOM = ("--search", "random", "--stopper", "none")
@@ -47,11 +47,11 @@ TPE = ("--search", "tpe", "--stopper", "asha")
 
 @dataclass(frozen=True)
 class Bench:
-    """What both searches share.
+    """Inputs that both searches share.
 
     Attributes:
-        scratch: everything is below it.
-        arguments: of the command line.
+        scratch: folder of all files.
+        arguments: the command line.
     """
 
     scratch: Path
@@ -59,16 +59,16 @@ class Bench:
 
     @property
     def images(self) -> Path:
-        """Exactly what a trial condenses, so that condensing the folder is the same work."""
+        """Folder with exactly the images that a trial condenses."""
         return self.scratch / "images"
 
     @property
     def validation(self) -> Path:
-        """What students are scored on, whole."""
+        """Folder of validation images."""
         return self.scratch / "validation"
 
     def job(self, name: str, *options: object) -> None:
-        """Run a job as a user would."""
+        """Run a job by its script."""
         timed(self.scratch / f"{name}.log", ROOT / "jobs" / f"{name}.py", *options)
 
 
@@ -77,9 +77,9 @@ class Sweep:
     """One search.
 
     Attributes:
-        bench: what it shares with the other.
-        name: of its folder.
-        options: that make it what it is.
+        bench: shared inputs.
+        name: name of the output folder.
+        options: options of the search.
     """
 
     bench: Bench
@@ -88,11 +88,11 @@ class Sweep:
 
     @property
     def output(self) -> Path:
-        """Where its results are."""
+        """Folder of the results."""
         return self.bench.scratch / self.name
 
     def run(self, samples: int) -> None:
-        """Begin the sweep or go on with it, up to so many samples in all."""
+        """Start or continue the sweep, up to a total number of samples."""
         arguments = self.bench.arguments
         space = ROOT / arguments.space
         varied = yaml.safe_load(space.read_text())["parameters"]
@@ -106,7 +106,7 @@ class Sweep:
         )  # fmt: skip
 
     def ended(self) -> list[FrozenTrial]:
-        """Trials that are over; one that was cut off is begun again."""
+        """Trials that have ended; an interrupted trial starts again."""
         trials = started(read_study(resolve(str(self.output)))) if self.output.exists() else []
         return [trial for trial in trials if trial.state != TrialState.RUNNING]
 
@@ -116,15 +116,15 @@ class Sweep:
 
 
 def photographs_of(folder: Path | None) -> list[Path]:
-    """By name; those of scikit-image's wheel if no folder is named."""
+    """Photographs of a folder, or of scikit-image, sorted by name."""
     found = photographs() if folder is None else [p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS]
     if len(found) < 2:
-        raise SystemExit(f"{len(found)} photographs in {folder}; expected 2 or more: some to train, some to score on")
+        raise SystemExit(f"{len(found)} photographs in {folder}; expected 2 or more, for training and validation")
     return sorted(found)
 
 
 def split(files: Sequence[Path], images: int, validation_images: int) -> tuple[list[Path], list[Path]]:
-    """Photographs to train on, evenly from all but every tenth, and to score on, from those."""
+    """Photographs for training, evenly spaced among all but every tenth, and for validation, from the latter."""
     validation = list(files[::EVERY])[:validation_images]
     rest = [path for index, path in enumerate(files) if index % EVERY]
     count = min(images, len(rest))
@@ -132,68 +132,68 @@ def split(files: Sequence[Path], images: int, validation_images: int) -> tuple[l
 
 
 def fill(folder: Path, files: Sequence[Path]) -> None:
-    """Links to the files, or copies; a folder that holds others is refused."""
+    """Fill a folder with links to the files, or copies; exits if it contains others."""
     folder.mkdir(exist_ok=True)
     wanted = {f"{index:04d}-{path.name}": path for index, path in enumerate(files)}
     for name, path in wanted.items():
         if not (folder / name).exists():
             _link(path, folder / name)
     if {path.name for path in folder.iterdir()} != wanted.keys():
-        raise SystemExit(f"{folder} holds other photographs; name another --scratch")
+        raise SystemExit(f"{folder} contains other photographs; give another --scratch")
 
 
-def _link(path: Path, storage: Path) -> None:
-    """A copy appears under its name only once it is whole: a killed run goes on from what is there."""
+def _link(path: Path, target: Path) -> None:
+    """Link or copy a file atomically."""
     try:
-        os.link(path, storage)
+        os.link(path, target)
     except OSError:  # another file system, or one without links
-        part = storage.with_name(f".{storage.name}")
+        part = target.with_name(f".{target.name}")
         shutil.copy(path, part)
-        part.rename(storage)
+        part.rename(target)
 
 
 def steps_of(trials: Sequence[FrozenTrial]) -> int:
-    """Training steps that the trials reached, in all."""
+    """Total number of training steps of the trials."""
     return sum(trial.user_attrs.get("step", 0) for trial in trials)
 
 
 def next_samples(trials: Sequence[FrozenTrial], budget: int, length: int) -> int:
-    """Samples that keep a sweep within its budget of steps, even if every new one is trained to its end.
+    """Number of samples for which a sweep stays within its budget, even if no new trial is stopped early.
 
     Args:
-        trials: those that ended.
-        budget: steps in all.
-        length: steps of one that is not stopped.
+        trials: ended trials.
+        budget: total number of steps.
+        length: steps of a trial that is not stopped.
     """
     return len(trials) + max(0, budget - steps_of(trials)) // length
 
 
 def search(sweep: Sweep, budget: int) -> None:
-    """Raise the samples until the budget has no room for one more whole training."""
+    """Raise the number of samples until the budget is used up."""
     trials = sweep.ended()
     while (samples := next_samples(trials, budget, sweep.bench.arguments.steps)) > len(trials):
         sweep.run(samples)
         before, trials = len(trials), sweep.ended()
         print(f"{sweep.name}: {len(trials)} samples, {steps_of(trials)} of {budget} steps", flush=True)
         if len(trials) == before:
-            raise SystemExit(f"{sweep.name}: the space has no more settings; name a larger --space")
+            raise SystemExit(f"{sweep.name}: the space is exhausted; give a larger --space")
 
 
 def rescored(sweep: Sweep, winner: FrozenTrial, seed: int) -> float:
-    """PSNR of the winner, made again with another seed from the sweep's files."""
+    """PSNR of the winner, trained again with another seed from the sweep's files."""
     bench = sweep.bench
-    storage = bench.scratch / "rescored" / f"{sweep.name}-trial{winner.number}-seed{seed}"
+    folder = bench.scratch / "rescored" / f"{sweep.name}-trial{winner.number}-seed{seed}"
     best, train = sweep.output / "best.yaml", sweep.output / "train.yaml"
-    bench.job("condense", "--config", best, "--seed", seed, "--input", bench.images, "--output", storage / "set")
-    bench.job("train", "--config", train, "--seed", seed, "--data", storage / "set", "--output", storage / "student")
-    model = storage / "student" / "last.safetensors"  # as the sweep: the last step's, not the best of the curve
-    bench.job("evaluate", "--model", model, "--benchmarks", bench.validation, "--output", storage / "scores")
-    (scores,) = json.loads((storage / "scores" / "metrics.json").read_text()).values()
+    bench.job("condense", "--config", best, "--seed", seed, "--input", bench.images, "--output", folder / "set")
+    bench.job("train", "--config", train, "--seed", seed, "--data", folder / "set", "--output", folder / "student")
+    model = folder / "student" / "last.safetensors"  # the last step's, as in the sweep
+    bench.job("evaluate", "--model", model, "--benchmarks", bench.validation, "--output", folder / "scores")
+    (scores,) = json.loads((folder / "scores" / "metrics.json").read_text()).values()
     return float(scores["psnr"])
 
 
 def described(sweep: Sweep) -> dict[str, Any]:
-    """What a search spent and found, and what its winner came to again."""
+    """Cost and result of a search, with the scores of its winner trained again."""
     trials = sweep.ended()
     winner = ranked(read_study(resolve(str(sweep.output))))[0]
     listed = len((sweep.output / "images.txt").read_bytes().splitlines())
@@ -213,7 +213,7 @@ def described(sweep: Sweep) -> dict[str, Any]:
 
 
 def summary(in_sweep: float, scores: Mapping[str, float]) -> dict[str, Any]:
-    """The winner's score in the sweep beside those of its other seeds, dB."""
+    """The winner's score in the sweep and with other seeds, in dB."""
     values = list(scores.values())
     mean = statistics.fmean(values)
     return {
@@ -225,8 +225,8 @@ def summary(in_sweep: float, scores: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def told(name: str, found: Mapping[str, Any]) -> str:
-    """A search's figures in a line."""
+def described_line(name: str, found: Mapping[str, Any]) -> str:
+    """Figures of a search in one line."""
     spent = f"{found['samples']} samples ({found['stopped_early']} stopped early), {found['steps']} steps"
     again = ", ".join(f"{score:.3f}" for score in found["rescored"].values())
     scores = f"trial {found['winner']} has {found['in_sweep']:.3f} dB, again {again}: {found['mean']:.3f} dB"
@@ -245,7 +245,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for sweep in (random, tpe):
         figures[sweep.name] = found = described(sweep)
-        print(told(sweep.name, found), flush=True)
+        print(described_line(sweep.name, found), flush=True)
     share = figures["tpe"]["steps"] / figures["random"]["steps"]
     difference = figures["tpe"]["mean"] - figures["random"]["mean"]
     print(f"TPE with ASHA - random: {difference:+.3f} dB (goal: at least {GOAL}) with {share:.2f} of the steps")
@@ -254,7 +254,7 @@ def measure(bench: Bench) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def kept_or_temporary(folder: Path | None) -> Iterator[Path]:
-    """The folder that is named, which stays, or one that does not."""
+    """The given folder, which is kept, or a temporary one."""
     if folder is None:
         with tempfile.TemporaryDirectory() as scratch:
             yield Path(scratch)
@@ -265,19 +265,21 @@ def kept_or_temporary(folder: Path | None) -> Iterator[Path]:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--space", type=Path, default="tune_spaces/all.yaml", help="default tune_spaces/all.yaml")
-    options.add_argument("--samples", type=int, default=20, help="of random search, at least 2; default 20")
-    options.add_argument("--steps", type=int, default=1000, help="of a student's training; default 1000")
-    options.add_argument("--images", type=int, default=50, help="most that a trial condenses; default 50")
-    options.add_argument("--validation-images", type=int, default=20, help="most that are scored on; default 20")
+    options.add_argument("--space", type=Path, default="tune_spaces/all.yaml", help="default: tune_spaces/all.yaml")
+    options.add_argument("--samples", type=int, default=20, help="samples of random search, at least 2; default 20")
+    options.add_argument("--steps", type=int, default=1000, help="training steps per student; default 1000")
+    options.add_argument("--images", type=int, default=50, help="maximum number of images per trial; default 50")
     options.add_argument(
-        "--seeds", type=int, nargs="+", default=[101, 102, 103], help="of the winners' other trainings"
+        "--validation-images", type=int, default=20, help="maximum number of validation images; default 20"
     )
-    options.add_argument("--search-seed", type=int, default=0, help="of both searches; default 0")
-    options.add_argument("--scratch", type=Path, metavar="DIR", help="keep everything here; the same command goes on")
+    options.add_argument(
+        "--seeds", type=int, nargs="+", default=[101, 102, 103], help="seeds for training the winners again"
+    )
+    options.add_argument("--search-seed", type=int, default=0, help="seed of both searches; default 0")
+    options.add_argument("--scratch", type=Path, metavar="DIR", help="keep all files here; the same command continues")
     arguments = options.parse_args()
     if arguments.samples < 2:
-        raise SystemExit(f"--samples is {arguments.samples}; half of its steps are not one training: give 2 or more")
+        raise SystemExit(f"--samples is {arguments.samples}; expected 2 or more, as TPE gets half of the steps")
     if arguments.quick:
         quick = {"space": Path("tune_spaces/smoke.yaml"), "samples": 6, "steps": 60, "images": 4}
         vars(arguments).update(quick | {"validation_images": 2, "seeds": [101, 102]})

@@ -1,12 +1,11 @@
-"""Two nodes of one core each against one: python benchmarks/two_nodes.py --output two_nodes.json
+"""Speed-up by a second node: python benchmarks/two_nodes.py --output two_nodes.json
 
-How much faster is the job on two nodes than on one, beside how much faster two bare loops in two processes are than
-one loop, on this machine and in one run? What two processes cannot gain here (shared memory, other work on the machine)
-the job is not to be blamed for: the figure is the quotient of the two gains.
+The speed-up of the job by a second node of one core, divided by the speed-up of a plain loop by a second process, on
+this machine and in one run. Limits of the machine (memory bandwidth, other load) affect both and cancel out.
 
-The same images (pieces of 480 x 320), settings, images a call and torch threads on all sides. Timed is from the end of
-each worker's first call to the end of the last, so that no side's start-up counts. The four sides take turns,
-``--rounds`` times, each with an output of its own.
+The same images (pieces of 480 x 320), settings, images per call and torch threads on all sides. The time is from the
+end of each worker's first call to the end of the last, without start-up. The four sides alternate ``--rounds`` times,
+each with a new output.
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ from benchmarks.job_overhead import loop, settings
 from benchmarks.nodes import several_nodes
 from idc_ray.pipeline.condense import IMAGES_PER_STEP
 
-#: Least share of two loops' gain that the job has on two nodes.
+#: Goal: smallest ratio of the two speed-ups.
 GOAL = 0.9
 
 QUICK = {"iterations": 5, "rlff.num_sets": 2, "rlff.num_frequencies": 64, "rlff.num_held_out": 64}
 
 
 def _rate(ends: list[float], workers: int) -> float:
-    """Images a second between the end of each worker's first call and the end of the last."""
+    """Images/s between the end of each worker's first call and the end of the last."""
     ends, first = sorted(ends), workers * IMAGES_PER_STEP["CPUs"]
     return (len(ends) - first) / (ends[-1] - ends[first - 1])
 
 
 def loops(folders: list[Path], scratch: Path, arguments: argparse.Namespace) -> list[float]:
-    """When each image was done by bare loops side by side, one process for each folder of images."""
+    """Times at which images were finished by parallel plain loops, one process for each folder of images."""
     command = [sys.executable, __file__, *(["--quick"] if arguments.quick else [])]
     started = [
         subprocess.Popen(
@@ -54,20 +53,20 @@ def loops(folders: list[Path], scratch: Path, arguments: argparse.Namespace) -> 
     ]  # fmt: skip
     ends = []
     for process in started:
-        told, _ = process.communicate()
+        output, _ = process.communicate()
         if process.returncode:
             raise SystemExit(f"a loop failed with {process.returncode}")
-        ends += json.loads(told.splitlines()[-1])
+        ends += json.loads(output.splitlines()[-1])
     return ends
 
 
 def job(images: Path, nodes: int, output: Path, arguments: argparse.Namespace) -> list[float]:
-    """When each image was done by the job on a cluster of ``nodes`` nodes of one core."""
+    """Times at which images were finished by the job on a cluster of ``nodes`` nodes with one core each."""
     chosen: dict[str, object] = QUICK if arguments.quick else {}
     options = [f"--{name}={value}" for name, value in chosen.items()]
     with several_nodes(nodes, num_cpus=1) as cluster:
         command = [sys.executable, str(ROOT / "jobs" / "condense.py"), "--input", str(images), "--output", str(output)]
-        # One shard for all, which is compacted at the end: until then each part tells when its image was done.
+        # There is one shard, compacted at the end; until then each part's time shows when its image was finished.
         command += [f"--actors.ray-address={cluster.address}", "--mlflow.enabled=false"]
         process = subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         ends = list(_watched(process, output))
@@ -77,7 +76,7 @@ def job(images: Path, nodes: int, output: Path, arguments: argparse.Namespace) -
 
 
 def _watched(process: subprocess.Popen[bytes], output: Path) -> Iterator[float]:
-    """Times at which parts appeared, by the clock of the file system."""
+    """Times at which parts appeared, from the file system."""
     seen: dict[str, float] = {}
     while process.poll() is None:
         for path in (output / "parts").glob("*/*/*.parquet"):
@@ -96,12 +95,12 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     print(f"2 x {arguments.images} images, {arguments.rounds} rounds, {machine()}", flush=True)
     rounds: list[dict[str, float]] = []
     for number in range(arguments.rounds):
-        storage = scratch / f"round{number}"
+        folder = scratch / f"round{number}"
         row = {
-            "one_loop": _rate(loops(halves[:1], storage / "one", arguments), 1),
-            "two_loops": _rate(loops(halves, storage / "two", arguments), 2),
-            "one_node": _rate(job(halves[0], 1, storage / "one_node", arguments), 1),
-            "two_nodes": _rate(job(images, 2, storage / "two_nodes", arguments), 2),
+            "one_loop": _rate(loops(halves[:1], folder / "one", arguments), 1),
+            "two_loops": _rate(loops(halves, folder / "two", arguments), 2),
+            "one_node": _rate(job(halves[0], 1, folder / "one_node", arguments), 1),
+            "two_nodes": _rate(job(images, 2, folder / "two_nodes", arguments), 2),
         }
         row["gain_of_loops"] = row["two_loops"] / row["one_loop"]
         row["gain_of_nodes"] = row["two_nodes"] / row["one_node"]
@@ -115,8 +114,8 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--images", type=int, default=40, help="for one core; default 40")
-    options.add_argument("--rounds", type=int, default=3, help="times that all four sides run; default 3")
+    options.add_argument("--images", type=int, default=40, help="images per core; default 40")
+    options.add_argument("--rounds", type=int, default=3, help="number of rounds of all four sides; default 3")
     options.add_argument("--loop-over", type=Path, help=argparse.SUPPRESS)
     options.add_argument("--loop-output", type=Path, help=argparse.SUPPRESS)
     arguments = options.parse_args()
@@ -125,7 +124,7 @@ def main() -> None:
         return
     if arguments.quick:
         arguments.images, arguments.rounds = 12, 1
-    # On a machine with other work, workers that yield to it, as Ray has them do, would lose time that loops do not.
+    # On a busy machine, Ray's niceness would slow down the workers but not the loops.
     os.environ |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory() as scratch:
         write_result("two_nodes", arguments, measure(arguments, Path(scratch)))

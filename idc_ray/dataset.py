@@ -45,7 +45,7 @@ class CondensedDataset(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, uri: str | PathLike[str]) -> None:
         store = resolve(fspath(uri))
         run, manifest = finished_run(store)
-        self.scale: int = run.config["scale"]
+        self.scale = run.side("scale")
         self._lr: list[bytes] = []
         self._hr: list[bytes] = []
         weights: list[float] = []

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from idc_ray.redact import printable
 from idc_ray.store import Inflight, Status
 from idc_ray.units import duration
 
-__all__ = ["format_status"]
+__all__ = ["format_status", "work_in_progress"]
 
 SHOWN = 3  # images of a kind; the rest is in --json
 
@@ -59,13 +59,29 @@ def _images(status: Status) -> str:
 
 
 def _in_flight(status: Status) -> Iterator[str]:
-    if status.in_flight:
-        oldest = min(one.started for one in status.in_flight)
-        count = len({image for one in status.in_flight for image in one.images})
-        yield f"{count} images, the oldest begun {duration(status.read_at - oldest)} ago"
+    yield from work_in_progress(status.in_flight, status.read_at)
     yield from (f"{_ids(one)}, left by launch {one.launch}" for one in status.left[:SHOWN])
     if len(status.left) > SHOWN:
         yield f"and {len(status.left) - SHOWN} more that were left so"
+
+
+def work_in_progress(workers: Sequence[Inflight], now: float, names: Mapping[str, str] | None = None) -> list[str]:
+    """What workers do, the longest first, such as ``a.png and 3 more for 2 min 10 s``.
+
+    Args:
+        workers: their statements.
+        now: seconds since 1970.
+        names: of images by id; an image without a name is shown by its id.
+    """
+    shown = sorted(workers, key=lambda one: one.started)[:SHOWN]
+    lines = []
+    for one in shown:
+        first = (names or {}).get(one.images[0], one.images[0])
+        more = f" and {len(one.images) - 1} more" if len(one.images) > 1 else ""
+        lines.append(f"{first}{more} for {duration(max(0.0, now - one.started))}")
+    if len(workers) > SHOWN:
+        lines.append(f"{len(workers) - SHOWN} more workers have images")
+    return lines
 
 
 def _ids(one: Inflight) -> str:

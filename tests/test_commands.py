@@ -107,6 +107,16 @@ def test_help_and_refusals_import_nothing_slow(argv: list[str], code: int) -> No
     assert loaded(argv) == (code, set())
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [["condense", "--input", "/nowhere"], ["condense", "--input", "/nowhere/*.png"], ["train", "--data", "/nowhere"]],
+)
+def test_an_input_that_does_not_exist_is_refused_without_torch(argv: list[str]) -> None:
+    code, packages = loaded(argv)
+    assert code == 2
+    assert not packages & {"torch", "ray", "mlflow"}
+
+
 def test_both_ways_to_start_it_are_the_same() -> None:
     """The module, and a job's script from a clone; the console script's entry is checked with the wheel."""
     module = [sys.executable, "-m", "idc_ray", "status"]

@@ -8,7 +8,7 @@ import pytest
 
 from idc_ray.cli import run_job
 from idc_ray.commands.status import main
-from idc_ray.status_text import format_status
+from idc_ray.status_text import format_status, work_in_progress
 from idc_ray.store import (
     Inflight,
     QuarantineEntry,
@@ -48,12 +48,22 @@ def test_a_running_job(store: StorageFolder) -> None:
     lines = {name: rest.strip() for line in text.splitlines() for name, _, rest in [line.partition("  ")]}
     assert lines["state"] == "running"
     assert lines["images"] == "0 of 9 done, 5 quarantined, 4 left"
-    assert "2 images, the oldest begun 1 min 1" in text
+    assert f"{'a' * 16} and 1 more for 1 min 1" in text
     assert f"{'c' * 16}, alone, left by launch 20250101T000000-1" in text
     assert "held by process" in lines["lock"]
     assert "5 truncated" in text
     assert text.count("ends at") == 3
     assert DIGEST in lines["run"]
+
+
+def test_what_workers_do_is_short_and_begins_with_the_longest() -> None:
+    """Catches a screen of a thousand workers, and images that people cannot tell by their ids."""
+    workers = [Inflight([str(n), "x", "y"][: 1 + n % 2 * 2], False, "n", 1, 1000.0 - n) for n in range(5)]
+    lines = work_in_progress(workers, 1060.0, {"4": "d/four.png"})
+    assert lines == ["d/four.png for 1 min 04 s", "3 and 2 more for 1 min 03 s", "2 for 1 min 02 s",
+                     "2 more workers have images"]  # fmt: skip
+    assert work_in_progress(workers[:1], 900.0) == ["0 for 0 s"], "another machine's clock"
+    assert work_in_progress([], 1000.0) == []
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -1,1 +1,1 @@
-"""Queues of trainings that share one GPU: what ``benchmarks/campaign.py`` is made of. Nothing here needs Ray."""
+"""Queues of trainings on one GPU, for ``benchmarks/campaign.py``. Without Ray."""

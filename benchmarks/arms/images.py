@@ -1,4 +1,4 @@
-"""The images of a campaign, named by their content, and the benchmarks that students are scored on."""
+"""The images of a campaign, named by content, and the benchmarks for scoring students."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["VALIDATION", "Images", "read_benchmarks", "read_images"]
 
 log = logging.getLogger(__name__)
 
-#: What the images that are held out are called among the benchmarks.
+#: Name of the held-out images among the benchmark sets.
 VALIDATION = "validation"
 
 MAX_PIXELS = 100_000_000
@@ -30,11 +30,11 @@ THREADS = 8
 
 @dataclass(frozen=True)
 class Images:
-    """What there is to train on, and what was held out of it; names are 16 hex digits of the file's SHA-256.
+    """Training images and held-out images; names are 16 hex digits of the file's SHA-256.
 
     Attributes:
-        train: pairs in the order of their names.
-        validation: likewise.
+        train: pairs, sorted by name.
+        validation: held-out pairs, sorted by name.
         digest: 16 hex digits of the names in ``train``.
     """
 
@@ -44,7 +44,7 @@ class Images:
 
 
 def read_images(folders: Sequence[str], queue: Queue) -> Images:
-    """All images of several folders, a file of the same content once, LR made by bicubic downscaling.
+    """Read all images of several folders without duplicate files; LR images are made by bicubic downscaling.
 
     Raises:
         BadRequest: a folder without images, or no image is left to train on.
@@ -60,7 +60,7 @@ def read_images(folders: Sequence[str], queue: Queue) -> Images:
                     ref, filesystem, scale=queue.scale, tile_size=1, max_pixels=MAX_PIXELS, keep_hr=True
                 )
             except RejectedImage as error:
-                log.warning("%s is left out: %s", ref.source, error)
+                log.warning("skipped %s: %s", ref.source, error)
                 return None
             assert image.hr is not None
             return Pair(image.source_sha256[:16], image.lr, image.hr)
@@ -69,24 +69,26 @@ def read_images(folders: Sequence[str], queue: Queue) -> Images:
             pairs |= {pair.name: pair for pair in pool.map(read, refs) if pair is not None}
     apart = held_out(queue.validation, 0)
     ordered = [pairs[name] for name in sorted(pairs)]
-    # Those that are not scored are not trained on either: what is held out does not depend on how many are scored.
+    # Held-out images beyond max_validation_images are not used for training either.
     train = tuple(pair for pair in ordered if not apart(pair.name))
     if not train:
-        raise BadRequest(f"{len(ordered)} images in {', '.join(folders)}, none of which is left to train on")
+        raise BadRequest(
+            f"all {len(ordered)} images in {', '.join(folders)} are held out; lower validation in the queue"
+        )
     validation = tuple(pair for pair in ordered if apart(pair.name))[: queue.max_validation_images]
     return Images(train, validation, content_digest([pair.name for pair in train]))
 
 
 def read_benchmarks(folders: Sequence[str], images: Images, scale: int) -> dict[str, list[Pair]]:
-    """What students are scored on, by set: the benchmarks' images, and those held out of the training.
+    """Images for scoring students, by set: the benchmarks and the held-out images.
 
     Raises:
-        BadRequest: a folder without a set for this scale, or two sets of one name.
+        BadRequest: a folder without a set for this scale, or two sets with the same name.
     """
     sets = find_all_sets(folders, scale, "--benchmarks") if folders else []
     read = {each.name: [Pair(image.hr.name, *image.read(scale)) for image in each.images] for each in sets}
     if VALIDATION in read:
-        raise BadRequest(f"a benchmark set is called {VALIDATION}, as the images held out are; rename its folder")
+        raise BadRequest(f"a benchmark set is named {VALIDATION}, like the held-out images; rename its folder")
     if images.validation:
         read[VALIDATION] = list(images.validation)
     if not list(chain.from_iterable(read.values())):

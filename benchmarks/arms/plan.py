@@ -1,4 +1,4 @@
-"""What a campaign would do, and how long it would take."""
+"""Plan of a campaign, with time estimates."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from idc_ray.training.loop import Trainer
 
 __all__ = ["format_plan", "steps_per_second"]
 
-#: Steps that a rate is measured on, and steps before them that are not counted.
+#: Timed steps, and untimed steps before them.
 TIMED, WARM = 5, 2
 
 
 def format_plan(
     queue: Queue, missing: Sequence[Arm], minutes: float, parallel: int, rate: float | None, device: torch.device
 ) -> str:
-    """Arms with their steps and estimated seconds, and what fits into the time.
+    """Arms with steps, estimated seconds and the call that they would finish in.
 
     Args:
         queue: all arms.
-        missing: those that have no result yet.
-        minutes: time of one call.
-        parallel: arms trained at a time.
-        rate: steps/s of all of them together; None: that of one, measured here for each kind of student.
-        device: where it is measured.
+        missing: arms without a result.
+        minutes: time limit of one call.
+        parallel: number of arms trained at a time.
+        rate: steps/s of all arms together; None: measured here for one student of each kind.
+        device: device of the measurement.
     """
     rates: dict[str, float] = {}
     lines = [f"{queue.name}: {len(queue.arms)} arms, {len(missing)} to train, {parallel} at a time"]
@@ -41,18 +41,18 @@ def format_plan(
         seconds = arm.train.iterations / rates[kind]
         calls = int((begin + seconds) // (60 * minutes)) + 1
         begin += seconds
-        online = ", labels at every step not counted" if arm.train.labels == "online" else ""
+        online = ", without online labels" if arm.train.labels == "online" else ""
         steps = f"{arm.train.iterations:7} steps  {seconds:7.0f} s"
         lines.append(f"  {arm.title:32} {arm.train.model:16} {steps}  call {calls}{online}")
-    how = "as stated" if rate else f"of one student, measured on {device.type}"
+    how = "as given" if rate else f"of one student, measured on {device.type}"
     for kind, measured in rates.items():
         lines.append(f"{kind}: {measured:.1f} steps/s, {how}")
-    lines.append(f"about {begin / 60:.0f} minutes in all, {calls} calls of {minutes:g} minutes, without condensing")
+    lines.append(f"about {begin / 60:.0f} minutes in total, {calls} calls of {minutes:g} minutes, without condensing")
     return "\n".join(lines)
 
 
 def steps_per_second(config: TrainConfig, device: torch.device) -> float:
-    """Of one student on random patches."""
+    """Steps/s of one student on random patches."""
     model = student_spec(config).build().to(device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""A queue of trainings ("arms") as a YAML file, and what each of its arms comes to."""
+"""A queue of trainings ("arms") as a YAML file, and the configuration of each arm."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Arm", "ArmSettings", "Queue", "read_queue"]
 
 
 class ArmSettings(Section):
-    """One arm: which data, which labels, which training."""
+    """Settings of one arm: data, labels, training."""
 
     method: Text | None = None
     """Method of the condense job that makes the training set; null: the whole images, or ``condensed``."""
@@ -30,11 +30,11 @@ class ArmSettings(Section):
     condensed: Text | None = None
     """Name of a finished output of the condense job, given as ``--set NAME=OUT``."""
     labels: Literal["real", "teacher", "online"] = "teacher"
-    """Where HR patches come from: the images, the teacher once, or the teacher at every step."""
+    """HR patches: real, stored labels of the teacher, or online labels of the teacher."""
     condense: dict[str, Any] = Field(default={})
-    """Settings of the condense job, nested or dotted, over those of the queue."""
+    """Settings of the condense job, nested or dotted; they override those of the queue."""
     train: dict[str, Any] = Field(default={})
-    """Settings of the training job, likewise."""
+    """Settings of the training job, nested or dotted; they override those of the queue."""
 
     @model_validator(mode="after")
     def _one_kind_of_data(self) -> Self:
@@ -46,31 +46,31 @@ class ArmSettings(Section):
 
 
 class Block(Section):
-    """Arms that are run in this order, with one seed."""
+    """Arms that run in this order, with one seed."""
 
     seed: int = Field(ge=0)
-    """Of the student's first weights, its patches, and the method."""
+    """Seed of the student's initial weights, its patches, and the method."""
     arms: tuple[Text, ...] = Field(min_length=1)
     """Names of arms."""
 
 
 class QueueFile(Section):
-    """What a queue file holds."""
+    """A queue file."""
 
     scale: Literal[2, 3, 4] = 2
-    """Factor of all arms."""
+    """Super-resolution factor of all arms."""
     validation: Annotated[float, Probability] = 0.05
-    """Share of the images, by their content, that no arm trains on; students are scored on them too."""
+    """Share of the images, selected by content, that no arm trains on; students are also scored on them."""
     max_validation_images: int = Field(12, ge=0)
-    """Most of them that are scored."""
+    """Maximum number of held-out images for scoring."""
     train: dict[str, Any] = Field(default={})
     """Settings of the training job for all arms."""
     condense: dict[str, Any] = Field(default={})
     """Settings of the condense job for all arms that have a method."""
     arms: dict[str, ArmSettings]
-    """By name."""
+    """Arms by name."""
     queue: tuple[Block, ...] = Field(min_length=1)
-    """What is run, in the order of its worth."""
+    """Arms to run, most important first."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ class Arm:
     """One training.
 
     Attributes:
-        name: of the arm in its queue.
-        settings: the arm's own.
-        condense: how its set is made; None for whole images and finished sets.
-        train: the training.
+        name: name of the arm in its queue.
+        settings: settings of the arm.
+        condense: configuration of its condensed set; None for whole images and finished sets.
+        train: configuration of the training.
     """
 
     name: str
@@ -91,13 +91,13 @@ class Arm:
 
     @property
     def title(self) -> str:
-        """Such as ``idc_0.1, seed 0``."""
+        """Name and seed: ``idc_0.1, seed 0``."""
         return f"{self.name}, seed {self.train.seed}"
 
     def set_key(self, images: str, teacher: str) -> str | None:
-        """Names the set that its method makes; None without a method.
+        """Key of the arm's condensed set; None without a method.
 
-        Arms whose sets differ in their labels alone share one: labels are made where the set is used.
+        Arms whose sets differ only in their labels share one, as labels are made for each training.
 
         Args:
             images: digest of the images.
@@ -110,10 +110,10 @@ class Arm:
         return f"{self.condense.method}-{self.condense.ratio:g}-{self.condense.seed}-{digest[:8]}"
 
     def key(self, data: str, teacher: str) -> str:
-        """16 hex digits of all that the student depends on.
+        """Hash of everything that affects the student, 16 hex digits.
 
         Args:
-            data: names what it is trained on: a set's key, or the images' digest.
+            data: key of the training data: a set's key, or the images' digest.
             teacher: hash of the teacher's checkpoint.
         """
         labels = self.settings.labels
@@ -122,7 +122,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Queue:
-    """A queue file, checked: its arms in order, no arm twice."""
+    """A validated queue file: its arms in order, without duplicates."""
 
     name: str
     scale: int
@@ -131,7 +131,7 @@ class Queue:
     arms: tuple[Arm, ...]
 
 
-#: Settings of the training that the campaign sets itself, or has no use for.
+#: Settings of the training job that are set by the campaign or do not apply to it.
 TRAIN_SETS = {
     "data", "output", "scale", "labels", "labels_from", "seed", "checkpoint_every", "resident_bytes", "max_pixels",
     "allow_unfinished", "dry_run", "overwrite", "validation", "workers", "mlflow", "start",
@@ -146,7 +146,7 @@ def read_queue(path: Path) -> Queue:
     """Read and check a queue file.
 
     Raises:
-        BadRequest: it cannot be read, or a name or value is wrong; the message says which, and the fix.
+        BadRequest: it cannot be read, or a name or value is invalid.
     """
     file = load(QueueFile, None, _checked(read_yaml(path), path))
     arms: list[Arm] = []
@@ -163,7 +163,7 @@ def read_queue(path: Path) -> Queue:
 
 
 def _checked(values: Mapping[str, object], path: Path) -> Mapping[str, object]:
-    """The file's values with arms as their type; a mistake names the arm."""
+    """The file's values with validated arms; errors name the arm."""
     arms = values.get("arms")
     if not isinstance(arms, dict) or not arms:
         raise BadRequest(f"{path}: arms is {arms!r}; expected a mapping of names to settings, such as whole: {{}}")
@@ -196,8 +196,8 @@ def _arm(name: str, seed: int, file: QueueFile, path: Path) -> Arm:
         raise BadRequest(f"{path}: arms.{name}: {error}") from None
     if condense is not None and condense.tile_size < train.patch_size:
         raise BadRequest(
-            f"{path}: arms.{name}: patch_size is {train.patch_size}, more than tile_size, {condense.tile_size}; "
-            "lower the one or raise the other"
+            f"{path}: arms.{name}: patch_size is {train.patch_size}, larger than tile_size, {condense.tile_size}; "
+            "lower patch_size or raise tile_size"
         )
     return Arm(name, settings, condense, train)
 
@@ -208,10 +208,10 @@ def _merged(model: type[Section], layers: Sequence[Mapping[str, object]], own: s
         merged |= flatten(model, layer, "the queue")
     for name in merged:
         if name in own or name.partition(".")[0] in own:
-            raise BadRequest(f"{name} cannot be set here: the campaign sets it itself")
+            raise BadRequest(f"{name} cannot be set here; remove it: it is set by the campaign or does not apply")
     return merged
 
 
 def content_digest(parts: Sequence[str]) -> str:
-    """16 hex digits of several strings."""
+    """Hash of several strings, 16 hex digits."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Finished trainings as lines of JSON, and the paired table of them."""
+"""Results of finished trainings as lines of JSON, and a paired table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_lines(file: Path) -> list[Line]:
     """All lines of a file; none if there is no file.
 
     Raises:
-        BadRequest: a line is no result.
+        BadRequest: a line is not a result.
     """
     if not file.is_file():
         return []
@@ -32,12 +32,12 @@ def read_lines(file: Path) -> list[Line]:
             line = json.loads(text)
             lines.append({**line, "key": str(line["key"])})
         except (ValueError, KeyError, TypeError) as error:
-            raise BadRequest(f"{file}, line {number}, is no result ({error}); remove it") from None
+            raise BadRequest(f"{file}, line {number} is not a result ({error}); remove it") from None
     return lines
 
 
 def append_line(file: Path, line: Line) -> None:
-    """Add a line, on the disk when this returns. A line that a kill tore before is ended first."""
+    """Add a line and sync it to disk. An incomplete last line, left by a kill, is removed first."""
     file.parent.mkdir(parents=True, exist_ok=True)
     _cut_torn_end(file)
     with file.open("ab") as stream:
@@ -47,7 +47,7 @@ def append_line(file: Path, line: Line) -> None:
 
 
 def collect(source: Path, target: Path) -> list[Line]:
-    """Add the lines of ``source`` that ``target`` does not have; returns those that were added."""
+    """Add the lines of ``source`` that ``target`` does not have; returns the added lines."""
     _cut_torn_end(source)
     known = {line["key"] for line in read_lines(target)}
     new = [line for line in read_lines(source) if line["key"] not in known]
@@ -61,7 +61,7 @@ def format_table(lines: Sequence[Line], reference: str) -> str:
 
     Args:
         lines: results.
-        reference: arm that the differences are to, seed by seed.
+        reference: arm that the others are compared with, paired by seed.
     """
     parts = []
     for queue in dict.fromkeys(line["queue"] for line in lines):
@@ -94,7 +94,7 @@ def _rows(lines: Sequence[Line], sets: Sequence[str], reference: str) -> Iterabl
 def _cells(scored: dict[int, Any], base: dict[int, float]) -> list[str]:
     if not scored:
         return ["", "", ""]
-    from idc_ray.comparison.statistics import paired_difference  # needs scipy, which a borrowed machine may lack
+    from idc_ray.comparison.statistics import paired_difference  # needs scipy, which training does not
 
     psnrs = {seed: score["psnr"] for seed, score in scored.items()}
     text = f"{statistics.fmean(psnrs.values()):.3f}"
@@ -109,7 +109,7 @@ def _cells(scored: dict[int, Any], base: dict[int, float]) -> list[str]:
 
 
 def _cut_torn_end(file: Path) -> None:
-    """Drop what a kill left of a line that was being written: its training is still among the unfinished ones."""
+    """Remove an incomplete last line, left by a kill; its training is still among the unfinished ones."""
     if not file.is_file():
         return
     data = file.read_bytes()

@@ -1,4 +1,4 @@
-"""Condensed sets of a campaign: made by the machine's CPU cores beside the trainings, and kept as files."""
+"""Condensed sets of a campaign: made by the CPU cores during trainings, and stored as files."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class TileSet:
 
     Attributes:
         lr: uint8 (n, p, p, 3).
-        hr: uint8 (n, scale p, scale p, 3) of real images; None: labels are made where the set is used.
-        facts: JSON: tiles, ratio reached, CPU seconds.
+        hr: uint8 (n, scale p, scale p, 3) of real images; None: labels are made for each training.
+        facts: JSON: number of tiles, actual ratio, CPU seconds.
     """
 
     lr: NDArray[np.uint8]
@@ -49,16 +49,16 @@ class TileSet:
 
 
 class SetMaker:
-    """Makes the sets of arms in background processes, in the order of the queue, each once.
+    """Makes the condensed sets of arms in background processes, in the order of the queue, each once.
 
-    The condensing is the job's own, on one CPU thread a process, so that a set is the same wherever it was made.
+    Condensing is as in the job, with one CPU thread per process, so that sets do not depend on the machine.
 
     Args:
-        arms: of the queue, those that are still to be trained.
-        images: to condense.
-        teacher: checkpoint, for arms whose configuration takes features of it.
-        folder: where sets are kept, named by what they depend on.
-        processes: how many work at a time; 0: sets must be there already.
+        arms: arms that are still to be trained.
+        images: images to condense.
+        teacher: checkpoint, for arms that use it as feature network.
+        folder: folder of the sets, which are named by everything that affects them.
+        processes: number of processes; 0: all sets must exist.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class SetMaker:
         self.poll()
 
     def key(self, arm: Arm) -> str:
-        """Names the set of an arm that has a method."""
+        """Key of the set of an arm with a method."""
         key = arm.set_key(self._images.digest, self._teacher_sha256)
         assert key is not None
         return key
 
     def poll(self) -> None:
-        """Start what can be started, and write what is finished.
+        """Start sets that can be started, and write finished ones.
 
         Raises:
             IdcError: an image could not be condensed.
@@ -96,9 +96,9 @@ class SetMaker:
                 self._write(key, self._missing.pop(key), [part.result() for part in self._work.pop(key)])
 
     def _start(self, key: str, config: CondenseConfig) -> None:
-        """Hand a set's images to the processes, once their difficulties are known if they are needed."""
+        """Submit a set's images to the processes, after their difficulties are known if these are needed."""
         assert self._pool is not None
-        # Labels are made where the set is used: those of the condenser come from the small network, and are dropped.
+        # The condenser's labels are not used, as labels are made for each training; so any teacher will do here.
         teacher = self._teacher if config.resolved_feature_network == "teacher" else bundled_teacher_bytes(config.scale)
         known: list[TeacherCache | None] = [None] * len(self._images.train)
         mean = None
@@ -116,7 +116,7 @@ class SetMaker:
         log.info("condensing %s: %d images", key, len(self._images.train))
 
     def _measured(self, config: CondenseConfig, teacher: bytes) -> list[Future[TeacherCache]]:
-        """Difficulties of all images, which sets of any method, ratio and seed share."""
+        """Difficulties of all images, shared by sets of any method, ratio and seed."""
         same = config.model_copy(update={"method": "random", "ratio": 1.0, "seed": 0, "labels": "teacher"})
         if same not in self._surveys:
             assert self._pool is not None
@@ -124,7 +124,7 @@ class SetMaker:
         return self._surveys[same]
 
     def _mean(self, known: list[TeacherCache | None]) -> float:
-        """What ``allocation: difficulty`` divides by, from the sample that the condense job would take."""
+        """Mean difficulty for ``allocation: difficulty``, from the same sample as in the condense job."""
         maps = [(pair.name, each.difficulties) for pair, each in zip(self._images.train, known, strict=True) if each]
         rows = [
             {"image_id": name, "difficulty": float(each.mean(dtype=np.float64)), "pixels": each.size}
@@ -134,11 +134,11 @@ class SetMaker:
 
     @property
     def busy(self) -> bool:
-        """Whether a set is still being made."""
+        """Whether sets are still being made."""
         return bool(self._missing)
 
     def __str__(self) -> str:
-        """What is being made: for the log."""
+        """Progress, for the log."""
         parts = {"difficulties": [part for survey in self._surveys.values() for part in survey]} | self._work
         counts = {name: (sum(part.done() for part in work), len(work)) for name, work in parts.items()}
         return ", ".join(f"{name} {done}/{of} images" for name, (done, of) in counts.items() if done < of)
@@ -155,7 +155,7 @@ class SetMaker:
         return TileSet(_tiles(self._file(key, "lr.png"), side), tiles, facts)
 
     def close(self) -> None:
-        """End the processes; what they have not finished is made anew another time."""
+        """End the processes; unfinished sets are made by the next call."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
@@ -180,7 +180,7 @@ class SetMaker:
         if config.labels == "real":
             hr = np.concatenate([each.hr_tiles for each in done])
             self._file(key, "hr.png").write_bytes(encode_png(hr.reshape(-1, *hr.shape[2:])))
-        partial = self._file(key, "partial")  # last, and whole or not at all: it says that the pictures are there
+        partial = self._file(key, "partial")  # written last and atomically, as it marks the set as complete
         partial.write_text(json.dumps(facts))
         partial.replace(self._file(key, "json"))
         log.info("condensed %s: %d tiles, %.4f of the pixels", key, facts["tiles"], facts["ratio"])

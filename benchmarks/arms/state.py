@@ -1,4 +1,4 @@
-"""The state of unfinished trainings as a few files of bounded size, replaced together or not at all."""
+"""The state of unfinished trainings as a few files of bounded size, replaced together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from idc_ray.training.state import SavedState
 
 __all__ = ["MAX_STATE_BYTES", "Saved", "StateFiles"]
 
-#: Sizes that every way of bringing files back from a borrowed machine allows: with the index and the results 8 files.
+#: Sizes of the state files, small enough for copying them from remote machines; with index and results 8 files.
 PIECE_BYTES = 16 * 2**20 - 4096
 PIECES = 6
 MAX_STATE_BYTES = PIECES * PIECE_BYTES
@@ -26,7 +26,7 @@ INDEX = "state.json"
 
 @dataclass(frozen=True)
 class Saved:
-    """An unfinished training: what its trainer needs, and JSON that its result will hold."""
+    """An unfinished training: state of its trainer, and JSON for its result."""
 
     state: SavedState
     notes: dict[str, Any]
@@ -35,12 +35,12 @@ class Saved:
 class StateFiles:
     """``state.json`` and ``state-0.bin`` to ``state-5.bin`` in a folder.
 
-    New files are written to a second folder first, with a mark when all are there; then each takes the place of the
-    old one. Killed in between, the next reader finds the mark and finishes the replacement.
+    New files are written to a second folder, followed by a marker file; then they replace the old ones. After a kill in
+    between, the next reader finds the marker and finishes the replacement.
 
     Args:
-        folder: where the files are.
-        scratch: the second folder, on the same file system; None: beside the first.
+        folder: folder of the files.
+        scratch: the second folder, on the same file system; None: next to the first.
     """
 
     def __init__(self, folder: Path, scratch: Path | None = None) -> None:
@@ -49,17 +49,17 @@ class StateFiles:
         self._mark = self._scratch / "complete"
 
     def write(self, states: Mapping[str, Saved]) -> None:
-        """Replace what is there.
+        """Replace the stored states.
 
         Raises:
-            BadRequest: they are larger than the files may be.
+            BadRequest: the states are larger than ``MAX_STATE_BYTES``.
         """
         blobs = {key: saved.state.to_bytes() for key, saved in states.items()}
         size = sum(map(len, blobs.values()))
         if size > MAX_STATE_BYTES:
             raise BadRequest(
-                f"the state of {len(blobs)} trainings takes {size / 2**20:.0f} MiB, more than the {PIECES} files of "
-                f"{PIECE_BYTES / 2**20:.0f} MiB that may be written; lower --parallel ({len(blobs)})"
+                f"the state of {len(blobs)} trainings has {size / 2**20:.0f} MiB; expected at most {PIECES} files of "
+                f"{PIECE_BYTES / 2**20:.0f} MiB: lower --parallel ({len(blobs)})"
             )
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True)
@@ -107,14 +107,14 @@ class StateFiles:
                 states[entry["key"]] = Saved(SavedState.from_bytes(blob), entry["notes"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadRequest(
-                f"{self._folder} is damaged: {error}; bring all of its files back, or delete {INDEX} in it to begin "
-                "its unfinished trainings anew (finished ones are kept)"
+                f"{self._folder} is damaged: {error}; restore all of its files, or delete {INDEX} in it to restart "
+                "the unfinished trainings (finished ones are kept)"
             ) from None
         return states
 
     def _replace(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        # The index comes last by name; before it is there, the mark makes the next reader do all of this again.
+        # The index is the last by name; until it is replaced, the marker makes the next reader repeat all of this.
         for name in sorted(path.name for path in self._scratch.iterdir() if path != self._mark):
             os.replace(self._scratch / name, self._folder / name)
         pieces = json.loads((self._folder / INDEX).read_bytes())["pieces"]

@@ -44,14 +44,14 @@ LABELED_AT_ONCE = 64
 
 
 class TableMaker:
-    """What arms train on, on the device; arms that share it share its memory.
+    """Makes tables of training data on the device; arms with the same data share a table.
 
     Args:
-        images: of the campaign.
-        teacher: on the device.
-        sets: condensed ones.
+        images: images of the campaign.
+        teacher: the teacher, on the device.
+        sets: condensed sets.
         named: outputs of the condense job by name.
-        device: where the tables are.
+        device: device of the tables.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class TableMaker:
         self._tables: dict[str, tuple[PairTable, dict[str, Any]]] = {}
 
     def name(self, arm: Arm) -> str:
-        """Names what an arm trains on, without its labels; a part of its key."""
+        """Key of an arm's training data without its labels, which is part of the arm's key."""
         if arm.condense is not None:
             return self._sets.key(arm)
         if arm.settings.condensed is None:
@@ -69,7 +69,7 @@ class TableMaker:
         return "+".join(source.digest for source in self._sources(arm))
 
     def get(self, arm: Arm) -> tuple[PairTable, dict[str, Any]] | None:
-        """The table of an arm, and what is known of the set; None while the set is being made."""
+        """The table of an arm, and facts about its set; None while the set is being made."""
         labels = "real" if arm.settings.labels == "real" else "teacher"
         key = f"{self.name(arm)} {labels}"
         if key not in self._tables:
@@ -102,13 +102,13 @@ class TableMaker:
     def _sources(self, arm: Arm) -> list[Any]:
         name = str(arm.settings.condensed)
         if name not in self._named:
-            raise BadRequest(f"arm {arm.name} trains on the condensed set {name}; say where it is: --set {name}=OUT")
+            raise BadRequest(f"arm {arm.name} trains on the condensed set {name}; give its path: --set {name}=OUT")
         config = arm.train.model_copy(update={"data": (self._named[name],), "labels": "stored", "labels_from": None})
         return list(open_sources(config, None, self._device))
 
     @torch.no_grad()
     def _labels(self, tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """As the condense job labels tiles: the teacher's output for the tile as it is, rounded."""
+        """Labels of tiles as in the condense job: the teacher's output, rounded to 8 bits."""
         out = []
         for first in range(0, len(tiles), LABELED_AT_ONCE):
             lr = torch.from_numpy(tiles[first : first + LABELED_AT_ONCE]).to(self._device)
@@ -119,17 +119,17 @@ class TableMaker:
 
 @dataclass
 class Student:
-    """An arm that is being trained.
+    """An arm in training.
 
     Attributes:
-        arm: which.
-        key: names it.
-        facts: of its set.
+        arm: the arm.
+        key: key of the arm.
+        facts: facts about its set.
         trainer: its network.
         feed: its patches.
-        stream: on which it runs; None on a CPU.
-        seconds: of the clock since it began, in this and earlier calls, those beside it included.
-        losses: step and loss, now and then.
+        stream: its CUDA stream; None on a CPU.
+        seconds: wall time in this and earlier calls, including that of parallel trainings.
+        losses: step and loss at intervals.
     """
 
     arm: Arm
@@ -145,7 +145,7 @@ class Student:
     def begin(
         cls, arm: Arm, key: str, table: PairTable, facts: dict[str, Any], teacher: Upscaler, saved: Saved | None
     ) -> Student:
-        """From the first step, or from a saved state."""
+        """Start from the first step or from a saved state."""
         state, notes = (saved.state, saved.notes) if saved else (None, {})
         config, device = arm.train, table.lr.device
         feed: Feed = Patches(table, config.patch_size, config.batch_size, config.seed)
@@ -163,7 +163,7 @@ class Student:
             trainer.restore(state.tensors, state.step)
         stream = torch.cuda.Stream() if device.type == "cuda" else None
         if stream is not None:
-            torch.cuda.synchronize()  # what was made on other streams is there
+            torch.cuda.synchronize()  # waits for tensors made on other streams
         return cls(arm, key, facts, trainer, feed, stream, **notes)
 
     @property
@@ -171,7 +171,7 @@ class Student:
         return self.trainer.step >= self.arm.train.iterations
 
     def advance(self) -> None:
-        """Queue one step on the device.
+        """Launch one step on the device.
 
         Raises:
             NonFiniteLoss: the training diverged.
@@ -182,10 +182,10 @@ class Student:
             self.losses.append((progress.step, progress.loss))
 
     def state(self) -> SavedState:
-        """All that a later call needs.
+        """State for a later call.
 
         Raises:
-            NonFiniteLoss: the training diverged; there is nothing to keep.
+            NonFiniteLoss: the training diverged.
         """
         with torch.cuda.stream(self.stream) if self.stream is not None else contextlib.nullcontext():
             self.trainer.read_losses()
@@ -193,7 +193,7 @@ class Student:
         return SavedState(self.trainer.step, tensors, precision=self.trainer.precision)
 
     def notes(self) -> dict[str, Any]:
-        """What the result will say besides the scores; kept with the state."""
+        """Entries of the result besides the scores; stored with the state."""
         return {"seconds": self.seconds, "losses": thinned(self.losses)}
 
     @torch.no_grad()
@@ -212,7 +212,7 @@ def score(
     scale: int,
     pool: ThreadPoolExecutor,
 ) -> dict[str, SetScores]:
-    """Scores by set; the device upscales one image after another, metrics are computed beside it in ``pool``."""
+    """Scores by set; images are upscaled one after another, metrics are computed in parallel in ``pool``."""
     waiting: dict[str, dict[str, Future[Scores]]] = {}
     count, logged = sum(map(len, sets.values())), time.monotonic()
     for name, pairs in sets.items():
@@ -237,5 +237,5 @@ def bicubic(lr: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
 
 
 def thinned(curve: Sequence[tuple[int, float]], most: int = 40) -> list[tuple[int, float]]:
-    """At most so many points of a curve, evenly chosen."""
+    """At most ``most`` points of a curve, evenly spaced."""
     return list(curve[:: max(1, -(-len(curve) // most))])

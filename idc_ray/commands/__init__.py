@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import idc_ray
 from idc_ray.cli import parse, run_job, start_logging
@@ -88,12 +88,23 @@ def main(argv: Sequence[str]) -> int:
     if model is None:
         return int(importlib.import_module(f"idc_ray.commands.{name}").main(arguments))
     config = parse(model, arguments, COMMANDS[name], name)
+    _check_inputs(name, config)
     start_logging()
     from idc_ray.pipeline.progress import Heartbeat
 
     with Heartbeat("importing torch and Ray"), uncollected():  # after parsing: it takes seconds
         job = pkgutil.resolve_name(JOBS[name][1])
     return int(job(config))
+
+
+def _check_inputs(command: str, config: Any) -> None:
+    """Refuse an input that does not exist before the imports, which take seconds."""
+    given = {"condense": ("input",), "train": ("data",)}.get(command, ())
+    for value in (getattr(config, name) for name in given):
+        from idc_ray.images.find import check_exists
+
+        for path in (value,) if isinstance(value, str) else value or ():
+            check_exists(path)
 
 
 def _help() -> str:

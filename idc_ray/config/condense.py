@@ -177,7 +177,7 @@ class Actors(Numerics):
     gpus: NotNegative | None = None
     """GPUs per worker; a fraction of 1, or a whole number; null: 1 if the cluster has any, else 0."""
     images_per_step: Count | None = None
-    """Images per call; null: 4 on CPUs, 16 on GPUs."""
+    """Images per call; null: up to 4 on CPUs, 16 on GPUs, fewer large ones."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the workers; auto: cuda if they have a GPU. Results of different devices differ in the last bits."""
     ray_address: Text | None = None

@@ -19,7 +19,15 @@ from idc_ray.images.names import open_path, stored
 from idc_ray.images.pairs import pair
 from idc_ray.images.parquet import row_entries
 
-__all__ = ["IMAGE_ENDINGS", "LIST_ENDINGS", "PARQUET_ENDINGS", "ImageListing", "find_images", "output_inside"]
+__all__ = [
+    "IMAGE_ENDINGS",
+    "LIST_ENDINGS",
+    "PARQUET_ENDINGS",
+    "ImageListing",
+    "check_exists",
+    "find_images",
+    "output_inside",
+]
 
 # What a folder is searched for; upper or lower case. What a file *is* is decided by its content when it is read.
 IMAGE_ENDINGS = frozenset(
@@ -138,6 +146,34 @@ def find_images(
     )
 
 
+def check_exists(input: str) -> None:
+    """Refuse a local input that does not exist, at no cost: before anything is imported that takes a while.
+
+    Raises:
+        BadRequest: it does not exist.
+    """
+    storage = locate(input)
+    if storage.local and _kind(storage) == fs.FileType.NotFound:
+        _searched(storage)
+
+
+def _searched(storage: StoragePath) -> tuple[StoragePath, str]:
+    """The folder and the pattern of what is not there by its own name.
+
+    Raises:
+        BadRequest: it is no pattern, or its folder does not exist.
+    """
+    if not has_wildcard(storage.path):
+        raise BadRequest(
+            f"{storage.uri} does not exist; name a folder, a glob, a list (.txt, .lst), an image or Parquet"
+        )
+    base, pattern = split_pattern(storage.path)
+    folder = StoragePath(storage.filesystem, base, storage.uri)
+    if _kind(folder) != fs.FileType.Directory:
+        raise BadRequest(f"the folder {base!r} of the pattern {storage.uri} does not exist")
+    return folder, pattern
+
+
 def output_inside(input: str, output: str) -> StoragePath | None:
     """The output if it lies in the input, where what earlier launches wrote, such as pictures, is no input.
 
@@ -167,14 +203,7 @@ def _files(storage: StoragePath, prefer_parquet: bool, without: StoragePath | No
         return _single(storage)
     if kind == fs.FileType.Unknown:
         raise BadRequest(f"{storage.uri} is a pipe, a socket or a device; name a folder, a glob or a file")
-    if not has_wildcard(storage.path):
-        raise BadRequest(
-            f"{storage.uri} does not exist; name a folder, a glob, a list (.txt, .lst), an image or Parquet"
-        )
-    base, pattern = split_pattern(storage.path)
-    folder = StoragePath(storage.filesystem, base, storage.uri)
-    if _kind(folder) != fs.FileType.Directory:
-        raise BadRequest(f"the folder {base!r} of the pattern {storage.uri} does not exist")
+    folder, pattern = _searched(storage)
     regex = pattern_regex(pattern)
     depth = None if "**" in pattern.split("/") else pattern.count("/") + 1
     matching = (entry for entry in walk(folder, depth, without) if regex.fullmatch(entry.source))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from idc_ray.store import Inflight, clear_inflight, count_attempt, find_inflight, read_inflight, write_inflight
 from idc_ray.store.filesystem import StorageFolder
 
-__all__ = ["Ledger", "Suspects", "begin_reading", "end_reading", "suspects_of_earlier_launches"]
+__all__ = ["Ledger", "Suspects", "begin_reading", "end_reading", "suspects_of_earlier_launches", "workers_at_work"]
 
 _READER = "read-"  # begins the name of a reader's statement; the image's id follows: one look tells whether one died
 
@@ -73,6 +73,11 @@ class Ledger:
             )
         clear_inflight(self.store, self.launch, record.actor)
         return attempts
+
+
+def workers_at_work(store: StorageFolder, launch: str) -> list[Inflight]:
+    """What the workers of a launch have begun; not what is read for them."""
+    return read_inflight(store, launch, without=_READER)
 
 
 def begin_reading(

@@ -6,15 +6,18 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import math
 import platform
 import threading
 import time
 import uuid
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
+import pyarrow as pa
 import ray
 import torch
 
@@ -28,10 +31,20 @@ from idc_ray.interrupt import at_forced_end, check_interrupted
 from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline import dry_run
+from idc_ray.pipeline.attempts import workers_at_work
+from idc_ray.pipeline.batches import Batches, plan_batches, single_images
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join_for, plan_pool
 from idc_ray.pipeline.compactor import Compactor
 from idc_ray.pipeline.device import one_thread
-from idc_ray.pipeline.inputs import by_range, estimate_sizes, find_input, input_root, read_teacher, readable_samples
+from idc_ray.pipeline.inputs import (
+    by_range,
+    estimate_sizes,
+    find_input,
+    input_root,
+    only,
+    read_teacher,
+    readable_samples,
+)
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
 from idc_ray.pipeline.progress import Heartbeat, Progress, Show
@@ -43,13 +56,13 @@ from idc_ray.pipeline.timeline import Timeline
 from idc_ray.pipeline.waiting import log_until_first, tell_if_no_room, what_is_awaited
 from idc_ray.report import REPORT, Options, write_own_report
 from idc_ray.results import CondenseResult, Quarantined
+from idc_ray.status_text import work_in_progress
 from idc_ray.store import (
     Manifest,
     RunRecord,
     begin_run,
     end_launch,
     quarantined_ids,
-    read_inflight,
     read_manifest,
     shard_count_for,
     update_run,
@@ -81,11 +94,15 @@ class _Launch:
     teacher: bytes
     run: RunRecord
     plan: Plan
-    tracker: Tracker
     summary: Summary
     lost_lock: threading.Event
     show: Show
     timeline: Timeline
+    tracker: Tracker = field(default_factory=Tracker)  # off until _track
+
+    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        """Close the tracked run, if it is begun by now."""
+        self.tracker.finish(status)
 
 
 def condense(config: CondenseConfig) -> int:
@@ -122,10 +139,12 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
     with claimed(job.store, job.launch) as lost_lock:
         with Heartbeat("looking at what is done, and at images for their sizes"):
             launch = _begin(job, listing, teacher, lost_lock, show)
-        with closed_if_stopped(launch.tracker):
+        with closed_if_stopped(launch):
             try:
                 if launch.plan.todo:
                     _run_on_ray(launch)
+                else:
+                    _track(launch)
                 with Heartbeat("writing shards, manifest and gallery"):
                     manifest, changed = _finish(launch)
             finally:
@@ -185,7 +204,7 @@ def _new_job(config: CondenseConfig, listing: ImageListing, teacher: bytes) -> J
 
 
 def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading.Event, show: Show) -> _Launch:
-    """Write what this run is, see what is left of it, and begin to track it."""
+    """Write what this run is, and see what is left of it."""
     config = job.config
     samples = list(readable_samples(listing, config, SIZE_SAMPLES))
     expected = estimate_sizes(config, listing.manifest.num_rows, samples).bytes
@@ -210,16 +229,22 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
         job.store.delete(REPORT)  # of the run that is discarded
     plan = plan_work(config, listing, job.store, job.digest, job.launch)
     log.info("%d images to do, %d done before, %d quarantined before", plan.todo, plan.done_before, plan.quarantined)
-    tracker = Tracker.start(config.mlflow, config.output, job.digest, run.mlflow_run_id)
-    if tracker.run_id != run.mlflow_run_id:
-        run = update_run(job.store, mlflow_run_id=tracker.run_id)
-    tracker.log_params(config.model_dump(mode="json"))
-    tracker.log_input_dataset(listing.uri, job.digest, listing.manifest.num_rows)
-    tracker.log_artifact(config.to_yaml(), "config.yaml")
     bandwidths = config.rlff.bandwidths if config.synthesizes_tiles else ()
     summary = Summary(config.ratio, config.tile_size**2, bandwidths)
     timeline = Timeline(job.store, config.overwrite)
-    return _Launch(job, listing, teacher, run, plan, tracker, summary, lost_lock, show, timeline)
+    return _Launch(job, listing, teacher, run, plan, summary, lost_lock, show, timeline)
+
+
+def _track(launch: _Launch) -> None:
+    """Begin or continue the tracked run."""
+    job, config, listing = launch.job, launch.job.config, launch.listing
+    tracker = Tracker.start(config.mlflow, config.output, job.digest, launch.run.mlflow_run_id)
+    launch.tracker = tracker
+    if tracker.run_id != launch.run.mlflow_run_id:
+        launch.run = update_run(job.store, mlflow_run_id=tracker.run_id)
+    tracker.log_params(config.model_dump(mode="json"))
+    tracker.log_input_dataset(listing.uri, job.digest, listing.manifest.num_rows)
+    tracker.log_artifact(config.to_yaml(), "config.yaml")
 
 
 def versions() -> dict[str, str]:
@@ -232,9 +257,13 @@ def versions() -> dict[str, str]:
 def _run_on_ray(launch: _Launch) -> None:
     """Condense what is left; whatever ends this early, no process of a cluster started here lives on."""
     blameless = partial(end_launch, launch.job.store, launch.job.launch)  # no image is to blame for what was in flight
-    with at_forced_end(blameless):
+    # Beside each other: MLflow is imported and its database made while this process only waits for those of Ray.
+    with at_forced_end(blameless), ThreadPoolExecutor(1, "mlflow") as beside:
         try:
+            tracked = beside.submit(_track, launch)
             with cluster(lambda: join_for(launch.job.config.actors)), data_settings():
+                with Heartbeat("starting the MLflow run"):
+                    tracked.result()
                 _condense_all(launch)
         except (KeyboardInterrupt, IdcError):
             blameless()  # the cluster has ended: a worker that still ran would state again what it works on
@@ -249,24 +278,31 @@ def _condense_all(launch: _Launch) -> None:
         with Heartbeat("measuring the mean difficulty of the images"):
             job = replace(job, mean_difficulty=_mean_difficulty(launch, teacher))
     compactor = Compactor(job.store, job.digest, launch.run.shard_count, plan.together | set(plan.isolated))
-    progress = Progress(launch.listing.manifest.num_rows, plan.done_before + plan.quarantined, show=launch.show)
+    progress = Progress(
+        launch.listing.manifest.num_rows,
+        plan.done_before + plan.quarantined,
+        show=launch.show,
+        work=lambda: _work(launch),
+    )
     with progress.ticking():
         for image_ids, isolated in ((plan.together, False), (set(plan.isolated), True)):
             if not image_ids:
                 continue
-            batch = 1 if isolated else _batch(config, len(image_ids))
-            pool = _pool(launch, -(-len(image_ids) // batch))
-            launch.timeline.begin(pool.device, pool.initial_size)
             images = by_range(launch.listing.manifest, image_ids)
-            with contextlib.closing(condense_stream(images, job, teacher, pool, batch, isolated)) as statuses:
+            batches = single_images(images) if isolated else _batches(config, images)
+            pool = _pool(launch, batches.count)
+            launch.timeline.begin(pool.device, pool.initial_size)
+            with contextlib.closing(condense_stream(batches, job, teacher, pool, isolated)) as statuses:
                 _follow(launch, statuses, pool, compactor, progress)
 
 
-def _batch(config: CondenseConfig, images: int) -> int:
-    """Images in one call: as configured, but few enough that all workers get some."""
-    pool = plan_pool(config.actors, ray.cluster_resources(), images)
-    together = config.actors.images_per_step or IMAGES_PER_STEP[pool.device]
-    return max(1, min(together, -(-images // pool.max_size)))
+def _batches(config: CondenseConfig, images: pa.Table) -> Batches:
+    """As many images to a call as is configured, large ones alone where nothing is."""
+    pool = plan_pool(config.actors, ray.cluster_resources(), images.num_rows)
+    most = config.actors.images_per_step
+    if most is None:
+        return plan_batches(images, IMAGES_PER_STEP[pool.device], pool.max_size)
+    return plan_batches(images, most, pool.max_size, math.inf)
 
 
 def _pool(launch: _Launch, batches: int) -> PoolPlan:
@@ -295,7 +331,7 @@ def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor
     """Take status rows as they arrive: show them, track them, compact complete ranges."""
     told = 0.0
     tell_if_no_room(pool)
-    for status in log_until_first(statuses, "no image is done", lambda: what_is_awaited(pool, _at_work(launch.job))):
+    for status in log_until_first(statuses, "no image is done", lambda: what_is_awaited(pool, _work(launch))):
         check_interrupted()
         if launch.lost_lock.is_set():
             raise Locked(f"another process took over {launch.job.store.uri}; see which one, and stop one of the two")
@@ -312,11 +348,15 @@ def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor
     launch.tracker.log_metrics(progress.done, progress.metrics())
 
 
-def _at_work(job: Job) -> int:
-    """Workers that have stated what they work on."""
-    with contextlib.suppress(OSError, IdcError):  # it is only told
-        return len(read_inflight(job.store, job.launch))
-    return 0
+def _work(launch: _Launch) -> str:
+    """What the workers do, by their own statements."""
+    job, manifest = launch.job, launch.listing.manifest
+    with contextlib.suppress(OSError, IdcError):  # it is only shown
+        workers = workers_at_work(job.store, job.launch)
+        rows = only(manifest, {one.images[0] for one in workers}).select(["image_id", "source"]).to_pylist()
+        names = {row["image_id"]: printable(row["source"]) for row in rows}
+        return "; ".join(work_in_progress(workers, time.time(), names))
+    return ""
 
 
 def _finish(launch: _Launch) -> tuple[Manifest, bool]:

@@ -93,6 +93,7 @@ class Progress:
         stream: where it is shown: a bar if it is a terminal, else a line at the first image, now and then, at the end.
         clock: seconds.
         show: what does without a terminal, or nothing at all.
+        work: says what the workers do; asked when no row has arrived for a while, from another thread.
 
     Rows may take minutes, so whoever waits for them does it inside :meth:`ticking`.
 
@@ -108,6 +109,7 @@ class Progress:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
         show: Show = "lines",
+        work: Callable[[], str] = str,
     ) -> None:
         self.total, self.done, self.failed = total, done_before, 0
         self._way = show
@@ -119,6 +121,7 @@ class Progress:
         self._dropped = 0
         self._lock = threading.Lock()  # of the numbers and the stream, which the ticking thread uses too
         self._now = self._step = ""
+        self._ask, self._work, self._asked_at = work, "", self._started  # asked, or not necessary to ask
         self._bar = self._make_bar() if self._stream.isatty() and show != "nothing" else None
 
     def begin(self, now: str) -> None:
@@ -137,6 +140,7 @@ class Progress:
             else:
                 self.done += 1
             self._handled += 1
+            self._work, self._asked_at = "", self._clock()
             drop = loss_drop(status)
             if drop is not None:
                 self._drops += drop
@@ -148,9 +152,10 @@ class Progress:
 
         Before the first row another line says what is awaited: see ``waiting``.
         """
+        self._ask_for_work()
         with self._lock:
             if self._bar is not None:
-                if self._now:
+                if self._in_hand():
                     self._bar.set_postfix_str(self._in_hand(), False)
                 self._bar.refresh()
             elif (self._handled or self._now) and self._clock() - self._told_at >= LOG_SECONDS:
@@ -203,12 +208,23 @@ class Progress:
         mean = self._mean_drop()
         if mean is not None:
             parts.append(f"loss {-100 * mean:+.0f} %")
-        if self._now and self.done + self.failed < self.total:
+        if self._in_hand() and self.done + self.failed < self.total:
             parts.append(f"now {self._in_hand()}")
         return ", ".join(parts)
 
     def _in_hand(self) -> str:
-        return ", ".join(part for part in (self._now, self._step) if part)
+        return ", ".join(part for part in (self._now, self._step, self._work) if part)
+
+    def _ask_for_work(self) -> None:
+        """Where an image takes minutes. Outside the lock: an object store may take a while to answer."""
+        asked_at = self._clock()
+        if asked_at - self._asked_at < LOG_SECONDS:
+            return
+        self._asked_at = asked_at
+        work = self._ask()
+        with self._lock:
+            if self._asked_at == asked_at:  # no row has arrived meanwhile
+                self._work = work
 
     def _make_bar(self) -> Any:
         return tqdm(

@@ -20,12 +20,15 @@ from idc_ray.images.names import is_there, printable
 from idc_ray.pipeline.attempts import begin_reading, end_reading
 from idc_ray.pipeline.job import Job
 
-__all__ = ["ENDS_THE_JOB", "READ_SCHEMA", "ReadImage", "pixels"]
+__all__ = ["ENDS_THE_JOB", "NO_IMAGE", "READ_SCHEMA", "ReadImage", "pixels"]
 
 log = logging.getLogger(__name__)
 
 #: Code of a row that is no image's fault: with it the job has to end.
 ENDS_THE_JOB = "ends_the_job"
+
+#: Code of a row that only fills a batch.
+NO_IMAGE = "no_image"
 
 #: Columns of an image that was read, or of the reason why not. 64-bit offsets: blocks of large images exceed 2 GiB.
 READ_SCHEMA = pa.schema(
@@ -62,6 +65,8 @@ class ReadImage:
         self.job, self.isolated, self.node, self.node_lives = job, isolated, node, node_lives
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        if row["image_id"] is None:
+            return {"image_id": "", "source": "", "mtime_ns": 0, **_row(code=NO_IMAGE), "read_seconds": 0.0}
         begin = time.perf_counter()
         attempts = self._state(row["image_id"])
         if attempts:

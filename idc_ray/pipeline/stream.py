@@ -13,6 +13,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
+from idc_ray.pipeline.batches import Batches, single_images
 from idc_ray.pipeline.cluster import PoolPlan, node_id, node_lives
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ReadImage
@@ -26,26 +27,25 @@ MAX_BLOCKS = 4000
 
 
 def condense_stream(
-    manifest: pa.Table, job: Job, teacher: ray.ObjectRef[bytes], pool: PoolPlan, batch: int, isolated: bool
+    batches: Batches, job: Job, teacher: ray.ObjectRef[bytes], pool: PoolPlan, isolated: bool
 ) -> Generator[dict[str, Any]]:
-    """Condense the images of a manifest; status rows arrive as batches finish. Whoever stops early has to close it.
+    """Condense images; status rows arrive as batches finish. Whoever stops early has to close it.
 
     Args:
-        manifest: what to do.
+        batches: what to do; images of a batch are condensed together.
         job: the job.
         teacher: the checkpoint's bytes.
         pool: the workers.
-        batch: images condensed together.
         isolated: run every image by itself, as suspects are.
 
     Raises:
         IdcError: what a worker met that ends the job.
     """
-    images = _read(manifest, job, batch, pool, isolated)
+    images = _read(batches, job, pool, isolated)
     statuses = images.map_batches(
         CondenseWorker,
         fn_constructor_kwargs={"job": job, "teacher": teacher, "isolated": isolated},
-        batch_size=batch,
+        batch_size=batches.size,
         **_working(pool),
     )
     yield from _rows(statuses)
@@ -55,7 +55,7 @@ def survey_stream(
     manifest: pa.Table, job: Job, teacher: ray.ObjectRef[bytes], pool: PoolPlan
 ) -> Generator[dict[str, Any]]:
     """Measure the difficulty of the images of a manifest: rows of image_id, difficulty (None if unreadable), pixels."""
-    statuses = _read(manifest, job, 1, pool).map_batches(
+    statuses = _read(single_images(manifest), job, pool).map_batches(
         SurveyWorker,
         fn_constructor_kwargs={"job": job, "teacher": teacher},
         batch_size=1,
@@ -64,10 +64,10 @@ def survey_stream(
     yield from _rows(statuses)
 
 
-def _read(manifest: pa.Table, job: Job, batch: int, pool: PoolPlan, isolated: bool = False) -> Dataset:
+def _read(batches: Batches, job: Job, pool: PoolPlan, isolated: bool = False) -> Dataset:
     """Blocks hold whole batches, so that no worker waits for another block to fill its batch."""
-    rows = batch * max(1, math.ceil(manifest.num_rows / (batch * MAX_BLOCKS)))
-    blocks = [manifest.slice(begin, rows) for begin in range(0, manifest.num_rows, rows)]
+    rows = batches.size * max(1, math.ceil(batches.count / MAX_BLOCKS))
+    blocks = [batches.rows.slice(begin, rows) for begin in range(0, batches.rows.num_rows, rows)]
     # Workers on CPUs read their images themselves: Ray joins two steps of equal resources, and restarts the workers
     # without end. Readers beside GPUs it would give up after three deaths, and the job with them: ReadImage gives up
     # the image instead.
@@ -80,9 +80,17 @@ def _read(manifest: pa.Table, job: Job, batch: int, pool: PoolPlan, isolated: bo
 
 
 def _working(pool: PoolPlan) -> dict[str, Any]:
-    """How workers run. Beside a GPU Ray Data would have each take a CPU as well, the readers' last one perhaps."""
+    """How workers run. Beside a GPU Ray Data would have each take a CPU as well, the readers' last one perhaps.
+
+    On CPUs no batch waits at a worker, as another one may be free before it is. A GPU would be idle while it waits.
+    """
     most = None if pool.may_grow else pool.max_size
-    strategy = ActorPoolStrategy(min_size=pool.min_size, max_size=most, initial_size=pool.initial_size)
+    strategy = ActorPoolStrategy(
+        min_size=pool.min_size,
+        max_size=most,
+        initial_size=pool.initial_size,
+        max_tasks_in_flight_per_actor=1 if pool.device == "CPUs" else 2,
+    )
     return {"batch_format": "pyarrow", "compute": strategy, "num_cpus": 0, **pool.options}
 
 

@@ -59,13 +59,13 @@ def tell_if_no_room(pool: PoolPlan) -> None:
         log.info("waiting for the cluster to grow; %s", what_is_awaited(pool))
 
 
-def what_is_awaited(pool: PoolPlan, at_work: int = 0) -> str:
+def what_is_awaited(pool: PoolPlan, work: str = "") -> str:
     """Such as ``each of 1 to 4 workers takes 1 GPU, of which 0 of 2 are free``.
 
-    Once there are ``at_work``, workers that have images, the cluster is not what the job waits for.
+    Once workers have images, ``work`` says which, and the cluster is not what the job waits for.
     """
-    if at_work:
-        return f"workers with images in hand: {at_work}"
+    if work:
+        return f"workers: {work}"
     name, amount = _one_worker(pool)
     total, free = ray.cluster_resources().get(name, 0.0), ray.available_resources().get(name, 0.0)
     return f"each of {pool.sizes} workers takes {amount:g} {name}, of which {free:g} of {total:g} are free"

@@ -33,7 +33,7 @@ from idc_ray.pipeline.cluster import node_id, node_lives
 from idc_ray.pipeline.device import device_kind, device_works, set_up_torch
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.metrics import WorkerMetrics
-from idc_ray.pipeline.reading import ENDS_THE_JOB, pixels
+from idc_ray.pipeline.reading import ENDS_THE_JOB, NO_IMAGE, pixels
 from idc_ray.pipeline.stopping import as_row
 from idc_ray.store import ImageRecord, QuarantineEntry, TileRow, commit_part, quarantine_image, read_part, read_run
 
@@ -66,7 +66,7 @@ class _Worker(ABC):
             self.useless = error
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.to_pylist()
+        rows = [row for row in batch.to_pylist() if row["code"] != NO_IMAGE]
         try:
             if self.useless is not None:
                 raise self.useless

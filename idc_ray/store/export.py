@@ -47,7 +47,7 @@ def export_folders(
     """
     run, manifest = finished_run(store)
     _claim(target, _origin(store, run, manifest), overwrite)
-    side = run.config["tile_size"] * run.config["scale"]
+    side = run.side("tile_size") * run.side("scale")
     lines: list[str] = []
     for shard in manifest.shards:
         table = read_shard(store, shard.shard, shard.fingerprint)
@@ -80,7 +80,7 @@ def describe_export(store: StorageFolder, target: StorageFolder, overwrite: bool
     """
     run, manifest = finished_run(store)
     _check_target(target, _origin(store, run, manifest), overwrite)
-    side, scale = run.config["tile_size"], run.config["scale"]
+    side, scale = run.side("tile_size"), run.side("scale")
     return "\n".join(
         [
             f"run             {store.uri}, {len(manifest.shards)} shards",

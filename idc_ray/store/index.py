@@ -22,6 +22,7 @@ from idc_ray.store.records import INDEX_SCHEMA, ImageRecord, table_from_records
 from idc_ray.store.schema import check_types
 from idc_ray.store.shards import Fingerprint, fingerprint_of, sha256_of_file
 from idc_ray.store.threads import ordered_map
+from idc_ray.store.typed import from_json
 
 __all__ = ["Fingerprint", "IndexEntry", "ShardInfo", "check_shards", "list_index", "list_pending",
            "list_shards", "read_index",
@@ -91,7 +92,7 @@ def read_index(storage: StorageFolder, shard: int, columns: Sequence[str] | None
         if data is None:
             return None
         parquet = pq.ParquetFile(pa.BufferReader(data))
-        info = ShardInfo(**json.loads((parquet.metadata.metadata or {})[_SHARD]))
+        info = from_json(ShardInfo, json.loads((parquet.metadata.metadata or {})[_SHARD]))
         table = parquet.read(columns=list(columns) if columns is not None else None)
         check_types(table.schema, INDEX_SCHEMA)
     except StoreUnavailable:
@@ -124,8 +125,8 @@ def read_pending(storage: StorageFolder, shard: int) -> list[Fingerprint] | None
     if value is None:
         return None
     try:
-        return [Fingerprint(**item) for item in value["shard_may_be"]]
-    except (KeyError, TypeError) as error:
+        return [from_json(Fingerprint, item) for item in value["shard_may_be"]]
+    except (KeyError, TypeError, ValueError) as error:
         raise IdcError(f"{storage.shown(pending_name(shard))} is not a pending note ({error}); {FIX_DAMAGE}") from error
 
 

@@ -20,6 +20,7 @@ from idc_ray.store.run_record import FORMAT_VERSION, RunRecord, read_run
 from idc_ray.store.sealed import sealed, unsealed
 from idc_ray.store.shards import Fingerprint
 from idc_ray.store.threads import ordered_map
+from idc_ray.store.typed import from_json
 
 __all__ = ["Manifest", "finished_run", "index_table", "read_manifest", "write_manifest"]
 
@@ -129,10 +130,8 @@ def read_manifest(storage: StorageFolder) -> Manifest | None:
         return None
     value = unsealed(value, storage.shown(MANIFEST), _FIX)
     try:
-        shards = [ShardInfo(**info) for info in value["shards"]]
-        indexes = [Fingerprint(**fingerprint) for fingerprint in value.get("indexes", [])]
-        return Manifest(**{**value, "shards": shards, "indexes": indexes})
-    except (KeyError, TypeError) as error:
+        return from_json(Manifest, value)
+    except (TypeError, ValueError) as error:
         raise IdcError(f"{storage.shown(MANIFEST)} is not a manifest ({error}); {_FIX}") from error
 
 

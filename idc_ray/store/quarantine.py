@@ -11,6 +11,7 @@ from idc_ray.store import attempts
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import QUARANTINE, check_name, is_image_id, quarantine_name
 from idc_ray.store.threads import ordered_map
+from idc_ray.store.typed import from_json
 
 __all__ = [
     "QuarantineEntry",
@@ -103,6 +104,6 @@ def _read(storage: StorageFolder, digest: str, image_id: str) -> QuarantineEntry
     name = quarantine_name(digest, image_id)
     value = storage.read_json(name, _FIX)
     try:
-        return None if value is None else QuarantineEntry(**value)
-    except TypeError as error:
+        return None if value is None else from_json(QuarantineEntry, value)
+    except (TypeError, ValueError) as error:
         raise IdcError(f"{storage.shown(name)} is not a quarantine entry ({error}); {_FIX}") from error

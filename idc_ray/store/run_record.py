@@ -12,12 +12,15 @@ from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.index import list_index
 from idc_ray.store.layout import FIX_DAMAGE, RUN, check_name, check_shard_count
 from idc_ray.store.sealed import sealed, unsealed
+from idc_ray.store.typed import from_json
 
 __all__ = ["FORMAT_VERSION", "LostRun", "RunRecord", "begin_run", "read_lost", "read_run", "update_run", "write_lost"]
 
 FORMAT_VERSION = 1
 _CLEARING = "clearing"  # in run.json while --overwrite removes the old run
 _LOST = "lost"  # in run.json after a repair: all that the rest of the output says of the run
+#: Largest tile and scale that a record may state.
+MAX_SIDE = 4096
 _FIX = "give --overwrite to start afresh, or another --output"
 
 
@@ -58,6 +61,17 @@ class RunRecord:
     def __post_init__(self) -> None:
         check_name(self.digest, "digest")
         check_shard_count(self.shard_count)
+
+    def side(self, name: str) -> int:
+        """``tile_size`` or ``scale`` of the configuration, which may be anybody's.
+
+        Raises:
+            IdcError: it is not there, or no number that one can be.
+        """
+        value = self.config.get(name)
+        if type(value) is not int or not 0 < value <= MAX_SIDE:
+            raise IdcError(f"the run's {name} is {value!r} in {RUN}; expected 1 to {MAX_SIDE}: do not trust this set")
+        return value
 
 
 @dataclass(frozen=True)
@@ -152,8 +166,8 @@ def read_lost(storage: StorageFolder) -> LostRun | None:
     """What :func:`write_lost` wrote; None for anything else."""
     try:
         value = unsealed(storage.read_json(RUN, _FIX) or {}, storage.shown(RUN), _FIX)
-        return LostRun(**value[_LOST])
-    except (IdcError, KeyError, TypeError):
+        return from_json(LostRun, value[_LOST])
+    except (IdcError, KeyError, TypeError, ValueError):
         return None
 
 
@@ -196,7 +210,7 @@ def _read(storage: StorageFolder) -> tuple[RunRecord, bool] | None:
         )
     clearing = bool(value.pop(_CLEARING, False))
     try:
-        return RunRecord(**value), clearing
+        return from_json(RunRecord, value), clearing
     except (TypeError, ValueError) as error:
         raise IdcError(f"{storage.shown(RUN)} is not a run record ({error}); {_FIX}") from error
 

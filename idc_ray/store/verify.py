@@ -264,8 +264,8 @@ def _readable_infos(storage: StorageFolder) -> Iterator[ShardInfo]:
 
 def _sides(run: RunRecord) -> tuple[int, int] | None:
     try:
-        return int(run.config["tile_size"]), int(run.config["tile_size"]) * int(run.config["scale"])
-    except (KeyError, TypeError, ValueError):
+        return run.side("tile_size"), run.side("tile_size") * run.side("scale")
+    except IdcError:
         return None
 
 

@@ -176,9 +176,10 @@ def open_source(
     run = read_run(store) if store.files("") else None
     if run is None:
         return _real_source(uri, scale, max_pixels, output)
-    config = run.config
-    if config["scale"] != scale:
-        raise BadRequest(f"{store.uri} is a set for scale {config['scale']}, but the scale is {scale}; change --scale")
+    if run.side("scale") != scale:
+        raise BadRequest(
+            f"{store.uri} is a set for scale {run.side('scale')}, but the scale is {scale}; change --scale"
+        )
     manifest = read_manifest(store)
     if manifest is None and not allow_unfinished:
         raise BadRequest(
@@ -191,7 +192,7 @@ def open_source(
     return CondensedSource(
         store,
         scale,
-        config["tile_size"],
+        run.side("tile_size"),
         tuple(shard.shard for shard in shards),
         _digest([asdict(shard) for shard in shards]),
         sum(shard.rows for shard in shards),

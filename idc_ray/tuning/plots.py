@@ -10,7 +10,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import optuna
 from matplotlib.axes import Axes
-from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as optuna_plots
 
@@ -39,7 +38,7 @@ def draw_plots(study: optuna.Study, objectives: Sequence[str]) -> dict[str, byte
     }
     if importances(study):
         plots["importance.png"] = lambda: optuna_plots.plot_param_importances(
-            study, FanovaImportanceEvaluator(seed=0), target=_psnr, target_name=TITLES["psnr"]
+            study, optuna.importance.FanovaImportanceEvaluator(seed=0), target=_psnr, target_name=TITLES["psnr"]
         )
     if several:
         names = [TITLES[name] for name in objectives]
@@ -58,7 +57,7 @@ def importances(study: optuna.Study) -> dict[str, float]:
     if len(finished) < MIN_TRIALS or len({_psnr(trial) for trial in finished}) < 2:
         return {}
     try:
-        evaluator = FanovaImportanceEvaluator(seed=0)
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         return optuna.importance.get_param_importances(study, evaluator=evaluator, target=_psnr)
     except (RuntimeError, ValueError):  # such as: no parameter takes part in all trials
         return {}

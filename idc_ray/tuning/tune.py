@@ -8,6 +8,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 
+import matplotlib
 import ray
 from optuna.trial import FrozenTrial, TrialState
 from ray import tune as ray_tune
@@ -82,6 +83,7 @@ def tune(config: TuneConfig) -> int:
             with Heartbeat("timing a few images and steps"):
                 print(estimate(plan))
             return 0
+    matplotlib.use("agg")  # plots go to files, whatever MPLBACKEND says
     tuned = run_tune(plan)
     print(f"{tuned.table}\n{'output':<15} {tuned.storage.uri}", flush=True)
     if tuned.failure is not None:

@@ -133,7 +133,7 @@ def test_the_plan_names_arms_and_trains_nothing(
         ("method: random, ratio: 0.1}", "method: random}", "arms.random_0.1: method is random and ratio None"),
         ("iterations: 60", "iteratoins: 60", "unknown setting 'iteratoins'; did you mean 'iterations'"),
         ("labels: real", "label: real", "arms.whole_real: unknown setting 'label'"),
-        ("patch_size: 16", "patch_size: 20", "patch_size is 20, more than tile_size, 16"),
+        ("patch_size: 16", "patch_size: 20", "patch_size is 20, larger than tile_size, 16"),
         ("method: random, ratio: 0.1}", "method: rndom, ratio: 0.1}", "arms.random_0.1: setting 'method' is 'rndom'"),
         ("[whole_real, random_0.1,", "[whole_real, whole_real,", "has whole_real, seed 0 twice"),
         ("iterations: 60", "seed: 1, iterations: 60", "seed cannot be set here"),
@@ -149,7 +149,7 @@ def test_a_queue_with_a_mistake_is_refused_by_name(queue: Path, old: str, new: s
 
 def test_the_queues_that_are_shipped_are_valid() -> None:
     names = sorted(path.stem for path in (ROOT / "campaigns").glob("*.yaml"))
-    assert names == ["cpu_x2", "proof_transformers", "proof_x2", "proof_x4", "quick"]
+    assert names == ["cpu_medium_x2", "cpu_x2", "proof_transformers", "proof_x2", "proof_x4", "quick"]
     arms = {name: read_queue(ROOT / "campaigns" / f"{name}.yaml").arms for name in names}
     first = ["whole_real", "whole_teacher", "idc_0.1", "random_0.1", "sobel_0.1", "idc_0.02", "sobel_0.02"]
     for name in ("proof_x2", "proof_x4"):
@@ -248,7 +248,7 @@ def test_results_are_collected_once_and_a_torn_line_is_none(tmp_path: Path) -> N
     assert collect(source, target) == []
     assert [each["key"] for each in read_lines(target)] == ["a0", "b0"]
     target.write_text("no json\n" + target.read_text())
-    with pytest.raises(BadRequest, match="line 1, is no result"):
+    with pytest.raises(BadRequest, match="line 1 is not a result"):
         read_lines(target)
 
 
@@ -261,7 +261,7 @@ def test_the_table_pairs_by_seed(tmp_path: Path) -> None:
     assert "| 3 | 0.1000 | 9 | C |" in row
 
 
-def test_a_borrowed_machine_needs_few_packages() -> None:
+def test_a_campaign_needs_few_packages() -> None:
     """Catches an import of what a GPU machine without Ray does not have, found out in its first paid minute."""
     missing = ["ray", "mlflow", "optuna", "matplotlib", "sklearn", "skimage", "tqdm", "scipy", "datasets"]
     code = (

@@ -38,7 +38,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "changed": (lambda out: finished(out, shade=9), "rows changed"),
     "unfinished": (lambda out: begin_run(resolve(str(out)), run_record()), "torn: there is no manifest"),
     "torn": (lambda out: (finished(out), damage_shard(out)), "torn"),
-    "innocent": (lambda out: quarantine_image(finished(out), DIGEST, quarantine_entry("z")), "1 images set aside"),
+    "innocent": (lambda out: quarantine_image(finished(out), DIGEST, quarantine_entry("z")), "1 images quarantined"),
     "left": (lambda out: commit(finished(out), "a"), "1 files left over"),
 }
 

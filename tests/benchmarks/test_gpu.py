@@ -16,7 +16,7 @@ def test_without_a_gpu_every_part_starts(
     """Catches a measurement that would fail in the few minutes for which a GPU is there."""
     monkeypatch.setattr("sys.argv", ["gpu.py", "--output", str(tmp_path / "gpu.json")])
     assert gpu.main() == 0
-    assert "no GPU" in capsys.readouterr().out
+    assert "no usable GPU" in capsys.readouterr().out
     rows = json.loads((tmp_path / "gpu.json").read_text())["figures"]["rows"]
     assert all(row["rate"] > 0 for row in rows if "resumes_bit_by_bit" not in row)
     assert all(row["resumes_bit_by_bit"] and row["rate"] == 0 for row in rows if "resumes_bit_by_bit" in row)

@@ -41,9 +41,9 @@ def test_equal_scores_may_be_compared() -> None:
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        ([30.0, 31.00001], "trial 1 is not the same"),
-        ([31.0, 30.0], "trial 0 is not the same"),
-        ([30.0, math.nan], "trial 1 is not the same"),
+        ([30.0, 31.00001], "trial 1 differs"),
+        ([31.0, 30.0], "trial 0 differs"),
+        ([30.0, math.nan], "trial 1 differs"),
         ([30.0], "2 trials, the loop 1"),
     ],
 )

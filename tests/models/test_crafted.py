@@ -90,7 +90,7 @@ def test_very_many_tensors_cost_little_time() -> None:
     ("architecture", "arguments"),
     [
         ("edsr", {"channels": 4, "blocks": 4000}),
-        ("swinir", {"channels": 4, "depths": [4000] * 50, "heads": [1] * 50}),
+        ("swinir", {"channels": 4, "blocks": 4000, "layers": 4000, "heads": 1}),
         ("mambairv2", {"channels": 4, "blocks": 4000, "layers": 4000}),
     ],
 )

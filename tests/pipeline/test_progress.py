@@ -75,6 +75,31 @@ def test_what_is_in_hand_is_shown_from_the_start_and_while_it_lasts() -> None:
     assert "now" not in progress.line()
 
 
+def test_within_an_image_that_takes_minutes_it_is_said_what_the_workers_do() -> None:
+    """Catches minutes without news of where a large image stands, and an output that is read for every line."""
+    asked: list[float] = []
+    clock, stream = Clock(), io.StringIO()
+
+    def work() -> str:
+        asked.append(clock.now)
+        return f"a.png for {clock.now - 100:.0f} s"
+
+    progress = Progress(9, 0, stream, clock, work=work)
+    for second in range(1, 50):
+        clock.now += 1
+        progress.tick()
+        if second in (5, 40):
+            progress.update(row())
+    assert asked == [120, 135], "15 s after the last row, and 15 s later"
+    assert stream.getvalue().splitlines() == [
+        "1 of 9 images, 0 failed, 0.2 images/s, 40 s left, loss -75 %",
+        "1 of 9 images, 0 failed, 0.05 images/s, 2 min 40 s left, loss -75 %, now a.png for 20 s",
+        "1 of 9 images, 0 failed, 0.0286 images/s, 4 min 40 s left, loss -75 %, now a.png for 35 s",
+    ]
+    progress.update(row())
+    assert "now" not in progress.line()
+
+
 def test_images_of_earlier_launches_are_progress_but_not_speed() -> None:
     """Catches a resumed job that claims a thousand images a second, and a time left of nothing."""
     progress, clock, _ = without_terminal(total=100, done_before=90)

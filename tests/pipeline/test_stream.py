@@ -12,6 +12,7 @@ import pytest
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import ImageListing
 from idc_ray.pipeline import stream
+from idc_ray.pipeline.batches import Batches
 from idc_ray.pipeline.cluster import PoolPlan
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ReadImage
@@ -68,6 +69,10 @@ def manifest(rows: int) -> pa.Table:
     return pa.table({"image_id": [str(i) for i in range(rows)]})
 
 
+def batches(rows: int, size: int) -> Batches:
+    return Batches(manifest(rows), size, -(-rows // size))
+
+
 @pytest.mark.parametrize(("rows", "batch", "blocks"), [(1, 4, 1), (8, 4, 2), (9, 4, 3), (40, 1, 5), (41, 4, 4)])
 def test_blocks_hold_whole_batches_and_are_not_too_many(
     datasets: list[FakeDataset], job_and_found: tuple[Job, ImageListing], monkeypatch: pytest.MonkeyPatch,
@@ -75,7 +80,7 @@ def test_blocks_hold_whole_batches_and_are_not_too_many(
 ) -> None:  # fmt: skip
     """Catches a worker that waits for another block to fill its batch, lost rows, and a task for each of a million."""
     monkeypatch.setattr(stream, "MAX_BLOCKS", 5)
-    list(condense_stream(manifest(rows), job_and_found[0], None, CPUS, batch, False))  # type: ignore[arg-type]
+    list(condense_stream(batches(rows, batch), job_and_found[0], None, CPUS, False))  # type: ignore[arg-type]
     (made,) = datasets
     assert pa.concat_tables(made.blocks).equals(manifest(rows))
     assert len(made.blocks) == blocks <= 5
@@ -86,7 +91,7 @@ def test_workers_get_the_resources_of_the_pool_and_whole_batches(
     datasets: list[FakeDataset], job_and_found: tuple[Job, ImageListing]
 ) -> None:
     job = job_and_found[0]
-    list(condense_stream(manifest(9), job, "teacher", GPUS, 4, True))  # type: ignore[arg-type]
+    list(condense_stream(batches(9, 4), job, "teacher", GPUS, True))  # type: ignore[arg-type]
     list(survey_stream(manifest(9), job, "teacher", GPUS))  # type: ignore[arg-type]
     condensing, surveying = datasets
     assert (condensing.worker, surveying.worker) == (CondenseWorker, SurveyWorker)
@@ -99,6 +104,7 @@ def test_workers_get_the_resources_of_the_pool_and_whole_batches(
         assert made.working["num_cpus"] == 0, "each GPU takes a CPU from the readers, and the job hangs without one"
         pool = made.working["compute"]
         assert (pool.min_size, pool.max_size, pool.initial_size) == (2, 4, 3)
+        assert pool.max_tasks_in_flight_per_actor == 2, "a GPU that waits for its next images is idle"
     assert condensing.reader.isolated and not surveying.reader.isolated
 
 
@@ -108,7 +114,7 @@ def test_readers_of_their_own_are_restarted_without_a_limit(
     """Catches a job that ends because one image crashed the decoder; and workers on CPUs that wait for readers to leave
     them one: Ray joins reading to the workers for equal resources alone, and restarts those anyhow."""
     for pool in (CPUS, GPUS, PoolPlan({"num_cpus": 0.5}, 1, 1, 1, "CPUs")):
-        list(condense_stream(manifest(2), job_and_found[0], None, pool, 1, False))  # type: ignore[arg-type]
+        list(condense_stream(batches(2, 1), job_and_found[0], None, pool, False))  # type: ignore[arg-type]
     assert [made.reading for made in datasets] == [
         {"num_cpus": 1.0}, {"num_cpus": 1, "max_retries": -1}, {"num_cpus": 0.5}
     ]  # fmt: skip
@@ -119,7 +125,7 @@ def test_a_pool_without_a_limit_gives_work_to_machines_that_join_later(
 ) -> None:
     """Catches a cluster that grows while the pool stays as large as it was at the start."""
     grows = PoolPlan({"num_cpus": 1.0}, 1, 3, 2, "CPUs", may_grow=True)
-    list(condense_stream(manifest(2), job_and_found[0], None, grows, 1, False))  # type: ignore[arg-type]
+    list(condense_stream(batches(2, 1), job_and_found[0], None, grows, False))  # type: ignore[arg-type]
     assert datasets[0].working["compute"].max_size == float("inf")
 
 
@@ -127,7 +133,7 @@ def test_rows_arrive_one_by_one_as_blocks_are_finished(
     datasets: list[FakeDataset], job_and_found: tuple[Job, ImageListing]
 ) -> None:
     """Catches a progress bar that stands still until everything is done."""
-    rows = condense_stream(manifest(2), job_and_found[0], None, CPUS, 1, False)  # type: ignore[arg-type]
+    rows = condense_stream(batches(2, 1), job_and_found[0], None, CPUS, False)  # type: ignore[arg-type]
     assert next(rows)["n"] == 0
     assert datasets[0].taken == 1
     assert [row["n"] for row in rows] == [1, 2]
@@ -138,7 +144,7 @@ def test_an_error_of_a_worker_is_raised_as_what_it_was(
     datasets: list[FakeDataset], job_and_found: tuple[Job, ImageListing], error: IdcError
 ) -> None:
     """Catches an exit code of 1 for what the user has to change, and a row that is taken for an image's."""
-    rows = condense_stream(manifest(2), job_and_found[0], None, CPUS, 1, False)  # type: ignore[arg-type]
+    rows = condense_stream(batches(2, 1), job_and_found[0], None, CPUS, False)  # type: ignore[arg-type]
     next(rows)
     datasets[0].answers[1] = [as_row(error)]
     next(rows)
@@ -151,7 +157,7 @@ def test_closing_the_stream_ends_the_pipeline_at_once(
     datasets: list[FakeDataset], job_and_found: tuple[Job, ImageListing]
 ) -> None:
     """Catches one that lives on until it is collected as garbage, when Ray is gone already."""
-    rows = condense_stream(manifest(2), job_and_found[0], None, CPUS, 1, False)  # type: ignore[arg-type]
+    rows = condense_stream(batches(2, 1), job_and_found[0], None, CPUS, False)  # type: ignore[arg-type]
     next(rows)
     rows.close()
     assert datasets[0].ended

@@ -61,7 +61,7 @@ def test_a_cluster_without_room_is_told_at_once(
 
 def test_workers_that_have_images_are_told_instead_of_the_cluster() -> None:
     """Catches a job that seems to wait for machines while its first images take long."""
-    assert waiting.what_is_awaited(POOL, at_work=2) == "workers with images in hand: 2"
+    assert waiting.what_is_awaited(POOL, "a.png for 20 s") == "workers: a.png for 20 s"
 
 
 def test_what_is_none_is_no_first_item(caplog: pytest.LogCaptureFixture) -> None:

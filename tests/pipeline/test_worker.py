@@ -13,7 +13,7 @@ import pytest
 
 from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images import ImageListing, decode_png
+from idc_ray.images import MANIFEST_SCHEMA, ImageListing, decode_png
 from idc_ray.pipeline import worker as module
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImage
@@ -100,6 +100,16 @@ def send(worker: CondenseWorker | SurveyWorker, *rows: dict[str, Any]) -> list[d
 
 def outcomes(statuses: list[dict[str, Any]]) -> dict[str, str]:
     return {status["image_id"]: status["outcome"] for status in statuses}
+
+
+def test_rows_that_fill_a_batch_are_no_images(job: Job, rows: dict[str, Any]) -> None:
+    """Catches an image without a name that is quarantined, or counted."""
+    nothing = ReadImage(job)(dict.fromkeys(MANIFEST_SCHEMA.names))
+    assert nothing.keys() == rows[A].keys()
+    worker, condenser = worker_with(job)
+    assert outcomes(send(worker, nothing, rows[A], nothing)) == {A: "done"}
+    assert condenser.calls == [([A], False)]
+    assert not quarantined_ids(job.store, DIGEST)
 
 
 def test_what_is_condensed_is_committed_with_all_that_belongs_to_it(job: Job, rows: dict[str, Any]) -> None:
