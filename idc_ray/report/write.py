@@ -13,6 +13,7 @@ from idc_ray.images import ImageListing
 from idc_ray.redact import redact
 from idc_ray.report.comparison import RESULTS, comparison_section
 from idc_ray.report.condensation import condensation_section
+from idc_ray.report.figures import draw_figures
 from idc_ray.report.page import chart_library, render_page
 from idc_ray.report.section import Options, Section
 from idc_ray.report.sweep import SWEEP, sweep_section
@@ -43,18 +44,17 @@ def make_report(outputs: Sequence[StorageFolder], options: Options, listing: Ima
         BadRequest: an output holds nothing that can be shown, or the extra ``report`` is not installed.
         IdcError: something in an output cannot be read.
     """
-    room = (options.max_bytes - len(chart_library()) - PAGE_BYTES) // len(outputs)
-    sections = [_section(output, options, room, listing) for output in outputs]
-    return render_page(sections, " · ".join(section.name for section in sections))
+    return _rendered(_sections(outputs, options, listing))
 
 
-def write_report(outputs: Sequence[str], target: str, options: Options) -> int:
+def write_report(outputs: Sequence[str], target: str, options: Options, figures: str | None = None) -> int:
     """Write `make_report` to a local file or an object store; returns its size in bytes.
 
     Args:
         outputs: paths or URIs.
         target: path or URI of the file.
         options: what is shown.
+        figures: folder for the charts as SVG and PNG; None: none are written.
 
     Raises:
         BadRequest, IdcError: as `make_report`; or the file cannot be written.
@@ -63,8 +63,13 @@ def write_report(outputs: Sequence[str], target: str, options: Options) -> int:
     folder, _, name = place.root.rpartition("/")
     if not folder or target.endswith("/") or (place.is_local and os.path.isdir(place.root)):
         raise BadRequest(f"{redact(target)} is a folder; name a file to write, such as report.html")
-    data = make_report([resolve(output) for output in outputs], options).encode()
+    sections = _sections([resolve(output) for output in outputs], options)
+    data = _rendered(sections).encode()
     StorageFolder(place.fs, folder, place.uri).write(name, data)
+    if figures is not None:
+        drawn = resolve(figures)
+        for figure, content in draw_figures(sections):
+            drawn.write(figure, content)
     return len(data)
 
 
@@ -82,6 +87,15 @@ def write_own_report(storage: StorageFolder, options: Options, listing: ImageLis
         log.warning("%s is not written: %s", storage.shown(REPORT), error)
     except Exception:  # a bug of the report must not fail a job that has done its work
         log.exception("%s is not written", storage.shown(REPORT))
+
+
+def _sections(outputs: Sequence[StorageFolder], options: Options, listing: ImageListing | None = None) -> list[Section]:
+    room = (options.max_bytes - len(chart_library()) - PAGE_BYTES) // len(outputs)
+    return [_section(output, options, room, listing) for output in outputs]
+
+
+def _rendered(sections: Sequence[Section]) -> str:
+    return render_page(sections, " · ".join(section.name for section in sections))
 
 
 def _section(storage: StorageFolder, options: Options, room: int, listing: ImageListing | None) -> Section:
