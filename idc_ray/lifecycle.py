@@ -54,7 +54,7 @@ class _Tracked(Protocol):
 
 @contextlib.contextmanager
 def closed_if_stopped(run: _Tracked) -> Iterator[None]:
-    """Close a tracked run as killed or failed if what is inside raises; who is inside closes it as finished."""
+    """Close a tracked run as killed or failed if what is inside raises; else the block closes it."""
     try:
         yield
     except BaseException as error:

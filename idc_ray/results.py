@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from idc_ray.dataset import CondensedDataset
     from idc_ray.evaluation.benchmarks import SetScores
     from idc_ray.models import Upscaler
-    from idc_ray.tuning.tune import Tuned
 
 __all__ = [
     "CompareResult", "CondenseResult", "EvaluateResult", "ExportResult", "FailedArm", "Quarantined", "TrainResult",
@@ -262,20 +261,6 @@ class TuneResult:
         from idc_ray.report.notebook import tune_html  # imports jinja2
 
         return tune_html(self)
-
-    @classmethod
-    def of(cls, tuned: Tuned) -> TuneResult:
-        """Result of a sweep with at least one finished trial."""
-        from idc_ray.tuning.study import STATUSES  # needs optuna
-
-        trials = []
-        for each in tuned.trials:
-            values = each.user_attrs
-            psnr, ratio, cost = (values.get(name) for name in ("psnr", "ratio", "cost"))
-            reason = values.get("reason", "")
-            trials.append(Trial(each.number, values["draw"], STATUSES[each.state], psnr, ratio, cost, reason))
-        storage = tuned.storage
-        return cls(storage.uri, len(trials), trials[0], storage.shown("best.yaml"), tuple(trials), tuned.table)
 
 
 @dataclass(frozen=True)

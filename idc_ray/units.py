@@ -1,8 +1,10 @@
-"""Numbers with units for people."""
+"""Numbers with units, and estimates, for people."""
 
 from __future__ import annotations
 
-__all__ = ["duration", "size"]
+from collections.abc import Iterable
+
+__all__ = ["duration", "estimate_text", "size"]
 
 
 def duration(seconds: float) -> str:
@@ -23,3 +25,8 @@ def size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:,.3g} TB" if count < 1000 else f"{count:,.0f} TB"
+
+
+def estimate_text(lines: Iterable[tuple[str, str]]) -> str:
+    """What a dry run prints: a name and a text a line, and that nothing was done."""
+    return "\n".join(f"{name:<15} {text}" for name, text in lines) + "\ndry run: nothing was started or written"

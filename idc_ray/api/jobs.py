@@ -259,10 +259,7 @@ def tune(
     from idc_ray.tuning.tune import prepared, run_tune
 
     with preserved():
-        tuned = run_tune(prepared(made))
-    if tuned.failure is not None:
-        raise tuned.failure
-    return TuneResult.of(tuned)
+        return run_tune(prepared(made))
 
 
 def export(run: Path, output: Path, *, config: Path | None = None, **settings: object) -> ExportResult:

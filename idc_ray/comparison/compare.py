@@ -79,9 +79,14 @@ def run_compare(config: CompareConfig) -> CompareResult:
     storage = resolve(config.output)
     with claimed(storage):
         storage.write("config.yaml", config.to_yaml().encode())
-        report = _Comparison(plan, storage).run()
+        tracking = RunFamily(config.mlflow, config, config.output, storage, plan.digest)
+        with closed_if_stopped(tracking):
+            comparison = _Comparison(plan, storage, tracking)
+            report = comparison.run()
+            tracking.finish("FAILED" if comparison.failures else "FINISHED")
         if config.report:
             with Heartbeat("writing the report"):
+                _write_crops(plan, storage, list(comparison.done.values()))
                 write_own_report(storage, Options())
     return result_of(report, storage.uri)
 
@@ -107,11 +112,19 @@ def _prepared(config: CompareConfig, photographs: str | None = None) -> Plan:
         return prepare(config, photographs)
 
 
+def _write_crops(plan: Plan, storage: StorageFolder, results: list[Result]) -> None:
+    """Where the students differ, for the report; without it the comparison is whole."""
+    try:
+        storage.write_json(CROPS, {"crops": find_crops(plan.scoring, storage, results)})
+    except (IdcError, OSError) as error:
+        log.warning("%s is not written: %s", storage.shown(CROPS), error)
+
+
 class _Comparison:
     """One launch."""
 
-    def __init__(self, plan: Plan, storage: StorageFolder) -> None:
-        self.plan, self.storage, self.config = plan, storage, plan.config
+    def __init__(self, plan: Plan, storage: StorageFolder, tracking: RunFamily) -> None:
+        self.plan, self.storage, self.tracking = plan, storage, tracking
         self.results = Results(storage)
         self.done: dict[str, Result] = {}
         self.failures: list[Failure] = []
@@ -122,7 +135,7 @@ class _Comparison:
         self._labelled: dict[str, Blocks] = {}
 
     def run(self) -> Report:
-        plan, config = self.plan, self.config
+        plan = self.plan
         missing: list[tuple[Arm, int]] = []
         for arm, seed in plan.trainings:
             result = self.results.read(arm.result_name(plan.data, seed))
@@ -131,17 +144,12 @@ class _Comparison:
             else:
                 self.done[result.name] = result
         log.info("%d trainings of %d arms, %d done before", len(plan.trainings), len(plan.arms), len(self.done))
-        self.tracking = RunFamily(config.mlflow, config, config.output, self.storage, plan.digest)
-        with closed_if_stopped(self.tracking):
-            with Heartbeat("telling MLflow what is done"):
-                for result in self.done.values():
-                    self._track(result)
-            self._on_ray(missing)
-            with Heartbeat("writing tables and plots"):
-                report = self._report()
-                self._write_crops()
-            self.tracking.finish("FAILED" if self.failures else "FINISHED")
-        return report
+        with Heartbeat("telling MLflow what is done"):
+            for result in self.done.values():
+                self._track(result)
+        self._on_ray(missing)
+        with Heartbeat("writing tables and plots"):
+            return self._report()
 
     def _track(self, result: Result) -> None:
         self.tracking.child(result.name, lambda run: tell_result(run, result))
@@ -152,8 +160,8 @@ class _Comparison:
         self.anchors = stored or {}
         if not missing and stored:
             return
-        with cluster(lambda: join_for(self.config.actors, worker_output=False)) as started:
-            self.pool = plan_pool(self.config.actors, ray.cluster_resources(), len(missing))
+        with cluster(lambda: join_for(self.plan.actors, worker_output=False)) as started:
+            self.pool = plan_pool(self.plan.actors, ray.cluster_resources(), len(missing))
             self.may_grow = self.pool.may_grow and not started
             tell_if_no_room(self.pool)
             self.teacher = ray.put(self.plan.teacher)
@@ -195,7 +203,7 @@ class _Comparison:
         if not self.may_grow:
             return self.pool.max_size
         # On what the first tasks ran: GPUs that join a comparison on CPUs would change its results.
-        actors = self.config.actors.model_copy(update={"gpus": self.pool.options.get("num_gpus", 0.0)})
+        actors = self.plan.actors.model_copy(update={"gpus": self.pool.options.get("num_gpus", 0.0)})
         self.pool = plan_pool(actors, ray.cluster_resources(), len(self.plan.trainings))
         return 2 * self.pool.max_size
 
@@ -233,15 +241,6 @@ class _Comparison:
             self.storage.write(name, content)
         self.tracking.report(files, report.finished)
         return report
-
-    def _write_crops(self) -> None:
-        """Where the students differ, for the report; without it the comparison is whole."""
-        if not self.config.report:
-            return
-        try:
-            self.storage.write_json(CROPS, {"crops": find_crops(self.plan, self.storage, list(self.done.values()))})
-        except (IdcError, OSError) as error:
-            log.warning("%s is not written: %s", self.storage.shown(CROPS), error)
 
     # Tasks
 
@@ -299,7 +298,7 @@ class _Comparison:
         job = plan.job(condense, f"sets/{set_name}")
         if arm.allocation == "difficulty":
             job = replace(job, mean_difficulty=difficulties[self._difficulty_key(arm.condense)])
-        storage = resolve(f"{self.config.output.rstrip('/')}/students/{arm.training_name(plan.data)}/{seed}")
+        storage = resolve(f"{plan.output.rstrip('/')}/students/{arm.training_name(plan.data)}/{seed}")
 
         def train(facts: Any) -> Any:
             blocks = None

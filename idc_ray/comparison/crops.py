@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from idc_ray.comparison.prepare import Plan
 from idc_ray.comparison.results import Result
+from idc_ray.comparison.scoring import Scoring
 from idc_ray.errors import IdcError
 from idc_ray.evaluation.metrics import psnr_y
 from idc_ray.images import upscale as bicubic
@@ -33,7 +33,7 @@ PART, CROP = 160, 96
 Picture = NDArray[np.uint8]
 
 
-def find_crops(plan: Plan, storage: StorageFolder, results: Sequence[Result]) -> list[dict[str, Any]]:
+def find_crops(scoring: Scoring, storage: StorageFolder, results: Sequence[Result]) -> list[dict[str, Any]]:
     """Crops of the benchmarks, with the truth, bicubic interpolation and the first seed's students' outputs.
 
     Returns:
@@ -43,8 +43,8 @@ def find_crops(plan: Plan, storage: StorageFolder, results: Sequence[Result]) ->
     students = _students(storage, results)
     if len(students) < 2:
         return []
-    scale = plan.config.scale
-    every = [(each.name, image) for each in plan.scoring.sets for image in each.images]
+    scale = scoring.scale
+    every = [(each.name, image) for each in scoring.sets for image in each.images]
     found = []
     for name, image in every[:: max(1, len(every) // LOOKED_AT)][:LOOKED_AT]:
         lr, hr = _middle(*image.read(scale), scale)

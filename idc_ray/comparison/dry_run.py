@@ -29,8 +29,8 @@ def estimate(plan: Plan) -> str:
     Raises:
         BadRequest: no image of a sample can be read.
     """
-    config = plan.config
-    device = set_up_torch(config.actors, has_gpu=torch.cuda.is_available())
+    seeds, results = plan.seeds, Results(resolve(plan.output))
+    device = set_up_torch(plan.actors, has_gpu=torch.cuda.is_available())
     samples = list(readable_samples(plan.listing, plan.arms[0].condense, TIMED_IMAGES))
     if not samples:
         raise BadRequest(f"no image of a sample of {plan.listing.uri} can be read at the settings")
@@ -40,26 +40,20 @@ def estimate(plan: Plan) -> str:
     total = 0.0
     for arm in plan.arms:
         training = steps[arm.student] * arm.train.iterations
-        left = [seed for seed in config.seeds if not _finished(plan, arm, seed)]
-        new = {arm.set_name(plan.data, seed) for seed in config.seeds} - sets.keys()
+        left = [seed for seed in seeds if results.read(arm.result_name(plan.data, seed)) is None]
+        new = {arm.set_name(plan.data, seed) for seed in seeds} - sets.keys()
         making = _set_seconds(plan, arm, samples, device) if new else 0.0
         sets |= dict.fromkeys(new, making)
         needed = new & {arm.set_name(plan.data, seed) for seed in left}
         total += making * len(needed) + training * len(left)
-        known = len(config.seeds) - len(left)
-        before = f", {known} of {len(config.seeds)} seeds done" if known else ""
+        known = len(seeds) - len(left)
+        before = f", {known} of {len(seeds)} seeds done" if known else ""
         lines.append(f"{arm.name}: condense {duration(making)}, train {duration(training)}{before}")
-    workers = config.actors.max_size or (torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1)
+    workers = plan.actors.max_size or (torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1)
     lines += [*plan.left_out, ""]
-    lines.append(
-        f"{len(plan.arms)} arms, {len(config.seeds)} seeds: {len(plan.trainings)} trainings on {len(sets)} sets"
-    )
+    lines.append(f"{len(plan.arms)} arms, {len(seeds)} seeds: {len(plan.trainings)} trainings on {len(sets)} sets")
     lines.append(f"about {duration(total / workers)} with {workers} tasks at a time on {device.type}, without scoring")
     return "\n".join(lines) + "\ndry run: nothing was started or written"
-
-
-def _finished(plan: Plan, arm: Arm, seed: int) -> bool:
-    return Results(resolve(plan.config.output)).read(arm.result_name(plan.data, seed)) is not None
 
 
 def _set_seconds(plan: Plan, arm: Arm, samples: list[Instance], device: torch.device) -> float:

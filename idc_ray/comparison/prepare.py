@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import pyarrow.compute as pc
 import torch
@@ -14,14 +12,15 @@ from pyarrow.fs import LocalFileSystem
 from idc_ray.comparison.arms import Arm, Data, expand, input_digest, reference_of
 from idc_ray.comparison.scoring import Scoring, find_scoring
 from idc_ray.condensation.load import load_networks
-from idc_ray.config import CondenseConfig
+from idc_ray.config import Actors, CondenseConfig
 from idc_ray.config.base import result_digest
 from idc_ray.config.compare import CompareConfig
 from idc_ray.errors import BadRequest
 from idc_ray.images import ImageListing
 from idc_ray.models import teacher_sha256
-from idc_ray.pipeline.inputs import find_input, input_root, read_teacher
+from idc_ray.pipeline.inputs import find_input, read_teacher
 from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.start import new_job, new_launch
 from idc_ray.store.filesystem import resolve
 
 __all__ = ["Plan", "prepare"]
@@ -32,23 +31,29 @@ class Plan:
     """A comparison, ready to be run.
 
     Attributes:
-        config: the settings.
+        output: where the comparison writes.
+        seeds: each arm is done with each.
+        actors: the workers' settings.
         arms: what is compared, in order.
         left_out: lines on combinations that cannot be.
         reference: core of the arm that others are subtracted from.
         listing: the images.
         teacher: the checkpoint.
+        teacher_name: path of that, or ``bundled``.
         scoring: what students are scored on.
-        data: digests of the last three.
+        data: digests of images, teacher and scoring.
         launch: id of this launch.
     """
 
-    config: CompareConfig
+    output: str
+    seeds: tuple[int, ...]
+    actors: Actors
     arms: list[Arm]
     left_out: list[str]
     reference: str
     listing: ImageListing
     teacher: bytes
+    teacher_name: str
     scoring: Scoring
     data: Data
     launch: str
@@ -56,7 +61,7 @@ class Plan:
     @property
     def trainings(self) -> list[tuple[Arm, int]]:
         """Every arm with every seed, seed by seed: an early table has all arms in it."""
-        return [(arm, seed) for seed in self.config.seeds for arm in self.arms]
+        return [(arm, seed) for seed in self.seeds for arm in self.arms]
 
     @property
     def digest(self) -> str:
@@ -65,16 +70,8 @@ class Plan:
 
     def job(self, config: CondenseConfig, folder: str) -> Job:
         """A run of the condense job in a folder of the output."""
-        return Job(
-            config=config,
-            store=resolve(f"{self.config.output.rstrip('/')}/{folder}"),
-            digest=config.digest(teacher_sha256(self.teacher)),
-            launch=self.launch,
-            filesystem=self.listing.filesystem,
-            lr_filesystem=self.listing.lr_filesystem,
-            root=input_root(self.listing),
-            input_uri=self.listing.uri,
-        )
+        store = resolve(f"{self.output.rstrip('/')}/{folder}")
+        return new_job(config, store, self.listing, self.teacher, self.launch)
 
 
 def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
@@ -98,8 +95,10 @@ def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
     scored += [("validation", config.validation)] if config.validation is not None else []
     _refuse_tests_in(listing, scored)
     data = Data(input_digest(listing), teacher_sha256(teacher), scoring.curve_digest(), scoring.digest())
-    launch = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    plan = Plan(config, arms, left_out, reference, listing, teacher, scoring, data, launch)
+    plan = Plan(
+        config.output, config.seeds, config.actors, arms, left_out, reference, listing, teacher,
+        config.teacher or "bundled", scoring, data, new_launch(),
+    )  # fmt: skip
     checked: set[tuple[int, str, str]] = set()
     for arm in arms:
         key = (arm.condense.tile_size, arm.condense.rlff.feature_layer, arm.condense.resolved_feature_network)

@@ -28,16 +28,15 @@ def make_report(
         workers: tasks at a time in this launch; None if nothing was left to do.
     """
     order = [arm.name for arm in plan.arms]
-    config = plan.config
     every = " or ".join(_distinct(str(arm.train.validation.every) for arm in plan.arms))
     facts = {
-        "images": f"{plan.listing.manifest.num_rows} in {plan.listing.uri}, x{config.scale}",
-        "teacher": f"{config.teacher or 'bundled'}, SHA-256 {plan.data.teacher[:16]}",
+        "images": f"{plan.listing.manifest.num_rows} in {plan.listing.uri}, x{plan.scoring.scale}",
+        "teacher": f"{plan.teacher_name}, SHA-256 {plan.data.teacher[:16]}",
         "tiles": ", ".join(_distinct(f"{arm.condense.tile_size} x {arm.condense.tile_size}" for arm in plan.arms)),
         "allocation": ", ".join(_distinct(arm.allocation for arm in plan.arms if arm.allocation)) or "none",
         "student": ", ".join(_distinct(f"{arm.student} ({_size(arm.train)})" for arm in plan.arms)),
         "training": ", ".join(_distinct(_training(arm.train) for arm in plan.arms)),
-        "seeds": ", ".join(map(str, config.seeds)),
+        "seeds": ", ".join(map(str, plan.seeds)),
         "curve": f"mean PSNR of {plan.scoring.curve}, every {every} steps",
         "machine": ", ".join(_distinct(result.machine for result in results)) or "none yet",
     }

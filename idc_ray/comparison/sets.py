@@ -6,7 +6,6 @@ import itertools
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -18,16 +17,16 @@ from idc_ray.comparison.images import Block, relabelled
 from idc_ray.condensation.budget import SURVEY_IMAGES, mean_difficulty
 from idc_ray.condensation.load import load_condenser
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.models import load_upscaler, teacher_sha256
+from idc_ray.models import load_upscaler
 from idc_ray.pipeline.compactor import Compactor
-from idc_ray.pipeline.condense import IMAGES_PER_STEP, versions
+from idc_ray.pipeline.condense import IMAGES_PER_STEP
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.inputs import PNG_BYTES_PER_PIXEL
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import pixels
+from idc_ray.pipeline.start import run_record
 from idc_ray.pipeline.worker import CondenseWorker
 from idc_ray.store import (
-    RunRecord,
     begin_run,
     end_launch,
     find_done,
@@ -35,7 +34,6 @@ from idc_ray.store import (
     quarantined_ids,
     read_manifest,
     read_run,
-    shard_count_for,
     write_manifest,
 )
 from idc_ray.store.filesystem import StorageFolder
@@ -89,18 +87,10 @@ def condense_set(job: Job, teacher: bytes, blocks: Iterable[Block], images: int)
     pixels_in = sum(pc.sum(pc.multiply(block["height"], block["width"])).as_py() or 0 for block in blocks)
     expected = config.ratio * pixels_in * (1 + config.scale**2) * PNG_BYTES_PER_PIXEL
     known = read_run(store)
-    record = RunRecord(
-        config=config.model_dump(mode="json"),
-        digest=job.digest,
-        teacher_sha256=teacher_sha256(teacher),
-        # The set's folder is named by what the images are; where they are may change from launch to launch.
-        input_uri=job.input_uri if known is None else known.input_uri,
-        versions=versions(),
-        shard_count=shard_count_for(int(expected), config.store.shard_bytes),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        device="",
-        survey=None if job.mean_difficulty is None else {"mean_difficulty": job.mean_difficulty},
-    )
+    # The set's folder is named by what the images are; where they are may change from launch to launch.
+    more = {} if known is None else {"input_uri": known.input_uri}
+    survey = None if job.mean_difficulty is None else {"mean_difficulty": job.mean_difficulty}
+    record = run_record(job, teacher, expected, survey=survey, **more)
     with lock(store, f"the comparison, launch {job.launch}", LOCK_SECONDS):
         run = begin_run(store, record)
         if read_manifest(store) is None:

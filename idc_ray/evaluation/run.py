@@ -26,6 +26,7 @@ from idc_ray.images import encode_png
 from idc_ray.pipeline.progress import Heartbeat, duration, mark_told
 from idc_ray.pipeline.summary import size
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.units import estimate_text
 
 __all__ = ["evaluate_command", "run_evaluation"]
 
@@ -117,7 +118,7 @@ def _estimate(config: EvaluateConfig, sets: Sequence[BenchmarkSet], network: Net
         lines.append(("bytes", f"about {size(written)} of pictures"))
     took = duration(seconds * pixels / network.scale**2)
     lines.append(("time", f"about {took}, without reading, scoring and writing"))
-    return "\n".join(f"{name:<15} {text}" for name, text in lines) + "\ndry run: nothing was started or written"
+    return estimate_text(lines)
 
 
 def _picture_names(sets: Sequence[BenchmarkSet]) -> dict[tuple[str, str], str]:

@@ -26,6 +26,7 @@ from idc_ray.pipeline.progress import Heartbeat, Progress, duration
 from idc_ray.pipeline.summary import SHOWN_REASONS, size
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.threads import ordered_map
+from idc_ray.units import estimate_text
 
 __all__ = ["output_names", "run_upscale"]
 
@@ -271,4 +272,4 @@ def _estimate(config: UpscaleConfig, listing: ImageListing, network: Network, to
         lines["bytes"] = f"about {size(written * each * network.scale**2 * len(todo))} to write"
         lines["time"] = f"about {duration(seconds * each * len(todo))} on {network.device}"
     lines["estimated from"] = f"{len(sample)} images, {len(sample) - len(pixels)} of which cannot be read"
-    return "\n".join(f"{name:<15} {text}" for name, text in lines.items()) + "\ndry run: nothing was started or written"
+    return estimate_text(lines.items())

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import ray
+from ray._private import ray_constants
 from ray.data import DataContext
 
 from idc_ray.config import Actors
@@ -29,6 +30,10 @@ log = logging.getLogger(__name__)
 
 #: Ray's core says of every worker that its arguments might be lost; this process holds them. No setting silences it.
 HARMLESS = re.compile(rb"core_worker\.cc:\d+: Actor with class name: .* has constructor arguments in the object store")
+
+#: Bytes of a folder to which Ray adds ``/ray/session_<time>_<number>_<process>/sockets/plasma_store``.
+LONGEST_TEMP_DIR = 107 - 72
+SHORT_TEMP_DIRS = ("/tmp", "/var/tmp", "/dev/shm")
 
 #: How long a machine of a cluster may take to accept a connection.
 ANSWER_SECONDS = 15.0
@@ -79,8 +84,39 @@ def join(
         _lend_package()
         # local: a cluster that someone else runs on this machine is joined by its address only
         own = {"address": "local", "num_cpus": (os.cpu_count() or 1) + spare_cpus, "include_dashboard": False}
-        _start_ray(own | common)
+        with _loopback():
+            _start_ray(own | short_temp_dir() | common)
     _check_machine(needs or {}, {"CPU": spare_cpus}, fix)
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Have Ray listen on 127.0.0.1 only, where nobody on the network reaches it, as it does on macOS and Windows.
+
+    ``ray.init(_node_ip_address="127.0.0.1")`` does not: Ray replaces it by the machine's address.
+    """
+    name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # for the processes that Ray starts
+    before = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]
+        os.environ.pop(name)
+        if before[0] is not None:
+            os.environ[name] = before[0]
+
+
+def short_temp_dir() -> dict[str, str]:
+    """Setting of ``ray.init`` for a folder of sockets where the usual one is too long: a path has 107 bytes at most."""
+    usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(os.fsencode(usual)) <= LONGEST_TEMP_DIR:
+        return {}
+    for folder in SHORT_TEMP_DIRS:
+        if os.access(folder, os.W_OK | os.X_OK):
+            log.info("%s is too long for Ray's sockets; its files go to %s", usual, f"{folder}/ray-{os.getuid()}")
+            return {"_temp_dir": f"{folder}/ray-{os.getuid()}"}
+    return {}
 
 
 def _start_ray(settings: dict[str, Any]) -> None:

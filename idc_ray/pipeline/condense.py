@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import logging
 import math
-import platform
 import threading
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal
 
@@ -21,7 +17,6 @@ import pyarrow as pa
 import ray
 import torch
 
-import idc_ray
 from idc_ray.condensation.load import load_networks
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import IdcError, Locked, QuarantinedImages
@@ -29,7 +24,6 @@ from idc_ray.images import ImageListing
 from idc_ray.images.names import printable
 from idc_ray.interrupt import at_forced_end, check_interrupted
 from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
-from idc_ray.models import teacher_sha256
 from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.attempts import workers_at_work
 from idc_ray.pipeline.batches import Batches, plan_batches, single_images
@@ -40,7 +34,6 @@ from idc_ray.pipeline.inputs import (
     by_range,
     estimate_sizes,
     find_input,
-    input_root,
     only,
     read_teacher,
     readable_samples,
@@ -49,6 +42,7 @@ from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
 from idc_ray.pipeline.progress import Heartbeat, Progress, Show
 from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise
+from idc_ray.pipeline.start import new_job, new_launch, run_record
 from idc_ray.pipeline.stream import condense_stream
 from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
@@ -64,14 +58,13 @@ from idc_ray.store import (
     end_launch,
     quarantined_ids,
     read_manifest,
-    shard_count_for,
     update_run,
     write_manifest,
 )
 from idc_ray.store.filesystem import resolve
 from idc_ray.tracking import Tracker, tracking_uri
 
-__all__ = ["condense", "run_condense", "versions"]
+__all__ = ["condense", "run_condense"]
 
 log = logging.getLogger(__name__)
 
@@ -182,25 +175,12 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
             config.iterations,
             config.matching,
         )
-    job = _new_job(config, listing, teacher)
+    job = new_job(config, resolve(config.output), listing, teacher, new_launch())
     with one_thread():
         feature_network, labeler = load_networks(config, teacher, torch.device("cpu"))
     if feature_network is not labeler:
         log.info("the bundled network says what is matched and difficult, the teacher labels; see --feature-network")
     return job, listing, teacher
-
-
-def _new_job(config: CondenseConfig, listing: ImageListing, teacher: bytes) -> Job:
-    return Job(
-        config=config,
-        store=resolve(config.output),
-        digest=config.digest(teacher_sha256(teacher)),
-        launch=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}",
-        filesystem=listing.filesystem,
-        lr_filesystem=listing.lr_filesystem,
-        root=input_root(listing),
-        input_uri=listing.uri,
-    )
 
 
 def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading.Event, show: Show) -> _Launch:
@@ -210,17 +190,7 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
     expected = estimate_sizes(config, listing.manifest.num_rows, samples).bytes
     run = begin_run(
         job.store,
-        RunRecord(
-            config=config.model_dump(mode="json"),
-            digest=job.digest,
-            teacher_sha256=teacher_sha256(teacher),
-            input_uri=listing.uri,
-            versions=versions(),
-            shard_count=shard_count_for(int(expected), config.store.shard_bytes),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            device="",
-            lr_uri=listing.lr_uri,
-        ),
+        run_record(job, teacher, expected, lr_uri=listing.lr_uri),
         config.overwrite,
     )
     if run.images != listing.manifest.num_rows:
@@ -245,13 +215,6 @@ def _track(launch: _Launch) -> None:
     tracker.log_params(config.model_dump(mode="json"))
     tracker.log_input_dataset(listing.uri, job.digest, listing.manifest.num_rows)
     tracker.log_artifact(config.to_yaml(), "config.yaml")
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that matter, for records."""
-    packages = ("torch", "ray", "pyarrow", "numpy", "pillow", "mlflow")
-    ours = {"idc_ray": idc_ray.__version__, "python": platform.python_version()}
-    return ours | {name: importlib.metadata.version(name) for name in packages}
 
 
 def _run_on_ray(launch: _Launch) -> None:
@@ -404,7 +367,7 @@ def _result(launch: _Launch, manifest: Manifest) -> CondenseResult:
 
 
 def _check_result(launch: _Launch) -> None:
-    """Raise why what came of the job is not what was asked for, if it is not."""
+    """Raise an error if nothing was condensed, or less than ``strict`` allows."""
     summary = launch.summary
     if summary.failed and launch.job.config.strict:
         raise QuarantinedImages(

@@ -18,6 +18,7 @@ from idc_ray.pipeline.inputs import estimate_sizes, readable_samples
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.progress import duration
 from idc_ray.pipeline.summary import size
+from idc_ray.units import estimate_text
 
 __all__ = ["estimate", "seconds_per_image"]
 
@@ -53,7 +54,7 @@ def estimate(job: Job, listing: ImageListing, teacher: bytes) -> str:
         f"{device.type}: {per_image:.3g} s an image",
         "rests on": f"{len(samples)} images for sizes, {min(len(samples), TIMED_IMAGES)} for time",
     }
-    return "\n".join(f"{name:<15} {text}" for name, text in lines.items()) + "\ndry run: nothing was started or written"
+    return estimate_text(lines.items())
 
 
 def seconds_per_image(config: CondenseConfig, samples: list[Instance], teacher: bytes, device: torch.device) -> float:

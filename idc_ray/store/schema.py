@@ -36,7 +36,7 @@ _COLUMNS = pa.schema(
 )
 _PNG_COLUMNS = ("lr.bytes", "hr.bytes")
 _REPEATING = ("image_id", "source", "source_sha256", "method", "labels", "config_digest")
-_PLAIN = ("source_bytes", "tile_index", "top", "left", "scale", "sample_weight", "loss_start", "loss_end", "kept_start")
+_PLAIN = tuple(field.name for field in _COLUMNS if field.type != _IMAGE and field.name not in _REPEATING)
 
 
 @dataclass(frozen=True, slots=True)

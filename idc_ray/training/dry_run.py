@@ -16,6 +16,7 @@ from idc_ray.training.data import may_stream
 from idc_ray.training.fit import student_spec
 from idc_ray.training.loop import Trainer
 from idc_ray.training.sources import Source
+from idc_ray.units import estimate_text
 
 __all__ = ["estimate", "seconds_per_step"]
 
@@ -63,7 +64,7 @@ def estimate(config: TrainConfig, sources: Sequence[Source], done: int) -> str:
         ("time", f"about {duration(seconds * max(0, config.iterations - done))} with {workers.count} workers like this "
          f"machine's {device.type}: {seconds:.3g} s per step, without validation"),
     ]  # fmt: skip
-    return "\n".join(f"{name:<15} {text}" for name, text in lines) + "\ndry run: nothing was started or written"
+    return estimate_text(lines)
 
 
 def _weights(config: TrainConfig) -> int:

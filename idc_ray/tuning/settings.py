@@ -12,6 +12,7 @@ import torch
 from idc_ray.comparison.arms import TRAIN_SETS
 from idc_ray.condensation.load import load_networks
 from idc_ray.config import CondenseConfig, load
+from idc_ray.config.condense import JOB_SETTINGS
 from idc_ray.config.loading import flatten, flatten_changes, read_yaml
 from idc_ray.config.train import TrainConfig
 from idc_ray.config.tune import TuneConfig
@@ -25,10 +26,7 @@ from idc_ray.tuning.space import Draw, Space
 __all__ = ["Settings", "check_space", "make_settings", "read_space"]
 
 #: Settings of the condense job that are the sweep's own, or that change no tile.
-CONDENSE_SETS = {
-    "input", "output", "scale", "teacher", "seed", "dry_run", "strict", "overwrite", "retry_quarantined",
-    "gallery_images", "report_images", "source", "actors", "store", "mlflow",
-}  # fmt: skip
+CONDENSE_SETS = JOB_SETTINGS | {"scale", "seed", "actors"}
 
 #: Of what a space's file may fix, for messages.
 EXAMPLES = {"condense": "{tile_size: 32}", "train": "{iterations: 1000}"}

@@ -6,7 +6,6 @@ import logging
 import os
 import tempfile
 import time
-from dataclasses import dataclass
 
 import matplotlib
 import ray
@@ -22,6 +21,7 @@ from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import tell_if_no_room
 from idc_ray.report import Options, write_own_report
+from idc_ray.results import Trial, TuneResult
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.tracking import tracking_uri
 from idc_ray.tuning.dry_run import estimate
@@ -33,7 +33,7 @@ from idc_ray.tuning.study import STATUSES, SweepStudy, open_sweep, ranked, start
 from idc_ray.tuning.track import track_trial
 from idc_ray.tuning.trial import trainable
 
-__all__ = ["Tuned", "prepared", "run_tune", "tune"]
+__all__ = ["prepared", "run_tune", "tune"]
 
 log = logging.getLogger(__name__)
 
@@ -50,31 +50,14 @@ ENVIRONMENT = {
 RESOURCES = {"num_cpus": "cpu", "num_gpus": "gpu"}
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A launch that has come to its end.
-
-    Attributes:
-        storage: the output, which has the best settings in ``best.yaml``.
-        trials: best first; those that did not come to their end, last.
-        table: the same for people.
-        failure: why there is no best one.
-    """
-
-    storage: StorageFolder
-    trials: list[FrozenTrial]
-    table: str
-    failure: IdcError | None
-
-
 def tune(config: TuneConfig) -> int:
-    """The command: :func:`run_tune` between its settings and the table, printed; or an estimate.
+    """The command: :func:`run_tune`, or an estimate.
 
     Returns:
         The exit code: 0.
 
     Raises:
-        IdcError, Interrupted: as :func:`run_tune`; or ``failure`` of what it returns.
+        IdcError, Interrupted: as :func:`run_tune`.
     """
     with tempfile.TemporaryDirectory() as folder:
         plan = prepared(config, f"{folder}/photographs" if config.dry_run else None)
@@ -84,23 +67,22 @@ def tune(config: TuneConfig) -> int:
                 print(estimate(plan))
             return 0
     matplotlib.use("agg")  # plots go to files, whatever MPLBACKEND says
-    tuned = run_tune(plan)
-    print(f"{tuned.table}\n{'output':<15} {tuned.storage.uri}", flush=True)
-    if tuned.failure is not None:
-        raise tuned.failure
+    run_tune(plan, say=True)
     return 0
 
 
-def run_tune(plan: Plan) -> Tuned:
+def run_tune(plan: Plan, say: bool = False) -> TuneResult:
     """Search; the same call again goes on where it was.
 
     Args:
         plan: of :func:`prepared`.
+        say: print the table.
 
     Raises:
         BadRequest: what was asked for cannot be done.
         Locked: another process works on the output.
         Interrupted: SIGINT or SIGTERM.
+        IdcError: no trial came to its end.
     """
     config = plan.config
     if config.mlflow.enabled:
@@ -110,7 +92,7 @@ def run_tune(plan: Plan) -> Tuned:
     with claimed(storage):
         study = open_sweep(storage, plan.settings, plan.identity, overwrite=config.overwrite, files=FILES)
         storage.write("config.yaml", config.to_yaml().encode())
-        tuned = _Run(plan, storage, study).run()
+        tuned = _Run(plan, storage, study, say).run()
         if config.report:
             with Heartbeat("writing the report"):
                 write_own_report(storage, Options())
@@ -126,12 +108,12 @@ def prepared(config: TuneConfig, photographs: str | None = None) -> Plan:
 class _Run:
     """One run of the command."""
 
-    def __init__(self, plan: Plan, storage: StorageFolder, study: SweepStudy) -> None:
-        self.plan, self.storage, self.study, self.config = plan, storage, study, plan.config
+    def __init__(self, plan: Plan, storage: StorageFolder, study: SweepStudy, say: bool) -> None:
+        self.plan, self.storage, self.study, self.config, self.say = plan, storage, study, plan.config, say
         self.study.ended = self._ended
         self.ended_before = self._count(running=False)
 
-    def run(self) -> Tuned:
+    def run(self) -> TuneResult:
         config = self.config
         log.info("%d of %d trials done before", self.ended_before, self.study.total)
         self.tracking = RunFamily(config.mlflow, config, config.output, self.storage, result_digest(self.plan.identity))
@@ -144,12 +126,16 @@ class _Run:
                 files = report_files(self.plan, self.study.study, plots=True)
                 self._write(files)
                 self.tracking.report(files, self._count(running=False))
-        trials = ranked(self.study.study)
-        found = bool(trials) and trials[0].state == TrialState.COMPLETE
-        self.tracking.finish("FINISHED" if found else "FAILED")
-        reasons = sorted({trial.user_attrs.get("reason", "") for trial in trials} - {""})
-        failure = IdcError(f"no trial came to its end; {'; '.join(reasons[:3]) or 'raise --hours'}")
-        return Tuned(self.storage, trials, to_text(self.plan, self.study.study), None if found else failure)
+            trials = ranked(self.study.study)
+            table = to_text(self.plan, self.study.study)
+            if self.say:
+                print(f"{table}\n{'output':<15} {self.storage.uri}", flush=True)
+            if not trials or trials[0].state != TrialState.COMPLETE:
+                reasons = sorted({trial.user_attrs.get("reason", "") for trial in trials} - {""})
+                raise IdcError(f"no trial came to its end; {'; '.join(reasons[:3]) or 'raise --hours'}")
+            self.tracking.finish("FINISHED")
+        found = tuple(_result(trial) for trial in trials)
+        return TuneResult(self.storage.uri, len(found), found[0], self.storage.shown("best.yaml"), found, table)
 
     @property
     def seconds_left(self) -> float:
@@ -231,6 +217,12 @@ class _Run:
     def _write(self, files: dict[str, bytes]) -> None:
         for name, content in files.items():
             self.storage.write(name, content)
+
+
+def _result(trial: FrozenTrial) -> Trial:
+    values = trial.user_attrs
+    psnr, ratio, cost = (values.get(name) for name in ("psnr", "ratio", "cost"))
+    return Trial(trial.number, values["draw"], STATUSES[trial.state], psnr, ratio, cost, values.get("reason", ""))
 
 
 def _line(trial: FrozenTrial) -> str:

@@ -1,0 +1,66 @@
+"""What a job is at its start: its description for all processes, and its record in the output."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import idc_ray
+from idc_ray.config import CondenseConfig
+from idc_ray.images import ImageListing
+from idc_ray.models import teacher_sha256
+from idc_ray.pipeline.inputs import input_root
+from idc_ray.pipeline.job import Job
+from idc_ray.store import RunRecord, StorageFolder, shard_count_for
+
+__all__ = ["new_job", "new_launch", "run_record"]
+
+
+def new_job(config: CondenseConfig, store: StorageFolder, listing: ImageListing, teacher: bytes, launch: str) -> Job:
+    """The job of condensing the images of a listing with a teacher's checkpoint."""
+    return Job(
+        config=config,
+        store=store,
+        digest=config.digest(teacher_sha256(teacher)),
+        launch=launch,
+        filesystem=listing.filesystem,
+        lr_filesystem=listing.lr_filesystem,
+        root=input_root(listing),
+        input_uri=listing.uri,
+    )
+
+
+def new_launch() -> str:
+    """Id of a launch that begins now; it starts with the time, which status reads."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+
+
+def run_record(job: Job, teacher: bytes, expected_bytes: float, **more: Any) -> RunRecord:
+    """What the output of a job says of it at its start.
+
+    Args:
+        job: the job.
+        teacher: the checkpoint.
+        expected_bytes: of all tiles; says how many shards there will be.
+        more: further fields of the record.
+    """
+    return RunRecord(
+        config=job.config.model_dump(mode="json"),
+        digest=job.digest,
+        teacher_sha256=teacher_sha256(teacher),
+        versions=_versions(),
+        shard_count=shard_count_for(int(expected_bytes), job.config.store.shard_bytes),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        device="",
+        **{"input_uri": job.input_uri, **more},
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that matter, for records."""
+    packages = ("torch", "ray", "pyarrow", "numpy", "pillow", "mlflow")
+    ours = {"idc_ray": idc_ray.__version__, "python": platform.python_version()}
+    return ours | {name: importlib.metadata.version(name) for name in packages}
