@@ -206,8 +206,8 @@ def _value(setting: Setting, text: str) -> object:
     except yaml.YAMLError:
         if texts and _looks_like_a_list(text):
             raise BadRequest(
-                f"--{setting.name.replace('_', '-')} is {text!r}, which looks like a list but is none; put each part "
-                """into quotes: "['A [1]', 'B']" (for a single name too: "['[A]']")"""
+                f"--{setting.name.replace('_', '-')} is {text!r}, which looks like a list but is not valid "
+                """YAML; put each part into quotes: "['A [1]', 'B']" (for a single name too: "['[A]']")"""
             ) from None
         return text  # the typed check names the setting and what it expects
 

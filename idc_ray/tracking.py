@@ -227,7 +227,7 @@ class Tracker:
             self._silent_until = time.monotonic() + RETRY_SECONDS
             if not self._warned:
                 log.warning(
-                    "MLflow failed to take %s (%s); the job goes on without it and tries again later",
+                    "MLflow failed to store %s (%s); the job continues without it and retries later",
                     what,
                     redact_within(str(error)),
                 )

@@ -108,7 +108,7 @@ def _estimate(config: CompareConfig, photographs: str) -> str:
 
 
 def _prepared(config: CompareConfig, photographs: str | None = None) -> Plan:
-    with Heartbeat("reading the input's list, the teacher and the benchmarks"):
+    with Heartbeat("listing the images, reading the teacher and the benchmarks"):
         return prepare(config, photographs)
 
 
@@ -143,8 +143,8 @@ class _Comparison:
                 missing.append((arm, seed))
             else:
                 self.done[result.name] = result
-        log.info("%d trainings of %d arms, %d done before", len(plan.trainings), len(plan.arms), len(self.done))
-        with Heartbeat("telling MLflow what is done"):
+        log.info("%d trainings of %d arms, %d already done", len(plan.trainings), len(plan.arms), len(self.done))
+        with Heartbeat("logging finished trainings to MLflow"):
             for result in self.done.values():
                 self._track(result)
         self._on_ray(missing)
@@ -156,7 +156,7 @@ class _Comparison:
 
     def _on_ray(self, missing: list[tuple[Arm, int]]) -> None:
         name = f"anchors/{self.plan.data.scored}-{self.plan.data.teacher[:8]}.json"
-        stored = self.storage.read_json(name, "delete that file: it is made anew")
+        stored = self.storage.read_json(name, "delete that file to make it again")
         self.anchors = stored or {}
         if not missing and stored:
             return
@@ -272,7 +272,7 @@ class _Comparison:
             if arm.allocation != "difficulty" or key in means:
                 continue
             name = f"surveys/{key}.json"
-            stored = self.storage.read_json(name, "delete that file: it is measured anew")
+            stored = self.storage.read_json(name, "delete that file to measure it again")
             if stored is None:
                 job = self.plan.job(arm.condense.model_copy(update={"method": "random"}), "reading/survey")
                 mean = self._value(self._remote(tasks.survey, job, self.teacher, self._images(arm.condense)))

@@ -36,7 +36,7 @@ class History:
 
     def __init__(self, storage: StorageFolder) -> None:
         self._place = storage
-        stored = storage.read_json(FILE, "delete the folder that it is in: the training begins anew") or {}
+        stored = storage.read_json(FILE, "delete its folder to start the training again") or {}
         self._before: list[Point] = [(p[0], p[1], p[2]) for p in stored.get("points", [])]
         self.points: list[Point] = []
         self._sure = 0  # points before the first whose seconds are to be mended

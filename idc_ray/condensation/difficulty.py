@@ -107,7 +107,7 @@ class Weighting:
         mean = max(float(values.mean()), 1e-6)
         weights = (values / mean + floor) ** gamma
         rank = min(weights.numel() - 1, int(weights.numel() * clip_percentile / 100))
-        return cls(mean, float(weights.sort().values[rank]), gamma, floor)
+        return cls(mean, float(weights.kthvalue(rank + 1).values), gamma, floor)
 
     @property
     def uniform(self) -> bool:

@@ -69,7 +69,7 @@ def medoid_start(
         key: what seeds the centres.
     """
     points = real.embeddings(frequencies)
-    shares = balanced_groups(points, real.masses, spread_centres(points, real.masses, count, generator(*key)))
+    shares = balanced_groups(points, real.weight_sums, spread_centres(points, real.weight_sums, count, generator(*key)))
     means = (shares.T @ points) / shares.sum(0).unsqueeze(1)
     distance = torch.cdist(means, points, compute_mode="donot_use_mm_for_euclid_dist")
     chosen: list[int] = []

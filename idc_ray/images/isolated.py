@@ -53,7 +53,7 @@ def decode_isolated(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
                 return _ask(helper, data, max_pixels)
             code = _end()
             if code == -signal.SIGXCPU:
-                raise too_costly(f"decoding took over {_seconds(max_pixels)} s of processor time")
+                raise too_costly(f"decoding took over {_seconds(max_pixels)} s of CPU time")
     raise RejectedImage("killed_reader", f"the process that decoded this image died twice, with exit code {code}")
 
 

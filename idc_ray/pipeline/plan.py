@@ -54,13 +54,13 @@ def plan_work(config: CondenseConfig, listing: ImageListing, store: StorageFolde
     """
     if config.retry_quarantined:
         released = release_quarantined(store, digest)
-        log.info("%d quarantined images are tried again", len(released))
+        log.info("retrying %d quarantined images", len(released))
     done = find_done(store, digest)
     ids = set(listing.manifest["image_id"].to_pylist())
     quarantined = quarantined_ids(store, digest)
     if quarantined - ids:
         released = release_quarantined(store, digest, sorted(quarantined - ids))
-        log.info("%d quarantined images are no longer in the input and are forgotten", len(released))
+        log.info("removed %d quarantined images that are no longer in the input", len(released))
         quarantined &= ids
     changed = _changed(config, listing, done)
     finished_or_aside = {i for i in ids if i in quarantined or (i in done and i not in changed)}
@@ -90,7 +90,7 @@ def _changed(config: CondenseConfig, listing: ImageListing, done: DoneImages) ->
             "give --source.on-changed redo to condense them again, or another --output"
         )
     if changed:
-        log.info("%d sources changed and are condensed again", len(changed))
+        log.info("condensing %d changed sources again", len(changed))
     return {row["image_id"] for row in changed}
 
 
@@ -103,8 +103,8 @@ def _quarantine(
         if count is None:
             continue
         reason = (
-            f"{count} launches of the job were killed while this image ran alone; it may take the whole machine down. "
-            "Leave it out, or use --retry-quarantined"
+            f"{count} attempts of the job were killed while only this image was running; it may crash the whole "
+            "machine. Remove it, or use --retry-quarantined"
         )
         time = datetime.now(UTC).isoformat(timespec="seconds")
         quarantine_image(

@@ -86,7 +86,7 @@ def _entry(
         lr_filesystem=listing.lr_filesystem,
     )
     if instance.source_sha256 != rows[0]["source_sha256"]:
-        raise RejectedImage("changed", "its source has changed since it was condensed")
+        raise RejectedImage("changed", "the source image changed after it was condensed")
     size = config.tile_size
     corners = [(row["top"], row["left"]) for row in rows if row["top"] is not None] or [(0, 0)]
     return GalleryEntry(

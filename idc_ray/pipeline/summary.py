@@ -86,7 +86,7 @@ class Summary:
             return None
         return (
             f"the ratio is {reached:.3g}, not {self.ratio:.3g}: an image gets a whole number of tiles. Smaller tiles "
-            "(--tile-size) round less; --allocation difficulty reaches ratios below one tile an image"
+            "(--tile-size) round less; --allocation difficulty reaches ratios below one tile per image"
         )
 
     def fix_for_no_tile(self) -> str:
@@ -131,11 +131,13 @@ class Summary:
 
     def format(self) -> str:
         """The summary for a person, several lines."""
-        earlier = f", {self.done_before} of them by earlier launches" if self.done_before else ""
+        earlier = f", {self.done_before} of them by earlier attempts" if self.done_before else ""
         lines = [
             _line("images", f"{self.done + self.done_before}{earlier}"),
-            _line("tiles", f"{self.tiles}" + (f" ({self.without_tile} images got none)" if self.without_tile else "")),
-            _line("ratio", f"{self.reached_ratio:.4g} of the pixels ({self.ratio:.4g} asked for)"),
+            _line(
+                "tiles", f"{self.tiles}" + (f" ({self.without_tile} images without tiles)" if self.without_tile else "")
+            ),
+            _line("ratio", f"{self.reached_ratio:.4g} of the pixels ({self.ratio:.4g} requested)"),
             _line("bytes", f"{size(self.bytes_in)} in, {size(self.bytes_out)} out"),
         ]
         warning = self.warning()
@@ -153,7 +155,7 @@ class Summary:
         lines = [_line("held-out loss", _change(*losses))]
         lines += [_line(f"  bandwidth {width:g}", _change(*pair)) for width, pair in self.loss_by_bandwidth().items()]
         if self.kept_start:
-            lines.append(_line("", f"{self.kept_start} images kept their start, which was not improved on"))
+            lines.append(_line("", f"{self.kept_start} images kept their initial tiles, which were not improved"))
         return lines
 
     def _time_lines(self) -> list[str]:

@@ -168,7 +168,7 @@ def _full_disk_is_clear(path: str, size: int) -> Iterator[None]:
             raise
         raise IdcError(
             f"no space left to write {path} ({size:,} bytes{_free(path)}); free some space and run the same command "
-            "again: what is finished is kept"
+            "again: finished images are kept"
         ) from error
 
 

@@ -98,7 +98,7 @@ def read_index(storage: StorageFolder, shard: int, columns: Sequence[str] | None
     except StoreUnavailable:
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise IdcError(f"{storage.shown(index_name(shard))} is not a whole index ({error}); {FIX_DAMAGE}") from error
+        raise IdcError(f"{storage.shown(index_name(shard))} is not a complete index ({error}); {FIX_DAMAGE}") from error
     if columns is None and table.schema != INDEX_SCHEMA:
         raise IdcError(f"{storage.shown(index_name(shard))} has other columns than this version writes; {FIX_DAMAGE}")
     return IndexEntry(info, table.replace_schema_metadata(None), fingerprint_of(data))

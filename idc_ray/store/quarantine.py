@@ -22,7 +22,7 @@ __all__ = [
     "release_quarantined",
 ]
 
-_FIX = "delete that file, and the image is tried again"
+_FIX = "delete that file to retry the image"
 
 
 @dataclass(frozen=True)

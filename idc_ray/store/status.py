@@ -123,7 +123,7 @@ def read_status(storage: StorageFolder) -> Status:
     run = read_run(storage)
     if run is None:
         raise BadRequest(
-            f"no run in {storage.uri}: {storage.shown(RUN)} is not there; name the --output of a condense job"
+            f"no run in {storage.uri}: {storage.shown(RUN)} does not exist; give the --output of a condense job"
         )
     now, lock = time.time(), read_holder(storage)
     # Parts first: a compaction that runs meanwhile moves images from parts to indexes, so none is missed.

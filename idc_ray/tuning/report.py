@@ -50,7 +50,7 @@ def report_files(plan: Plan, study: optuna.Study, *, plots: bool) -> dict[str, b
         "trials.parquet": _to_parquet(plan, study),
         "results.md": _to_markdown(plan, study).encode(),
         "train.yaml": _yaml(
-            result_settings(training, TrainMethod), "Training of the sweep's students; idc-ray train --config takes it."
+            result_settings(training, TrainMethod), "Training of the sweep's students; for idc-ray train --config."
         ),
     }
     finished = [trial for trial in ranked(study) if trial.state == TrialState.COMPLETE]
@@ -59,12 +59,12 @@ def report_files(plan: Plan, study: optuna.Study, *, plots: bool) -> dict[str, b
     files["best.yaml"] = settings_yaml(plan, finished[0], f"Highest PSNR of {len(finished)} finished trials.")
     if len(objectives) > 1:
         front = study.best_trials
-        lines = ["Of these trials, none is better in everything (settings of each: trials.parquet):"]
+        lines = ["The Pareto front (settings of each trial: trials.parquet):"]
         for trial in finished:
             if trial in front:
                 draw = ", ".join(f"{name} {_short(value)}" for name, value in trial.params.items())
                 lines.append(f"  {_values(trial, objectives)}: {draw}")
-        lines.append("The settings below are those nearest to the best of each objective.")
+        lines.append("The settings below are the point nearest to the best of each objective.")
         files["pareto.yaml"] = settings_yaml(plan, knee(front, objectives), "\n".join(lines))
     if plots:
         files |= {IMPORTANCE: json_bytes(importances(study)), **draw_plots(study, objectives)}

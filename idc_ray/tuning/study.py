@@ -28,7 +28,7 @@ __all__ = ["JOURNAL", "STATUSES", "SweepStudy", "knee", "open_sweep", "ranked", 
 
 JOURNAL, NAME = "study.log", "sweep"
 
-FRESH = "give --overwrite to start afresh, or another --output"
+FRESH = "give --overwrite to start over, or another --output"
 
 #: For people, in the order of tables.
 STATUSES = {
@@ -230,10 +230,12 @@ def open_sweep(
         if found != identity:
             names = sorted(name for name in found.keys() | identity if found.get(name) != identity.get(name))
             lines = [f"  {name}: {found.get(name)!r} -> {identity.get(name)!r}\n" for name in names]
-            raise BadRequest(f"{storage.uri} holds another sweep; there -> asked for:\n{''.join(lines)}{FRESH}")
+            raise BadRequest(
+                f"{storage.uri} contains another sweep; in the output -> requested:\n{''.join(lines)}{FRESH}"
+            )
         return SweepStudy(storage, content, settings)
     if not overwrite and storage.read("tune.json") is not None:
-        raise BadRequest(f"{storage.uri} holds a sweep of an earlier version, which cannot be continued; {FRESH}")
+        raise BadRequest(f"{storage.uri} contains a sweep of an earlier version, which cannot be continued; {FRESH}")
     for name in (*files, JOURNAL):
         storage.delete(name)
     study = SweepStudy(storage, b"", settings)
@@ -251,7 +253,7 @@ def read_study(storage: StorageFolder) -> optuna.Study:
     """
     content = storage.read(JOURNAL)
     if not content:
-        raise BadRequest(f"{storage.uri} holds no sweep; expected {JOURNAL} in it")
+        raise BadRequest(f"{storage.uri} contains no sweep; expected {JOURNAL} in it")
     return _read(storage, content)
 
 

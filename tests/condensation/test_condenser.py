@@ -63,6 +63,9 @@ class Wrapped:
     def upscale(self, lr: Tensor) -> Tensor:
         return self._upscale(lr, self.teacher.upscale(lr))
 
+    def features_and_upscale(self, lr: Tensor) -> tuple[Tensor, Tensor]:
+        return self.features(lr), self.upscale(lr)
+
 
 def _nan_where_white(lr: Tensor, out: Tensor) -> Tensor:
     """NaN for the tiles that have a pure white pixel, as a teacher in half precision has for some images."""

@@ -115,7 +115,7 @@ def test_a_machine_too_small_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(local_worker.torch.cuda, "device_count", lambda: 0)
     check_machine(Workers(cpus=2))
-    with pytest.raises(BadRequest, match="takes 3 CPU, and this machine has 2"):
+    with pytest.raises(BadRequest, match="needs 3 CPU, but this machine has 2"):
         check_machine(Workers(cpus=3))
-    with pytest.raises(BadRequest, match="takes 1 GPU, and this machine has 0"):
+    with pytest.raises(BadRequest, match="needs 1 GPU, but this machine has 0"):
         check_machine(Workers(gpus=1))
