@@ -31,11 +31,20 @@ def summarise(summary: Summary, store: StorageFolder, digest: str, done_before: 
     for batch in index_table(store, RECORD_COLUMNS).to_batches(max_chunksize=4096):
         for record in batch.to_pylist():
             summary.add(record)
+    summary.duplicates = duplicates(store)
     summary.done -= done_before
     summary.done_before += done_before
     summary.bytes_out = sum(info.bytes for info in check_shards(store, full=False))
     for entry in list_quarantined(store, digest):
         summary.add_quarantined(entry.source, entry.code, entry.reason)
+
+
+def duplicates(store: StorageFolder) -> list[list[str]]:
+    """Sources of the finished images whose files are the same byte for byte, in groups; all sorted."""
+    table = index_table(store, ["source", "source_sha256"])
+    groups = table.group_by("source_sha256").aggregate([("source", "count"), ("source", "list")])
+    several = groups.filter(pc.greater(groups["source_count"], 1))
+    return sorted(sorted(sources) for sources in several["source_list"].to_pylist())
 
 
 def draw_gallery(config: CondenseConfig, listing: ImageListing, store: StorageFolder) -> bytes | None:
