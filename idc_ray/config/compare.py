@@ -102,6 +102,8 @@ class CompareConfig(Section):
     """Points per curve, evenly spaced, the last at the end of training."""
     reference: Text | None = None
     """Arm that the differences are relative to, such as random-0.1-real; null: whole-real, else the first."""
+    report: bool = True
+    """Write report.html at the end, with crops of benchmark images at which the students differ most."""
     dry_run: bool = False
     """Print arms, tasks and a time estimate; start nothing."""
     actors: Actors = Actors()
