@@ -160,7 +160,7 @@ def _estimate(config: CondenseConfig, photographs: str) -> str:
 
 
 def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Job, ImageListing, bytes]:
-    """Find everything that the job needs; whatever is missing or wrong is told here, not by a worker minutes later."""
+    """Find everything that the job needs, so that errors are raised here, not by a worker minutes later."""
     with Heartbeat("reading the teacher and listing the images"):
         teacher = read_teacher(config)
         listing = find_input(config, photographs)
