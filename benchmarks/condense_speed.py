@@ -27,11 +27,12 @@ from benchmarks.common import machine, mosaic, parser, write_result
 from benchmarks.literal import PROJECTIONS, LiteralImage, LiteralMatcher
 from idc_ray.condensation.budget import expected_tiles
 from idc_ray.condensation.condenser import Condenser
+from idc_ray.condensation.crops import Crops
 from idc_ray.condensation.difficulty import hardness_map
 from idc_ray.condensation.groups import balanced_groups
 from idc_ray.condensation.rlff import draw_bank
 from idc_ray.condensation.starts import crop_start, hardest_windows
-from idc_ray.condensation.targets import difficulty_map, measure_image
+from idc_ray.condensation.targets import measure_image
 from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.config import CondenseConfig
 from idc_ray.images.resize import downscale
@@ -76,9 +77,9 @@ class Literals:
             image, start = _literal_image(teacher, config, task)
         condenser = Condenser(teacher, config, torch.device("cpu"))
         self._steps = {
-            name: LiteralMatcher(condenser.reader, project, config.loss, config.optimizer, condenser.slots).steps(
-                image, start, config.iterations, lambda step: _redraw(config, teacher.channels, step)
-            )
+            name: LiteralMatcher(
+                condenser.reader, project, config.loss, config.optimizer, condenser.batches.size
+            ).steps(image, start, config.iterations, lambda step: _redraw(config, teacher.channels, step))
             for name, project in PROJECTIONS.items()
         }
         for steps in self._steps.values():  # the first one warms up, and computes the weights
@@ -101,17 +102,17 @@ def _literal_image(teacher: Teacher, config: CondenseConfig, task: ImageTask) ->
     """The real image's features and the initial tiles, with frequencies only for the groups and one held-out loss."""
     one_set = config.model_copy(update={"rlff": config.rlff.model_copy(update={"num_sets": 1})})
     condenser = Condenser(teacher, one_set, torch.device("cpu"))
-    reader, slots, loss = condenser.reader, condenser.slots, config.loss
+    reader, loss = condenser.reader, config.loss
     lr = torch.from_numpy(np.ascontiguousarray(task.lr.transpose(2, 0, 1)))
-    difficulties = difficulty_map(reader, lr, slots)
+    crops = Crops(reader, lr, condenser.batches)
+    difficulties = crops.difficulties()
     hardness = hardness_map(loss.hardness, difficulties[None], lr[None].float() / 255)[0]
-    real = measure_image(
-        reader, condenser.bank, lr, hardness, slots, loss.gamma, loss.weight_floor, loss.clip_percentile
-    )
+    weighting = crops.weighting(hardness, loss.gamma, loss.weight_floor, loss.clip_percentile)
+    real, _ = measure_image(crops, condenser.bank, hardness, weighting)
     count = round(expected_tiles(config.ratio, *task.lr.shape[:2], config.tile_size))
     start, _ = crop_start(lr, hardest_windows(difficulties, config.tile_size, count), config.tile_size)
     points = real.embeddings(config.rlff.num_frequencies)
-    shares = balanced_groups(points, real.masses, points[:count])
+    shares = balanced_groups(points, real.weight_sums, points[:count])
     image = LiteralImage.cut_from(reader, lr, hardness, shares, real.mean, real.std, real.weighting)
     return replace(image, weighting=real.weighting.of_tiles(loss.tile_weights)), start
 
