@@ -1,4 +1,4 @@
-"""What is shown and stored at the end of a run: summary, gallery, report."""
+"""What is shown and stored at the end of a run: summary, gallery."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from idc_ray.config import CondenseConfig
-from idc_ray.errors import IdcError, RejectedImage
+from idc_ray.errors import RejectedImage
 from idc_ray.images import ImageListing, ImageRef, decode_png, load_instance
 from idc_ray.pipeline.gallery import GalleryEntry, gallery_png
 from idc_ray.pipeline.inputs import only
 from idc_ray.pipeline.summary import RECORD_COLUMNS, Summary
-from idc_ray.report import REPORT, Options, make_report
 from idc_ray.store import check_shards, index_table, list_quarantined, read_shard, shard_of
 from idc_ray.store.filesystem import StorageFolder
 
-__all__ = ["GALLERY", "draw_gallery", "summarise", "write_own_report"]
+__all__ = ["GALLERY", "draw_gallery", "summarise"]
 
 log = logging.getLogger(__name__)
 
@@ -68,21 +67,6 @@ def draw_gallery(config: CondenseConfig, listing: ImageListing, store: StorageFo
     buffer = io.BytesIO()
     gallery_png(entries).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def write_own_report(store: StorageFolder, images: int, listing: ImageListing) -> None:
-    """Write ``report.html`` into a finished output; what prevents that is logged, as the set is there without it.
-
-    Args:
-        store: the output.
-        images: most images that are shown with pictures.
-        listing: the input.
-    """
-    try:
-        html = make_report([store], Options(images), listing)
-        store.write(REPORT, html.encode())
-    except (IdcError, OSError, pa.ArrowException) as error:
-        log.warning("%s is not written: %s", store.shown(REPORT), error)
 
 
 def _rows_of(store: StorageFolder, image_ids: set[str]) -> dict[str, list[dict[str, Any]]]:
