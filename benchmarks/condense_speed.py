@@ -27,11 +27,12 @@ from benchmarks.common import machine, mosaic, parser, write_result
 from benchmarks.literal import PROJECTIONS, LiteralImage, LiteralMatcher
 from idc_ray.condensation.budget import per_image_budget
 from idc_ray.condensation.condenser import Condenser
+from idc_ray.condensation.crops import Crops
 from idc_ray.condensation.difficulty import hardness_map
 from idc_ray.condensation.groups import balanced_groups
 from idc_ray.condensation.rlff import draw_bank
 from idc_ray.condensation.starts import crop_start, hardest_windows
-from idc_ray.condensation.targets import difficulty_map, measure_image
+from idc_ray.condensation.targets import measure_image
 from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.config import CondenseConfig
 from idc_ray.images import grid_count
@@ -77,9 +78,9 @@ class Literals:
             image, start = _literal_image(teacher, config, task)
         condenser = Condenser(teacher, config, torch.device("cpu"))
         self._steps = {
-            name: LiteralMatcher(condenser.reader, project, config.loss, config.optimizer, condenser.slots).steps(
-                image, start, config.iterations, lambda step: _redraw(config, teacher.channels, step)
-            )
+            name: LiteralMatcher(
+                condenser.reader, project, config.loss, config.optimizer, condenser.batches.size
+            ).steps(image, start, config.iterations, lambda step: _redraw(config, teacher.channels, step))
             for name, project in PROJECTIONS.items()
         }
         for steps in self._steps.values():  # the first one warms up, and computes the weights
@@ -102,17 +103,17 @@ def _literal_image(teacher: Teacher, config: CondenseConfig, task: ImageTask) ->
     """The real image's features and the initial tiles, with frequencies only for the groups and one held-out loss."""
     one_set = config.model_copy(update={"rlff": config.rlff.model_copy(update={"num_sets": 1})})
     condenser = Condenser(teacher, one_set, torch.device("cpu"))
-    reader, slots, loss = condenser.reader, condenser.slots, config.loss
+    reader, loss = condenser.reader, config.loss
     lr = torch.from_numpy(np.ascontiguousarray(task.lr.transpose(2, 0, 1)))
-    difficulties = difficulty_map(reader, lr, slots)
+    crops = Crops(reader, lr, condenser.batches)
+    difficulties = crops.difficulties()
     hardness = hardness_map(loss.hardness, difficulties[None], lr[None].float() / 255)[0]
-    real = measure_image(
-        reader, condenser.bank, lr, hardness, slots, loss.gamma, loss.weight_floor, loss.clip_percentile
-    )
+    weighting = crops.weighting(hardness, loss.gamma, loss.weight_floor, loss.clip_percentile)
+    real, _ = measure_image(crops, condenser.bank, hardness, weighting)
     count = per_image_budget(config.ratio, grid_count(task.lr.shape[0], task.lr.shape[1], config.tile_size))
     start, _ = crop_start(lr, hardest_windows(difficulties, config.tile_size, count), config.tile_size)
     points = real.embeddings(config.rlff.num_frequencies)
-    shares = balanced_groups(points, real.masses, points[:count])
+    shares = balanced_groups(points, real.weight_sums, points[:count])
     image = LiteralImage.cut_from(reader, lr, hardness, shares, real.mean, real.std, real.weighting)
     return replace(image, weighting=real.weighting.of_tiles(loss.tile_weights)), start
 
@@ -121,7 +122,7 @@ def measure(teacher: Teacher, config: CondenseConfig, task: ImageTask, literal_s
     """Time a whole run of idc_ray, interleaved with steps of the literal implementations."""
     literals = Literals(teacher, config, task)
     condenser = Condenser(teacher, config, torch.device("cpu"))
-    ours, away = Clock(), Clock()
+    idc, away = Clock(), Clock()
     turns = {round((turn + 1) * config.iterations / literal_steps) for turn in range(literal_steps)}
 
     def on_step(step: int) -> None:
@@ -129,19 +130,19 @@ def measure(teacher: Teacher, config: CondenseConfig, task: ImageTask, literal_s
             with away.running():
                 literals.advance()
 
-    with ours.running():
+    with idc.running():
         result = condenser.condense([task], on_step)[0]
     if not isinstance(result, Condensed):
         raise result
     assert result.loss_start is not None and result.loss_end is not None
-    ours.wall, ours.cpu = ours.wall - away.wall, ours.cpu - away.cpu
+    idc.wall, idc.cpu = idc.wall - away.wall, idc.cpu - away.cpu
     figures: dict[str, object] = {
         "ratio": config.ratio,
         "tiles": len(result.lr_tiles),
         "candidates": result.candidates,
         "iterations": config.iterations,
         "held_out_loss": [result.loss_start, result.loss_end],
-        "ours": {"wall": ours.wall, "cpu": ours.cpu, "set_up_wall": result.seconds["targets"]},
+        "idc": {"wall": idc.wall, "cpu": idc.cpu, "set_up_wall": result.seconds["targets"]},
         "literal_set_up": {"wall": literals.set_up.wall, "cpu": literals.set_up.cpu},
         "goal": GOALS.get(config.ratio),
     }
@@ -150,21 +151,21 @@ def measure(teacher: Teacher, config: CondenseConfig, task: ImageTask, literal_s
             kind: getattr(literals.set_up, kind) + config.iterations * getattr(clock, kind) / clock.runs
             for kind in ("wall", "cpu")
         }
-        times_faster = {kind: seconds / getattr(ours, kind) for kind, seconds in whole.items()}
+        times_faster = {kind: seconds / getattr(idc, kind) for kind, seconds in whole.items()}
         figures[name] = {"measured": asdict(clock), "whole": whole, "times_faster": times_faster}
     return figures
 
 
 def _print(rows: list[dict[str, object]]) -> None:
-    print(f"{'ratio':>6} {'tiles':>6} {'ours':>9} {'set-up':>8}  {'implementation':<14}{'a step':>8} {'whole':>9}"
+    print(f"{'ratio':>6} {'tiles':>6} {'idc':>9} {'set-up':>8}  {'implementation':<14}{'a step':>8} {'whole':>9}"
           f" {'faster':>8} {'(CPU time)':>10}  goal")  # fmt: skip
     for row in rows:
-        ours: dict[str, float] = row["ours"]  # type: ignore[assignment]
+        idc: dict[str, float] = row["idc"]  # type: ignore[assignment]
         for name in PROJECTIONS:
             figures: dict[str, dict[str, float]] = row[name]  # type: ignore[assignment]
             step = figures["measured"]["wall"] / figures["measured"]["runs"]
             goal = f"{row['goal']:g}x" if row["goal"] and name == "convolution" else ""
-            print(f"{row['ratio']:>6} {row['tiles']:>6} {ours['wall']:>8.1f}s {ours['set_up_wall']:>7.1f}s  {name:<14}"
+            print(f"{row['ratio']:>6} {row['tiles']:>6} {idc['wall']:>8.1f}s {idc['set_up_wall']:>7.1f}s  {name:<14}"
                   f"{step:>7.2f}s {figures['whole']['wall']:>8.0f}s {figures['times_faster']['wall']:>7.1f}x"
                   f" {figures['times_faster']['cpu']:>9.1f}x  {goal}")  # fmt: skip
 

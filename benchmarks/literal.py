@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from idc_ray.condensation.characteristic import discrepancy
-from idc_ray.condensation.difficulty import Weighting, difficulty, hardness_map
+from idc_ray.condensation.difficulty import Weighting, hardness_map
 from idc_ray.condensation.targets import standardise
 from idc_ray.condensation.teacher_features import FeatureReader
 from idc_ray.condensation.tile_adam import TileAdam
@@ -132,9 +132,7 @@ class LiteralMatcher:
         """Weights (n, positions, positions) of the local features of tiles."""
         if image.weighting.uniform:
             return torch.ones(len(tiles), self.reader.positions, self.reader.positions)
-        maps = [
-            difficulty(part, self.reader.upscale(part), self.reader.teacher.scale) for part in tiles.split(self.batch)
-        ]
+        maps = [self.reader.features_and_difficulty(part)[1] for part in tiles.split(self.batch)]
         hardness = hardness_map(self.settings.hardness, torch.cat(maps), tiles)
         return image.weighting(self.reader.centres(hardness))
 

@@ -106,7 +106,7 @@ def run_job(
     except IdcError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
-    except BrokenPipeError:  # `... --help | head`: the reader has left, there is nobody to tell
+    except BrokenPipeError:  # the reader has closed the pipe, as in `... --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception:
@@ -206,8 +206,8 @@ def _value(setting: Setting, text: str) -> object:
     except yaml.YAMLError:
         if texts and _looks_like_a_list(text):
             raise BadRequest(
-                f"--{setting.name.replace('_', '-')} is {text!r}, which looks like a list but is none; put each part "
-                """into quotes: "['A [1]', 'B']" (for a single name too: "['[A]']")"""
+                f"--{setting.name.replace('_', '-')} is {text!r}, which looks like a list but is not valid "
+                """YAML; put each part into quotes: "['A [1]', 'B']" (for a single name too: "['[A]']")"""
             ) from None
         return text  # the typed check names the setting and what it expects
 

@@ -70,7 +70,7 @@ def cluster(join: Callable[[], None]) -> Iterator[bool]:
         join: joins or starts it, see :func:`idc_ray.pipeline.cluster.join`.
     """
     joined_before = ray.is_initialized()
-    with Heartbeat("starting or joining Ray"):
+    with Heartbeat("starting or connecting to Ray"):
         join()
     try:
         yield not joined_before

@@ -57,7 +57,7 @@ def explain(error: Exception) -> str:
             "and that they may list, read, write and delete there"
         )
     tried = f"it was tried {attempts()} times (AWS_MAX_ATTEMPTS); " if "AWS Error" in str(error) else ""
-    return f"{tried}when the store answers again, run the same command again: what is finished is kept"
+    return f"{tried}once the store is available, run the same command again: finished images are kept"
 
 
 def attempts() -> int:

@@ -43,7 +43,7 @@ def photographs() -> list[Path]:
     missing = [name for name in PHOTOGRAPHS if not (folder / name).is_file()]
     if missing:
         raise IdcError(
-            f"scikit-image at {folder} lacks {', '.join(missing)}; reinstall it, or name images with --input"
+            f"scikit-image at {folder} lacks {', '.join(missing)}; reinstall it, or give images with --input"
         )
     return [folder / name for name in PHOTOGRAPHS]
 

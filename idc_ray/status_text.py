@@ -17,7 +17,7 @@ STATES = {
     "running": "running",
     "finished": "finished",
     "stopped": "stopped before its end; the same command continues",
-    "unknown": "perhaps running: only the machine that has the lock can tell",
+    "unknown": "unknown: only the machine that holds the lock can tell whether it runs",
 }
 
 
@@ -36,19 +36,19 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
         yield "speed", f"{status.per_second:.3g} images/s{left}"
     if status.last_commit is not None:
         yield "last commit", f"{duration(status.read_at - status.last_commit)} ago"
-    yield "shards", f"{status.shards} of at most {run.shard_count}; {status.in_parts} images wait for theirs"
+    yield "shards", f"{status.shards} of at most {run.shard_count}; {status.in_parts} images are not in a shard yet"
     for line in _in_flight(status):
         yield "in flight", line
     yield "lock", _lock(status)
     for line in _quarantined(status):
         yield "quarantined", line
-    yield "run", f"digest {run.digest}, begun {run.created}, on {run.device or 'no device yet'}"
+    yield "run", f"digest {run.digest}, created {run.created}, on {run.device or 'no device yet'}"
     yield "input", run.input_uri
     if manifest is not None:
         size = f"{manifest.bytes / 1e6:,.1f} MB"
         yield "manifest", f"{manifest.images} images, {manifest.rows} tiles, ratio {manifest.ratio:.4g}, {size}"
         wall = manifest.timing.get("wall")
-        yield "written", manifest.created + ("" if wall is None else f", the last launch took {duration(wall)}")
+        yield "written", manifest.created + ("" if wall is None else f", the last attempt took {duration(wall)}")
 
 
 def _images(status: Status) -> str:
@@ -60,9 +60,9 @@ def _images(status: Status) -> str:
 
 def _in_flight(status: Status) -> Iterator[str]:
     yield from work_in_progress(status.in_flight, status.read_at)
-    yield from (f"{_ids(one)}, left by launch {one.launch}" for one in status.left[:SHOWN])
+    yield from (f"{_ids(one)}, left by attempt {one.launch}" for one in status.left[:SHOWN])
     if len(status.left) > SHOWN:
-        yield f"and {len(status.left) - SHOWN} more that were left so"
+        yield f"and {len(status.left) - SHOWN} more left by earlier attempts"
 
 
 def work_in_progress(workers: Sequence[Inflight], now: float, names: Mapping[str, str] | None = None) -> list[str]:
@@ -80,7 +80,7 @@ def work_in_progress(workers: Sequence[Inflight], now: float, names: Mapping[str
         more = f" and {len(one.images) - 1} more" if len(one.images) > 1 else ""
         lines.append(f"{first}{more} for {duration(max(0.0, now - one.started))}")
     if len(workers) > SHOWN:
-        lines.append(f"{len(workers) - SHOWN} more workers have images")
+        lines.append(f"{len(workers) - SHOWN} more workers are busy")
     return lines
 
 

@@ -51,7 +51,7 @@ def refuse_relative_places(config: BaseModel) -> None:
     if faults:
         raise BadRequest(
             f"{', '.join(faults)}: in a submitted job a relative path means the job's temporary folder, "
-            f"{os.getcwd()}, which other machines do not see and which does not last; give an absolute path that all "
+            f"{os.getcwd()}, which is temporary and not accessible to other machines; give an absolute path that all "
             "machines share, or a URI such as s3://bucket/prefix"
         )
 

@@ -69,7 +69,9 @@ def test_text_is_taken_as_it_stands() -> None:
 @pytest.mark.parametrize("text", ["[exp [1] 2]", "['a b', c"])
 def test_a_list_that_is_none_is_told(text: str) -> None:
     """Catches a forgotten quote or bracket that ends as an input without images."""
-    with pytest.raises(BadRequest, match="--data is .*looks like a list but is none; put each part into quotes"):
+    with pytest.raises(
+        BadRequest, match="--data is .*looks like a list but is not valid YAML; put each part into quotes"
+    ):
         parse(TrainConfig, ["--data", text], "")
     assert parse(TrainConfig, ["--data", "['[exp [1] 2]']"], "").data == ("[exp [1] 2]",)
 

@@ -33,5 +33,5 @@ def test_a_path_is_as_good_as_its_text(tmp_path: Path) -> None:
 
 def test_an_unfinished_set_is_refused(tmp_path: Path) -> None:
     condensed(tmp_path, finished=False)
-    with pytest.raises(BadRequest, match="is not finished; finish it"):
+    with pytest.raises(BadRequest, match="is not finished; run the same"):
         CondensedDataset(str(tmp_path))

@@ -49,7 +49,7 @@ def test_a_running_job(store: StorageFolder) -> None:
     assert lines["state"] == "running"
     assert lines["images"] == "0 of 9 done, 5 quarantined, 4 left"
     assert f"{'a' * 16} and 1 more for 1 min 1" in text
-    assert f"{'c' * 16}, alone, left by launch 20250101T000000-1" in text
+    assert f"{'c' * 16}, alone, left by attempt 20250101T000000-1" in text
     assert "held by process" in lines["lock"]
     assert "5 truncated" in text
     assert text.count("ends at") == 3
@@ -61,7 +61,7 @@ def test_what_workers_do_is_short_and_begins_with_the_longest() -> None:
     workers = [Inflight([str(n), "x", "y"][: 1 + n % 2 * 2], False, "n", 1, 1000.0 - n) for n in range(5)]
     lines = work_in_progress(workers, 1060.0, {"4": "d/four.png"})
     assert lines == ["d/four.png for 1 min 04 s", "3 and 2 more for 1 min 03 s", "2 for 1 min 02 s",
-                     "2 more workers have images"]  # fmt: skip
+                     "2 more workers are busy"]  # fmt: skip
     assert work_in_progress(workers[:1], 900.0) == ["0 for 0 s"], "another machine's clock"
     assert work_in_progress([], 1000.0) == []
 

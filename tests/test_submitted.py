@@ -56,7 +56,7 @@ def test_only_a_submitted_job_is_one(text: str) -> None:
         (CondenseConfig, "--output /out --mlflow.tracking-uri sqlite:///mlflow.db", "--mlflow.tracking-uri is"),
         (TrainConfig, "--data /out", "--output is 'idc_train'"),
         (TrainConfig, "--data '[/a, b]' --output /t --validation.images v", "--data is 'b', --validation.images is"),
-        (TrainConfig, "--data /a --output /t --start s.pt --labels-from l", "--start is 's.pt', --labels-from is"),
+        (TrainConfig, "--data /a --output /t --start s.pt --labels-from l", "--labels-from is 'l', --start is 's.pt'"),
         (EvaluateConfig, "--model m.pt --benchmarks b --output e", "--model is 'm.pt', --benchmarks is 'b'"),
         (ExportConfig, "--run out --output x", "--run is 'out', --output is 'x'"),
         (CompareConfig, "--benchmarks b --validation v", "--output is 'idc_comparison', --benchmarks is 'b'"),

@@ -141,7 +141,7 @@ def expand(config: CompareConfig, teacher: bytes) -> tuple[list[Arm], list[str]]
         train = _train(settings | {"workers.threads": config.actors.threads}, config.curve_points)
         varied = _method(method, config.variants)
         if labels == "real" and varied["method"] in ("idc", "ncfd"):
-            left_out[f"{method} with real labels is left out: it makes tiles that no real HR exists for"] = None
+            left_out[f"{method} with real labels is left out: its tiles have no real HR"] = None
             continue
         settings = common | varied | {"labels": labels}
         if method == WHOLE:
@@ -151,7 +151,7 @@ def expand(config: CompareConfig, teacher: bytes) -> tuple[list[Arm], list[str]]
         condense = load(CondenseConfig, None, settings).model_copy(update=own)
         if method != WHOLE and train.patch_size > condense.tile_size:
             raise BadRequest(
-                f"train.patch_size is {train.patch_size}, more than condense.tile_size, {condense.tile_size}; set "
+                f"train.patch_size is {train.patch_size}, larger than condense.tile_size, {condense.tile_size}; set "
                 "both, such as to 32"
             )
         arm = Arm(method, ratio, labels, allocation, student, condense, train)
@@ -181,8 +181,8 @@ def reference_of(wanted: str | None, arms: list[Arm]) -> str:
         return wanted
     matches = [core for core in cores if core.startswith(wanted)]
     if len(matches) != 1:
-        listing = f"{len(matches)} arms begin like that" if matches else "no arm is called that"
-        raise BadRequest(f"reference is {wanted}, but {listing}; there are: {', '.join(cores)}")
+        listing = f"{len(matches)} arms have this prefix" if matches else "no arm has this name"
+        raise BadRequest(f"reference is {wanted}, but {listing}; expected one of: {', '.join(cores)}")
     return matches[0]
 
 
@@ -203,12 +203,12 @@ def _method(name: str, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, A
     if name not in variants:
         known = get_args(CondenseConfig.model_fields["method"].annotation)
         if name not in known:
-            raise BadRequest(f"methods: no method is called {name!r}; {nearest(name, [WHOLE, *known, *variants])}")
+            raise BadRequest(f"methods: no method is named {name!r}; {nearest(name, [WHOLE, *known, *variants])}")
         return {"method": name}
     _check_name(name, "variants")
     own = _flat(CondenseConfig, variants[name], f"variants.{name}", _CONDENSE_SETS | {"source"})
     if "method" not in own:
-        raise BadRequest(f"variants.{name} has no method; name the one that it varies, such as method: idc")
+        raise BadRequest(f"variants.{name} has no method; give the method that it varies, such as method: idc")
     return own
 
 
@@ -220,7 +220,7 @@ def _student(name: str, common: Mapping[str, Any], networks: Mapping[str, Mappin
     _check_name(name, "networks")
     settings |= _flat(TrainConfig, networks[name], f"networks.{name}", TRAIN_SETS)
     if "model" not in settings:
-        raise BadRequest(f"networks.{name} has no model; name the one that it varies, such as edsr_small")
+        raise BadRequest(f"networks.{name} has no model; give the model that it varies, such as edsr_small")
     return settings
 
 

@@ -12,6 +12,7 @@ import ray
 
 from idc_ray.comparison import dry_run, tasks
 from idc_ray.comparison.arms import WHOLE, Arm
+from idc_ray.comparison.crops import find_crops
 from idc_ray.comparison.images import manifest_blocks
 from idc_ray.comparison.prepare import Plan, prepare
 from idc_ray.comparison.report import make_report, report_files
@@ -30,6 +31,8 @@ from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import tell_if_no_room
+from idc_ray.report import Options, write_own_report
+from idc_ray.report.comparison import CROPS
 from idc_ray.results import CompareResult, FailedArm
 from idc_ray.store import read_manifest
 from idc_ray.store.filesystem import StorageFolder, resolve
@@ -81,6 +84,10 @@ def run_compare(config: CompareConfig) -> CompareResult:
             comparison = _Comparison(plan, storage, tracking)
             report = comparison.run()
             tracking.finish("FAILED" if comparison.failures else "FINISHED")
+        if config.report:
+            with Heartbeat("writing the report"):
+                _write_crops(plan, storage, list(comparison.done.values()))
+                write_own_report(storage, Options())
     return result_of(report, storage.uri)
 
 
@@ -101,8 +108,16 @@ def _estimate(config: CompareConfig, photographs: str) -> str:
 
 
 def _prepared(config: CompareConfig, photographs: str | None = None) -> Plan:
-    with Heartbeat("reading the input's list, the teacher and the benchmarks"):
+    with Heartbeat("listing the images, reading the teacher and the benchmarks"):
         return prepare(config, photographs)
+
+
+def _write_crops(plan: Plan, storage: StorageFolder, results: list[Result]) -> None:
+    """Where the students differ, for the report; without it the comparison is whole."""
+    try:
+        storage.write_json(CROPS, {"crops": find_crops(plan.scoring, storage, results)})
+    except (IdcError, OSError) as error:
+        log.warning("%s is not written: %s", storage.shown(CROPS), error)
 
 
 class _Comparison:
@@ -128,12 +143,12 @@ class _Comparison:
                 missing.append((arm, seed))
             else:
                 self.done[result.name] = result
-        log.info("%d trainings of %d arms, %d done before", len(plan.trainings), len(plan.arms), len(self.done))
-        with Heartbeat("telling MLflow what is done"):
+        log.info("%d trainings of %d arms, %d already done", len(plan.trainings), len(plan.arms), len(self.done))
+        with Heartbeat("logging finished trainings to MLflow"):
             for result in self.done.values():
                 self._track(result)
         self._on_ray(missing)
-        with Heartbeat("writing the report"):
+        with Heartbeat("writing tables and plots"):
             return self._report()
 
     def _track(self, result: Result) -> None:
@@ -141,7 +156,7 @@ class _Comparison:
 
     def _on_ray(self, missing: list[tuple[Arm, int]]) -> None:
         name = f"anchors/{self.plan.data.scored}-{self.plan.data.teacher[:8]}.json"
-        stored = self.storage.read_json(name, "delete that file: it is made anew")
+        stored = self.storage.read_json(name, "delete that file to make it again")
         self.anchors = stored or {}
         if not missing and stored:
             return
@@ -257,7 +272,7 @@ class _Comparison:
             if arm.allocation != "difficulty" or key in means:
                 continue
             name = f"surveys/{key}.json"
-            stored = self.storage.read_json(name, "delete that file: it is measured anew")
+            stored = self.storage.read_json(name, "delete that file to measure it again")
             if stored is None:
                 job = self.plan.job(arm.condense.model_copy(update={"method": "random"}), "reading/survey")
                 mean = self._value(self._remote(tasks.survey, job, self.teacher, self._images(arm.condense)))

@@ -14,7 +14,7 @@ from idc_ray.errors import BadRequest
 from idc_ray.images import Instance
 from idc_ray.models import load_upscaler
 from idc_ray.pipeline.device import set_up_torch
-from idc_ray.pipeline.dry_run import TIMED_IMAGES, seconds_per_image
+from idc_ray.pipeline.dry_run import TIMED_IMAGES, none_readable, seconds_per_image
 from idc_ray.pipeline.inputs import readable_samples
 from idc_ray.pipeline.progress import duration
 from idc_ray.store.filesystem import resolve
@@ -31,9 +31,10 @@ def estimate(plan: Plan) -> str:
     """
     seeds, results = plan.seeds, Results(resolve(plan.output))
     device = set_up_torch(plan.actors, has_gpu=torch.cuda.is_available())
-    samples = list(readable_samples(plan.listing, plan.arms[0].condense, TIMED_IMAGES))
+    rejected: list[str] = []
+    samples = list(readable_samples(plan.listing, plan.arms[0].condense, TIMED_IMAGES, on_rejected=rejected.append))
     if not samples:
-        raise BadRequest(f"no image of a sample of {plan.listing.uri} can be read at the settings")
+        raise BadRequest(none_readable(plan.listing, rejected))
     steps = {arm.student: seconds_per_step(arm.train, device) for arm in plan.arms}
     sets: dict[str, float] = {}
     lines = []

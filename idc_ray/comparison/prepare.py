@@ -1,4 +1,4 @@
-"""What a comparison needs to know before it starts; whatever is missing or wrong is told here, not hours later."""
+"""Preparation of a comparison, with all checks that can be made before it starts."""
 
 from __future__ import annotations
 
@@ -117,6 +117,6 @@ def _refuse_tests_in(listing: ImageListing, scored: list[tuple[str, str]]) -> No
         inside = pc.sum(pc.starts_with(listing.manifest["path"], below)).as_py()
         if inside:
             raise BadRequest(
-                f"{setting} {folder} lies in the input {listing.uri}: {inside} images would be trained and scored on; "
-                "move it out of the input, or name images without it"
+                f"{setting} {folder} is inside the input {listing.uri}: {inside} images would be used for "
+                "training and scoring; move it out of the input, or give other images"
             )

@@ -11,7 +11,7 @@ from idc_ray.store.filesystem import StorageFolder
 __all__ = ["Failure", "Result", "Results"]
 
 RESULTS, FAILURES = "results", "failures"
-FIX = "delete that file: the arm is scored again"
+FIX = "delete that file to score the arm again"
 
 
 @dataclass(frozen=True)

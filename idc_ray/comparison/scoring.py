@@ -104,7 +104,7 @@ class Scoring:
         settings = Validation(images=self.validation, max_images=MAX_VALIDATION)
         pairs = validation_pairs(settings, [], self.scale, 0, MAX_PIXELS)
         if not pairs:
-            raise BadRequest(f"validation {self.validation} holds no images; name a folder that does")
+            raise BadRequest(f"validation {self.validation} contains no images; give a folder with images")
         return pairs
 
     def _set_files(self) -> list[Any]:
@@ -130,10 +130,10 @@ def find_scoring(benchmarks: Sequence[str], validation: str | None, curve: str, 
     """
     sets = find_all_sets(benchmarks, scale, "benchmarks")
     if VALIDATION in {each.name for each in sets}:
-        raise BadRequest(f"benchmarks has a set called {VALIDATION}, as a column of the table is; rename its folder")
+        raise BadRequest(f"benchmarks has a set named {VALIDATION}, which is a column of the table; rename its folder")
     folder = None if validation is None else str(Path(validation).absolute())
     if folder is not None and not Path(folder).is_dir():
-        raise BadRequest(f"validation {folder} is not a folder; name one with HR images")
+        raise BadRequest(f"validation {folder} is not a folder; give a folder with HR images")
     return Scoring(tuple(sets), folder, "none" if curve == VALIDATION and folder is None else curve, scale)
 
 

@@ -126,7 +126,7 @@ def set_facts(store: StorageFolder) -> SetFacts:
         raise IdcError(f"{store.uri} is not finished")
     if not manifest.rows:
         reasons = "; ".join(f"{each['source']}: {each['reason']}" for each in manifest.quarantined[:3])
-        raise BadRequest(f"no tile came of {manifest.images} images ({reasons or 'the ratio is too small'})")
+        raise BadRequest(f"{manifest.images} images gave no tiles ({reasons or 'the ratio is too small'})")
     records = index_table(store, ["lr_height", "lr_width", "seconds"]).to_pylist()
     pixels_in = sum(record["lr_height"] * record["lr_width"] for record in records)
     # Reading is left out: it is done once for all arms.

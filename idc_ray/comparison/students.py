@@ -26,7 +26,7 @@ __all__ = ["run_student", "whole_patches"]
 
 #: Says that the training is over; its state, which is larger than all the rest, is then gone.
 DONE = "done.json"
-FIX = "delete the folder that it is in: the training begins anew"
+FIX = "delete its folder to start the training again"
 
 
 def run_student(
@@ -95,4 +95,4 @@ def whole_patches(config: TrainConfig, blocks: Iterable[Block], device: torch.de
         table = PairTable.build(whole_pairs(blocks, config.scale), config.scale)
         return Patches(table.to(device), config.patch_size, config.batch_size, config.seed)
     except ValueError as error:
-        raise BadRequest(f"{error}; lower train.patch_size ({config.patch_size}), or leave such images out") from None
+        raise BadRequest(f"{error}; lower train.patch_size ({config.patch_size}), or remove such images") from None

@@ -159,10 +159,10 @@ def _rows(report: Report) -> list[str]:
 
 def _notes(report: Report) -> list[str]:
     return [
-        "PSNR and SSIM are on Y, of the weights of the last step: no checkpoint is chosen. Mean ± standard deviation "
-        "over the seeds; each seed condenses and trains anew.",
+        "PSNR and SSIM are on Y, with the weights of the last step: no checkpoint is selected. Mean ± standard "
+        "deviation over the seeds; each seed condenses and trains again.",
         f"Differences in PSNR are to {report.reference} with the same student, paired by seed, with Student's 95 % "
-        "interval over the seeds; in bold where it does not hold 0. One interval in twenty misses by chance.",
+        "interval over the seeds; in bold if it does not contain 0. One interval in twenty misses by chance.",
         "ratio: LR pixels kept. tiles: of the whole, images. bytes: as stored, PNG tiles or the source files of the "
         "whole. condense: seconds of one worker, without reading images; of the whole, of making its labels. train: "
         "without validation, beside as many other trainings as the head says.",

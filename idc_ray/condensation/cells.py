@@ -1,18 +1,19 @@
-"""Cells: the parts that a tile is a mosaic of, and the Fourier features of each."""
+"""Cells, the parts of which a tile is composed, and their Fourier features."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from idc_ray.condensation.difficulty import Weighting
-from idc_ray.condensation.rlff import FrequencyBank, fourier_maps
-from idc_ray.condensation.targets import RealImage, standardise
-from idc_ray.condensation.windows import candidate_positions, cut, window_means
+from idc_ray.condensation.crops import Crops
+from idc_ray.condensation.difficulty import TileWeights, Weighting
+from idc_ray.condensation.teacher_features import FeatureReader
+from idc_ray.condensation.windows import candidate_positions, window_means
 
-__all__ = ["NOWHERE", "Cells", "cell_side", "cells_of_image", "cells_of_tile", "mosaic"]
+__all__ = ["NOWHERE", "CellGrid", "Cells", "cell_side", "cell_windows", "mosaic", "tile_offsets"]
 
 #: Cells of an image that are looked at, and for each cell of its tiles; of more, those of the largest weight.
 MOST_CELLS, MOST_PER_CELL = 8192, 16
@@ -27,18 +28,18 @@ class Cells:
 
     Attributes:
         positions: int64 (n, 2), top and left in the image, LR pixels; ``NOWHERE`` if there is no such place.
-        sums: float32 (n, m, 2), means over the cell's local features of the weighted Fourier features of one set.
-        masses: float32 (n,), means of the weights; ``sums / masses`` is the characteristic function.
+        feature_sums: float32 (n, m, 2), weighted sums of the Fourier features of one set over the cell's positions.
+        weight_sums: float32 (n,), sums of the weights; the characteristic function is ``feature_sums / weight_sums``.
     """
 
     positions: Tensor
-    sums: Tensor
-    masses: Tensor
+    feature_sums: Tensor
+    weight_sums: Tensor
 
     @classmethod
     def join(cls, parts: list[Cells]) -> Cells:
-        """All of them, one after another."""
-        columns = zip(*((part.positions, part.sums, part.masses) for part in parts), strict=True)
+        """Concatenate several."""
+        columns = zip(*((part.positions, part.feature_sums, part.weight_sums) for part in parts), strict=True)
         return cls(*(torch.cat(column) for column in columns))
 
 
@@ -52,10 +53,10 @@ def _edges(tile: int, count: int) -> list[int]:
 
 
 def mosaic(tile: Tensor, lr: Tensor, positions: Tensor, blend: int) -> Tensor:
-    """A tile with some of its cells exchanged for crops of an image.
+    """A tile with some of its cells replaced by crops of an image.
 
-    Neighbours are blended into each other, as each goes on beyond its border where it is from: an edge between them
-    would be as sharp as none in an LR image, and what a strong teacher makes of it students learn (docs/results.md).
+    Neighbouring cells are blended, as each continues beyond its border in the image: an edge between them would be
+    sharper than any in an LR image, and students would learn what a strong teacher makes of it (docs/results.md).
 
     Args:
         tile: uint8 (3, p, p).
@@ -98,81 +99,73 @@ def _window(image: Tensor, corner: tuple[int, int], size: int) -> Tensor:
     return image[:, rows[:, None], columns]
 
 
-@torch.no_grad()
-def cells_of_tile(
-    features: Tensor, weights: Tensor, bank: FrequencyBank, count: int, corner: tuple[int, int] | None
-) -> Cells:
-    """The cells that a tile has.
+def cell_windows(offsets: Tensor, side: int, reader: FeatureReader) -> Tensor:
+    """float32 (n, P): 1 at those of a tile's P local features that lie in the cell at each of ``offsets`` (n, 2)."""
+    index = torch.arange(reader.positions)
+    down, across = (
+        ((index >= first[:, None]) & (index <= first[:, None] + side - reader.kernel)).float() for first in offsets.T
+    )
+    return (down[:, :, None] * across[:, None]).flatten(1)
 
-    Args:
-        features: (c, p, p), standardised.
-        weights: (positions, positions) of the tile's local features.
-        bank: the run's frequencies, of which the first set is looked at.
-        count: cells a side.
-        corner: where in the image the tile is from, if from one place.
+
+def tile_offsets(tile: int, count: int) -> Tensor:
+    """(count^2, 2) top and left of a tile's cells, row by row."""
+    edges = torch.tensor(_edges(tile, count)[:-1])
+    return torch.cartesian_prod(edges, edges).view(-1, 2)
+
+
+@dataclass(frozen=True)
+class CellGrid:
+    """Cells of an image, each a part of one of its crops, whose features it has.
+
+    Attributes:
+        positions: int64 (n, w, 2), top and left in the image of w cells in each of n crops.
+        chosen: bool (n, w), which of them are looked at: each place once.
+        windows: float32 (w, P), see :func:`cell_windows`.
+        weights: float32 (n, P), what the crops' local features weigh as positions of tiles.
     """
-    size = features.shape[-1]
-    edges = torch.tensor(_edges(size, count)[:-1])
-    offsets = torch.cartesian_prod(edges, edges).view(-1, 2)
-    positions = torch.full_like(offsets, NOWHERE) if corner is None else offsets + torch.tensor(corner)
-    return Cells(positions, *_measured(features, weights, bank, offsets, cell_side(size, count)))
 
+    positions: Tensor
+    chosen: Tensor
+    windows: Tensor
+    weights: Tensor
 
-@torch.no_grad()
-def cells_of_image(
-    real: RealImage, bank: FrequencyBank, hardness: Tensor, weighting: Weighting, side: int, wanted: int
-) -> Cells:
-    """Crops of an image for cells, from the features of the crops that it was measured in.
+    @classmethod
+    def of_image(
+        cls, crops: Crops, hardness: Tensor, weighting: Weighting, tile_weights: TileWeights, side: int, wanted: int
+    ) -> CellGrid:
+        """Cells at every quarter of a side in each crop; of very many those that the image weighs most.
 
-    A cell lies in one crop, and its features are those that it has there. Cells start every quarter of a side.
+        Args:
+            crops: of the image.
+            hardness: (H, W), what places of the image weigh by.
+            weighting: of the image.
+            tile_weights: what positions of tiles weigh, see ``loss.tile_weights``.
+            side: of a cell, LR pixels.
+            wanted: how many cells the image's tiles have.
+        """
+        reader, device = crops.reader, crops.lr.device
+        offsets = candidate_positions(reader.tile, reader.tile, side, max(1, side // 4))
+        positions = crops.positions[:, None] + offsets
+        places = positions.flatten(0, 1)
+        _, first = np.unique(places.numpy(), axis=0, return_index=True)  # crops at the far borders overlap
+        most = max(MOST_CELLS, MOST_PER_CELL * wanted)
+        if len(first) > most:
+            # Independent of position: if all weights are equal, the first ones would be at the top of the image.
+            first = np.sort(first)[torch.randperm(len(first), generator=torch.Generator().manual_seed(0)).numpy()]
+            weights = weighting(window_means(hardness, places[first], side))
+            first = first[weights.argsort(descending=True, stable=True)[:most].numpy()]
+        chosen = torch.zeros(len(places), dtype=torch.bool)
+        chosen[first] = True
+        windows = cell_windows(offsets, side, reader).to(device)
+        weights = weighting.of_tiles(tile_weights)(crops.at_local_features(hardness)).flatten(1).to(device)
+        return cls(positions, chosen.view(positions.shape[:2]), windows, weights)
 
-    Args:
-        real: the measured image.
-        bank: the run's frequencies, of which the first set is looked at.
-        hardness: (H, W), what places of the image weigh by.
-        weighting: what positions of tiles weigh.
-        side: of a cell, LR pixels.
-        wanted: how many cells the image's tiles have.
-    """
-    crops, offsets = _chosen_places(real, hardness, side, wanted)
-    reader = real.crops.reader
-    hard = reader.centres(cut(hardness[None], real.positions, reader.tile).squeeze(1))
-    parts = []
-    for call in real.crops.calls:
-        features = standardise(real.crops.features(call), real.mean, real.std)
-        for index in range(call.start, call.stop):
-            here = offsets[crops == index]
-            if len(here):
-                weights = weighting(hard[index]).to(features.device)
-                measured = _measured(features[index - call.start], weights, bank, here, side)
-                parts.append(Cells(real.positions[index] + here, *measured))
-    return Cells.join(parts)
+    def columns(self, weights: Tensor) -> Tensor:
+        """Weights (b, w, P) of the local features in each cell, from those of crops (b, P)."""
+        return self.windows * weights[:, None]
 
-
-def _measured(
-    features: Tensor, weights: Tensor, bank: FrequencyBank, offsets: Tensor, side: int
-) -> tuple[Tensor, Tensor]:
-    """Sums and masses of the cells at ``offsets`` (n, 2) of a tile."""
-    window = side - (features.shape[-1] - weights.shape[-1])  # local features that lie wholly in the cell
-    maps = fourier_maps(features, bank.directions[0], bank.scales) * weights
-    return window_means(maps, offsets, window).permute(2, 1, 0).float(), window_means(weights, offsets, window).float()
-
-
-def _chosen_places(real: RealImage, hardness: Tensor, side: int, wanted: int) -> tuple[Tensor, Tensor]:
-    """For each cell that is looked at its crop (n,) and its offset in it (n, 2), crop by crop."""
-    tile = real.crops.reader.tile
-    inside = candidate_positions(tile, tile, side, max(1, side // 4))
-    crops = torch.arange(len(real.positions)).repeat_interleave(len(inside))
-    offsets = inside.repeat(len(real.positions), 1)
-    positions = real.positions[crops] + offsets
-    first: dict[tuple[int, int], int] = {}
-    for index, (top, left) in enumerate(positions.tolist()):  # crops at the far borders overlap those before them
-        first.setdefault((top, left), index)
-    chosen = torch.tensor(list(first.values()))
-    most = max(MOST_CELLS, MOST_PER_CELL * wanted)
-    if len(chosen) > most:
-        # In no order of place: where all weigh the same, the first ones would be the image's top.
-        chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
-        weights = real.weighting(window_means(hardness, positions[chosen], side))
-        chosen = chosen[weights.argsort(descending=True, stable=True)[:most]].sort().values
-    return crops[chosen], offsets[chosen]
+    def cells(self, crops: slice, products: Tensor, columns: Tensor) -> Cells:
+        """The chosen cells of some crops, from their Fourier sums (b, w, m, 2) and :meth:`columns`."""
+        chosen = self.chosen[crops]
+        return Cells(self.positions[crops][chosen], products[chosen], columns.sum(2)[chosen])

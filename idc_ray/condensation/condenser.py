@@ -6,7 +6,7 @@ Knows nothing of Ray, files or stores; a notebook can use it as it is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ParamSpec, TypeVar
 
@@ -15,26 +15,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from idc_ray.condensation import slots as slot_calls
 from idc_ray.condensation import starts
 from idc_ray.condensation.budget import difficulty_budget, per_image_budget
-from idc_ray.condensation.cells import Cells, cell_side, cells_of_image, cells_of_tile, mosaic
+from idc_ray.condensation.cells import NOWHERE, CellGrid, Cells, cell_side, cell_windows, mosaic, tile_offsets
+from idc_ray.condensation.crops import Crops, difficulty_map
 from idc_ray.condensation.difficulty import Weighting, hardness_map
 from idc_ray.condensation.exchange import exchange
+from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.groups import balanced_groups, spread_centres
 from idc_ray.condensation.matching import KEPT_CALLS, Matched, MatchingProblem, TileMatcher, calls_are_independent
 from idc_ray.condensation.memory import is_out_of_memory
-from idc_ray.condensation.rlff import draw_bank, fourier_sums
+from idc_ray.condensation.rlff import draw_bank, fourier_products, fourier_sums
 from idc_ray.condensation.seeding import generator
 from idc_ray.condensation.selection import SelectionTask, select
-from idc_ray.condensation.targets import (
-    RealImage,
-    RealTargets,
-    difficulty_map,
-    measure_image,
-    real_features,
-    standardise,
-)
+from idc_ray.condensation.targets import RealImage, RealTargets, measure_image, standardise
 from idc_ray.condensation.tasks import Condensed, ImageTask, TeacherCache
 from idc_ray.condensation.teacher_features import (
     FeatureReader,
@@ -52,8 +46,8 @@ __all__ = ["Condenser"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Tiles of one teacher call by default: GPUs need many to be busy, CPUs waste time on dummies.
-DEFAULT_SLOTS = {"cpu": 4, "cuda": 32}
+#: Tiles of one network call by default: GPUs need many to be busy, caches of CPUs hold few.
+DEFAULT_BATCH_SIZE = {"cpu": 4, "cuda": 32}
 
 
 @dataclass
@@ -64,6 +58,16 @@ class _Chosen:
     corners: list[tuple[int, int] | None]
     match: Matched | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _MeasuredTiles:
+    """Fourier sums of n tiles on the first set (n, m, 2) and on the held-out one, sums of weights (n,), and cells."""
+
+    feature_sums: Tensor
+    weight_sums: Tensor
+    held_out_sums: Tensor
+    cells: Cells
 
 
 class Condenser:
@@ -90,11 +94,10 @@ class Condenser:
         self.labeler: Labeler = teacher if labeler is None else labeler
         for name, network in (("teacher", teacher), ("labeler", self.labeler)):
             if network.scale != config.scale:
-                raise ValueError(f"{name} upscales by {network.scale}, scale is {config.scale}")
+                raise ValueError(f"{name} is a network for x{network.scale}, but the scale is {config.scale}")
         rlff = config.rlff
         dtype = {"float32": None, "bfloat16": torch.bfloat16}[config.actors.dtype]
         self.config, self.device, self.mean_difficulty = config, device, mean_difficulty
-        self.slots = config.teacher_batch_size or DEFAULT_SLOTS[device.type]
         # ncfd is the paper's comparison without locality: one feature a tile, all of them alike.
         kind, kernel_size = (GlobalFeatureReader, 1) if config.method == "ncfd" else (FeatureReader, rlff.kernel_size)
         self.gamma = 0.0 if config.method == "ncfd" else config.loss.gamma
@@ -110,18 +113,21 @@ class Condenser:
         ).to(device)
         # The other sets are for steps on pixels; measuring an image in all of them takes most of its time.
         self.bank = bank if config.pixel_steps else replace(bank, directions=bank.directions[:1])
-        shared = calls_are_independent(self.reader, self.bank, self.slots)
-        self.matcher = TileMatcher(self.reader, self.bank, config.loss, config.optimizer, self.slots, shared)
+        size = config.teacher_batch_size or DEFAULT_BATCH_SIZE[device.type]
+        # A CPU gains little from fuller calls, and loses as much by padding them.
+        shared = device.type != "cpu" and calls_are_independent(self.reader, self.bank, size)
+        self.batches = FixedBatches(size, shared)
+        self.matcher = TileMatcher(self.reader, self.bank, config.loss, config.optimizer, self.batches)
 
     def difficulty(self, lr: NDArray[np.uint8]) -> float:
         """Mean difficulty of an image, uint8 (H, W, 3): its budget is weighed by it. NaN if the teacher's output is."""
-        return float(difficulty_map(self.reader, self._tensor(lr), self.slots).double().mean())
+        return float(difficulty_map(self.reader, self._tensor(lr), self.batches).double().mean())
 
     def measure(self, lr: NDArray[np.uint8], keep_features: bool = True) -> TeacherCache:
         """What other runs on an image, uint8 (H, W, 3), need not measure again."""
-        image = self._tensor(lr)
-        features = real_features(self.reader, image, self.slots) if keep_features else ()
-        difficulties = difficulty_map(self.reader, image, self.slots)
+        crops = Crops(self.reader, self._tensor(lr), self.batches)
+        difficulties = crops.difficulties()
+        features = map(crops.features, crops.calls if keep_features else ())
         return TeacherCache(difficulties.numpy(), tuple(maps.cpu().numpy() for maps in features))
 
     def condense(
@@ -165,7 +171,8 @@ class Condenser:
 
     def _prepare(self, image: ImageTask) -> tuple[_Chosen, MatchingProblem | None]:
         lr = self._tensor(image.lr)
-        difficulties = self._difficulties(lr, image.teacher_cache)
+        crops = Crops(self.reader, lr, self.batches, image.teacher_cache)
+        difficulties = self._difficulties(crops)
         count = self._budget(image, difficulties)
         size = self.config.tile_size
         if count == 0:
@@ -173,45 +180,37 @@ class Condenser:
         if not self.config.synthesizes_tiles:
             hr = None if image.hr is None else self._tensor(image.hr)
             task = SelectionTask(lr, hr, (self.config.seed, image.image_id))
-            corners = select(self.config.method, task, self.reader, self.slots, count)
+            corners = select(self.config.method, task, self.reader, self.batches, count)
             return _Chosen(*starts.crop_start(lr, torch.tensor(corners), size)), None
         hardness = self._hardness(lr, difficulties)
-        real = measure_image(
-            self.reader,
-            self.bank,
-            lr,
-            hardness,
-            self.slots,
-            self.gamma,
-            self.config.loss.weight_floor,
-            self.config.loss.clip_percentile,
-            image.teacher_cache.features if image.teacher_cache else (),
-        )
-        tiles, corners_or_none = self._start(image, lr, difficulties, real, count)
-        weighting = real.weighting.of_tiles(self.config.loss.tile_weights)
-        targets = real.targets(balanced_groups(*self._group_centres(image, real, tiles, weighting)))
-        part = _Chosen(tiles, corners_or_none)
+        loss = self.config.loss
+        weighting = crops.weighting(hardness, self.gamma, loss.weight_floor, loss.clip_percentile)
+        grid = self._grid(crops, hardness, weighting, count) if self.config.exchanges else None
+        real, offered = measure_image(crops, self.bank, hardness, weighting, grid)
+        part = _Chosen(*self._start(image, lr, difficulties, real, count))
+        of_tiles = weighting.of_tiles(loss.tile_weights)
+        start = self._measure_start(part, real, of_tiles)
+        targets = real.targets(balanced_groups(*self._group_centres(image, real, start)))
         exchanged = None
-        if self.config.exchanges:
+        if offered:
             begin = time.perf_counter()
-            exchanged = self._exchange(part, lr, hardness, real, weighting, targets)
+            exchanged = self._exchange(part, lr, offered, start.cells, targets)
             part.seconds["exchange"] = time.perf_counter() - begin
-        return part, MatchingProblem(tiles, real.mean, real.std, weighting, targets, exchanged)
+        start_loss = self.matcher.held_out_loss(start.held_out_sums, start.weight_sums, targets)
+        return part, MatchingProblem(part.tiles, real.mean, real.std, of_tiles, targets, exchanged, start_loss)
 
     @property
     def _weighs(self) -> bool:
         return self.config.synthesizes_tiles and self.gamma > 0
 
-    def _difficulties(self, lr: Tensor, teacher_cache: TeacherCache | None) -> Tensor | None:
-        """Difficulty map of an image, if anything in the run looks at it."""
+    def _difficulties(self, crops: Crops) -> Tensor | None:
+        """Difficulty map of an image, if the run needs it."""
         config = self.config
         begins = config.synthesizes_tiles and config.init in ("hardest", "hardest_packed")
         weighs = self._weighs and config.loss.hardness != "gradient"
         if not begins and not weighs and config.allocation != "difficulty":
             return None
-        difficulties = (
-            torch.tensor(teacher_cache.difficulties) if teacher_cache else difficulty_map(self.reader, lr, self.slots)
-        )
+        difficulties = crops.difficulties()
         check_finite(difficulties)
         return difficulties
 
@@ -249,50 +248,52 @@ class Condenser:
             case "noise":
                 return starts.noise_start(lr, size, count, generator(*key))
 
+    def _grid(self, crops: Crops, hardness: Tensor, weighting: Weighting, count: int) -> CellGrid:
+        """The cells of an image that are offered to ``count`` tiles."""
+        cells = self.config.exchange.cells
+        side, tile_weights = cell_side(self.config.tile_size, cells), self.config.loss.tile_weights
+        return CellGrid.of_image(crops, hardness, weighting, tile_weights, side, count * cells**2)
+
     @torch.no_grad()
-    def _group_centres(
-        self, image: ImageTask, real: RealImage, tiles: Tensor, weighting: Weighting
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Points, masses and first centres for :func:`balanced_groups`: group j grows round tile j's start."""
-        frequencies = self.config.rlff.num_frequencies
-        points = real.embeddings(frequencies)
+    def _measure_start(self, part: _Chosen, real: RealImage, weighting: Weighting) -> _MeasuredTiles:
+        """Everything about the initial tiles that their features are needed for."""
+        bank, cells, size = self.bank, self.config.exchange.cells, self.config.tile_size
+        offsets = tile_offsets(size, cells) if self.config.exchanges else torch.empty(0, 2, dtype=torch.int64)
+        windows = cell_windows(offsets, cell_side(size, cells), self.reader).to(self.device)
+        products, held_out, sums = [], [], []
+        for call in self.batches.slices([len(part.tiles)]):
+            unit = self.batches.pad(part.tiles[call]).float() / 255
+            features = standardise(self.reader.features(unit), real.mean, real.std)
+            weights = self.matcher.weights_of(unit, weighting)
+            whole = weights.flatten(1).unsqueeze(1)
+            columns = torch.cat([whole, whole * windows], 1)  # the tile, then its cells
+            count = call.stop - call.start
+            products.append(fourier_products(features, bank.directions[0], columns, bank.bandwidths)[:count])
+            held_out.append(fourier_sums(features, bank.held_out, weights, bank.bandwidths)[:count])
+            sums.append(columns.sum(2)[:count])
+        feature_sums, weight_sums = torch.cat(products), torch.cat(sums)
+        nowhere = torch.full_like(offsets, NOWHERE)
+        places = [nowhere if corner is None else offsets + torch.tensor(corner) for corner in part.corners]
+        of_cells = Cells(torch.cat(places), feature_sums[:, 1:].flatten(0, 1), weight_sums[:, 1:].flatten())
+        return _MeasuredTiles(feature_sums[:, 0], weight_sums[:, 0], torch.cat(held_out), of_cells)
+
+    def _group_centres(self, image: ImageTask, real: RealImage, start: _MeasuredTiles) -> tuple[Tensor, Tensor, Tensor]:
+        """Points, weights and first centres for :func:`balanced_groups`: group j grows round tile j's start."""
+        points = real.embeddings(self.config.rlff.num_frequencies)
         if self.config.init == "noise":  # noise is like no crop; centres come from the crops themselves
             random = generator(self.config.seed, image.image_id, "groups")
-            return points, real.masses, spread_centres(points, real.masses, len(tiles), random)
-        centres = []
-        for count, features, weights in self._tile_features(tiles, real, weighting):
-            sums = fourier_sums(features, self.bank.sets[0], weights)
-            mass = weights.sum((1, 2))[:, None]
-            centres.append((sums.flatten(1) / mass)[:count].double().cpu())
-        return points, real.masses, torch.cat(centres)
+            return points, real.weight_sums, spread_centres(points, real.weight_sums, len(start.weight_sums), random)
+        centres = start.feature_sums.flatten(1) / start.weight_sums[:, None]
+        return points, real.weight_sums, centres.double().cpu()
 
-    def _tile_features(
-        self, tiles: Tensor, real: RealImage, weighting: Weighting
-    ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """For each call how many tiles it has, their standardised features and weights; dummies after them."""
-        for part in slot_calls.chunks([len(tiles)], self.slots, True):
-            unit = slot_calls.pad(tiles[part], self.slots).float() / 255
-            features = standardise(self.reader.features(unit), real.mean, real.std)
-            yield part.stop - part.start, features, self.matcher.weights_of(unit, weighting)
-
-    @torch.no_grad()
-    def _exchange(
-        self, part: _Chosen, lr: Tensor, hardness: Tensor, real: RealImage, weighting: Weighting, targets: RealTargets
-    ) -> Tensor:
+    def _exchange(self, part: _Chosen, lr: Tensor, offered: Cells, begin: Cells, targets: RealTargets) -> Tensor:
         """The tiles (n, 3, p, p) after :func:`exchange`."""
-        count, size = self.config.exchange.cells, self.config.tile_size
-        side = cell_side(size, count)
-        offered = cells_of_image(real, self.bank, hardness, weighting, side, len(part.tiles) * count**2)
-        corners = iter(part.corners)
-        begin = [
-            cells_of_tile(maps, hard, self.bank, count, next(corners))
-            for number, features, weights in self._tile_features(part.tiles, real, weighting)
-            for maps, hard in zip(features[:number], weights[:number], strict=True)
-        ]
-        goals = targets.at(0, self.config.rlff.num_frequencies)
-        cells = exchange(offered, Cells.join(begin), side, *goals, self.config.loss, self.config.exchange.sweeps)
-        blend = self.config.exchange.blend
-        return torch.stack([mosaic(tile, lr, places, blend) for tile, places in zip(part.tiles, cells, strict=True)])
+        settings, goals = self.config.exchange, targets.at(0, self.config.rlff.num_frequencies)
+        side = cell_side(self.config.tile_size, settings.cells)
+        cells = exchange(offered, begin, side, *goals, self.config.loss, settings.sweeps)
+        return torch.stack(
+            [mosaic(tile, lr, places, settings.blend) for tile, places in zip(part.tiles, cells, strict=True)]
+        )
 
     def _match(
         self,
@@ -336,16 +337,12 @@ class Condenser:
         scale, size = self.config.scale, self.config.tile_size
         if len(tiles) == 0:
             return np.empty((0, scale * size, scale * size, 3), np.uint8)
-
-        done = []
-        for part in slot_calls.chunks([len(tiles)], self.slots, True):
-            labels = slot_calls.run(self._label_tiles, tiles[part], self.slots)
-            check_finite(labels)
-            done.append(labels.mul_(255).round_().to(torch.uint8))
-        return torch.cat(done).permute(0, 2, 3, 1).cpu().numpy()
+        return self.batches.run(self._label_tiles, tiles).permute(0, 2, 3, 1).cpu().numpy()
 
     def _label_tiles(self, tiles: Tensor) -> Tensor:
-        return upscale_tiles(self.labeler, tiles.float() / 255, self.reader.autocast)
+        labels = upscale_tiles(self.labeler, tiles.float() / 255, self.reader.autocast)
+        check_finite(labels)
+        return labels.mul_(255).round_().to(torch.uint8)
 
     def _real_labels(self, image: ImageTask, part: _Chosen) -> NDArray[np.uint8]:
         scale, size = self.config.scale, self.config.tile_size
@@ -363,7 +360,7 @@ class Condenser:
 
 
 def _or_its_error(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | Exception:
-    """What ``work`` returns, or the exception that its image alone is to blame for; too little memory is not."""
+    """The result of ``work``, or an exception caused by its image; lack of memory is raised."""
     try:
         return work(*args, **kwargs)
     except (ArithmeticError, RuntimeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""A condenser from a configuration and a teacher's checkpoint, wherever images are condensed."""
+"""Creating a condenser from a configuration and a teacher's checkpoint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load_condenser(
 
 
 def load_networks(config: CondenseConfig, data: bytes, device: torch.device) -> tuple[Teacher, Upscaler]:
-    """The network that says what is matched and what is difficult, and the one that labels; often the same.
+    """The feature network and the network that makes the labels; they may be the same.
 
     Raises:
         BadRequest: the checkpoint is none for this scale, a network does not take the run's tiles or has no such
@@ -40,7 +40,7 @@ def load_networks(config: CondenseConfig, data: bytes, device: torch.device) -> 
     layer = config.rlff.feature_layer
     if config.resolved_feature_network == "teacher":
         teacher = load_teacher(data, scale=config.scale, feature_layer=layer, device=device, name="the teacher")
-        teacher.check_tile(config.tile_size)
+        _prepare(teacher, config)
         return teacher, teacher
     try:
         bundled = bundled_teacher_bytes(config.scale)
@@ -52,5 +52,11 @@ def load_networks(config: CondenseConfig, data: bytes, device: torch.device) -> 
     same = data == bundled
     labeler = feature_network if same else load_upscaler(data, scale=config.scale, device=device, name="the teacher")
     for network in (feature_network, labeler):
-        network.check_tile(config.tile_size)
+        _prepare(network, config)
     return feature_network, labeler
+
+
+def _prepare(network: Upscaler, config: CondenseConfig) -> None:
+    network.check_tile(config.tile_size)
+    if network.device.type == "cpu":  # where convolutions are faster in this layout
+        network.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

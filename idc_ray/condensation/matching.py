@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from idc_ray.condensation import slots as slot_calls
 from idc_ray.condensation.characteristic import discrepancy_per_frequency
-from idc_ray.condensation.difficulty import Weighting, difficulty, hardness_map
+from idc_ray.condensation.crops import ABSOLUTE_FLOOR
+from idc_ray.condensation.difficulty import Weighting, hardness_map
+from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.rlff import FrequencyBank, fourier_sums
 from idc_ray.condensation.targets import RealTargets, standardise
 from idc_ray.condensation.teacher_features import FeatureReader
@@ -36,6 +37,7 @@ class MatchingProblem:
     weighting: Weighting
     targets: RealTargets
     exchanged: Tensor | None = None  # likewise, after the exchange of cells; None: there was none
+    start_loss: HeldOutLoss | None = None  # of the start, if it is known
 
     @property
     def begin(self) -> Tensor:
@@ -69,11 +71,10 @@ class TileMatcher:
         bank: the run's frequencies, on the teacher's device.
         loss: levels, weights and discrepancy.
         optimizer: Adam's settings.
-        slots: tiles of one teacher call.
-        shared: whether tiles of different images may share a call (see :func:`calls_are_independent`).
+        batches: division of the tiles into network calls; shared only if :func:`calls_are_independent`.
 
     Attributes:
-        kept_calls: see :data:`KEPT_CALLS`. 0 takes least memory and most time; the result is the same, bit for bit.
+        kept_calls: see :data:`KEPT_CALLS`. 0 needs least memory and most time; the result is bit-identical.
     """
 
     def __init__(
@@ -82,11 +83,10 @@ class TileMatcher:
         bank: FrequencyBank,
         loss: Loss,
         optimizer: Optimizer,
-        slots: int,
-        shared: bool,
+        batches: FixedBatches,
     ) -> None:
         self.reader, self.bank, self.loss, self.optimizer = reader, bank, loss, optimizer
-        self.slots, self.shared, self.kept_calls = slots, shared, KEPT_CALLS
+        self.batches, self.kept_calls = batches, KEPT_CALLS
 
     def match(
         self, problems: Sequence[MatchingProblem], iterations: int, on_step: Callable[[int], None] | None = None
@@ -102,7 +102,7 @@ class TileMatcher:
         return [result for turn in self._turns(problems) for result in self._match_together(turn, iterations, on_step)]
 
     def _turns(self, problems: Sequence[MatchingProblem]) -> list[list[MatchingProblem]]:
-        """Problems in order, cut where the next one's activations would not fit; at least one a turn."""
+        """Consecutive problems whose activations fit in memory together; at least one at a time."""
         turns: list[list[MatchingProblem]] = []
         for problem in problems:
             if turns and len(self._calls([*turns[-1], problem])) <= self.kept_calls:
@@ -115,7 +115,8 @@ class TileMatcher:
         self, problems: Sequence[MatchingProblem], iterations: int, on_step: Callable[[int], None] | None
     ) -> list[Matched]:
         starts = [problem.start for problem in problems]
-        before = self._held_out(problems, starts)
+        known = [problem.start_loss for problem in problems if problem.start_loss is not None]
+        before = known if len(known) == len(problems) else self._held_out(problems, starts)
         tiles = [problem.begin for problem in problems]
         if iterations:
             tiles = self._optimise(problems, iterations, on_step)
@@ -137,7 +138,7 @@ class TileMatcher:
             index = step % len(self.bank.directions)
             sums = self._sums(problems, pixels, weights, index)
             losses = [
-                self._loss(s, w, problem.targets, index).mean()
+                self._loss(s, w.sum((1, 2)), problem.targets, index).mean()
                 for s, w, problem in zip(sums, weights, problems, strict=True)
             ]
             torch.stack(losses).sum().backward()
@@ -149,28 +150,32 @@ class TileMatcher:
                 on_step(step + 1)
         return [image.detach().mul(255).round_().to(torch.uint8) for image in pixels]
 
-    def _loss(self, sums: Tensor, weights: Tensor, targets: RealTargets, index: int | None) -> Tensor:
+    def _loss(self, feature_sums: Tensor, weight_sums: Tensor, targets: RealTargets, index: int | None) -> Tensor:
         """Loss at each frequency, (m,): lambda_instance L_instance + lambda_group L_group."""
-        image, groups = targets.at(index, sums.shape[1])
-        mass = weights.sum((1, 2))
+        image, groups = targets.at(index, feature_sums.shape[1])
         kind, alpha, beta = self.loss.discrepancy, self.loss.alpha, self.loss.beta
-        instance = discrepancy_per_frequency(sums.sum(0) / mass.sum(), image, kind, alpha, beta)
-        group = discrepancy_per_frequency(sums / mass[:, None, None], groups, kind, alpha, beta).mean(0)
+        instance = discrepancy_per_frequency(feature_sums.sum(0) / weight_sums.sum(), image, kind, alpha, beta)
+        by_tile = feature_sums / weight_sums[:, None, None]
+        group = discrepancy_per_frequency(by_tile, groups, kind, alpha, beta).mean(0)
         return self.loss.instance * instance + self.loss.group * group
+
+    def held_out_loss(self, feature_sums: Tensor, weight_sums: Tensor, targets: RealTargets) -> HeldOutLoss:
+        """Loss of tiles by their Fourier sums (n, h, 2) on the held-out frequencies and sums of weights (n,)."""
+        loss = self._loss(feature_sums, weight_sums, targets, None)
+        return HeldOutLoss(float(loss.mean()), self.bank.per_bandwidth(loss).tolist())
 
     @torch.no_grad()
     def _held_out(self, problems: Sequence[MatchingProblem], tiles: Sequence[Tensor]) -> list[HeldOutLoss]:
         pixels = [image.float() / 255 for image in tiles]
         weights = self._weights(problems, pixels)
         sums = self._sums(problems, pixels, weights, None)
-        out = []
-        for s, w, problem in zip(sums, weights, problems, strict=True):
-            loss = self._loss(s, w, problem.targets, None)
-            out.append(HeldOutLoss(float(loss.mean()), self.bank.per_bandwidth(loss).tolist()))
-        return out
+        return [
+            self.held_out_loss(s, w.sum((1, 2)), problem.targets)
+            for s, w, problem in zip(sums, weights, problems, strict=True)
+        ]
 
     def _calls(self, problems: Sequence[MatchingProblem]) -> list[slice]:
-        return list(slot_calls.chunks([len(problem.start) for problem in problems], self.slots, self.shared))
+        return list(self.batches.slices([len(problem.start) for problem in problems]))
 
     @torch.no_grad()
     def _weights(self, problems: Sequence[MatchingProblem], pixels: Sequence[Tensor]) -> list[Tensor]:
@@ -183,15 +188,15 @@ class TileMatcher:
         return [problem.weighting(values) for problem, values in zip(problems, by_image, strict=True)]
 
     def _hardness(self, tiles: Tensor) -> Tensor:
-        padded, kind = slot_calls.pad(tiles, self.slots), self.loss.hardness
+        padded, kind = self.batches.pad(tiles), self.loss.hardness
         maps = None
         if kind != "gradient":
-            maps = difficulty(padded, self.reader.upscale(padded), self.reader.teacher.scale)
+            maps = self.reader.features_and_difficulty(padded)[1]
         return self.reader.centres(hardness_map(kind, maps, padded))[: len(tiles)]
 
     @torch.no_grad()
     def weights_of(self, tiles: Tensor, weighting: Weighting) -> Tensor:
-        """Weights (n, positions, positions) of the local features of tiles in [0, 1], (n <= slots, 3, p, p)."""
+        """Weights (n, positions, positions) of the local features of tiles in [0, 1], (n <= batch size, 3, p, p)."""
         if weighting.uniform:
             return torch.ones(len(tiles), self.reader.positions, self.reader.positions, device=tiles.device)
         return weighting(self._hardness(tiles))
@@ -205,7 +210,7 @@ class TileMatcher:
     ) -> list[Tensor]:
         """Weighted sums of Fourier features for each image, (n, m, 2): of set ``index``, or held out for None."""
         bank = self.bank
-        kernels, scales = (bank.held_out, None) if index is None else (bank.directions[index], bank.scales)
+        directions = bank.held_out if index is None else bank.directions[index]
         counts = [len(image) for image in pixels]
         joined, joined_weights = torch.cat(list(pixels)), torch.cat(list(weights))
         repeats = torch.tensor(counts, device=joined.device)
@@ -213,10 +218,10 @@ class TileMatcher:
         std = torch.stack([problem.std for problem in problems]).repeat_interleave(repeats, 0)
 
         def call(part: slice) -> Tensor:
-            arguments = [slot_calls.pad(t[part], self.slots) for t in (joined, mean, joined_weights)]
-            spread = torch.cat([std[part], std.new_ones(self.slots - len(std[part]), std.shape[1])])
-            features = standardise(self.reader.features(arguments[0]), arguments[1], spread)
-            return fourier_sums(features, kernels, arguments[2], scales)[: part.stop - part.start]
+            tiles, weight, centre = (self.batches.pad(t[part]) for t in (joined, joined_weights, mean))
+            spread = self.batches.pad(std[part]).clamp_min(ABSOLUTE_FLOOR)  # no division by the zeros of the padding
+            features = standardise(self.reader.features(tiles), centre, spread)
+            return fourier_sums(features, directions, weight, bank.bandwidths)[: part.stop - part.start]
 
         kept = self.kept_calls if torch.is_grad_enabled() else math.inf
         sums = [
@@ -229,32 +234,33 @@ class TileMatcher:
 def _better(start: Tensor, end: Tensor, before: HeldOutLoss, after: HeldOutLoss) -> Matched:
     if after.total < before.total:
         return Matched(end, before, after, kept_start=False)
-    # An optimisation that went astray has no loss worth reporting: what is kept is the start.
+    # If the optimisation diverged, the start is kept.
     return Matched(start, before, after if math.isfinite(after.total) else before, kept_start=True)
 
 
-def calls_are_independent(reader: FeatureReader, bank: FrequencyBank, slots: int) -> bool:
-    """Whether a tile's features, Fourier sums and gradient are the same bits in any slot beside any neighbours.
+def calls_are_independent(reader: FeatureReader, bank: FrequencyBank, batch_size: int) -> bool:
+    """Whether a tile's features, Fourier sums and gradient are the same bits at any place of a call.
 
-    True wherever convolutions are computed one sample at a time; where it is not, images must not share calls.
+    True where convolutions are computed one sample at a time; where it is not, images must not share calls.
     """
     device = bank.held_out.device
     random = torch.Generator().manual_seed(0)
     side = reader.positions
 
-    def result(slot: int) -> list[Tensor]:
-        tiles = torch.rand(slots, 3, reader.tile, reader.tile, generator=random).to(device)
-        weights = torch.rand(slots, side, side, generator=random).to(device)
-        tiles[slot], weights[slot] = tile, weight
+    def result(place: int) -> list[Tensor]:
+        tiles = torch.rand(batch_size, 3, reader.tile, reader.tile, generator=random).to(device)
+        weights = torch.rand(batch_size, side, side, generator=random).to(device)
+        tiles[place], weights[place] = tile, weight
         tiles.requires_grad_()
-        sums = fourier_sums(reader.features(tiles), bank.directions[0], weights, bank.scales)
+        sums = fourier_sums(reader.features(tiles), bank.directions[0], weights, bank.bandwidths)
         sums.square().sum().backward()
         assert tiles.grad is not None
-        return [sums[slot].detach(), tiles.grad[slot], reader.upscale(tiles.detach())[slot]]
+        return [sums[place].detach(), tiles.grad[place], reader.upscale(tiles.detach())[place]]
 
     tile = torch.rand(3, reader.tile, reader.tile, generator=random).to(device)
     weight = torch.rand(side, side, generator=random).to(device)
     first = result(0)
     return all(
-        all(torch.equal(a, b) for a, b in zip(first, result(slot), strict=True)) for slot in {1, slots // 2, slots - 1}
+        all(torch.equal(a, b) for a, b in zip(first, result(place), strict=True))
+        for place in {1, batch_size // 2, batch_size - 1}
     )

@@ -11,6 +11,7 @@ loss after matching is no worse (0.0143 against 0.0144, mean of eight photograph
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from idc_ray.condensation.seeding import generator
 
-__all__ = ["FrequencyBank", "draw_bank", "fourier_maps", "fourier_sums"]
+__all__ = ["FrequencyBank", "draw_bank", "fourier_products", "fourier_sums"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class FrequencyBank:
 
     Attributes:
         directions: (B, d, c, k, k); times each bandwidth they are the m frequencies of a set.
-        held_out: (h, c, k, k), frequencies drawn one by one; never optimised on, all reported losses are on these.
+        held_out: (d', c, k, k), likewise, of one more set; never optimised on, all reported losses are on these.
         bandwidths: scales s; frequencies of one scale are contiguous and each scale has as many.
     """
 
@@ -38,20 +39,14 @@ class FrequencyBank:
     held_out: Tensor
     bandwidths: tuple[float, ...]
 
-    def __post_init__(self) -> None:
-        count = len(self.held_out)
-        if count % len(self.bandwidths):
-            raise ValueError(f"num_held_out is {count}; expected a multiple of the {len(self.bandwidths)} bandwidths")
-
-    @property
-    def scales(self) -> Tensor:
-        """The bandwidths on the bank's device, as :func:`fourier_sums` takes them."""
-        return self.directions.new_tensor(self.bandwidths)
-
     @property
     def sets(self) -> Tensor:
         """(B, m, c, k, k) the frequencies themselves; step i of the optimisation uses set i mod B."""
-        return (self.directions.unsqueeze(1) * self.scales.view(1, -1, 1, 1, 1, 1)).flatten(1, 2)
+        return torch.stack([self.frequencies(directions) for directions in self.directions])
+
+    def frequencies(self, directions: Tensor) -> Tensor:
+        """Directions (d, c, k, k) times each bandwidth: (b d, c, k, k)."""
+        return torch.cat([directions * scale for scale in self.bandwidths])
 
     def per_bandwidth(self, values: Tensor) -> Tensor:
         """Mean over each bandwidth's frequencies: (..., m) to (..., number of bandwidths)."""
@@ -83,83 +78,108 @@ def draw_bank(
         normal = torch.randn(shape, generator=generator(seed, "frequency bank", purpose))
         return normal / (channels * kernel_size**2) ** 0.5
 
-    scale_of_held_out = torch.tensor(bandwidths).repeat_interleave(num_held_out // len(bandwidths))
     return FrequencyBank(
         draw("optimised", num_sets, num_frequencies // len(bandwidths)),
-        draw("held out", num_held_out) * scale_of_held_out.view(-1, 1, 1, 1),
+        draw("held out", num_held_out // len(bandwidths)),
         tuple(bandwidths),
     )
 
 
-def _together(features: Tensor) -> int:
-    """Maps that one convolution takes: one on a CPU, whose cache holds one map's phases but not those of four."""
-    return 1 if features.device.type == "cpu" else len(features)
+def _map_by_map(features: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Number of maps per convolution: one on a CPU, whose cache holds the phases of one map but not of four."""
+    size = 1 if features.device.type == "cpu" else len(features)
+    return zip(*(each.split(size) for each in (features, *others)), strict=True)
 
 
-def _cos_sin(phase: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin; ``phase`` is overwritten. On one CPU thread numpy's take 0.4 of the time of torch's."""
-    if phase.device.type != "cpu" or torch.get_num_threads() > 1:
-        return phase.cos(), phase.sin_()
-    values = phase.numpy()
-    cos = torch.from_numpy(np.cos(values))
-    np.sin(values, out=values)
-    return cos, phase
+def _fourier_maps(features: Tensor, kernels: Tensor, scales: Sequence[float]) -> Tensor:
+    """cos t.u and sin t.u at all P positions: (B, c, H, W) to (B, 2, b, P, d) for b scales and d kernels."""
+    projections = F.conv2d(features.contiguous(memory_format=torch.channels_last), kernels * scales[0])
+    projections = projections.flatten(2).transpose(1, 2).contiguous()
+    maps = projections.new_empty(len(projections), 2, len(scales), *projections.shape[1:])
+    for index, scale in enumerate(scales):
+        cos, sin = maps[:, 0, index], maps[:, 1, index]
+        if index and scale == 2 * scales[index - 1]:  # cos 2x = 1 - 2 sin x sin x, sin 2x = 2 sin x cos x
+            half_cos, half_sin = maps[:, 0, index - 1], maps[:, 1, index - 1]
+            torch.mul(half_sin, half_sin, out=cos).mul_(-2).add_(1)
+            torch.mul(half_sin, half_cos, out=sin).mul_(2)
+        else:
+            _cos_sin(projections * (scale / scales[0]) if index else projections, cos, sin)
+    return maps
+
+
+def _cos_sin(phases: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Write cos and sin of phases. On one CPU thread numpy's take 0.4 of the time of torch's."""
+    if phases.device.type == "cpu" and torch.get_num_threads() == 1:
+        np.cos(phases.numpy(), out=cos.numpy())
+        np.sin(phases.numpy(), out=sin.numpy())
+    else:
+        torch.cos(phases, out=cos)
+        torch.sin(phases, out=sin)
+
+
+def _products(maps: Tensor, columns: Tensor) -> Tensor:
+    """Sums over positions: (B, 2, b, P, d) and weights (B, n, P) to (B, n, b d, 2)."""
+    return (columns[:, None, None] @ maps).permute(0, 3, 2, 4, 1).flatten(2, 3)
 
 
 class _FourierSums(torch.autograd.Function):
     """Weighted sums of cos and sin of a convolution; the backward pass reuses both instead of recomputing them."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, kernels: Tensor, weights: Tensor, scales: Tensor) -> Tensor:
-        together, sums, kept = _together(features), [], []
-        for maps, weight in zip(features.split(together), weights.split(together), strict=True):
-            projections = F.conv2d(maps, kernels).unsqueeze(1)
-            cos, sin = _cos_sin((projections * scales.view(1, -1, 1, 1, 1)).flatten(1, 2))
-            column = weight.flatten(1).unsqueeze(-1)
-            sums.append(torch.cat([cos.flatten(2) @ column, sin.flatten(2) @ column], dim=-1))
+    def forward(ctx: Any, features: Tensor, kernels: Tensor, weights: Tensor, scales: Sequence[float]) -> Tensor:
+        sums, kept = [], []
+        for some, columns in _map_by_map(features, weights.flatten(1).unsqueeze(1)):
+            maps = _fourier_maps(some, kernels, scales)
+            sums.append(_products(maps, columns).squeeze(1))
             if ctx.needs_input_grad[0]:
-                kept += [cos, sin]
-        ctx.save_for_backward(kernels, weights, scales, *kept)
+                kept.append(maps)
+        ctx.scales = scales
+        ctx.save_for_backward(kernels, weights, *kept)
         return torch.cat(sums)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        kernels, weights, scales, *kept = ctx.saved_tensors
-        together, out = len(kept[0]), []
-        of_sums = (grads[0] * scales.repeat_interleave(len(kernels)).unsqueeze(-1))[..., None, None].split(together)
-        for cos, sin, g, weight in zip(kept[::2], kept[1::2], of_sums, weights.split(together), strict=True):
-            of_phases = (g[:, :, 1] * cos).addcmul_(g[:, :, 0], sin, value=-1)
-            of_projections = of_phases.unflatten(1, (len(scales), -1)).sum(1).mul_(weight.unsqueeze(1))
-            out.append(F.conv_transpose2d(of_projections, kernels))
+        kernels, weights, *kept = ctx.saved_tensors
+        size, out = len(kept[0]), []
+        scales = weights.new_tensor(ctx.scales).view(-1, 1, 1, 1)
+        of_sums = grads[0].unflatten(1, (len(scales), -1)).unsqueeze(2) * scales  # (B, b, 1, d, 2)
+        for maps, g, weight in zip(kept, of_sums.split(size), weights.split(size), strict=True):
+            of_phases = (g[..., 1] * maps[:, 0]).addcmul_(g[..., 0], maps[:, 1], value=-1)
+            of_projections = of_phases.sum(1).mul_(weight.flatten(1).unsqueeze(2)).transpose(1, 2)
+            out.append(F.conv_transpose2d(of_projections.unflatten(2, weight.shape[1:]), kernels))
         return torch.cat(out), None, None, None
 
 
-def fourier_sums(features: Tensor, kernels: Tensor, weights: Tensor, scales: Tensor | None = None) -> Tensor:
+def fourier_sums(features: Tensor, kernels: Tensor, weights: Tensor, scales: Sequence[float] = (1.0,)) -> Tensor:
     """Weighted sum over positions of (cos t.u, sin t.u), for each map and frequency.
 
     Args:
         features: (B, c, H, W), standardised.
-        kernels: (d, c, k, k), frequencies, or directions if there are scales.
+        kernels: (d, c, k, k), directions.
         weights: (B, H - k + 1, W - k + 1), not negative: one weight for each local feature.
-        scales: (b,); the frequencies are all kernels times the first scale, then times the second, and so on.
+        scales: b bandwidths; the frequencies t are all directions times the first, then times the second, and so on.
+            Where one is twice the one before, angles are doubled, which is exact to about 2e-6.
 
     Returns:
-        (B, m, 2), m = d or b d. Divided by ``weights.sum((1, 2))`` it is the empirical characteristic function.
+        (B, b d, 2). Divided by ``weights.sum((1, 2))`` it is the empirical characteristic function.
         Differentiable in ``features`` only.
     """
-    return _FourierSums.apply(features, kernels, weights, kernels.new_ones(1) if scales is None else scales)
+    return _FourierSums.apply(features, kernels, weights, scales)
 
 
-def fourier_maps(features: Tensor, kernels: Tensor, scales: Tensor) -> Tensor:
-    """(cos t.u, sin t.u) at every position of one map, for each frequency, in the order of :func:`fourier_sums`.
+@torch.no_grad()
+def fourier_products(features: Tensor, kernels: Tensor, columns: Tensor, scales: Sequence[float]) -> Tensor:
+    """:func:`fourier_sums` for several weightings of the same maps at once: one matrix product a map.
 
     Args:
-        features: (c, H, W), standardised.
+        features: (B, c, H, W), standardised.
         kernels: (d, c, k, k), directions.
-        scales: (b,), bandwidths.
+        columns: (B, n, P), n weights for each of the P = (H - k + 1) (W - k + 1) local features, row by row.
+        scales: b bandwidths.
 
     Returns:
-        (2, b d, H - k + 1, W - k + 1).
+        (B, n, b d, 2).
     """
-    projections = F.conv2d(features.unsqueeze(0), kernels)[0]
-    return torch.stack(_cos_sin((projections * scales.view(-1, 1, 1, 1)).flatten(0, 1)))
+    return torch.cat(
+        [_products(_fourier_maps(some, kernels, scales), part) for some, part in _map_by_map(features, columns)]
+    )

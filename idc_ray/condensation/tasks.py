@@ -17,11 +17,11 @@ NEEDS_HR = frozenset({"psnr_bicubic", "loss"})
 
 @dataclass(frozen=True)
 class TeacherCache:
-    """What a condenser's ``measure`` found out about an image, for other runs with the same teacher, tiles and slots.
+    """Measurements of one image, reusable by runs with the same feature network, tile size and batch size.
 
     Attributes:
         difficulties: float32 (H, W), of each LR pixel.
-        features: of each teacher call over the real crops, float32 (slots, c, p, p); empty: not kept.
+        features: of each teacher call over the real crops, float32 (n, c, p, p); empty: not kept.
     """
 
     difficulties: NDArray[np.float32]

@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from idc_ray.condensation.difficulty import difficulty
+
 __all__ = ["FeatureReader", "GlobalFeatureReader", "Labeler", "Teacher", "check_finite", "upscale_tiles"]
 
 
@@ -26,6 +28,8 @@ class Teacher(Labeler, Protocol):
     channels: int
 
     def features(self, lr: Tensor) -> Tensor: ...
+
+    def features_and_upscale(self, lr: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 def upscale_tiles(network: Labeler, tiles: Tensor, autocast: torch.dtype | None = None) -> Tensor:
@@ -45,19 +49,18 @@ def _precision(autocast: torch.dtype | None, device: torch.device) -> contextlib
 
 @dataclass(frozen=True)
 class FeatureReader:
-    """Features of tiles, each seen as if it went on, mirrored, beyond its border; and outputs for them.
+    """Computes features of reflection-padded tiles, and outputs for tiles.
 
-    A teacher's features depend on where a tile ends, so real crops and synthetic tiles go through the
-    same call. The tile is reflected by ``padding`` pixels and the features of the tile itself are kept,
-    all of them: dropping a margin instead leaves its pixels without features of their own, and
-    the optimiser paints noise there to steer the features further inside.
+    A teacher's features depend on where a tile ends, so real crops and synthetic tiles are treated alike: the
+    tile is padded by ``padding`` reflected pixels, and the features of the whole tile are kept. If the features
+    of a margin were dropped instead, the optimiser would add noise there to change the features further inside.
 
     Attributes:
         teacher: the network.
         tile: side p of all tiles, LR pixels.
         padding: LR pixels of reflection at each border, less than p.
         kernel: side k of the local features.
-        autocast: dtype to run the teacher in, or None for its own.
+        autocast: dtype of autocast for the teacher; None: no autocast.
     """
 
     teacher: Teacher
@@ -74,12 +77,24 @@ class FeatureReader:
     def features(self, tiles: Tensor) -> Tensor:
         """(B, 3, p, p) in [0, 1] to float32 (B, c, p, p); differentiable."""
         with _precision(self.autocast, tiles.device):
-            maps = self.teacher.features(_reflect(tiles, self.padding))
-        inside = slice(self.padding, self.padding + tiles.shape[-1])
-        return maps[..., inside, inside].float()
+            return self._inside(self.teacher.features(_reflect(tiles, self.padding))).float()
+
+    @torch.no_grad()
+    def features_and_difficulty(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`features` and the difficulty (B, p, p) of every pixel, of the same reflected tiles in one pass."""
+        reflected = _reflect(tiles, self.padding)
+        with _precision(self.autocast, tiles.device):
+            maps, upscaled = self.teacher.features_and_upscale(reflected)
+        values = difficulty(reflected, upscaled.float().clamp(0, 1), self.teacher.scale)
+        return self._inside(maps).float(), self._inside(values)
+
+    def _inside(self, maps: Tensor) -> Tensor:
+        """Without the reflected border."""
+        end = maps.shape[-1] - self.padding
+        return maps[..., self.padding : end, self.padding : end]
 
     def upscale(self, tiles: Tensor) -> Tensor:
-        """The teacher's output by :func:`upscale_tiles`, what difficulty is measured by."""
+        """The teacher's output by :func:`upscale_tiles`."""
         return upscale_tiles(self.teacher, tiles, self.autocast)
 
     def centres(self, maps: Tensor) -> Tensor:
@@ -98,6 +113,11 @@ class GlobalFeatureReader(FeatureReader):
     def features(self, tiles: Tensor) -> Tensor:
         """(B, 3, p, p) in [0, 1] to float32 (B, c, 1, 1); differentiable."""
         return super().features(tiles).mean((-2, -1), keepdim=True)
+
+    def features_and_difficulty(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`features` and the difficulty (B, p, p) of every pixel."""
+        maps, values = super().features_and_difficulty(tiles)
+        return maps.mean((-2, -1), keepdim=True), values
 
     def centres(self, maps: Tensor) -> Tensor:
         """The mean of a map over whole tiles: (..., p, p) to (..., 1, 1)."""

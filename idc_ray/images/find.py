@@ -18,6 +18,7 @@ from idc_ray.images.manifest import Entry, build_manifest
 from idc_ray.images.names import open_path, stored
 from idc_ray.images.pairs import pair
 from idc_ray.images.parquet import row_entries
+from idc_ray.redact import redact_within
 
 __all__ = [
     "IMAGE_ENDINGS",
@@ -31,9 +32,13 @@ __all__ = [
 
 # What a folder is searched for; upper or lower case. What a file *is* is decided by its content when it is read.
 IMAGE_ENDINGS = frozenset(
-    ("bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp")
-)
+    ("avif", "bmp", "gif", "heic", "heif", "jfif", "jp2", "jpe", "jpeg", "jpg", "jxl", "pgm", "png", "pnm", "ppm",
+     "tif", "tiff", "webp")
+)  # fmt: skip
 LIST_ENDINGS = frozenset(("txt", "lst"))
+_ARCHIVES = dict.fromkeys(("zip", "tar", "gz", "tgz", "7z", "rar"), "unpack it, and name the folder") | dict.fromkeys(
+    ("arrow", "feather", "lance"), "save it as Parquet, such as by datasets.Dataset.to_parquet"
+)
 PARQUET_ENDINGS = frozenset(("parquet", "pq"))
 
 
@@ -75,7 +80,7 @@ class ImageListing:
         return [*rows, *self._parquet_files()]
 
     def _parquet_files(self) -> list[object]:
-        """Of rows that have no size of their own."""
+        """Source, size and column of each Parquet file, whose rows have no sizes."""
         rows = self.manifest.filter(pc.greater_equal(self.manifest["row"], 0)).select(["path", "source", "column"])
         files = {row["path"]: row for row in rows.to_pylist()}
         described: list[object] = []
@@ -93,10 +98,10 @@ def find_images(
     image_column: str | None = None,
     without: StoragePath | None = None,
 ) -> ImageListing:
-    """Find the images of ``input``, which is told apart by what it is.
+    """Find the images of ``input``.
 
-    - A folder: every image below it (hidden ones skipped); if there are none, every Parquet file's rows.
-      With ``image_column`` the Parquet files are meant even beside images.
+    - A folder: every image below it (hidden ones are skipped); if there are none, every Parquet file's rows.
+      With ``image_column``, Parquet files are used even if there are images.
     - A pattern with ``*``, ``?``, ``[ab]`` or ``**`` that no file has as its name: the images that match, or else the
       Parquet files. Names that begin with a dot match no wildcard.
     - ``.txt`` or ``.lst``: a list, see :func:`idc_ray.images.listfile.read_list`.
@@ -104,17 +109,17 @@ def find_images(
     - One image file.
 
     Sources are relative to the folder, to the pattern's leading part without wildcards, or to the file's folder, so
-    that an image keeps its id when the whole is moved. Nothing is decoded or checked here.
+    that an image keeps its id when the input is moved. Nothing is decoded or checked here.
 
     Args:
         input: a local path or a URI that pyarrow knows (``s3://``, ``gs://``, ``file://``).
         lr_input: a folder with the low-resolution partners of ``input``'s files, see :func:`idc_ray.images.pairs.pair`.
-        scale: of the pairs; used with ``lr_input`` only. Ours: 2.
+        scale: scale of the pairs; used with ``lr_input`` only.
         image_column: the Parquet column with the images; None when there is one candidate.
         without: a folder that is not searched, such as the output where it lies in the input.
 
     Raises:
-        BadRequest: the input is missing, holds no images, or cannot be told; the message has the fix.
+        BadRequest: the input is missing, has no images, or is of an unknown kind; the message has the fix.
     """
     storage = locate(input)
     files, ignored, repeated = _files(storage, image_column is not None, without)
@@ -130,7 +135,7 @@ def find_images(
         searched = f"no images {within}" + (
             f" outside {without.uri}" if without is not None and holds(_folder(storage), without) else ""
         )
-        raise BadRequest(f"{searched}; {ignored} other files were ignored; read are: {endings}")
+        raise BadRequest(f"{searched}; {ignored} other files were ignored; supported are: {endings}")
     lr = None
     if lr_input is not None:
         lr = locate(lr_input)
@@ -165,7 +170,7 @@ def _searched(storage: StoragePath) -> tuple[StoragePath, str]:
     """
     if not has_wildcard(storage.path):
         raise BadRequest(
-            f"{storage.uri} does not exist; name a folder, a glob, a list (.txt, .lst), an image or Parquet"
+            f"{storage.uri} does not exist; give a folder, a glob, a list (.txt, .lst), an image or Parquet"
         )
     base, pattern = split_pattern(storage.path)
     folder = StoragePath(storage.filesystem, base, storage.uri)
@@ -202,7 +207,7 @@ def _files(storage: StoragePath, prefer_parquet: bool, without: StoragePath | No
     if kind == fs.FileType.File:
         return _single(storage)
     if kind == fs.FileType.Unknown:
-        raise BadRequest(f"{storage.uri} is a pipe, a socket or a device; name a folder, a glob or a file")
+        raise BadRequest(f"{storage.uri} is a pipe, a socket or a device; give a folder, a glob or a file")
     folder, pattern = _searched(storage)
     regex = pattern_regex(pattern)
     depth = None if "**" in pattern.split("/") else pattern.count("/") + 1
@@ -234,8 +239,8 @@ def _single(storage: StoragePath) -> tuple[list[Entry], int, int]:
         return entries, 0, repeated
     if ending not in IMAGE_ENDINGS | PARQUET_ENDINGS:
         raise BadRequest(
-            f"{storage.uri} is no folder, list (.txt, .lst), Parquet file (.parquet, .pq) or image "
-            f"({' '.join(sorted(IMAGE_ENDINGS))}) by its ending; rename it"
+            f"{storage.uri} is not a folder, list (.txt, .lst), Parquet file (.parquet, .pq) or image "
+            f"({' '.join(sorted(IMAGE_ENDINGS))}) by its extension; {_ARCHIVES.get(ending, 'rename it')}"
         )
     info = storage.filesystem.get_file_info(storage.path)
     mtime = -1 if info.mtime_ns is None else info.mtime_ns
@@ -245,13 +250,14 @@ def _single(storage: StoragePath) -> tuple[list[Entry], int, int]:
 def _kind(storage: StoragePath) -> fs.FileType:
     try:
         return storage.filesystem.get_file_info(storage.path).type
-    except (OSError, ValueError) as error:
-        raise BadRequest(f"cannot look at {storage.uri}: {error}") from error
+    except Exception as error:  # file systems other than pyarrow's own raise their libraries' errors
+        fix = "" if storage.local else "; check network and credentials, or download the data and name its folder"
+        raise BadRequest(f"cannot access {storage.uri}: {redact_within(str(error))}{fix}") from None
 
 
 def _lr_files(storage: StoragePath, without: StoragePath | None) -> list[Entry]:
     if _kind(storage) != fs.FileType.Directory:
-        raise BadRequest(f"lr_input {storage.uri} is not a folder; name the folder with the low-resolution images")
+        raise BadRequest(f"lr_input {storage.uri} is not a folder; give the folder of the low-resolution images")
     return [entry for entry in walk(storage, without=without) if _ending(entry.source) in IMAGE_ENDINGS]
 
 

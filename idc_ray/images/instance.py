@@ -85,7 +85,7 @@ def load_instance(
         lr = downscale(hr, scale)
     else:
         lr, lr_digest = _read_partner(ref, lr_filesystem or filesystem, max_pixels)
-        _check_pair(lr, hr.shape[0] // scale, hr.shape[1] // scale, ref.lr_path)
+        _check_pair(lr, hr, scale, ref.lr_path)
     kept = np.ascontiguousarray(hr) if keep_hr else None
     return Instance(ref.image_id, ref.source, lr, kept, size, digest, lr_digest)
 
@@ -106,7 +106,14 @@ def cropped_to(hr: NDArray[np.uint8], scale: int, tile_size: int) -> NDArray[np.
     return hr[: height * scale, : width * scale]
 
 
-def _check_pair(lr: NDArray[np.uint8], height: int, width: int, path: str) -> None:
+def _check_pair(lr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int, path: str) -> None:
+    height, width = hr.shape[0] // scale, hr.shape[1] // scale
+    if lr.shape[:2] == hr.shape[:2]:
+        raise RejectedImage(
+            "pair_mismatch",
+            f"the LR image {path!r} is as large as its HR image, {lr.shape[1]} x {lr.shape[0]}, as in RealSR; expected "
+            f"{width} x {height}: shrink the LR images by {scale}",
+        )
     if lr.shape[:2] != (height, width):
         raise RejectedImage(
             "pair_mismatch",
@@ -121,7 +128,7 @@ def _read(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> tuple[ND
 
 
 def read_encoded(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> bytes:
-    """The encoded bytes of an image, whether a file of its own or a row of a Parquet file.
+    """The encoded bytes of an image: a file, or a row of a Parquet file.
 
     Raises:
         RejectedImage: ``missing``, ``unreadable`` or ``too_large_file``, as for :func:`load_instance`.
@@ -150,7 +157,7 @@ def _read_file(filesystem: fs.FileSystem, path: str, max_pixels: int) -> bytes:
         size = file.seek(0, 2)
         if size > _BYTES_PER_PIXEL * max_pixels + _BYTES_BESIDES:
             raise RejectedImage(
-                "too_large_file", f"{size:,} bytes are more than an image of max_pixels = {max_pixels:,} can take"
+                "too_large_file", f"{size:,} bytes are more than an image of max_pixels = {max_pixels:,} can need"
             )
         file.seek(0)
         return file.read()
@@ -161,7 +168,7 @@ def _with_retries(read: Callable[[], bytes], path: str) -> bytes:
         try:
             return read()
         except FileNotFoundError as error:
-            raise RejectedImage("missing", f"{path!r} does not exist (any more)") from error
+            raise RejectedImage("missing", f"{path!r} does not exist (any longer)") from error
         except (OSError, pa.ArrowException) as error:
             if delay is None or isinstance(error, PermissionError | NotRegularFile):
                 raise RejectedImage("unreadable", f"{path!r} cannot be read: {error}") from error

@@ -32,7 +32,7 @@ _SLOW_CODECS = frozenset(("ppm", "ppm_plain", "bmp_rle"))  # written in Python
 
 def too_costly(reason: str) -> RejectedImage:
     """The rejection of a file that was made to keep its reader busy."""
-    return RejectedImage("decompression_bomb", f"{reason}; no usual program writes such a file: save the image anew")
+    return RejectedImage("decompression_bomb", f"{reason}; usual programs write no such files: save the image again")
 
 
 class LimitedBytes(io.BytesIO):
@@ -66,9 +66,9 @@ class LimitedBytes(io.BytesIO):
         self._reads_left -= 1
         self._bytes_left -= len(data)
         if self._reads_left < 0:
-            raise too_costly(f"the {self._name} of {self._size:,} bytes is cut into over {MAX_READS:,} pieces")
+            raise too_costly(f"the {self._name} of {self._size:,} bytes takes over {MAX_READS:,} reads")
         if self._bytes_left < 0:
-            raise too_costly(f"the {self._name} refers to its {self._size:,} bytes over {READS_PER_BYTE} times")
+            raise too_costly(f"the {self._name} reads its {self._size:,} bytes over {READS_PER_BYTE} times")
         return data
 
 
@@ -96,11 +96,11 @@ def check_jpeg(data: bytes) -> None:
 
 
 def is_costly(image: ImageFile.ImageFile) -> bool:
-    """Whether the time to decode an opened image has no bound that its header tells.
+    """Whether the header of an opened image gives no bound on the time to decode it.
 
-    JPEG 2000 nests tiles, precincts and layers; a TIFF may hold JPEG, LZMA, JBIG or WebP; some of Pillow's decoders are
-    written in Python.
+    HEIF and JPEG XL are read by other packages; JPEG 2000 nests tiles, precincts and layers; a TIFF may hold JPEG,
+    LZMA, JBIG or WebP; some of Pillow's decoders are written in Python.
     """
     if image.format == "TIFF":
         return image.info.get("compression") not in _CHEAP_TIFF
-    return image.format == "JPEG2000" or any(tile[0] in _SLOW_CODECS for tile in image.tile)
+    return image.format in ("JPEG2000", "HEIF", "JXL") or any(tile[0] in _SLOW_CODECS for tile in image.tile)

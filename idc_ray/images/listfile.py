@@ -50,7 +50,7 @@ def _lines(storage: StoragePath) -> list[str]:
         with open_path(storage.filesystem, stored(storage.path)) as file:
             text = file.read().decode("utf-8-sig")
         if "\0" in text:
-            raise BadRequest(f"the list {storage.uri} is not text (it holds NUL bytes); save it as UTF-8")
+            raise BadRequest(f"the list {storage.uri} is not text (it has NUL bytes); save it as UTF-8")
     except UnicodeDecodeError as error:
         raise BadRequest(f"the list {storage.uri} is not UTF-8 text ({error}); save it as UTF-8") from error
     except OSError as error:
@@ -62,7 +62,7 @@ def _lines(storage: StoragePath) -> list[str]:
 def _entry(line: str, storage: StoragePath) -> Entry:
     if "://" in line:
         raise BadRequest(
-            f"the list {storage.uri} names the URI {line!r}; put the list beside the images, with relative paths"
+            f"the list {storage.uri} names the URI {line!r}; put the list next to the images, with relative paths"
         )
     absolute = line.startswith("/")
     if absolute and not storage.local:
@@ -101,6 +101,6 @@ def _with_status(entries: list[Entry], storage: StoragePath) -> list[Entry]:
     if checked and all(entry.size < 0 for entry in checked):
         raise BadRequest(
             f"none of the {len(checked)} paths in {storage.uri} exists (first: {checked[0].path!r}); "
-            "paths are relative to the list's own folder"
+            "paths are relative to the list's folder"
         )
     return checked

@@ -37,6 +37,10 @@ def walk(storage: StoragePath, depth: int | None = None, without: StoragePath | 
         yield from _walk_disk(storage.path, depth, without) if storage.local else _walk_store(storage, depth, without)
     except OSError as error:
         raise BadRequest(f"cannot list {storage.uri}: {error}") from error
+    except Exception as error:
+        if storage.local:
+            raise
+        raise BadRequest(f"cannot list {storage.uri}: {type(error).__name__}: {error}") from None  # its library's error
 
 
 def _walk_store(storage: StoragePath, depth: int | None, without: StoragePath | None) -> Iterator[Entry]:

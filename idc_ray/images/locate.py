@@ -52,7 +52,7 @@ def locate(text: str) -> StoragePath:
         BadRequest: empty, an unknown scheme, or the store cannot be opened.
     """
     if not text.strip():
-        raise BadRequest("the input is empty; name a folder, a glob, a list file, an image, a Parquet file or a URI")
+        raise BadRequest("the input is empty; give a folder, a glob, a list file, an image, a Parquet file or a URI")
     if not _URI.match(text):
         path = os.path.abspath(os.path.expanduser(text))
         return StoragePath(fs.LocalFileSystem(), path, "file://" + quote(shown(path), safe="/*"))
@@ -101,7 +101,7 @@ def read_bytes(text: str, setting: str) -> bytes:
             size = file.seek(0, 2)
             if size > MAX_FILE_BYTES:
                 raise BadRequest(
-                    f"{storage.uri} has {size:,} bytes; no checkpoint has over {MAX_FILE_BYTES:,}: check {setting}"
+                    f"{storage.uri} has {size:,} bytes; expected at most {MAX_FILE_BYTES:,}: check {setting}"
                 )
             file.seek(0)
             return bytes(file.read())
@@ -118,7 +118,7 @@ def _locate_uri(text: str) -> StoragePath:
         filesystem, inside = open_uri(
             f"{scheme}://{host}{slash}{quote(path, safe='/%*')}" + (f"?{query}" if query else "")
         )
-    except (ValueError, OSError, NotImplementedError) as error:
+    except Exception as error:  # of a file system's library, such as httpx for hf://
         message = f"cannot open {redact(text)}: {redact_quoted(str(error), text)}"
         raise BadRequest(message) from None  # the cause's text has the credentials
     inside = inside.rstrip("/") or "/"

@@ -26,13 +26,13 @@ def pair(hr: list[Entry], lr: list[Entry], scale: int) -> list[Entry]:
     by_key = {_key(entry): entry.path for entry in lr}
     if len(by_key) < len(lr):
         twice = [key for key, count in Counter(map(_key, lr)).items() if count > 1]
-        raise BadRequest(f"several LR files differ only in their endings: {_some(twice)}; keep one of each")
+        raise BadRequest(f"several LR files differ only in their extensions: {_some(twice)}; keep one of each")
     keys = [_partner(_key(entry), scale, by_key) for entry in hr]
     lonely = [entry.source for entry, key in zip(hr, keys, strict=True) if key is None]
     if lonely:
         raise BadRequest(
             f"{len(lonely)} of {len(hr)} HR images have no LR partner: {_some(lonely)}; expected the same relative "
-            f"path without its ending, or that with x{scale}{_other_scales(by_key, scale)}"
+            f"path without its extension, or that with x{scale}{_other_scales(by_key, scale)}"
         )
     shared = [key for key, count in Counter(keys).items() if count > 1 and key is not None]
     if shared:

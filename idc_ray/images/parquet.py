@@ -42,17 +42,17 @@ def row_entries(files: Iterable[Entry], filesystem: fs.FileSystem, column: str |
         column: the column with the images; None if each file has just one candidate.
 
     Raises:
-        BadRequest: a file cannot be read, or its column cannot be told; the message lists the candidates.
+        BadRequest: a file cannot be read, or its image column is ambiguous; the message lists the candidates.
     """
     for file in files:
         try:
             with open_path(filesystem, file.path) as handle, pq.ParquetFile(handle) as parquet:
                 rows, schema, size = parquet.metadata.num_rows, parquet.schema_arrow, handle.seek(0, 2)
         except (OSError, pa.ArrowException, TypeError, ValueError) as error:  # the last two: forged extension types
-            raise BadRequest(f"cannot read {file.source!r} as Parquet: {error}; repair it or leave it out") from error
+            raise BadRequest(f"cannot read {file.source!r} as Parquet: {error}; repair or remove it") from error
         if rows * LEAST_BYTES > size:
             raise BadRequest(
-                f"{file.source!r} states {rows:,} rows in {size:,} bytes, which cannot be images; leave it out"
+                f"{file.source!r} states {rows:,} rows in {size:,} bytes, which cannot be images; remove it"
             )
         chosen = _choose(schema, column, file.source)
         for row in range(rows):
@@ -63,10 +63,10 @@ def _choose(schema: pa.Schema, column: str | None, source: str) -> str:
     candidates = image_columns(schema)
     listed = ", ".join(map(repr, candidates)) or "none"
     if column is not None and column not in candidates:
-        raise BadRequest(f"{source!r} has no image column {column!r}; columns that may hold images: {listed}")
+        raise BadRequest(f"{source!r} has no image column {column!r}; columns that may have images: {listed}")
     if column is None and len(candidates) != 1:
-        fix = "name one with image_column" if candidates else f"its columns are {', '.join(map(repr, schema.names))}"
-        raise BadRequest(f"{source!r} has {len(candidates)} columns that may hold images ({listed}); {fix}")
+        fix = "choose one with image_column" if candidates else f"its columns are {', '.join(map(repr, schema.names))}"
+        raise BadRequest(f"{source!r} has {len(candidates)} columns that may have images ({listed}); {fix}")
     chosen = column or candidates[0]
     if schema.names.count(chosen) > 1 or f"{chosen}.bytes" in schema.names:
         raise BadRequest(
@@ -99,7 +99,7 @@ def read_row(filesystem: fs.FileSystem, path: str, column: str, row: int) -> byt
                 _check_plain(batch.schema, row)
                 return _value(batch.column(0)[0].as_py(), row)
             offset -= 1
-    raise RejectedImage("missing", f"row {row} is not in the file any more")
+    raise RejectedImage("missing", f"row {row} is no longer in the file")
 
 
 def _group_of(metadata: pq.FileMetaData, row: int) -> tuple[int, int]:
@@ -123,5 +123,5 @@ def _check_plain(schema: pa.Schema, row: int) -> None:
 def _value(cell: bytes | dict[str, bytes | None] | None, row: int) -> bytes:
     data = cell["bytes"] if isinstance(cell, dict) else cell
     if data is None:
-        raise RejectedImage("missing", f"row {row} holds no image bytes (a path alone is not followed)")
+        raise RejectedImage("missing", f"row {row} has no image bytes (paths are not followed)")
     return data

@@ -26,7 +26,7 @@ def check_mode(image: Image.Image) -> None:
     if image.mode not in known and not (image.mode == "I" and image.format in _SCALED):
         raise RejectedImage(
             "unsupported_pixels",
-            f"{image.format or 'Pillow'} pixels of mode {image.mode!r} (Pillow's name) have no rule here; "
+            f"{image.format or 'Pillow'} pixels of mode {image.mode!r} (Pillow's name) are not supported; "
             "save the image as 8-bit RGB",
         )
 

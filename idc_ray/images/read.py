@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 
 from idc_ray.errors import RejectedImage
 from idc_ray.images.isolated import decode_isolated
@@ -22,9 +22,17 @@ from idc_ray.images.pixels import check_mode, to_rgb, upright
 __all__ = ["FORMATS", "decode_here", "decode_rgb", "header_size", "rgb_profile"]
 
 # Told apart by content. None of these runs another program, as Pillow's EPS reader does.
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 for _module in ("Png", "Jpeg", "WebP", "Tiff", "Bmp", "Gif", "Ppm", "Jpeg2K"):
     importlib.import_module(f"PIL.{_module}ImagePlugin")  # each registers its format
+if features.check("avif"):  # Pillow 11.3 and later, as it was built
+    importlib.import_module("PIL.AvifImagePlugin")
+    FORMATS += ("AVIF",)
+# Formats of packages that register a reader with Pillow, by what a file begins with.
+_PLUGINS = {
+    "HEIF": (re.compile(rb"(?s).{4}ftyp(heic|heix|hevc|hevx|heim|heis|mif1|msf1)"), "pillow-heif", "pillow_heif"),
+    "JXL": (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), "pillow-jxl-plugin", "pillow_jxl"),
+}
 
 _STRIP = 128  # rows converted at a time, so that conversion needs no second image
 _BYTES = re.compile(r"b'(?:[^'\\]|\\.)*'|b\"(?:[^\"\\]|\\.)*\"")  # that Pillow quotes from a file
@@ -37,10 +45,10 @@ _PHOTOMETRIC = 262  # 0: grey whose 0 is white
 def decode_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """Decode one image.
 
-    Which file it is is told by its content, not its name. The rules:
+    The format is detected by content, not by name. Rules:
 
     - Grey and palette images become RGB; a palette's transparency is alpha.
-    - Alpha: laid over white, as viewers show it. Opaque alpha changes nothing. A transparent colour of
+    - Alpha: composited over white, as in viewers. Opaque alpha changes nothing. A transparent colour of
       a PNG with 16 bits is not applied (Pillow compares it with 8-bit values).
     - 16 bits: the high byte (v // 256), which is also what Pillow does with 16-bit RGB. Grey of b bits:
       v // 2**(b - 8).
@@ -53,10 +61,11 @@ def decode_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
       further pictures of a phone's JPEG (MPO: depth, gain map) are left out.
     - Files that are made to keep a reader busy are rejected by counts, never by time: scans of a JPEG, chunks of a PNG,
       pages of a TIFF, reads while the file is parsed. JPEG 2000, PPM as text or of other depths, run-length BMP and
-      TIFF with rare compressions have no such bound: another process decodes them, in up to 300 s of processor time
+      TIFF with rare compressions have no such bound: another process decodes them, in up to 300 s of CPU time
       for 100 million pixels, and 64 bytes of memory a pixel.
+    - HEIF (phones' ``.heic``) and JPEG XL are read where ``pillow-heif`` and ``pillow-jxl-plugin`` are installed.
     - PNG: every chunk's CRC is checked and the end must be there. A JPEG that is damaged in the middle, but not cut
-      short, cannot be told from a good one: its decoder has no checksum to compare.
+      short, cannot be detected, as JPEG has no checksums.
 
     Thread safe; Pillow's settings are neither changed nor consulted, except that its own limit for WebP, GIF and TIFF
     tiles (``2 * Image.MAX_IMAGE_PIXELS``, 179 million) also holds. Memory: 4 bytes a pixel in Pillow, 3 in the result.
@@ -85,7 +94,7 @@ def decode_here(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
 
 
 class _CostlyImage(Exception):
-    """It has to be decoded in a process of its own."""
+    """The image has to be decoded in a separate process."""
 
 
 def _decoded(data: bytes, max_pixels: int, costly: bool) -> NDArray[np.uint8]:
@@ -111,7 +120,8 @@ def rgb_profile(data: bytes) -> bytes | None:
     Whoever writes pixels derived from the image's needs it: without it an image in another colour space than sRGB,
     such as a phone's Display P3, is shown in wrong colours. A profile of grey or CMYK fits no RGB pixels.
     """
-    with _pillow_warnings_hidden(), _open(data, _format_of(data)) as image:
+    name = _format_of(data)
+    with _pillow_warnings_hidden(), _open(LimitedBytes(data, name), name) as image:
         profile = image.info.get("icc_profile")
     is_rgb = isinstance(profile, bytes) and profile[16:20] == b"RGB "  # the header's colour space (ICC.1, 7.2.6)
     return profile if is_rgb else None
@@ -125,7 +135,7 @@ def header_size(data: bytes) -> tuple[int, int]:
     """
     name = _format_of(data)
     try:
-        with _pillow_warnings_hidden(), _open(data, name) as image:
+        with _pillow_warnings_hidden(), _open(LimitedBytes(data, name), name) as image:
             return image.size
     except RejectedImage:
         raise
@@ -136,15 +146,30 @@ def header_size(data: bytes) -> tuple[int, int]:
 def _format_of(data: bytes) -> str:
     for name in FORMATS:
         accept = Image.OPEN[name][1]
-        if accept is not None and accept(data[:16]) is True:
+        if accept is not None and accept(data[:16]) is True and not (name == "AVIF" and b"avi" not in data[8:64]):
+            return name
+    for name, (begin, package, module) in _PLUGINS.items():
+        if begin.match(data):
+            _import_plugin(name, package, module)
             return name
     # None of its bytes: a link in the input may lead to a file with secrets.
-    raise RejectedImage("not_an_image", f"the content of its {len(data):,} bytes is none of {', '.join(FORMATS)}")
+    raise RejectedImage("not_an_image", f"the content of its {len(data):,} bytes is not {', '.join(FORMATS)}")
 
 
-def _open(data: bytes, name: str) -> ImageFile.ImageFile:
+def _import_plugin(name: str, package: str, module: str) -> None:
+    try:
+        plugin = importlib.import_module(module)
+    except ImportError:
+        fix = f"pip install {package} on every machine reads it, or save it in another format"
+        reason = f"the content is {name}, which Pillow does not read by itself; {fix}"
+        raise RejectedImage("not_an_image", reason) from None
+    if name == "HEIF" and name not in Image.OPEN:
+        plugin.register_heif_opener()
+
+
+def _open(file: LimitedBytes, name: str) -> ImageFile.ImageFile:
     # Not Image.open: that compares the size with a limit of the process, here the limit is the caller's.
-    return Image.OPEN[name][0](LimitedBytes(data, name), "")
+    return Image.OPEN[name][0](file, "")
 
 
 def _decode(data: bytes, name: str, max_pixels: int, costly: bool) -> NDArray[np.uint8]:
@@ -152,7 +177,8 @@ def _decode(data: bytes, name: str, max_pixels: int, costly: bool) -> NDArray[np
         _check_png(data)
     elif name == "JPEG":
         check_jpeg(data)
-    with _open(data, name) as image:
+    file = LimitedBytes(data, name)
+    with _open(file, name) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise RejectedImage(
@@ -167,7 +193,7 @@ def _decode(data: bytes, name: str, max_pixels: int, costly: bool) -> NDArray[np
         if is_costly(image):
             if not costly:
                 raise _CostlyImage
-            image.fp.allow(4 * width * height)  # type: ignore[union-attr]
+            file.allow(4 * width * height)
         image.load()
         orientation = _orientation(image)  # not before: Pillow turns a TIFF while loading it, and then forgets the tag
         pixels = np.empty((image.height, image.width, 3), np.uint8)
@@ -189,7 +215,7 @@ def _check_png(data: bytes) -> None:
         if end + 4 > len(data):
             break
         if zlib.crc32(view[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            raise RejectedImage("corrupt", f"the PNG chunk {kind!r} at byte {at} does not agree with its checksum")
+            raise RejectedImage("corrupt", f"the PNG chunk {kind!r} at byte {at} does not match its checksum")
         if kind == b"IEND":
             return
         at = end + 4
@@ -209,7 +235,7 @@ def _check_single(image: ImageFile.ImageFile) -> None:
     if several:
         kind = "pages" if image.format == "TIFF" else "frames"
         count = f"over {MAX_PAGES}" if image.format == "TIFF" and frames > MAX_PAGES else str(frames)
-        reason = f"the {image.format} has {count} {kind}, one is expected; save the ones you want as files of their own"
+        reason = f"the {image.format} has {count} {kind}; expected one: save them as separate files"
         raise RejectedImage("animated", reason)
 
 
@@ -265,7 +291,7 @@ def _pillow_warnings_hidden() -> Iterator[None]:
 def _fault(name: str, error: Exception, data: bytes) -> RejectedImage:
     text = _BYTES.sub("(bytes)", str(error)) or type(error).__name__
     if "MAX_TEXT" in text or "Too much memory used in text" in text:
-        return RejectedImage("decompression_bomb", f"the text in this {name} unpacks to more than is allowed: {text}")
+        return RejectedImage("decompression_bomb", f"the text in this {name} unpacks to more than the limit: {text}")
     if _is_cut(name, text, data):
         return RejectedImage("truncated", f"the {name} ends too early, after {len(data):,} bytes: {text}")
     if isinstance(error, OSError | SyntaxError | EOFError | struct.error | zlib.error):

@@ -10,7 +10,7 @@ from PIL import Image
 
 __all__ = ["crop_starts", "decode_png", "encode_png", "grid_count"]
 
-_PNG_LEVEL = 9  # zlib's best: tiles are small and written once
+_PNG_LEVEL = 4  # zlib's; 9 takes a third more time (photographs' tiles) for 0.2 % fewer bytes
 
 
 def grid_count(height: int, width: int, tile: int) -> int:

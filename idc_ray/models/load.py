@@ -196,8 +196,8 @@ def _check_archive(data: bytes, name: str) -> None:
     """Reject decompression bombs: torch stores its zip entries uncompressed."""
     if not data.startswith(b"PK"):
         return
-    if data.count(b"PK\x01\x02") > MAX_TENSORS:  # each entry of the archive's directory begins so
-        raise BadRequest(f"{name} has over {MAX_TENSORS:,} tensors; no network needs so many")
+    if data.count(b"PK\x01\x02") > MAX_TENSORS:  # signature of each entry of the archive's directory
+        raise BadRequest(f"{name} has over {MAX_TENSORS:,} tensors; expected the checkpoint of a network")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > 2 * len(data) + 2**20:
@@ -221,11 +221,11 @@ def _foreign(state_dict: dict[str, Any], name: str, size: int) -> _Network:
 
 
 def _check_tensors(weights: dict[str, Any], name: str, size: int) -> None:
-    """A tensor may state any shape with strides of 0, or share its numbers with a thousand others."""
+    """Reject tensors larger than the file: with strides of 0, or sharing their numbers with many others."""
     tensors = [value for value in weights.values() if isinstance(value, Tensor)]
     stated = sum(value.numel() * value.element_size() for value in tensors)
     if stated > 4 * size + 2**20 or any(value.layout != torch.strided for value in tensors):
-        raise BadRequest(f"{name} has {size:,} bytes and its tensors state {stated:,}; save its state dict anew")
+        raise BadRequest(f"{name} has {size:,} bytes, but its tensors {stated:,}; save its state dict again")
 
 
 def _through_spandrel(state_dict: dict[str, Any], name: str) -> _Network:

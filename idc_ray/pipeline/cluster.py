@@ -70,7 +70,7 @@ def join(
     common: dict[str, Any] = {"log_to_driver": worker_output, "logging_level": logging.WARNING}
     with keeping_handlers():
         if address:
-            log.info("joining the Ray cluster at %s", address)
+            log.info("connecting to the Ray cluster at %s", address)
             try:
                 _check_answers(address)
                 ray.init(address=address, **common)
@@ -91,7 +91,7 @@ def join(
 
 @contextlib.contextmanager
 def _loopback() -> Iterator[None]:
-    """Have Ray listen on 127.0.0.1 only, where nobody on the network reaches it, as it does on macOS and Windows.
+    """Make Ray listen on 127.0.0.1 only, not on the network, as it does on macOS and Windows.
 
     ``ray.init(_node_ip_address="127.0.0.1")`` does not: Ray replaces it by the machine's address.
     """
@@ -125,14 +125,14 @@ def _start_ray(settings: dict[str, Any]) -> None:
         try:
             ray.init(**settings)
             return
-        except Exception as error:  # Ray has no type of its own for it
+        except Exception as error:  # Ray has no exception type for it
             ray.shutdown()
             if last:
                 raise IdcError(
                     f"Ray did not start on this machine ({str(error).strip()}); if it is very busy or short of "
-                    "memory, run the same command again later: what was finished is kept"
+                    "memory, run the same command again later: finished images are kept"
                 ) from error
-            log.warning("Ray did not start (%s); it is tried once more", str(error).strip())
+            log.warning("Ray did not start (%s); trying once more", str(error).strip())
 
 
 def _check_machine(needs: Mapping[str, float], spare: Mapping[str, float], fix: str) -> None:
@@ -142,7 +142,7 @@ def _check_machine(needs: Mapping[str, float], spare: Mapping[str, float], fix: 
         found = have.get(name, 0.0) - spare.get(name, 0.0)
         if amount > found:
             ray.shutdown()
-            raise BadRequest(f"the workers take {amount:g} {name} together, and this machine has {found:g}; {fix}")
+            raise BadRequest(f"the workers need {amount:g} {name} together, but this machine has {found:g}; {fix}")
 
 
 def join_for(actors: Actors, worker_output: bool = True) -> None:
@@ -162,7 +162,7 @@ def _lend_package() -> None:
 def _check_answers(address: str) -> None:
     """Ray itself would try an address HOST:PORT for minutes; other kinds of address it checks at once."""
     if re.match("https?://", address):
-        raise ValueError("that is where jobs are submitted to; a job that is run by itself takes HOST:6379, or auto")
+        raise ValueError("this is the address for submitting jobs; expected HOST:6379 or auto")
     host, colon, port = address.rpartition(":")
     if colon and "/" not in host and port.isdecimal():
         _connect(host.strip("[]"), int(port))

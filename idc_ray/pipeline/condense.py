@@ -41,14 +41,14 @@ from idc_ray.pipeline.inputs import (
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
 from idc_ray.pipeline.progress import Heartbeat, Progress, Show
-from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise, write_own_report
+from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise
 from idc_ray.pipeline.start import new_job, new_launch, run_record
 from idc_ray.pipeline.stream import condense_stream
 from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
 from idc_ray.pipeline.timeline import Timeline
 from idc_ray.pipeline.waiting import log_until_first, tell_if_no_room, what_is_awaited
-from idc_ray.report import REPORT
+from idc_ray.report import REPORT, Options, write_own_report
 from idc_ray.results import CondenseResult, Quarantined
 from idc_ray.status_text import work_in_progress
 from idc_ray.store import (
@@ -130,7 +130,7 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
         tracking_uri(config.mlflow, config.output)  # first: to list a million images takes a minute
     job, listing, teacher = _prepare(config)
     with claimed(job.store, job.launch) as lost_lock:
-        with Heartbeat("looking at what is done, and at images for their sizes"):
+        with Heartbeat("listing finished images and sampling image sizes"):
             launch = _begin(job, listing, teacher, lost_lock, show)
         with closed_if_stopped(launch):
             try:
@@ -145,7 +145,7 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
             result = _result(launch, manifest)
             if changed and config.report_images:
                 with Heartbeat("writing the report"):
-                    write_own_report(job.store, config.report_images, listing)
+                    write_own_report(job.store, Options(config.report_images), listing)
             if show == "lines":
                 print(f"{result.summary}\n{'output':<15} {result.output}", flush=True)
             _check_result(launch)
@@ -160,17 +160,17 @@ def _estimate(config: CondenseConfig, photographs: str) -> str:
 
 
 def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Job, ImageListing, bytes]:
-    """Find everything that the job needs; whatever is missing or wrong is told here, not by a worker minutes later."""
+    """Find everything that the job needs, so that errors are raised here, not by a worker minutes later."""
     with Heartbeat("reading the teacher and listing the images"):
         teacher = read_teacher(config)
         listing = find_input(config, photographs)
     log.info("%d images in %s", listing.manifest.num_rows, listing.uri)
     if listing.ignored:
-        log.info("%d files there are no images by their ending and are ignored", listing.ignored)
+        log.info("ignored %d files without an image extension", listing.ignored)
     asked = config.iterations not in (0, CondenseConfig().iterations)
     if asked and config.synthesizes_tiles and not config.pixel_steps:
         log.warning(
-            "--iterations %d changes nothing: they are steps of learning pixels, and --matching %s learns none; "
+            "--iterations %d has no effect: they are steps of learning pixels, and --matching %s has none; "
             "use --matching both or pixels, or --matching none to keep the initial tiles",
             config.iterations,
             config.matching,
@@ -179,7 +179,7 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
     with one_thread():
         feature_network, labeler = load_networks(config, teacher, torch.device("cpu"))
     if feature_network is not labeler:
-        log.info("the bundled network says what is matched and difficult, the teacher labels; see --feature-network")
+        log.info("features and difficulty by the bundled network, labels by the teacher; see --feature-network")
     return job, listing, teacher
 
 
@@ -198,7 +198,9 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
     if config.overwrite:
         job.store.delete(REPORT)  # of the run that is discarded
     plan = plan_work(config, listing, job.store, job.digest, job.launch)
-    log.info("%d images to do, %d done before, %d quarantined before", plan.todo, plan.done_before, plan.quarantined)
+    log.info(
+        "%d images to condense, %d already done, %d already quarantined", plan.todo, plan.done_before, plan.quarantined
+    )
     bandwidths = config.rlff.bandwidths if config.synthesizes_tiles else ()
     summary = Summary(config.ratio, config.tile_size**2, bandwidths)
     timeline = Timeline(job.store, config.overwrite)
@@ -273,12 +275,12 @@ def _pool(launch: _Launch, batches: int) -> PoolPlan:
     pool = plan_pool(actors, resources, batches)
     log.info("condensing on %s with %s workers, %d at the start", pool.device, pool.sizes, pool.initial_size)
     if not resources.get("CPU") and actors.gpus is None and pool.device == "CPUs":
-        log.warning("the cluster has no CPUs or GPUs yet; if it is to grow by GPUs, say so: --actors.gpus 1")
+        log.warning("the cluster has no CPUs or GPUs yet; if it will add GPUs, give --actors.gpus 1")
     stored = launch.run.device
     if not stored:
         launch.run = update_run(launch.job.store, device=pool.device)
     elif stored != pool.device:
-        log.warning("earlier launches used %s, this one %s: the last bits of tiles will differ", stored, pool.device)
+        log.warning("earlier attempts used %s, this one %s: the last bits of tiles will differ", stored, pool.device)
     return pool
 
 
@@ -297,7 +299,7 @@ def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor
     for status in log_until_first(statuses, "no image is done", lambda: what_is_awaited(pool, _work(launch))):
         check_interrupted()
         if launch.lost_lock.is_set():
-            raise Locked(f"another process took over {launch.job.store.uri}; see which one, and stop one of the two")
+            raise Locked(f"another process took over {launch.job.store.uri}; stop one of the two")
         if status["outcome"] == "quarantined":
             log.warning("%s is quarantined: %s [%s]", *(printable(status[key]) for key in ("source", "reason", "code")))
         progress.update(status)
@@ -372,9 +374,9 @@ def _check_result(launch: _Launch) -> None:
     if summary.failed and launch.job.config.strict:
         raise QuarantinedImages(
             f"{summary.failed} images were quarantined, and --strict was given; see the reasons above, remove the "
-            "images, or mend them and use --retry-quarantined"
+            "images, or repair them and use --retry-quarantined"
         )
     if summary.failed == launch.listing.manifest.num_rows:
         raise IdcError(f"none of the {summary.failed} images could be condensed; see the reasons above")
     if not summary.tiles:
-        raise IdcError(f"not one tile came of all images; {summary.fix_for_no_tile()}")
+        raise IdcError(f"no tiles were produced; {summary.fix_for_no_tile()}")

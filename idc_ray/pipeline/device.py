@@ -42,8 +42,8 @@ def set_up_torch(actors: Actors, has_gpu: bool) -> torch.device:
     if actors.device == "cuda" or (actors.device == "auto" and has_gpu):
         if not torch.cuda.is_available():
             raise BadRequest(
-                f"torch {torch.__version__} finds no GPU that it can use on a machine where workers are to use one; "
-                "install torch for its GPU and driver, set --actors.device cpu, or, on a cluster that has still to "
+                f"torch {torch.__version__} finds no usable GPU on a machine where workers are to use one; "
+                "install torch for its GPU and driver, set --actors.device cpu, or, on a cluster that has yet to "
                 "start machines with a GPU, give --actors.gpus"
             )
         return torch.device("cuda", torch.cuda.current_device())

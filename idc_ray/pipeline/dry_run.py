@@ -20,9 +20,10 @@ from idc_ray.pipeline.progress import duration
 from idc_ray.pipeline.summary import size
 from idc_ray.units import estimate_text
 
-__all__ = ["estimate", "seconds_per_image"]
+__all__ = ["estimate", "none_readable", "seconds_per_image"]
 
 TIMED_IMAGES = 2
+SHOWN_REASONS = 3
 COUNTED_IMAGES = 16
 #: Steps that are timed; the rest is proportional.
 TIMED_STEPS = 5
@@ -36,11 +37,10 @@ def estimate(job: Job, listing: ImageListing, teacher: bytes) -> str:
         IdcError: one of those that are timed cannot be condensed.
     """
     config, images = job.config, listing.manifest.num_rows
-    samples = list(readable_samples(listing, config, COUNTED_IMAGES))
+    rejected: list[str] = []
+    samples = list(readable_samples(listing, config, COUNTED_IMAGES, on_rejected=rejected.append))
     if not samples:
-        raise BadRequest(
-            f"no image of a sample of {listing.uri} can be read at the settings; run without --dry-run for why"
-        )
+        raise BadRequest(none_readable(listing, rejected))
     sizes = estimate_sizes(config, images, samples)
     device = set_up_torch(config.actors, has_gpu=torch.cuda.is_available())
     per_image = seconds_per_image(config, samples[:TIMED_IMAGES], teacher, device)
@@ -51,10 +51,22 @@ def estimate(job: Job, listing: ImageListing, teacher: bytes) -> str:
         "budget": f"about {sizes.tiles:.0f} tiles, {100 * sizes.tiles / max(1, sizes.candidates):.3g} % of the pixels",
         "bytes": f"about {size(sizes.bytes)}",
         "time": f"about {duration(per_image * images / workers)} with {workers} workers like this machine's "
-        f"{device.type}: {per_image:.3g} s an image",
-        "rests on": f"{len(samples)} images for sizes, {min(len(samples), TIMED_IMAGES)} for time",
+        f"{device.type}: {per_image:.3g} s per image",
+        "estimated from": f"{len(samples)} images for sizes, {min(len(samples), TIMED_IMAGES)} for time",
     }
+    if rejected:
+        lines["unreadable"] = f"{len(rejected)} of {len(rejected) + len(samples)} looked at: {_some(rejected)}"
     return estimate_text(lines.items())
+
+
+def none_readable(listing: ImageListing, rejected: list[str]) -> str:
+    """Why there is nothing to estimate: the first few reasons."""
+    return f"none of {len(rejected)} images of a sample of {listing.uri} can be used: {_some(rejected)}"
+
+
+def _some(reasons: list[str]) -> str:
+    more = len(reasons) - SHOWN_REASONS
+    return "; ".join(reasons[:SHOWN_REASONS]) + (f"; and {more} more" if more > 0 else "")
 
 
 def seconds_per_image(config: CondenseConfig, samples: list[Instance], teacher: bytes, device: torch.device) -> float:
@@ -75,6 +87,6 @@ def _timed(condenser: Condenser, tasks: list[ImageTask]) -> float:
     begin = time.perf_counter()
     for result in condenser.condense(tasks):
         if not isinstance(result, Condensed):
-            fix = "run without --dry-run to have such images set aside"
+            fix = "run without --dry-run to quarantine such images"
             raise IdcError(f"an image of the sample cannot be condensed ({result}); {fix}") from result
     return time.perf_counter() - begin

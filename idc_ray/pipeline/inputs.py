@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.images import ImageListing, ImageRef, Instance, find_images, grid_count, load_instance, output_inside
 from idc_ray.images.locate import locate, read_bytes
-from idc_ray.images.names import folder_of, open_path
+from idc_ray.images.names import folder_of, open_path, printable
 from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
 from idc_ray.store import DoneImages, SourceState
@@ -72,7 +72,7 @@ def find_input(config: CondenseConfig, photographs: str | None = None) -> ImageL
         )
     output = locate(config.output)
     if photographs is None and not output.local:
-        raise BadRequest("the default photographs need a local --output; name images with --input")
+        raise BadRequest("the default photographs need a local --output; give images with --input")
     folder = photographs or f"{output.path}.photographs"
     try:
         return find_images(str(write_photographs(folder)))
@@ -93,7 +93,11 @@ def input_root(listing: ImageListing) -> str:
 
 
 def readable_samples(
-    listing: ImageListing, config: CondenseConfig, count: int, most_tried: int | None = None
+    listing: ImageListing,
+    config: CondenseConfig,
+    count: int,
+    most_tried: int | None = None,
+    on_rejected: Callable[[str], object] = bool,
 ) -> Iterator[Instance]:
     """Up to ``count`` images that can be read, in the order of their ids: a sample that does not depend on names.
 
@@ -102,6 +106,7 @@ def readable_samples(
         config: how they are read.
         count: how many are wanted.
         most_tried: images that are looked at for them; None: four times as many.
+        on_rejected: called with source and reason of each that cannot be read.
     """
     order = pc.sort_indices(listing.manifest["image_id"])
     readable = 0
@@ -119,7 +124,8 @@ def readable_samples(
                 keep_hr=True,
                 lr_filesystem=listing.lr_filesystem,
             )
-        except RejectedImage:
+        except RejectedImage as error:
+            on_rejected(f"{printable(row['source'])}: {error.reason} [{error.code}]")
             continue
         readable += 1
         yield instance
@@ -154,11 +160,11 @@ def estimate_sizes(config: CondenseConfig, images: int, samples: list[Instance])
 
 
 def changed_sources(listing: ImageListing, done: DoneImages) -> list[dict[str, str]]:
-    """Finished images whose source is no longer what it was, as manifest rows.
+    """Finished images whose source has changed, as manifest rows.
 
-    Size and time tell at once that nothing changed; another size tells that something did; where only the time differs
-    the content decides, in threads: a copied input has a new time everywhere. Rows of Parquet files have neither, so a
-    change inside such a file goes unseen.
+    A source with the same size and modification time is unchanged, one with another size is changed. If only the time
+    differs, as after copying the input, the content is compared, in threads. Rows of Parquet files have neither, so
+    changes inside such files are not detected.
     """
     manifest = listing.manifest.filter(pc.greater_equal(listing.manifest["size"], 0))
     rows = manifest.select(["image_id", "source", "path", "size", "mtime_ns"])
@@ -173,7 +179,7 @@ def changed_sources(listing: ImageListing, done: DoneImages) -> list[dict[str, s
             if (state.size, state.mtime_ns) != (row["size"], max(0, row["mtime_ns"])):
                 suspects.append((row, state))
     if suspects:
-        log.info("%d finished images have another time or size than when they were condensed; comparing", len(suspects))
+        log.info("%d finished images have a new modification time or size; comparing their content", len(suspects))
     same = ordered_map(lambda suspect: _is_same(listing, *suspect), suspects)
     return [row for (row, _), unchanged in zip(suspects, same, strict=True) if not unchanged]
 

@@ -22,17 +22,17 @@ class WorkerMetrics:
     and ``ray_idc_gpu_memory_bytes``, each with the label ``run``.
 
     Args:
-        run: the run's digest, which tells the runs of one cluster apart.
+        run: the run's digest, which distinguishes the runs of one cluster.
         device: what the worker computes on.
     """
 
     def __init__(self, run: str, device: torch.device) -> None:
         self._device = device
         self._done = Counter("idc_images_done", "Images condensed and committed.", ("run",))
-        self._failed = Counter("idc_images_failed", "Images set aside with a reason.", ("run",))
-        self._busy = Counter("idc_busy_seconds", "Worker's seconds for the images that are done.", ("run",))
-        self._seconds = Histogram("idc_image_seconds", "Worker's seconds for one image.", SECONDS, ("run",))
-        self._memory = Gauge("idc_gpu_memory_bytes", "GPU memory that the worker's torch holds.", ("run",))
+        self._failed = Counter("idc_images_failed", "Images that were quarantined.", ("run",))
+        self._busy = Counter("idc_busy_seconds", "Workers' seconds for finished images.", ("run",))
+        self._seconds = Histogram("idc_image_seconds", "Worker's seconds per image.", SECONDS, ("run",))
+        self._memory = Gauge("idc_gpu_memory_bytes", "GPU memory reserved by the worker's torch.", ("run",))
         for metric in (self._done, self._failed, self._busy, self._seconds, self._memory):
             metric.set_default_tags({"run": run})
 

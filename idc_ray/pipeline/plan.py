@@ -23,15 +23,15 @@ SHOWN = 5  # names in a message
 
 @dataclass(frozen=True)
 class Plan:
-    """One launch's work.
+    """Work of one attempt.
 
     Attributes:
         together: ids to condense in batches.
-        isolated: ids to run one by one afterwards, because earlier launches were killed over them.
-        done_before: images that are finished.
-        gone: finished images that the input no longer has; their tiles are kept.
-        quarantined: images that are set aside and not tried again.
-        old_launches: launches that left something in flight.
+        isolated: ids to run one by one afterwards, as earlier attempts were killed with them in flight.
+        done_before: number of finished images.
+        gone: number of finished images that the input no longer has; their tiles are kept.
+        quarantined: number of quarantined images, which are not retried.
+        old_launches: attempts that left images in flight.
     """
 
     together: set[str]
@@ -47,20 +47,20 @@ class Plan:
 
 
 def plan_work(config: CondenseConfig, listing: ImageListing, store: StorageFolder, digest: str, launch: str) -> Plan:
-    """Compare the input with the output. What was set aside and has left the input is forgotten: that mends it, too.
+    """Compare the input with the output. Quarantined images that are no longer in the input are removed.
 
     Raises:
         BadRequest: a finished image's source has changed, and ``source.on_changed`` is ``error``.
     """
     if config.retry_quarantined:
         released = release_quarantined(store, digest)
-        log.info("%d quarantined images are tried again", len(released))
+        log.info("retrying %d quarantined images", len(released))
     done = find_done(store, digest)
     ids = set(listing.manifest["image_id"].to_pylist())
     quarantined = quarantined_ids(store, digest)
     if quarantined - ids:
         released = release_quarantined(store, digest, sorted(quarantined - ids))
-        log.info("%d quarantined images are no longer in the input and are forgotten", len(released))
+        log.info("removed %d quarantined images that are no longer in the input", len(released))
         quarantined &= ids
     changed = _changed(config, listing, done)
     finished_or_aside = {i for i in ids if i in quarantined or (i in done and i not in changed)}
@@ -90,7 +90,7 @@ def _changed(config: CondenseConfig, listing: ImageListing, done: DoneImages) ->
             "give --source.on-changed redo to condense them again, or another --output"
         )
     if changed:
-        log.info("%d sources changed and are condensed again", len(changed))
+        log.info("condensing %d changed sources again", len(changed))
     return {row["image_id"] for row in changed}
 
 
@@ -103,8 +103,8 @@ def _quarantine(
         if count is None:
             continue
         reason = (
-            f"{count} launches of the job were killed while this image ran alone; it may take the whole machine down. "
-            "Leave it out, or use --retry-quarantined"
+            f"{count} attempts of the job were killed while only this image was running; it may crash the whole "
+            "machine. Remove it, or use --retry-quarantined"
         )
         time = datetime.now(UTC).isoformat(timespec="seconds")
         quarantine_image(

@@ -42,11 +42,11 @@ READ_SCHEMA = pa.schema(
 
 
 class ReadImage:
-    """Reads, checks and degrades one image; a row function for Ray Data, usable without it.
+    """Reads, checks and downscales one image; a row function for Ray Data, usable without it.
 
-    A bad image is a row with a ``code``, never an exception: an exception would abort the whole job. Where this
-    machine cannot see the input at all, the code is ``ENDS_THE_JOB``. An image that kills its reader
-    ``store.attempts`` times has the code ``killed_reader``: whoever runs this repeats it without a limit of its own.
+    A bad image gives a row with a ``code``, never an exception, which would abort the whole job. If this
+    machine cannot access the input, the code is ``ENDS_THE_JOB``. An image that kills its reader
+    ``store.attempts`` times has the code ``killed_reader``; Ray Data retries without limit.
 
     Args:
         job: the job.
@@ -70,7 +70,7 @@ class ReadImage:
         begin = time.perf_counter()
         attempts = self._state(row["image_id"])
         if attempts:
-            log.warning("a process died over reading %s, attempt %d", printable(row["source"]), attempts)
+            log.warning("a process died while reading %s, attempt %d", printable(row["source"]), attempts)
         try:
             out = _quarantined(attempts) if attempts >= self.job.config.store.attempts else None
             out = out or self._read(ImageRef.from_row(row))
@@ -107,20 +107,22 @@ class ReadImage:
             # An outage of the input is no image's fault, be it a share that is not mounted or a store that is down.
             if error.code in ("missing", "unreadable") and not self._input_visible():
                 reason = (
-                    f"a machine of the cluster cannot see the input {job.input_uri} ({error.reason}); use a place that "
-                    "all machines share, such as s3://, gs:// or a network folder, whose credentials they all have; "
-                    "if it was out of order, run the same command again: what is finished is kept"
+                    f"a machine of the cluster cannot access the input {job.input_uri} ({error.reason}); use storage "
+                    "that all machines share, such as s3://, gs:// or a network folder, and have credentials for; "
+                    "if it was unavailable, run the same command again: finished images are kept"
                 )
                 return _row(code=ENDS_THE_JOB, reason=reason)
             return _row(code=error.code, reason=error.reason)
         except MemoryError as error:
             return _row(
-                code="out_of_memory", reason=f"too little memory to read it: {error}", trace=traceback.format_exc()
+                code="out_of_memory",
+                reason=f"not enough memory to read the image: {error}",
+                trace=traceback.format_exc(),
             )
         except Exception as error:
             return _row(
                 code="unexpected",
-                reason=f"{type(error).__name__} while reading it: {error}",
+                reason=f"{type(error).__name__} while reading the image: {error}",
                 trace=traceback.format_exc(),
             )
         return _row(instance.lr, instance.hr, instance.source_bytes, instance.source_sha256)
@@ -128,14 +130,14 @@ class ReadImage:
     def _input_visible(self) -> bool:
         try:
             return is_there(self.job.filesystem, self.job.root)
-        except OSError:  # such as no permission; out of here it would abort the job without a word of ours
+        except OSError:  # such as no permission
             return False
 
 
 def _quarantined(attempts: int) -> dict[str, Any]:
     reason = (
         f"the process that read this image died {attempts} times (out of memory, or a crash of the decoder); "
-        "give the machine more memory and use --retry-quarantined, or leave the image out"
+        "give the machine more memory and use --retry-quarantined, or remove the image"
     )
     return _row(code="killed_reader", reason=reason, attempts=attempts)
 

@@ -11,6 +11,7 @@ from idc_ray.units import duration, size
 
 __all__ = ["RECORD_COLUMNS", "Summary", "size"]
 
+SHOWN_COPIES = 3  # groups of images whose files are the same, and images of a group
 SHOWN_REASONS = 20  # on the screen; all of them are in the output's quarantine folder
 KEPT_REASONS = 1000  # in memory; further ones are only counted
 #: Columns of the store's index that a summary adds up.
@@ -33,6 +34,7 @@ class Summary:
     Attributes:
         done: images finished by this launch; ``add`` counts every finished image here.
         done_before: images finished by earlier launches, which whoever adds them moves from ``done``.
+        duplicates: sources of images whose files are the same, in groups.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Summary:
         self.tiles = self.lr_pixels = self.bytes_in = self.bytes_out = self.kept_start = 0
         self.seconds: dict[str, float] = {}
         self.quarantined: list[tuple[str, str, str]] = []  # source, code, reason
+        self.duplicates: list[list[str]] = []
         self._losses = _Means()
         self._by_bandwidth = [_Means() for _ in self.bandwidths]
 
@@ -86,7 +89,7 @@ class Summary:
             return None
         return (
             f"the ratio is {reached:.3g}, not {self.ratio:.3g}: an image gets a whole number of tiles. Smaller tiles "
-            "(--tile-size) round less; --allocation difficulty reaches ratios below one tile an image"
+            "(--tile-size) round less; --allocation difficulty reaches ratios below one tile per image"
         )
 
     def fix_for_no_tile(self) -> str:
@@ -131,13 +134,17 @@ class Summary:
 
     def format(self) -> str:
         """The summary for a person, several lines."""
-        earlier = f", {self.done_before} of them by earlier launches" if self.done_before else ""
+        earlier = f", {self.done_before} of them by earlier attempts" if self.done_before else ""
         lines = [
             _line("images", f"{self.done + self.done_before}{earlier}"),
-            _line("tiles", f"{self.tiles}" + (f" ({self.without_tile} images got none)" if self.without_tile else "")),
-            _line("ratio", f"{self.reached_ratio:.4g} of the pixels ({self.ratio:.4g} asked for)"),
+            _line(
+                "tiles", f"{self.tiles}" + (f" ({self.without_tile} images without tiles)" if self.without_tile else "")
+            ),
+            _line("ratio", f"{self.reached_ratio:.4g} of the pixels ({self.ratio:.4g} requested)"),
             _line("bytes", f"{size(self.bytes_in)} in, {size(self.bytes_out)} out"),
         ]
+        if self.duplicates:
+            lines.append(_line("duplicates", self._duplicates()))
         warning = self.warning()
         if warning:
             lines.append(_line("warning", warning))
@@ -146,6 +153,13 @@ class Summary:
         lines += self._failure_lines()
         return "\n".join(lines)
 
+    def _duplicates(self) -> str:
+        copies = sum(len(group) - 1 for group in self.duplicates)
+        shown = self.duplicates[:SHOWN_COPIES]
+        groups = "; ".join(" = ".join(map(printable, group[:SHOWN_COPIES])) for group in shown)
+        more = ", ..." if shown != self.duplicates or any(len(group) > SHOWN_COPIES for group in shown) else ""
+        return f"{copies} of the images are copies of others, whose tiles they repeat: {groups}{more}"
+
     def _loss_lines(self) -> list[str]:
         losses = self.loss()
         if losses is None:
@@ -153,7 +167,7 @@ class Summary:
         lines = [_line("held-out loss", _change(*losses))]
         lines += [_line(f"  bandwidth {width:g}", _change(*pair)) for width, pair in self.loss_by_bandwidth().items()]
         if self.kept_start:
-            lines.append(_line("", f"{self.kept_start} images kept their start, which was not improved on"))
+            lines.append(_line("", f"{self.kept_start} images kept their initial tiles, which were not improved"))
         return lines
 
     def _time_lines(self) -> list[str]:

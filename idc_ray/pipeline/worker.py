@@ -50,9 +50,9 @@ def _statuses(rows: Sequence[Row]) -> pa.Table:
 
 
 class _Worker(ABC):
-    """What both kinds of worker share: a teacher on a device, and how errors that end the job get to the driver.
+    """Base class of the workers: a teacher on a device, and the reporting of fatal errors to the driver.
 
-    Ray loses the type of an exception on its way to the driver, so an error of ours travels as a row.
+    Fatal errors are returned as status rows, as Ray loses the type of exceptions.
     """
 
     def __init__(self, job: Job, teacher: ray.ObjectRef[bytes]) -> None:
@@ -77,7 +77,7 @@ class _Worker(ABC):
         except IdcError as error:
             return _statuses([as_row(error)])
         except OSError as error:  # images are read elsewhere and their errors caught: this is about the output
-            fix = "mend that and run the same command again: what is finished is kept"
+            fix = "fix this and run the same command again: finished images are kept"
             return _statuses([as_row(IdcError(f"the output {self.job.store.uri} cannot be used ({error}); {fix}"))])
 
     def _die_with_device(self, error: Exception) -> None:
@@ -86,7 +86,7 @@ class _Worker(ABC):
         What this worker states stays as it is, so that this counts like any other death over an image.
         """
         if not device_works(self.device):
-            log.error("the GPU of this worker no longer works, the worker is restarted: %s", error)
+            log.error("the GPU of this worker failed; restarting the worker: %s", error)
             os._exit(1)
 
     @abstractmethod
@@ -112,7 +112,12 @@ class SurveyWorker(_Worker):
             return self.condenser.difficulty(pixels(row, self.job.config.scale)[0])
         except Exception as error:
             self._die_with_device(error)
-            log.warning("%s is left out of the survey: %s: %s", printable(row["source"]), type(error).__name__, error)
+            log.warning(
+                "%s is not used to measure the mean difficulty: %s: %s",
+                printable(row["source"]),
+                type(error).__name__,
+                error,
+            )
             return None
 
 
@@ -144,7 +149,8 @@ class CondenseWorker(_Worker):
         dead = self.ledger.dead_predecessors(row["image_id"] for row in rows)
         if dead:
             log.warning(
-                "a worker died over %d images; they are rerun one by one", len({i for d in dead for i in d.images})
+                "a worker died with %d images in flight; rerunning them one by one",
+                len({i for d in dead for i in d.images}),
             )
         blamed: dict[str, int] = {}
         self.ledger.begin([row["image_id"] for row in rows], isolated=False)
@@ -193,7 +199,7 @@ class CondenseWorker(_Worker):
         except (OSError, pa.ArrowException) as error:
             raise IdcError(
                 f"the tiles of {row['source']!r} cannot be written to {self.job.store.uri} ({error}); "
-                "mend that and run the same command again: what is finished is kept"
+                "fix this and run the same command again: finished images are kept"
             ) from error
         seconds["commit"] = time.perf_counter() - begin
         return _status(row, "done", loss_start=result.loss_start, loss_end=result.loss_end, seconds=seconds)
@@ -207,8 +213,8 @@ class CondenseWorker(_Worker):
 
     def _quarantine(self, row: Row, attempts: int) -> Row:
         reason = (
-            f"the worker died {attempts} times while it condensed this image alone (out of memory, or a crash of "
-            "native code); give the workers more memory and use --retry-quarantined, or leave the image out"
+            f"the worker died {attempts} times while condensing only this image (out of memory, or a crash of "
+            "native code); give the workers more memory and use --retry-quarantined, or remove the image"
         )
         return self._set_aside(row, "killed_worker", reason, attempts=attempts)
 
@@ -231,8 +237,8 @@ def _check_output_visible(job: Job) -> None:
     run = read_run(job.store)
     if run is None or run.digest != job.digest:
         raise BadRequest(
-            f"a machine of the cluster cannot see the output {job.store.uri}; "
-            "use a place that all machines share, such as s3://, gs:// or a network folder"
+            f"a machine of the cluster cannot access the output {job.store.uri}; "
+            "use storage that all machines share, such as s3://, gs:// or a network folder"
         )
 
 
@@ -240,10 +246,10 @@ def explain(error: Exception) -> tuple[str, str]:
     """Code and reason of an image that could not be condensed."""
     if is_out_of_memory(error):
         return "out_of_memory", (
-            f"too little memory for this image even alone ({error}); use a machine with more memory, "
+            f"not enough memory for this image ({error}); use a machine with more memory, "
             "or lower --ratio or --teacher-batch-size"
         )
-    return "condensation_failed", f"{type(error).__name__} while condensing it: {error}"
+    return "condensation_failed", f"{type(error).__name__} while condensing the image: {error}"
 
 
 def _record(row: Row, result: Condensed, seconds: dict[str, float], device: str) -> ImageRecord:

@@ -51,7 +51,7 @@ def compact(storage: StorageFolder, digest: str, shard: int, shard_count: int) -
     if entry is not None and (entry.info.digest, entry.info.shard_count) != (digest, shard_count):
         raise IdcError(
             f"shard {shard} of {storage.uri} is one of {entry.info.shard_count} with digest {entry.info.digest}; "
-            f"expected {shard_count} with {digest}; the output holds another run: choose another --output"
+            f"expected {shard_count} with {digest}; the output contains another run: choose another --output"
         )
     if not part_ids:
         return _finish(storage, shard, entry.info if entry else None)
@@ -63,7 +63,7 @@ def compact(storage: StorageFolder, digest: str, shard: int, shard_count: int) -
     if rows != sum(record.tiles for record in records.values()):
         raise IdcError(
             f"{storage.shown(shard_name(shard))} would get {rows} rows, but its images have "
-            f"{sum(record.tiles for record in records.values())} tiles: it holds rows of images that are not in its "
+            f"{sum(record.tiles for record in records.values())} tiles: it has rows of images that are not in its "
             f"index; {FIX_DAMAGE}"
         )
     new = fingerprint_of(data)

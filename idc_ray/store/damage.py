@@ -17,7 +17,7 @@ class Fault:
 
     Args:
         file: its name below the output.
-        what: what is wrong with it.
+        what: description of the damage.
         images: sources of the images that have to be condensed again, or their ids, as far as they can be read.
         take_out: files that a repair takes out.
     """
@@ -74,7 +74,7 @@ class Report:
     def _lines(self) -> Iterator[tuple[str, str]]:
         yield "output", self.output
         pngs = "" if self.deep else "; PNGs were not decoded, see --deep"
-        yield "checked", f"{self.shards} shards; {self.images} images and {self.rows} tiles are sound{pngs}"
+        yield "checked", f"{self.shards} shards; {self.images} images and {self.rows} tiles are undamaged{pngs}"
         for fault in self.faults:
             done = "" if fault in self.left else " [repaired]"
             yield "damage", f"{fault.file}: {fault.what}{done}"
@@ -87,9 +87,9 @@ class Report:
         yield "state", self._state()
 
     def _state(self) -> str:
-        finished = "finished" if self.finished else "not finished; the same condense command does what is left"
+        finished = "finished" if self.finished else "not finished; the same condense command continues"
         if self.sound:
             return f"sound, {finished}"
         if any(fault.take_out for fault in self.left):
-            return "damaged; --repair takes that out, then the same condense command does those images again"
-        return "damaged, and no repair can tell what it should be"
+            return "damaged; --repair removes the damage, then the same condense command makes those images again"
+        return "damaged, and cannot be repaired"

@@ -104,14 +104,15 @@ def find_done(storage: StorageFolder, digest: str) -> DoneImages:
         found = read_index(storage, shard, _COLUMNS)
         if found is None:
             raise IdcError(
-                f"the index of shard {shard} of {storage.uri} vanished while it was read; is another job on it?"
+                f"the index of shard {shard} of {storage.uri} disappeared while it was read; "
+                "another job may be using it"
             )
         if found.info.digest != digest:
             name = storage.shown(found.info.file)
             raise IdcError(f"the index of {name} has digest {found.info.digest}, expected {digest}")
         if indexes.get(shard, found.fingerprint) != found.fingerprint:
             index = storage.shown(index_name(shard))
-            raise IdcError(f"{index} has another checksum than the manifest states; {FIX_DAMAGE}")
+            raise IdcError(f"{index} does not match its checksum in the manifest; {FIX_DAMAGE}")
         fingerprint = verify_shard(storage, shard, found.info, full=False)
         check_footer(storage, shard, found.info.rows if fingerprint == found.info.fingerprint else None)
         return found
@@ -132,4 +133,4 @@ def _log_missing(manifest: Manifest, shards: set[int]) -> None:
     """Logs which shards of a finished run are gone with their indexes."""
     for info in manifest.shards:
         if info.shard not in shards:
-            _logger.warning("%s and its index are missing; its %d images are condensed again", info.file, info.images)
+            _logger.warning("%s and its index are missing; condensing its %d images again", info.file, info.images)

@@ -60,7 +60,7 @@ def export_folders(
             on_pairs(len(lines) + len(names))
             lines += [f"{name} ({side},{side},3)\n" for name in names]
     if len(lines) != manifest.rows:
-        raise IdcError(f"{store.uri} has {len(lines)} rows, its manifest says {manifest.rows}; condense it again")
+        raise IdcError(f"{store.uri} has {len(lines)} rows, but {manifest.rows} in its manifest; condense it again")
     target.write(META, "".join(lines).encode())
     return len(lines)
 
@@ -101,7 +101,7 @@ def _check_target(target: StorageFolder, origin: dict[str, str], overwrite: bool
     found = target.read_json(_ORIGIN, "give --overwrite, or another --output")
     if found != origin and not overwrite and (found is not None or target.folders("") or target.files("")):
         held = "an export of another run" if found else "other files"
-        raise BadRequest(f"{target.uri} holds {held}; give another --output, or --overwrite to write into it")
+        raise BadRequest(f"{target.uri} contains {held}; give another --output, or --overwrite to write into it")
     return found
 
 

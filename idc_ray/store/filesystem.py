@@ -149,7 +149,7 @@ class StorageFolder:
         except ValueError as error:
             raise IdcError(f"{self.shown(name)} is not valid JSON ({error}); {fix}") from error
         if not isinstance(value, dict):
-            raise IdcError(f"{self.shown(name)} holds a JSON {type(value).__name__}, expected an object; {fix}")
+            raise IdcError(f"{self.shown(name)} contains a JSON {type(value).__name__}; expected an object; {fix}")
         return value
 
     def check_writable(self) -> None:
@@ -166,7 +166,7 @@ class StorageFolder:
             self.delete(probe)
         except (IdcError, OSError, pa.ArrowException) as error:
             fix = (
-                "choose another --output, or make this one a folder that you may write to"
+                "choose another --output, or make this one a writable folder"
                 if self.is_local
                 else "check that the bucket exists, that the credentials may write and delete in it, and its region"
             )
@@ -234,7 +234,7 @@ def resolve(uri: str, filesystem: FileSystem | None = None) -> StorageFolder:
     if uri.startswith("file://"):
         host, _, path = uri.removeprefix("file://").partition("/")
         if host not in ("", "localhost"):
-            raise BadRequest(f"{redact(uri)} names the host {host!r}; expected file:///absolute/path")
+            raise BadRequest(f"{redact(uri)} has the host {host!r}; expected file:///absolute/path")
         return _local("/" + unquote(path))
     learn(uri)
     try:

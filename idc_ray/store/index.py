@@ -1,8 +1,8 @@
 """The index of a shard: one row per finished image, and the checksum of the shard it belongs to.
 
 A shard is replaced in the order pending note, shard, index, parts deleted, note deleted. The note lists the checksums
-that the shard may have until the index is there, so that a shard which a killed process was about to replace can be
-told from one that was damaged.
+that the shard may have until the index is written, which distinguishes a shard that a killed process was replacing from
+a damaged one.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def read_index(storage: StorageFolder, shard: int, columns: Sequence[str] | None
     except StoreUnavailable:
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise IdcError(f"{storage.shown(index_name(shard))} is not a whole index ({error}); {FIX_DAMAGE}") from error
+        raise IdcError(f"{storage.shown(index_name(shard))} is not a complete index ({error}); {FIX_DAMAGE}") from error
     if columns is None and table.schema != INDEX_SCHEMA:
         raise IdcError(f"{storage.shown(index_name(shard))} has other columns than this version writes; {FIX_DAMAGE}")
     return IndexEntry(info, table.replace_schema_metadata(None), fingerprint_of(data))

@@ -12,7 +12,7 @@ from idc_ray.store.typed import from_json
 
 __all__ = ["Inflight", "clear_inflight", "end_launch", "find_inflight", "read_inflight", "write_inflight"]
 
-_FIX = "delete that file: what it lists is done like any other image"
+_FIX = "delete that file: its images are then condensed like others"
 
 
 @dataclass(frozen=True)

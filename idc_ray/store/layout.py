@@ -44,8 +44,8 @@ DAMAGED = "damaged"
 
 #: How messages about damage end.
 FIX_DAMAGE = (
-    "idc-ray verify lists all damage of an output, and with --repair takes it out so that the same condense "
-    "command does those images again; or restore that file from a copy, or start again with --overwrite"
+    "idc-ray verify lists all damage of an output, and --repair removes it, so that the same condense "
+    "command makes those images again; or restore that file from a copy, or start over with --overwrite"
 )
 
 SHARD_BYTES = 128 * 2**20  # large enough to stream well, small enough to rewrite and to hold in memory

@@ -78,7 +78,7 @@ def _refuse_if_held(storage: StorageFolder, token: str) -> None:
     seconds = current["expires"] - time.time()
     if seconds > 0:
         raise Locked(
-            f"{storage.uri} is in use by {current['holder']}; wait until that ends, or stop it; if it was killed, its "
+            f"{storage.uri} is in use by {current['holder']}; wait until it ends, or stop it; if it was killed, its "
             f"lock expires in {seconds:.0f} s (or delete {storage.shown(LOCK)})"
         )
 

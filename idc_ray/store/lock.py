@@ -76,11 +76,11 @@ def _flock(storage: StorageFolder, holder: str) -> Iterator[threading.Event]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             other = os.read(descriptor, 4096).decode(errors="replace").strip() or "a process that has just started"
-            raise Locked(f"{storage.uri} is in use by {other}; wait until that ends, or stop it") from None
+            raise Locked(f"{storage.uri} is in use by {other}; wait until it ends, or stop it") from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
                 raise
-            _logger.warning("%s cannot be locked (%s): take care that only one job writes to it", storage.uri, error)
+            _logger.warning("%s cannot be locked (%s): make sure that only one job writes to it", storage.uri, error)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, holder.encode(), 0)
         try:

@@ -42,7 +42,7 @@ class Manifest:
         source_bytes: size of all sources.
         ratio: tiles over candidate tiles, so pixels stored over pixels of whole tiles; 0 without any.
         shards: one by one.
-        quarantined: image_id, source, code and reason of each image set aside.
+        quarantined: image_id, source, code and reason of each quarantined image.
         timing: seconds, as the caller measured them.
         created: when, ISO 8601 with UTC offset.
         format_version: of the store.
@@ -98,7 +98,7 @@ def write_manifest(
     if expected_images is not None and len(done) + len(entries) != expected_images:
         raise IdcError(
             f"{storage.uri} has {len(done)} finished and {len(entries)} quarantined images, expected {expected_images} "
-            "in all; run the same command again: what is missing is done"
+            "in total; run the same command again to condense the missing ones"
         )
     tiles, candidates, source_bytes = (_sum(table[name]) for name in ("tiles", "candidate_tiles", "source_bytes"))
     manifest = Manifest(
@@ -143,9 +143,9 @@ def finished_run(storage: StorageFolder) -> tuple[RunRecord, Manifest]:
     """
     run, manifest = read_run(storage), read_manifest(storage)
     if run is None:
-        raise BadRequest(f"there is no condensed set at {storage.uri}; name the output of a condense command")
+        raise BadRequest(f"there is no condensed set at {storage.uri}; give the output of a condense command")
     if manifest is None:
-        raise BadRequest(f"{storage.uri} is not finished; finish it with the condense command that began it")
+        raise BadRequest(f"{storage.uri} is not finished; run the same condense command again")
     return run, manifest
 
 

@@ -110,6 +110,6 @@ def _record(metadata: pq.FileMetaData) -> ImageRecord:
 
 def _unreadable(storage: StorageFolder, name: str, why: str) -> IdcError:
     return IdcError(
-        f"{storage.shown(name)} is not a whole part ({why}); delete that file and run the same command again: "
-        "the image is done once more"
+        f"{storage.shown(name)} is not a complete part ({why}); delete that file and run the same command again: "
+        "the image is condensed again"
     )

@@ -21,7 +21,7 @@ _CLEARING = "clearing"  # in run.json while --overwrite removes the old run
 _LOST = "lost"  # in run.json after a repair: all that the rest of the output says of the run
 #: Largest tile and scale that a record may state.
 MAX_SIDE = 4096
-_FIX = "give --overwrite to start afresh, or another --output"
+_FIX = "give --overwrite to start over, or another --output"
 
 
 @dataclass(frozen=True)
@@ -113,14 +113,14 @@ def begin_run(storage: StorageFolder, record: RunRecord, overwrite: bool = False
     stored = _read(storage)
     if stored is None:
         if owned.has_data(storage):
-            raise BadRequest(f"{storage.uri} holds parts or shards, but no {RUN} that says of which run; {_FIX}")
+            raise BadRequest(f"{storage.uri} contains parts or shards, but no {RUN} that identifies their run; {_FIX}")
         _write(storage, record)
         return record
     found, clearing = stored
     differences = _differences(found, record)
     if differences:
         lines = "\n".join(f"  {line}" for line in differences)
-        raise BadRequest(f"{storage.uri} holds another run; there -> asked for:\n{lines}\n{_FIX}")
+        raise BadRequest(f"{storage.uri} contains another run; in the output -> requested:\n{lines}\n{_FIX}")
     if clearing:  # an --overwrite by this very run was killed
         return _replace(storage, record)
     owned.sweep(storage)
@@ -146,12 +146,12 @@ def update_run(storage: StorageFolder, **fields: Any) -> RunRecord:
     """
     record = read_run(storage)
     if record is None:
-        raise IdcError(f"{storage.shown(RUN)} is not there; begin a run first")
+        raise IdcError(f"{storage.shown(RUN)} does not exist; begin a run first")
     fixed = sorted(set(fields) - {"mlflow_run_id", "survey", "versions", "device", "shard_count", "images"})
     if fixed:
         raise ValueError(f"fields {fixed} of a run cannot be changed")
     if fields.get("shard_count", record.shard_count) != record.shard_count and list_index(storage):
-        raise ValueError(f"shard_count is {record.shard_count} and there are shards: it cannot become another")
+        raise ValueError(f"shard_count is {record.shard_count} and there are shards; it cannot be changed")
     record = _stored_form(replace(record, **fields))
     _write(storage, record)
     return record
@@ -174,8 +174,8 @@ def read_lost(storage: StorageFolder) -> LostRun | None:
 def _restore(storage: StorageFolder, record: RunRecord, lost: LostRun) -> None:
     if record.digest != lost.digest:
         raise BadRequest(
-            f"{storage.uri} holds a run of digest {lost.digest} whose {RUN} was damaged, asked for is {record.digest}; "
-            f"give the command that made it, which writes {RUN} anew, or {_FIX}"
+            f"{storage.uri} contains a run of digest {lost.digest} whose {RUN} was damaged, but requested is "
+            f"{record.digest}; run the command that made it, which writes {RUN} again, or {_FIX}"
         )
     _write(storage, replace(record, shard_count=lost.shard_count or record.shard_count))
 
@@ -199,14 +199,14 @@ def _read(storage: StorageFolder) -> tuple[RunRecord, bool] | None:
         return None
     if value.get("format_version") != FORMAT_VERSION:
         raise BadRequest(
-            f"{storage.shown(RUN)} has format_version {value.get('format_version')!r}; this program reads "
+            f"{storage.shown(RUN)} has format_version {value.get('format_version')!r}; this version reads "
             f"{FORMAT_VERSION}; use the version that wrote it, or {_FIX}"
         )
     value = unsealed(value, storage.shown(RUN), FIX_DAMAGE)
     if _LOST in value:
         raise BadRequest(
-            f"{storage.shown(RUN)} was damaged, and a repair took it out; the condense command that made this output "
-            f"writes it anew; or {_FIX}"
+            f"{storage.shown(RUN)} was damaged, and a repair removed it; the condense command of this output "
+            f"writes it again; or {_FIX}"
         )
     clearing = bool(value.pop(_CLEARING, False))
     try:

@@ -36,7 +36,7 @@ def unsealed(value: dict[str, Any], shown: str, fix: str) -> dict[str, Any]:
     except ValueError:  # NaN, which Python reads and JSON does not have
         fits = False
     if not fits:
-        raise IdcError(f"{shown} has another checksum than it states: it was damaged, or edited by hand; {fix}")
+        raise IdcError(f"{shown} does not match its checksum: it was damaged, or edited by hand; {fix}")
     return rest
 
 

@@ -102,9 +102,9 @@ def check_footer(storage: StorageFolder, shard: int, rows: int | None) -> None:
     except StoreUnavailable:
         raise
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise IdcError(f"{storage.shown(name)} has no whole footer ({error}); {FIX_DAMAGE}") from error
+        raise IdcError(f"{storage.shown(name)} has no complete footer ({error}); {FIX_DAMAGE}") from error
     if rows is not None and found != rows:
-        raise IdcError(f"{storage.shown(name)} has {found} rows, its index states {rows}; {FIX_DAMAGE}")
+        raise IdcError(f"{storage.shown(name)} has {found} rows, but {rows} in its index; {FIX_DAMAGE}")
 
 
 def merge(shard: pq.ParquetFile | None, replaced: Collection[str], parts: Iterable[pa.Table]) -> Iterator[pa.Table]:

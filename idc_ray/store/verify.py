@@ -93,11 +93,11 @@ def verify(uri: str, repair: bool = False, deep: bool = False) -> Report:
 def verify_output(storage: StorageFolder, repair: bool = False, deep: bool = False) -> Report:
     """See :func:`verify`."""
     if storage.size(RUN) is None and not owned.has_data(storage):
-        raise BadRequest(f"there is no condensed set at {storage.uri}; name the output of a condense command")
+        raise BadRequest(f"there is no condensed set at {storage.uri}; give the output of a condense command")
     if not repair:
         holder = read_holder(storage)
         if holder.state == "held":
-            raise Locked(f"{storage.uri} is in use by {holder.name}; check it when that has ended")
+            raise Locked(f"{storage.uri} is in use by {holder.name}; check it when that process has ended")
         return _examined(storage, deep)[0]
     with lock(storage, holder_text()):
         report, run = _examined(storage, deep)
@@ -145,7 +145,7 @@ class _Expected:
 
 @dataclass(frozen=True)
 class _Unit:
-    """What came of the check of a shard and its index."""
+    """Result of checking a shard and its index."""
 
     fault: Fault | None
     images: int = 0
@@ -224,14 +224,14 @@ def _run(storage: StorageFolder) -> RunRecord | None:
         return None
     run = read_run(storage)
     if run is None:
-        raise BadRequest(f"an --overwrite of {storage.uri} was interrupted; give the same command again")
+        raise BadRequest(f"an --overwrite of {storage.uri} was interrupted; run the same command again")
     return run
 
 
 def _check_spaces(storage: StorageFolder, name: str) -> None:
     """Damage that changes no value."""
     if not is_as_written(storage, name):
-        raise _Damage("its text is not as it was written")
+        raise _Damage("its text was changed")
 
 
 def _known(storage: StorageFolder, run: RunRecord | None, manifest: Manifest | None) -> LostRun | None:
@@ -304,7 +304,7 @@ def _checked_index(expected: _Expected, shard: int) -> IndexEntry | None:
     if fingerprint is not None:  # before anything of it is parsed
         data = storage.read(name)
         if data is not None and fingerprint_of(data) != fingerprint:
-            raise _Damage(f"it has another checksum than {MANIFEST} states")
+            raise _Damage(f"its checksum differs from that in {MANIFEST}")
     entry = read_index(storage, shard)
     if entry is None:
         return None
@@ -318,10 +318,10 @@ def _checked_index(expected: _Expected, shard: int) -> IndexEntry | None:
         raise _Damage(f"it states {_differences(entry.info, right)}, expected is {_differences(right, entry.info)}")
     ids, tiles = (entry.table[column].to_pylist() for column in ("image_id", "tiles"))
     if not all(is_image_id(i) for i in ids) or ids != sorted(set(ids)) or any(shard_of(i, count) != shard for i in ids):
-        raise _Damage("it has ids that are not in order, there twice, or of another shard")
+        raise _Damage("its ids are not in order, duplicated, or of another shard")
     if (len(ids), sum(tiles)) != (entry.info.images, entry.info.rows):
         stated = f"{entry.info.images} with {entry.info.rows}"
-        raise _Damage(f"it lists {len(ids)} images with {sum(tiles)} tiles, and states {stated}")
+        raise _Damage(f"it lists {len(ids)} images with {sum(tiles)} tiles, but states {stated}")
     return entry
 
 
@@ -342,7 +342,7 @@ def _checked_shard(
     if pending is not None and (entry is None or entry.info.fingerprint not in pending):
         count = expected.shard_count
         if not any(count is None or shard_of(image_id, count) == shard for image_id in expected.parts):
-            raise _Damage("it was being replaced, and the parts of its images are gone")
+            raise _Damage("it was being replaced, and the parts of its images are missing")
     return found
 
 
@@ -357,7 +357,7 @@ def _check_rows(expected: _Expected, shard: int, index: pa.Table) -> None:
             check_types(parquet.schema_arrow, ROW_SCHEMA)
             table = parquet.read(columns=["image_id", "tile_index", "source_sha256", "config_digest"])
             if list(zip(*(column.to_pylist() for column in table.columns[:3]), strict=True)) != wanted:
-                raise ValueError("they are not the tiles of the index's images, in order")
+                raise ValueError("they are not the tiles of the index's images in order")
             if set(table["config_digest"].to_pylist()) - {expected.digest}:
                 raise ValueError("some are of another run")
             for group in range(parquet.num_row_groups) if expected.sides is not None else ():
@@ -438,13 +438,13 @@ def _part_faults(expected: _Expected) -> Iterator[Fault]:
 
     yield from (fault for fault in ordered_map(check, sorted(expected.parts)) if fault is not None)
     if expected.manifest is not None and expected.parts:
-        what = f"{len(expected.parts)} finished images wait for their shards; the same condense command goes on"
+        what = f"{len(expected.parts)} finished images are not in shards yet; the same condense command continues"
         yield Fault(part_folder(digest), what, take_out=(MANIFEST,))
     for other in storage.folders(PARTS):
         folders = [f"{PARTS}/{other}/{prefix}" for prefix in storage.folders(f"{PARTS}/{other}")]
         names = tuple(f"{folder}/{name}" for folder in folders for name in storage.files(folder) if part_id(name))
         if other != digest and names:
-            yield Fault(f"{PARTS}/{other}", f"{len(names)} parts of another run were left", take_out=names)
+            yield Fault(f"{PARTS}/{other}", f"{len(names)} parts of another run are left", take_out=names)
 
 
 def _quarantine_faults(expected: _Expected) -> Iterator[Fault]:
@@ -465,20 +465,22 @@ def _stray_files(expected: _Expected) -> Iterator[Fault]:
     storage = expected.storage
     for name in storage.files(SHARDS):
         if name.endswith(".parquet") and shard_number(name) is None:
-            yield Fault(f"{SHARDS}/{name}", f"it is no shard, but readers of {SHARDS}/*.parquet find it; move it away")
+            yield Fault(
+                f"{SHARDS}/{name}", f"it is not a shard, but readers of {SHARDS}/*.parquet find it; move it elsewhere"
+            )
     if expected.manifest is not None:
         for name in owned.abandoned(storage):
-            yield Fault(name, "a writer that was killed left it", take_out=(name,))
+            yield Fault(name, "a killed writer left it", take_out=(name,))
 
 
 def _notes(expected: _Expected) -> Iterator[str]:
     manifest, storage = expected.manifest, expected.storage
     if read_lost(storage) is not None:
-        yield f"a repair took out {RUN}; the condense command that made this output writes it anew"
+        yield f"a repair removed {RUN}; the condense command of this output writes it again"
     if manifest is None:
-        yield f"without {MANIFEST} nothing states the checksums of indexes; parts have none"
+        yield f"without {MANIFEST} there are no checksums of indexes; parts have none"
     elif len(manifest.indexes) < len(manifest.shards):
-        yield f"{MANIFEST} is of an earlier version, which did not state checksums of indexes"
+        yield f"{MANIFEST} is of an earlier version without checksums of indexes"
 
 
 def _what(storage: StorageFolder, name: str, error: Exception) -> str:
@@ -496,7 +498,7 @@ def _what(storage: StorageFolder, name: str, error: Exception) -> str:
 def _take_out_all(storage: StorageFolder, faults: Iterable[Fault], run: LostRun | None) -> None:
     """Take out all damaged files, the manifest after all others."""
     names = [name for fault in faults for name in fault.take_out]
-    if RUN in names and run is not None:  # first: what is known of the run is told by files that may go now
+    if RUN in names and run is not None:  # first, as the run is inferred from files that may be removed now
         _keep_copy(storage, RUN)
         write_lost(storage, run)
     for name in names:

@@ -1,6 +1,6 @@
-"""Training by one worker in a process of its own on this machine, without Ray, whose start takes several times as long.
+"""Training with one worker in a separate process on this machine, without Ray, which starts several times faster.
 
-As with Ray Train, a crash or too little memory ends that process and not the job, and it is started again.
+As with Ray Train, a crash or lack of memory ends the worker's process but not the job, and the process is restarted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: What the process runs. -P: no module of the working directory may take the place of a library.
+#: Command of the process. -P: modules in the working directory must not shadow libraries.
 COMMAND = (
     sys.executable, "-P", "-c",
     f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
@@ -45,7 +45,7 @@ COMMAND = (
 
 
 def check_machine(workers: Workers) -> None:
-    """Whether this machine has what one worker takes.
+    """Check that this machine has the resources of one worker.
 
     Raises:
         BadRequest: it has not.
@@ -54,15 +54,15 @@ def check_machine(workers: Workers) -> None:
     for name, amount in (("CPU", workers.cpus), ("GPU", workers.gpus or 0.0)):
         if amount > have[name]:
             raise BadRequest(
-                f"the worker takes {amount:g} {name}, and this machine has {have[name]}; "
+                f"the worker needs {amount:g} {name}, but this machine has {have[name]}; "
                 "lower --workers.cpus or --workers.gpus"
             )
 
 
 class LocalWorker:
-    """The process of a worker, started at once, so that it imports torch while its job is prepared.
+    """The process of a worker, started immediately, so that it imports torch while its job is prepared.
 
-    It ends with the ``with`` block, or when this process ends, however that happens.
+    It ends with the ``with`` block, and when this process ends for any reason.
     """
 
     def __init__(self) -> None:
@@ -75,10 +75,10 @@ class LocalWorker:
         self._end()
 
     def train(self, job: TrainJob) -> Iterator[Event | None]:
-        """Train to the end; yields what happens, and None now and then while nothing does.
+        """Train to the end; yields events, and None at intervals without events.
 
         Raises:
-            IdcError: what another attempt would meet again, or the process died too often.
+            IdcError: an error that a retry would not fix, or the process died too often.
         """
         events = self._attempts(job)
         with Heartbeat("starting the training process and reading the data"):
@@ -94,7 +94,7 @@ class LocalWorker:
                 return
             if not restarts_left:
                 raise gave_up(job, reason)
-            log.warning("the training process ended early (%s); it is started again from the last state", reason)
+            log.warning("the training process ended early (%s); restarting it from the last saved state", reason)
             self._end()
             self._start()
 
@@ -105,11 +105,11 @@ class LocalWorker:
         self._process.kill()
         self._process.wait()
         for pipe in filter(None, (self._process.stdin, self._process.stdout)):
-            with contextlib.suppress(OSError):  # what was not sent yet
+            with contextlib.suppress(OSError):  # unsent data
                 pipe.close()
 
     def _attempt(self, job: TrainJob) -> Generator[Event | None, None, str | None]:
-        """Why the process ended early; None if it trained to the end."""
+        """Yield events; returns why the process ended early, or None if it trained to the end."""
         process, events = self._process, queue.SimpleQueue[Event | None]()
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -133,8 +133,8 @@ class LocalWorker:
 
 
 def _receive(pipe: IO[bytes], events: queue.SimpleQueue[Event | None]) -> None:
-    """Events of the process; None when no more will come."""
-    with contextlib.suppress(EOFError, OSError, ValueError, pickle.UnpicklingError):  # it died, or is ended
+    """Put the process's events into a queue, followed by None."""
+    with contextlib.suppress(EOFError, OSError, ValueError, pickle.UnpicklingError):  # the process has ended
         while True:
             events.put(pickle.load(pipe))
     events.put(None)
@@ -145,10 +145,10 @@ def _ending(code: int) -> str:
 
 
 def main() -> None:
-    """What the process does: the job comes by standard input, events go to standard output."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it reaches the driver too, which ends this process
+    """Main function of the process: reads the job from standard input and writes events to standard output."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's SIGINT also reaches the driver, which ends this process
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print must not come among the events
+    os.dup2(2, 1)  # output of libraries must not mix with the events
     job: TrainJob = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_driver, name="driver", daemon=True).start()
 
@@ -159,7 +159,7 @@ def main() -> None:
     try:
         train_worker(job, World(device=_device(job.config.workers)), report)
         report({"kind": "end", "reason": None})
-    except IdcError as error:  # to try again would not help
+    except IdcError as error:  # a retry would not help
         report({"kind": "error", "error": error})
     except Exception as error:
         traceback.print_exc()
@@ -167,7 +167,7 @@ def main() -> None:
 
 
 def _end_with_driver() -> None:
-    """Standard input ends when the driver does, even if that was killed."""
+    """End this process when the driver ends, which closes standard input even if the driver is killed."""
     with contextlib.suppress(OSError):
         sys.stdin.buffer.read()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Training by workers of Ray Train: several, or on a cluster, or with data that streams."""
+"""Training with Ray Train: with several workers, on a cluster, or with streamed data."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from idc_ray.training.worker import TrainJob, gave_up, train_worker
 
 __all__ = ["ray_events"]
 
-#: How long workers have to leave by themselves after an error of one.
+#: Time for workers to end by themselves after an error of one.
 LEAVE_SECONDS = 20.0
 
 
 def ray_events(job: TrainJob, streamed: bool) -> Iterator[Event | None]:
-    """Train on the cluster that is joined; yields what the workers report, and None now and then while they do not.
+    """Train on the connected cluster; yields the workers' events, and None at intervals without events.
 
     Args:
         job: the job.
-        streamed: whether its data may have to stream.
+        streamed: whether its data may have to be streamed.
 
     Raises:
-        IdcError: what a worker met that another attempt would meet again, or too many workers were lost.
+        IdcError: an error that a retry would not fix, or workers died too often.
     """
-    # On this machine: with another one that is lost it would take the training along.
+    # On this machine, so that the loss of another node does not end the training.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     trainer = _trainer(job, queue, streamed)
@@ -52,14 +52,14 @@ def ray_events(job: TrainJob, streamed: bool) -> Iterator[Event | None]:
         except BaseException as error:
             outcome.append(error)
 
-    # In a thread: this one shows what happens, and takes the signals that Ray Train would swallow.
+    # In a thread, as this one shows progress and handles signals, which Ray Train would ignore.
     thread = threading.Thread(target=run, name="ray train", daemon=True)
     thread.start()
     try:
         arriving = _events(queue, lambda: bool(outcome))
         for event in log_until_first(arriving, "no step is reported", lambda: _awaited(job.config.workers)):
             if event is not None and event["kind"] == "error":
-                thread.join(LEAVE_SECONDS)  # not for ever: other workers may wait for the one that failed
+                thread.join(LEAVE_SECONDS)  # with a limit, as other workers may wait for the failed one
                 raise event["error"]
             yield event
     finally:
@@ -69,7 +69,7 @@ def ray_events(job: TrainJob, streamed: bool) -> Iterator[Event | None]:
 
 
 def _events(queue: Queue, ended: Callable[[], bool]) -> Iterator[Event | None]:
-    """Events until the training has ended and none is left; None now and then while there is none."""
+    """Events until the training has ended; None at intervals without events."""
     while True:
         check_interrupted()
         over = ended()
@@ -82,14 +82,14 @@ def _events(queue: Queue, ended: Callable[[], bool]) -> Iterator[Event | None]:
 
 
 def _awaited(workers: Workers) -> str:
-    """Such as ``2 workers take 1 CPU each; free are 0 of 1 CPU; ...``."""
+    """Requested and free resources: ``2 workers take 1 CPU each; free are 0 of 1 CPU; ...``."""
     each = {"CPU": workers.cpus, "GPU": workers.gpus or 0.0}
     total, free = ray.cluster_resources(), ray.available_resources()
     one = " and ".join(f"{amount:g} {name}" for name, amount in each.items() if amount)
     room = ", ".join(
         f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}" for name, amount in each.items() if amount
     )
-    return f"{workers.count} workers take {one} each; free are {room}; streamed data takes one CPU more to be read"
+    return f"{workers.count} workers take {one} each; free are {room}; reading streamed data takes one more CPU"
 
 
 def _trainer(job: TrainJob, queue: Queue, streamed: bool) -> TorchTrainer:
@@ -102,7 +102,7 @@ def _trainer(job: TrainJob, queue: Queue, streamed: bool) -> TorchTrainer:
     return TorchTrainer(
         _run_worker,
         train_loop_config={"job": job, "queue": queue, "streamed": streamed},
-        # A stream that nobody reads would still cost the start of the processes that set it up.
+        # An unused stream would still start processes.
         datasets={"train": stream_of(job.config, job.labels)} if streamed else {},
         scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(name=name, failure_config=FailureConfig(max_failures=workers.max_failures)),
@@ -110,7 +110,7 @@ def _trainer(job: TrainJob, queue: Queue, streamed: bool) -> TorchTrainer:
 
 
 def _run_worker(arguments: dict[str, Any]) -> None:
-    """What each worker of Ray Train does."""
+    """Training function of a Ray Train worker."""
     job: TrainJob = arguments["job"]
     queue: Queue = arguments["queue"]
     context, device = ray.train.get_context(), ray.train.torch.get_device()
@@ -128,7 +128,7 @@ def _run_worker(arguments: dict[str, Any]) -> None:
     try:
         local_workers = context.get_local_world_size()
         train_worker(job, world, queue.put, local_workers, stream if arguments["streamed"] else None)
-    except IdcError as error:  # to try again would not help
+    except IdcError as error:  # not raised, as a retry would not help
         queue.put({"kind": "error", "error": error})
 
 

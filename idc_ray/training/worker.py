@@ -1,4 +1,4 @@
-"""Worker of the training job, in whatever process; without Ray."""
+"""Worker of the training job, in any process; without Ray."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class TrainJob:
     Attributes:
         config: the settings.
         storage: the output.
-        labels: checkpoint of the network that labels, if one does.
-        notes: what checkpoints say of where they come from.
+        labels: checkpoint of the network that makes the labels; None: real labels.
+        notes: JSON values for the checkpoints, on where the weights come from.
     """
 
     config: TrainConfig
@@ -55,13 +55,13 @@ def train_worker(
 
     Args:
         job: the job.
-        world: which worker this is.
-        report: takes what happens.
-        local_workers: how many workers this machine has, which share its CPUs and memory.
-        stream: gives data that does not stay in memory; None: all of it does.
+        world: the workers, and which of them this is.
+        report: called with each event.
+        local_workers: number of workers on this machine, which share its CPUs and memory.
+        stream: returns the stream of data that does not fit in memory; None: all data fits.
 
     Raises:
-        IdcError: what another attempt would meet again.
+        IdcError: an error that a retry would not fix.
     """
     set_up_training(job.config.workers.threads or max(1, (os.cpu_count() or 1) // local_workers))
 
@@ -120,14 +120,14 @@ def _resident(job: TrainJob, record: TrainRecord, sources: list[Source], world: 
 
 
 def gave_up(job: TrainJob, reason: str) -> IdcError:
-    """The error of a training whose workers were lost too often.
+    """The error of a training whose workers died too often.
 
     Args:
         job: the job.
-        reason: what became of the last of them.
+        reason: why the last attempt failed.
     """
-    anew = ", without --overwrite" if job.config.overwrite else ""
+    without = ", without --overwrite" if job.config.overwrite else ""
     return IdcError(
-        f"training stopped after {job.config.workers.max_failures + 1} attempts ({reason}); the last state is kept; "
-        f"the same command continues{anew}"
+        f"training stopped after {job.config.workers.max_failures + 1} attempts ({reason}); the last state is kept, "
+        f"and the same command{without} continues"
     )

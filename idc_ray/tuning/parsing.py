@@ -26,7 +26,7 @@ def parse_parameters(values: Mapping[str, Any], where: str) -> Space:
         where: the file, for messages.
 
     Raises:
-        BadRequest: an unknown kind, a range that is none, or a condition on what is not an earlier parameter.
+        BadRequest: an unknown kind, an invalid range, or a condition that refers to no earlier parameter.
     """
     if not isinstance(values, Mapping) or not values:
         raise BadRequest(f"{where} has no parameters; give at least one, such as parameters: {{ratio: [0.02, 0.05]}}")
@@ -113,8 +113,12 @@ def _conditions(what: str, when: Any, earlier: Mapping[str, Parameter]) -> dict[
     conditions = {}
     for name, given in when.items():
         if name not in earlier:
-            fix = nearest(str(name), [*earlier]) if earlier else "there is none: a condition looks at those above"
-            raise BadRequest(f"{what}: when has {name!r}, which is no parameter above it; {fix}")
+            fix = (
+                nearest(str(name), [*earlier])
+                if earlier
+                else "there is none: a condition refers to parameters above it"
+            )
+            raise BadRequest(f"{what}: when has {name!r}, which is not a parameter above it; {fix}")
         values = tuple(given) if isinstance(given, list) else (given,)
         if not values:
             raise BadRequest(f"{what}: when {name} is an empty list; expected one or more of {earlier[name].values}")

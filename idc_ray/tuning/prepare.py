@@ -101,7 +101,7 @@ def prepare(asked: TuneConfig, photographs: str | None = None) -> Plan:
     instances = _to_condense(rest, reading, config.images, validation)
     images = [ImageTask(each.image_id, each.lr, each.hr) for each in instances]
     validation = [_middle(pair, config.validation_side, config.scale) for pair in validation]
-    log.info("%d images to condense, %d to score on", len(images), len(validation))
+    log.info("%d images to condense, %d for validation", len(images), len(validation))
     lists = _lists(found, {"images.txt": [each.source for each in instances], "validation.txt": scored})
     return Plan(settings, teacher, images, validation, _identity(settings, teacher, instances, validation), lists)
 
@@ -111,22 +111,22 @@ def _to_condense(rest: ImageListing, reading: CondenseConfig, count: int, valida
     there = rest.manifest.num_rows
     if not there:
         raise BadRequest(
-            f"all images of {rest.uri} are held out to score on, and none is left to condense; give more images, or "
+            f"all images of {rest.uri} are held out for validation, and none is left to condense; give more images, or "
             "others with --validation"
         )
     readable = list(readable_samples(rest, reading, count, most_tried=there))
     if not readable:
         raise BadRequest(
-            f"none of the {there} images of {rest.uri} that are left to condense can be read, or holds a tile of "
-            f"{reading.tile_size} x {reading.tile_size} LR pixels; name other images with --input"
+            f"none of the {there} images of {rest.uri} that are left to condense can be read and has a tile of "
+            f"{reading.tile_size} x {reading.tile_size} LR pixels; give other images with --input"
         )
     if len(readable) < min(count, there):
-        log.warning("only %d of %d images can be read and hold a tile", len(readable), there)
+        log.warning("only %d of %d images can be read and have a tile", len(readable), there)
     instances = _without(readable, validation)
     if not instances:
         raise BadRequest(
-            f"all {len(readable)} images of {rest.uri} are also scored on, and none is left to condense; name other "
-            "images with --input, or with --validation"
+            f"all {len(readable)} images of {rest.uri} are also validation images, and none is left to condense; give "
+            "other images with --input, or with --validation"
         )
     return instances
 
@@ -150,7 +150,7 @@ def _validation(config: TuneConfig, found: ImageListing, reading: CondenseConfig
         _refuse_benchmark("input", found.uri, pairs)
     if not pairs:
         raise BadRequest(
-            f"there is nothing to score on in {config.validation or found.uri}; name a folder of HR images with "
+            f"there are no validation images in {config.validation or found.uri}; give a folder of HR images with "
             "--validation, or give more images"
         )
     return pairs, rest
@@ -175,8 +175,8 @@ def _refuse_benchmark(setting: str, where: str, pairs: list[Pair]) -> None:
     found = sorted(filter(BENCHMARK.fullmatch, folders))
     if found:
         raise BadRequest(
-            f"{setting} is {where}, which is or holds {', '.join(found)}, a benchmark: what is chosen on it cannot be "
-            "tested on it; name other images with --validation"
+            f"{setting} is {where}, which is or contains {', '.join(found)}, a benchmark, and "
+            "must not be used for tuning if results are tested on it; give other images with --validation"
         )
 
 
@@ -194,7 +194,7 @@ def _without(instances: list[Instance], validation: list[Pair]) -> list[Instance
     scored = {_content(pair.lr) for pair in validation}
     kept = [each for each in instances if _content(each.lr) not in scored]
     if len(kept) < len(instances):
-        log.warning("%d images are scored on and are not condensed", len(instances) - len(kept))
+        log.warning("%d validation images are not condensed", len(instances) - len(kept))
     return kept
 
 

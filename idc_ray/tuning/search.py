@@ -49,7 +49,7 @@ class Deaths(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The process of a trial died, and it is begun again."""
-        log.warning("trial %d lost its process (%s); it is begun again", trial.config["number"], _reason(trial))
+        log.warning("trial %d lost its process (%s); starting it again", trial.config["number"], _reason(trial))
         self._study.lost(trial.config["number"], _reason(trial), for_good=False)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -60,4 +60,4 @@ class Deaths(Callback):
 def _reason(trial: Trial) -> str:
     error = trial.get_pickled_error()
     lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
-    return lines[0] if lines else "no reason is known"
+    return lines[0] if lines else "unknown reason"

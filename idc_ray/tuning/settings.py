@@ -146,7 +146,7 @@ def check_space(settings: Settings, teacher: bytes) -> None:
             side = condense.tile_size
             if settings.train.patch_size > side:
                 raise BadRequest(
-                    f"train.patch_size is {settings.train.patch_size}, more than tile_size, {side}; set it, such as "
+                    f"train.patch_size is {settings.train.patch_size}, larger than tile_size, {side}; set it, such as "
                     f"--train '{{patch_size: {side}}}', or vary larger tiles"
                 )
             networks = (condense.resolved_feature_network, condense.rlff.feature_layer, side)
@@ -155,4 +155,4 @@ def check_space(settings: Settings, teacher: bytes) -> None:
                 tried.add(networks)
         except BadRequest as error:
             values = ", ".join(f"{name} {json.dumps(value)}" for name, value in probed.items())
-            raise BadRequest(f"{settings.config.space}: {values} cannot be: {error}") from None
+            raise BadRequest(f"{settings.config.space}: {values} is invalid: {error}") from None

@@ -93,7 +93,7 @@ def share_inputs(plan: Plan, options: dict[str, Any]) -> SharedInputs:
     teacher, images = ray.put(plan.teacher), ray.put(plan.images)
     configs = {feature_key(config): config for config in _key_configs(plan.settings)}
     if not configs:
-        log.info("the space has more than %d sets of features: each trial computes its own", MAX_KEYS)
+        log.info("the space has more than %d sets of features: each trial computes them separately", MAX_KEYS)
     room = FEATURE_BYTES // max(1, len(configs))
     tasks = [_measure.options(**options).remote(config, teacher, images, room) for config in configs.values()]
     teacher_cache = {}

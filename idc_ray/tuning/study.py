@@ -28,7 +28,7 @@ __all__ = ["JOURNAL", "STATUSES", "SweepStudy", "knee", "open_sweep", "ranked", 
 
 JOURNAL, NAME = "study.log", "sweep"
 
-FRESH = "give --overwrite to start afresh, or another --output"
+FRESH = "give --overwrite to start over, or another --output"
 
 #: For people, in the order of tables.
 STATUSES = {
@@ -81,7 +81,7 @@ class SweepStudy:
         study: the trials.
         total: number of trials that the limit and the space allow.
         ended: called with each trial that ended, after it is on disk.
-        error: what went wrong in here, or in ``ended``; Ray Tune hides it in an error of its own.
+        error: exception raised here or in ``ended``, which Ray Tune replaces by another one.
     """
 
     def __init__(self, storage: StorageFolder, content: bytes, settings: Settings) -> None:
@@ -103,7 +103,7 @@ class SweepStudy:
         self._begin = time.monotonic() - self.study.user_attrs.get("seconds", 0.0)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Ray Tune pickles what it is given for snapshots of its own, which nothing continues from."""
+        """Empty: Ray Tune pickles its arguments for snapshots, which are not used."""
         return {}
 
     @property
@@ -230,10 +230,12 @@ def open_sweep(
         if found != identity:
             names = sorted(name for name in found.keys() | identity if found.get(name) != identity.get(name))
             lines = [f"  {name}: {found.get(name)!r} -> {identity.get(name)!r}\n" for name in names]
-            raise BadRequest(f"{storage.uri} holds another sweep; there -> asked for:\n{''.join(lines)}{FRESH}")
+            raise BadRequest(
+                f"{storage.uri} contains another sweep; in the output -> requested:\n{''.join(lines)}{FRESH}"
+            )
         return SweepStudy(storage, content, settings)
     if not overwrite and storage.read("tune.json") is not None:
-        raise BadRequest(f"{storage.uri} holds a sweep of an earlier version, which cannot be continued; {FRESH}")
+        raise BadRequest(f"{storage.uri} contains a sweep of an earlier version, which cannot be continued; {FRESH}")
     for name in (*files, JOURNAL):
         storage.delete(name)
     study = SweepStudy(storage, b"", settings)
@@ -251,7 +253,7 @@ def read_study(storage: StorageFolder) -> optuna.Study:
     """
     content = storage.read(JOURNAL)
     if not content:
-        raise BadRequest(f"{storage.uri} holds no sweep; expected {JOURNAL} in it")
+        raise BadRequest(f"{storage.uri} contains no sweep; expected {JOURNAL} in it")
     return _read(storage, content)
 
 

@@ -139,7 +139,7 @@ def _run_seed(
     begin = time.perf_counter()
     tiles, left_out = _condense(condense, inputs, device)
     if not tiles:
-        raise IdcError(f"no tile came of the images, of which {left_out} failed; the ratio may be too small")
+        raise IdcError(f"the images gave no tiles, and {left_out} of them failed; the ratio may be too small")
     condensed = time.perf_counter()
     side = condense.tile_size
     outcome = SeedOutcome(

@@ -20,6 +20,7 @@ from idc_ray.lifecycle import claimed, closed_if_stopped, cluster
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import tell_if_no_room
+from idc_ray.report import Options, write_own_report
 from idc_ray.results import Trial, TuneResult
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.tracking import tracking_uri
@@ -91,12 +92,16 @@ def run_tune(plan: Plan, say: bool = False) -> TuneResult:
     with claimed(storage):
         study = open_sweep(storage, plan.settings, plan.identity, overwrite=config.overwrite, files=FILES)
         storage.write("config.yaml", config.to_yaml().encode())
-        return _Run(plan, storage, study, say).run()
+        tuned = _Run(plan, storage, study, say).run()
+        if config.report:
+            with Heartbeat("writing the report"):
+                write_own_report(storage, Options())
+    return tuned
 
 
 def prepared(config: TuneConfig, photographs: str | None = None) -> Plan:
     """What a sweep does, with the space's own settings; BadRequest if it cannot."""
-    with Heartbeat("reading the space, the teacher and the images"):
+    with Heartbeat("reading the search space, the teacher and the images"):
         return prepare(config, photographs)
 
 
@@ -110,7 +115,7 @@ class _Run:
 
     def run(self) -> TuneResult:
         config = self.config
-        log.info("%d of %d trials done before", self.ended_before, self.study.total)
+        log.info("%d of %d trials already done", self.ended_before, self.study.total)
         self.tracking = RunFamily(config.mlflow, config, config.output, self.storage, result_digest(self.plan.identity))
         with closed_if_stopped(self.tracking):
             with Heartbeat("logging finished trials to MLflow"):
@@ -127,7 +132,7 @@ class _Run:
                 print(f"{table}\n{'output':<15} {self.storage.uri}", flush=True)
             if not trials or trials[0].state != TrialState.COMPLETE:
                 reasons = sorted({trial.user_attrs.get("reason", "") for trial in trials} - {""})
-                raise IdcError(f"no trial came to its end; {'; '.join(reasons[:3]) or 'raise --hours'}")
+                raise IdcError(f"no trial finished; {'; '.join(reasons[:3]) or 'raise --hours'}")
             self.tracking.finish("FINISHED")
         found = tuple(_result(trial) for trial in trials)
         return TuneResult(self.storage.uri, len(found), found[0], self.storage.shown("best.yaml"), found, table)
@@ -151,7 +156,7 @@ class _Run:
             pool = plan_pool(self.config.actors, ray.cluster_resources(), trials_left)
             log.info("%d trials at a time on %s", pool.max_size, pool.device)
             tell_if_no_room(pool)
-            with Heartbeat("computing what all trials share: features, difficulties"):
+            with Heartbeat("computing features and difficulties for all trials"):
                 inputs = share_inputs(self.plan, pool.options)
             self.begin_trials = time.monotonic()
             self._tune(inputs, pool, trials_left, may_grow=pool.may_grow and not started_here)

@@ -138,7 +138,7 @@ def test_what_cannot_come_to_a_result_is_an_exception(photos: Path, tmp_path: Pa
     """Catches a result without a best trial, and the state of an output that is none."""
     (tmp_path / "space.yaml").write_text("parameters: {loss.gamma: [0, 2]}\n")
     settings = {"condense": SMALL, "train": {"patch_size": 16}, "mlflow": {"enabled": False}}
-    with pytest.raises(IdcError, match="no trial came to its end; raise --hours"):
+    with pytest.raises(IdcError, match="no trial finished; raise --hours"):
         idc_ray.tune(tmp_path / "space.yaml", photos, tmp_path / "sweep", hours=1e-9, **settings)
     with pytest.raises(BadRequest, match="no run in"):
         idc_ray.status(tmp_path)

@@ -10,18 +10,20 @@ import torch
 from torch import Tensor
 
 from benchmarks.literal import PROJECTIONS, LiteralImage, LiteralMatcher, by_convolution, by_unfolding
+from idc_ray.condensation.crops import Crops, difficulty_map
 from idc_ray.condensation.difficulty import hardness_map
+from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.groups import balanced_groups
 from idc_ray.condensation.matching import MatchingProblem, TileMatcher
 from idc_ray.condensation.rlff import FrequencyBank, draw_bank
 from idc_ray.condensation.starts import crop_start, hardest_windows
-from idc_ray.condensation.targets import difficulty_map, measure_image
+from idc_ray.condensation.targets import measure_image
 from idc_ray.condensation.teacher_features import FeatureReader
 from idc_ray.config import Loss, Optimizer
 from idc_ray.models.edsr import EDSR
 from idc_ray.models.teacher import Teacher
 
-TILES, SLOTS = 3, 2
+TILES, BATCHES = 3, FixedBatches(2, shared=True)
 
 
 @dataclass
@@ -44,11 +46,12 @@ def case(request: pytest.FixtureRequest) -> Case:
     y, x = np.mgrid[:41, :55]
     picture = (120 + 60 * np.sin(y / 9 + x / 11))[..., None] + random.normal(0, 40, (41, 55, 3)) * (x > 30)[..., None]
     lr = torch.from_numpy(picture.clip(0, 255).astype(np.uint8)).permute(2, 0, 1).contiguous()
-    hardness = hardness_map(Loss().hardness, difficulty_map(reader, lr, SLOTS)[None], lr[None].float() / 255)[0]
-    real = measure_image(reader, bank, lr, hardness, SLOTS, gamma=1.0, weight_floor=0.01, clip_percentile=99.0)
+    hardness = hardness_map(Loss().hardness, difficulty_map(reader, lr, BATCHES)[None], lr[None].float() / 255)[0]
+    crops = Crops(reader, lr, BATCHES)
+    real, _ = measure_image(crops, bank, hardness, crops.weighting(hardness, 1.0, 0.01, 99.0))
     start, _ = crop_start(lr, hardest_windows(hardness, 16, TILES), 16)
     points = real.embeddings(16)
-    shares = balanced_groups(points, real.masses, points[:TILES])
+    shares = balanced_groups(points, real.weight_sums, points[:TILES])
     weighting = real.weighting.of_tiles(request.param)
     problem = MatchingProblem(start, real.mean, real.std, weighting, real.targets(shares))
     image = LiteralImage.cut_from(reader, lr, hardness, shares, real.mean, real.std, real.weighting)
@@ -58,7 +61,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def _literal(case: Case, name: str, loss: Loss, index: int) -> tuple[Tensor, Tensor, Tensor]:
-    matcher = LiteralMatcher(case.reader, PROJECTIONS[name], loss, Optimizer(), SLOTS)
+    matcher = LiteralMatcher(case.reader, PROJECTIONS[name], loss, Optimizer(), BATCHES.size)
     tiles = case.tiles.clone().requires_grad_()
     weights = matcher.weights(case.image, case.tiles)
     value = matcher.loss(case.image, tiles, weights, case.bank.sets[index])
@@ -68,11 +71,11 @@ def _literal(case: Case, name: str, loss: Loss, index: int) -> tuple[Tensor, Ten
 
 
 def _ours(case: Case, loss: Loss, index: int) -> tuple[Tensor, Tensor, Tensor]:
-    matcher = TileMatcher(case.reader, case.bank, loss, Optimizer(), SLOTS, shared=True)
+    matcher = TileMatcher(case.reader, case.bank, loss, Optimizer(), BATCHES)
     tiles = case.tiles.clone().requires_grad_()
     weights = matcher._weights([case.problem], [tiles])
     sums = matcher._sums([case.problem], [tiles], weights, index)
-    value = matcher._loss(sums[0], weights[0], case.problem.targets, index).mean()
+    value = matcher._loss(sums[0], weights[0].sum((1, 2)), case.problem.targets, index).mean()
     value.backward()
     assert tiles.grad is not None
     return value.detach(), tiles.grad, weights[0]
@@ -108,9 +111,9 @@ def test_convolution_is_unfolding() -> None:
 def test_steps_with_fixed_frequencies_go_where_ours_go(case: Case) -> None:
     """The whole loop, with one set and no redrawing: the same tiles to a grey level."""
     one_set = FrequencyBank(case.bank.directions[:1], case.bank.held_out, case.bank.bandwidths)
-    ours = TileMatcher(case.reader, one_set, Loss(), Optimizer(), SLOTS, shared=True)
+    ours = TileMatcher(case.reader, one_set, Loss(), Optimizer(), BATCHES)
     optimised = ours._optimise([case.problem], 3, None)[0]
-    literal = LiteralMatcher(case.reader, by_convolution, Loss(), Optimizer(), SLOTS)
+    literal = LiteralMatcher(case.reader, by_convolution, Loss(), Optimizer(), BATCHES.size)
     *_, pixels = literal.steps(case.image, case.problem.start, 3, lambda step: one_set.sets[0])
     assert int((pixels.int() - optimised.int()).abs().max()) <= 1
     assert not torch.equal(pixels, case.problem.start)

@@ -33,7 +33,7 @@ def test_every_combination_that_makes_sense_is_an_arm() -> None:
         "whole-teacher", "whole-real", "idc-0.1-teacher-per_image", "idc-0.1-teacher-difficulty",
         "idc-0.02-teacher-per_image", "idc-0.02-teacher-difficulty",
     ]  # fmt: skip
-    assert left_out == ["idc with real labels is left out: it makes tiles that no real HR exists for"]
+    assert left_out == ["idc with real labels is left out: its tiles have no real HR"]
 
 
 def test_a_further_grid_takes_what_it_leaves_out_from_the_main_one() -> None:
@@ -73,12 +73,12 @@ def test_a_network_is_a_model_with_settings() -> None:
         ({"variants": {"v": {"method": "idc", "itertions": 0}}, "methods": "v"}, "did you mean 'iterations'"),
         ({"variants": {"v": {"iterations": 0}}, "methods": "v"}, "no method"),
         ({"variants": {"a/b": {"method": "idc"}}, "methods": "a/b"}, "expected letters"),
-        ({"methods": "xyz"}, "methods: no method is called 'xyz'; expected one of: .*idc.*whole"),
+        ({"methods": "xyz"}, "methods: no method is named 'xyz'; expected one of: .*idc.*whole"),
         ({"variants": {"mine": {"method": "idc"}}, "methods": "mime"}, "did you mean mine"),
         ({"students": "edsr_smal"}, "edsr_small"),
         ({"condense": {"seed": 1}}, "condense.seed cannot be set here"),
         ({"train": {"validation": {"every": 3}}}, "train.validation.every cannot be set here"),
-        ({"condense": {"tile_size": 16}, "train": {"patch_size": 24}}, "patch_size is 24, more than"),
+        ({"condense": {"tile_size": 16}, "train": {"patch_size": 24}}, "patch_size is 24, larger than"),
         ({"methods": "idc", "labels": "real"}, "nothing to compare: idc with real labels"),
     ],
 )
@@ -161,7 +161,10 @@ def test_the_reference_is_named_by_its_beginning() -> None:
     arms = expand(config, b"")[0]
     assert reference_of(None, arms) == "whole-real"
     assert reference_of("random-0.25-real", arms) == "random-0.25-real-per_image"
-    for name, message in (("random", "4 arms begin like that"), ("sobel", "no arm is called that; there are: whole")):
+    for name, message in (
+        ("random", "4 arms have this prefix"),
+        ("sobel", "no arm has this name; expected one of: whole"),
+    ):
         with pytest.raises(BadRequest, match=message):
             reference_of(name, arms)
 

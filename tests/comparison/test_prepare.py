@@ -21,7 +21,7 @@ def test_images_to_be_scored_on_are_no_training_images(
     shutil.copytree(benchmark_folder, tmp_path / "all" / "tests")
     scored = {"benchmarks": str(benchmark_folder), "curve": "none"} | {setting: str(tmp_path / "all" / "tests")}
     common = {"output": str(tmp_path / "out"), "methods": "random", "labels": "teacher", "reference": None}
-    refused = rf"{setting} .*tests lies in the input .*: 2 images would be trained and scored on"
+    refused = rf"{setting} .*tests is inside the input .*: 2 images would be used for training and scoring"
     with pytest.raises(BadRequest, match=refused):
         prepare(compare_config(input=str(tmp_path / "all"), **scored, **common))
     assert prepare(compare_config(input=str(tmp_path / "all" / "*.png"), **scored, **common)).arms

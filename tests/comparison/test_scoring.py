@@ -57,5 +57,5 @@ def test_a_validation_that_cannot_be_is_refused(images: Path, benchmark_folder: 
     clash = tmp_path / VALIDATION
     clash.mkdir()
     (clash / "0.png").write_bytes((images / "0.png").read_bytes())
-    with pytest.raises(BadRequest, match="a set called validation"):
+    with pytest.raises(BadRequest, match="a set named validation"):
         scoring_of(compare_config(benchmarks=str(tmp_path), validation=str(images)))

@@ -7,11 +7,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from idc_ray.condensation.crops import Crops
+from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.rlff import FrequencyBank, draw_bank
+from idc_ray.condensation.targets import RealImage, measure_image
 from idc_ray.condensation.teacher_features import FeatureReader
 from idc_ray.config import CondenseConfig, load_config
 from idc_ray.models.edsr import EDSR
 from idc_ray.models.teacher import Teacher
+
+BATCHES = FixedBatches(2)
 
 SETTINGS: dict[str, object] = {
     "tile_size": 16,
@@ -58,6 +63,20 @@ def picture(height: int = 52, width: int = 70, seed: int = 0) -> NDArray[np.uint
 
 def as_tensor(image: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def measured(
+    reader: FeatureReader,
+    bank: FrequencyBank,
+    lr: torch.Tensor,
+    hardness: torch.Tensor,
+    gamma: float = 1.0,
+    clip: float = 99,
+    batches: FixedBatches = BATCHES,
+) -> RealImage:
+    """The real side of an image, uint8 (3, H, W)."""
+    crops = Crops(reader, lr, batches)
+    return measure_image(crops, bank, hardness, crops.weighting(hardness, gamma, 0.01, clip))[0]
 
 
 def literal_gradient(image: NDArray[np.float32]) -> NDArray[np.float64]:

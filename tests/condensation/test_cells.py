@@ -5,23 +5,35 @@ import torch
 from torch import Tensor
 
 from idc_ray.condensation import cells as module
-from idc_ray.condensation.cells import NOWHERE, Cells, cell_side, cells_of_image, cells_of_tile, mosaic
-from idc_ray.condensation.rlff import FrequencyBank
-from idc_ray.condensation.targets import RealImage, difficulty_map, measure_image, standardise
+from idc_ray.condensation.cells import NOWHERE, CellGrid, Cells, cell_side, cell_windows, mosaic, tile_offsets
+from idc_ray.condensation.crops import Crops, difficulty_map
+from idc_ray.condensation.difficulty import TileWeights
+from idc_ray.condensation.rlff import FrequencyBank, fourier_products
+from idc_ray.condensation.targets import RealImage, measure_image, standardise
 from idc_ray.condensation.teacher_features import FeatureReader
-from tests.condensation.conftest import as_tensor, picture
+from tests.condensation.conftest import BATCHES, as_tensor, picture
 
 SIDE = 8
 
 
-def _measured(reader: FeatureReader, bank: FrequencyBank) -> tuple[Tensor, Tensor, RealImage]:
-    lr = as_tensor(picture())
-    hardness = difficulty_map(reader, lr, 2)
-    return lr, hardness, measure_image(reader, bank, lr, hardness, 2, 2.0, 0.01, 99)
+def _measured(
+    reader: FeatureReader, bank: FrequencyBank, hardness: Tensor, kind: TileWeights = "uniform", wanted: int = 4
+) -> tuple[RealImage, Cells]:
+    crops = Crops(reader, as_tensor(picture()), BATCHES)
+    weighting = crops.weighting(hardness, 2.0, 0.01, 99)
+    grid = CellGrid.of_image(crops, hardness, weighting, kind, SIDE, wanted)
+    real, cells = measure_image(crops, bank, hardness, weighting, grid)
+    assert cells is not None
+    return real, cells
+
+
+@pytest.fixture(scope="module")
+def hardness(reader: FeatureReader) -> Tensor:
+    return difficulty_map(reader, as_tensor(picture()), BATCHES)
 
 
 def _literal(features: Tensor, weights: Tensor, bank: FrequencyBank, top: int, left: int) -> tuple[Tensor, float]:
-    """Mean over a cell's local features of w (cos t.u, sin t.u), one by one, and of w."""
+    """Sum over a cell's local features of w (cos t.u, sin t.u), one by one, and of w."""
     frequencies = bank.sets[0].flatten(1).double()
     total, mass = torch.zeros(len(frequencies), 2, dtype=torch.float64), 0.0
     side = SIDE - 2  # local features of 3 x 3
@@ -31,17 +43,17 @@ def _literal(features: Tensor, weights: Tensor, bank: FrequencyBank, top: int, l
             weight = float(weights[y, x])
             total += weight * torch.stack([phase.cos(), phase.sin()], 1)
             mass += weight
-    return total / side**2, mass / side**2
+    return total, mass
 
 
 @pytest.mark.parametrize("kind", ["uniform", "difficulty"])
 def test_the_features_of_an_image_are_those_of_its_crops_one_by_one(
-    reader: FeatureReader, bank: FrequencyBank, kind: str
+    reader: FeatureReader, bank: FrequencyBank, hardness: Tensor, kind: TileWeights
 ) -> None:
-    lr, hardness, real = _measured(reader, bank)
-    weighting = real.weighting.of_tiles(kind)  # type: ignore[arg-type]
-    cells = cells_of_image(real, bank, hardness, weighting, SIDE, 4)
-    assert len(cells.positions.unique(dim=0)) == len(cells.positions) == len(cells.sums) == len(cells.masses)
+    lr = as_tensor(picture())
+    real, cells = _measured(reader, bank, hardness, kind)
+    weighting = real.weighting.of_tiles(kind)
+    assert len(cells.positions.unique(dim=0)) == len(cells.positions) == len(cells.feature_sums)
     assert cells.positions.min() == 0 and (cells.positions.max(0).values + SIDE).tolist() == [52, 70]
     for index in range(0, len(cells.positions), 37):
         storage = cells.positions[index]
@@ -51,44 +63,43 @@ def test_the_features_of_an_image_are_those_of_its_crops_one_by_one(
         tile = lr[None, :, top : top + 16, left : left + 16].float() / 255
         features = standardise(reader.features(tile), real.mean, real.std)[0]
         weights = weighting(reader.centres(hardness[top : top + 16, left : left + 16]))
-        total, mass = _literal(features, weights, bank, *(storage - crop).tolist())
-        assert torch.allclose(cells.sums[index].double(), total, atol=1e-5)
-        assert float(cells.masses[index]) == pytest.approx(mass, rel=1e-5)
+        total, weight = _literal(features, weights, bank, *(storage - crop).tolist())
+        assert torch.allclose(cells.feature_sums[index].double(), total, atol=1e-5 * (SIDE - 2) ** 2)
+        assert float(cells.weight_sums[index]) == pytest.approx(weight, rel=1e-5)
 
 
-def test_the_cells_of_a_tile_are_its_parts(reader: FeatureReader, bank: FrequencyBank) -> None:
-    lr, _, real = _measured(reader, bank)
-    features = standardise(reader.features(lr[None, :, 3:19, 5:21].float() / 255), real.mean, real.std)[0]
-    weights = torch.rand(14, 14, generator=torch.Generator().manual_seed(0))
-    cells = cells_of_tile(features, weights, bank, 2, (3, 5))
-    assert cells.positions.tolist() == [[3, 5], [3, 13], [11, 5], [11, 13]]
-    for index, (top, left) in enumerate([(0, 0), (0, 8), (8, 0), (8, 8)]):
-        total, mass = _literal(features, weights, bank, top, left)
-        assert torch.allclose(cells.sums[index].double(), total, atol=1e-5)
-        assert float(cells.masses[index]) == pytest.approx(mass, rel=1e-5)
-    assert (cells_of_tile(features, weights, bank, 2, None).positions == NOWHERE).all()
+def test_windows_of_a_tile_are_its_cells(reader: FeatureReader, bank: FrequencyBank) -> None:
+    features, weights = torch.randn(8, 16, 16), torch.rand(14, 14)
+    offsets = tile_offsets(16, 2)
+    assert offsets.tolist() == [[0, 0], [0, 8], [8, 0], [8, 8]]
+    columns = cell_windows(offsets, SIDE, reader) * weights.flatten()
+    sums = fourier_products(features[None], bank.directions[0], columns[None], bank.bandwidths)[0]
+    for index, (top, left) in enumerate(offsets.tolist()):
+        total, weight = _literal(features, weights, bank, top, left)
+        assert torch.allclose(sums[index].double(), total, atol=1e-4)
+        assert float(columns[index].sum()) == pytest.approx(weight, rel=1e-5)
 
 
 def test_of_too_many_cells_the_heaviest_are_looked_at(
-    reader: FeatureReader, bank: FrequencyBank, monkeypatch: pytest.MonkeyPatch
+    reader: FeatureReader, bank: FrequencyBank, hardness: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And of equal ones not those of one corner; the same ones each time."""
-    _, hardness, real = _measured(reader, bank)
-    uniform = real.weighting.of_tiles("uniform")
-    everything = cells_of_image(real, bank, hardness, uniform, SIDE, 1)
+
+    def cells(map_of: Tensor, wanted: int) -> Cells:
+        return _measured(reader, bank, map_of, wanted=wanted)[1]
+
+    def mean_hardness(some: Cells) -> Tensor:
+        return torch.stack([hardness[t : t + SIDE, x : x + SIDE].mean() for t, x in some.positions.tolist()])
+
+    everything = cells(hardness, 1)
     monkeypatch.setattr(module, "MOST_CELLS", 30)
-    some = cells_of_image(real, bank, hardness, uniform, SIDE, 1)
+    some = cells(hardness, 1)
     assert len(some.positions) == 30
-
-    def mean_hardness(cells: Cells) -> Tensor:
-        return torch.stack([hardness[t : t + SIDE, x : x + SIDE].mean() for t, x in cells.positions.tolist()])
-
     assert mean_hardness(some).min() >= mean_hardness(everything).sort(descending=True).values[29] - 1e-6
-    assert len(cells_of_image(real, bank, hardness, uniform, SIDE, 3).positions) == 48  # 16 for each that is wanted
-    flat = cells_of_image(real, bank, torch.ones_like(hardness), uniform, SIDE, 1)
+    assert len(cells(hardness, 3).positions) == 48  # 16 for each that is wanted
+    flat, again = (cells(torch.ones_like(hardness), 1) for _ in range(2))
     assert flat.positions[:, 0].max() > 30
-    again = cells_of_image(real, bank, torch.ones_like(hardness), uniform, SIDE, 1)
-    assert torch.equal(flat.positions, again.positions) and torch.equal(flat.sums, again.sums)
+    assert torch.equal(flat.positions, again.positions) and torch.equal(flat.feature_sums, again.feature_sums)
 
 
 @pytest.mark.parametrize(("tile", "count"), [(16, 2), (17, 2), (50, 3), (48, 1), (19, 4)])

@@ -63,6 +63,9 @@ class Wrapped:
     def upscale(self, lr: Tensor) -> Tensor:
         return self._upscale(lr, self.teacher.upscale(lr))
 
+    def features_and_upscale(self, lr: Tensor) -> tuple[Tensor, Tensor]:
+        return self.features(lr), self.upscale(lr)
+
 
 def _nan_where_white(lr: Tensor, out: Tensor) -> Tensor:
     """NaN for the tiles that have a pure white pixel, as a teacher in half precision has for some images."""
@@ -430,7 +433,7 @@ def test_no_images_are_no_results(teacher: Teacher) -> None:
 
 
 def test_a_teacher_of_another_scale_is_refused(teacher: Teacher) -> None:
-    with pytest.raises(ValueError, match=r"by 2.*scale is 4"):
+    with pytest.raises(ValueError, match=r"for x2.*scale is 4"):
         _condenser(teacher, scale=4)
 
 

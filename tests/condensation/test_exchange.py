@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from idc_ray.condensation import exchange as module
 from idc_ray.condensation.cells import NOWHERE, Cells
 from idc_ray.condensation.characteristic import discrepancy
 from idc_ray.condensation.exchange import exchange
@@ -19,13 +20,13 @@ def _random(count: int, seed: int, far: bool = True) -> Cells:
     random = torch.Generator().manual_seed(seed)
     step = SIDE if far else 1
     positions = torch.stack([step * torch.arange(count), torch.zeros(count, dtype=torch.int64)], 1)
-    masses = torch.rand(count, generator=random) + 0.5
-    return Cells(positions, torch.randn(count, 8, 2, generator=random) * masses[:, None, None] / 2, masses)
+    weights = torch.rand(count, generator=random) + 0.5
+    return Cells(positions, torch.randn(count, 8, 2, generator=random) * weights[:, None, None] / 2, weights)
 
 
 def _begin(count: int = TILES * PER_TILE, seed: int = 99) -> Cells:
     cells = _random(count, seed)
-    return Cells(torch.full_like(cells.positions, NOWHERE), cells.sums, cells.masses)
+    return Cells(torch.full_like(cells.positions, NOWHERE), cells.feature_sums, cells.weight_sums)
 
 
 def _goals(seed: int = 5) -> tuple[Tensor, Tensor]:
@@ -35,7 +36,7 @@ def _goals(seed: int = 5) -> tuple[Tensor, Tensor]:
 
 
 def _loss(tiles: list[list[tuple[Tensor, Tensor]]], image: Tensor, groups: Tensor, loss: Loss) -> float:
-    """As the pixels' loss is written: levels of characteristic functions of (sums, masses)."""
+    """As the pixels' loss is written: levels of characteristic functions of (feature sums, weight sums)."""
 
     def function(cells: list[tuple[Tensor, Tensor]]) -> Tensor:
         return torch.stack([s for s, _ in cells]).sum(0) / torch.stack([m for _, m in cells]).sum()
@@ -55,7 +56,7 @@ def _tiles(result: Tensor, offered: Cells, begin: Cells) -> list[list[tuple[Tens
             source, index = (
                 (begin, tile * PER_TILE + storage) if position[0] == NOWHERE else (offered, where[tuple(position)])
             )
-            row.append((source.sums[index], source.masses[index]))
+            row.append((source.feature_sums[index], source.weight_sums[index]))
         out.append(row)
     return out
 
@@ -70,9 +71,10 @@ LOSSES = [
 def test_one_sweep_takes_the_best_in_every_place_by_brute_force(loss: Loss) -> None:
     """The whole loss computed anew for every cell in every place."""
     offered, begin, goals = _random(20, 1), _begin(), _goals()
-    cells = [(offered.sums[i], offered.masses[i]) for i in range(20)]
+    cells = [(offered.feature_sums[i], offered.weight_sums[i]) for i in range(20)]
     tiles = [
-        [(begin.sums[t * PER_TILE + p], begin.masses[t * PER_TILE + p]) for p in range(PER_TILE)] for t in range(TILES)
+        [(begin.feature_sums[t * PER_TILE + p], begin.weight_sums[t * PER_TILE + p]) for p in range(PER_TILE)]
+        for t in range(TILES)
     ]
     used: dict[tuple[int, int], int] = {}
     for storage, tile in itertools.product(range(PER_TILE), range(TILES)):
@@ -96,6 +98,15 @@ def test_one_sweep_takes_the_best_in_every_place_by_brute_force(loss: Loss) -> N
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+def test_products_that_are_not_kept_change_nothing(loss: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very large images; products of a cell that is no longer in use must not be taken for those of another."""
+    arguments = (_random(60, 2), _begin(), SIDE, *_goals(), loss, 3)
+    expected = exchange(*arguments)
+    monkeypatch.setattr(module, "KEPT_PRODUCTS", 2 * 66 * 8)
+    assert torch.equal(exchange(*arguments), expected)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_more_sweeps_never_leave_a_larger_loss(loss: Loss) -> None:
     offered, begin, goals = _random(60, 2), _begin(), _goals()
     losses = [
@@ -109,16 +120,16 @@ def test_more_sweeps_never_leave_a_larger_loss(loss: Loss) -> None:
 def test_the_image_that_is_made_of_some_cells_is_found() -> None:
     """Groups that one offered cell each matches alone, among many that do not."""
     offered, begin = _random(50, 3), _begin(TILES)
-    groups = offered.sums[[7, 31]] / offered.masses[[7, 31], None, None]
-    image = offered.sums[[7, 31]].sum(0) / offered.masses[[7, 31]].sum()
+    groups = offered.feature_sums[[7, 31]] / offered.weight_sums[[7, 31], None, None]
+    image = offered.feature_sums[[7, 31]].sum(0) / offered.weight_sums[[7, 31]].sum()
     result = exchange(offered, begin, SIDE, image, groups, Loss(), sweeps=3)
     assert result[:, 0].tolist() == offered.positions[[7, 31]].tolist()
 
 
 def test_what_is_best_already_stays() -> None:
     offered, begin = _random(10, 4), _begin(TILES)
-    groups = begin.sums / begin.masses[:, None, None]
-    image = begin.sums.sum(0) / begin.masses.sum()
+    groups = begin.feature_sums / begin.weight_sums[:, None, None]
+    image = begin.feature_sums.sum(0) / begin.weight_sums.sum()
     result = exchange(offered, begin, SIDE, image, groups, Loss(), sweeps=3)
     assert bool((result == NOWHERE).all())
 
@@ -127,7 +138,7 @@ def test_what_is_best_already_stays() -> None:
 def test_no_cell_is_taken_that_overlaps_another(count: int) -> None:
     """Places on a line; nine of them hold two or three cells of four, so most of those at the beginning stay."""
     offered, goals = _random(count, 6, far=False), _goals()
-    far_off = Cells(_begin().positions, 100 * _begin().sums, _begin().masses)  # the worst there are
+    far_off = Cells(_begin().positions, 100 * _begin().feature_sums, _begin().weight_sums)  # the worst there are
     result = exchange(offered, far_off, SIDE, *goals, Loss(), sweeps=4)
     taken = sorted(top for top in result.flatten(0, 1)[:, 0].tolist() if top != NOWHERE)
     assert all(b - a >= SIDE for a, b in itertools.pairwise(taken))
@@ -137,7 +148,7 @@ def test_no_cell_is_taken_that_overlaps_another(count: int) -> None:
 def test_a_cell_of_a_crop_keeps_its_place_free_of_others_until_it_is_exchanged() -> None:
     offered, goals = _random(12, 7, far=False), _goals()
     begin = _begin(TILES)
-    placed = Cells(torch.tensor([[2, 0], [6, 0]]), begin.sums, begin.masses)
+    placed = Cells(torch.tensor([[2, 0], [6, 0]]), begin.feature_sums, begin.weight_sums)
     result = exchange(offered, placed, SIDE, *goals, Loss(), sweeps=1)
     first, second = (tile[0][0] for tile in result.tolist())
     assert first == NOWHERE or abs(first - 6) >= SIDE

@@ -5,13 +5,13 @@ import torch
 from idc_ray.condensation.groups import balanced_groups, spread_centres
 
 
-def test_groups_have_equal_masses_and_every_crop_is_used_up() -> None:
-    """Students sample tiles uniformly; with unequal masses another distribution would be trained on."""
+def test_groups_have_equal_weights_and_every_crop_is_used_up() -> None:
+    """Students sample tiles uniformly; with unequal weights another distribution would be trained on."""
     random = torch.Generator().manual_seed(0)
-    points, masses = torch.randn(40, 6, generator=random), torch.rand(40, generator=random) + 0.05
-    share = balanced_groups(points, masses, points[:7])
-    assert torch.allclose(share.sum(1), masses.double())
-    assert torch.allclose(share.sum(0), masses.double().sum().expand(7) / 7)
+    points, weights = torch.randn(40, 6, generator=random), torch.rand(40, generator=random) + 0.05
+    share = balanced_groups(points, weights, points[:7])
+    assert torch.allclose(share.sum(1), weights.double())
+    assert torch.allclose(share.sum(0), weights.double().sum().expand(7) / 7)
     assert bool((share >= 0).all())
 
 
@@ -30,8 +30,8 @@ def test_group_grows_round_its_own_centre() -> None:
 
 
 def test_one_group_is_the_whole_image() -> None:
-    masses = torch.rand(9)
-    assert torch.allclose(balanced_groups(torch.randn(9, 3), masses, torch.zeros(1, 3))[:, 0], masses.double())
+    weights = torch.rand(9)
+    assert torch.allclose(balanced_groups(torch.randn(9, 3), weights, torch.zeros(1, 3))[:, 0], weights.double())
 
 
 def test_as_many_groups_as_crops_and_identical_crops_work() -> None:

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from idc_ray.condensation.crops import difficulty_map
 from idc_ray.condensation.difficulty import bicubic_upscale, hardness_map
+from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.groups import balanced_groups
 from idc_ray.condensation.matching import (
     HeldOutLoss,
@@ -19,19 +21,20 @@ from idc_ray.condensation.matching import (
     calls_are_independent,
 )
 from idc_ray.condensation.rlff import FrequencyBank, draw_bank
-from idc_ray.condensation.targets import RealImage, difficulty_map, measure_image
+from idc_ray.condensation.targets import RealImage
 from idc_ray.condensation.teacher_features import FeatureReader
 from idc_ray.condensation.windows import cut
 from idc_ray.config import Loss, Optimizer
-from tests.condensation.conftest import as_tensor, literal_gradient, picture
+from tests.condensation.conftest import as_tensor, literal_gradient, measured, picture
 
 #: Weights by difficulty and gradient alike, so that everything takes part.
 LOSS = Loss(hardness="both")
+BATCHES = FixedBatches(2, shared=True)
 
 
 def _measure(reader: FeatureReader, bank: FrequencyBank, lr: Tensor, gamma: float = 1.0) -> RealImage:
-    hardness = hardness_map(LOSS.hardness, difficulty_map(reader, lr, 2)[None], lr[None].float() / 255)[0]
-    return measure_image(reader, bank, lr, hardness, 2, gamma, 0.01, 99)
+    hardness = hardness_map(LOSS.hardness, difficulty_map(reader, lr, BATCHES)[None], lr[None].float() / 255)[0]
+    return measured(reader, bank, lr, hardness, gamma)
 
 
 def _problem(
@@ -41,26 +44,27 @@ def _problem(
     lr = as_tensor(picture(seed=seed))
     real = _measure(reader, bank, lr, gamma)
     points = real.embeddings(16)
-    shares = balanced_groups(points, real.masses, points[:tiles])
+    shares = balanced_groups(points, real.weight_sums, points[:tiles])
     start = cut(lr, real.positions[:tiles], 16)
     return MatchingProblem(start, real.mean, real.std, real.weighting, real.targets(shares))
 
 
 def _matcher(reader: FeatureReader, bank: FrequencyBank, shared: bool = True, **optimizer: float) -> TileMatcher:
-    return TileMatcher(reader, bank, LOSS, Optimizer(**optimizer), 2, shared)  # type: ignore[arg-type]
+    return TileMatcher(reader, bank, LOSS, Optimizer(**optimizer), FixedBatches(2, shared))  # type: ignore[arg-type]
 
 
 @torch.no_grad()
 def _literal_loss(reader: FeatureReader, bank: FrequencyBank, problem: MatchingProblem, tiles: Tensor) -> Tensor:
     """Held-out loss at each frequency of 8-bit tiles, both levels, with an unfold in float64, tile by tile."""
-    frequencies = bank.held_out.double().flatten(1)
+    frequencies = bank.frequencies(bank.held_out).double().flatten(1)
     scaled, masses = [], []
     for tile in tiles.float()[:, None] / 255:
         features = reader.features(tile).double()[0]
         features = (features - problem.mean.double()[:, None, None]) / problem.std.double()[:, None, None]
-        error = (reader.upscale(tile) - bicubic_upscale(tile, 2)).abs().mean(1).double()
+        reflected = F.pad(tile, (2,) * 4, mode="reflect")
+        error = (reader.teacher.upscale(reflected) - bicubic_upscale(reflected, 2)).abs().mean(1).double()
         hard = (
-            (F.avg_pool2d(error, 2)[0, 1:15, 1:15] * torch.tensor(literal_gradient(tile[0].numpy()))).sqrt().flatten()
+            (F.avg_pool2d(error, 2)[0, 3:17, 3:17] * torch.tensor(literal_gradient(tile[0].numpy()))).sqrt().flatten()
         )
         weighting = problem.weighting
         weights = ((hard / weighting.mean + weighting.floor) ** weighting.gamma).clamp_max(weighting.ceiling)
@@ -79,7 +83,7 @@ def test_an_image_matched_against_itself_has_no_loss(reader: FeatureReader, bank
     lr = as_tensor(picture(32, 48))
     real = _measure(reader, bank, lr, gamma)
     problem = MatchingProblem(
-        cut(lr, real.positions, 16), real.mean, real.std, real.weighting, real.targets(real.masses.diag())
+        cut(lr, real.positions, 16), real.mean, real.std, real.weighting, real.targets(real.weight_sums.diag())
     )
     (result,) = _matcher(reader, bank).match([problem], 0)
     assert result.start.total < 1e-9
@@ -149,7 +153,7 @@ def test_optimisation_lowers_the_held_out_loss_a_lot(reader: FeatureReader) -> N
     lr = as_tensor(picture())
     real = _measure(reader, bank, lr)
     problem = MatchingProblem(
-        cut(lr, real.positions[:1], 16), real.mean, real.std, real.weighting, real.targets(real.masses[:, None])
+        cut(lr, real.positions[:1], 16), real.mean, real.std, real.weighting, real.targets(real.weight_sums[:, None])
     )
     steps: list[int] = []
     (result,) = _matcher(reader, bank, learning_rate=0.02).match([problem], 40, steps.append)
@@ -162,7 +166,7 @@ def test_the_start_is_kept_where_optimising_made_it_worse(reader: FeatureReader,
     """Also with an absurd rate: black and white blocks must not become training data."""
     lr = as_tensor(picture(16, 32))
     real = _measure(reader, bank, lr)
-    targets = real.targets(real.masses.diag())
+    targets = real.targets(real.weight_sums.diag())
     problem = MatchingProblem(cut(lr, real.positions, 16), real.mean, real.std, real.weighting, targets)
     (result,) = _matcher(reader, bank, learning_rate=1e4).match([problem], 3)
     assert result.kept_start
@@ -194,10 +198,12 @@ def test_a_flat_image_stays_finite(reader: FeatureReader, bank: FrequencyBank, k
     """No deviation, no difficulty and no distance: three places to divide by 0."""
     lr = torch.full((3, 20, 33), 128, dtype=torch.uint8)
     real = _measure(reader, bank, lr)
-    targets = real.targets(real.masses[:, None])
+    targets = real.targets(real.weight_sums[:, None])
     for start in (cut(lr, real.positions[:1], 16), as_tensor(picture())[None, :, :16, :16]):
         problem = MatchingProblem(start, real.mean, real.std, real.weighting, targets)
-        matcher = TileMatcher(reader, bank, Loss.model_validate({"discrepancy": kind}), Optimizer(), 2, True)
+        matcher = TileMatcher(
+            reader, bank, Loss.model_validate({"discrepancy": kind}), Optimizer(), FixedBatches(2, shared=True)
+        )
         (result,) = matcher.match([problem], 6)
         assert math.isfinite(result.start.total) and math.isfinite(result.end.total)
         pixels = matcher._optimise([problem], 6, None)[0]
@@ -211,7 +217,7 @@ def test_levels_weigh_as_told(reader: FeatureReader, bank: FrequencyBank, instan
 
     def start(**weights: float) -> float:
         loss = Loss(**weights)  # type: ignore[arg-type]
-        return TileMatcher(reader, bank, loss, Optimizer(), 2, True).match([problem], 0)[0].start.total
+        return TileMatcher(reader, bank, loss, Optimizer(), BATCHES).match([problem], 0)[0].start.total
 
     separate = instance * start(instance=1, group=0) + group * start(instance=0, group=1)
     assert start(instance=instance, group=group) == pytest.approx(separate, rel=1e-5)
@@ -279,6 +285,9 @@ def test_calls_whose_tiles_see_each_other_are_found_out(reader: FeatureReader, b
 
         def upscale(self, lr: Tensor) -> Tensor:
             return reader.teacher.upscale(lr)
+
+        def features_and_upscale(self, lr: Tensor) -> tuple[Tensor, Tensor]:
+            return self.features(lr), self.upscale(lr)
 
     assert calls_are_independent(reader, bank, 4)
     assert not calls_are_independent(replace(reader, teacher=Mixing()), bank, 4)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from idc_ray.condensation import selection
 from idc_ray.condensation.difficulty import bicubic_upscale
+from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.selection import SELECTORS, SelectionTask, select
 from idc_ray.condensation.tasks import NEEDS_HR
 from idc_ray.condensation.teacher_features import FeatureReader
@@ -20,6 +21,7 @@ from idc_ray.config import CondenseConfig
 from idc_ray.images.resize import upscale
 from tests.condensation.conftest import as_tensor, picture
 
+BATCHES = FixedBatches(2)
 POSITIONS = candidate_positions(52, 70, 16, 4)
 
 
@@ -37,7 +39,7 @@ def _task(image_id: str = "a", **size: int) -> SelectionTask:
 
 
 def _order(method: str, reader: FeatureReader, task: SelectionTask | None = None) -> list[int]:
-    return list(SELECTORS[method](task or _task(), reader, 2, POSITIONS))
+    return list(SELECTORS[method](task or _task(), reader, BATCHES, POSITIONS))
 
 
 def test_registry_holds_every_method_that_a_user_can_ask_for() -> None:
@@ -56,10 +58,10 @@ def test_every_rule_ranks_every_window_once(method: str, reader: FeatureReader) 
 def test_chosen_tiles_do_not_overlap_while_there_is_room_and_the_budget_is_met(
     method: str, reader: FeatureReader
 ) -> None:
-    chosen = select(method, _task(), reader, 2, 4)
+    chosen = select(method, _task(), reader, BATCHES, 4)
     assert len(chosen) == 4
     assert all(abs(a[0] - b[0]) >= 16 or abs(a[1] - b[1]) >= 16 for a, b in itertools.combinations(chosen, 2))
-    every = select(method, _task(), reader, 2, 12)  # all that the image holds: overlaps cannot be avoided
+    every = select(method, _task(), reader, BATCHES, 12)  # all that the image holds: overlaps cannot be avoided
     assert len(set(every)) == 12
     assert every[:4] == chosen
 
@@ -74,15 +76,15 @@ def test_rules_are_repeatable_and_blind_to_the_global_random_state(method: str, 
 @pytest.mark.parametrize("method", sorted(SELECTORS))
 def test_an_image_one_tile_large_and_a_flat_one_work(method: str, reader: FeatureReader) -> None:
     """One window has no deviation, equal windows neither: dividing by it gives NaN, and NaN ranks anyhow."""
-    assert select(method, _task(height=16, width=16), reader, 2, 1) == [(0, 0)]
+    assert select(method, _task(height=16, width=16), reader, BATCHES, 1) == [(0, 0)]
     flat = torch.full((3, 32, 40), 99, dtype=torch.uint8)
-    assert len(set(select(method, SelectionTask(flat, _hr(flat), (0, "f")), reader, 2, 4))) == 4
+    assert len(set(select(method, SelectionTask(flat, _hr(flat), (0, "f")), reader, BATCHES, 4))) == 4
 
 
 @pytest.mark.parametrize("method", sorted(NEEDS_HR))
 def test_rules_that_compare_with_hr_say_so_when_there_is_none(method: str, reader: FeatureReader) -> None:
     with pytest.raises(ValueError, match="HR"):
-        select(method, SelectionTask(as_tensor(picture()), None, (0, "a")), reader, 2, 1)
+        select(method, SelectionTask(as_tensor(picture()), None, (0, "a")), reader, BATCHES, 1)
 
 
 @pytest.mark.parametrize("method", sorted(set(SELECTORS) - NEEDS_HR))
@@ -94,7 +96,7 @@ def test_other_rules_do_not_look_at_hr(method: str, reader: FeatureReader) -> No
 
 @pytest.mark.parametrize("method", ["sobel", "dcsr_like"])
 def test_gradients_lead_to_the_rough_half(method: str, reader: FeatureReader) -> None:
-    chosen = select(method, _task(width=140), reader, 2, 4)
+    chosen = select(method, _task(width=140), reader, BATCHES, 4)
     assert all(left + 8 >= 70 for _, left in chosen)  # picture() is rough in its right half
 
 
@@ -143,7 +145,7 @@ def test_loss_takes_the_teachers_largest_errors_but_the_top_5_percent_last(reade
 def test_kcenter_takes_the_window_farthest_from_all_taken_so_far(reader: FeatureReader) -> None:
     """By brute force over all windows and all taken, on the same description of the windows."""
     task = _task()
-    points = selection._window_features(task.lr, reader, 2, POSITIONS)
+    points = selection._window_features(task.lr, reader, BATCHES, POSITIONS)
     distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
     order = _order("kcenter", reader)
     centre = points.mean(0)
@@ -156,7 +158,7 @@ def test_kcenter_takes_the_window_farthest_from_all_taken_so_far(reader: Feature
 @torch.no_grad()
 def test_herding_keeps_the_mean_of_what_it_took_nearest_to_the_mean_of_all(reader: FeatureReader) -> None:
     task = _task()
-    points = selection._window_features(task.lr, reader, 2, POSITIONS)
+    points = selection._window_features(task.lr, reader, BATCHES, POSITIONS)
     order = _order("herding", reader)
     for count in (0, 1, 4, 30):
         gaps = {
@@ -177,7 +179,7 @@ def test_window_features_are_means_and_deviations_of_the_teachers_features(reade
         rows.append(strip[:, :, left : left + 16].double().flatten(1))
     expected = torch.stack([torch.cat([row.mean(1), row.std(1, correction=0)]) for row in rows])
     expected = (expected - expected.mean(0)) / expected.std(0, correction=0)
-    assert torch.allclose(selection._window_features(task.lr, reader, 2, POSITIONS), expected, atol=1e-6)
+    assert torch.allclose(selection._window_features(task.lr, reader, BATCHES, POSITIONS), expected, atol=1e-6)
 
 
 @torch.no_grad()
@@ -190,7 +192,7 @@ def test_window_features_take_a_fourth_of_the_windows_teacher_calls(
         FeatureReader, "features", lambda self, tiles: calls.append(len(tiles)) or features(self, tiles)
     )
     wide = candidate_positions(16, 256, 16, 4)
-    selection._window_features(as_tensor(picture(height=16, width=256)), reader, 2, wide)
+    selection._window_features(as_tensor(picture(height=16, width=256)), reader, BATCHES, wide)
     assert sum(calls) == 16  # not the 61 windows
 
 
@@ -208,7 +210,7 @@ def test_random_rules_depend_on_the_image_and_the_seed(method: str, reader: Feat
 
 def test_an_unknown_rule_is_refused(reader: FeatureReader) -> None:
     with pytest.raises(KeyError):
-        select("best", _task(), reader, 2, 1)
+        select("best", _task(), reader, BATCHES, 1)
 
 
 @pytest.mark.parametrize("method", ["hardest", "loss", "kcenter", "herding", "dcsr_like"])
@@ -224,14 +226,17 @@ def test_a_teacher_that_gives_nan_is_no_judge(method: str, reader: FeatureReader
         def upscale(self, lr: Tensor) -> Tensor:
             return reader.teacher.upscale(lr) * torch.nan
 
+        def features_and_upscale(self, lr: Tensor) -> tuple[Tensor, Tensor]:
+            return self.features(lr), self.upscale(lr)
+
     with pytest.raises(ValueError, match="not finite"):
-        select(method, _task(), replace(reader, teacher=Broken()), 2, 1)
+        select(method, _task(), replace(reader, teacher=Broken()), BATCHES, 1)
 
 
 @pytest.mark.parametrize("method", ["kcenter", "herding"])
 def test_greedy_rules_name_one_window_after_the_other(method: str, reader: FeatureReader) -> None:
     """Each costs a look at all windows: a few tiles of a large image must not pay for a ranking of all of it."""
     task = _task()
-    ranking = SELECTORS[method](task, reader, 2, POSITIONS)
+    ranking = SELECTORS[method](task, reader, BATCHES, POSITIONS)
     assert isinstance(ranking, Iterator)
     assert list(itertools.islice(ranking, 3)) == _order(method, reader, task)[:3]

@@ -8,9 +8,9 @@ from torch import Tensor
 from idc_ray.condensation import starts
 from idc_ray.condensation.rlff import FrequencyBank
 from idc_ray.condensation.seeding import generator
-from idc_ray.condensation.targets import RealImage, measure_image
+from idc_ray.condensation.targets import RealImage
 from idc_ray.condensation.teacher_features import FeatureReader
-from tests.condensation.conftest import as_tensor, picture
+from tests.condensation.conftest import as_tensor, measured, picture
 
 ROUGH = 70 // 2  # picture() is rough right of this column
 
@@ -22,7 +22,7 @@ def _roughness(image: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def real(reader: FeatureReader, bank: FrequencyBank) -> RealImage:
-    return measure_image(reader, bank, as_tensor(picture()), torch.zeros(52, 70), 2, 0, 0.01, 99)
+    return measured(reader, bank, as_tensor(picture()), torch.zeros(52, 70), 0)
 
 
 def test_hardest_picks_the_rough_half_and_no_two_overlap() -> None:
@@ -99,17 +99,21 @@ def test_medoids_are_distinct_crops_even_of_an_image_of_equal_crops(
 ) -> None:
     """The nearest crop of two groups can be the same one; twice the same tile is a tile wasted."""
     flat = torch.full((3, 52, 70), 90, dtype=torch.uint8)
-    equal = measure_image(reader, bank, flat, torch.zeros(52, 70), 2, 0, 0.01, 99)
-    for image, measured, count in ((as_tensor(picture()), real, 20), (as_tensor(picture()), real, 7), (flat, equal, 9)):
-        tiles, corners = starts.medoid_start(image, measured, 16, 16, count, (0, "x"))
+    equal = measured(reader, bank, flat, torch.zeros(52, 70), 0)
+    for image, real_side, count in (
+        (as_tensor(picture()), real, 20),
+        (as_tensor(picture()), real, 7),
+        (flat, equal, 9),
+    ):
+        tiles, corners = starts.medoid_start(image, real_side, 16, 16, count, (0, "x"))
         assert tiles.shape == (count, 3, 16, 16)
         assert len(set(corners)) == count
 
 
 def test_one_medoid_is_the_crop_nearest_to_the_whole_image(real: RealImage) -> None:
-    """By the characteristic functions of the first set, weighted by mass."""
+    """By the characteristic functions of the first set, weighted by their weight."""
     points = real.embeddings(16)
-    mean = (real.masses[:, None] * points).sum(0) / real.masses.sum()
+    mean = (real.weight_sums[:, None] * points).sum(0) / real.weight_sums.sum()
     nearest = int((points - mean).square().sum(1).argmin())
     _, corners = starts.medoid_start(as_tensor(picture()), real, 16, 16, 1, (0, "x"))
     assert corners == [tuple(real.positions[nearest].tolist())]

@@ -5,29 +5,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from idc_ray.condensation.crops import ABSOLUTE_FLOOR, RELATIVE_FLOOR, _crop_coverage, difficulty_map
 from idc_ray.condensation.difficulty import Weighting, bicubic_upscale
+from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.groups import balanced_groups
 from idc_ray.condensation.rlff import FrequencyBank
 from idc_ray.condensation.targets import (
-    ABSOLUTE_FLOOR,
-    RELATIVE_FLOOR,
     RealImage,
-    _crop_coverage,
-    difficulty_map,
-    measure_image,
     standardise,
 )
 from idc_ray.condensation.teacher_features import FeatureReader, Teacher
 from idc_ray.condensation.windows import candidate_positions
-from tests.condensation.conftest import as_tensor, picture
+from tests.condensation.conftest import as_tensor, measured, picture
 
 
 def _hardness(height: int, width: int) -> Tensor:
     return torch.rand(height, width, generator=torch.Generator().manual_seed(0)) ** 2
 
 
-def _measure(reader: FeatureReader, bank: FrequencyBank, lr: Tensor, gamma: float = 1.0, slots: int = 2) -> RealImage:
-    return measure_image(reader, bank, lr, _hardness(*lr.shape[1:]), slots, gamma, 0.01, 99)
+def _measure(reader: FeatureReader, bank: FrequencyBank, lr: Tensor, gamma: float = 1.0) -> RealImage:
+    return measured(reader, bank, lr, _hardness(*lr.shape[1:]), gamma)
 
 
 def _literal_features(reader: FeatureReader, lr: Tensor) -> dict[tuple[int, int], tuple[tuple[int, int], Tensor]]:
@@ -53,7 +50,7 @@ def _literal_targets(
     difficulties = torch.stack([_hardness(*lr.shape[1:])[storage].double() for storage in local])
     weights = (difficulties / difficulties.mean() + 0.01) ** gamma
     weights = weights.clamp_max(float(weights.sort().values[min(len(weights) - 1, int(0.99 * len(weights)))]))
-    frequencies = torch.cat([*bank.sets, bank.held_out]).double().flatten(1)
+    frequencies = torch.cat([*bank.sets, bank.frequencies(bank.held_out)]).double().flatten(1)
     channels = real.mean.double().repeat_interleave(reader.kernel**2), real.std.double().repeat_interleave(9)
     vectors = (torch.stack([vector for _, vector in local.values()]) - channels[0]) / channels[1]
     phases = vectors @ frequencies.T
@@ -90,8 +87,8 @@ def test_targets_equal_the_literal_definition(
     lr = as_tensor(picture(height, width))
     real = _measure(reader, bank, lr, gamma)
     image, sums, masses = _literal_targets(reader, bank, lr, real, gamma)
-    assert torch.allclose(real.masses, masses, rtol=1e-5)
-    shares = balanced_groups(real.embeddings(16), real.masses, real.embeddings(16)[:2])
+    assert torch.allclose(real.weight_sums, masses, rtol=1e-5)
+    shares = balanced_groups(real.embeddings(16), real.weight_sums, real.embeddings(16)[:2])
     targets = real.targets(shares)
     assert torch.allclose(targets.image.double(), image, atol=2e-5)
     # A crop that two groups share gives each its whole distribution, by the share of its mass.
@@ -112,29 +109,29 @@ def test_statistics_are_those_of_the_local_features_centres(reader: FeatureReade
 def test_groups_of_equal_mass_average_to_the_image(reader: FeatureReader, bank: FrequencyBank) -> None:
     """Students see tiles equally often: what the groups stand for together has to be the image."""
     real = _measure(reader, bank, as_tensor(picture()))
-    shares = balanced_groups(real.embeddings(16), real.masses, real.embeddings(16)[:3])
+    shares = balanced_groups(real.embeddings(16), real.weight_sums, real.embeddings(16)[:3])
     targets = real.targets(shares)
-    assert torch.allclose(shares.sum(0), real.masses.sum().expand(3) / 3)
+    assert torch.allclose(shares.sum(0), real.weight_sums.sum().expand(3) / 3)
     assert torch.allclose(targets.groups.mean(0), targets.image, atol=1e-6)
-    one = real.targets(real.masses[:, None])
+    one = real.targets(real.weight_sums[:, None])
     assert torch.allclose(one.groups[0], targets.image, atol=1e-6)
 
 
-def test_number_of_slots_changes_nothing_but_rounding(reader: FeatureReader, bank: FrequencyBank) -> None:
-    """Dummies that fill up the last call must not count: 20 crops in calls of 2, 3 and 32."""
+def test_the_batch_size_changes_nothing_but_rounding(reader: FeatureReader, bank: FrequencyBank) -> None:
+    """Padding of the last call must not count: 20 crops in calls of 2, 3 and 32."""
     lr = as_tensor(picture())
     expected = _measure(reader, bank, lr)
-    for slots in (3, 32):
-        real = _measure(reader, bank, lr, slots=slots)
-        assert torch.allclose(real.sums, expected.sums, rtol=1e-4, atol=1e-2)
-        assert torch.equal(real.masses, expected.masses)
+    for batch, shared in ((3, False), (3, True), (32, True)):
+        real = measured(reader, bank, lr, _hardness(*lr.shape[1:]), batches=FixedBatches(batch, shared))
+        assert torch.allclose(real.feature_sums, expected.feature_sums, rtol=1e-4, atol=1e-2)
+        assert torch.equal(real.weight_sums, expected.weight_sums)
 
 
 def test_a_flat_image_has_floored_deviations_and_finite_targets(reader: FeatureReader, bank: FrequencyBank) -> None:
     lr = torch.full((3, 20, 33), 128, dtype=torch.uint8)
-    real = measure_image(reader, bank, lr, torch.zeros(20, 33), 2, 1, 0.01, 99)
+    real = measured(reader, bank, lr, torch.zeros(20, 33))
     assert float(real.std.min()) >= ABSOLUTE_FLOOR * 0.999
-    targets = real.targets(real.masses[:, None])
+    targets = real.targets(real.weight_sums[:, None])
     assert bool(targets.image.isfinite().all() and targets.groups.isfinite().all())
 
 
@@ -151,10 +148,10 @@ def test_difficulty_map_equals_its_definition_tile_by_tile(reader: FeatureReader
     lr = as_tensor(picture(21, 39))
     expected = torch.full((21, 39), torch.nan)
     for top, left in candidate_positions(21, 39, 16, 16).tolist():  # where tiles overlap the last one counts
-        tile = lr[None, :, top : top + 16, left : left + 16].float() / 255
-        error = (reader.upscale(tile) - bicubic_upscale(tile, 2)).abs().mean(1)
-        expected[top : top + 16, left : left + 16] = F.avg_pool2d(error, 2)[0]
-    assert torch.allclose(difficulty_map(reader, lr, 4), expected, atol=1e-6)
+        tile = F.pad(lr[None, :, top : top + 16, left : left + 16].float() / 255, (2,) * 4, mode="reflect")
+        error = (reader.teacher.upscale(tile).clamp(0, 1) - bicubic_upscale(tile, 2)).abs().mean(1)
+        expected[top : top + 16, left : left + 16] = F.avg_pool2d(error, 2)[0, 2:18, 2:18]
+    assert torch.allclose(difficulty_map(reader, lr, FixedBatches(4)), expected, atol=1e-6)
 
 
 def test_features_that_are_not_finite_are_refused(bank: FrequencyBank, reader: FeatureReader) -> None:
@@ -169,6 +166,9 @@ def test_features_that_are_not_finite_are_refused(bank: FrequencyBank, reader: F
         def upscale(self, lr: Tensor) -> Tensor:
             return reader.teacher.upscale(lr)
 
+        def features_and_upscale(self, lr: Tensor) -> tuple[Tensor, Tensor]:
+            return self.features(lr), self.upscale(lr)
+
     broken = FeatureReader(Overflowing(), 16, 2, 3)
     image = picture(20, 33) // 2
     _measure(broken, bank, as_tensor(image))
@@ -181,6 +181,6 @@ def test_weighting_is_fitted_to_each_feature_once(reader: FeatureReader, bank: F
     """Hard pixels in an overlap that count twice would raise the mean and lower every weight."""
     hardness = torch.zeros(16, 25)
     hardness[:, 9:16] = 1  # both crops hold these columns
-    real = measure_image(reader, bank, as_tensor(picture(16, 25)), hardness, 2, 1, 0.01, 100)
+    real = measured(reader, bank, as_tensor(picture(16, 25)), hardness, clip=100)
     inside = hardness[1:15, 1:24]
     assert real.weighting == Weighting.fit(inside.flatten(), 1, 0.01, 100)

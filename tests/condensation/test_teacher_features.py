@@ -57,6 +57,9 @@ def test_zero_padding_of_the_network_does_not_reach_features() -> None:
 
         upscale = features
 
+        def features_and_upscale(self, lr: Tensor) -> tuple[Tensor, Tensor]:
+            return self.features(lr), self.upscale(lr)
+
     flat = torch.full((2, 3, 16, 16), 0.5)
     reader = FeatureReader(Blurring(), 16, 2, 3)
     assert torch.allclose(reader.features(flat), torch.tensor(0.5))
@@ -83,6 +86,9 @@ def test_labels_are_images() -> None:
 
         def upscale(self, lr: Tensor) -> Tensor:
             return 3 * lr - 1
+
+        def features_and_upscale(self, lr: Tensor) -> tuple[Tensor, Tensor]:
+            return self.features(lr), self.upscale(lr)
 
     out = FeatureReader(Overshooting(), 16, 2, 3).upscale(_tiles())
     assert torch.equal(out, (3 * _tiles() - 1).clamp(0, 1))

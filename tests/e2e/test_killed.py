@@ -102,7 +102,7 @@ def test_images_that_kill_their_processes_are_set_aside_alone(
     ]
     reasons = {entry.source: entry.reason for entry in entries}
     assert "died 2 times" in reasons["03.png"] and "died 2 times" in reasons["05.png"]
-    assert "too little memory" in reasons["07.png"]
+    assert "not enough memory" in reasons["07.png"]
     guilty = pa.array([image_id(name) for name in ("03.png", "05.png", "07.png")])
     assert rows(output).equals(undisturbed.filter(pc.invert(pc.is_in(undisturbed["image_id"], guilty))))
     again = run_here(photos, output, {"retry_quarantined": True})

@@ -89,7 +89,7 @@ def test_a_changed_image_is_told_and_redone_on_request(tmp_path: Path, run_here:
     assert "--source.on-changed redo" in refused.stderr
     redone = run_here(source, output, quick | {"source.on_changed": "redo"})
     assert redone.returncode == 0
-    assert " 1 images to do, 2 done before" in redone.stderr
+    assert " 1 images to condense, 2 already done" in redone.stderr
     after = rows(output)
     hashes = (table["source_sha256"].to_pylist() for table in (before, after))
     assert {name for name, a, b in zip(after["source"].to_pylist(), *hashes, strict=True) if a != b} == {"01.png"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def test_twenty_bad_files_among_good_ones(tmp_path: Path, run_here: Callable[...
 
     again = run_here(source, output, settings | {"strict": False})
     assert again.returncode == 0, again.stderr
-    assert f" 0 images to do, {len(good)} done before, {len(entries)} quarantined before" in again.stderr
+    assert f" 0 images to condense, {len(good)} already done, {len(entries)} already quarantined" in again.stderr
     assert rows(output).equals(table)
     (source / "cut.png").write_bytes(encoded("PNG"))
     mended = run_here(source, output, settings | {"strict": False, "retry_quarantined": True})
@@ -129,3 +130,36 @@ def test_nothing_but_bad_images_is_a_failure(tmp_path: Path, run_here: Callable[
     done = run_here(tmp_path / "photos", tmp_path / "out")
     assert done.returncode == 1
     assert "none of the 1 images could be condensed" in done.stderr
+
+
+def test_files_made_to_harm_cost_their_own_image_only(tmp_path: Path, run_here: Callable[..., Told]) -> None:
+    """Catches a driver that waits for a pipe, a reader that is kept busy, and secrets or direction marks in a log."""
+    source, output = write_pictures(tmp_path / "photos", 2), tmp_path / "out"
+    scan = encoded("JPEG", progressive=True)
+    at = scan.rfind(b"\xff\xc4")
+    harmful = {
+        "scans.jpg": scan[:-2] + scan[at:-2] * 3000 + b"\xff\xd9",
+        "comment.pbm": b"P4\n#" + b"x" * 2_000_000 + b"\n8 8\n" + bytes(8),
+        "photo\u202egnp.png": b"P4hunter2-hunter2",
+        "phone.heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100),
+    }
+    for name, data in (harmful | {"good.jp2": encoded("JPEG2000")}).items():
+        (source / name).write_bytes(data)
+    os.mkfifo(source / "pipe.png")
+    (tmp_path / "secret").write_text("PASSWORD=hunter2-hunter2")
+    (source / "link.png").symlink_to(tmp_path / "secret")
+    names = sorted(path.name for path in source.iterdir())
+    (tmp_path / "list.txt").write_text("".join(f"photos/{name}\n" for name in names))
+    done = run_here(tmp_path / "list.txt", output, {"iterations": 1})
+    assert done.returncode == 0, done.stderr
+    manifest = read_manifest(resolve(str(output)))
+    assert manifest is not None and manifest.images == 3
+    codes = {entry["source"].removeprefix("photos/"): entry["code"] for entry in manifest.quarantined}
+    assert codes.keys() == harmful.keys() | {"pipe.png", "link.png"}
+    expected = {"scans.jpg": "decompression_bomb", "comment.pbm": "decompression_bomb", "pipe.png": "unreadable"}
+    assert expected.items() <= codes.items()
+    written = [path.read_bytes() for path in output.rglob("*") if path.is_file()]
+    for content in (*written, done.stdout.encode(), done.stderr.encode()):
+        assert b"hunter2" not in content
+    assert "\u202e" not in done.stdout
+    assert all("\u202e".encode() not in path.read_bytes() for path in output.rglob("*.json"))

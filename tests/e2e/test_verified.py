@@ -50,7 +50,7 @@ def test_damage_is_found_taken_out_and_done_again(
     assert 0 < len(report["redo"]) < IMAGES
     again = run_here(photos, output, SETTINGS)
     assert again.returncode == 0, again.stderr
-    assert f"{len(report['redo'])} images to do, {IMAGES - len(report['redo'])} done before" in again.stderr
+    assert f"{len(report['redo'])} images to condense, {IMAGES - len(report['redo'])} already done" in again.stderr
     assert shards(output) == shards(undisturbed)
     manifest = read_manifest(resolve(str(output)))
     assert manifest is not None and manifest.images == IMAGES
@@ -70,7 +70,7 @@ def test_a_damaged_run_record_is_made_anew_by_the_same_command(
     assert run_here(photos, output, settings | {"seed": 1}).returncode == 2
     again = run_here(photos, output, settings)
     assert again.returncode == 0, again.stderr
-    assert f"0 images to do, {IMAGES} done before" in again.stderr
+    assert f"0 images to condense, {IMAGES} already done" in again.stderr
     assert shards(output) == before
     written = json.loads((output / "run.json").read_text())
     assert (written["digest"], written["shard_count"]) == (record["digest"], record["shard_count"])

@@ -242,3 +242,38 @@ def test_an_output_that_a_link_in_the_input_leads_to_is_not_read(tmp_path: Path,
     listing = find_images(str(source), without=output_inside(str(source), str(output)))
     expected = ["a.png", "link/c.png"] if way == "above" else ["a.png"]
     assert listing.manifest["source"].to_pylist() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"), [("a.zip", "unpack it"), ("a.tar", "unpack it"), ("a.arrow", "as Parquet"), ("a.bin", "rename it")]
+)
+def test_a_file_of_another_kind_says_what_to_do(tmp_path: Path, name: str, fix: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(BadRequest, match=fix):
+        find_images(str(tmp_path / name))
+
+
+class _Broken(fs.FileSystemHandler):
+    """A file system whose library raises errors of its own."""
+
+    def fail(self, *arguments: object, **options: object) -> None:
+        raise RuntimeError("https://me:s3cretPassword@host/x: no route")
+
+    get_file_info = get_file_info_selector = open_input_file = open_input_stream = fail
+    create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = move = copy_file = fail
+    open_output_stream = open_append_stream = fail
+
+    def get_type_name(self) -> str:
+        return "broken"
+
+    def normalize_path(self, path: str) -> str:
+        return path
+
+
+def test_an_error_of_a_file_systems_library_is_a_bad_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches the traceback of httpx for hf://datasets/... without a network."""
+    place = StoragePath(fs.PyFileSystem(_Broken()), "a/b", "hf://datasets/a/b")
+    monkeypatch.setattr(module, "locate", lambda text: place)
+    with pytest.raises(BadRequest, match=r"cannot access hf://datasets/a/b: .*no route; check network") as caught:
+        find_images("hf://datasets/a/b")
+    assert "s3cret" not in str(caught.value)

@@ -241,3 +241,11 @@ def test_a_5k_photograph_needs_no_more_memory_than_stated(tmp_path: Path) -> Non
         capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert 100 < int(done.stdout) / 1024 < 340  # MiB; below 100 it would not have been measured
+
+
+def test_an_lr_image_as_large_as_its_hr_image_is_named_as_such(tmp_path: Path) -> None:
+    """Catches a message about sizes that leaves users of RealSR at a loss."""
+    hr, lr = write(tmp_path / "hr" / "a.png", noise(40, 60)), write(tmp_path / "lr" / "a.png", noise(40, 60))
+    error = rejected(ref_to(hr, lr))
+    assert error.code == "pair_mismatch"
+    assert "as large as its HR image, 60 x 40, as in RealSR; expected 30 x 20" in error.reason

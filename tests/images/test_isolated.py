@@ -80,7 +80,7 @@ def with_settings(monkeypatch: pytest.MonkeyPatch, settings: str) -> None:
 def test_processor_time_is_limited_and_the_next_image_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a file that decodes for hours, and a worker that dies with it."""
     with_settings(monkeypatch, "isolated.CPU_SECONDS = 1")
-    with pytest.raises(RejectedImage, match="processor time") as caught:
+    with pytest.raises(RejectedImage, match="CPU time") as caught:
         decode_rgb(plain_ppm(np.zeros((1500, 2000, 3), np.uint8)), 10 * LIMIT)
     assert caught.value.code == "decompression_bomb"
     monkeypatch.undo()

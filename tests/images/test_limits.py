@@ -79,11 +79,11 @@ def cost_of(data: bytes) -> tuple[RejectedImage, float]:
     ("data", "word"),
     [
         (scans(3000, 2000), "scans"),
-        (jpeg_fill(3_000_000), "pieces"),
-        (jpeg_segments(700_000), "pieces"),
+        (jpeg_fill(3_000_000), "reads"),
+        (jpeg_segments(700_000), "reads"),
         (png_chunks(1_000_001), "chunks"),
-        (gif_blocks(3_000_000), "pieces"),
-        (b"P4\n#" + b"x" * 2_000_000 + b"\n8 8\n" + bytes(8), "pieces"),
+        (gif_blocks(3_000_000), "reads"),
+        (b"P4\n#" + b"x" * 2_000_000 + b"\n8 8\n" + bytes(8), "reads"),
     ],
     ids=["scans", "fill", "segments", "chunks", "blocks", "comment"],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import tracemalloc
 import warnings
 import zlib
@@ -15,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from idc_ray.errors import RejectedImage
-from idc_ray.images.read import decode_rgb
+from idc_ray.images.read import FORMATS, decode_rgb
 
 Bytes = NDArray[np.uint8]
 LIMIT = 1_000_000
@@ -87,6 +88,45 @@ RGB = Image.fromarray(picture())
 
 
 # Good pictures
+
+
+@pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow was built without AVIF")
+def test_avif_is_read_upright_and_told_by_its_content() -> None:
+    """Catches an AVIF that is ignored though Pillow reads it, and one that is read as HEIF."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(RGB, "AVIF", quality=100, subsampling="4:4:4", exif=exif)
+    out = decode_rgb(data, LIMIT)
+    np.testing.assert_array_equal(out, np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
+    assert out.shape == (60, 40, 3)
+    assert code_of(data[: len(data) // 2]) in ("truncated", "corrupt", "unreadable")
+    frames = saved(RGB, "AVIF", save_all=True, append_images=[RGB.rotate(180)])
+    assert code_of(frames) == "animated"
+
+
+@pytest.mark.parametrize(
+    ("data", "package"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50), "pillow-heif"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(50), "pillow-heif"),
+        (b"\xff\x0a" + bytes(50), "pillow-jxl-plugin"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(50), "pillow-jxl-plugin"),
+    ],
+)
+def test_formats_of_other_packages_name_them(data: bytes, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches phones' photographs that are silently left out."""
+    for module in ("pillow_heif", "pillow_jxl"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert f"pip install {package}" in rejection(data).reason
+
+
+@pytest.mark.parametrize(("module", "name"), [("pillow_heif", "HEIF"), ("pillow_jxl", "JXL")])
+def test_formats_of_other_packages_are_read_where_these_are_installed(module: str, name: str) -> None:
+    plugin = pytest.importorskip(module)
+    if name == "HEIF":
+        plugin.register_heif_opener()
+    out = decode_rgb(saved(RGB, name, quality=95), LIMIT)
+    assert np.abs(out.astype(int) - picture()).mean() < 12
 
 
 @pytest.mark.parametrize(

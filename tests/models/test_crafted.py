@@ -111,7 +111,7 @@ def test_tensors_that_state_more_than_the_file_holds_are_refused() -> None:
     for state in (wide, shared):
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        with pytest.raises(BadRequest, match="its tensors state"):
+        with pytest.raises(BadRequest, match="but its tensors"):
             load_teacher(buffer.getvalue(), scale=2)
 
 

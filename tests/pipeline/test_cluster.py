@@ -187,7 +187,9 @@ def test_a_cluster_that_does_not_answer_is_a_wrong_setting(
 
 def test_the_address_for_submissions_is_told_for_what_it_is(calls: list[dict[str, Any]]) -> None:
     """Catches Ray's traceback in the shell where RAY_ADDRESS was set to submit jobs."""
-    with pytest.raises(BadRequest, match=r"'http://127.0.0.1:8265' \(that is where jobs are submitted to.*RAY_ADDRESS"):
+    with pytest.raises(
+        BadRequest, match=r"'http://127.0.0.1:8265' \(this is the address for submitting jobs.*RAY_ADDRESS"
+    ):
         cluster.join("http://127.0.0.1:8265")
     assert not calls
 
@@ -244,8 +246,8 @@ def test_a_cluster_of_this_machine_that_can_never_hold_the_workers_is_refused(mo
     monkeypatch.setattr(cluster.ray, "shutdown", lambda: ended.append(True))
     cluster._check_machine({"CPU": 2.0, "GPU": 0.0}, {"CPU": 1.0}, "lower it")
     assert not ended
-    with pytest.raises(BadRequest, match="take 3 CPU together, and this machine has 2; lower it"):
+    with pytest.raises(BadRequest, match="need 3 CPU together, but this machine has 2; lower it"):
         cluster._check_machine({"CPU": 3.0}, {"CPU": 1.0}, "lower it")
-    with pytest.raises(BadRequest, match="take 1 GPU together, and this machine has 0"):
+    with pytest.raises(BadRequest, match="need 1 GPU together, but this machine has 0"):
         cluster._check_machine({"GPU": 1.0}, {}, "lower it")
     assert len(ended) == 2

@@ -96,9 +96,9 @@ def test_a_worker_without_a_usable_gpu_says_so_when_it_is_asked(
     monkeypatch.setattr(worker.ray, "get_gpu_ids", lambda: [0])
     monkeypatch.setattr(worker, "node_id", lambda: "here")
     made = worker.CondenseWorker(job_and_found[0], b"", False)  # type: ignore[arg-type]
-    status = json.loads(made(pa.table({"image_id": ["0" * 16]}))["status"][0].as_py())
+    status = json.loads(made(pa.table({"image_id": ["0" * 16], "code": [""]}))["status"][0].as_py())
     assert (status["outcome"], status["exit_code"]) == ("stopped", 2)
-    assert "no GPU" in status["reason"]
+    assert "no usable GPU" in status["reason"]
 
 
 def test_the_kind_of_a_device_is_its_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,8 +41,8 @@ def test_it_says_what_a_run_costs_and_writes_nothing(job_and_found: tuple[Job, I
     assert told["tiles"] == "about 12 of 16 x 16 LR pixels"
     assert told["budget"] == "about 6 tiles, 50 % of the pixels"
     assert told["bytes"].startswith("about ")
-    assert re.search(r"[0-9.e-]+ s an image", told["time"])
-    assert told["rests on"] == "3 images for sizes, 2 for time"
+    assert re.search(r"[0-9.e-]+ s per image", told["time"])
+    assert told["estimated from"] == "3 images for sizes, 2 for time"
     assert text.endswith("nothing was started or written")
     assert sorted(path for path in Path(job.root).parent.rglob("*")) == before
 
@@ -60,7 +60,7 @@ def test_it_works_for_every_kind_of_run(tmp_path: Path, settings: dict[str, obje
     """Catches a run that can be started but not estimated."""
     write_pictures(tmp_path / "in")
     job, listing = make_job(tmp_path, small_config(**settings))
-    assert "s an image" in lines(estimate(job, listing, TEACHER))["time"]
+    assert "s per image" in lines(estimate(job, listing, TEACHER))["time"]
 
 
 @pytest.mark.parametrize(("iterations", "expected"), [(100, (1.0 + 100 * 0.5) / 2), (2, (1.0 + 2 * 0.5) / 2)])
@@ -72,7 +72,7 @@ def test_time_is_what_is_fixed_and_the_steps(
     job, listing = make_job(tmp_path, small_config(iterations=iterations, actors__max_size=3))
     monkeypatch.setattr(dry_run, "_timed", lambda condenser, tasks: 1.0 + 0.5 * condenser.config.iterations)
     told = lines(estimate(job, listing, TEACHER))["time"]
-    assert f"with 3 workers like this machine's cpu: {expected:.3g} s an image" in told
+    assert f"with 3 workers like this machine's cpu: {expected:.3g} s per image" in told
     assert told.startswith(f"about {dry_run.duration(expected)}")
 
 
@@ -80,10 +80,14 @@ def test_bad_images_are_passed_over_but_some_must_be_good(job_and_found: tuple[J
     """Catches a dry run that fails on one broken image, and one that promises a run of which nothing will come."""
     job, listing = job_and_found
     (Path(job.root) / "a.png").write_bytes(b"no picture")
-    assert lines(estimate(job, listing, TEACHER))["rests on"] == "2 images for sizes, 2 for time"
+    told = lines(estimate(job, listing, TEACHER))
+    assert told["estimated from"] == "2 images for sizes, 2 for time"
+    assert re.fullmatch(r"1 of 3 looked at: a\.png: the content .* \[not_an_image\]", told["unreadable"])
     for name in "bc":
         (Path(job.root) / f"{name}.png").write_bytes(b"no picture")
-    with pytest.raises(BadRequest, match="without --dry-run for why"):
+    with pytest.raises(
+        BadRequest, match=r"none of 3 images .*: [abc]\.png: the content .* \[not_an_image\]; [abc]\.png"
+    ):
         estimate(job, listing, TEACHER)
 
 
@@ -121,4 +125,4 @@ def test_steps_that_nobody_takes_are_told(
     write_pictures(tmp_path / "in")
     small = {"input": str(tmp_path / "in"), "tile_size": 16, "rlff.num_frequencies": 32, "rlff.num_held_out": 32}
     assert condense(load_config(None, small | {"dry_run": True} | settings)) == 0
-    assert ("--iterations 7 changes nothing" in caplog.text) == told
+    assert ("--iterations 7 has no effect" in caplog.text) == told

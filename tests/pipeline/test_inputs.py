@@ -213,7 +213,7 @@ def test_a_copied_input_is_compared_in_threads_and_what_has_another_size_is_not_
     monkeypatch.setattr(inputs, "_sha256", lambda listing, path: (both.wait(), real(listing, path))[1])
     with caplog.at_level("INFO"):
         assert changed(job) == ["c.png"]
-    assert "3 finished images have another time or size" in caplog.text
+    assert "3 finished images have a new modification time or size" in caplog.text
 
 
 def test_a_source_that_can_no_longer_be_read_counts_as_changed(job_and_found: tuple[Job, ImageListing]) -> None:

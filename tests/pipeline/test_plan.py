@@ -157,7 +157,7 @@ def test_an_image_that_ended_too_many_launches_is_set_aside_with_its_reason(job:
     assert (found.together, found.isolated, found.quarantined) == ({B, C, D, E}, [], 1)
     (entry,) = list_quarantined(job.store, DIGEST)
     assert (entry.source, entry.code, entry.attempts, entry.launch) == ("a.png", "killed_launch", 3, LAUNCH)
-    assert "3 launches" in entry.reason
+    assert "3 attempts" in entry.reason
     assert plan(job).quarantined == 1
 
 

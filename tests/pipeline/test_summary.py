@@ -51,7 +51,7 @@ def test_counts_of_this_launch_and_of_earlier_ones_add_up() -> None:
     assert (values["images"], values["images_this_launch"], values["tiles"]) == (3, 1, 6)
     assert (values["bytes_in"], values["bytes_out"]) == (3000, 600)
     assert values["seconds"] == {"read": 3.0, "optimise": 9.0}
-    assert line(total.format(), "images") == "3, 2 of them by earlier launches"
+    assert line(total.format(), "images") == "3, 2 of them by earlier attempts"
     assert line(total.format(), "bytes") == "3 kB in, 600 B out"
 
 
@@ -101,7 +101,7 @@ def test_losses_are_means_over_the_images_that_were_optimised() -> None:
     text = total.format()
     assert line(text, "held-out loss") == "0.6 -> 0.2 (x 0.33)"
     assert line(text, "  bandwidth 2") == "0.4 -> 0.2 (x 0.50)"
-    assert "1 images kept their start" in text
+    assert "1 images kept their initial tiles" in text
 
 
 def test_a_run_without_optimisation_has_no_loss_lines() -> None:
@@ -163,3 +163,12 @@ def test_the_numbers_are_plain_json() -> None:
 )
 def test_sizes_carry_over(count: float, text: str) -> None:
     assert size(count) == text
+
+
+def test_copies_are_named_up_to_a_few() -> None:
+    total = summary()
+    assert "duplicates" not in total.format()
+    total.duplicates = [[f"{group}{i}\u202e.png" for i in range(5)] for group in "abcd"]
+    text = line(total.format(), "duplicates")
+    assert text.startswith("16 of the images are copies of others")
+    assert text.endswith("c0\\u202e.png = c1\\u202e.png = c2\\u202e.png, ...")

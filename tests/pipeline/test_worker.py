@@ -163,7 +163,7 @@ def test_an_exception_of_one_image_leaves_the_other_alone(job: Job, rows: dict[s
     assert (entry.image_id, entry.code, entry.reason) == (
         A,
         "condensation_failed",
-        "ValueError while condensing it: flat",
+        "ValueError while condensing the image: flat",
     )
     assert "ValueError" in entry.traceback
     assert list_parts(job.store, DIGEST) == {B}
@@ -216,7 +216,7 @@ def test_too_little_memory_is_met_by_less_work_at_a_time(
 def test_a_gpu_that_no_longer_works_ends_the_worker_and_not_its_images(
     job: Job, rows: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a broken GPU on which every further image is quarantined, or left out of the survey."""
+    """Catches a broken GPU on which every further image is quarantined, or not used to measure the mean difficulty."""
 
     class Exited(BaseException):
         """What ends the process."""
@@ -331,7 +331,7 @@ def test_a_worker_that_cannot_work_says_so_when_it_is_asked(job: Job, rows: dict
     for worker in (CondenseWorker(job, data, False), SurveyWorker(job, data)):
         (status,) = send(worker, rows[A])
         assert (status["outcome"], status["exit_code"]) == ("stopped", 2)
-        assert ("cannot see the output" if kind == "output" else "is not a checkpoint") in status["reason"]
+        assert ("cannot access the output" if kind == "output" else "is not a checkpoint") in status["reason"]
 
 
 def test_the_survey_measures_what_can_be_read(job: Job, rows: dict[str, Any]) -> None:
@@ -358,7 +358,7 @@ def test_an_image_that_fails_is_left_out_of_the_survey(
     monkeypatch.setattr(worker.condenser, "difficulty", fail_once)
     first, second = send(worker, rows[A], rows[B])
     assert first["difficulty"] is None and second["difficulty"] > 0
-    assert "a.png is left out of the survey: MemoryError: 9 GB" in caplog.text
+    assert "a.png is not used to measure the mean difficulty: MemoryError: 9 GB" in caplog.text
 
 
 def test_real_labels_reach_the_store_pixel_by_pixel(job_and_found: tuple[Job, ImageListing]) -> None:

@@ -66,7 +66,7 @@ def test_a_description_writes_nothing_and_refuses_what_the_export_would(tmp_path
 
 def test_an_unfinished_set_is_refused(tmp_path: Path) -> None:
     condensed(tmp_path / "run", finished=False)
-    for name, message in (("run", "run is not finished; finish it"), ("nowhere", "no condensed set at .*nowhere")):
+    for name, message in (("run", "run is not finished; run the same"), ("nowhere", "no condensed set at .*nowhere")):
         with pytest.raises(BadRequest, match=message):
             export_folders(resolve(str(tmp_path / name)), resolve(str(tmp_path / "export")))
 

@@ -66,7 +66,7 @@ def test_torn_index_is_named(filled: StorageFolder) -> None:
     data = filled.read(index_name(0))
     assert data is not None
     filled.write(index_name(0), data[: len(data) // 2])
-    with pytest.raises(IdcError, match=r"index/part-00000\.parquet is not a whole index"):
+    with pytest.raises(IdcError, match=r"index/part-00000\.parquet is not a complete index"):
         check_shards(filled)
 
 
@@ -111,6 +111,6 @@ def test_no_value_of_a_forged_index_is_looked_at(filled: StorageFolder, make: Si
             lambda: index_table(filled),
             lambda: index_table(filled, ["image_id"]),
         ):
-            with pytest.raises(IdcError, match="not a whole index|other columns"):
+            with pytest.raises(IdcError, match="not a complete index|other columns"):
                 read()
         assert not ran

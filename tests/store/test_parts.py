@@ -62,7 +62,7 @@ def test_damaged_part_is_named_with_the_fix(
         lambda: read_part(store, make.DIGEST, make.image_id("a.png")),
         lambda: find_done(store, make.DIGEST)[make.image_id("a.png")],
     ):
-        with pytest.raises(IdcError, match=r"parquet is not a whole part .*delete that file"):
+        with pytest.raises(IdcError, match=r"parquet is not a complete part .*delete that file"):
             read()
 
 

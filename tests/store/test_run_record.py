@@ -131,7 +131,7 @@ def test_corrupt_run_json_is_named_and_can_be_overwritten(
 
 def test_a_newer_format_is_refused(store: StorageFolder, make: SimpleNamespace) -> None:
     store.write_json("run.json", {"format_version": 2})
-    with pytest.raises(BadRequest, match="format_version 2; this program reads 1"):
+    with pytest.raises(BadRequest, match="format_version 2; this version reads 1"):
         begin_run(store, make.run_record())
 
 

@@ -24,12 +24,12 @@ def test_a_record_comes_back_through_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"d": 2e-300}, {"e": 1}, {"b": {"c": ""}}, {"sha256": "00" * 32}, {"sha256": None}])
 def test_an_edit_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(IdcError, match=r"x\.json has another checksum.*edited by hand; do this"):
+    with pytest.raises(IdcError, match=r"x\.json does not match its checksum.*edited by hand; do this"):
         unsealed(json.loads(json.dumps(sealed({"d": 1e-300, "b": 0}) | change)), "x.json", "do this")
 
 
 def test_a_value_that_is_not_json_is_refused() -> None:
-    with pytest.raises(IdcError, match="another checksum"):
+    with pytest.raises(IdcError, match="does not match its checksum"):
         unsealed({**sealed({"a": 1.0}), "a": float("nan")}, "x.json", "")
 
 

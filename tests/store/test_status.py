@@ -36,14 +36,14 @@ def begin(store: StorageFolder, make: SimpleNamespace, images: int | None) -> No
 
 
 def test_an_empty_place_is_no_run(store: StorageFolder) -> None:
-    with pytest.raises(BadRequest, match=r"run\.json is not there; name the --output"):
+    with pytest.raises(BadRequest, match=r"run\.json does not exist; give the --output"):
         read_status(store)
 
 
 def test_a_file_is_no_run(tmp_path: Path) -> None:
     """Catches a traceback for `jobs/status.py out/gallery.png`."""
     (tmp_path / "gallery.png").write_bytes(b"x")
-    with pytest.raises(BadRequest, match=r"run\.json is not there; name the --output"):
+    with pytest.raises(BadRequest, match=r"run\.json does not exist; give the --output"):
         read_status(resolve(str(tmp_path / "gallery.png")))
 
 

@@ -252,7 +252,7 @@ def test_what_has_to_be_done_again_is_named_wherever_something_says_it(
     assert set(report.redo) == of_shard(make, 1) | with_tiles
     text = str(report)
     assert "shards/part-00001.parquet: it is damaged" in text and f"{len(report.redo)} images" in text
-    assert "--repair takes that out" in text
+    assert "--repair removes the damage" in text
     assert "[repaired]" in str(check(finished, repair=True))
 
 
@@ -358,14 +358,14 @@ def test_a_damaged_run_record_is_written_anew_by_its_own_command_only(
     assert record is not None
     edit_json(finished, "run.json", lambda value: value["config"].update(scale=4))
     for read in (lambda: read_run(finished), lambda: begin_run(finished, record)):
-        with pytest.raises(IdcError, match=r"run\.json has another checksum.*idc-ray verify"):
+        with pytest.raises(IdcError, match=r"run\.json does not match its checksum.*idc-ray verify"):
             read()
     report = check(finished, repair=True)
     assert [fault.file for fault in report.faults] == ["run.json"] and report.sound and report.finished
     assert any("run.json" in note for note in check(finished).notes)
-    with pytest.raises(BadRequest, match="a repair took it out; the condense command that made this output"):
+    with pytest.raises(BadRequest, match="a repair removed it; the condense command of this output"):
         read_run(finished)
-    with pytest.raises(BadRequest, match="of digest d1 whose run.json was damaged, asked for is d9"):
+    with pytest.raises(BadRequest, match="of digest d1 whose run.json was damaged, but requested is d9"):
         begin_run(finished, dataclasses.replace(record, digest="d9"))
     again = begin_run(finished, dataclasses.replace(record, shard_count=77))
     assert again == record == read_run(finished)
@@ -383,7 +383,7 @@ def test_a_run_of_which_nothing_is_known_cannot_be_repaired(store: StorageFolder
     make.commit(store, "a.png")
     commit_part(store, "d2", make.record("b.png"), make.rows("b.png", config_digest="d2"))
     report = check(store, repair=True)
-    assert not report.sound and "no repair can tell" in str(report)
+    assert not report.sound and "cannot be repaired" in str(report)
     assert list_parts(store, "d1") and list_parts(store, "d2")
 
 
@@ -430,7 +430,7 @@ def test_parts_that_a_finished_run_has_left_are_named(finished: StorageFolder, m
     make.commit(finished, "new.png", tiles=0)
     report = check(finished)
     assert [fault.what for fault in report.faults] == [
-        "1 finished images wait for their shards; the same condense command goes on"
+        "1 finished images are not in shards yet; the same condense command continues"
     ]
     assert check(finished, repair=True).sound
     assert make.image_id("new.png") in find_done(finished, make.DIGEST)
@@ -592,15 +592,15 @@ def test_the_resume_of_a_finished_output_notices_what_is_cheap_to_notice(
     change(finished, shard_name(1), lambda data: data + b"x")
     refused("part-00001.parquet is damaged: .*another size")
     change(finished, shard_name(1), lambda data: data[:-8] + b"\xff\xff\xff\xff" + data[-4:])
-    refused("part-00001.parquet has no whole footer")
+    refused("part-00001.parquet has no complete footer")
     finished.delete(shard_name(1))
     refused("part-00001.parquet is missing")
     finished.delete(index_name(1))
     refused("part-00001.parquet has no entry")
     change(finished, index_name(1), lambda data: data[:9] + bytes([data[9] ^ 1]) + data[10:])
-    refused("index/part-00001.parquet has another checksum|not a whole index")
+    refused("index/part-00001.parquet does not match its checksum|not a complete index")
     edit_json(finished, "manifest.json", lambda value: value.update(images=11))
-    with pytest.raises(IdcError, match=r"manifest\.json has another checksum.*idc-ray verify"):
+    with pytest.raises(IdcError, match=r"manifest\.json does not match its checksum.*idc-ray verify"):
         find_done(finished, make.DIGEST)
     finished.delete("manifest.json")
     write_manifest(finished, make.DIGEST, {})
@@ -608,7 +608,10 @@ def test_the_resume_of_a_finished_output_notices_what_is_cheap_to_notice(
     finished.delete(shard_name(1))
     finished.delete(index_name(1))
     assert len(find_done(finished, make.DIGEST)) == 12 - len(of_shard(make, 1))
-    assert f"shards/part-00001.parquet and its index are missing; its {len(of_shard(make, 1))} images" in caplog.text
+    assert (
+        f"shards/part-00001.parquet and its index are missing; condensing its {len(of_shard(make, 1))} images"
+        in caplog.text
+    )
 
 
 def test_the_command(tmp_path: Path, make: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,7 +114,7 @@ def test_an_edited_manifest_is_refused(tmp_path: Path) -> None:
     condensed(tmp_path)
     manifest = tmp_path / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"rows": 3', '"rows": 2'))
-    with pytest.raises(IdcError, match=r"manifest\.json has another checksum.*idc-ray verify"):
+    with pytest.raises(IdcError, match=r"manifest\.json does not match its checksum.*idc-ray verify"):
         open_source(str(tmp_path), 2, MAX_PIXELS)
 
 

@@ -31,8 +31,14 @@ from idc_ray.tuning.parsing import parse_parameters
         ({"a": [[1, date(2020, 1, 1)]]}, "expected numbers, texts"),
         ({"a": [1, 2], "b": {"uniform": [0, 1], "when": {"a": []}}}, "when a is an empty list; expected one or more"),
         ({"a": 3}, "expected a list of values, or such as"),
-        ({"b": {"uniform": [0, 1], "when": {"a": 1}}, "a": [1, 2]}, "there is none: a condition looks at those above"),
-        ({"a": [1, 2], "b": {"uniform": [0, 1], "when": {True: 1}}}, "when has True, which is no parameter above it"),
+        (
+            {"b": {"uniform": [0, 1], "when": {"a": 1}}, "a": [1, 2]},
+            "there is none: a condition refers to parameters above it",
+        ),
+        (
+            {"a": [1, 2], "b": {"uniform": [0, 1], "when": {True: 1}}},
+            "when has True, which is not a parameter above it",
+        ),
         ({"a": [1, 2], "b": {"uniform": [0, 1], "when": {"a": 3}}}, "when a is 3, which is not one of its choices"),
     ],
 )

@@ -77,7 +77,7 @@ def test_a_benchmark_is_not_chosen_on(
     shutil.copytree(images, tmp_path / there)
     monkeypatch.chdir(tmp_path / "Set5" if named == "." else tmp_path)
     config = tune_config(write_space(), **{"input": str(images), "output": str(tmp_path / "out"), setting: named})
-    with pytest.raises(BadRequest, match="a benchmark: what is chosen on it cannot be tested on it"):
+    with pytest.raises(BadRequest, match="a benchmark, and must not be used for tuning if results are tested on it"):
         prepare(config)
 
 
@@ -96,15 +96,15 @@ def test_images_that_cannot_be_used_do_not_starve_the_sample(
     assert len(prepare(tune_config(write_space(), images=2, **common)).images) == 2
     assert "only" not in caplog.text
     assert len(prepare(tune_config(write_space(), images=9, **common)).images) == 5
-    assert "only 5 of 35 images can be read and hold a tile" in caplog.text
+    assert "only 5 of 35 images can be read and have a tile" in caplog.text
 
 
 def test_why_nothing_is_left_to_condense_is_named(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
     """Catches the blame of images that are held out, or scored on, as unreadable."""
     output = str(tmp_path / "out")
-    with pytest.raises(BadRequest, match="all images of .* are held out to score on"):
+    with pytest.raises(BadRequest, match="all images of .* are held out for validation"):
         prepare(tune_config(write_space(), input=str(images), output=output, validation_share=0.99))
-    with pytest.raises(BadRequest, match="all 3 images of .* are also scored on"):
+    with pytest.raises(BadRequest, match="all 3 images of .* are also validation images"):
         prepare(tune_config(write_space(), input=str(images), output=output, validation=str(images)))
 
 
@@ -127,5 +127,5 @@ def test_the_sweep_is_named_by_what_matters(images: Path, tmp_path: Path, write_
 def test_images_that_hold_no_tile_are_refused(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
     space = write_space({"tile_size": [16, 64]})
     config = tune_config(space, input=str(images), output=str(tmp_path / "out"), condense={})
-    with pytest.raises(BadRequest, match="nothing to score on|holds a tile of 64 x 64"):
+    with pytest.raises(BadRequest, match="no validation images|has a tile of 64 x 64"):
         prepare(config)

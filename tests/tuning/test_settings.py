@@ -33,13 +33,13 @@ def test_the_spaces_that_come_with_it_are_accepted(name: str, monkeypatch: pytes
         ({"seed": [1, 2]}, "parameters.seed cannot be set here"),
         ({"rlff": [1, 2]}, "it is a section of"),
         ({"tile_size": [16, 32]}, "varied by"),
-        ({"ratio": {"uniform": [0.1, 1.5]}}, "ratio 1.5 cannot be: setting 'ratio' is 1.5; expected: less than or"),
-        ({"init": ["random", "hardset"]}, 'init "hardset" cannot be'),
-        ({"rlff.kernel_size": {"integers": [1, 5]}}, "rlff.kernel_size 2 cannot be"),
-        ({"rlff.kernel_size": {"uniform": [1, 5], "step": 1}}, "rlff.kernel_size 2.0 cannot be"),
+        ({"ratio": {"uniform": [0.1, 1.5]}}, "ratio 1.5 is invalid: setting 'ratio' is 1.5; expected: less than or"),
+        ({"init": ["random", "hardset"]}, 'init "hardset" is invalid'),
+        ({"rlff.kernel_size": {"integers": [1, 5]}}, "rlff.kernel_size 2 is invalid"),
+        ({"rlff.kernel_size": {"uniform": [1, 5], "step": 1}}, "rlff.kernel_size 2.0 is invalid"),
         ({"iterations": {"uniform": [10, 500]}}, "iterations 197."),
         ({"rlff.feature_layer": ["auto", "body.99"]}, "the network has no layer 'body.99'"),
-        ({"loss.instance": [0, 1], "loss.group": [1, 0]}, "loss.instance 0, loss.group 0 cannot be"),
+        ({"loss.instance": [0, 1], "loss.group": [1, 0]}, "loss.instance 0, loss.group 0 is invalid"),
         ({"rlff.bandwidths": [[1, 2], [1, 2, 4]]}, "a multiple of 3"),
     ],
 )
@@ -67,7 +67,7 @@ def test_packaged_spaces_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_patches_larger_than_the_smallest_tile_are_refused(write_space: WriteSpace) -> None:
     settings = settings_of(write_space({"tile_size": [16, 48]}), train={"patch_size": 32}, condense={})
-    with pytest.raises(BadRequest, match="tile_size 16 cannot be: train.patch_size is 32"):
+    with pytest.raises(BadRequest, match="tile_size 16 is invalid: train.patch_size is 32"):
         check_space(settings, bundled_teacher_bytes(2))
 
 

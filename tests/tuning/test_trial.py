@@ -89,7 +89,7 @@ def test_its_tiles_are_those_of_the_condense_job(
 def test_a_failure_is_reported_and_not_raised(inputs: SharedInputs) -> None:
     """Catches a trial that Tune tries again and again, and one whose reason nobody learns."""
     (report,) = reports_of(DRAW | {"ratio": 1e-9}, inputs)
-    assert "no tile came of the images" in report.failed and not report.finished
+    assert "the images gave no tiles" in report.failed and not report.finished
     (report,) = reports_of(DRAW | {"rlff.feature_layer": "body.99"}, inputs)
     assert "the network has no layer 'body.99'" in report.failed
 

@@ -57,11 +57,11 @@ def test_a_whole_sweep_with_a_trial_that_throws(
     )  # fmt: skip
     assert tune(config) == 0
     assert statuses(output) == ["failed", "finished", "finished", "finished", "finished"]
-    assert "no tile came of the images" in trials(output)[0].user_attrs["reason"]
+    assert "the images gave no tiles" in trials(output)[0].user_attrs["reason"]
     text = capsys.readouterr().out
     table = pq.read_table(io.BytesIO((output / "trials.parquet").read_bytes()))
     best = max((row for row in table.to_pylist() if row["psnr"]), key=lambda row: row["psnr"])
-    assert best["rank"] == 1 and f"{best['psnr']:.3f}" in text and "failed; no tile came" in text
+    assert best["rank"] == 1 and f"{best['psnr']:.3f}" in text and "failed; the images gave no tiles" in text
     settings = yaml.safe_load((output / "best.yaml").read_text())
     assert settings["loss"]["gamma"] == best["param.loss.gamma"]
     _check_mlflow(output, set(range(5)))
@@ -74,7 +74,7 @@ def test_a_whole_sweep_with_a_trial_that_throws(
     assert statuses(output) == ["finished", "finished", "finished", "finished", "failed"]
     assert again.keys() == {1, 2, 3, 4, 5} and again.items() - before.items() == {(5, again[5])}
     _check_mlflow(output, {0, *again})
-    with pytest.raises(BadRequest, match=r"(?s)holds another sweep.*reduction: 2 -> 3"):
+    with pytest.raises(BadRequest, match=r"(?s)contains another sweep.*reduction: 2 -> 3"):
         tune(config.model_copy(update={"reduction": 3}))
     with lock(resolve(str(output)), "the test"), pytest.raises(Locked, match="in use by the test"):
         tune(config)
@@ -190,7 +190,7 @@ def test_a_typo_and_a_dry_run_start_nothing(
 def test_no_time_left_starts_nothing_and_says_so(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
     """Catches a time limit that each launch begins anew."""
     config = tune_config(write_space(), input=str(images), output=str(tmp_path / "out"), hours=1e-9)
-    with pytest.raises(IdcError, match="no trial came to its end; raise --hours"):
+    with pytest.raises(IdcError, match="no trial finished; raise --hours"):
         tune(config)
     assert trials(tmp_path / "out") == []
 
@@ -203,5 +203,5 @@ def test_a_sweep_without_a_result_fails(
     config = tune_config(space, input=str(images), output=str(tmp_path / "out"), condense={
         "tile_size": 16, "allocation": "difficulty", "iterations": 0, "teacher_batch_size": 2,
     })  # fmt: skip
-    with pytest.raises(IdcError, match="no trial came to its end; no tile came of the images"):
+    with pytest.raises(IdcError, match="no trial finished; the images gave no tiles"):
         tune(config)
