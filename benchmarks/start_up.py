@@ -29,7 +29,8 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parents[1]
 
 SIDES = ("condense", "train")
-STEPS = 20
+#: Of a training whose work takes no time.
+TRAINING = ["--model", "edsr_small", "--iterations", "2", "--batch-size", "1"]
 
 #: An environment variable that all processes of a measured command inherit; its value names the run.
 MARK = "IDC_RAY_START_UP"
@@ -48,6 +49,7 @@ PROCESSES = {
     "raylet/raylet": "Ray: gcs, raylet, monitors",
     "monitor.py": "Ray: gcs, raylet, monitors",
     "dashboard.py": "Ray: dashboard",
+    "training.local_worker": "workers",
     "--side": "driver",
 }
 
@@ -164,11 +166,10 @@ def show(title: str, result: dict[str, Any]) -> None:
         print(f"  {seconds:16.2f}  {name}", flush=True)
 
 
-def commands(side: str, images: Path, output: Path) -> list[str]:
+def options_of(side: str, images: Path, output: Path) -> list[str]:
     if side == "condense":
         return ["--input", str(images), "--output", str(output)]
-    steps = ["--iterations", str(STEPS), "--batch-size", "4"]
-    return ["--data", str(output), "--output", f"{output}_student", *steps]
+    return ["--data", str(images), "--output", str(output), *TRAINING]
 
 
 def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
@@ -179,16 +180,17 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     if arguments.against is not None:
         versions["the other"] = arguments.against.resolve()
     print(f"{arguments.rounds} rounds, {machine()}")
+    sides = SIDES if arguments.only is None else (arguments.only,)
     results: list[dict[str, Any]] = []
     for number in range(arguments.rounds):
-        for side in SIDES:
+        for side in sides:
             row: dict[str, Any] = {"side": side}
             for version, package in versions.items():
-                output = scratch / f"{version.replace(' ', '_')}{number}"
-                row[version] = run(side, package, commands(side, images, output))
+                output = scratch / f"{side}_{version.replace(' ', '_')}{number}"
+                row[version] = run(side, package, options_of(side, images, output))
                 show(f"{side}, {version}", row[version])
             results.append(row)
-    for side in SIDES if arguments.against is not None else ():
+    for side in sides if arguments.against is not None else ():
         rows = [row for row in results if row["side"] == side]
         for figure in ("cpu", "clock"):
             quotient = statistics.median(row["the other"][figure] / row["this version"][figure] for row in rows)
@@ -206,6 +208,7 @@ def main() -> None:
 
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=1, help="number of alternating runs of each version")
+    options.add_argument("--only", choices=SIDES, help="one of the two commands")
     options.add_argument("--against", type=Path, metavar="CHECKOUT", help="another version of this repository")
     arguments = options.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

@@ -106,7 +106,7 @@ def run_job(
     except IdcError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
-    except BrokenPipeError:  # `... --help | head`: the reader has left, there is nobody to tell
+    except BrokenPipeError:  # the reader has closed the pipe, as in `... --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception:

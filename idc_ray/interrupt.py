@@ -124,7 +124,7 @@ class _Watch:
     def _force(self) -> None:
         _end_children()
         say = f"{_text(self.noted[0], self._fix)}\n".encode()
-        # Each in a thread of its own: one may hang where the job did, or on a terminal that nobody reads.
+        # Each in a separate thread, as one may block like the job, or on a terminal that is not read.
         calls = [threading.Thread(target=call, daemon=True) for call in (*_at_forced_end, lambda: os.write(2, say))]
         for call in calls:
             call.start()
@@ -187,7 +187,7 @@ def _raising(fix: str) -> Iterator[None]:
 def keeping_handlers() -> Iterator[None]:
     """Whatever handlers of SIGINT and SIGTERM are set inside, such as by ``ray.init``, are replaced by those of before.
 
-    Outside the main thread nobody can set any.
+    Outside the main thread none can be set.
 
     Raises:
         Interrupted: SIGINT or SIGTERM arrived inside, also if the exception of its handler was swallowed there.

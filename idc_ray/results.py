@@ -70,6 +70,11 @@ class CondenseResult:
     seconds: float = field(repr=False)
     summary: str = field(repr=False)
 
+    def _repr_html_(self) -> str:
+        from idc_ray.report.notebook import condense_html  # imports jinja2
+
+        return condense_html(self)
+
     def dataset(self) -> CondensedDataset:
         """The tiles as a torch dataset."""
         from idc_ray.dataset import CondensedDataset  # imports torch
@@ -103,6 +108,11 @@ class TrainResult:
     checkpoint: str = field(repr=False)
     last: str = field(repr=False)
 
+    def _repr_html_(self) -> str:
+        from idc_ray.report.notebook import train_html  # imports jinja2
+
+        return train_html(self)
+
     def load(self, device: str | torch.device = "auto") -> Upscaler:
         """Load ``checkpoint``, see :func:`idc_ray.load_model`."""
         from idc_ray.api.networks import load_model  # imports torch
@@ -131,6 +141,11 @@ class EvaluateResult:
     psnr: dict[str, float]
     ssim: dict[str, float] = field(repr=False)
     sets: dict[str, SetScores] = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        from idc_ray.report.notebook import evaluate_html  # imports jinja2
+
+        return evaluate_html(self)
 
     @classmethod
     def of(cls, output: str, sets: dict[str, SetScores]) -> EvaluateResult:
@@ -184,6 +199,11 @@ class CompareResult:
     failures: tuple[FailedArm, ...]
     table: str = field(repr=False)
 
+    def _repr_html_(self) -> str:
+        from idc_ray.report.notebook import compare_html  # imports jinja2
+
+        return compare_html(self)
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -236,6 +256,11 @@ class TuneResult:
     best_config: str = field(repr=False)
     trials: tuple[Trial, ...] = field(repr=False)
     table: str = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        from idc_ray.report.notebook import tune_html  # imports jinja2
+
+        return tune_html(self)
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ class Tracker:
             client.log_batch(self.run_id, tags=changed[start : start + MAX_PARAMS])
 
     def _attempt(self, what: str, send: Callable[[MlflowClient], None]) -> bool:
-        """Whether ``send`` went through; a failure is told once and never raised."""
+        """Whether ``send`` succeeded; a failure is logged once and never raised."""
         if self._client is None or time.monotonic() < self._silent_until:
             return False
         try:

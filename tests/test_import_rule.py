@@ -58,6 +58,7 @@ ALLOWED = {
         "idc_ray.images",
         "idc_ray.redact",
         "idc_ray.report",
+        "idc_ray.results",
         "idc_ray.status_text",
         "idc_ray.store",
         "idc_ray.units",

@@ -19,7 +19,7 @@ SHELLS = ("bash", "zsh", "fish")
 #: Options of the commands that have no configuration.
 OTHERS: dict[str, dict[str, tuple[str, ...] | None]] = {
     "status": {"--json": None},
-    "report": {"--output": (), "--images": (), "--include": (), "--no-sources": None},
+    "report": {"--output": (), "--images": (), "--include": (), "--figures": (), "--no-sources": None},
     "verify": {"--repair": None, "--deep": None, "--json": None},
 }
 

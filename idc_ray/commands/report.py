@@ -19,6 +19,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--include", metavar="NAME", action="append", default=[], help="show this image, or those that match a pattern"
     )
+    parser.add_argument("--figures", metavar="DIR", help="also write the charts there, as SVG and PNG")
     parser.add_argument("--no-sources", action="store_true", help="do not read the source images")
     asked = parser.parse_args(argv)
     if asked.images < 0:
@@ -29,6 +30,6 @@ def main(argv: Sequence[str]) -> int:
 
     options = Options(asked.images, tuple(asked.include), not asked.no_sources)
     with Heartbeat("reading the outputs"):
-        size = write_report(asked.outputs, asked.output, options)
+        size = write_report(asked.outputs, asked.output, options, asked.figures)
     print(f"{asked.output}: {size / 1e6:.1f} MB")
     return 0

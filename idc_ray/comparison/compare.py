@@ -12,6 +12,7 @@ import ray
 
 from idc_ray.comparison import dry_run, tasks
 from idc_ray.comparison.arms import WHOLE, Arm
+from idc_ray.comparison.crops import find_crops
 from idc_ray.comparison.images import manifest_blocks
 from idc_ray.comparison.prepare import Plan, prepare
 from idc_ray.comparison.report import make_report, report_files
@@ -30,6 +31,8 @@ from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import tell_if_no_room
+from idc_ray.report import Options, write_own_report
+from idc_ray.report.comparison import CROPS
 from idc_ray.results import CompareResult, FailedArm
 from idc_ray.store import read_manifest
 from idc_ray.store.filesystem import StorageFolder, resolve
@@ -81,6 +84,10 @@ def run_compare(config: CompareConfig) -> CompareResult:
             comparison = _Comparison(plan, storage, tracking)
             report = comparison.run()
             tracking.finish("FAILED" if comparison.failures else "FINISHED")
+        if config.report:
+            with Heartbeat("writing the report"):
+                _write_crops(plan, storage, list(comparison.done.values()))
+                write_own_report(storage, Options())
     return result_of(report, storage.uri)
 
 
@@ -103,6 +110,14 @@ def _estimate(config: CompareConfig, photographs: str) -> str:
 def _prepared(config: CompareConfig, photographs: str | None = None) -> Plan:
     with Heartbeat("listing the images, reading the teacher and the benchmarks"):
         return prepare(config, photographs)
+
+
+def _write_crops(plan: Plan, storage: StorageFolder, results: list[Result]) -> None:
+    """Where the students differ, for the report; without it the comparison is whole."""
+    try:
+        storage.write_json(CROPS, {"crops": find_crops(plan.scoring, storage, results)})
+    except (IdcError, OSError) as error:
+        log.warning("%s is not written: %s", storage.shown(CROPS), error)
 
 
 class _Comparison:
@@ -133,7 +148,7 @@ class _Comparison:
             for result in self.done.values():
                 self._track(result)
         self._on_ray(missing)
-        with Heartbeat("writing the report"):
+        with Heartbeat("writing tables and plots"):
             return self._report()
 
     def _track(self, result: Result) -> None:

@@ -61,8 +61,8 @@ class History:
                 self._rewind(step)
             case "progress":
                 self._seconds_per_step = 1 / max(event["steps_per_second"], 1e-9)
-                told, self.points = self.points[self._sure :], self.points[: self._sure]
-                for point in told:
+                unsure, self.points = self.points[self._sure :], self.points[: self._sure]
+                for point in unsure:
                     self._add(point[0], point[2])
                 self._add(step, None)
                 self._sure = len(self.points)
@@ -73,7 +73,7 @@ class History:
             self._write()
 
     def _rewind(self, step: int) -> None:
-        """Continue from the state of ``step``: what was told of later steps is told again."""
+        """Continue from the state of ``step``; points of later steps are dropped, as their events come again."""
         self.points = [point for point in self._before if point[0] <= step]
         self._add(step, None)
         self._sure = len(self.points)

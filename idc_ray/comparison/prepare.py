@@ -1,4 +1,4 @@
-"""What a comparison needs to know before it starts; whatever is missing or wrong is told here, not hours later."""
+"""Preparation of a comparison, with all checks that can be made before it starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a comparison tells MLflow of each arm and seed."""
+"""MLflow tracking of each arm and seed of a comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many tiles an image gets."""
+"""Number of tiles of an image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SURVEY_IMAGES = 64
 
 
 def per_image_budget(ratio: float, candidates: int) -> int:
-    """max(1, round(ratio N)): the paper's budget, the same share of every image.
+    """max(1, round(ratio N)), the paper's budget: the same share of every image.
 
     Args:
         ratio: stored pixels over pixels, in (0, 1].
@@ -43,7 +43,7 @@ def difficulty_budget(ratio: float, candidates: int, weight: float, seed: int, i
 
 
 def mean_difficulty(measured: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """What ``allocation: difficulty`` divides by, weighted by pixels so that the budget is met.
+    """Mean difficulty for ``allocation: difficulty``, weighted by pixels so that the budget is met.
 
     Args:
         measured: rows of ``image_id``, ``difficulty`` (None: could not be read) and ``pixels``, in any order.
@@ -55,7 +55,7 @@ def mean_difficulty(measured: Iterable[dict[str, Any]]) -> dict[str, Any]:
         BadRequest: no image of the sample can be read, or the teacher adds nothing to any of them.
     """
     listed = list(measured)
-    # NaN: the teacher failed on that image, which will be quarantined; in the mean it would fail all the others.
+    # NaN: the teacher failed on this image, which will be quarantined; it must not make the mean NaN.
     rows = [row for row in listed if row["difficulty"] is not None and math.isfinite(row["difficulty"])]
     rows.sort(key=lambda row: row["image_id"])  # sums of floats depend on their order
     pixels = sum(row["pixels"] for row in rows)

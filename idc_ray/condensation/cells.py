@@ -1,4 +1,4 @@
-"""Cells: the parts that a tile is a mosaic of, and the Fourier features of each."""
+"""Cells, the parts of which a tile is composed, and their Fourier features."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Cells:
 
     @classmethod
     def join(cls, parts: list[Cells]) -> Cells:
-        """All of them, one after another."""
+        """Concatenate several."""
         columns = zip(*((part.positions, part.feature_sums, part.weight_sums) for part in parts), strict=True)
         return cls(*(torch.cat(column) for column in columns))
 
@@ -53,10 +53,10 @@ def _edges(tile: int, count: int) -> list[int]:
 
 
 def mosaic(tile: Tensor, lr: Tensor, positions: Tensor, blend: int) -> Tensor:
-    """A tile with some of its cells exchanged for crops of an image.
+    """A tile with some of its cells replaced by crops of an image.
 
-    Neighbours are blended into each other, as each goes on beyond its border where it is from: an edge between them
-    would be as sharp as none in an LR image, and what a strong teacher makes of it students learn (docs/results.md).
+    Neighbouring cells are blended, as each continues beyond its border in the image: an edge between them would be
+    sharper than any in an LR image, and students would learn what a strong teacher makes of it (docs/results.md).
 
     Args:
         tile: uint8 (3, p, p).
@@ -151,7 +151,7 @@ class CellGrid:
         _, first = np.unique(places.numpy(), axis=0, return_index=True)  # crops at the far borders overlap
         most = max(MOST_CELLS, MOST_PER_CELL * wanted)
         if len(first) > most:
-            # In no order of place: where all weigh the same, the first ones would be the image's top.
+            # Independent of position: if all weights are equal, the first ones would be at the top of the image.
             first = np.sort(first)[torch.randperm(len(first), generator=torch.Generator().manual_seed(0)).numpy()]
             weights = weighting(window_means(hardness, places[first], side))
             first = first[weights.argsort(descending=True, stable=True)[:most].numpy()]

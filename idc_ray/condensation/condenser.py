@@ -204,7 +204,7 @@ class Condenser:
         return self.config.synthesizes_tiles and self.gamma > 0
 
     def _difficulties(self, crops: Crops) -> Tensor | None:
-        """Difficulty map of an image, if anything in the run looks at it."""
+        """Difficulty map of an image, if the run needs it."""
         config = self.config
         begins = config.synthesizes_tiles and config.init in ("hardest", "hardest_packed")
         weighs = self._weighs and config.loss.hardness != "gradient"
@@ -360,7 +360,7 @@ class Condenser:
 
 
 def _or_its_error(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | Exception:
-    """What ``work`` returns, or the exception that its image alone is to blame for; too little memory is not."""
+    """The result of ``work``, or an exception caused by its image; lack of memory is raised."""
     try:
         return work(*args, **kwargs)
     except (ArithmeticError, RuntimeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Difficulty, how much the teacher adds to bicubic interpolation; hardness, what places weigh by; and the weights."""
+"""Difficulty (the difference of the teacher to bicubic interpolation), hardness of positions, and position weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _upscale_matrix(length: int, scale: int, device: torch.device) -> Tensor:
 def bicubic_upscale(lr: Tensor, scale: int) -> Tensor:
     """Bicubic interpolation (a = -0.5) without rounding: (B, C, H, W) to (B, C, scale H, scale W), in [0, 1].
 
-    Clamped as the teacher's output is: what it overshoots beyond black and white is no difficulty.
+    Clamped like the teacher's output, so that overshoots beyond black and white do not count as difficulty.
     """
     rows = _upscale_matrix(lr.shape[-2], scale, lr.device)
     columns = _upscale_matrix(lr.shape[-1], scale, lr.device)
@@ -68,7 +68,7 @@ def gradient(lr: Tensor) -> Tensor:
 
 
 def hardness_map(kind: Hardness, difficulties: Tensor | None, lr: Tensor) -> Tensor:
-    """What places weigh by.
+    """Hardness of positions.
 
     ``difficulty`` leaves out edges that interpolation does well, ``gradient`` fine texture of little contrast; their
     geometric mean, ``both``, is large where both are.
@@ -103,7 +103,7 @@ class Weighting:
     def fit(cls, values: Tensor, gamma: float, floor: float, clip_percentile: float) -> Weighting:
         """Fit to the hardnesses of an image's positions, a flat tensor that is not empty."""
         values = values.double()
-        # A flat image is hard nowhere; its weights must still be finite.
+        # The hardness of a flat image is 0 everywhere; its weights must still be finite.
         mean = max(float(values.mean()), 1e-6)
         weights = (values / mean + floor) ** gamma
         rank = min(weights.numel() - 1, int(weights.numel() * clip_percentile / 100))
@@ -114,7 +114,7 @@ class Weighting:
         return self.gamma == 0
 
     def of_tiles(self, kind: TileWeights) -> Weighting:
-        """What the synthetic tiles' positions weigh by, see ``loss.tile_weights``."""
+        """Weighting of the synthetic tiles' positions, see ``loss.tile_weights``."""
         return self if kind == "difficulty" else replace(self, gamma=0.0)
 
     def __call__(self, values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Matching by choice: tiles exchange cells for real ones until the mosaic has the image's distribution.
+"""Matching by greedy exchange of cells for real ones, until the mosaic has the image's distribution.
 
 Learned pixels come near the distribution of an image's hard places by drawing strokes into flat ones. Real cells
 come there as they were photographed, but for the pixels at their seams, which are blended. The loss is the one that
@@ -26,9 +26,9 @@ KEPT_PRODUCTS = 256 * 2**20
 
 @torch.no_grad()
 def exchange(offered: Cells, begin: Cells, side: int, image: Tensor, groups: Tensor, loss: Loss, sweeps: int) -> Tensor:
-    """Exchange each cell in turn for the one that leaves the smallest loss, until a sweep changes nothing.
+    """Exchange each cell in turn for the one with the smallest loss, until a sweep changes nothing.
 
-    A cell is exchanged only for one that overlaps no other in use. One that a tile begins with has no other place.
+    A cell is exchanged only for one that overlaps no other used cell. An initial cell is a candidate in its place only.
 
     Args:
         offered: n cells of the image.
@@ -81,7 +81,7 @@ class _Search:
             self._count(index, 1)
 
     def improve(self, tile: int, place: int) -> None:
-        """Exchange one cell for the best there is, the first of equals; it may be the same."""
+        """Exchange one cell for the best candidate, the first among equals; it may be the same."""
         current, own = int(self.chosen[tile, place]), int(self.begin[tile, place])
         self._count(current, -1)
         forbidden = self.elsewhere.clone()

@@ -1,4 +1,4 @@
-"""A condenser from a configuration and a teacher's checkpoint, wherever images are condensed."""
+"""Creating a condenser from a configuration and a teacher's checkpoint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load_condenser(
 
 
 def load_networks(config: CondenseConfig, data: bytes, device: torch.device) -> tuple[Teacher, Upscaler]:
-    """The network that says what is matched and what is difficult, and the one that labels; often the same.
+    """The feature network and the network that makes the labels; they may be the same.
 
     Raises:
         BadRequest: the checkpoint is none for this scale, a network does not take the run's tiles or has no such

@@ -74,7 +74,7 @@ class TileMatcher:
         batches: division of the tiles into network calls; shared only if :func:`calls_are_independent`.
 
     Attributes:
-        kept_calls: see :data:`KEPT_CALLS`. 0 takes least memory and most time; the result is the same, bit for bit.
+        kept_calls: see :data:`KEPT_CALLS`. 0 needs least memory and most time; the result is bit-identical.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class TileMatcher:
         return [result for turn in self._turns(problems) for result in self._match_together(turn, iterations, on_step)]
 
     def _turns(self, problems: Sequence[MatchingProblem]) -> list[list[MatchingProblem]]:
-        """Problems in order, cut where the next one's activations would not fit; at least one a turn."""
+        """Consecutive problems whose activations fit in memory together; at least one at a time."""
         turns: list[list[MatchingProblem]] = []
         for problem in problems:
             if turns and len(self._calls([*turns[-1], problem])) <= self.kept_calls:
@@ -234,7 +234,7 @@ class TileMatcher:
 def _better(start: Tensor, end: Tensor, before: HeldOutLoss, after: HeldOutLoss) -> Matched:
     if after.total < before.total:
         return Matched(end, before, after, kept_start=False)
-    # An optimisation that went astray has no loss worth reporting: what is kept is the start.
+    # If the optimisation diverged, the start is kept.
     return Matched(start, before, after if math.isfinite(after.total) else before, kept_start=True)
 
 

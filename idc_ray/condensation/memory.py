@@ -1,4 +1,4 @@
-"""Telling too little memory from all other failures."""
+"""Detection of out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ __all__ = ["is_out_of_memory"]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that a device or this machine had too little memory."""
+    """Whether ``error`` is an out-of-memory error of a device or this machine."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # On CPUs torch has no type of its own for it.
+    # On CPUs torch has no exception type for it.
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

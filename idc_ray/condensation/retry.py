@@ -1,4 +1,4 @@
-"""Images whose call fails together are tried one by one, and with the least memory."""
+"""Retry of failed batches image by image, and with less memory."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class _Condenses(Protocol):
 
 
 def condense_each(condenser: _Condenses, tasks: Sequence[ImageTask]) -> Iterator[Condensed | Exception]:
-    """The result of each image or its exception, in order; each is computed when it is asked for, if not before.
+    """The result or exception of each image, in order; computed lazily after a failure.
 
-    All are condensed together. If that fails, each is condensed alone, and one that lacks memory even then is repeated
-    with what is recomputed instead of kept.
+    All images are condensed together. If that fails, each is condensed separately, and one that still lacks memory is
+    repeated with recomputation of activations.
     """
     try:
         yield from condenser.condense(tasks)

@@ -86,7 +86,7 @@ def draw_bank(
 
 
 def _map_by_map(features: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Maps that one convolution takes: one on a CPU, whose cache holds one map's phases but not those of four."""
+    """Number of maps per convolution: one on a CPU, whose cache holds the phases of one map but not of four."""
     size = 1 if features.device.type == "cpu" else len(features)
     return zip(*(each.split(size) for each in (features, *others)), strict=True)
 

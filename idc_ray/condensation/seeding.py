@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for, never on when or where they are drawn."""
+"""Random numbers seeded by their purpose, independent of the time and place of drawing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Selection baselines: real tiles, chosen by a rule.
+"""Selection baselines: real crops selected by a rule.
 
 Each rule ranks candidate windows (stride p/4); the first that do not overlap are taken. All rules
 share one signature, so adding one is adding a function to the registry.
@@ -30,12 +30,12 @@ DROPPED_HARDEST = 0.05
 
 @dataclass(frozen=True)
 class SelectionTask:
-    """One image to choose from.
+    """One image to select from.
 
     Attributes:
         lr: uint8 (3, H, W) on the teacher's device.
         hr: uint8 (3, scale H, scale W) likewise; only for rules in ``NEEDS_HR``.
-        key: (seed, image id): what random rules are seeded from.
+        key: (seed, image id), which seeds random rules.
     """
 
     lr: Tensor
@@ -60,7 +60,7 @@ def _rule(function: R) -> R:
 
 
 def _by_map(score: Tensor, positions: Tensor, size: int) -> list[int]:
-    check_finite(score)  # NaN would rank anyhow, and spoil the integral image behind it
+    check_finite(score)  # NaN would be ranked, and make the integral image NaN
     order: list[int] = window_means(score, positions, size).argsort(descending=True, stable=True).tolist()
     return order
 
@@ -74,7 +74,7 @@ def random(task: SelectionTask, reader: FeatureReader, batches: FixedBatches, po
 
 @_rule
 def hardest(task: SelectionTask, reader: FeatureReader, batches: FixedBatches, positions: Tensor) -> list[int]:
-    """Where the teacher adds most to bicubic interpolation; needs no HR."""
+    """Largest difference of the teacher to bicubic interpolation; needs no HR."""
     return _by_map(difficulty_map(reader, task.lr, batches), positions, reader.tile)
 
 
@@ -115,7 +115,7 @@ def kcenter(task: SelectionTask, reader: FeatureReader, batches: FixedBatches, p
 
 @_rule
 def herding(task: SelectionTask, reader: FeatureReader, batches: FixedBatches, positions: Tensor) -> Iterator[int]:
-    """Greedy herding (Welling 2009): the mean of what is chosen stays as near as it can to the mean of all windows."""
+    """Greedy herding (Welling 2009): keeps the mean of the selection close to the mean of all windows."""
     points = _window_features(task.lr, reader, batches, positions)
     goal, total = points.mean(0), torch.zeros_like(points[0])
     free = torch.ones(len(points), dtype=torch.bool)
@@ -147,7 +147,7 @@ def dcsr_like(task: SelectionTask, reader: FeatureReader, batches: FixedBatches,
 def select(
     method: str, task: SelectionTask, reader: FeatureReader, batches: FixedBatches, count: int
 ) -> list[tuple[int, int]]:
-    """Positions (top, left) of the ``count`` tiles that ``method`` chooses from an image.
+    """Positions (top, left) of the ``count`` tiles that ``method`` selects from an image.
 
     Raises:
         KeyError: no rule of that name.

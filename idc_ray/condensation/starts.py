@@ -1,4 +1,4 @@
-"""Where the optimisation starts from: what matching starts from matters more than its weights."""
+"""Initial tiles of the matching, which matter more than its weights."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def medoid_start(
         frequencies: members of one set of the bank.
         size: p.
         count: n.
-        key: what seeds the centres.
+        key: seed of the centres.
     """
     points = real.embeddings(frequencies)
     shares = balanced_groups(points, real.weight_sums, spread_centres(points, real.weight_sums, count, generator(*key)))

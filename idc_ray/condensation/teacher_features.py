@@ -49,19 +49,18 @@ def _precision(autocast: torch.dtype | None, device: torch.device) -> contextlib
 
 @dataclass(frozen=True)
 class FeatureReader:
-    """Features of tiles, each seen as if it went on, mirrored, beyond its border; and outputs for them.
+    """Computes features of reflection-padded tiles, and outputs for tiles.
 
-    A teacher's features depend on where a tile ends, so real crops and synthetic tiles go through the
-    same call. The tile is reflected by ``padding`` pixels and the features of the tile itself are kept,
-    all of them: dropping a margin instead leaves its pixels without features of their own, and
-    the optimiser paints noise there to steer the features further inside.
+    A teacher's features depend on where a tile ends, so real crops and synthetic tiles are treated alike: the
+    tile is padded by ``padding`` reflected pixels, and the features of the whole tile are kept. If the features
+    of a margin were dropped instead, the optimiser would add noise there to change the features further inside.
 
     Attributes:
         teacher: the network.
         tile: side p of all tiles, LR pixels.
         padding: LR pixels of reflection at each border, less than p.
         kernel: side k of the local features.
-        autocast: dtype to run the teacher in, or None for its own.
+        autocast: dtype of autocast for the teacher; None: no autocast.
     """
 
     teacher: Teacher

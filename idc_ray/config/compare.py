@@ -54,8 +54,8 @@ class CompareConfig(Section):
         "curve": "measure curves on: validation, benchmarks, none",
         "condense": "settings of condense for every arm, '{tile_size: 32}'",
         "train": "settings of train for every arm, '{iterations: 3000}'",
-        "variants": "methods with settings of their own; see docs/compare.md",
-        "networks": "students with settings of their own; see docs/compare.md",
+        "variants": "named methods with settings; see docs/compare.md",
+        "networks": "named students with settings; see docs/compare.md",
         "reference": "arm to compare the others with; none: the whole set",
         "actors.max_size": "most workers; none: as many as there is room for",
         "actors.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
@@ -102,6 +102,8 @@ class CompareConfig(Section):
     """Points per curve, evenly spaced, the last at the end of training."""
     reference: Text | None = None
     """Arm that the differences are relative to, such as random-0.1-real; null: whole-real, else the first."""
+    report: bool = True
+    """Write report.html at the end, with crops of benchmark images at which the students differ most."""
     dry_run: bool = False
     """Print arms, tasks and a time estimate; start nothing."""
     actors: Actors = Actors()

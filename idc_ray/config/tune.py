@@ -107,6 +107,8 @@ class TuneConfig(SweepConfig, TuneFiles):
     """Time limit over all runs of the command; trials running then stay unfinished; null: none."""
     seed: Seed = 0
     """Seed of the search."""
+    report: bool = True
+    """Write report.html at the end."""
     attempts: Count = 3
     """Number of times a trial may lose its process before it is recorded as failed."""
     dry_run: bool = False

@@ -80,7 +80,7 @@ class ImageListing:
         return [*rows, *self._parquet_files()]
 
     def _parquet_files(self) -> list[object]:
-        """Of rows that have no size of their own."""
+        """Source, size and column of each Parquet file, whose rows have no sizes."""
         rows = self.manifest.filter(pc.greater_equal(self.manifest["row"], 0)).select(["path", "source", "column"])
         files = {row["path"]: row for row in rows.to_pylist()}
         described: list[object] = []
@@ -98,10 +98,10 @@ def find_images(
     image_column: str | None = None,
     without: StoragePath | None = None,
 ) -> ImageListing:
-    """Find the images of ``input``, which is told apart by what it is.
+    """Find the images of ``input``.
 
-    - A folder: every image below it (hidden ones skipped); if there are none, every Parquet file's rows.
-      With ``image_column`` the Parquet files are meant even beside images.
+    - A folder: every image below it (hidden ones are skipped); if there are none, every Parquet file's rows.
+      With ``image_column``, Parquet files are used even if there are images.
     - A pattern with ``*``, ``?``, ``[ab]`` or ``**`` that no file has as its name: the images that match, or else the
       Parquet files. Names that begin with a dot match no wildcard.
     - ``.txt`` or ``.lst``: a list, see :func:`idc_ray.images.listfile.read_list`.
@@ -109,17 +109,17 @@ def find_images(
     - One image file.
 
     Sources are relative to the folder, to the pattern's leading part without wildcards, or to the file's folder, so
-    that an image keeps its id when the whole is moved. Nothing is decoded or checked here.
+    that an image keeps its id when the input is moved. Nothing is decoded or checked here.
 
     Args:
         input: a local path or a URI that pyarrow knows (``s3://``, ``gs://``, ``file://``).
         lr_input: a folder with the low-resolution partners of ``input``'s files, see :func:`idc_ray.images.pairs.pair`.
-        scale: of the pairs; used with ``lr_input`` only. Ours: 2.
+        scale: scale of the pairs; used with ``lr_input`` only.
         image_column: the Parquet column with the images; None when there is one candidate.
         without: a folder that is not searched, such as the output where it lies in the input.
 
     Raises:
-        BadRequest: the input is missing, holds no images, or cannot be told; the message has the fix.
+        BadRequest: the input is missing, has no images, or is of an unknown kind; the message has the fix.
     """
     storage = locate(input)
     files, ignored, repeated = _files(storage, image_column is not None, without)
@@ -251,7 +251,8 @@ def _kind(storage: StoragePath) -> fs.FileType:
     try:
         return storage.filesystem.get_file_info(storage.path).type
     except Exception as error:  # file systems other than pyarrow's own raise their libraries' errors
-        raise BadRequest(f"cannot access {storage.uri}: {redact_within(str(error))}") from None
+        fix = "" if storage.local else "; check network and credentials, or download the data and name its folder"
+        raise BadRequest(f"cannot access {storage.uri}: {redact_within(str(error))}{fix}") from None
 
 
 def _lr_files(storage: StoragePath, without: StoragePath | None) -> list[Entry]:

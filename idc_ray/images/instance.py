@@ -128,7 +128,7 @@ def _read(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> tuple[ND
 
 
 def read_encoded(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> bytes:
-    """The encoded bytes of an image, whether a file of its own or a row of a Parquet file.
+    """The encoded bytes of an image: a file, or a row of a Parquet file.
 
     Raises:
         RejectedImage: ``missing``, ``unreadable`` or ``too_large_file``, as for :func:`load_instance`.

@@ -1,4 +1,4 @@
-"""Decodes an image in a process of its own, whose time and memory are limited and whose death harms nobody."""
+"""Decodes an image in a separate process with limited time and memory, which may crash."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _end() -> int | None:
 
 
 def _forget() -> None:
-    """A forked child shares the pipes with its parent: it starts a process of its own."""
+    """Make a forked child, which shares the pipes with its parent, start a new process."""
     global _helper, _lock
     _helper, _lock = None, threading.Lock()
 

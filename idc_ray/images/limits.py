@@ -96,7 +96,7 @@ def check_jpeg(data: bytes) -> None:
 
 
 def is_costly(image: ImageFile.ImageFile) -> bool:
-    """Whether the time to decode an opened image has no bound that its header tells.
+    """Whether the header of an opened image gives no bound on the time to decode it.
 
     HEIF and JPEG XL are read by other packages; JPEG 2000 nests tiles, precincts and layers; a TIFF may hold JPEG,
     LZMA, JBIG or WebP; some of Pillow's decoders are written in Python.

@@ -48,7 +48,7 @@ class ImageRef:
         size: bytes of the file, -1 when unknown (always for Parquet rows).
         mtime_ns: time of the file's last change in ns since 1970, -1 when unknown.
         lr_path: path of the paired low-resolution image, if the input is paired.
-        row: row in the Parquet file, -1 when the image is a file of its own.
+        row: row in the Parquet file, -1 if the image is a file.
         column: column of the Parquet file that holds the images, else None.
     """
 

@@ -59,7 +59,7 @@ def is_there(filesystem: fs.FileSystem, path: str) -> bool:
     """Whether there is a file or folder at a path as :func:`stored` wrote it.
 
     Raises:
-        OSError: that cannot be told.
+        OSError: the path cannot be accessed.
     """
     if path.startswith(_MARK):
         return os.path.exists(unquote_to_bytes(path[1:]))

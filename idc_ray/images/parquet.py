@@ -42,7 +42,7 @@ def row_entries(files: Iterable[Entry], filesystem: fs.FileSystem, column: str |
         column: the column with the images; None if each file has just one candidate.
 
     Raises:
-        BadRequest: a file cannot be read, or its column cannot be told; the message lists the candidates.
+        BadRequest: a file cannot be read, or its image column is ambiguous; the message lists the candidates.
     """
     for file in files:
         try:

@@ -45,10 +45,10 @@ _PHOTOMETRIC = 262  # 0: grey whose 0 is white
 def decode_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """Decode one image.
 
-    Which file it is is told by its content, not its name. The rules:
+    The format is detected by content, not by name. Rules:
 
     - Grey and palette images become RGB; a palette's transparency is alpha.
-    - Alpha: laid over white, as viewers show it. Opaque alpha changes nothing. A transparent colour of
+    - Alpha: composited over white, as in viewers. Opaque alpha changes nothing. A transparent colour of
       a PNG with 16 bits is not applied (Pillow compares it with 8-bit values).
     - 16 bits: the high byte (v // 256), which is also what Pillow does with 16-bit RGB. Grey of b bits:
       v // 2**(b - 8).
@@ -65,7 +65,7 @@ def decode_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
       for 100 million pixels, and 64 bytes of memory a pixel.
     - HEIF (phones' ``.heic``) and JPEG XL are read where ``pillow-heif`` and ``pillow-jxl-plugin`` are installed.
     - PNG: every chunk's CRC is checked and the end must be there. A JPEG that is damaged in the middle, but not cut
-      short, cannot be told from a good one: its decoder has no checksum to compare.
+      short, cannot be detected, as JPEG has no checksums.
 
     Thread safe; Pillow's settings are neither changed nor consulted, except that its own limit for WebP, GIF and TIFF
     tiles (``2 * Image.MAX_IMAGE_PIXELS``, 179 million) also holds. Memory: 4 bytes a pixel in Pillow, 3 in the result.
@@ -94,7 +94,7 @@ def decode_here(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
 
 
 class _CostlyImage(Exception):
-    """It has to be decoded in a process of its own."""
+    """The image has to be decoded in a separate process."""
 
 
 def _decoded(data: bytes, max_pixels: int, costly: bool) -> NDArray[np.uint8]:

@@ -1,10 +1,10 @@
-"""Which image to blame when a worker or a launch dies.
+"""Crash attribution: finding the image that kills a worker or an attempt (a poison pill).
 
-An image that kills its process would be retried for ever, and an innocent one that happened to be in
-flight must not pay for it. Every worker states what it is working on before it begins. A death counts
-against an image only if the image ran alone, and only if the rest of the world lived: after a worker's
-death each image of its batch is rerun alone; what earlier launches left in flight runs last and alone.
-Images are read one by one, so a death in reading always counts.
+An image that kills its process would be retried forever, but other images in flight must not be quarantined.
+Every worker records its images before it starts. A death counts against an image only if the image ran in
+isolation and the rest of the job survived: after a worker's death each image of its batch is rerun in isolation,
+and images that earlier attempts left in flight run last, in isolation. Images are read one by one, so a death
+while reading always counts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from idc_ray.store.filesystem import StorageFolder
 
 __all__ = ["Ledger", "Suspects", "begin_reading", "end_reading", "suspects_of_earlier_launches", "workers_at_work"]
 
-_READER = "read-"  # begins the name of a reader's statement; the image's id follows: one look tells whether one died
+_READER = "read-"  # prefix of a reader's record, followed by the image's id
 
 
 @dataclass
@@ -105,7 +105,7 @@ def begin_reading(
 
 
 def end_reading(store: StorageFolder, launch: str, image: str) -> None:
-    """State that an image was read, or set aside."""
+    """Record that an image was read or quarantined."""
     clear_inflight(store, launch, f"{_READER}{image}")
 
 

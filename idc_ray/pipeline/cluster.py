@@ -91,7 +91,7 @@ def join(
 
 @contextlib.contextmanager
 def _loopback() -> Iterator[None]:
-    """Have Ray listen on 127.0.0.1 only, where nobody on the network reaches it, as it does on macOS and Windows.
+    """Make Ray listen on 127.0.0.1 only, not on the network, as it does on macOS and Windows.
 
     ``ray.init(_node_ip_address="127.0.0.1")`` does not: Ray replaces it by the machine's address.
     """
@@ -125,7 +125,7 @@ def _start_ray(settings: dict[str, Any]) -> None:
         try:
             ray.init(**settings)
             return
-        except Exception as error:  # Ray has no type of its own for it
+        except Exception as error:  # Ray has no exception type for it
             ray.shutdown()
             if last:
                 raise IdcError(

@@ -41,14 +41,14 @@ from idc_ray.pipeline.inputs import (
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
 from idc_ray.pipeline.progress import Heartbeat, Progress, Show
-from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise, write_own_report
+from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise
 from idc_ray.pipeline.start import new_job, new_launch, run_record
 from idc_ray.pipeline.stream import condense_stream
 from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
 from idc_ray.pipeline.timeline import Timeline
 from idc_ray.pipeline.waiting import log_until_first, tell_if_no_room, what_is_awaited
-from idc_ray.report import REPORT
+from idc_ray.report import REPORT, Options, write_own_report
 from idc_ray.results import CondenseResult, Quarantined
 from idc_ray.status_text import work_in_progress
 from idc_ray.store import (
@@ -145,7 +145,7 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
             result = _result(launch, manifest)
             if changed and config.report_images:
                 with Heartbeat("writing the report"):
-                    write_own_report(job.store, config.report_images, listing)
+                    write_own_report(job.store, Options(config.report_images), listing)
             if show == "lines":
                 print(f"{result.summary}\n{'output':<15} {result.output}", flush=True)
             _check_result(launch)
@@ -160,7 +160,7 @@ def _estimate(config: CondenseConfig, photographs: str) -> str:
 
 
 def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Job, ImageListing, bytes]:
-    """Find everything that the job needs; whatever is missing or wrong is told here, not by a worker minutes later."""
+    """Find everything that the job needs, so that errors are raised here, not by a worker minutes later."""
     with Heartbeat("reading the teacher and listing the images"):
         teacher = read_teacher(config)
         listing = find_input(config, photographs)

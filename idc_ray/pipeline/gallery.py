@@ -48,7 +48,7 @@ def gallery_png(entries: Sequence[GalleryEntry], max_tiles: int = 3) -> Image.Im
 
     Args:
         entries: at least one; all of one tile size and scale.
-        max_tiles: tiles shown of each kind; the caption tells if there are more.
+        max_tiles: tiles shown of each kind; the caption says if there are more.
 
     Raises:
         ValueError: no entry, or none with a tile.

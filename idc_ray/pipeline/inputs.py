@@ -160,11 +160,11 @@ def estimate_sizes(config: CondenseConfig, images: int, samples: list[Instance])
 
 
 def changed_sources(listing: ImageListing, done: DoneImages) -> list[dict[str, str]]:
-    """Finished images whose source is no longer what it was, as manifest rows.
+    """Finished images whose source has changed, as manifest rows.
 
-    Size and time tell at once that nothing changed; another size tells that something did; where only the time differs
-    the content decides, in threads: a copied input has a new time everywhere. Rows of Parquet files have neither, so a
-    change inside such a file goes unseen.
+    A source with the same size and modification time is unchanged, one with another size is changed. If only the time
+    differs, as after copying the input, the content is compared, in threads. Rows of Parquet files have neither, so
+    changes inside such files are not detected.
     """
     manifest = listing.manifest.filter(pc.greater_equal(listing.manifest["size"], 0))
     rows = manifest.select(["image_id", "source", "path", "size", "mtime_ns"])

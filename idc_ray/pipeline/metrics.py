@@ -22,7 +22,7 @@ class WorkerMetrics:
     and ``ray_idc_gpu_memory_bytes``, each with the label ``run``.
 
     Args:
-        run: the run's digest, which tells the runs of one cluster apart.
+        run: the run's digest, which distinguishes the runs of one cluster.
         device: what the worker computes on.
     """
 

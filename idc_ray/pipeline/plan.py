@@ -23,15 +23,15 @@ SHOWN = 5  # names in a message
 
 @dataclass(frozen=True)
 class Plan:
-    """One launch's work.
+    """Work of one attempt.
 
     Attributes:
         together: ids to condense in batches.
-        isolated: ids to run one by one afterwards, because earlier launches were killed over them.
-        done_before: images that are finished.
-        gone: finished images that the input no longer has; their tiles are kept.
-        quarantined: images that are set aside and not tried again.
-        old_launches: launches that left something in flight.
+        isolated: ids to run one by one afterwards, as earlier attempts were killed with them in flight.
+        done_before: number of finished images.
+        gone: number of finished images that the input no longer has; their tiles are kept.
+        quarantined: number of quarantined images, which are not retried.
+        old_launches: attempts that left images in flight.
     """
 
     together: set[str]
@@ -47,7 +47,7 @@ class Plan:
 
 
 def plan_work(config: CondenseConfig, listing: ImageListing, store: StorageFolder, digest: str, launch: str) -> Plan:
-    """Compare the input with the output. What was set aside and has left the input is forgotten: that mends it, too.
+    """Compare the input with the output. Quarantined images that are no longer in the input are removed.
 
     Raises:
         BadRequest: a finished image's source has changed, and ``source.on_changed`` is ``error``.

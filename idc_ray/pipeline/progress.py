@@ -47,13 +47,13 @@ def mark_told() -> None:
 
 
 class Heartbeat:
-    """Logs what a job is doing, now and then, for stages without lines of their own.
+    """Logs periodically what a job is doing, for stages without progress lines.
 
     ``with Heartbeat("listing the images"):`` logs ``listing the images, for 30 s`` whenever no line of progress was
     shown for :data:`LOG_SECONDS`, also before the stage began.
 
     Args:
-        now: what is done, or a function that says it.
+        now: description of the stage, or a function that returns it.
         every: seconds of silence before a line.
     """
 

@@ -42,11 +42,11 @@ READ_SCHEMA = pa.schema(
 
 
 class ReadImage:
-    """Reads, checks and degrades one image; a row function for Ray Data, usable without it.
+    """Reads, checks and downscales one image; a row function for Ray Data, usable without it.
 
-    A bad image is a row with a ``code``, never an exception: an exception would abort the whole job. Where this
-    machine cannot see the input at all, the code is ``ENDS_THE_JOB``. An image that kills its reader
-    ``store.attempts`` times has the code ``killed_reader``: whoever runs this repeats it without a limit of its own.
+    A bad image gives a row with a ``code``, never an exception, which would abort the whole job. If this
+    machine cannot access the input, the code is ``ENDS_THE_JOB``. An image that kills its reader
+    ``store.attempts`` times has the code ``killed_reader``; Ray Data retries without limit.
 
     Args:
         job: the job.
@@ -130,7 +130,7 @@ class ReadImage:
     def _input_visible(self) -> bool:
         try:
             return is_there(self.job.filesystem, self.job.root)
-        except OSError:  # such as no permission; out of here it would abort the job without a word of ours
+        except OSError:  # such as no permission
             return False
 
 

@@ -1,4 +1,4 @@
-"""What is shown and stored at the end of a run: summary, gallery, report."""
+"""What is shown and stored at the end of a run: summary, gallery."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from idc_ray.config import CondenseConfig
-from idc_ray.errors import IdcError, RejectedImage
+from idc_ray.errors import RejectedImage
 from idc_ray.images import ImageListing, ImageRef, decode_png, load_instance
 from idc_ray.pipeline.gallery import GalleryEntry, gallery_png
 from idc_ray.pipeline.inputs import only
 from idc_ray.pipeline.summary import RECORD_COLUMNS, Summary
-from idc_ray.report import REPORT, Options, make_report
 from idc_ray.store import check_shards, index_table, list_quarantined, read_shard, shard_of
 from idc_ray.store.filesystem import StorageFolder
 
-__all__ = ["GALLERY", "draw_gallery", "summarise", "write_own_report"]
+__all__ = ["GALLERY", "draw_gallery", "summarise"]
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +31,20 @@ def summarise(summary: Summary, store: StorageFolder, digest: str, done_before: 
     for batch in index_table(store, RECORD_COLUMNS).to_batches(max_chunksize=4096):
         for record in batch.to_pylist():
             summary.add(record)
+    summary.duplicates = duplicates(store)
     summary.done -= done_before
     summary.done_before += done_before
     summary.bytes_out = sum(info.bytes for info in check_shards(store, full=False))
     for entry in list_quarantined(store, digest):
         summary.add_quarantined(entry.source, entry.code, entry.reason)
+
+
+def duplicates(store: StorageFolder) -> list[list[str]]:
+    """Sources of the finished images whose files are the same byte for byte, in groups; all sorted."""
+    table = index_table(store, ["source", "source_sha256"])
+    groups = table.group_by("source_sha256").aggregate([("source", "count"), ("source", "list")])
+    several = groups.filter(pc.greater(groups["source_count"], 1))
+    return sorted(sorted(sources) for sources in several["source_list"].to_pylist())
 
 
 def draw_gallery(config: CondenseConfig, listing: ImageListing, store: StorageFolder) -> bytes | None:
@@ -59,21 +67,6 @@ def draw_gallery(config: CondenseConfig, listing: ImageListing, store: StorageFo
     buffer = io.BytesIO()
     gallery_png(entries).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def write_own_report(store: StorageFolder, images: int, listing: ImageListing) -> None:
-    """Write ``report.html`` into a finished output; what prevents that is logged, as the set is there without it.
-
-    Args:
-        store: the output.
-        images: most images that are shown with pictures.
-        listing: the input.
-    """
-    try:
-        html = make_report([store], Options(images), listing)
-        store.write(REPORT, html.encode())
-    except (IdcError, OSError, pa.ArrowException) as error:
-        log.warning("%s is not written: %s", store.shown(REPORT), error)
 
 
 def _rows_of(store: StorageFolder, image_ids: set[str]) -> dict[str, list[dict[str, Any]]]:

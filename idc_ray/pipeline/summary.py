@@ -11,6 +11,7 @@ from idc_ray.units import duration, size
 
 __all__ = ["RECORD_COLUMNS", "Summary", "size"]
 
+SHOWN_COPIES = 3  # groups of images whose files are the same, and images of a group
 SHOWN_REASONS = 20  # on the screen; all of them are in the output's quarantine folder
 KEPT_REASONS = 1000  # in memory; further ones are only counted
 #: Columns of the store's index that a summary adds up.
@@ -33,6 +34,7 @@ class Summary:
     Attributes:
         done: images finished by this launch; ``add`` counts every finished image here.
         done_before: images finished by earlier launches, which whoever adds them moves from ``done``.
+        duplicates: sources of images whose files are the same, in groups.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Summary:
         self.tiles = self.lr_pixels = self.bytes_in = self.bytes_out = self.kept_start = 0
         self.seconds: dict[str, float] = {}
         self.quarantined: list[tuple[str, str, str]] = []  # source, code, reason
+        self.duplicates: list[list[str]] = []
         self._losses = _Means()
         self._by_bandwidth = [_Means() for _ in self.bandwidths]
 
@@ -140,6 +143,8 @@ class Summary:
             _line("ratio", f"{self.reached_ratio:.4g} of the pixels ({self.ratio:.4g} requested)"),
             _line("bytes", f"{size(self.bytes_in)} in, {size(self.bytes_out)} out"),
         ]
+        if self.duplicates:
+            lines.append(_line("duplicates", self._duplicates()))
         warning = self.warning()
         if warning:
             lines.append(_line("warning", warning))
@@ -147,6 +152,13 @@ class Summary:
         lines += self._time_lines()
         lines += self._failure_lines()
         return "\n".join(lines)
+
+    def _duplicates(self) -> str:
+        copies = sum(len(group) - 1 for group in self.duplicates)
+        shown = self.duplicates[:SHOWN_COPIES]
+        groups = "; ".join(" = ".join(map(printable, group[:SHOWN_COPIES])) for group in shown)
+        more = ", ..." if shown != self.duplicates or any(len(group) > SHOWN_COPIES for group in shown) else ""
+        return f"{copies} of the images are copies of others, whose tiles they repeat: {groups}{more}"
 
     def _loss_lines(self) -> list[str]:
         losses = self.loss()

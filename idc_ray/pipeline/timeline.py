@@ -47,7 +47,7 @@ class Timeline:
         self._began = self._told = self._written = time.monotonic()
 
     def add(self) -> None:
-        """An image is done or set aside."""
+        """Record that an image is done or quarantined."""
         self._ended += 1
         now = time.monotonic()
         if now - self._told >= POINT_SECONDS:

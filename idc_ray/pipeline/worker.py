@@ -50,9 +50,9 @@ def _statuses(rows: Sequence[Row]) -> pa.Table:
 
 
 class _Worker(ABC):
-    """What both kinds of worker share: a teacher on a device, and how errors that end the job get to the driver.
+    """Base class of the workers: a teacher on a device, and the reporting of fatal errors to the driver.
 
-    Ray loses the type of an exception on its way to the driver, so an error of ours travels as a row.
+    Fatal errors are returned as status rows, as Ray loses the type of exceptions.
     """
 
     def __init__(self, job: Job, teacher: ray.ObjectRef[bytes]) -> None:

@@ -6,6 +6,6 @@
 from __future__ import annotations
 
 from idc_ray.report.section import Options
-from idc_ray.report.write import REPORT, make_report, write_report
+from idc_ray.report.write import REPORT, make_report, write_own_report, write_report
 
-__all__ = ["REPORT", "Options", "make_report", "write_report"]
+__all__ = ["REPORT", "Options", "make_report", "write_own_report", "write_report"]

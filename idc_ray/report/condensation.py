@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections import Counter, defaultdict
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -15,6 +16,7 @@ from idc_ray.report.condensed import Sources, picture_of, read_records, read_til
 from idc_ray.report.sample import sample_images
 from idc_ray.report.section import Card, Chart, Options, Section, rounded, safe_name
 from idc_ray.report.settings import changed_settings, command_line
+from idc_ray.report.state import is_own
 from idc_ray.report.timeline import read_timeline
 from idc_ray.status_text import STATES
 from idc_ray.store import Status, read_status
@@ -52,6 +54,8 @@ def condensation_section(
         IdcError: something in the output cannot be read.
     """
     status = read_status(store)
+    if status.state == "running" and is_own(status.lock):
+        status = replace(status, state="stopped" if status.manifest is None else "finished", per_second=None)
     run = status.run
     records, unread = read_records(store, run.digest)
     sources = Sources(run, listing, options.sources)

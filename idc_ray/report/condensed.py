@@ -144,7 +144,7 @@ class Sources:
         return instance.lr, ""
 
     def thumbnail(self, image_id: str) -> str | None:
-        """A small picture of an image that was set aside, if it can be decoded at all."""
+        """A thumbnail of a quarantined image, if it can be decoded."""
         row = self._rows.get(image_id)
         if row is None or self._listing is None or self.config is None:
             return None

@@ -15,7 +15,7 @@ import idc_ray
 from idc_ray.extras import require_extra
 from idc_ray.report.section import Section, chart_spec
 
-__all__ = ["CHARTS_NEED", "chart_library", "render_page"]
+__all__ = ["CHARTS_NEED", "chart_library", "render_page", "template"]
 
 #: Module of the extra ``report``: it carries Vega, Vega-Lite and vega-embed as one script.
 CHARTS_NEED = ("vl_convert",)
@@ -32,11 +32,7 @@ def render_page(sections: Sequence[Section], title: str) -> str:
         BadRequest: the extra ``report`` is not installed.
     """
     library = chart_library()
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_read), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    return environment.get_template("page.html").render(
+    return template("page.html").render(
         title=title,
         sections=sections,
         version=idc_ray.__version__,
@@ -45,6 +41,15 @@ def render_page(sections: Sequence[Section], title: str) -> str:
         library=Markup(library),
         data=_json([_data(section) for section in sections]),
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """A template by the name of its file; what it is given is escaped, and a name that it is not given is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_read), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    return environment.get_template(name)
 
 
 @cache

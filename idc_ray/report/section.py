@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from importlib import resources
@@ -53,6 +54,8 @@ class Chart:
         values: its rows.
         options: replacements in the specification by dotted path, such as ``{"encoding.x.title": "steps"}``.
         note: below it.
+        legend: entries of its legend; 0: it has none, or one line.
+        wide: whether it takes the whole width.
     """
 
     name: str
@@ -61,6 +64,13 @@ class Chart:
     values: list[dict[str, Any]]
     options: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    legend: int = 0
+    wide: bool = False
+
+    @property
+    def least_height(self) -> int:
+        """Pixels that are kept free for it, so that nothing moves when it is drawn."""
+        return (350 if self.wide else 262) + 18 * math.ceil(self.legend / 4)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Launch:
         started: ISO 8601, UTC.
         device: ``CPUs`` or ``GPUs``.
         workers: most workers at a time; 0: not known.
-        points: (seconds since the start, images done or set aside by this launch), ascending.
+        points: (seconds since the start, images done or quarantined by this attempt), ascending.
     """
 
     started: str

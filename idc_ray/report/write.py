@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 
-from idc_ray.errors import BadRequest
+import pyarrow as pa
+
+from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import ImageListing
 from idc_ray.redact import redact
+from idc_ray.report.comparison import RESULTS, comparison_section
 from idc_ray.report.condensation import condensation_section
+from idc_ray.report.figures import draw_figures
 from idc_ray.report.page import chart_library, render_page
 from idc_ray.report.section import Options, Section
+from idc_ray.report.sweep import SWEEP, sweep_section
+from idc_ray.report.training import RECORD, training_section
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.layout import RUN
 
-__all__ = ["REPORT", "make_report", "write_report"]
+__all__ = ["REPORT", "make_report", "write_own_report", "write_report"]
+
+log = logging.getLogger(__name__)
 
 #: Name of the report that jobs write into their output.
 REPORT = "report.html"
@@ -35,18 +44,17 @@ def make_report(outputs: Sequence[StorageFolder], options: Options, listing: Ima
         BadRequest: an output holds nothing that can be shown, or the extra ``report`` is not installed.
         IdcError: something in an output cannot be read.
     """
-    room = (options.max_bytes - len(chart_library()) - PAGE_BYTES) // len(outputs)
-    sections = [_section(output, options, room, listing) for output in outputs]
-    return render_page(sections, " · ".join(section.name for section in sections))
+    return _rendered(_sections(outputs, options, listing))
 
 
-def write_report(outputs: Sequence[str], target: str, options: Options) -> int:
+def write_report(outputs: Sequence[str], target: str, options: Options, figures: str | None = None) -> int:
     """Write `make_report` to a local file or an object store; returns its size in bytes.
 
     Args:
         outputs: paths or URIs.
         target: path or URI of the file.
         options: what is shown.
+        figures: folder for the charts as SVG and PNG; None: none are written.
 
     Raises:
         BadRequest, IdcError: as `make_report`; or the file cannot be written.
@@ -55,14 +63,48 @@ def write_report(outputs: Sequence[str], target: str, options: Options) -> int:
     folder, _, name = place.root.rpartition("/")
     if not folder or target.endswith("/") or (place.is_local and os.path.isdir(place.root)):
         raise BadRequest(f"{redact(target)} is a folder; name a file to write, such as report.html")
-    data = make_report([resolve(output) for output in outputs], options).encode()
+    sections = _sections([resolve(output) for output in outputs], options)
+    data = _rendered(sections).encode()
     StorageFolder(place.fs, folder, place.uri).write(name, data)
+    if figures is not None:
+        drawn = resolve(figures)
+        for figure, content in draw_figures(sections):
+            drawn.write(figure, content)
     return len(data)
+
+
+def write_own_report(storage: StorageFolder, options: Options, listing: ImageListing | None = None) -> None:
+    """Write ``report.html`` into an output; what prevents that is logged, as the job's results are there without it.
+
+    Args:
+        storage: the output.
+        options: what is shown.
+        listing: the images of a condensed set, if they are known.
+    """
+    try:
+        storage.write(REPORT, make_report([storage], options, listing).encode())
+    except (IdcError, OSError, pa.ArrowException) as error:
+        log.warning("%s is not written: %s", storage.shown(REPORT), error)
+    except Exception:  # a bug of the report must not fail a job that has done its work
+        log.exception("%s is not written", storage.shown(REPORT))
+
+
+def _sections(outputs: Sequence[StorageFolder], options: Options, listing: ImageListing | None = None) -> list[Section]:
+    room = (options.max_bytes - len(chart_library()) - PAGE_BYTES) // len(outputs)
+    return [_section(output, options, room, listing) for output in outputs]
+
+
+def _rendered(sections: Sequence[Section]) -> str:
+    return render_page(sections, " · ".join(section.name for section in sections))
 
 
 def _section(storage: StorageFolder, options: Options, room: int, listing: ImageListing | None) -> Section:
     if storage.size(RUN) is not None:
         return condensation_section(storage, options, room, listing)
-    raise BadRequest(
-        f"there is no output of condense at {storage.uri}: {storage.shown(RUN)} is not there; name a job's --output"
-    )
+    if storage.size(RECORD) is not None:
+        return training_section(storage)
+    if storage.size(RESULTS) is not None:
+        return comparison_section(storage)
+    if storage.size(SWEEP) is not None:
+        return sweep_section(storage)
+    raise BadRequest(f"{storage.uri} has none of {RUN}, {RECORD}, {RESULTS}, {SWEEP}; name the --output of a job")

@@ -1,9 +1,9 @@
-"""The one place where the store writes: a file is there whole, or it is not there.
+"""Atomic writes: all files of the store are written here.
 
-Local: a temporary name in the same folder, fsync, rename, fsync of the folder. What a killed process leaves behind
-has a name that no reader looks at, and `sweep` removes it.
+Local: a temporary file in the same folder, fsync, rename, fsync of the folder. Temporary files left by a killed process
+have names that readers ignore, and `sweep` removes them.
 Object store: one write of the whole object, which becomes visible when it is closed. The bytes are complete before
-the stream is opened, so that no exception of ours can publish half an object.
+the stream is opened, so that an exception cannot publish half an object.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class Fault:
 
     Args:
         file: its name below the output.
-        what: what is wrong with it.
+        what: description of the damage.
         images: sources of the images that have to be condensed again, or their ids, as far as they can be read.
         take_out: files that a repair takes out.
     """

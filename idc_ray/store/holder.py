@@ -25,11 +25,11 @@ class Holder:
     """The lock of an output.
 
     Args:
-        state: ``free``; ``held``; ``left`` by a process that was killed, which stops nobody (a lease: once it has
-            expired); ``elsewhere``: by a process of another machine, on a shared file system, which only that
-            machine can see to live.
-        name: who, as he states it; empty if it is free.
-        launch: his launch, if he states one.
+        state: ``free``; ``held``; ``left`` by a killed process, which blocks no other (a lease: once it has
+            expired); ``elsewhere``: held by a process of another machine, on a shared file system, which only that
+            machine can check.
+        name: name of the holder; empty if the lock is free.
+        launch: the holder's attempt, if known.
         expires_s: seconds until a lease ends unless it is renewed; None for any other lock.
     """
 

@@ -1,8 +1,8 @@
 """The index of a shard: one row per finished image, and the checksum of the shard it belongs to.
 
 A shard is replaced in the order pending note, shard, index, parts deleted, note deleted. The note lists the checksums
-that the shard may have until the index is there, so that a shard which a killed process was about to replace can be
-told from one that was damaged.
+that the shard may have until the index is written, which distinguishes a shard that a killed process was replacing from
+a damaged one.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Manifest:
         source_bytes: size of all sources.
         ratio: tiles over candidate tiles, so pixels stored over pixels of whole tiles; 0 without any.
         shards: one by one.
-        quarantined: image_id, source, code and reason of each image set aside.
+        quarantined: image_id, source, code and reason of each quarantined image.
         timing: seconds, as the caller measured them.
         created: when, ISO 8601 with UTC offset.
         format_version: of the store.

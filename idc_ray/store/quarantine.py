@@ -57,14 +57,14 @@ def quarantine_image(storage: StorageFolder, digest: str, entry: QuarantineEntry
 
 
 def quarantined_ids(storage: StorageFolder, digest: str) -> set[str]:
-    """The ids of the images set aside; opens no file."""
+    """The ids of the quarantined images; opens no file."""
     names = storage.files(f"{QUARANTINE}/{check_name(digest, 'digest')}")
     ids = (name.removesuffix(".json") for name in names if name.endswith(".json"))
     return {image_id for image_id in ids if is_image_id(image_id)}
 
 
 def list_quarantined(storage: StorageFolder, digest: str) -> list[QuarantineEntry]:
-    """The entries of all images set aside, sorted by id.
+    """The entries of all quarantined images, sorted by id.
 
     Raises:
         IdcError: an entry cannot be read.
@@ -73,7 +73,7 @@ def list_quarantined(storage: StorageFolder, digest: str) -> list[QuarantineEntr
 
 
 def read_quarantined(storage: StorageFolder, digest: str, image_ids: Iterable[str]) -> list[QuarantineEntry]:
-    """The entries of some images, in that order, without those that are not set aside (any more).
+    """The entries of some images, in that order, without those that are not (or no longer) quarantined.
 
     Raises:
         IdcError: an entry cannot be read.
@@ -85,14 +85,14 @@ def read_quarantined(storage: StorageFolder, digest: str, image_ids: Iterable[st
 def release_quarantined(
     storage: StorageFolder, digest: str, image_ids: Collection[str] | None = None
 ) -> list[QuarantineEntry]:
-    """Lets images set aside be tried afresh, all for None; returns their entries, which are the only copy then.
+    """Release quarantined images for a retry, all of them for None; returns their entries, which are deleted.
 
-    Their counted attempts go too: with them kept, the first failure would set the image aside again at once.
+    Their counted attempts are cleared too, otherwise the first failure would quarantine the image again.
     """
     entries = list_quarantined(storage, digest) if image_ids is None else read_quarantined(storage, digest, image_ids)
 
     def release(entry: QuarantineEntry) -> None:
-        attempts.clear_attempts(storage, entry.image_id)  # first: killed in between, the image is still set aside
+        attempts.clear_attempts(storage, entry.image_id)  # first, so that after a kill the image is still quarantined
         storage.delete(quarantine_name(digest, entry.image_id))
 
     for _ in ordered_map(release, entries):

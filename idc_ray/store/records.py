@@ -40,7 +40,7 @@ INDEX_SCHEMA = pa.schema(
 
 
 class SourceState(NamedTuple):
-    """What tells whether a source has changed since its image was finished."""
+    """State of a source file, to detect changes after its image was finished."""
 
     size: int
     mtime_ns: int
@@ -98,7 +98,7 @@ class ImageRecord:
 
     @property
     def state(self) -> SourceState:
-        """What tells whether the source has changed."""
+        """State of the source file, to detect changes."""
         return SourceState(self.source_bytes, self.source_mtime_ns, self.source_sha256)
 
     def to_json(self) -> bytes:

@@ -93,13 +93,13 @@ def table_from_rows(rows: Sequence[TileRow]) -> pa.Table:
 
 
 def check_types(schema: pa.Schema, expected: pa.Schema) -> None:
-    """Refuses a file of somebody else whose columns are not ours, before one of its values is looked at.
+    """Reject files with other column types before any value is accessed.
 
-    Arrow lets programs register types of their own, and Ray has one whose values are unpickled by a mere look.
+    Arrow has extension types, and Ray registers one whose values are unpickled on access.
 
     Args:
-        schema: of the file, or of those of its columns that were read.
-        expected: ours, with at least these columns.
+        schema: schema of the file, or of the columns that were read.
+        expected: the expected schema, with at least these columns.
 
     Raises:
         ValueError: a column is missing in ``expected``, there twice, or of another type.

@@ -1,4 +1,4 @@
-"""Where a run stands, from its output alone: nothing is written, no lock is taken, nobody is asked."""
+"""State of a run, read from its output without writing or taking a lock."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ State = Literal["finished", "running", "stopped", "unknown"]
 
 @dataclass(frozen=True, repr=False)
 class Status:
-    """A run at one moment. A running job goes on meanwhile, so numbers may differ by what it does in that time.
+    """State of a run. Numbers of a running job may be slightly inconsistent, as it continues while they are read.
 
     Args:
-        output: where it is.
-        state: ``running``: its lock is held; ``unknown``: it is, by another machine that may or may not live;
-            ``finished``: nobody works on it and all is done; ``stopped``: nobody does and something is left.
-        run: what it is.
-        lock: who works on it.
+        output: path of the output.
+        state: ``running``: its lock is held; ``unknown``: its lock is held by another machine, which may have died;
+            ``finished``: not running and all images are done; ``stopped``: not running and images are left.
+        run: the run record.
+        lock: the holder of the lock.
         done: finished images, ``in_parts`` of them not in a shard yet.
         in_parts: see ``done``.
-        quarantined: images set aside.
+        quarantined: number of quarantined images.
         reasons: the first of them by id, at most `REASONS`.
-        in_flight: what workers of the running launch have begun.
-        left: what launches that were killed left so: it is done last, one image at a time.
+        in_flight: images that workers of the running attempt have started.
+        left: images that killed attempts left in flight; they are done last, one at a time.
         shards: finished shards.
         last_commit: when the last image or shard was written, seconds since 1970; None if none was.
         per_second: images finished in a second, over the last `RATE_SECONDS` or since the last shard, at most since
@@ -209,5 +209,5 @@ def _list(storage: StorageFolder, folder: str) -> list[FileInfo]:
 
 
 def _mtime(info: FileInfo) -> float:
-    """Seconds since 1970; 0 where the file system tells none."""
+    """Seconds since 1970; 0 if the file system has no time."""
     return (info.mtime_ns or 0) / 1e9

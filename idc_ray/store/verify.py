@@ -145,7 +145,7 @@ class _Expected:
 
 @dataclass(frozen=True)
 class _Unit:
-    """What came of the check of a shard and its index."""
+    """Result of checking a shard and its index."""
 
     fault: Fault | None
     images: int = 0
@@ -498,7 +498,7 @@ def _what(storage: StorageFolder, name: str, error: Exception) -> str:
 def _take_out_all(storage: StorageFolder, faults: Iterable[Fault], run: LostRun | None) -> None:
     """Take out all damaged files, the manifest after all others."""
     names = [name for fault in faults for name in fault.take_out]
-    if RUN in names and run is not None:  # first: what is known of the run is told by files that may go now
+    if RUN in names and run is not None:  # first, as the run is inferred from files that may be removed now
         _keep_copy(storage, RUN)
         write_lost(storage, run)
     for name in names:

@@ -22,6 +22,7 @@ from idc_ray.pipeline.progress import Heartbeat, Show
 from idc_ray.results import TrainResult
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.tracking import Tracker, tracking_uri
+from idc_ray.training.curves import Curves
 from idc_ray.training.data import may_stream, open_sources
 from idc_ray.training.dry_run import estimate
 from idc_ray.training.fit import Event, new_model, start_sha256, with_absolute_start
@@ -106,7 +107,8 @@ def run_train(config: TrainConfig, show: Show = "log") -> TrainResult:
         tracker = _begin_tracking(config, storage, record)
         with closed_if_stopped(tracker):
             if not finished:
-                _run(_job(ready, record), streamed, worker, tracker, show)
+                curves = Curves(storage, fresh=state is None)
+                _run(_job(ready, record), streamed, worker, tracker, curves, show)
             state = read_state(storage)
             assert state is not None
             with Heartbeat("logging the network to MLflow"):
@@ -220,10 +222,12 @@ def _track_networks(tracker: Tracker, storage: StorageFolder) -> None:
         tracker.log_folder(Path(scratch, "model"), "model")
 
 
-def _run(job: TrainJob, streamed: bool, worker: LocalWorker | None, tracker: Tracker, show: Show) -> None:
+def _run(
+    job: TrainJob, streamed: bool, worker: LocalWorker | None, tracker: Tracker, curves: Curves, show: Show
+) -> None:
     """Train: in a process on this machine where that is enough, else by Ray Train, which takes longer to start."""
     if worker is not None:
-        _follow(worker.train(job), job.config, show, tracker)
+        _follow(worker.train(job), job.config, show, tracker, curves)
         return
     from idc_ray.pipeline.cluster import join  # here: these take a second to import
     from idc_ray.training.ray_workers import ray_events
@@ -240,7 +244,7 @@ def _run(job: TrainJob, streamed: bool, worker: LocalWorker | None, tracker: Tra
         )
 
     with cluster(join_cluster):
-        _follow(ray_events(job, streamed), job.config, show, tracker)
+        _follow(ray_events(job, streamed), job.config, show, tracker, curves)
 
 
 def _is_local(config: TrainConfig, may_stream: bool) -> bool:
@@ -249,8 +253,8 @@ def _is_local(config: TrainConfig, may_stream: bool) -> bool:
     return config.workers.count == 1 and not may_stream and not cluster
 
 
-def _follow(events: Iterator[Event | None], config: TrainConfig, show: Show, tracker: Tracker) -> None:
-    """Show and track what the workers report until they end."""
+def _follow(events: Iterator[Event | None], config: TrainConfig, show: Show, tracker: Tracker, curves: Curves) -> None:
+    """Show, record and track what the workers report until they end."""
     progress = TrainProgress(config.iterations, show=show)
     try:
         for event in events:
@@ -258,9 +262,11 @@ def _follow(events: Iterator[Event | None], config: TrainConfig, show: Show, tra
                 progress.tick()
             else:
                 progress.update(event)
+                curves.report(event)
                 _track(tracker, event)
     finally:
         progress.close()
+        curves.write()
 
 
 def _track(tracker: Tracker, event: Event) -> None:

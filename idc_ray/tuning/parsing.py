@@ -26,7 +26,7 @@ def parse_parameters(values: Mapping[str, Any], where: str) -> Space:
         where: the file, for messages.
 
     Raises:
-        BadRequest: an unknown kind, a range that is none, or a condition on what is not an earlier parameter.
+        BadRequest: an unknown kind, an invalid range, or a condition that refers to no earlier parameter.
     """
     if not isinstance(values, Mapping) or not values:
         raise BadRequest(f"{where} has no parameters; give at least one, such as parameters: {{ratio: [0.02, 0.05]}}")

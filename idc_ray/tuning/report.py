@@ -17,7 +17,9 @@ from optuna.trial import FrozenTrial, TrialState
 from idc_ray.config import MethodConfig
 from idc_ray.config.base import result_settings
 from idc_ray.config.train import TrainMethod
-from idc_ray.tuning.plots import draw_plots
+from idc_ray.report.sweep import IMPORTANCE
+from idc_ray.store.filesystem import json_bytes
+from idc_ray.tuning.plots import draw_plots, importances
 from idc_ray.tuning.prepare import Plan
 from idc_ray.tuning.space import label
 from idc_ray.tuning.study import STATUSES, knee, ranked, started
@@ -27,7 +29,8 @@ __all__ = ["FILES", "report_files", "settings_yaml", "to_text"]
 #: Files that a sweep leaves in its output, besides its journal.
 FILES = (
     "best.yaml", "pareto.yaml", "train.yaml", "trials.parquet", "results.md", "images.txt", "validation.txt",
-    "mlflow.json", "history.png", "parallel_coordinates.png", "importance.png", "pareto_front.png",
+    "mlflow.json", "report.html", IMPORTANCE, "history.png", "parallel_coordinates.png", "importance.png",
+    "pareto_front.png",
 )  # fmt: skip
 
 #: Most rows of the table on the screen.
@@ -63,7 +66,9 @@ def report_files(plan: Plan, study: optuna.Study, *, plots: bool) -> dict[str, b
                 lines.append(f"  {_values(trial, objectives)}: {draw}")
         lines.append("The settings below are the point nearest to the best of each objective.")
         files["pareto.yaml"] = settings_yaml(plan, knee(front, objectives), "\n".join(lines))
-    return files | (draw_plots(study, objectives) if plots else {})
+    if plots:
+        files |= {IMPORTANCE: json_bytes(importances(study)), **draw_plots(study, objectives)}
+    return files
 
 
 def settings_yaml(plan: Plan, trial: FrozenTrial, head: str) -> bytes:

@@ -81,7 +81,7 @@ class SweepStudy:
         study: the trials.
         total: number of trials that the limit and the space allow.
         ended: called with each trial that ended, after it is on disk.
-        error: what went wrong in here, or in ``ended``; Ray Tune hides it in an error of its own.
+        error: exception raised here or in ``ended``, which Ray Tune replaces by another one.
     """
 
     def __init__(self, storage: StorageFolder, content: bytes, settings: Settings) -> None:
@@ -103,7 +103,7 @@ class SweepStudy:
         self._begin = time.monotonic() - self.study.user_attrs.get("seconds", 0.0)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Ray Tune pickles what it is given for snapshots of its own, which nothing continues from."""
+        """Empty: Ray Tune pickles its arguments for snapshots, which are not used."""
         return {}
 
     @property

@@ -20,6 +20,7 @@ from idc_ray.lifecycle import claimed, closed_if_stopped, cluster
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import tell_if_no_room
+from idc_ray.report import Options, write_own_report
 from idc_ray.results import Trial, TuneResult
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.tracking import tracking_uri
@@ -91,7 +92,11 @@ def run_tune(plan: Plan, say: bool = False) -> TuneResult:
     with claimed(storage):
         study = open_sweep(storage, plan.settings, plan.identity, overwrite=config.overwrite, files=FILES)
         storage.write("config.yaml", config.to_yaml().encode())
-        return _Run(plan, storage, study, say).run()
+        tuned = _Run(plan, storage, study, say).run()
+        if config.report:
+            with Heartbeat("writing the report"):
+                write_own_report(storage, Options())
+    return tuned
 
 
 def prepared(config: TuneConfig, photographs: str | None = None) -> Plan:

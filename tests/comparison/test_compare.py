@@ -97,6 +97,8 @@ def test_every_arm_has_scores_curve_and_costs(undisturbed: Finished) -> None:
         (method, name, "2") for method in ("whole", "random", "idc") for name in ("SetA", "SetB")
     }
     assert {path.name for path in undisturbed.output.glob("*.png")} == {"psnr_vs_ratio.png", "psnr_vs_iterations.png"}
+    report = (undisturbed.output / "report.html").read_text()
+    assert "Tiles of the sets" in report and "<h3>Failed</h3>" in report
 
 
 def test_seeds_condense_anew_and_students_share_a_set(undisturbed: Finished) -> None:

@@ -433,7 +433,7 @@ def test_no_images_are_no_results(teacher: Teacher) -> None:
 
 
 def test_a_teacher_of_another_scale_is_refused(teacher: Teacher) -> None:
-    with pytest.raises(ValueError, match=r"by 2.*scale is 4"):
+    with pytest.raises(ValueError, match=r"for x2.*scale is 4"):
         _condenser(teacher, scale=4)
 
 

@@ -50,6 +50,18 @@ def job(job_and_found: tuple[Job, ImageListing]) -> Job:
     return job_and_found[0]
 
 
+def test_copies_of_an_image_are_told(job: Job) -> None:
+    """Catches a picture that is stored three times and weighs three times in the set, without a word."""
+    root = Path(job.root)
+    (root / "b.png").write_bytes((root / "a.png").read_bytes())
+    for name in "abc":
+        commit(job, name)
+    assert report.duplicates(job.store) == [["a.png", "b.png"]]
+    summary = Summary(0.5, 16**2, (1.0,))
+    summarise(summary, job.store, DIGEST, done_before=0)
+    assert "1 of the images are copies of others, whose tiles they repeat: a.png = b.png\n" in summary.format()
+
+
 def test_the_summary_covers_all_launches_and_says_which_images_are_new(job: Job) -> None:
     """Catches a resumed run that reports only its own images, or all of them as its own."""
     for name, tiles in (("a", 2), ("b", 1), ("c", 0)):

@@ -163,3 +163,12 @@ def test_the_numbers_are_plain_json() -> None:
 )
 def test_sizes_carry_over(count: float, text: str) -> None:
     assert size(count) == text
+
+
+def test_copies_are_named_up_to_a_few() -> None:
+    total = summary()
+    assert "duplicates" not in total.format()
+    total.duplicates = [[f"{group}{i}\u202e.png" for i in range(5)] for group in "abcd"]
+    text = line(total.format(), "duplicates")
+    assert text.startswith("16 of the images are copies of others")
+    assert text.endswith("c0\\u202e.png = c1\\u202e.png = c2\\u202e.png, ...")

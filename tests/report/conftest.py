@@ -115,7 +115,7 @@ class Page(HTMLParser):
     Attributes:
         html: the whole.
         data: the JSON of each output.
-        text: what is shown without the script.
+        text: what is shown without the script, runs of white space as one space.
         style: contents of the style elements.
         tags: every element with its attributes.
         scripts: contents of the script elements.
@@ -129,10 +129,12 @@ class Page(HTMLParser):
         self._hidden = ""
         self.feed(html)
         self.close()
+        self.text = " ".join(self.text.split())
         self.data: list[dict[str, Any]] = json.loads(self.scripts[0])
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self.text += " "
         if tag in ("script", "style"):
             self._hidden = tag
             if tag == "script":

@@ -4,6 +4,8 @@ import base64
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,19 @@ HOSTILE = {
     "line\nbreak\x07": 5,
     "{{ 7 * 7 }} {% raw %}": 6,
 }
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Holds the lock of an output until its input ends.
+LOCKING = """
+import sys
+from idc_ray.store import holder_text, resolve
+from idc_ray.store.lock import lock
+with lock(resolve(sys.argv[1]), holder_text()):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
 
 
 def only(page: Page) -> dict[str, Any]:
@@ -145,8 +160,19 @@ def test_a_run_that_has_done_nothing_yet_has_a_report(condensed: Condensed) -> N
 
 def test_a_running_job_is_shown_as_running(condensed: Condensed) -> None:
     condensed.commit("a.png")
-    with lock(condensed.store, holder_text()):
+    command = [sys.executable, "-c", LOCKING, condensed.store.uri]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as job:
+        assert job.stdin is not None and job.stdout is not None
+        job.stdout.readline()
         assert '<span class="badge running">' in condensed.report().html
+        job.stdin.close()
+
+
+def test_a_job_that_writes_its_own_report_is_not_shown_as_running(condensed: Condensed) -> None:
+    """Catches a finished set whose report says for ever that it runs."""
+    condensed.finish()
+    with lock(condensed.store, holder_text("launch1")):
+        assert '<span class="badge finished">' in condensed.report().html
 
 
 def test_two_outputs_are_beside_each_other(tmp_path: Path) -> None:
@@ -187,7 +213,7 @@ def test_an_output_in_an_object_store(tmp_path: Path, s3: Any) -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadRequest, match=r"run\.json is not there; name a job's --output"):
+    with pytest.raises(BadRequest, match=r"has none of run\.json, train\.json, .*; name the --output of a job"):
         make_report([resolve(str(tmp_path))], Options())
 
 

@@ -10,8 +10,7 @@ import pytest
 
 from idc_ray.commands import main
 from idc_ray.errors import BadRequest
-from idc_ray.pipeline.report import write_own_report
-from idc_ray.report import REPORT
+from idc_ray.report import REPORT, Options, write_own_report
 from idc_ray.report.page import chart_library
 from idc_ray.store.filesystem import resolve
 from tests.report.conftest import Condensed, Page
@@ -64,12 +63,12 @@ def test_a_job_ends_well_without_its_report(
 ) -> None:
     """Catches a run of days that ends with an error because a package is not there."""
     condensed.finish()
-    write_own_report(condensed.store, 2, condensed.listing)
+    write_own_report(condensed.store, Options(2), condensed.listing)
     assert len(Page((condensed.store.read(REPORT) or b"").decode()).data[0]["pictures"]) == 2
     monkeypatch.setattr("idc_ray.report.page.CHARTS_NEED", ("no_such_module",))
     chart_library.cache_clear()
     condensed.store.delete(REPORT)
     with caplog.at_level(logging.WARNING):
-        write_own_report(condensed.store, 2, condensed.listing)
+        write_own_report(condensed.store, Options(2), condensed.listing)
     assert "report.html is not written: a report needs no_such_module" in caplog.text
     assert condensed.store.read(REPORT) is None

@@ -18,7 +18,7 @@ from idc_ray.training.fit import World
 from idc_ray.training.local_worker import LocalWorker, check_machine
 from idc_ray.training.state import LAST, STATE, TrainRecord, begin_training
 from idc_ray.training.worker import TrainJob, train_worker
-from tests.training.conftest import toy_config
+from tests.training.conftest import SETTINGS, toy_config
 from tests.training.test_sources import condensed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ def test_a_process_that_is_killed_is_started_again_and_the_weights_are_those_of_
             if worker._process.pid == first and (tmp_path / "killed" / STATE).exists():
                 os.kill(first, signal.SIGKILL)
     assert "resumed" in kinds
-    assert "ended early (killed by SIGKILL); it is started again" in caplog.text
+    assert "ended early (killed by SIGKILL); restarting it" in caplog.text
     for name in (LAST, STATE):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -102,6 +102,25 @@ def test_the_process_ends_with_a_driver_that_is_killed(tmp_path: Path) -> None:
     driver.kill()
     driver.wait()
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10)
+
+
+@pytest.mark.parametrize(("number", "send"), [(signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)])
+def test_a_signal_ends_the_command_and_its_process(tmp_path: Path, number: int, send: Any) -> None:
+    """Catches a training that goes on without its command; by Ctrl-C, both get the signal."""
+    condensed(tmp_path / "set")
+    settings = SETTINGS | {"iterations": 10**6, "data": str(tmp_path / "set"), "output": str(tmp_path / "out")}
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "idc_ray", "train", *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment)
+    wait_until(lambda: (tmp_path / "out" / STATE).exists())
+    (child,) = Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
+    send(driver.pid, number)
+    told = driver.communicate(timeout=30)[1]
+    assert driver.returncode == 130
+    assert "the same command continues" in told
+    assert "Traceback" not in told
+    wait_until(lambda: not Path(f"/proc/{child}").exists(), 10)
 
 
 def wait_until(condition: Any, seconds: float = 120) -> None:

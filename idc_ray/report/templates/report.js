@@ -72,17 +72,24 @@
       rule: { color: colour("--quiet") },
       mark: { color: colour("--c0") },
       range: {
+        symbol: ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"],
         category: [0, 1, 2, 3, 4, 5, 6, 7].map((index) => colour(`--c${index}`)),
         ramp: root.classList.contains("dark") ? ["#2b3f55", "#4ea6e0", "#e9f6ff"] : ["#d3e8f7", "#3b93cb", "#083a63"],
       },
     };
   }
 
+  function setColumns(node, columns) {
+    if (node.legend?.columns) node.legend.columns = columns;
+    for (const child of Object.values(node)) if (child && typeof child === "object" && !Array.isArray(child.rows)) setColumns(child, columns);
+  }
+
   async function drawChart(plot) {
     const output = outputs[plot.closest("[data-output]").dataset.output];
     const chart = output.charts[plot.dataset.chart];
     views.get(plot)?.finalize();
-    const spec = { ...chart.spec, data: { name: "rows" }, datasets: { rows: chart.rows }, autosize: { type: typeof chart.spec.height === "number" ? "fit" : "fit-x", contains: "padding" } };
+    const spec = { ...structuredClone(chart.spec), data: { name: "rows" }, datasets: { rows: chart.rows }, autosize: { type: "fit-x", contains: "padding" } };
+    setColumns(spec, Math.max(1, Math.floor(plot.clientWidth / 270)));
     const embedded = await window.vegaEmbed(plot, spec, {
       mode: "vega-lite", ast: true, actions: false, config: chartStyle(), tooltip: { theme: root.classList.contains("dark") ? "dark" : "light" },
       renderer: chart.rows.length > 2000 ? "canvas" : "svg",
@@ -101,6 +108,55 @@
         plot.textContent = `This chart cannot be drawn: ${error.message}`;
       }
     }
+  }
+
+  // Two pictures of one size over each other: a slider moves the border between them, Flicker shows them in turn.
+
+  let flickering = null;
+  function comparer(left, right, side, zoom, at, moved) {
+    const plain = `${left.name} | ${right.name}, ${side} × ${side} pixels`;
+    const caption = element("figcaption", { text: plain });
+    const stack = element("div", { class: "stack", style: `width: ${side * zoom}px; height: ${side * zoom}px; --at: ${at}%` },
+      element("img", { src: left.picture, class: "pixels", alt: left.name }), element("img", { src: right.picture, class: "pixels", alt: right.name }));
+    const figure = element("figure", {}, caption, element("div", { class: "window", tabindex: 0 }, stack));
+    const slider = element("input", { type: "range", min: 0, max: 100, step: 1, value: at, "aria-label": `Border between ${left.name} on the left and ${right.name} on the right` });
+    slider.addEventListener("input", () => { stack.style.setProperty("--at", `${slider.value}%`); moved(slider.value); });
+    const flicker = element("button", { type: "button", "aria-pressed": "false", text: "Flicker" });
+    clearInterval(flickering);
+    flicker.addEventListener("click", () => {
+      clearInterval(flickering);
+      const on = stack.classList.toggle("flip");
+      flicker.setAttribute("aria-pressed", String(on));
+      stack.classList.remove("one");
+      caption.textContent = on ? right.name : plain;
+      if (on) flickering = setInterval(() => { caption.textContent = stack.classList.toggle("one") ? left.name : right.name; }, 700);
+    });
+    return { figure, controls: [flicker, element("label", { class: "grow slider" }, slider)] };
+  }
+
+  // Crops of a comparison
+
+  function showCrop(crop, zoom) {
+    const viewer = element("div", { class: "viewers" });
+    const controls = element("div", { class: "controls" });
+    const chosen = { left: Math.min(2, crop.pictures.length - 1), right: crop.pictures.length - 1 };
+    const text = (each) => each.name + (each.psnr === null ? "" : `, ${each.psnr.toFixed(2)} dB`);
+    const selects = ["left", "right"].map((place) => {
+      const select = element("select", { "aria-label": place === "left" ? "Picture on the left" : "Picture on the right" },
+        ...crop.pictures.map((each, index) => element("option", { value: index, selected: index === chosen[place], text: text(each) })));
+      select.addEventListener("input", () => { chosen[place] = Number(select.value); draw(); });
+      return select;
+    });
+    function draw() {
+      const pair = comparer(crop.pictures[chosen.left], crop.pictures[chosen.right], crop.side, zoom, 50, () => {});
+      viewer.replaceChildren(pair.figure);
+      controls.replaceChildren(...selects, ...pair.controls);
+    }
+    draw();
+    const all = element("div", { class: "all" }, ...crop.pictures.map((each) => element("figure", {},
+      element("img", { src: each.picture, class: "pixels", width: 144, height: 144, alt: `Crop of ${crop.image}: ${each.name}` }),
+      element("figcaption", { text: text(each) }))));
+    return element("div", { class: "detail crop" }, element("h3", {}, element("bdi", { text: `${crop.set}: ${crop.image}` })), controls, viewer, all);
   }
 
   // Images
@@ -241,26 +297,9 @@
         element("div", { class: "window", tabindex: 0 }, element("div", { class: "stack", style: size },
           element("img", { src: tile.lr, class: "pixels", alt: `LR tile ${this.tile + 1}` }))));
       lr.querySelector(".stack").classList.add("flip");
-      const caption = element("figcaption");
-      const stack = element("div", { class: "stack", style: `${size}; --at: ${this.at}%` },
-        element("img", { src: tile.bicubic, class: "pixels", alt: "Bicubic interpolation of the LR tile" }),
-        element("img", { src: tile.hr, class: "pixels", alt: `HR tile, ${tile.labels}` }));
       const label = tile.labels === "real" ? "real HR" : "HR by the teacher";
-      const plain = `bicubic | ${label}, ${side} × ${side} pixels`;
-      caption.textContent = plain;
-      const hr = element("figure", {}, caption, element("div", { class: "window", tabindex: 0 }, stack));
-      const slider = element("input", { type: "range", min: 0, max: 100, step: 1, value: this.at, "aria-label": `Border between bicubic on the left and the ${label} on the right` });
-      slider.addEventListener("input", () => { this.at = slider.value; stack.style.setProperty("--at", `${this.at}%`); });
-      const flip = element("button", { type: "button", "aria-pressed": "false", text: "Flicker" });
-      clearInterval(this.timer);
-      flip.addEventListener("click", () => {
-        clearInterval(this.timer);
-        const on = stack.classList.toggle("flip");
-        flip.setAttribute("aria-pressed", String(on));
-        stack.classList.remove("one");
-        caption.textContent = on ? label : plain;
-        if (on) this.timer = setInterval(() => { caption.textContent = stack.classList.toggle("one") ? "bicubic" : label; }, 700);
-      });
+      const pair = comparer(
+        { name: "bicubic", picture: tile.bicubic }, { name: label, picture: tile.hr }, side, zoom, this.at, (at) => { this.at = at; });
       const zooms = element("select", { "aria-label": "Zoom" }, ...[1, 2, 3, 4, 6, 8].map((factor) =>
         element("option", { value: factor, selected: factor === zoom, text: `${factor} ×` })));
       zooms.addEventListener("input", () => { this.zoom = Number(zooms.value); this.show(); this.viewers.querySelector("select").focus(); });
@@ -272,8 +311,8 @@
             : tile.corner ? `It began at row ${tile.corner[0]}, column ${tile.corner[1]} of the LR image.` : "It is from no single place of the image.";
       const facts = `${where} PSNR of bicubic against the ${label}: ${tile.psnr === null ? "infinite" : `${tile.psnr.toFixed(2)} dB`}.${tile.weight === 1 ? "" : ` Weight in training: ${number(tile.weight)}.`}`;
       this.viewers.replaceChildren(
-        element("div", { class: "viewers" }, lr, hr),
-        element("div", { class: "controls" }, element("label", {}, "Zoom ", zooms), flip, element("label", { style: "flex: 1; min-width: 12rem" }, slider)),
+        element("div", { class: "viewers" }, lr, pair.figure),
+        element("div", { class: "controls" }, element("label", {}, "Zoom ", zooms), ...pair.controls),
         element("p", { class: "quiet", text: facts }));
     }
 
@@ -300,7 +339,9 @@
   }
 
   for (const article of document.querySelectorAll(".output")) {
-    if (article.querySelector(".browser")) new Browser(article, outputs[article.dataset.output]);
+    const output = outputs[article.dataset.output];
+    if (article.querySelector(".browser")) new Browser(article, output);
+    article.querySelector(".crop-list")?.append(...output.crops.map((crop) => showCrop(crop, 4)));
   }
   root.dataset.ready = "true";
   setTimeout(drawCharts); // after the first paint
