@@ -3,8 +3,8 @@
 #   docker build --target gpu -t REGISTRY/idc_ray:gpu .    # torch with CUDA; the driver comes from the machine
 #   docker build --target cpu -t REGISTRY/idc_ray:cpu .    # for the head and for nodes without a GPU
 #
-# Packages are baked in, so that a new node works as soon as it has pulled the image. The code is too, last, for
-# deploy/rayjob.yaml; `ray job submit --working-dir .` brings its own, which comes before it.
+# The image contains all packages, so that a new node is ready once it has pulled the image, and the code, for
+# deploy/rayjob.yaml. The code of `ray job submit --working-dir .` takes precedence.
 #
 # Another package index: --build-arg PIP_INDEX_URL=... or --build-arg PIP_EXTRA_INDEX_URL=...
 # The usual index has torch for Linux with CUDA only: name one that has CPU builds, and the CPU image is GBs smaller.

@@ -35,7 +35,7 @@ def psnr_vs_ratio(report: Report) -> bytes | None:
         asked = sorted({arm.first.ratio for arm in report.arms if arm.first.method != WHOLE})
         axes.set_xticks(asked, [f"{ratio:g}" for ratio in asked])
         axes.minorticks_off()
-        axes.set(title=name, xlabel="ratio asked for (lines side by side)", ylabel="PSNR on Y (dB)")
+        axes.set(title=name, xlabel="requested ratio (lines shifted for visibility)", ylabel="PSNR on Y (dB)")
     return _png(figure, panels)
 
 

@@ -163,9 +163,9 @@ def _notes(report: Report) -> list[str]:
         "deviation over the seeds; each seed condenses and trains again.",
         f"Differences in PSNR are to {report.reference} with the same student, paired by seed, with Student's 95 % "
         "interval over the seeds; in bold if it does not contain 0. One interval in twenty misses by chance.",
-        "ratio: LR pixels kept. tiles: of the whole, images. bytes: as stored, PNG tiles or the source files of the "
-        "whole. condense: seconds of one worker, without reading images; of the whole, of making its labels. train: "
-        "without validation, beside as many other trainings as the head says.",
+        "ratio: LR pixels kept. tiles: images for the whole set. bytes: of PNG tiles, or of source files for the whole "
+        "set. condense: seconds of one worker, without reading images; of making labels for the whole set. train: "
+        "without validation, in parallel with other tasks as stated above.",
     ]
 
 

@@ -96,12 +96,13 @@ def _fourier_maps(features: Tensor, kernels: Tensor, scales: Sequence[float]) ->
     projections = F.conv2d(features.contiguous(memory_format=torch.channels_last), kernels * scales[0])
     projections = projections.flatten(2).transpose(1, 2).contiguous()
     maps = projections.new_empty(len(projections), 2, len(scales), *projections.shape[1:])
+    one, zero = projections.new_ones(1), projections.new_zeros(1)
     for index, scale in enumerate(scales):
         cos, sin = maps[:, 0, index], maps[:, 1, index]
         if index and scale == 2 * scales[index - 1]:  # cos 2x = 1 - 2 sin x sin x, sin 2x = 2 sin x cos x
             half_cos, half_sin = maps[:, 0, index - 1], maps[:, 1, index - 1]
-            torch.mul(half_sin, half_sin, out=cos).mul_(-2).add_(1)
-            torch.mul(half_sin, half_cos, out=sin).mul_(2)
+            torch.addcmul(one, half_sin, half_sin, value=-2, out=cos)
+            torch.addcmul(zero, half_sin, half_cos, value=2, out=sin)
         else:
             _cos_sin(projections * (scale / scales[0]) if index else projections, cos, sin)
     return maps

@@ -251,7 +251,8 @@ def _kind(storage: StoragePath) -> fs.FileType:
     try:
         return storage.filesystem.get_file_info(storage.path).type
     except Exception as error:  # file systems other than pyarrow's own raise their libraries' errors
-        raise BadRequest(f"cannot access {storage.uri}: {redact_within(str(error))}") from None
+        fix = "" if storage.local else "; check network and credentials, or download the data and name its folder"
+        raise BadRequest(f"cannot access {storage.uri}: {redact_within(str(error))}{fix}") from None
 
 
 def _lr_files(storage: StoragePath, without: StoragePath | None) -> list[Entry]:

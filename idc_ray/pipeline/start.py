@@ -62,5 +62,5 @@ def run_record(job: Job, teacher: bytes, expected_bytes: float, **more: Any) -> 
 def _versions() -> dict[str, str]:
     """Of the packages that matter, for records."""
     packages = ("torch", "ray", "pyarrow", "numpy", "pillow", "mlflow")
-    ours = {"idc_ray": idc_ray.__version__, "python": platform.python_version()}
-    return ours | {name: importlib.metadata.version(name) for name in packages}
+    own = {"idc_ray": idc_ray.__version__, "python": platform.python_version()}
+    return own | {name: importlib.metadata.version(name) for name in packages}

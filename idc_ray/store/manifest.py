@@ -25,8 +25,8 @@ from idc_ray.store.typed import from_json
 __all__ = ["Manifest", "finished_run", "index_table", "read_manifest", "write_manifest"]
 
 _FIX = (
-    "check the rest of the output with idc-ray verify, then delete that file and run the same command again: it is "
-    "written anew"
+    "check the rest of the output with idc-ray verify, then delete that file and run the same command again, which "
+    "writes it again"
 )
 
 

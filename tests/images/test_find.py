@@ -274,6 +274,6 @@ def test_an_error_of_a_file_systems_library_is_a_bad_request(monkeypatch: pytest
     """Catches the traceback of httpx for hf://datasets/... without a network."""
     place = StoragePath(fs.PyFileSystem(_Broken()), "a/b", "hf://datasets/a/b")
     monkeypatch.setattr(module, "locate", lambda text: place)
-    with pytest.raises(BadRequest, match=r"cannot access hf://datasets/a/b: .*no route") as caught:
+    with pytest.raises(BadRequest, match=r"cannot access hf://datasets/a/b: .*no route; check network") as caught:
         find_images("hf://datasets/a/b")
     assert "s3cret" not in str(caught.value)
