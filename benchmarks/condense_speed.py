@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.common import machine, mosaic, parser, write_result
 from benchmarks.literal import PROJECTIONS, LiteralImage, LiteralMatcher
-from idc_ray.condensation.budget import per_image_budget
+from idc_ray.condensation.budget import expected_tiles
 from idc_ray.condensation.condenser import Condenser
 from idc_ray.condensation.crops import Crops
 from idc_ray.condensation.difficulty import hardness_map
@@ -35,7 +35,6 @@ from idc_ray.condensation.starts import crop_start, hardest_windows
 from idc_ray.condensation.targets import measure_image
 from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.config import CondenseConfig
-from idc_ray.images import grid_count
 from idc_ray.images.resize import downscale
 from idc_ray.models import Teacher, bundled_teacher_bytes, load_teacher
 from idc_ray.pipeline.device import set_up_torch
@@ -110,7 +109,7 @@ def _literal_image(teacher: Teacher, config: CondenseConfig, task: ImageTask) ->
     hardness = hardness_map(loss.hardness, difficulties[None], lr[None].float() / 255)[0]
     weighting = crops.weighting(hardness, loss.gamma, loss.weight_floor, loss.clip_percentile)
     real, _ = measure_image(crops, condenser.bank, hardness, weighting)
-    count = per_image_budget(config.ratio, grid_count(task.lr.shape[0], task.lr.shape[1], config.tile_size))
+    count = round(expected_tiles(config.ratio, *task.lr.shape[:2], config.tile_size))
     start, _ = crop_start(lr, hardest_windows(difficulties, config.tile_size, count), config.tile_size)
     points = real.embeddings(config.rlff.num_frequencies)
     shares = balanced_groups(points, real.weight_sums, points[:count])

@@ -87,7 +87,7 @@ def condense(
         >>> tiles = idc_ray.data.condense(images, scale=2, ratio=0.1)
         >>> tiles.filter(expr=col("error").is_null()).write_parquet("tiles/")
         >>> ray.data.read_parquet("tiles/").count()
-        3
+        4
     """
     refuse(CondenseConfig, settings, OF_THE_JOB, "it is a setting of the whole job, idc_ray.condense")
     config = configure(CondenseConfig, {**settings, "scale": scale})

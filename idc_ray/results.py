@@ -57,7 +57,7 @@ class CondenseResult:
         >>> len(run.dataset()) == run.num_tiles
         True
         >>> print(run.summary.splitlines()[1])
-        tiles           3
+        tiles           4
     """
 
     output: str
@@ -274,7 +274,7 @@ class ExportResult:
     Example:
         >>> import idc_ray
         >>> idc_ray.export("out/", "pairs/")
-        ExportResult(output='.../pairs', num_pairs=3)
+        ExportResult(output='.../pairs', num_pairs=4)
     """
 
     output: str

@@ -66,7 +66,7 @@ def condense(
         >>> import idc_ray
         >>> run = idc_ray.condense("photos/", "out/", scale=2, ratio=0.1, mlflow={"enabled": False})
         >>> run
-        CondenseResult(output='.../out', num_images=2, num_tiles=3, ratio=0.0...)
+        CondenseResult(output='.../out', num_images=2, num_tiles=4, ratio=0.09...)
         >>> run.quarantined
         ()
     """

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from idc_ray.condensation import starts
-from idc_ray.condensation.budget import difficulty_budget, per_image_budget
+from idc_ray.condensation.budget import expected_tiles, tile_budget
 from idc_ray.condensation.cells import NOWHERE, CellGrid, Cells, cell_side, cell_windows, mosaic, tile_offsets
 from idc_ray.condensation.crops import Crops, difficulty_map
 from idc_ray.condensation.difficulty import Weighting, hardness_map
@@ -222,11 +222,13 @@ class Condenser:
         return hardness_map(self.config.loss.hardness, maps, lr[None].cpu().float() / 255)[0]
 
     def _budget(self, image: ImageTask, difficulties: Tensor | None) -> int:
-        candidates = grid_count(image.lr.shape[0], image.lr.shape[1], self.config.tile_size)
-        if self.config.allocation == "per_image" or difficulties is None or self.mean_difficulty is None:
-            return per_image_budget(self.config.ratio, candidates)
-        weight = float(difficulties.double().mean()) / self.mean_difficulty
-        return difficulty_budget(self.config.ratio, candidates, weight, self.config.seed, image.image_id)
+        (height, width), size = image.lr.shape[:2], self.config.tile_size
+        expected = expected_tiles(self.config.ratio, height, width, size)
+        least = 1
+        if self.config.allocation == "difficulty" and difficulties is not None and self.mean_difficulty is not None:
+            expected *= float(difficulties.double().mean()) / self.mean_difficulty
+            least = 0
+        return tile_budget(expected, grid_count(height, width, size), self.config.seed, image.image_id, least)
 
     def _start(
         self, image: ImageTask, lr: Tensor, difficulties: Tensor | None, real: RealImage, count: int

@@ -256,7 +256,8 @@ class MethodConfig(Section):
     bundled: the small network of this package, faster than a large teacher, with better students (docs/results.md);
     auto: bundled if there is one for the scale and rlff.feature_layer is auto, else teacher."""
     allocation: Literal["per_image", "difficulty"] = "per_image"
-    """Tiles per image. per_image: the same fraction, at least one (paper); difficulty: more for harder images."""
+    """Tiles per image. per_image: the same fraction of each, at least one (paper); difficulty: more for harder
+    images, also none, so that small ratios of small images are reached."""
     iterations: int = Field(100, ge=0)
     """Optimisation steps of matching pixels or both; 0: as matching none."""
     matching: Literal["none", "cells", "pixels", "both"] = "cells"

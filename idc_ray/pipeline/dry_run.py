@@ -42,13 +42,14 @@ def estimate(job: Job, listing: ImageListing, teacher: bytes) -> str:
     if not samples:
         raise BadRequest(none_readable(listing, rejected))
     sizes = estimate_sizes(config, images, samples)
+    share = sizes.tiles * config.tile_size**2 / sizes.pixels
     device = set_up_torch(config.actors, has_gpu=torch.cuda.is_available())
     per_image = seconds_per_image(config, samples[:TIMED_IMAGES], teacher, device)
     workers = config.actors.max_size or (torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1)
     lines = {
         "images": f"{images} in {listing.uri}",
         "tiles": f"about {sizes.candidates:.0f} of {config.tile_size} x {config.tile_size} LR pixels",
-        "budget": f"about {sizes.tiles:.0f} tiles, {100 * sizes.tiles / max(1, sizes.candidates):.3g} % of the pixels",
+        "budget": f"about {sizes.tiles:.0f} tiles, {100 * share:.3g} % of the pixels",
         "bytes": f"about {size(sizes.bytes)}",
         "time": f"about {duration(per_image * images / workers)} with {workers} workers like this machine's "
         f"{device.type}: {per_image:.3g} s per image",

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from idc_ray.condensation.budget import per_image_budget
+from idc_ray.condensation.budget import expected_tiles
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.images import ImageListing, ImageRef, Instance, find_images, grid_count, load_instance, output_inside
@@ -136,11 +136,13 @@ class Sizes:
     """Expected sizes of a whole run, from a few of its images.
 
     Attributes:
+        pixels: of all LR images.
         candidates: whole tiles in all images.
         tiles: tiles that will be stored.
         bytes: of the output.
     """
 
+    pixels: float
     candidates: float
     tiles: float
     bytes: float
@@ -149,14 +151,16 @@ class Sizes:
 def estimate_sizes(config: CondenseConfig, images: int, samples: list[Instance]) -> Sizes:
     """Extrapolate from samples; all zero without any."""
     if not samples:
-        return Sizes(0, 0, 0)
+        return Sizes(0, 0, 0, 0)
     size = config.tile_size
-    counts = [grid_count(sample.lr.shape[0], sample.lr.shape[1], size) for sample in samples]
-    per_image = config.allocation == "per_image"
-    tiles = sum(float(per_image_budget(config.ratio, n)) if per_image else config.ratio * n for n in counts)
+    sides = [sample.lr.shape[:2] for sample in samples]
+    counts = [grid_count(height, width, size) for height, width in sides]
+    least = 1.0 if config.allocation == "per_image" else 0.0
+    tiles = sum(max(least, expected_tiles(config.ratio, height, width, size)) for height, width in sides)
     share = images / len(samples)
-    pixels = size**2 * (1 + config.scale**2)
-    return Sizes(sum(counts) * share, tiles * share, tiles * share * pixels * PNG_BYTES_PER_PIXEL)
+    pixels = sum(height * width for height, width in sides)
+    stored = tiles * size**2 * (1 + config.scale**2)
+    return Sizes(pixels * share, sum(counts) * share, tiles * share, stored * share * PNG_BYTES_PER_PIXEL)
 
 
 def changed_sources(listing: ImageListing, done: DoneImages) -> list[dict[str, str]]:

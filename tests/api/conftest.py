@@ -13,7 +13,7 @@ from idc_ray.photographs import photographs
 #: Of the condense job: everything of the method takes part, and an image takes a tenth of a second.
 SMALL: dict[str, Any] = {
     "tile_size": 16,
-    "ratio": 0.2,
+    "ratio": 2 / 9,
     "matching": "both",
     "init": "random",  # so that image ids matter
     "iterations": 4,

@@ -106,7 +106,7 @@ def test_keywords_win_over_a_file_of_settings_and_nothing_is_printed(
     output."""
     file = tmp_path / "job.yaml"
     file.write_text(f"output: {tmp_path / 'named'}\nmethod: sobel\nratio: 0.9\n")
-    chosen = {"tile_size": 16, "ratio": 0.2, **{name: SMALL_JOB[name] for name in ("mlflow", "actors")}}
+    chosen = {"tile_size": 16, "ratio": 2 / 9, **{name: SMALL_JOB[name] for name in ("mlflow", "actors")}}
     with caplog.at_level(logging.INFO, "idc_ray"):
         run = idc_ray.condense(photos, config=file, progress=False, **chosen)
     assert capfd.readouterr() == ("", "")

@@ -2,33 +2,39 @@ from __future__ import annotations
 
 import pytest
 
-from idc_ray.condensation.budget import difficulty_budget, per_image_budget
+from idc_ray.condensation.budget import expected_tiles, tile_budget
+from idc_ray.images.tiles import grid_count
 
 
-@pytest.mark.parametrize(("ratio", "candidates", "tiles"), [(0.1, 15, 2), (0.1, 294, 29), (0.02, 15, 1), (1.0, 15, 15)])
-def test_per_image_budget_is_the_papers_rule(ratio: float, candidates: int, tiles: int) -> None:
-    assert per_image_budget(ratio, candidates) == tiles
+@pytest.mark.parametrize("ratio", [0.1, 0.02, 0.005])
+@pytest.mark.parametrize(("height", "width"), [(160, 240), (80, 120), (678, 1020), (49, 95)])
+def test_the_ratio_of_a_run_is_the_one_asked_for(ratio: float, height: int, width: int) -> None:
+    """Catches budgets that count whole tiles only, or are rounded to the nearest: 0.06 or 0.12 instead of 0.1."""
+    images = 1000
+    expected = expected_tiles(ratio, height, width, 48)
+    tiles = sum(tile_budget(expected, grid_count(height, width, 48), 0, f"{i:016x}") for i in range(images))
+    assert tiles == pytest.approx(
+        images * ratio * height * width / 48**2, abs=1.5 * images**0.5
+    )  # 3 standard deviations
 
 
-def test_difficulty_budget_keeps_the_mean_far_below_one_tile_an_image() -> None:
-    """Rounding must not turn 0.02 tiles an image into 0 or 1 for all of them."""
-    total = sum(difficulty_budget(0.002, 15, 1.0, 0, f"{i:016x}") for i in range(20_000))
-    assert total == pytest.approx(20_000 * 0.03, rel=0.1)
+def test_a_budget_never_exceeds_the_image() -> None:
+    assert tile_budget(expected_tiles(1.0, 95, 95, 48), 1, 0, "0" * 16) == 1
+    assert tile_budget(1500.0, 15, 0, "0" * 16) == 15
 
 
-def test_difficulty_budget_follows_the_weight_and_never_exceeds_the_image() -> None:
-    easy, hard = (sum(difficulty_budget(0.1, 15, w, 0, f"{i:016x}") for i in range(2000)) for w in (0.5, 2.0))
-    assert hard == pytest.approx(4 * easy, rel=0.1)
-    assert difficulty_budget(1.0, 15, 100.0, 0, "0" * 16) == 15
-
-
-def test_difficulty_budget_depends_on_seed_and_image_only() -> None:
-    budgets = [[difficulty_budget(0.1, 15, 1.0, seed, f"{i:016x}") for i in range(50)] for seed in (0, 0, 1)]
+def test_a_budget_depends_on_seed_and_image_only() -> None:
+    budgets = [[tile_budget(1.5, 15, seed, f"{i:016x}") for i in range(50)] for seed in (0, 0, 1)]
     assert budgets[0] == budgets[1]
     assert budgets[0] != budgets[2]
 
 
-@pytest.mark.parametrize("weight", [float("nan"), -1.0, float("inf")])
-def test_weights_that_are_no_weights_are_refused(weight: float) -> None:
-    with pytest.raises(ValueError, match="weight"):
-        difficulty_budget(0.1, 15, weight, 0, "0" * 16)
+def test_each_image_may_be_given_a_tile() -> None:
+    assert {tile_budget(0.01, 15, 0, f"{i:016x}", least=1) for i in range(20)} == {1}
+    assert tile_budget(0.01, 0, 0, "0" * 16, least=1) == 0  # it holds none
+
+
+@pytest.mark.parametrize("expected", [float("nan"), -1.0, float("inf")])
+def test_numbers_that_are_no_budget_are_refused(expected: float) -> None:
+    with pytest.raises(ValueError, match="expected tiles"):
+        tile_budget(expected, 15, 0, "0" * 16)

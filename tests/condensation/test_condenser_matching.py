@@ -25,7 +25,7 @@ def test_exchanged_cells_are_crops_of_the_image_that_do_not_overlap_and_match_be
     The image is one that exchanging helps from every start: of pictures this small it does not always from the hardest.
     """
     teacher = load_teacher(bundled_teacher_bytes(2), scale=2)
-    settings: dict[str, object] = {"init": init, "ratio": 0.2, "loss__hardness": "both", "rlff__num_held_out": 256}
+    settings: dict[str, object] = {"init": init, "ratio": 0.1407, "loss__hardness": "both", "rlff__num_held_out": 256}
     task = _task(2)
     start = _one(_condenser(teacher, iterations=0, exchange__blend=0, **settings), task)
     result = _one(_condenser(teacher, matching="cells", exchange__blend=0, **settings), task)
@@ -51,7 +51,7 @@ def test_blending_changes_pixels_near_the_seams_only() -> None:
     teacher = load_teacher(bundled_teacher_bytes(2), scale=2)
     hard, soft = (
         _one(
-            _condenser(teacher, matching="cells", ratio=0.2, exchange__blend=blend, rlff__num_held_out=256), _task(2)
+            _condenser(teacher, matching="cells", ratio=0.1407, exchange__blend=blend, rlff__num_held_out=256), _task(2)
         ).lr_tiles
         for blend in (0, 4)
     )

@@ -39,7 +39,7 @@ def test_it_says_what_a_run_costs_and_writes_nothing(job_and_found: tuple[Job, I
     told = lines(text)
     assert told["images"] == f"3 in {listing.uri}"
     assert told["tiles"] == "about 12 of 16 x 16 LR pixels"
-    assert told["budget"] == "about 6 tiles, 50 % of the pixels"
+    assert told["budget"] == "about 7 tiles, 50 % of the pixels"
     assert told["bytes"].startswith("about ")
     assert re.search(r"[0-9.e-]+ s per image", told["time"])
     assert told["estimated from"] == "3 images for sizes, 2 for time"

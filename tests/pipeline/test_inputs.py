@@ -142,9 +142,9 @@ def sample(height: int, width: int) -> Instance:
 
 
 def test_sizes_are_those_of_the_samples_times_how_many_more_there_are() -> None:
-    """12 and 4 whole tiles of 16; half of them are kept; a tile is 16^2 LR and 32^2 HR pixels."""
+    """12 and 4 whole tiles of 16; half of the pixels are kept; a tile is 16^2 LR and 32^2 HR pixels."""
     sizes = estimate_sizes(small_config(ratio=0.5), 200, [sample(48, 79), sample(32, 32)])
-    assert sizes == Sizes(1600.0, 800.0, 800 * 16**2 * 5 * PNG_BYTES_PER_PIXEL)
+    assert sizes == Sizes(481_600, 1600, 940.625, 940.625 * 16**2 * 5 * PNG_BYTES_PER_PIXEL)
 
 
 def test_sizes_know_that_an_image_gets_one_tile_at_least_unless_difficulty_decides() -> None:
@@ -155,7 +155,7 @@ def test_sizes_know_that_an_image_gets_one_tile_at_least_unless_difficulty_decid
 
 
 def test_sizes_without_a_sample_are_zero() -> None:
-    assert estimate_sizes(small_config(), 10, []) == Sizes(0, 0, 0)
+    assert estimate_sizes(small_config(), 10, []) == Sizes(0, 0, 0, 0)
 
 
 def commit(job: Job, name: str, compacted: bool = False) -> Path:

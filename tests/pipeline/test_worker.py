@@ -135,7 +135,7 @@ def test_a_real_teacher_condenses_the_images_of_a_batch(job: Job, rows: dict[str
     """Catches a worker and a condenser that do not fit each other."""
     statuses = send(CondenseWorker(job, TEACHER, False), rows[A], rows[B])
     assert outcomes(statuses) == {A: "done", B: "done"}
-    assert [read_part(job.store, DIGEST, image_id).record.tiles for image_id in (A, B)] == [2, 2]
+    assert [read_part(job.store, DIGEST, image_id).record.tiles for image_id in (A, B)] == [3, 3]
     assert read_inflight(job.store) == []
 
 
