@@ -37,7 +37,7 @@ class RunFamily:
 
     def __init__(self, settings: Mlflow, config: Section, output: str, storage: StorageFolder, digest: str) -> None:
         self._settings, self._output, self._place = settings, output, storage
-        # Names of the children that are told whole, and the runs of these and of those that were begun.
+        # Names of the children that are logged completely, and the runs of these and of those that were begun.
         nothing: dict[str, Any] = {"parent": None, "children": [], "runs": {}}
         self._known = nothing | (storage.read_json(FILE, "delete that file") or {})
         self._parent = Tracker.start(settings, output, digest, self._known["parent"])

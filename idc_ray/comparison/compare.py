@@ -30,7 +30,7 @@ from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.progress import Heartbeat, duration
-from idc_ray.pipeline.waiting import tell_if_no_room
+from idc_ray.pipeline.waiting import warn_if_no_room
 from idc_ray.report import Options, write_own_report
 from idc_ray.report.comparison import CROPS
 from idc_ray.results import CompareResult, FailedArm
@@ -163,7 +163,7 @@ class _Comparison:
         with cluster(lambda: join_for(self.plan.actors, worker_output=False)) as started:
             self.pool = plan_pool(self.plan.actors, ray.cluster_resources(), len(missing))
             self.may_grow = self.pool.may_grow and not started
-            tell_if_no_room(self.pool)
+            warn_if_no_room(self.pool)
             self.teacher = ray.put(self.plan.teacher)
             scored = None if stored else self._remote(tasks.score_anchors, self.teacher, self.plan.scoring)
             if missing:

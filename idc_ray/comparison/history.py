@@ -31,7 +31,7 @@ class History:
 
     Attributes:
         points: (step, seconds so far, PSNR in dB or None), by ascending step. Seconds of a validation are at the rate
-            before until the next progress tells the rate then.
+            before until the next progress event has a rate.
     """
 
     def __init__(self, storage: StorageFolder) -> None:

@@ -61,10 +61,13 @@ class Ledger:
             if record.actor != self.actor and wanted & set(record.images)
         ]
 
-    def blame(self, record: Inflight) -> int:
-        """Count a dead worker's statement if it counts; returns how many attempts its image has, 0 if none counts.
+    def count_death(self, record: Inflight) -> int:
+        """Count a dead worker's in-flight record as an attempt at its image, if that was alone and its node lives.
 
-        The statement itself is removed: the caller has made its own by now.
+        The record is removed: the caller has written its own by now.
+
+        Returns:
+            How many attempts the image has; 0 if none was counted.
         """
         attempts = 0
         if record.isolated and self.node_lives(record.node_id):

@@ -153,10 +153,10 @@ def join_for(actors: Actors, worker_output: bool = True) -> None:
 
 def _lend_package() -> None:
     """Let workers find the package that this process runs: in a clone it need not be installed."""
-    ours = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[2])
     path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if ours not in (*path, sysconfig.get_path("purelib")):
-        os.environ["PYTHONPATH"] = os.pathsep.join(each for each in (ours, *path) if each)
+    if root not in (*path, sysconfig.get_path("purelib")):
+        os.environ["PYTHONPATH"] = os.pathsep.join(each for each in (root, *path) if each)
 
 
 def _check_answers(address: str) -> None:

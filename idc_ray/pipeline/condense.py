@@ -47,7 +47,7 @@ from idc_ray.pipeline.stream import condense_stream
 from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
 from idc_ray.pipeline.timeline import Timeline
-from idc_ray.pipeline.waiting import log_until_first, tell_if_no_room, what_is_awaited
+from idc_ray.pipeline.waiting import log_until_first, warn_if_no_room, what_is_awaited
 from idc_ray.report import REPORT, Options, write_own_report
 from idc_ray.results import CondenseResult, Quarantined
 from idc_ray.status_text import work_in_progress
@@ -74,7 +74,7 @@ SIZE_SAMPLES = 4
 #: Least seconds between two points of a metric's curve.
 METRIC_SECONDS = 2.0
 
-#: Images in one call of a worker where ``actors.images_per_step`` is not set (ours).
+#: Images in one call of a worker where ``actors.images_per_step`` is not set.
 IMAGES_PER_STEP = {"CPUs": 4, "GPUs": 16}
 
 
@@ -116,7 +116,7 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
     """Condense the images of a configuration; the same call again continues or confirms what is there.
 
     Args:
-        config: the settings; ``dry_run`` is not looked at.
+        config: the settings; ``dry_run`` is ignored.
         show: where progress is shown; with ``lines`` the summary is printed, too.
 
     Raises:
@@ -221,9 +221,10 @@ def _track(launch: _Launch) -> None:
 
 def _run_on_ray(launch: _Launch) -> None:
     """Condense what is left; whatever ends this early, no process of a cluster started here lives on."""
-    blameless = partial(end_launch, launch.job.store, launch.job.launch)  # no image is to blame for what was in flight
-    # Beside each other: MLflow is imported and its database made while this process only waits for those of Ray.
-    with at_forced_end(blameless), ThreadPoolExecutor(1, "mlflow") as beside:
+    # No image caused a stop from outside: the records of images in flight are removed.
+    forget_in_flight = partial(end_launch, launch.job.store, launch.job.launch)
+    # At the same time: MLflow is imported and its database made while this process only waits for those of Ray.
+    with at_forced_end(forget_in_flight), ThreadPoolExecutor(1, "mlflow") as beside:
         try:
             tracked = beside.submit(_track, launch)
             with cluster(lambda: join_for(launch.job.config.actors)), data_settings():
@@ -231,7 +232,7 @@ def _run_on_ray(launch: _Launch) -> None:
                     tracked.result()
                 _condense_all(launch)
         except (KeyboardInterrupt, IdcError):
-            blameless()  # the cluster has ended: a worker that still ran would state again what it works on
+            forget_in_flight()  # the cluster has ended: a worker that still ran would state again what it works on
             raise
 
 
@@ -294,8 +295,8 @@ def _mean_difficulty(launch: _Launch, teacher: ray.ObjectRef[bytes]) -> float:
 
 def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor, progress: Progress) -> None:
     """Take status rows as they arrive: show them, track them, compact complete ranges."""
-    told = 0.0
-    tell_if_no_room(pool)
+    logged_at = 0.0
+    warn_if_no_room(pool)
     for status in log_until_first(statuses, "no image is done", lambda: what_is_awaited(pool, _work(launch))):
         check_interrupted()
         if launch.lost_lock.is_set():
@@ -307,8 +308,8 @@ def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor
         launch.summary.seconds["commit"] = launch.summary.seconds.get("commit", 0.0) + commit
         compactor.finished(status["image_id"])
         launch.timeline.add()
-        if time.monotonic() - told >= METRIC_SECONDS:
-            told = time.monotonic()
+        if time.monotonic() - logged_at >= METRIC_SECONDS:
+            logged_at = time.monotonic()
             launch.tracker.log_metrics(progress.done, progress.metrics())
     launch.tracker.log_metrics(progress.done, progress.metrics())
 

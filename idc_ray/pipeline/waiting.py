@@ -13,7 +13,7 @@ import ray
 from idc_ray.pipeline.cluster import PoolPlan
 from idc_ray.pipeline.progress import LOG_SECONDS, duration, mark_told
 
-__all__ = ["EVERY", "log_until_first", "tell_if_no_room", "what_is_awaited"]
+__all__ = ["EVERY", "log_until_first", "warn_if_no_room", "what_is_awaited"]
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def log_until_first(
         first.set()
 
 
-def tell_if_no_room(pool: PoolPlan) -> None:
+def warn_if_no_room(pool: PoolPlan) -> None:
     """A line in the log if the cluster as it is has no room for a single worker."""
     name, amount = _one_worker(pool)
     if ray.cluster_resources().get(name, 0.0) < amount:

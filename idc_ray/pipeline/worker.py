@@ -155,7 +155,7 @@ class CondenseWorker(_Worker):
         blamed: dict[str, int] = {}
         self.ledger.begin([row["image_id"] for row in rows], isolated=False)
         for record in dead:
-            count = self.ledger.blame(record)
+            count = self.ledger.count_death(record)
             if count:
                 blamed[record.images[0]] = count
         statuses: list[Row] = []

@@ -25,7 +25,7 @@ __all__ = ["CROPS", "RESULTS", "comparison_section"]
 RESULTS, CROPS, CONFIG = "results.json", "crops.json", "config.yaml"
 FIX = "the compare command that made it writes it anew"
 
-#: Sets whose tiles are shown beside each other, images of each, and tiles of an image.
+#: Sets whose tiles are shown side by side, images of each, and tiles of an image.
 SETS, IMAGES, TILES = 8, 6, 2
 
 Result = dict[str, Any]

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 #: Largest share of a file that the numbers of all images may take; with more images, those of a sample are kept.
 TABLE_SHARE = 0.3
 
-#: Most points of the chart of losses, images set aside and groups of equal files that are listed.
+#: Most points of the chart of losses, quarantined images and groups of equal files that are listed.
 POINTS, ASIDE, GROUPS = 1500, 300, 100
 THUMBNAILS = 24
 

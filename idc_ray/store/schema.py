@@ -107,8 +107,8 @@ def check_types(schema: pa.Schema, expected: pa.Schema) -> None:
     for field in schema:
         index = expected.get_field_index(field.name)
         if index < 0 or schema.names.count(field.name) > 1 or expected.field(index).type != field.type:
-            ours = expected.field(index).type if index >= 0 else "no such column"
-            raise ValueError(f"its column {field.name!r} is {field.type}; expected {ours}, once")
+            wanted = expected.field(index).type if index >= 0 else "no such column"
+            raise ValueError(f"its column {field.name!r} is {field.type}; expected {wanted}, once")
 
 
 def rows_from_table(table: pa.Table) -> list[TileRow]:

@@ -285,7 +285,7 @@ def _unit(expected: _Expected, shard: int) -> _Unit:
         raise
     except IdcError as error:
         what = _what(storage, name, error)
-        if name == pending_name(shard):  # the shard is told by its index, or by nothing
+        if name == pending_name(shard):  # the shard follows from its index, or from nothing
             return _Unit(Fault(name, what, take_out=(name,)))
         info = expected.stated.get(shard)
         images = _images(expected, shard, entry)
@@ -461,7 +461,7 @@ def _quarantine_faults(expected: _Expected) -> Iterator[Fault]:
 
 
 def _stray_files(expected: _Expected) -> Iterator[Fault]:
-    """Files that readers of ``shards/*.parquet`` take for ours; of a finished run, what dead writers left."""
+    """Files that readers of ``shards/*.parquet`` take for its shards; of a finished run, what dead writers left."""
     storage = expected.storage
     for name in storage.files(SHARDS):
         if name.endswith(".parquet") and shard_number(name) is None:

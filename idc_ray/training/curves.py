@@ -98,7 +98,7 @@ class Curves:
 
 
 def _strip(pictures: Sequence[bytes]) -> bytes:
-    """The middles of PNG pictures beside each other, as a PNG."""
+    """The middles of PNG pictures side by side, as a PNG."""
     strip = Image.new("RGB", (CROP * len(pictures), CROP))
     for index, data in enumerate(pictures):
         picture = Image.open(io.BytesIO(data))

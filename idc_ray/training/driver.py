@@ -1,4 +1,4 @@
-"""The training job: one driver that tracks and shows, one or several workers that compute."""
+"""The training job: a driver that tracks and reports, and one or several workers that compute."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Ready:
-    """What was found before anything is written."""
+    """What a training needs, checked before anything is written."""
 
     config: TrainConfig
     labels: bytes | None
@@ -80,7 +80,7 @@ def run_train(config: TrainConfig, show: Show = "log") -> TrainResult:
     """Train a network; the same call again continues it, or confirms that it is finished.
 
     Args:
-        config: the settings; ``dry_run`` is not looked at.
+        config: the settings; ``dry_run`` is ignored.
         show: where progress is shown.
 
     Raises:
@@ -131,7 +131,7 @@ def _result(storage: StorageFolder, steps: int, state: SavedState) -> TrainResul
 
 
 def _prepare(config: TrainConfig) -> _Ready:
-    """What is wrong with data, network or validation is told here, not by a worker minutes later."""
+    """Check data, network and validation, so that errors are raised here, not by a worker minutes later."""
     config = _with_absolute_paths(config)
     _warn_of_validation(config)
     labels = _labelling_network(config)
@@ -168,7 +168,7 @@ def _estimate(ready: _Ready) -> str:
 
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    """What workers read, named as they find it too: Ray Train starts each in a folder of its own."""
+    """Paths that are also valid in workers: Ray Train starts each in its own folder."""
     images = config.validation.images
     named = {"images": None if images is None else absolute(images)}
     update = {
@@ -180,7 +180,7 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
 
 def _labelling_network(config: TrainConfig) -> bytes | None:
-    """The file; for one of the very name ``bundled`` write ``./bundled``."""
+    """The checkpoint's bytes; a file called ``bundled`` is given as ``./bundled``."""
     if config.labels_from is None:
         return None
     if config.labels_from == "bundled":
@@ -197,7 +197,11 @@ def _warn_of_validation(config: TrainConfig) -> None:
         )
     for data in config.data:
         if images is not None and holds(locate(data), locate(images)):
-            log.warning("%s is validated on, and trained on with %s: the best checkpoint fits it most", images, data)
+            log.warning(
+                "%s is used for validation and lies in the training data %s: validation PSNR is too optimistic",
+                images,
+                data,
+            )
 
 
 def _begin_tracking(config: TrainConfig, storage: StorageFolder, record: TrainRecord) -> Tracker:
@@ -248,7 +252,7 @@ def _run(
 
 
 def _is_local(config: TrainConfig, may_stream: bool) -> bool:
-    """Whether one process on this machine does it all."""
+    """Whether one process on this machine is enough."""
     cluster = config.workers.ray_address or os.environ.get("RAY_ADDRESS") or ray.is_initialized()
     return config.workers.count == 1 and not may_stream and not cluster
 

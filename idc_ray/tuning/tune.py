@@ -19,7 +19,7 @@ from idc_ray.family import RunFamily
 from idc_ray.lifecycle import claimed, closed_if_stopped, cluster
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.progress import Heartbeat, duration
-from idc_ray.pipeline.waiting import tell_if_no_room
+from idc_ray.pipeline.waiting import warn_if_no_room
 from idc_ray.report import Options, write_own_report
 from idc_ray.results import Trial, TuneResult
 from idc_ray.store.filesystem import StorageFolder, resolve
@@ -155,7 +155,7 @@ class _Run:
         with cluster(lambda: join_for(self.config.actors, worker_output=False)) as started_here:
             pool = plan_pool(self.config.actors, ray.cluster_resources(), trials_left)
             log.info("%d trials at a time on %s", pool.max_size, pool.device)
-            tell_if_no_room(pool)
+            warn_if_no_room(pool)
             with Heartbeat("computing features and difficulties for all trials"):
                 inputs = share_inputs(self.plan, pool.options)
             self.begin_trials = time.monotonic()

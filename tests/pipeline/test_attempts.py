@@ -38,8 +38,8 @@ def test_a_death_alone_counts_once_and_its_statement_goes(store: StorageFolder) 
     successor = ledger(store, "successor")
     successor.begin([A], isolated=False)
     (record,) = successor.dead_predecessors([A, B])
-    assert successor.blame(record) == 1
-    assert successor.blame(record) == 1
+    assert successor.count_death(record) == 1
+    assert successor.count_death(record) == 1
     assert successor.dead_predecessors([A, B]) == []
     assert [each.actor for each in read_inflight(store, LAUNCH)] == ["successor"]
 
@@ -51,7 +51,7 @@ def test_every_further_death_counts(store: StorageFolder) -> None:
         ledger(store, f"dead{number}").begin([A], isolated=True)
         successor = ledger(store, "successor")
         (record,) = successor.dead_predecessors([A])
-        counts.append(successor.blame(record))
+        counts.append(successor.count_death(record))
     assert counts == [1, 2, 3]
 
 
@@ -60,7 +60,7 @@ def test_a_death_of_several_together_counts_against_none(store: StorageFolder) -
     ledger(store, "dead").begin([A, B], isolated=False)
     successor = ledger(store, "successor")
     (record,) = successor.dead_predecessors([B])
-    assert successor.blame(record) == 0
+    assert successor.count_death(record) == 0
     assert list_attempts(store) == {}
     assert read_inflight(store, LAUNCH) == []
 
@@ -70,7 +70,7 @@ def test_a_death_with_its_machine_counts_against_none(store: StorageFolder) -> N
     ledger(store, "dead").begin([A], isolated=True)
     successor = ledger(store, "successor", lives=lambda node: node != HERE)
     (record,) = successor.dead_predecessors([A])
-    assert successor.blame(record) == 0
+    assert successor.count_death(record) == 0
     assert list_attempts(store) == {}
 
 

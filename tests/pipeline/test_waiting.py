@@ -51,7 +51,7 @@ def test_a_cluster_without_room_is_told_at_once(
     def told() -> list[str]:
         caplog.clear()
         with caplog.at_level(logging.INFO, logger=waiting.__name__):
-            waiting.tell_if_no_room(POOL)
+            waiting.warn_if_no_room(POOL)
         return caplog.messages
 
     assert told() == []

@@ -204,7 +204,7 @@ def test_settings_and_the_command_are_shown(condensed: Condensed) -> None:
 
 
 def test_an_output_in_an_object_store(tmp_path: Path, s3: Any) -> None:
-    store = resolve(s3.uri("bucket/out"))
+    store = resolve(s3.uri("bucket/reported"))
     made = Condensed(tmp_path, {"a.png": 1}, store).finish()
     page = made.report()
     assert set(pictures(page)) == {"a.png"}

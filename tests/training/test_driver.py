@@ -177,7 +177,7 @@ def test_the_bundled_network_labels_and_a_doubtful_validation_is_told(
         config = config_for(data, name, iterations=2, labels_from=labels, data=photos, validation__images=photos)
         train_here(config, monkeypatch)
     assert (data / "word" / LAST).read_bytes() == (data / "file" / LAST).read_bytes()
-    assert f"{photos} is validated on, and trained on with {photos}" in caplog.text
+    assert f"{photos} is used for validation and lies in the training data {photos}" in caplog.text
     assert "--validation.fraction" not in caplog.text
     train_here(config_for(data, "both", iterations=2, validation__images=photos, validation__fraction=0.5), monkeypatch)
     assert "--validation.fraction 0.5 holds nothing out" in caplog.text
