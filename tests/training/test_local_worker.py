@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -33,21 +34,22 @@ def job_for(tmp_path: Path, name: str, **settings: object) -> TrainJob:
     return TrainJob(config, storage, None, {"digest": "a" * 16})
 
 
+def _kill_once_saved(process: int, output: Path) -> None:
+    while not (output / STATE).exists():
+        time.sleep(0.001)
+    os.kill(process, signal.SIGKILL)
+
+
 def test_a_process_that_is_killed_is_started_again_and_the_weights_are_those_of_an_undisturbed_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Catches a training that ends with its process, or whose bits depend on where it runs."""
-    whole = job_for(tmp_path, "whole", iterations=300, checkpoint_every=25)
+    whole = job_for(tmp_path, "whole", iterations=1000, checkpoint_every=25)
     train_worker(whole, World(), lambda event: None)
-    job = job_for(tmp_path, "killed", iterations=300, checkpoint_every=25)
-    kinds = []
+    job = job_for(tmp_path, "killed", iterations=1000, checkpoint_every=25)
     with LocalWorker() as worker:
-        first = worker._process.pid
-        for event in worker.train(job):
-            if event is not None:
-                kinds.append(event["kind"])
-            if worker._process.pid == first and (tmp_path / "killed" / STATE).exists():
-                os.kill(first, signal.SIGKILL)
+        threading.Thread(target=_kill_once_saved, args=(worker._process.pid, tmp_path / "killed"), daemon=True).start()
+        kinds = [event["kind"] for event in worker.train(job) if event is not None]
     assert "resumed" in kinds
     assert "ended early (killed by SIGKILL); restarting it" in caplog.text
     for name in (LAST, STATE):
