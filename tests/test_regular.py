@@ -81,8 +81,9 @@ def test_a_pipe_with_a_writer_is_not_read_either(tmp_path: Path) -> None:
     writer.start()
     with pytest.raises(RejectedImage, match="is a pipe"):
         read_encoded(ImageRef("0" * 16, "a.png", str(path), -1, -1, None, -1), fs.LocalFileSystem(), 100)
-    os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))  # lets the writer go, if it still waits
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # lets the writer go, whenever it opens the pipe
     writer.join()
+    os.close(reader)
 
 
 def test_inputs_checkpoints_and_outputs_are_refused(odd: Path, tmp_path: Path) -> None:
