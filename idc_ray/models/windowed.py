@@ -53,7 +53,7 @@ class WindowedNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def body(self, x: Tensor, windows: Windows) -> Tensor:
-        """Apply the blocks to a (B, H, W, C) map."""
+        """Apply the blocks to a (B, H, W, C) map; each architecture defines them."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
