@@ -17,8 +17,8 @@ from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import (
     ImageListing,
     ImageRef,
+    decode_image,
     decode_png,
-    decode_rgb,
     downscale,
     encode_png,
     find_images,
@@ -144,6 +144,7 @@ class Sources:
                 scale=self.config.scale,
                 tile_size=self.config.tile_size,
                 max_pixels=self.config.source.max_pixels,
+                colors=self.config.color_profile,
                 keep_hr=False,
                 lr_filesystem=self._listing.lr_filesystem,
             )
@@ -160,8 +161,8 @@ class Sources:
             return None
         try:
             limit = self.config.source.max_pixels
-            pixels = decode_rgb(read_encoded(ImageRef.from_row(row), self._listing.filesystem, limit), limit)
-            return data_uri(webp(pixels, THUMBNAIL_SIDE))
+            image = decode_image(read_encoded(ImageRef.from_row(row), self._listing.filesystem, limit), limit)
+            return data_uri(webp(image.pixels, THUMBNAIL_SIDE))
         except (RejectedImage, OSError):
             return None
 
