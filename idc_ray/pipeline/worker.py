@@ -137,6 +137,8 @@ class CondenseWorker(_Worker):
         self.metrics = WorkerMetrics(job.digest, self.device)
 
     def work(self, rows: list[Row]) -> list[Row]:
+        if not rows:
+            return []
         try:
             statuses = self._work(rows)
         finally:
@@ -152,7 +154,7 @@ class CondenseWorker(_Worker):
                 len({i for d in dead for i in d.images}),
             )
         blamed: dict[str, int] = {}
-        self.ledger.begin([row["image_id"] for row in rows], isolated=False)
+        self._begin(rows, isolated=False)
         for record in dead:
             count = self.ledger.count_death(record)
             if count:
@@ -177,10 +179,13 @@ class CondenseWorker(_Worker):
     def _run(self, rows: list[Row], isolated: bool) -> list[Row]:
         """Condense and commit ``rows`` together; what fails together is tried again one by one."""
         if isolated:
-            self.ledger.begin([row["image_id"] for row in rows], isolated=True)
+            self._begin(rows, isolated=True)
         tasks = [ImageTask(row["image_id"], *pixels(row, self.job.config.scale)) for row in rows]
         results = condense_each(self.condenser, tasks)  # each committed before the next is tried alone
         return [self._finish(row, result) for row, result in zip(rows, results, strict=True)]
+
+    def _begin(self, rows: list[Row], isolated: bool) -> None:
+        self.ledger.begin([row["image_id"] for row in rows], isolated, rows[0]["source"])
 
     def _finish(self, row: Row, result: Condensed | Exception) -> Row:
         if isinstance(result, Exception):
