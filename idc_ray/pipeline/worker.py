@@ -24,9 +24,8 @@ import torch
 from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.memory import is_out_of_memory
 from idc_ray.condensation.retry import condense_each
-from idc_ray.condensation.tasks import Condensed, ImageTask
+from idc_ray.condensation.tasks import Condensed, ImageTask, stored_tiles
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images import encode_png
 from idc_ray.images.names import printable
 from idc_ray.pipeline.attempts import Ledger
 from idc_ray.pipeline.cluster import node_id, node_lives
@@ -282,7 +281,7 @@ def _record(row: Row, result: Condensed, seconds: dict[str, float], device: str)
 def _tile_rows(job: Job, row: Row, result: Condensed) -> list[TileRow]:
     config = job.config
     rows = []
-    for index, (lr, hr, corner) in enumerate(zip(result.lr_tiles, result.hr_tiles, result.corners, strict=True)):
+    for index, ((lr, hr), corner) in enumerate(zip(stored_tiles(config, result), result.corners, strict=True)):
         rows.append(
             TileRow(
                 image_id=row["image_id"],
@@ -292,11 +291,11 @@ def _tile_rows(job: Job, row: Row, result: Condensed) -> list[TileRow]:
                 tile_index=index,
                 top=corner[0] if corner else None,
                 left=corner[1] if corner else None,
-                lr=encode_png(lr),
-                hr=encode_png(hr),
+                lr=lr,
+                hr=hr,
                 scale=config.scale,
                 method=config.method,
-                labels=config.labels,
+                labels="real" if config.real_hr else "teacher" if hr else None,
                 sample_weight=1.0,  # groups have equal masses, so all tiles count alike
                 loss_start=result.loss_start,
                 loss_end=result.loss_end,
