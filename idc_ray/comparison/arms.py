@@ -31,7 +31,7 @@ WHOLE = "whole"
 
 #: Settings of the condense and training jobs that the comparison sets itself.
 _CONDENSE_SETS = {name for name in JOB_SETTINGS if not name.startswith("source.")} | {
-    "scale", "ratio", "labels", "allocation", "seed", "actors",
+    "scale", "ratio", "labels", "allocation", "seed", "actors", "store",
 }  # fmt: skip
 TRAIN_SETS = (TRAIN_JOB_SETTINGS - {"execution"}) | {"scale", "labels", "seed", "validation", "workers"}
 

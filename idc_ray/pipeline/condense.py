@@ -34,7 +34,6 @@ from idc_ray.pipeline.inputs import (
     by_range,
     estimate_sizes,
     find_input,
-    only,
     read_teacher,
     readable_samples,
 )
@@ -319,12 +318,8 @@ def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor
 
 def _work(launch: _Launch) -> str:
     """What the workers do, by their own statements."""
-    job, manifest = launch.job, launch.listing.manifest
     with contextlib.suppress(OSError, IdcError):  # it is only shown
-        workers = workers_at_work(job.store, job.launch)
-        rows = only(manifest, {one.images[0] for one in workers}).select(["image_id", "source"]).to_pylist()
-        names = {row["image_id"]: printable(row["source"]) for row in rows}
-        return "; ".join(work_in_progress(workers, time.time(), names))
+        return "; ".join(work_in_progress(workers_at_work(launch.job.store, launch.job.launch), time.time()))
     return ""
 
 

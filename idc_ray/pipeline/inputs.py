@@ -162,7 +162,7 @@ def estimate_sizes(config: CondenseConfig, images: int, samples: list[Instance])
     tiles = sum(max(least, expected_tiles(config.ratio, height, width, size)) for height, width in sides)
     share = images / len(samples)
     pixels = sum(height * width for height, width in sides)
-    stored = tiles * size**2 * (1 + config.scale**2)
+    stored = tiles * size**2 * {"lr": 1, "hr": config.scale**2, "pairs": 1 + config.scale**2}[config.store.tiles]
     return Sizes(pixels * share, sum(counts) * share, tiles * share, stored * share * PNG_BYTES_PER_PIXEL)
 
 

@@ -76,6 +76,19 @@ class RunRecord:
             raise IdcError(f"the run's {name} is {value!r} in {RUN}; expected 1 to {MAX_SIDE}: do not trust this set")
         return value
 
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """Columns of the shards that hold tiles: ``lr``, ``hr``, or both.
+
+        Raises:
+            IdcError: the configuration names something else.
+        """
+        store = self.config.get("store")
+        tiles = store.get("tiles", "pairs") if isinstance(store, dict) else "pairs"
+        if tiles not in ("pairs", "lr", "hr"):
+            raise IdcError(f"the run's store.tiles is {tiles!r} in {RUN}; expected pairs, lr or hr")
+        return ("lr", "hr") if tiles == "pairs" else (tiles,)
+
 
 @dataclass(frozen=True)
 class LostRun:
