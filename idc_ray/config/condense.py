@@ -370,7 +370,7 @@ class CondenseConfig(MethodConfig, Files):
         "output": "folder or s3:// or gs:// prefix to write to",
         "scale": "super-resolution factor",
         "ratio": "share of the pixels to keep, in (0, 1]",
-        "method": "idc, or a baseline: random, hardest, sobel, kcenter, ...",
+        "method": "idc, or a baseline: random, hardest, sobel, ...",
         "matching": "how idc makes its tiles: cells, pixels or both",
         "allocation": "per_image, or difficulty: more for hard images",
         "tile_size": "side of an LR tile in pixels",
