@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from idc_ray.comparison.plots import psnr_vs_iterations, psnr_vs_ratio
 from idc_ray.comparison.prepare import Plan
 from idc_ray.comparison.results import Failure, Result
 from idc_ray.comparison.table import Report, summarise_arms, to_csv, to_json, to_markdown
@@ -57,11 +56,9 @@ def make_report(
 
 
 def report_files(report: Report) -> dict[str, bytes]:
-    """Content by name; a plot only if there is something to plot."""
+    """Content by name."""
     texts = {"results.md": to_markdown(report), "results.csv": to_csv(report), "results.json": to_json(report)}
-    files = {name: text.encode() for name, text in texts.items()}
-    plots = {"psnr_vs_ratio.png": psnr_vs_ratio(report), "psnr_vs_iterations.png": psnr_vs_iterations(report)}
-    return files | {name: png for name, png in plots.items() if png is not None}
+    return {name: text.encode() for name, text in texts.items()}
 
 
 def _training(train: TrainConfig) -> str:
