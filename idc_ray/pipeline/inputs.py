@@ -121,6 +121,7 @@ def readable_samples(
                 scale=config.scale,
                 tile_size=config.tile_size,
                 max_pixels=config.source.max_pixels,
+                colors=config.color_profile,
                 keep_hr=True,
                 lr_filesystem=listing.lr_filesystem,
             )

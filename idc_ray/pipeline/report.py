@@ -91,6 +91,7 @@ def _entry(
         scale=config.scale,
         tile_size=config.tile_size,
         max_pixels=config.source.max_pixels,
+        colors=config.color_profile,
         keep_hr=False,
         lr_filesystem=listing.lr_filesystem,
     )

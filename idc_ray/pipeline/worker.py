@@ -270,6 +270,7 @@ def _record(row: Row, result: Condensed, seconds: dict[str, float], device: str)
         bandwidth_loss_end=result.bandwidth_end,
         seconds=seconds,
         device=device,
+        color_profile=row["color_profile"],
     )
 
 

@@ -44,7 +44,8 @@ def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device
         raise BadRequest("no data; give a condensed set or a folder of images with --data")
     model_spec(config.model, config.scale)
     sources = [
-        open_source(uri, config.scale, config.max_pixels, config.allow_unfinished, config.output) for uri in config.data
+        open_source(uri, config.scale, config.max_pixels, config.allow_unfinished, config.output, config.color_profile)
+        for uri in config.data
     ]
     for source in sources:
         if isinstance(source, CondensedSource) and source.tile_size < config.patch_size:

@@ -17,6 +17,7 @@ from idc_ray.condensation.seeding import uniform
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.benchmarks import holds_sets, paired_folders
 from idc_ray.images import ImageListing, ImageRef, decode_png, find_images, load_instance, output_inside
+from idc_ray.images.color import Colors
 from idc_ray.images.locate import StoragePath, joined, locate
 from idc_ray.store import Fingerprint, check_shards, read_manifest, read_run, read_shard
 from idc_ray.store.filesystem import StorageFolder, resolve
@@ -93,6 +94,7 @@ class RealSource:
     scale: int
     max_pixels: int
     digest: str
+    colors: Colors = "srgb"
     relabel: Relabel | None = None
 
     def describe(self) -> str:
@@ -142,6 +144,7 @@ class RealSource:
                 max_pixels=self.max_pixels,
                 keep_hr=True,
                 lr_filesystem=self.listing.lr_filesystem,
+                colors=self.colors,
             )
         except RejectedImage as error:
             raise BadRequest(f"{ref.source} cannot be used for training: {error.reason}; repair or remove it") from None
@@ -156,7 +159,12 @@ Source = CondensedSource | RealSource
 
 
 def open_source(
-    uri: str, scale: int, max_pixels: int, allow_unfinished: bool = False, output: str | None = None
+    uri: str,
+    scale: int,
+    max_pixels: int,
+    allow_unfinished: bool = False,
+    output: str | None = None,
+    colors: Colors = "srgb",
 ) -> Source:
     """Open a condensed set, or a folder of images if it has no run record of a condense job.
 
@@ -168,6 +176,7 @@ def open_source(
         max_pixels: larger images are rejected.
         allow_unfinished: accept the finished part of a condensed set.
         output: output of the training; images in it are ignored.
+        colors: ``keep``: colour profiles of images are not applied.
 
     Raises:
         BadRequest: no data, another scale, an unfinished set, or several sets of pairs.
@@ -175,7 +184,7 @@ def open_source(
     store = resolve(uri)
     run = read_run(store) if store.files("") else None
     if run is None:
-        return _real_source(uri, scale, max_pixels, output)
+        return _real_source(uri, scale, max_pixels, output, colors)
     if run.side("scale") != scale:
         raise BadRequest(
             f"{store.uri} is a set for scale {run.side('scale')}, but the scale is {scale}; change --scale"
@@ -200,11 +209,11 @@ def open_source(
     )
 
 
-def _real_source(uri: str, scale: int, max_pixels: int, output: str | None) -> RealSource:
+def _real_source(uri: str, scale: int, max_pixels: int, output: str | None, colors: Colors) -> RealSource:
     hr, lr = _hr_and_lr(uri, scale)
     without = None if output is None else output_inside(hr, output)
     listing = find_images(hr, lr_input=lr, scale=scale, without=without)
-    return RealSource(listing, scale, max_pixels, _digest(listing.describe(lr_names=True)))
+    return RealSource(listing, scale, max_pixels, _digest(listing.describe(lr_names=True)), colors)
 
 
 def _hr_and_lr(uri: str, scale: int) -> tuple[str, str | None]:
