@@ -178,7 +178,10 @@ def _normalised(argv: Sequence[str], settings: Collection[str]) -> list[str]:
 
 def _refuse(model: type[BaseModel], token: str) -> NoReturn:
     if not token.startswith("-"):
-        raise BadRequest(f"unexpected argument {token!r}; settings are given as --NAME VALUE")
+        fix = (
+            f"did you mean --input {token}?" if "input" in model.model_fields else "settings are given as --NAME VALUE"
+        )
+        raise BadRequest(f"unexpected argument {token!r}; {fix}")
     name = token.lstrip("-").partition("=")[0].replace("-", "_")
     raise unknown_setting(model, name)
 
@@ -194,7 +197,7 @@ def _value(setting: Setting, text: str) -> object:
         BadRequest: it looks like a list and is none.
     """
     kinds = kinds_of(setting)
-    if type(None) in kinds and text in ("null", "None"):
+    if type(None) in kinds and text in ("null", "None", "none"):
         return None
     if any(_is_text(kind) for kind in kinds):
         return text

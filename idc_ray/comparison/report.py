@@ -9,7 +9,7 @@ from idc_ray.comparison.prepare import Plan
 from idc_ray.comparison.results import Failure, Result
 from idc_ray.comparison.table import Report, summarise_arms, to_csv, to_json, to_markdown
 from idc_ray.config.train import TrainConfig
-from idc_ray.training.fit import student_spec
+from idc_ray.training.dry_run import count_weights
 
 __all__ = ["make_report", "report_files"]
 
@@ -66,8 +66,7 @@ def _training(train: TrainConfig) -> str:
 
 
 def _size(train: TrainConfig) -> str:
-    weights = sum(each.numel() for each in student_spec(train).build().parameters())
-    return f"{weights:,} weights"
+    return f"{count_weights(train):,} weights"
 
 
 def _distinct(texts: Iterable[str]) -> list[str]:
