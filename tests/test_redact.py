@@ -114,7 +114,8 @@ def test_headers_and_variables_are_told_by_their_names(text: str) -> None:
         "s3://bucket/a b.png", "12 tokens of 3 images: 4", "see --mlflow.tracking-uri, or give --no-mlflow.enabled",
         "check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role)",
         "mail me@home, line 3: error",
-        "a run of digest eb6d0e93f1d2c3b4, but requested is 0123456789abcdef; run it again", "the basic idea, a bearer of", "file:///home/a@b/x.png does not exist",
+        "a run of digest eb6d0e93f1d2c3b4, but requested is 0123456789abcdef; run it again",
+        "the basic idea, a bearer of", "file:///home/a@b/x.png does not exist",
     ],
 )  # fmt: skip
 def test_what_is_no_secret_stays(text: str) -> None:

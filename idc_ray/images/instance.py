@@ -38,7 +38,6 @@ class Instance:
         hr: uint8 (scale h, scale w, 3), mod-cropped; None unless asked for.
         source_bytes: length of the encoded (HR) image.
         source_sha256: of the encoded (HR) image, 64 hex digits.
-        lr_sha256: of the encoded LR image; None unless the input is paired.
         color_profile: what became of the (HR) image's colour profile, as :class:`idc_ray.images.read.Decoded` says.
     """
 
@@ -48,7 +47,6 @@ class Instance:
     hr: NDArray[np.uint8] | None
     source_bytes: int
     source_sha256: str
-    lr_sha256: str | None = None
     color_profile: str | None = None
 
 
