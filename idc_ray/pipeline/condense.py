@@ -166,6 +166,8 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
     log.info("%d images in %s", listing.manifest.num_rows, listing.uri)
     if listing.ignored:
         log.info("ignored %d files without an image extension", listing.ignored)
+    if listing.duplicates:
+        log.info("left out %d copies of other images (--duplicates skip)", listing.duplicates["images"])
     asked = config.iterations not in (0, CondenseConfig().iterations)
     if asked and config.synthesizes_tiles and not config.pixel_steps:
         log.warning(
@@ -192,8 +194,9 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
         run_record(job, teacher, expected, lr_uri=listing.lr_uri),
         config.overwrite,
     )
-    if run.images != listing.manifest.num_rows:
-        run = update_run(job.store, images=listing.manifest.num_rows)
+    now = {"images": listing.manifest.num_rows, "duplicates": listing.duplicates}
+    if any(getattr(run, name) != value for name, value in now.items()):
+        run = update_run(job.store, **now)
     if config.overwrite:
         job.store.delete(REPORT)  # of the run that is discarded
     plan = plan_work(config, listing, job.store, job.digest, job.launch)
