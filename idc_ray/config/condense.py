@@ -279,6 +279,8 @@ class MethodConfig(Section):
     """Initial tiles of idc. hardest: crops with the largest |teacher - bicubic|, as the method of that name."""
     color_profile: Literal["srgb", "keep"] = "srgb"
     """Embedded ICC profiles. srgb: images are converted to sRGB, as networks expect; keep: pixels as stored."""
+    duplicates: Literal["keep", "skip"] = "keep"
+    """Images with the same bytes. keep: each is condensed; skip: only the first by name of each group."""
     teacher_batch_size: Annotated[int, Field(ge=2)] | None = None
     """Batch size of the teacher in tiles, at least 2; it affects the last bits; null: 4 on CPUs, 32 on GPUs."""
     rlff: Rlff = Rlff()
@@ -375,7 +377,7 @@ class CondenseConfig(MethodConfig, Files):
         "allocation": "per_image, or difficulty: more for hard images",
         "tile_size": "side of an LR tile in pixels",
         "iterations": "steps of learning pixels; 0: keep the initial tiles",
-        "teacher": "checkpoint of the network that makes the labels; none: the bundled one",
+        "teacher": "checkpoint of the network that labels tiles; none: the bundled one",
         "feature_network": "features to match come from: auto, teacher, bundled",
         "labels": "HR tiles: teacher, or real, with a baseline only",
         "store.tiles": "pairs, lr or hr: what is stored of a tile",
@@ -421,8 +423,9 @@ class CondenseConfig(MethodConfig, Files):
             del settings["store"]
         if self.matching == "none":  # as it was written before there was this value
             settings |= {"matching": "cells", "iterations": 0}
-        if self.color_profile == "srgb":  # younger than digests that are in use
-            del settings["color_profile"]
+        for name in ("color_profile", "duplicates"):  # younger than digests that are in use
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del settings[name]
         # Not where the paired LR images are, but that they are: LR made by bicubic is another LR.
         settings["paired"] = self.source.lr_input is not None
         settings["teacher_sha256"] = teacher_sha256.lower()
