@@ -132,14 +132,11 @@ class Condenser:
         features = map(crops.features, crops.calls if keep_features else ())
         return TeacherCache(difficulties.numpy(), tuple(maps.cpu().numpy() for maps in features))
 
-    def condense(
-        self, images: Sequence[ImageTask], on_step: Callable[[int], None] | None = None, frugal: bool = False
-    ) -> list[Condensed | Exception]:
+    def condense(self, images: Sequence[ImageTask], frugal: bool = False) -> list[Condensed | Exception]:
         """Condense several images together; the result for one does not depend on the others.
 
         Args:
             images: tasks.
-            on_step: called after each step of the optimisation with the number of steps done.
             frugal: recompute instead of keeping: least memory, more time, the same result.
 
         Returns:
@@ -165,7 +162,7 @@ class Condenser:
             chosen.append(part)
             if problem is not None:
                 problems[index] = problem
-        self._match(chosen, problems, on_step)
+        self._match(chosen, problems)
         return [
             part if isinstance(part, Exception) else _or_its_error(self._label, image, part)
             for image, part in zip(images, chosen, strict=True)
@@ -300,16 +297,11 @@ class Condenser:
         tiles = [mosaic(tile, lr, places, settings.blend) for tile, places in zip(part.tiles, cells, strict=True)]
         return cells, torch.stack(tiles)
 
-    def _match(
-        self,
-        chosen: list[_Chosen | Exception],
-        problems: dict[int, MatchingProblem],
-        on_step: Callable[[int], None] | None,
-    ) -> None:
+    def _match(self, chosen: list[_Chosen | Exception], problems: dict[int, MatchingProblem]) -> None:
         if not problems:
             return
         begin = time.perf_counter()
-        results = self.matcher.match(list(problems.values()), self.config.pixel_steps, on_step)
+        results = self.matcher.match(list(problems.values()), self.config.pixel_steps)
         tiles = sum(len(problem.start) for problem in problems.values())
         elapsed = time.perf_counter() - begin
         for (index, problem), result in zip(problems.items(), results, strict=True):

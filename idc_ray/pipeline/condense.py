@@ -149,6 +149,11 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
                 print(f"{result.summary}\n{'output':<15} {result.output}", flush=True)
             _check_result(launch)
             launch.tracker.finish("FINISHED")
+    if launch.summary.failed and config.strict:
+        raise QuarantinedImages(
+            f"{launch.summary.failed} images were quarantined, and --strict was given; see the reasons above, remove "
+            "the images, or repair them and use --retry-quarantined"
+        )
     return result
 
 
@@ -368,13 +373,8 @@ def _result(launch: _Launch, manifest: Manifest) -> CondenseResult:
 
 
 def _check_result(launch: _Launch) -> None:
-    """Raise an error if nothing was condensed, or less than ``strict`` allows."""
+    """Raise an error if nothing was condensed."""
     summary = launch.summary
-    if summary.failed and launch.job.config.strict:
-        raise QuarantinedImages(
-            f"{summary.failed} images were quarantined, and --strict was given; see the reasons above, remove the "
-            "images, or repair them and use --retry-quarantined"
-        )
     if summary.failed == launch.listing.manifest.num_rows:
         raise IdcError(f"none of the {summary.failed} images could be condensed; see the reasons above")
     if not summary.tiles:

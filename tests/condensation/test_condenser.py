@@ -323,8 +323,8 @@ def test_features_that_are_nan_for_one_image_are_that_images_error_alone(teacher
     results = condenser.condense([_dark(0), _white(1), _dark(2)])
     assert isinstance(results[1], ValueError) and "not finite" in str(results[1])
     healthy = _condenser(teacher, loss__gamma=gamma, iterations=2)
-    for storage in (0, 2):
-        _assert_same(results[storage], healthy.condense([_dark(storage)])[0])
+    for place in (0, 2):
+        _assert_same(results[place], healthy.condense([_dark(place)])[0])
 
 
 def test_a_start_whose_features_are_nan_is_its_images_error(teacher: Teacher) -> None:
@@ -418,13 +418,11 @@ def test_bfloat16_runs_and_is_near_the_exact_result(teacher: Teacher) -> None:
     assert rough.loss_end is not None and math.isfinite(rough.loss_end)
 
 
-def test_steps_are_reported_and_inputs_left_alone(teacher: Teacher) -> None:
-    steps: list[int] = []
+def test_read_only_inputs_are_left_alone(teacher: Teacher) -> None:
     task = _task()
     before = task.lr.copy()
     task.lr.setflags(write=False)  # as arrays that come through shared memory are
-    _condenser(teacher).condense([task], steps.append)
-    assert steps == [1, 2, 3, 4]
+    _condenser(teacher).condense([task])
     assert np.array_equal(task.lr, before)
 
 
