@@ -17,9 +17,10 @@ from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageListing, ImageRef, decode_image, decode_png, find_images, load_instance, read_encoded
 from idc_ray.images import upscale as bicubic
 from idc_ray.images.locate import locate
+from idc_ray.redact import printable
 from idc_ray.report.cells import boxes_of_tile
 from idc_ray.report.pictures import data_uri, psnr, webp
-from idc_ray.report.section import rounded, safe_name
+from idc_ray.report.section import rounded
 from idc_ray.store import RunRecord, index_table, list_parts, shard_of
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.index import list_shards
@@ -139,7 +140,7 @@ class Sources:
                 lr_filesystem=self._listing.lr_filesystem,
             )
         except (RejectedImage, OSError) as error:
-            return None, safe_name(str(error))
+            return None, printable(str(error))
         if instance.source_sha256 != sha256:
             return None, "it has changed since it was condensed"
         return instance.lr, ""
