@@ -17,6 +17,7 @@ from idc_ray.report.sample import sample_images
 from idc_ray.report.section import Card, Chart, Options, Section, make_section, rounded
 from idc_ray.report.state import is_own
 from idc_ray.report.timeline import read_timeline
+from idc_ray.status_text import STAGES
 from idc_ray.store import Status, read_status
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.threads import ordered_map
@@ -278,6 +279,7 @@ def _histogram(values: list[float], width: float = 0.05, most: float = 2.0) -> l
 
 def _time_charts(store: StorageFolder, stages: dict[str, float]) -> list[Chart]:
     total = sum(stages.values())
+    stages = {STAGES.get(stage, stage): seconds for stage, seconds in stages.items()}
     rows = [{"stage": stage, "seconds": rounded(seconds, 4), "share": rounded(seconds / total, 3)}
             for stage, seconds in sorted(stages.items(), key=lambda item: -item[1]) if total > 0]  # fmt: skip
     text = ", ".join(f"{stage} {100 * seconds / total:.0f} %" for stage, seconds in stages.items() if total > 0)

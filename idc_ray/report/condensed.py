@@ -21,6 +21,7 @@ from idc_ray.redact import printable
 from idc_ray.report.cells import boxes_of_tile
 from idc_ray.report.pictures import data_uri, psnr, webp
 from idc_ray.report.section import rounded
+from idc_ray.status_text import STAGES
 from idc_ray.store import RunRecord, index_table, list_parts, shard_of
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.index import list_shards
@@ -203,7 +204,7 @@ def picture_of(record: dict[str, Any], rows: list[dict[str, Any]], sources: Sour
             "before": [rounded(value) for value in record["bandwidth_loss_start"]],
             "after": [rounded(value) for value in record["bandwidth_loss_end"]],
         },
-        "stages": {stage: rounded(seconds, 3) for stage, seconds in record["seconds"].items()},
+        "stages": {STAGES.get(stage, stage): rounded(seconds, 3) for stage, seconds in record["seconds"].items()},
         "device": record["device"],
         "sha256": record["source_sha256"],
     }

@@ -57,7 +57,7 @@ def _differences(sections: Sequence[Section]) -> list[tuple[str, list[str]]]:
     changed = [{each.name: each.value for each in section.changed} for section in sections]
     defaults = {each.name: each.default or "-" for section in sections for each in section.changed}
     rows = [(name, [values.get(name, default) for values in changed]) for name, default in defaults.items()]
-    return [(name, values) for name, values in rows if len(set(values)) > 1 and name != "output"]
+    return [(name, values) for name, values in rows if len(set(values)) > 1 and name not in ("output", "overwrite")]
 
 
 def template(name: str) -> jinja2.Template:

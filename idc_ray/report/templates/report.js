@@ -140,6 +140,7 @@
       } catch (error) {
         plot.textContent = `This chart cannot be drawn: ${error.message}`;
       }
+      await new Promise((resolve) => setTimeout(resolve)); // the page answers between two charts
     }
   }
 
