@@ -34,6 +34,7 @@ NEUTRAL = {
 def other_value(setting: Setting) -> object:
     """A valid value that is not the default."""
     special: dict[str, object] = {
+        "degradation": [{"kind": "noise"}],
         "labels": "real",
         "rlff.kernel_size": 5,
         "rlff.num_frequencies": 512,
@@ -303,7 +304,8 @@ def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
 
 def test_yaml_round_trip_keeps_every_setting(tmp_path: Path) -> None:
     """Catches a setting that is printed in a form that does not load, such as a tuple or None."""
-    values = {s.name: other_value(s) for s in SETTINGS if s.name not in ("labels", "actors.device")}
+    left_out = ("labels", "actors.device", "source.lr_input")  # not with the others
+    values = {s.name: other_value(s) for s in SETTINGS if s.name not in left_out}
     config = load_config(None, values)
     path = tmp_path / "c.yaml"
     path.write_text(config.to_yaml())

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from idc_ray.config.base import PathField, Section, result_digest, result_settings, settings_of
+from idc_ray.config.degradation import Degradation, degradation_digest
 from idc_ray.config.synonyms import RENAMED
 
 __all__ = [
@@ -144,7 +145,7 @@ class Source(Section):
     """Image sources."""
 
     lr_input: PathField[Text | None] = None
-    """Folder of LR images with the relative paths of the HR images; null: LR is made by MATLAB-style bicubic."""
+    """Folder of LR images with the relative paths of the HR images; null: LR is made by degradation."""
     image_column: Text | None = None
     """Image column of a Parquet input; null: the only one with images."""
     max_pixels: Count = 100_000_000
@@ -243,6 +244,9 @@ class MethodConfig(Section):
     """Super-resolution factor."""
     ratio: float = Field(0.1, gt=0, le=1)
     """Fraction of LR pixels that is kept, in (0, 1]; 0.1 is one of the paper's."""
+    degradation: Degradation = "bicubic"
+    """What makes LR images: bicubic (MATLAB's), classic, realesrgan, noise15, noise25, noise50, a YAML file of steps,
+    or the steps themselves (docs/degradation.md). Parameters are drawn by seed and image id."""
     method: Literal[
         "idc", "ncfd", "random", "hardest", "sobel", "psnr_bicubic", "loss", "kcenter", "herding", "dcsr_like"
     ] = "idc"
@@ -340,6 +344,7 @@ class CondenseConfig(MethodConfig, Files):
         "output": "folder or s3:// or gs:// prefix to write to",
         "scale": "super-resolution factor",
         "ratio": "share of the pixels to keep, in (0, 1]",
+        "degradation": "what makes LR: bicubic, classic, realesrgan, or a YAML file",
         "method": "idc, or a baseline: random, hardest, sobel, kcenter, ...",
         "matching": "how idc makes its tiles: cells, pixels or both",
         "allocation": "per_image, or difficulty: more for hard images",
@@ -349,7 +354,7 @@ class CondenseConfig(MethodConfig, Files):
         "feature_network": "features to match come from: auto, teacher, bundled",
         "labels": "HR tiles: teacher, or real, with a baseline only",
         "seed": "seed of everything random",
-        "source.lr_input": "folder of given LR images; none: made by bicubic",
+        "source.lr_input": "folder of given LR images; none: made by degradation",
         "actors.max_size": "most workers; none: as many as there is room for",
         "actors.gpus": "GPUs per worker; none: 1 if there are any",
         "actors.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
@@ -377,6 +382,12 @@ class CondenseConfig(MethodConfig, Files):
     store: Store = Store()
     mlflow: Mlflow = Mlflow()
 
+    @model_validator(mode="after")
+    def _one_source_of_lr(self) -> Self:
+        if self.source.lr_input is not None and self.degradation != "bicubic":
+            raise ValueError("source.lr_input and degradation are both set; give one of them: both make LR images")
+        return self
+
     def digest(self, teacher_sha256: str) -> str:
         """16 hex digits that name the result: equal for equal rows, whatever the paths, the pool or the tracking.
 
@@ -390,6 +401,7 @@ class CondenseConfig(MethodConfig, Files):
             settings |= {"matching": "cells", "iterations": 0}
         # Not where the paired LR images are, but that they are: LR made by bicubic is another LR.
         settings["paired"] = self.source.lr_input is not None
+        degradation_digest(settings)
         settings["teacher_sha256"] = teacher_sha256.lower()
         settings["method_version"] = METHOD_VERSION
         return result_digest(settings)

@@ -57,6 +57,7 @@ def load_instance(
     tile_size: int,
     max_pixels: int,
     keep_hr: bool,
+    degrade: Callable[[NDArray[np.uint8], int, str], NDArray[np.uint8]] = lambda hr, scale, _: downscale(hr, scale),
     lr_filesystem: fs.FileSystem | None = None,
 ) -> Instance:
     """Read one image, check it, crop it to whole multiples of ``scale`` (from the top left), and make or read its LR.
@@ -72,6 +73,7 @@ def load_instance(
         tile_size: side of a tile in LR pixels; the LR image must hold one.
         max_pixels: most pixels of the HR (and of the LR) image.
         keep_hr: whether the instance carries the HR image.
+        degrade: makes the LR image of an HR image, scale and image id; default: MATLAB-style bicubic.
         lr_filesystem: where ``ref.lr_path`` is; None: in ``filesystem``.
 
     Raises:
@@ -82,7 +84,7 @@ def load_instance(
     hr = cropped_to(hr, scale, tile_size)
     lr_digest = None
     if ref.lr_path is None:
-        lr = downscale(hr, scale)
+        lr = degrade(hr, scale, ref.image_id)
     else:
         lr, lr_digest = _read_partner(ref, lr_filesystem or filesystem, max_pixels)
         _check_pair(lr, hr, scale, ref.lr_path)

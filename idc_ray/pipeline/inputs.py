@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from idc_ray.condensation.budget import expected_tiles
 from idc_ray.config import CondenseConfig
+from idc_ray.degradation import reading
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.images import ImageListing, ImageRef, Instance, find_images, grid_count, load_instance, output_inside
 from idc_ray.images.locate import locate, read_bytes
@@ -118,9 +119,7 @@ def readable_samples(
             instance = load_instance(
                 ImageRef.from_row(row),
                 listing.filesystem,
-                scale=config.scale,
-                tile_size=config.tile_size,
-                max_pixels=config.source.max_pixels,
+                **reading(config),
                 keep_hr=True,
                 lr_filesystem=listing.lr_filesystem,
             )

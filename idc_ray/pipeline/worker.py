@@ -25,6 +25,7 @@ from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.memory import is_out_of_memory
 from idc_ray.condensation.retry import condense_each
 from idc_ray.condensation.tasks import Condensed, ImageTask
+from idc_ray.degradation import Degrade
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
 from idc_ray.images.names import printable
@@ -191,7 +192,7 @@ class CondenseWorker(_Worker):
         begin = time.perf_counter()
         seconds = {"read": row["read_seconds"], **result.seconds}
         try:
-            tiles, record = _tile_rows(self.job, row, result), _record(row, result, seconds, self.kind)
+            tiles, record = _tile_rows(self.job, row, result), _record(self.job, row, result, seconds, self.kind)
         except ValueError as error:  # such as a loss that is not a number
             return self._finish(row, error)
         try:
@@ -252,7 +253,8 @@ def explain(error: Exception) -> tuple[str, str]:
     return "condensation_failed", f"{type(error).__name__} while condensing the image: {error}"
 
 
-def _record(row: Row, result: Condensed, seconds: dict[str, float], device: str) -> ImageRecord:
+def _record(job: Job, row: Row, result: Condensed, seconds: dict[str, float], device: str) -> ImageRecord:
+    degrade = Degrade.of(job.config)
     return ImageRecord(
         image_id=row["image_id"],
         source=row["source"],
@@ -270,6 +272,7 @@ def _record(row: Row, result: Condensed, seconds: dict[str, float], device: str)
         bandwidth_loss_end=result.bandwidth_end,
         seconds=seconds,
         device=device,
+        degradation=None if degrade.steps == "bicubic" else json.dumps(degrade.drawn(row["image_id"])),
     )
 
 

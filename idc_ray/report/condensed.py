@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from idc_ray.config import CondenseConfig
+from idc_ray.degradation import reading
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageListing, ImageRef, decode_png, decode_rgb, find_images, load_instance, read_encoded
 from idc_ray.images import upscale as bicubic
@@ -131,9 +132,7 @@ class Sources:
             instance = load_instance(
                 ImageRef.from_row(row),
                 self._listing.filesystem,
-                scale=self.config.scale,
-                tile_size=self.config.tile_size,
-                max_pixels=self.config.source.max_pixels,
+                **reading(self.config),
                 keep_hr=False,
                 lr_filesystem=self._listing.lr_filesystem,
             )

@@ -18,7 +18,7 @@ from idc_ray.errors import IdcError
 from idc_ray.objects import StoreUnavailable
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import FIX_DAMAGE, INDEX, SHARDS, index_name, pending_name, shard_name, shard_number
-from idc_ray.store.records import INDEX_SCHEMA, ImageRecord, table_from_records
+from idc_ray.store.records import DEGRADATION, INDEX_SCHEMA, ImageRecord, table_from_records
 from idc_ray.store.schema import check_types
 from idc_ray.store.shards import Fingerprint, fingerprint_of, sha256_of_file
 from idc_ray.store.threads import ordered_map
@@ -94,12 +94,12 @@ def read_index(storage: StorageFolder, shard: int, columns: Sequence[str] | None
         parquet = pq.ParquetFile(pa.BufferReader(data))
         info = from_json(ShardInfo, json.loads((parquet.metadata.metadata or {})[_SHARD]))
         table = parquet.read(columns=list(columns) if columns is not None else None)
-        check_types(table.schema, INDEX_SCHEMA)
+        check_types(table.schema, INDEX_SCHEMA.append(DEGRADATION))
     except StoreUnavailable:
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise IdcError(f"{storage.shown(index_name(shard))} is not a complete index ({error}); {FIX_DAMAGE}") from error
-    if columns is None and table.schema != INDEX_SCHEMA:
+    if columns is None and table.schema not in (INDEX_SCHEMA, INDEX_SCHEMA.append(DEGRADATION)):
         raise IdcError(f"{storage.shown(index_name(shard))} has other columns than this version writes; {FIX_DAMAGE}")
     return IndexEntry(info, table.replace_schema_metadata(None), fingerprint_of(data))
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from idc_ray.store.layout import check_image_id
 
-__all__ = ["INDEX_SCHEMA", "ImageRecord", "SourceState", "records_from_table", "table_from_records"]
+__all__ = ["DEGRADATION", "INDEX_SCHEMA", "ImageRecord", "SourceState", "records_from_table", "table_from_records"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -37,6 +37,9 @@ INDEX_SCHEMA = pa.schema(
         ("device", pa.string()),
     ]
 )
+
+#: The last column of runs that degrade; without it others are as earlier versions wrote them.
+DEGRADATION = pa.field("degradation", pa.string())
 
 
 class SourceState(NamedTuple):
@@ -68,6 +71,7 @@ class ImageRecord:
         bandwidth_loss_end: likewise.
         seconds: time per stage. Never part of a shard: its bytes depend on its rows only.
         device: kind of device that did the work.
+        degradation: the steps that made the LR image, with their parameters, as JSON; None for bicubic.
     """
 
     image_id: str
@@ -86,6 +90,7 @@ class ImageRecord:
     bandwidth_loss_end: list[float]
     seconds: dict[str, float]
     device: str
+    degradation: str | None = None
 
     def __post_init__(self) -> None:
         check_image_id(self.image_id)
@@ -112,11 +117,18 @@ class ImageRecord:
 
 
 def table_from_records(records: Iterable[ImageRecord]) -> pa.Table:
-    """A table of `INDEX_SCHEMA`, sorted by image id: the same records give the same table."""
+    """A table sorted by image id: the same records give the same table.
+
+    Its columns are `INDEX_SCHEMA`, and `DEGRADATION` if the run has one.
+    """
+    records = list(records)
+    schema = (
+        INDEX_SCHEMA.append(DEGRADATION) if any(record.degradation is not None for record in records) else INDEX_SCHEMA
+    )
     rows = []
     for record in sorted(records, key=lambda record: record.image_id):
         rows.append({**asdict(record), "seconds": sorted(record.seconds.items())})
-    return pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def records_from_table(table: pa.Table) -> Iterator[ImageRecord]:

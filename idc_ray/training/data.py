@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from idc_ray.config.train import TrainConfig
+from idc_ray.degradation import Degrade
 from idc_ray.errors import BadRequest
 from idc_ray.models import load_upscaler, model_spec
 from idc_ray.training.pairs import PairTable, Patches
@@ -44,7 +45,8 @@ def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device
         raise BadRequest("no data; give a condensed set or a folder of images with --data")
     model_spec(config.model, config.scale)
     sources = [
-        open_source(uri, config.scale, config.max_pixels, config.allow_unfinished, config.output) for uri in config.data
+        open_source(uri, config.scale, config.max_pixels, config.allow_unfinished, config.output, Degrade.of(config))
+        for uri in config.data
     ]
     for source in sources:
         if isinstance(source, CondensedSource) and source.tile_size < config.patch_size:
