@@ -27,7 +27,7 @@ from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.network import read_checkpoint
-from idc_ray.images import decode_png, decode_rgb, encode_png
+from idc_ray.images import decode_image, decode_png, encode_png
 from idc_ray.pipeline.cluster import PoolPlan, plan_pool
 from idc_ray.pipeline.condense import IMAGES_PER_STEP
 from idc_ray.pipeline.device import device_works, set_up_torch
@@ -183,7 +183,7 @@ class _Condense:
         if _is_null(image):
             raise RejectedImage("missing", "the row has no image")
         if isinstance(image, bytes):
-            return decode_rgb(image, self.config.source.max_pixels)
+            return decode_image(image, self.config.source.max_pixels, self.config.color_profile).pixels
         return as_rgb(image)
 
     def _task(self, image: Any, image_id: str | None) -> ImageTask | str:

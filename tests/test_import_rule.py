@@ -61,6 +61,7 @@ ALLOWED = {
         "markupsafe",
         "vl_convert",
         "idc_ray.config",
+        "idc_ray.degradation",
         "idc_ray.errors",
         "idc_ray.extras",
         "idc_ray.images",

@@ -28,11 +28,11 @@ from idc_ray.pipeline.device import find_device
 __all__ = ["OF_THE_JOB", "Condenser", "Tiles", "image_task", "pixels_id"]
 
 #: Settings without use where one image is condensed: there are no files, no workers, and no budget to share.
-WITHOUT_USE = JOB_SETTINGS | {"allocation"}
+WITHOUT_USE = JOB_SETTINGS | {"allocation", "color_profile"}
 
 #: The same where a dataset is: its images may be encoded, and there are workers.
 OF_THE_JOB = {"actors.ray_address"} | {
-    name for name in WITHOUT_USE if name != "source.max_pixels" and not name.startswith("actors.")
+    name for name in WITHOUT_USE - {"source.max_pixels", "color_profile"} if not name.startswith("actors.")
 }
 
 

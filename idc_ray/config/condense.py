@@ -272,6 +272,8 @@ class MethodConfig(Section):
     """Random seed, at least 0."""
     init: Literal["random", "medoid", "hardest", "hardest_packed", "noise"] = "hardest"
     """Initial tiles of idc. hardest: crops with the largest |teacher - bicubic|, as the method of that name."""
+    color_profile: Literal["srgb", "keep"] = "srgb"
+    """Embedded ICC profiles. srgb: images are converted to sRGB, as networks expect; keep: pixels as stored."""
     teacher_batch_size: Annotated[int, Field(ge=2)] | None = None
     """Batch size of the teacher in tiles, at least 2; it affects the last bits; null: 4 on CPUs, 32 on GPUs."""
     rlff: Rlff = Rlff()
@@ -399,6 +401,8 @@ class CondenseConfig(MethodConfig, Files):
             settings[former] = settings.pop(name)
         if self.matching == "none":  # as it was written before there was this value
             settings |= {"matching": "cells", "iterations": 0}
+        if self.color_profile == "srgb":  # younger than digests that are in use
+            del settings["color_profile"]
         # Not where the paired LR images are, but that they are: LR made by bicubic is another LR.
         settings["paired"] = self.source.lr_input is not None
         degradation_digest(settings)

@@ -68,6 +68,7 @@ def reading(config: CondenseConfig) -> dict[str, Any]:
         "scale": config.scale,
         "tile_size": config.tile_size,
         "max_pixels": config.source.max_pixels,
+        "colors": config.color_profile,
         "degrade": Degrade.of(config),
     }
 

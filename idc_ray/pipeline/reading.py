@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from idc_ray.condensation.tasks import needs_hr
 from idc_ray.degradation import reading
 from idc_ray.errors import IdcError, RejectedImage
-from idc_ray.images import ImageRef, load_instance
+from idc_ray.images import ImageRef, Instance, load_instance
 from idc_ray.images.names import is_there, printable
 from idc_ray.pipeline.attempts import begin_reading, end_reading
 from idc_ray.pipeline.job import Job
@@ -37,7 +37,7 @@ READ_SCHEMA = pa.schema(
         ("image_id", pa.string()), ("source", pa.string()), ("mtime_ns", pa.int64()), ("lr", pa.large_binary()),
         ("height", pa.int64()), ("width", pa.int64()), ("hr", pa.large_binary()), ("source_bytes", pa.int64()),
         ("source_sha256", pa.string()), ("code", pa.string()), ("reason", pa.string()), ("traceback", pa.string()),
-        ("attempts", pa.int64()), ("read_seconds", pa.float64()),
+        ("attempts", pa.int64()), ("color_profile", pa.string()), ("read_seconds", pa.float64()),
     ]
 )  # fmt: skip
 
@@ -124,7 +124,7 @@ class ReadImage:
                 reason=f"{type(error).__name__} while reading the image: {error}",
                 trace=traceback.format_exc(),
             )
-        return _row(instance.lr, instance.hr, instance.source_bytes, instance.source_sha256)
+        return _row(instance)
 
     def _input_visible(self) -> bool:
         try:
@@ -142,10 +142,7 @@ def _quarantined(attempts: int) -> dict[str, Any]:
 
 
 def _row(
-    lr: NDArray[np.uint8] | None = None,
-    hr: NDArray[np.uint8] | None = None,
-    source_bytes: int = 0,
-    source_sha256: str = "",
+    image: Instance | None = None,
     code: str = "",
     reason: str = "",
     trace: str = "",
@@ -153,12 +150,13 @@ def _row(
 ) -> dict[str, Any]:
     """Every row has every column: blocks of Ray Data have one schema."""
     return {
-        "lr": b"" if lr is None else lr.tobytes(),
-        "height": 0 if lr is None else lr.shape[0],
-        "width": 0 if lr is None else lr.shape[1],
-        "hr": b"" if hr is None else hr.tobytes(),
-        "source_bytes": source_bytes,
-        "source_sha256": source_sha256,
+        "lr": b"" if image is None else image.lr.tobytes(),
+        "height": 0 if image is None else image.lr.shape[0],
+        "width": 0 if image is None else image.lr.shape[1],
+        "hr": b"" if image is None or image.hr is None else image.hr.tobytes(),
+        "source_bytes": 0 if image is None else image.source_bytes,
+        "source_sha256": "" if image is None else image.source_sha256,
+        "color_profile": None if image is None else image.color_profile,
         "code": code,
         "reason": reason,
         "traceback": trace,

@@ -272,6 +272,7 @@ def _record(job: Job, row: Row, result: Condensed, seconds: dict[str, float], de
         bandwidth_loss_end=result.bandwidth_end,
         seconds=seconds,
         device=device,
+        color_profile=row["color_profile"],
         degradation=None if degrade.steps == "bicubic" else json.dumps(degrade.drawn(row["image_id"])),
     )
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from idc_ray.config import CondenseConfig
 from idc_ray.degradation import reading
 from idc_ray.errors import IdcError, RejectedImage
-from idc_ray.images import ImageListing, ImageRef, decode_png, decode_rgb, find_images, load_instance, read_encoded
+from idc_ray.images import ImageListing, ImageRef, decode_image, decode_png, find_images, load_instance, read_encoded
 from idc_ray.images import upscale as bicubic
 from idc_ray.images.locate import locate
 from idc_ray.report.cells import boxes_of_tile
@@ -149,8 +149,8 @@ class Sources:
             return None
         try:
             limit = self.config.source.max_pixels
-            pixels = decode_rgb(read_encoded(ImageRef.from_row(row), self._listing.filesystem, limit), limit)
-            return data_uri(webp(pixels, THUMBNAIL_SIDE))
+            image = decode_image(read_encoded(ImageRef.from_row(row), self._listing.filesystem, limit), limit)
+            return data_uri(webp(image.pixels, THUMBNAIL_SIDE))
         except (RejectedImage, OSError):
             return None
 

@@ -18,7 +18,7 @@ from idc_ray.errors import IdcError
 from idc_ray.objects import StoreUnavailable
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import FIX_DAMAGE, INDEX, SHARDS, index_name, pending_name, shard_name, shard_number
-from idc_ray.store.records import DEGRADATION, INDEX_SCHEMA, ImageRecord, table_from_records
+from idc_ray.store.records import INDEX_SCHEMA, ImageRecord, table_from_records
 from idc_ray.store.schema import check_types
 from idc_ray.store.shards import Fingerprint, fingerprint_of, sha256_of_file
 from idc_ray.store.threads import ordered_map
@@ -29,6 +29,7 @@ __all__ = ["Fingerprint", "IndexEntry", "ShardInfo", "check_shards", "list_index
            "read_pending", "verify_shard", "write_index", "write_pending"]  # fmt: skip
 
 _SHARD = b"idc_ray.shard"
+_YOUNGER = ("color_profile", "degradation")  # columns that indexes of version 0.1 lack
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,15 @@ def read_index(storage: StorageFolder, shard: int, columns: Sequence[str] | None
         parquet = pq.ParquetFile(pa.BufferReader(data))
         info = from_json(ShardInfo, json.loads((parquet.metadata.metadata or {})[_SHARD]))
         table = parquet.read(columns=list(columns) if columns is not None else None)
-        check_types(table.schema, INDEX_SCHEMA.append(DEGRADATION))
+        for name in _YOUNGER:
+            if name not in parquet.schema_arrow.names and (columns is None or name in columns):
+                table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
+        check_types(table.schema, INDEX_SCHEMA)
     except StoreUnavailable:
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise IdcError(f"{storage.shown(index_name(shard))} is not a complete index ({error}); {FIX_DAMAGE}") from error
-    if columns is None and table.schema not in (INDEX_SCHEMA, INDEX_SCHEMA.append(DEGRADATION)):
+    if columns is None and table.schema != INDEX_SCHEMA:
         raise IdcError(f"{storage.shown(index_name(shard))} has other columns than this version writes; {FIX_DAMAGE}")
     return IndexEntry(info, table.replace_schema_metadata(None), fingerprint_of(data))
 

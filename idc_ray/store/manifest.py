@@ -163,7 +163,7 @@ def _joined(entries: list[IndexEntry], columns: list[str] | None) -> pa.Table:
     if not entries:
         empty = INDEX_SCHEMA.empty_table()
         return empty if columns is None else empty.select(columns)
-    return pa.concat_tables([entry.table for entry in entries], promote_options="default")
+    return pa.concat_tables([entry.table for entry in entries])
 
 
 def _sum(column: pa.ChunkedArray) -> int:

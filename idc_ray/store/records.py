@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from idc_ray.store.layout import check_image_id
 
-__all__ = ["DEGRADATION", "INDEX_SCHEMA", "ImageRecord", "SourceState", "records_from_table", "table_from_records"]
+__all__ = ["INDEX_SCHEMA", "ImageRecord", "SourceState", "records_from_table", "table_from_records"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -35,11 +35,10 @@ INDEX_SCHEMA = pa.schema(
         ("bandwidth_loss_end", pa.list_(pa.float64())),
         ("seconds", pa.map_(pa.string(), pa.float64())),
         ("device", pa.string()),
+        ("color_profile", pa.string()),
+        ("degradation", pa.string()),
     ]
 )
-
-#: The last column of runs that degrade; without it others are as earlier versions wrote them.
-DEGRADATION = pa.field("degradation", pa.string())
 
 
 class SourceState(NamedTuple):
@@ -71,6 +70,7 @@ class ImageRecord:
         bandwidth_loss_end: likewise.
         seconds: time per stage. Never part of a shard: its bytes depend on its rows only.
         device: kind of device that did the work.
+        color_profile: name of the ICC profile that the image was converted to sRGB from, or ``ignored: ...``.
         degradation: the steps that made the LR image, with their parameters, as JSON; None for bicubic.
     """
 
@@ -90,6 +90,7 @@ class ImageRecord:
     bandwidth_loss_end: list[float]
     seconds: dict[str, float]
     device: str
+    color_profile: str | None = None
     degradation: str | None = None
 
     def __post_init__(self) -> None:
@@ -117,18 +118,11 @@ class ImageRecord:
 
 
 def table_from_records(records: Iterable[ImageRecord]) -> pa.Table:
-    """A table sorted by image id: the same records give the same table.
-
-    Its columns are `INDEX_SCHEMA`, and `DEGRADATION` if the run has one.
-    """
-    records = list(records)
-    schema = (
-        INDEX_SCHEMA.append(DEGRADATION) if any(record.degradation is not None for record in records) else INDEX_SCHEMA
-    )
+    """A table of `INDEX_SCHEMA`, sorted by image id: the same records give the same table."""
     rows = []
     for record in sorted(records, key=lambda record: record.image_id):
         rows.append({**asdict(record), "seconds": sorted(record.seconds.items())})
-    return pa.Table.from_pylist(rows, schema=schema)
+    return pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
 
 
 def records_from_table(table: pa.Table) -> Iterator[ImageRecord]:

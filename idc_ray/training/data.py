@@ -45,7 +45,15 @@ def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device
         raise BadRequest("no data; give a condensed set or a folder of images with --data")
     model_spec(config.model, config.scale)
     sources = [
-        open_source(uri, config.scale, config.max_pixels, config.allow_unfinished, config.output, Degrade.of(config))
+        open_source(
+            uri,
+            config.scale,
+            config.max_pixels,
+            config.allow_unfinished,
+            config.output,
+            config.color_profile,
+            Degrade.of(config),
+        )
         for uri in config.data
     ]
     for source in sources:

@@ -18,6 +18,7 @@ from idc_ray.degradation import BICUBIC, Degrade
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.benchmarks import holds_sets, paired_folders
 from idc_ray.images import ImageListing, ImageRef, decode_png, find_images, load_instance, output_inside
+from idc_ray.images.color import Colors
 from idc_ray.images.locate import StoragePath, joined, locate
 from idc_ray.store import Fingerprint, check_shards, read_manifest, read_run, read_shard
 from idc_ray.store.filesystem import StorageFolder, resolve
@@ -94,6 +95,7 @@ class RealSource:
     scale: int
     max_pixels: int
     digest: str
+    colors: Colors = "srgb"
     degrade: Degrade = BICUBIC
     relabel: Relabel | None = None
 
@@ -145,6 +147,7 @@ class RealSource:
                 keep_hr=True,
                 degrade=self.degrade,
                 lr_filesystem=self.listing.lr_filesystem,
+                colors=self.colors,
             )
         except RejectedImage as error:
             raise BadRequest(f"{ref.source} cannot be used for training: {error.reason}; repair or remove it") from None
@@ -164,6 +167,7 @@ def open_source(
     max_pixels: int,
     allow_unfinished: bool = False,
     output: str | None = None,
+    colors: Colors = "srgb",
     degrade: Degrade = BICUBIC,
 ) -> Source:
     """Open a condensed set, or a folder of images if it has no run record of a condense job.
@@ -176,6 +180,7 @@ def open_source(
         max_pixels: larger images are rejected.
         allow_unfinished: accept the finished part of a condensed set.
         output: output of the training; images in it are ignored.
+        colors: ``keep``: colour profiles of images are not applied.
         degrade: makes LR images of HR images; LR images of a folder are ignored if it is not bicubic.
 
     Raises:
@@ -184,7 +189,7 @@ def open_source(
     store = resolve(uri)
     run = read_run(store) if store.files("") else None
     if run is None:
-        return _real_source(uri, scale, max_pixels, output, degrade)
+        return _real_source(uri, scale, max_pixels, output, colors, degrade)
     if run.side("scale") != scale:
         raise BadRequest(
             f"{store.uri} is a set for scale {run.side('scale')}, but the scale is {scale}; change --scale"
@@ -209,12 +214,14 @@ def open_source(
     )
 
 
-def _real_source(uri: str, scale: int, max_pixels: int, output: str | None, degrade: Degrade) -> RealSource:
+def _real_source(
+    uri: str, scale: int, max_pixels: int, output: str | None, colors: Colors, degrade: Degrade
+) -> RealSource:
     hr, lr = _hr_and_lr(uri, scale)
     lr = lr if degrade.steps == "bicubic" else None
     without = None if output is None else output_inside(hr, output)
     listing = find_images(hr, lr_input=lr, scale=scale, without=without)
-    return RealSource(listing, scale, max_pixels, _digest(listing.describe(lr_names=True)), degrade)
+    return RealSource(listing, scale, max_pixels, _digest(listing.describe(lr_names=True)), colors, degrade)
 
 
 def _hr_and_lr(uri: str, scale: int) -> tuple[str, str | None]:

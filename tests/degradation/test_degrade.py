@@ -39,7 +39,7 @@ NOISE_RANGE, NOISE_RANGE2, POISSON, POISSON2 = (1, 30), (1, 25), (0.05, 3), (0.0
 
 
 def degrade(degradation: object, seed: int = 0) -> Degrade:
-    return load_config(None, {"degradation": degradation, "seed": seed}).degrade
+    return Degrade.of(load_config(None, {"degradation": degradation, "seed": seed}))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,8 @@ def test_an_image_is_degraded_to_the_same_bytes_wherever_and_in_whatever_order(n
     assert len(distinct) == (1 if name == "bicubic" else 7)
     program = (
         "import hashlib, sys, numpy as np; from idc_ray.config import load_config\n"
-        f"make = load_config(None, {{'degradation': {name!r}, 'seed': 3}}).degrade\n"
+        "from idc_ray.degradation import Degrade\n"
+        f"make = Degrade.of(load_config(None, {{'degradation': {name!r}, 'seed': 3}}))\n"
         "picture = np.frombuffer(sys.stdin.buffer.read(), np.uint8).reshape(256, 256, 3)\n"
         f"print(hashlib.sha256(make(picture, 2, {ids[5]!r}).tobytes()).hexdigest(), 'torch' in sys.modules)"
     )

@@ -64,11 +64,11 @@ def test_a_condensed_set_records_how_its_images_were_degraded(folder: Path, tmp_
 def test_training_and_validation_degrade_whole_images(folder: Path) -> None:
     """Catches LR images beside the HR images that win over the degradation, and a validation on other LR images."""
     config = load(TrainConfig, None, {"degradation": "classic", "seed": 3, "validation.images": str(folder)})
-    pairs = list(open_source(str(folder), 2, 10**6, degrade=config.degrade).pairs(lambda _: True))
+    pairs = list(open_source(str(folder), 2, 10**6, degrade=Degrade.of(config)).pairs(lambda _: True))
     for pair in pairs:
-        np.testing.assert_array_equal(pair.lr, config.degrade(pair.hr, 2, image_id(pair.name)))
-    for pair in validation_pairs(config.validation, [], 2, 3, 10**6, None, config.degrade):
-        np.testing.assert_array_equal(pair.lr, config.degrade(pair.hr, 2, image_id(Path(pair.name).name)))
+        np.testing.assert_array_equal(pair.lr, Degrade.of(config)(pair.hr, 2, image_id(pair.name)))
+    for pair in validation_pairs(config.validation, [], 2, 3, 10**6, degrade=Degrade.of(config)):
+        np.testing.assert_array_equal(pair.lr, Degrade.of(config)(pair.hr, 2, image_id(Path(pair.name).name)))
     given = list(open_source(str(folder), 2, 10**6).pairs(lambda _: True))
     assert len(pairs) == len(given) == 2 and not any(pair.lr.any() for pair in given)
     other = load(TrainConfig, None, {})
@@ -81,7 +81,7 @@ def test_evaluation_scores_degraded_benchmarks_by_seed(folder: Path, tmp_path: P
     for seed in (1, 2):
         settings: dict[str, Any] = {"degradation": "classic", "seed": seed}
         result = idc_ray.evaluate("bicubic", folder, tmp_path / str(seed), **settings)
-        degrade = load_config(None, settings).degrade
+        degrade = Degrade.of(load_config(None, settings))
         (found,) = find_sets(folder, 2)
         lr, hr = found.images[0].read(2, degrade)
         np.testing.assert_array_equal(lr, degrade(hr, 2, image_id(found.images[0].hr.name)))
