@@ -346,7 +346,7 @@ class CondenseConfig(MethodConfig, Files):
         "output": "folder or s3:// or gs:// prefix to write to",
         "scale": "super-resolution factor",
         "ratio": "share of the pixels to keep, in (0, 1]",
-        "degradation": "what makes LR: bicubic, classic, realesrgan, or a YAML file",
+        "degradation": "makes LR: bicubic, classic, realesrgan, FILE",
         "method": "idc, or a baseline: random, hardest, sobel, kcenter, ...",
         "matching": "how idc makes its tiles: cells, pixels or both",
         "allocation": "per_image, or difficulty: more for hard images",
