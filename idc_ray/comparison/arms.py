@@ -32,7 +32,7 @@ WHOLE = "whole"
 
 #: Settings of the condense and training jobs that the comparison sets itself.
 _CONDENSE_SETS = {name for name in JOB_SETTINGS if not name.startswith("source.")} | {
-    "scale", "ratio", "labels", "allocation", "seed", "actors", "degradation",
+    "scale", "ratio", "labels", "allocation", "seed", "actors", "store", "degradation",
 }  # fmt: skip
 TRAIN_SETS = (TRAIN_JOB_SETTINGS - {"execution"}) | {
     "scale", "labels", "seed", "validation", "workers", "degradation",
@@ -213,7 +213,9 @@ def _method(name: str, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, A
             raise BadRequest(f"methods: no method is named {name!r}; {nearest(name, [WHOLE, *known, *variants])}")
         return {"method": name}
     _check_name(name, "variants")
-    own = _flat(CondenseConfig, variants[name], f"variants.{name}", _CONDENSE_SETS | {"source", "color_profile"})
+    own = _flat(
+        CondenseConfig, variants[name], f"variants.{name}", _CONDENSE_SETS | {"source", "color_profile", "duplicates"}
+    )
     if "method" not in own:
         raise BadRequest(f"variants.{name} has no method; give the method that it varies, such as method: idc")
     return own

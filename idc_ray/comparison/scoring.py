@@ -98,7 +98,7 @@ class Scoring:
         return scored
 
     def curve_digest(self) -> str:
-        """Names what the curve is measured on, by files' names and sizes."""
+        """Names what the curve is measured on, by the names and contents of files."""
         files = {"validation": self._validation_files, "benchmarks": self._set_files, "none": list}[self.curve]()
         return _digest(self._degraded(files))
 
@@ -121,7 +121,7 @@ class Scoring:
 
     def _set_files(self) -> list[Any]:
         return [
-            [each.name, image.hr.name, image.hr.stat().st_size, image.lr and image.lr.stat().st_size]
+            [each.name, image.hr.name, _sha256(image.hr), image.lr and _sha256(image.lr)]
             for each in self.sets
             for image in each.images
         ]
@@ -131,7 +131,7 @@ class Scoring:
             return []
         root = Path(self.validation)
         files = sorted(path for path in root.rglob("*") if path.is_file())
-        return [[path.relative_to(root).as_posix(), path.stat().st_size] for path in files]
+        return [[path.relative_to(root).as_posix(), _sha256(path)] for path in files]
 
 
 def find_scoring(
@@ -154,6 +154,10 @@ def find_scoring(
     if folder is not None and not Path(folder).is_dir():
         raise BadRequest(f"validation {folder} is not a folder; give a folder with HR images")
     return Scoring(tuple(sets), folder, "none" if curve == VALIDATION and folder is None else curve, scale, degrade)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _digest(value: object) -> str:

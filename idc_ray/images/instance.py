@@ -38,7 +38,6 @@ class Instance:
         hr: uint8 (scale h, scale w, 3), mod-cropped; None unless asked for.
         source_bytes: length of the encoded (HR) image.
         source_sha256: of the encoded (HR) image, 64 hex digits.
-        lr_sha256: of the encoded LR image; None unless the input is paired.
         color_profile: what became of the (HR) image's colour profile, as :class:`idc_ray.images.read.Decoded` says.
     """
 
@@ -48,7 +47,6 @@ class Instance:
     hr: NDArray[np.uint8] | None
     source_bytes: int
     source_sha256: str
-    lr_sha256: str | None = None
     color_profile: str | None = None
 
 
@@ -87,14 +85,13 @@ def load_instance(
     """
     (hr, profile), size, digest = _read(ref, filesystem, max_pixels, colors)
     hr = cropped_to(hr, scale, tile_size)
-    lr_digest = None
     if ref.lr_path is None:
         lr = degrade(hr, scale, ref.image_id)
     else:
-        lr, lr_digest = _read_partner(ref, lr_filesystem or filesystem, max_pixels, colors)
+        lr = _read_partner(ref, lr_filesystem or filesystem, max_pixels, colors)
         _check_pair(lr, hr, scale, ref.lr_path)
     kept = np.ascontiguousarray(hr) if keep_hr else None
-    return Instance(ref.image_id, ref.source, lr, kept, size, digest, lr_digest, profile)
+    return Instance(ref.image_id, ref.source, lr, kept, size, digest, profile)
 
 
 def cropped_to(hr: NDArray[np.uint8], scale: int, tile_size: int) -> NDArray[np.uint8]:
@@ -149,14 +146,12 @@ def read_encoded(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> b
     return _with_retries(read, ref.path)
 
 
-def _read_partner(
-    ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int, colors: Colors
-) -> tuple[NDArray[np.uint8], str]:
+def _read_partner(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int, colors: Colors) -> NDArray[np.uint8]:
     assert ref.lr_path is not None
     path = ref.lr_path
     try:
         data = _with_retries(lambda: _read_file(filesystem, path, max_pixels), path)
-        return decode_image(data, max_pixels, colors).pixels, hashlib.sha256(data).hexdigest()
+        return decode_image(data, max_pixels, colors).pixels
     except RejectedImage as error:
         raise RejectedImage(error.code, f"the LR image {path!r}: {error.reason}") from error
 

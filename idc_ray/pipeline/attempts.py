@@ -40,9 +40,9 @@ class Ledger:
     node_id: str
     node_lives: Callable[[str], bool]
 
-    def begin(self, images: Sequence[str], isolated: bool) -> None:
-        """State that this worker begins ``images``."""
-        record = Inflight(list(images), isolated, self.node_id, os.getpid(), time.time())
+    def begin(self, images: Sequence[str], isolated: bool, source: str = "") -> None:
+        """State that this worker begins ``images``, the first of which is at ``source``."""
+        record = Inflight(list(images), isolated, self.node_id, os.getpid(), time.time(), source)
         write_inflight(self.store, self.launch, self.actor, record)
 
     def end(self) -> None:

@@ -24,10 +24,9 @@ import torch
 from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.memory import is_out_of_memory
 from idc_ray.condensation.retry import condense_each
-from idc_ray.condensation.tasks import Condensed, ImageTask
+from idc_ray.condensation.tasks import Condensed, ImageTask, stored_tiles
 from idc_ray.degradation import Degrade
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images import encode_png
 from idc_ray.images.names import printable
 from idc_ray.pipeline.attempts import Ledger
 from idc_ray.pipeline.cluster import node_id, node_lives
@@ -139,6 +138,8 @@ class CondenseWorker(_Worker):
         self.metrics = WorkerMetrics(job.digest, self.device)
 
     def work(self, rows: list[Row]) -> list[Row]:
+        if not rows:
+            return []
         try:
             statuses = self._work(rows)
         finally:
@@ -154,7 +155,7 @@ class CondenseWorker(_Worker):
                 len({i for d in dead for i in d.images}),
             )
         blamed: dict[str, int] = {}
-        self.ledger.begin([row["image_id"] for row in rows], isolated=False)
+        self._begin(rows, isolated=False)
         for record in dead:
             count = self.ledger.count_death(record)
             if count:
@@ -179,10 +180,13 @@ class CondenseWorker(_Worker):
     def _run(self, rows: list[Row], isolated: bool) -> list[Row]:
         """Condense and commit ``rows`` together; what fails together is tried again one by one."""
         if isolated:
-            self.ledger.begin([row["image_id"] for row in rows], isolated=True)
+            self._begin(rows, isolated=True)
         tasks = [ImageTask(row["image_id"], *pixels(row, self.job.config.scale)) for row in rows]
         results = condense_each(self.condenser, tasks)  # each committed before the next is tried alone
         return [self._finish(row, result) for row, result in zip(rows, results, strict=True)]
+
+    def _begin(self, rows: list[Row], isolated: bool) -> None:
+        self.ledger.begin([row["image_id"] for row in rows], isolated, rows[0]["source"])
 
     def _finish(self, row: Row, result: Condensed | Exception) -> Row:
         if isinstance(result, Exception):
@@ -280,7 +284,7 @@ def _record(job: Job, row: Row, result: Condensed, seconds: dict[str, float], de
 def _tile_rows(job: Job, row: Row, result: Condensed) -> list[TileRow]:
     config = job.config
     rows = []
-    for index, (lr, hr, corner) in enumerate(zip(result.lr_tiles, result.hr_tiles, result.corners, strict=True)):
+    for index, ((lr, hr), corner) in enumerate(zip(stored_tiles(config, result), result.corners, strict=True)):
         rows.append(
             TileRow(
                 image_id=row["image_id"],
@@ -290,11 +294,11 @@ def _tile_rows(job: Job, row: Row, result: Condensed) -> list[TileRow]:
                 tile_index=index,
                 top=corner[0] if corner else None,
                 left=corner[1] if corner else None,
-                lr=encode_png(lr),
-                hr=encode_png(hr),
+                lr=lr,
+                hr=hr,
                 scale=config.scale,
                 method=config.method,
-                labels=config.labels,
+                labels="real" if config.real_hr else "teacher" if hr else None,
                 sample_weight=1.0,  # groups have equal masses, so all tiles count alike
                 loss_start=result.loss_start,
                 loss_end=result.loss_end,

@@ -24,6 +24,7 @@ from idc_ray.store.threads import ordered_map
 __all__ = ["Status", "read_status"]
 
 RATE_SECONDS = 600.0  # a rate over the last ten minutes
+LATEST = 4
 REASONS = 1000  # quarantined images whose reasons are read; each is a file
 
 State = Literal["finished", "running", "stopped", "unknown"]
@@ -46,6 +47,7 @@ class Status:
         in_flight: images that workers of the running attempt have started.
         left: images that killed attempts left in flight; they are done last, one at a time.
         shards: finished shards.
+        latest: ids of the `LATEST` images that were finished last and are not in a shard yet, the newest first.
         last_commit: when the last image or shard was written, seconds since 1970; None if none was.
         per_second: images finished in a second, over the last `RATE_SECONDS` or since the last shard, at most since
             the start of the launch; None unless it runs and has finished some.
@@ -71,6 +73,7 @@ class Status:
     in_flight: list[Inflight]
     left: list[Inflight]
     shards: int
+    latest: list[str]
     last_commit: float | None
     per_second: float | None
     manifest: Manifest | None
@@ -89,7 +92,10 @@ class Status:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values: without tracebacks and the whole configuration, which are in the output."""
-        run = {key: getattr(self.run, key) for key in ("digest", "input_uri", "device", "created", "mlflow_run_id")}
+        run = {
+            key: getattr(self.run, key)
+            for key in ("digest", "input_uri", "duplicates", "device", "created", "mlflow_run_id")
+        }
         manifest = {} if self.manifest is None else asdict(self.manifest)
         facts = ("images", "rows", "bytes", "source_bytes", "ratio", "timing", "created")
         entries = ("image_id", "source", "code", "reason", "attempts", "time")
@@ -148,6 +154,7 @@ def read_status(storage: StorageFolder) -> Status:
         in_flight=[one for one in inflight if one.launch == lock.launch and lock.state != "left"],
         left=[one for one in inflight if one.launch != lock.launch or lock.state == "left"],
         shards=len(indexes),
+        latest=sorted(parts, key=lambda image_id: -parts[image_id])[:LATEST],
         last_commit=max([newest_shard, *parts.values()]) or None,
         per_second=_rate(lock, parts.values(), newest_shard, now),
         manifest=manifest,
