@@ -212,7 +212,7 @@ def test_unknown_setting_in_yaml_is_refused_where_it_is_nested(tmp_path: Path) -
         ({"rlff.bandwidths": [1, 1]}, ["rlff.bandwidths", "twice"]),
         ({"loss.instance": 0, "loss.group": 0}, ["loss.instance", "loss.group", "both 0"]),
         ({"loss.discrepancy": "amplitude_phase", "loss.alpha": 0, "loss.beta": 0}, ["loss.alpha", "loss.beta"]),
-        ({"labels": "real"}, ["labels", "real", "idc", "teacher"]),
+        ({"labels": "real", "matching": "pixels"}, ["labels is real", "idc", "pixels", "matching cells"]),
         ({"tile_size": 16, "rlff.kernel_size": 11}, ["tile_size is 16", "rlff.kernel_size 11", "6", "at least 8"]),
         ({"rlff.padding": 48}, ["rlff.padding is 48", "less than tile_size, 48"]),
         ({"actors.min_size": 3, "actors.max_size": 2}, ["actors.max_size is 2", "3"]),

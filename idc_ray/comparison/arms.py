@@ -147,7 +147,7 @@ def expand(config: CompareConfig, teacher: bytes) -> tuple[list[Arm], list[str]]
         settings = _student(student, config.train, config.networks) | {"scale": config.scale}
         train = _train(settings | {"workers.threads": config.actors.threads}, config.curve_points)
         varied = _method(method, config.variants)
-        if labels == "real" and varied["method"] in ("idc", "ncfd"):
+        if labels == "real" and varied["method"] in (("idc", "ncfd") if config.degradation == "bicubic" else ("ncfd",)):
             left_out[f"{method} with real labels is left out: its tiles have no real HR"] = None
             continue
         settings = common | varied | {"labels": labels}

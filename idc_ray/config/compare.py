@@ -43,7 +43,7 @@ class CompareConfig(Section):
         "input": "folder, glob, list file or Parquet of images; none: demo photographs",
         "output": "folder or s3:// or gs:// prefix to write to",
         "scale": "super-resolution factor",
-        "degradation": "makes LR: bicubic, classic, realesrgan, FILE",
+        "degradation": "of LR: bicubic, classic, realesrgan, FILE",
         "methods": "methods or variants",
         "ratios": "shares of the pixels to keep",
         "labels": "teacher, real, or both",

@@ -261,7 +261,7 @@ class MethodConfig(Section):
     ] = "idc"
     """Condensation method. idc and ncfd synthesise tiles, ncfd from mean features; the others select crops."""
     labels: Literal["teacher", "real"] = "teacher"
-    """HR tiles: the teacher's output (paper), or real ones, for methods that select crops."""
+    """HR tiles: the teacher's output (paper), or real ones, for tiles that are crops or composed of them."""
     tile_size: int = Field(48, ge=16)
     """Side of an LR tile in pixels, at least 16; 48 is EDSR's training patch."""
     feature_network: Literal["auto", "teacher", "bundled"] = "auto"
@@ -298,19 +298,15 @@ class MethodConfig(Section):
     def _labels_fit_method(self) -> Self:
         if self.labels == "real" and self.store.tiles == "lr":
             raise ValueError("labels is real, but store.tiles is lr, which stores no HR; leave one of them out")
-        if self.labels == "real" and self.synthesizes_tiles and self.store.tiles == "pairs":
-            raise ValueError(
-                f"labels is real, but method {self.method} makes LR tiles that no real HR exists for; "
-                "use labels teacher, or a method that chooses real tiles, such as hardest"
-            )
         return self
 
     @model_validator(mode="after")
     def _real_hr_of_tiles(self) -> Self:
         made = self.pixel_steps or self.init in ("hardest_packed", "noise")
-        if self.store.tiles == "hr" and self.synthesizes_tiles and made:
+        if self.real_hr and self.synthesizes_tiles and made:
+            setting = "labels is real" if self.labels == "real" else "store.tiles is hr"
             raise ValueError(
-                f"store.tiles is hr, but with method {self.method}, matching {self.matching} and init {self.init} no "
+                f"{setting}, but with method {self.method}, matching {self.matching} and init {self.init} no "
                 "real HR exists for the tiles; use method idc with matching cells and init hardest, or a method that "
                 "selects crops"
             )
@@ -376,7 +372,7 @@ class CondenseConfig(MethodConfig, Files):
         "output": "folder or s3:// or gs:// prefix to write to",
         "scale": "super-resolution factor",
         "ratio": "share of the pixels to keep, in (0, 1]",
-        "degradation": "makes LR: bicubic, classic, realesrgan, FILE",
+        "degradation": "of LR: bicubic, classic, realesrgan, FILE",
         "method": "idc, or a baseline: random, hardest, sobel, kcenter, ...",
         "matching": "how idc makes its tiles: cells, pixels or both",
         "allocation": "per_image, or difficulty: more for hard images",

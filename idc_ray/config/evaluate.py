@@ -30,7 +30,7 @@ class EvaluateConfig(Section):
         "benchmarks": "one benchmark folder, or several: '[Set5, Urban100]'",
         "output": "folder or URI for metrics.json, metrics.csv and pictures",
         "scale": "super-resolution factor",
-        "degradation": "makes LR: bicubic, classic, realesrgan, FILE",
+        "degradation": "of LR: bicubic, classic, realesrgan, FILE",
         "device": "cpu, cuda, cuda:1, ...; auto: the GPU if there is one",
         "tile": "side of the tiles for large images, LR pixels; none: whole images",
         "tile_overlap": "LR pixels that neighbouring tiles share",

@@ -196,7 +196,7 @@ class TrainConfig(TrainMethod, TrainFiles):
         "output": "folder or s3:// or gs:// prefix to write to",
         "model": "edsr_baseline, swinir_light, ...",
         "scale": "super-resolution factor",
-        "degradation": "makes LR: bicubic, classic, realesrgan, FILE",
+        "degradation": "of LR: bicubic, classic, realesrgan, FILE",
         "start": "random, interpolation, or a checkpoint",
         "labels_from": "network whose outputs replace real HR images",
         "labels": "online: labels_from labels every step",

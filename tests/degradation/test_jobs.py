@@ -16,6 +16,7 @@ from idc_ray.config.train import TrainConfig
 from idc_ray.degradation import Degrade, apply
 from idc_ray.evaluation.benchmarks import find_sets
 from idc_ray.images import decode_png, encode_png, image_id, upscale
+from idc_ray.images.resize import resample
 from idc_ray.photographs import photographs
 from idc_ray.store import index_table, read_shard, resolve
 from idc_ray.training.sources import open_source
@@ -89,3 +90,16 @@ def test_evaluation_scores_degraded_benchmarks_by_seed(folder: Path, tmp_path: P
         scores[seed] = result.psnr["Two"]
     assert scores[1] != scores[2]
     assert find_sets(folder, 2)[0].images[0].read(2, Degrade(seed=9))[0].max() == 0  # bicubic: the LR file
+
+
+def test_composed_tiles_have_clean_labels_of_the_same_places(folder: Path) -> None:
+    """Catches an HR mosaic of other cells than the LR mosaic, or of other blending."""
+    steps = [{"kind": "resize", "of": "output", "filters": ["area"]}]  # the mean of 2 x 2, which blending keeps
+    condenser = idc_ray.Condenser.from_pretrained(scale=2, degradation=steps, labels="real", tile_size=16, ratio=0.5)
+    hr = np.asarray(Image.open(next((folder / "HR").iterdir())))
+    tiles = condenser(hr)
+    assert len(tiles) > 2 and not tiles.kept_start
+    for lr, label in zip(tiles.lr, tiles.hr, strict=True):
+        difference = np.abs(resample(label, (16, 16), "area").astype(int) - lr)
+        # Where cells are blended, the share of a cell differs a little between the pixels of a block.
+        assert difference.max() <= 10 and difference.mean() < 0.3
