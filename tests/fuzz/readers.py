@@ -26,13 +26,13 @@ from idc_ray.config import CondenseConfig, load
 from idc_ray.config.train import TrainConfig
 from idc_ray.dataset import CondensedDataset
 from idc_ray.errors import BadRequest, IdcError, RejectedImage
+from idc_ray.exporting import export_set
 from idc_ray.images import ImageRef, decode_image, find_images, read_encoded, rgb_profile
 from idc_ray.images.parquet import read_row
 from idc_ray.models import load_teacher
 from idc_ray.models.checkpoint import checkpoint_bytes
 from idc_ray.models.registry import ModelSpec
 from idc_ray.store import read_status, resolve
-from idc_ray.store.export import export_folders
 from idc_ray.store.filesystem import json_bytes
 from idc_ray.store.sealed import sealed
 from idc_ray.store.verify import verify
@@ -253,7 +253,7 @@ def record_of(name: str) -> Callable[[bytes, Path], None]:
             lambda: read_status(resolve(uri)).as_dict(),
             lambda: first_tile(CondensedDataset(uri)),
             lambda: verify(uri, deep=True).as_dict(),
-            lambda: export_folders(resolve(uri), resolve(str(export))),
+            lambda: export_set(resolve(uri), resolve(str(export))),
         ):
             with contextlib.suppress(IdcError):
                 use()
