@@ -40,7 +40,7 @@ class CompareConfig(Section):
     """Settings of ``idc-ray compare``."""
 
     common: ClassVar[dict[str, str]] = {
-        "input": "folder, glob, list file or Parquet of images; none: demo photographs",
+        "input": "folder, glob, list, Parquet or archive; none: demo photos",
         "output": "folder or s3:// or gs:// prefix to write to",
         "scale": "super-resolution factor",
         "degradation": "of LR: bicubic, classic, realesrgan, FILE",
@@ -65,7 +65,7 @@ class CompareConfig(Section):
     }
 
     input: PathField[Text | None] = None
-    """Folder, glob, list file or Parquet of HR images; null: photographs of scikit-image."""
+    """Folder, glob, list file, Parquet or archive of HR images; null: photographs of scikit-image."""
     output: PathField[Text] = "idc_comparison"
     """Folder or object-store prefix for sets, students and results."""
     scale: Literal[2, 3, 4] = 2

@@ -239,7 +239,7 @@ class Files(Section):
     """What a job reads and writes."""
 
     input: PathField[Text | None] = None
-    """HR images: folder, glob, list file or Parquet, local or remote; null: photographs of scikit-image."""
+    """HR images: folder, glob, list file, Parquet or archive, local or remote; null: photographs of scikit-image."""
     output: PathField[Text] = "idc_output"
     """Folder or object-store prefix of the condensed set."""
     teacher: PathField[Text | None] = None
@@ -368,7 +368,7 @@ class CondenseConfig(MethodConfig, Files):
     """Settings of ``idc-ray condense``: those of the method, and those of the job, which change no tile."""
 
     common: ClassVar[dict[str, str]] = {
-        "input": "folder, glob, list file or Parquet of images; none: demo photographs",
+        "input": "folder, glob, list, Parquet or archive; none: demo photos",
         "output": "folder or s3:// or gs:// prefix to write to",
         "scale": "super-resolution factor",
         "ratio": "share of the pixels to keep, in (0, 1]",
