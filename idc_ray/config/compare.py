@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from idc_ray.config.base import OneOrSeveral, PathField, Section
 from idc_ray.config.condense import Actors, Count, Mlflow, Text
+from idc_ray.config.degradation import Degradation
 
 __all__ = ["CompareConfig", "Grid"]
 
@@ -42,6 +43,7 @@ class CompareConfig(Section):
         "input": "folder, glob, list, Parquet or archive; none: demo photos",
         "output": "folder or s3:// or gs:// prefix to write to",
         "scale": "super-resolution factor",
+        "degradation": "of LR: bicubic, classic, realesrgan, FILE",
         "methods": "methods or variants",
         "ratios": "shares of the pixels to keep",
         "labels": "teacher, real, or both",
@@ -68,6 +70,9 @@ class CompareConfig(Section):
     """Folder or object-store prefix for sets, students and results."""
     scale: Literal[2, 3, 4] = 2
     """Super-resolution factor."""
+    degradation: Degradation = "bicubic"
+    """What makes LR images, as for condense: of the input (with seed 0, for all seeds), and, with another seed, of the
+    benchmarks and the validation."""
     teacher: PathField[Text | None] = None
     """Teacher checkpoint; null: the bundled one for this scale."""
     methods: OneOrSeveral[Text] = ("whole", "random", "hardest", "idc")
