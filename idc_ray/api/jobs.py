@@ -44,7 +44,7 @@ def condense(
     or starts one on this machine, and disconnects at the end. Images that cannot be used are quarantined.
 
     Args:
-        input: folder (searched recursively), glob, list file or Parquet of high-resolution images, local or in an
+        input: folder (searched recursively), glob, list file, Parquet or archive of HR images, local or in an
             object store; None: sample photographs of scikit-image.
         output: folder or object-store prefix for the condensed set; None: ``idc_output``.
         config: YAML file of settings; keywords override it.

@@ -24,6 +24,7 @@ from idc_ray.comparison.track import tell_result
 from idc_ray.config import METHOD_VERSION, CondenseConfig
 from idc_ray.config.base import result_digest
 from idc_ray.config.compare import CompareConfig
+from idc_ray.config.degradation import degradation_digest
 from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily
 from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
@@ -259,7 +260,8 @@ class _Comparison:
         """The decoded images, read by the first who asks: which are too small depends on the tiles."""
         size = config.tile_size
         if size not in self._blocks:
-            reading = config.model_copy(update={"method": "psnr_bicubic"})  # it compares with HR, so HR is kept
+            # It compares with HR, so HR is kept; all seeds share the LR images.
+            reading = config.model_copy(update={"method": "psnr_bicubic", "seed": 0})
             job = self.plan.job(reading, f"reading/{size}")
             self._blocks[size] = Blocks([tasks.read.remote(job, rows) for rows in manifest_blocks(self.plan.listing)])
         return self._blocks[size]
@@ -288,6 +290,8 @@ class _Comparison:
             "slots": config.teacher_batch_size,
             "guide": config.resolved_feature_network,
         }
+        settings["degradation"] = config.degradation
+        degradation_digest(settings)
         settings |= {"scale": config.scale, "dtype": config.actors.dtype, "method_version": METHOD_VERSION}
         return result_digest(settings)
 

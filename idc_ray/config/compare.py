@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from idc_ray.config.base import OneOrSeveral, PathField, Section
 from idc_ray.config.condense import Actors, Count, Mlflow, Text
+from idc_ray.config.degradation import Degradation
 
 __all__ = ["CompareConfig", "Grid"]
 
@@ -39,9 +40,10 @@ class CompareConfig(Section):
     """Settings of ``idc-ray compare``."""
 
     common: ClassVar[dict[str, str]] = {
-        "input": "folder, glob, list file or Parquet of images; none: demo photographs",
+        "input": "folder, glob, list, Parquet or archive; none: demo photos",
         "output": "folder or s3:// or gs:// prefix to write to",
         "scale": "super-resolution factor",
+        "degradation": "of LR: bicubic, classic, realesrgan, FILE",
         "methods": "methods or variants",
         "ratios": "shares of the pixels to keep",
         "labels": "teacher, real, online, or several",
@@ -63,11 +65,14 @@ class CompareConfig(Section):
     }
 
     input: PathField[Text | None] = None
-    """Folder, glob, list file or Parquet of HR images; null: photographs of scikit-image."""
+    """Folder, glob, list file, Parquet or archive of HR images; null: photographs of scikit-image."""
     output: PathField[Text] = "idc_comparison"
     """Folder or object-store prefix for sets, students and results."""
     scale: Literal[2, 3, 4] = 2
     """Super-resolution factor."""
+    degradation: Degradation = "bicubic"
+    """What makes LR images, as for condense: of the input (with seed 0, for all seeds), and, with another seed, of the
+    benchmarks and the validation."""
     teacher: PathField[Text | None] = None
     """Teacher checkpoint; null: the bundled one for this scale."""
     methods: OneOrSeveral[Text] = ("whole", "random", "hardest", "idc")

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from idc_ray.config import CondenseConfig
+from idc_ray.degradation import reading
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import (
     ImageListing,
@@ -141,10 +142,7 @@ class Sources:
             instance = load_instance(
                 ImageRef.from_row(row),
                 self._listing.filesystem,
-                scale=self.config.scale,
-                tile_size=self.config.tile_size,
-                max_pixels=self.config.source.max_pixels,
-                colors=self.config.color_profile,
+                **reading(self.config),
                 keep_hr=False,
                 lr_filesystem=self._listing.lr_filesystem,
             )
