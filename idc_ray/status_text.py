@@ -53,7 +53,7 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     for line in _quarantined(status):
         yield "quarantined", line
     yield "run", f"digest {run.digest}, created {run.created}, on {run.device or 'no device yet'}"
-    yield "input", run.input_uri
+    yield "input", run.input_uri + (f", without {run.duplicates['images']} copies" if run.duplicates else "")
     if manifest is not None:
         size = f"{manifest.bytes / 1e6:,.1f} MB"
         yield "manifest", f"{manifest.images} images, {manifest.rows} tiles, ratio {manifest.ratio:.4g}, {size}"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from idc_ray.errors import RejectedImage
+from idc_ray.images.archives import read_member
 from idc_ray.images.color import Colors
 from idc_ray.images.manifest import ImageRef
 from idc_ray.images.names import open_path
@@ -38,7 +39,6 @@ class Instance:
         hr: uint8 (scale h, scale w, 3), mod-cropped; None unless asked for.
         source_bytes: length of the encoded (HR) image.
         source_sha256: of the encoded (HR) image, 64 hex digits.
-        lr_sha256: of the encoded LR image; None unless the input is paired.
         color_profile: what became of the (HR) image's colour profile, as :class:`idc_ray.images.read.Decoded` says.
     """
 
@@ -48,7 +48,6 @@ class Instance:
     hr: NDArray[np.uint8] | None
     source_bytes: int
     source_sha256: str
-    lr_sha256: str | None = None
     color_profile: str | None = None
 
 
@@ -60,6 +59,7 @@ def load_instance(
     tile_size: int,
     max_pixels: int,
     keep_hr: bool,
+    degrade: Callable[[NDArray[np.uint8], int, str], NDArray[np.uint8]] = lambda hr, scale, _: downscale(hr, scale),
     lr_filesystem: fs.FileSystem | None = None,
     colors: Colors = "srgb",
 ) -> Instance:
@@ -76,6 +76,7 @@ def load_instance(
         tile_size: side of a tile in LR pixels; the LR image must hold one.
         max_pixels: most pixels of the HR (and of the LR) image.
         keep_hr: whether the instance carries the HR image.
+        degrade: makes the LR image of an HR image, scale and image id; default: MATLAB-style bicubic.
         lr_filesystem: where ``ref.lr_path`` is; None: in ``filesystem``.
         colors: ``keep``: colour profiles are not applied.
 
@@ -85,14 +86,13 @@ def load_instance(
     """
     (hr, profile), size, digest = _read(ref, filesystem, max_pixels, colors)
     hr = cropped_to(hr, scale, tile_size)
-    lr_digest = None
     if ref.lr_path is None:
-        lr = downscale(hr, scale)
+        lr = degrade(hr, scale, ref.image_id)
     else:
-        lr, lr_digest = _read_partner(ref, lr_filesystem or filesystem, max_pixels, colors)
+        lr = _read_partner(ref, lr_filesystem or filesystem, max_pixels, colors)
         _check_pair(lr, hr, scale, ref.lr_path)
     kept = np.ascontiguousarray(hr) if keep_hr else None
-    return Instance(ref.image_id, ref.source, lr, kept, size, digest, lr_digest, profile)
+    return Instance(ref.image_id, ref.source, lr, kept, size, digest, profile)
 
 
 def cropped_to(hr: NDArray[np.uint8], scale: int, tile_size: int) -> NDArray[np.uint8]:
@@ -133,13 +133,16 @@ def _read(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int, colors: Col
 
 
 def read_encoded(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> bytes:
-    """The encoded bytes of an image: a file, or a row of a Parquet file.
+    """The encoded bytes of an image: a file, a member of an archive, or a row of a Parquet file.
 
     Raises:
         RejectedImage: ``missing``, ``unreadable`` or ``too_large_file``, as for :func:`load_instance`.
     """
 
     def read() -> bytes:
+        if ref.row >= 0 and ref.size >= 0:
+            _check_bytes(ref.size, max_pixels)
+            return read_member(filesystem, ref)
         if ref.row >= 0 and ref.column is not None:
             return read_row(filesystem, ref.path, ref.column, ref.row)
         return _read_file(filesystem, ref.path, max_pixels)
@@ -147,27 +150,27 @@ def read_encoded(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> b
     return _with_retries(read, ref.path)
 
 
-def _read_partner(
-    ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int, colors: Colors
-) -> tuple[NDArray[np.uint8], str]:
+def _read_partner(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int, colors: Colors) -> NDArray[np.uint8]:
     assert ref.lr_path is not None
     path = ref.lr_path
     try:
         data = _with_retries(lambda: _read_file(filesystem, path, max_pixels), path)
-        return decode_image(data, max_pixels, colors).pixels, hashlib.sha256(data).hexdigest()
+        return decode_image(data, max_pixels, colors).pixels
     except RejectedImage as error:
         raise RejectedImage(error.code, f"the LR image {path!r}: {error.reason}") from error
 
 
 def _read_file(filesystem: fs.FileSystem, path: str, max_pixels: int) -> bytes:
     with open_path(filesystem, path) as file:
-        size = file.seek(0, 2)
-        if size > _BYTES_PER_PIXEL * max_pixels + _BYTES_BESIDES:
-            raise RejectedImage(
-                "too_large_file", f"{size:,} bytes are more than an image of max_pixels = {max_pixels:,} can need"
-            )
+        _check_bytes(file.seek(0, 2), max_pixels)
         file.seek(0)
         return file.read()
+
+
+def _check_bytes(size: int, max_pixels: int) -> None:
+    if size > _BYTES_PER_PIXEL * max_pixels + _BYTES_BESIDES:
+        reason = f"{size:,} bytes are more than an image of max_pixels = {max_pixels:,} can need"
+        raise RejectedImage("too_large_file", reason)
 
 
 def _with_retries(read: Callable[[], bytes], path: str) -> bytes:

@@ -149,6 +149,11 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
                 print(f"{result.summary}\n{'output':<15} {result.output}", flush=True)
             _check_result(launch)
             launch.tracker.finish("FINISHED")
+    if launch.summary.failed and config.strict:
+        raise QuarantinedImages(
+            f"{launch.summary.failed} images were quarantined, and --strict was given; see the reasons above, remove "
+            "the images, or repair them and use --retry-quarantined"
+        )
     return result
 
 
@@ -166,6 +171,8 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
     log.info("%d images in %s", listing.manifest.num_rows, listing.uri)
     if listing.ignored:
         log.info("ignored %d files without an image extension", listing.ignored)
+    if listing.duplicates:
+        log.info("left out %d copies of other images (--duplicates skip)", listing.duplicates["images"])
     asked = config.iterations not in (0, CondenseConfig().iterations)
     if asked and config.synthesizes_tiles and not config.pixel_steps:
         log.warning(
@@ -192,8 +199,9 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
         run_record(job, teacher, expected, lr_uri=listing.lr_uri),
         config.overwrite,
     )
-    if run.images != listing.manifest.num_rows:
-        run = update_run(job.store, images=listing.manifest.num_rows)
+    now = {"images": listing.manifest.num_rows, "duplicates": listing.duplicates}
+    if any(getattr(run, name) != value for name, value in now.items()):
+        run = update_run(job.store, **now)
     if config.overwrite:
         job.store.delete(REPORT)  # of the run that is discarded
     plan = plan_work(config, listing, job.store, job.digest, job.launch)
@@ -365,13 +373,8 @@ def _result(launch: _Launch, manifest: Manifest) -> CondenseResult:
 
 
 def _check_result(launch: _Launch) -> None:
-    """Raise an error if nothing was condensed, or less than ``strict`` allows."""
+    """Raise an error if nothing was condensed."""
     summary = launch.summary
-    if summary.failed and launch.job.config.strict:
-        raise QuarantinedImages(
-            f"{summary.failed} images were quarantined, and --strict was given; see the reasons above, remove the "
-            "images, or repair them and use --retry-quarantined"
-        )
     if summary.failed == launch.listing.manifest.num_rows:
         raise IdcError(f"none of the {summary.failed} images could be condensed; see the reasons above")
     if not summary.tiles:

@@ -24,9 +24,9 @@ import torch
 from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.memory import is_out_of_memory
 from idc_ray.condensation.retry import condense_each
-from idc_ray.condensation.tasks import Condensed, ImageTask
+from idc_ray.condensation.tasks import Condensed, ImageTask, stored_tiles
+from idc_ray.degradation import Degrade
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images import encode_png
 from idc_ray.images.names import printable
 from idc_ray.pipeline.attempts import Ledger
 from idc_ray.pipeline.cluster import node_id, node_lives
@@ -196,7 +196,7 @@ class CondenseWorker(_Worker):
         begin = time.perf_counter()
         seconds = {"read": row["read_seconds"], **result.seconds}
         try:
-            tiles, record = _tile_rows(self.job, row, result), _record(row, result, seconds, self.kind)
+            tiles, record = _tile_rows(self.job, row, result), _record(self.job, row, result, seconds, self.kind)
         except ValueError as error:  # such as a loss that is not a number
             return self._finish(row, error)
         try:
@@ -257,7 +257,8 @@ def explain(error: Exception) -> tuple[str, str]:
     return "condensation_failed", f"{type(error).__name__} while condensing the image: {error}"
 
 
-def _record(row: Row, result: Condensed, seconds: dict[str, float], device: str) -> ImageRecord:
+def _record(job: Job, row: Row, result: Condensed, seconds: dict[str, float], device: str) -> ImageRecord:
+    degrade = Degrade.of(job.config)
     return ImageRecord(
         image_id=row["image_id"],
         source=row["source"],
@@ -276,13 +277,14 @@ def _record(row: Row, result: Condensed, seconds: dict[str, float], device: str)
         seconds=seconds,
         device=device,
         color_profile=row["color_profile"],
+        degradation=None if degrade.steps == "bicubic" else json.dumps(degrade.drawn(row["image_id"])),
     )
 
 
 def _tile_rows(job: Job, row: Row, result: Condensed) -> list[TileRow]:
     config = job.config
     rows = []
-    for index, (lr, hr, corner) in enumerate(zip(result.lr_tiles, result.hr_tiles, result.corners, strict=True)):
+    for index, ((lr, hr), corner) in enumerate(zip(stored_tiles(config, result), result.corners, strict=True)):
         rows.append(
             TileRow(
                 image_id=row["image_id"],
@@ -292,11 +294,11 @@ def _tile_rows(job: Job, row: Row, result: Condensed) -> list[TileRow]:
                 tile_index=index,
                 top=corner[0] if corner else None,
                 left=corner[1] if corner else None,
-                lr=encode_png(lr),
-                hr=encode_png(hr),
+                lr=lr,
+                hr=hr,
                 scale=config.scale,
                 method=config.method,
-                labels=config.labels,
+                labels="real" if config.real_hr else "teacher" if hr else None,
                 sample_weight=1.0,  # groups have equal masses, so all tiles count alike
                 loss_start=result.loss_start,
                 loss_end=result.loss_end,

@@ -92,7 +92,10 @@ class Status:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values: without tracebacks and the whole configuration, which are in the output."""
-        run = {key: getattr(self.run, key) for key in ("digest", "input_uri", "device", "created", "mlflow_run_id")}
+        run = {
+            key: getattr(self.run, key)
+            for key in ("digest", "input_uri", "duplicates", "device", "created", "mlflow_run_id")
+        }
         manifest = {} if self.manifest is None else asdict(self.manifest)
         facts = ("images", "rows", "bytes", "source_bytes", "ratio", "timing", "created")
         entries = ("image_id", "source", "code", "reason", "attempts", "time")

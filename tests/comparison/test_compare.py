@@ -96,7 +96,6 @@ def test_every_arm_has_scores_curve_and_costs(undisturbed: Finished) -> None:
     assert {(row["method"], row["set"], row["seeds"]) for row in rows} == {
         (method, name, "2") for method in ("whole", "random", "idc") for name in ("SetA", "SetB")
     }
-    assert {path.name for path in undisturbed.output.glob("*.png")} == {"psnr_vs_ratio.png", "psnr_vs_iterations.png"}
     report = (undisturbed.output / "report.html").read_text()
     assert "Tiles of the sets" in report and "<h3>Failed</h3>" in report
 
@@ -126,6 +125,22 @@ def test_the_rows_are_those_of_the_condense_job(undisturbed: Finished, tmp_path:
     assert mine.equals(theirs)
 
 
+def test_the_teacher_labels_every_step_where_labels_are_online(
+    ray_cluster: Any, images: Path, benchmark_folder: Path, tmp_path: Path
+) -> None:
+    """Condensed sets then hold LR alone, and the whole set needs no labels."""
+    online = {"labels": "online", "methods": ["idc", "whole"], "arms": [], "reference": None, "seeds": [0]}
+    config = compare_config(**settings(images, benchmark_folder, tmp_path / "out", **online))
+    assert compare(config) == 0
+    results = [json.loads(path.read_text()) for path in (tmp_path / "out" / "results").iterdir()]
+    assert {(each["method"], each["labels"], each["steps"]) for each in results} == {
+        ("idc", "online", 3), ("whole", "online", 3)
+    }  # fmt: skip
+    (folder,) = (tmp_path / "out" / "sets").iterdir()
+    assert rows(folder / "0")["hr"].null_count == rows(folder / "0").num_rows > 0
+    assert "idc 0.2 online" in (tmp_path / "out" / "results.md").read_text()
+
+
 def rows(path: Path) -> pa.Table:
     store = resolve(str(path))
     manifest = read_manifest(store)
@@ -143,7 +158,7 @@ def test_mlflow_has_a_parent_with_the_table_and_a_child_for_each_result(undistur
     assert len(children) == 6 == len(runs) - 1
     assert parent.info.status == "FAILED"  # an arm did
     names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
-    assert {"results.md", "results.csv", "results.json", "psnr_vs_ratio.png", "config.yaml"} <= names
+    assert {"results.md", "results.csv", "results.json", "report.html", "config.yaml"} <= names
     for child in children:
         result = undisturbed.results()[f"{child.info.run_name}.json"]
         assert child.data.metrics["SetA_psnr"] == pytest.approx(result["sets"]["SetA"]["psnr"])
