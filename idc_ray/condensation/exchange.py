@@ -74,7 +74,8 @@ class _Search:
         self.kept = max(1, KEPT_PRODUCTS // self.norms.nbytes)
         first = self.begin.flatten()[: self.kept]
         products = self.features[first] @ self.features.T
-        self.products = {index: row.clone() for index, row in zip(first.tolist(), products, strict=True)}  # freed singly
+        # Copies: a view of a row would keep them all.
+        self.products = {index: row.clone() for index, row in zip(first.tolist(), products, strict=True)}
         self.by_all = self.features @ self.features[self.begin.flatten()].sum(0)
         self.overlaps = torch.zeros(len(cells.positions), dtype=torch.int64)
         self.elsewhere = torch.arange(len(cells.positions)) >= offered  # what a tile begins with has one place
