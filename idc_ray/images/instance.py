@@ -59,6 +59,7 @@ def load_instance(
     tile_size: int,
     max_pixels: int,
     keep_hr: bool,
+    degrade: Callable[[NDArray[np.uint8], int, str], NDArray[np.uint8]] = lambda hr, scale, _: downscale(hr, scale),
     lr_filesystem: fs.FileSystem | None = None,
     colors: Colors = "srgb",
 ) -> Instance:
@@ -75,6 +76,7 @@ def load_instance(
         tile_size: side of a tile in LR pixels; the LR image must hold one.
         max_pixels: most pixels of the HR (and of the LR) image.
         keep_hr: whether the instance carries the HR image.
+        degrade: makes the LR image of an HR image, scale and image id; default: MATLAB-style bicubic.
         lr_filesystem: where ``ref.lr_path`` is; None: in ``filesystem``.
         colors: ``keep``: colour profiles are not applied.
 
@@ -85,7 +87,7 @@ def load_instance(
     (hr, profile), size, digest = _read(ref, filesystem, max_pixels, colors)
     hr = cropped_to(hr, scale, tile_size)
     if ref.lr_path is None:
-        lr = downscale(hr, scale)
+        lr = degrade(hr, scale, ref.image_id)
     else:
         lr = _read_partner(ref, lr_filesystem or filesystem, max_pixels, colors)
         _check_pair(lr, hr, scale, ref.lr_path)

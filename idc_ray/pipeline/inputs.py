@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from idc_ray.condensation.budget import expected_tiles
 from idc_ray.config import CondenseConfig
+from idc_ray.degradation import reading
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.images import (
     ImageListing,
@@ -130,10 +131,7 @@ def readable_samples(
             instance = load_instance(
                 ImageRef.from_row(row),
                 listing.filesystem,
-                scale=config.scale,
-                tile_size=config.tile_size,
-                max_pixels=config.source.max_pixels,
-                colors=config.color_profile,
+                **reading(config),
                 keep_hr=True,
                 lr_filesystem=listing.lr_filesystem,
             )
