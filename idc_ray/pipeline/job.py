@@ -25,6 +25,7 @@ class Job:
         lr_filesystem: where the paired LR images are, if any.
         root: a path that every node must see if it can read the input at all.
         input_uri: the input, for messages.
+        samples: paths of some images all over the input; who can read none of them lost access to it.
         mean_difficulty: what ``allocation: difficulty`` divides by.
     """
 
@@ -36,4 +37,5 @@ class Job:
     lr_filesystem: pafs.FileSystem | None
     root: str
     input_uri: str
+    samples: tuple[str, ...] = ()
     mean_difficulty: float | None = None
