@@ -63,7 +63,7 @@ class Arm:
     Attributes:
         method: a method, the name of a variant, or ``whole``.
         ratio: share of the pixels that is asked for; 1 for ``whole``.
-        labels: teacher or real.
+        labels: teacher, real or online.
         allocation: per_image or difficulty; empty for ``whole``.
         student: name of a model or a network.
         condense: settings of the set; for ``whole`` those by which images are read.
@@ -116,7 +116,8 @@ class Arm:
     def training_name(self, data: Data) -> str:
         """Names the students of all seeds: another for any setting, image or label that changes their weights."""
         set_name = self.set_name(data, 0)
-        train = self.train.digest(set_name, None, start_sha256(self.train))
+        teacher = data.teacher if self.labels == "online" else None
+        train = self.train.digest(set_name, teacher, start_sha256(self.train))
         return f"{self.name}-{result_digest({'train': train, 'curve': data.curve})[:8]}"
 
     def result_name(self, data: Data, seed: int) -> str:
@@ -145,16 +146,19 @@ def expand(config: CompareConfig, teacher: bytes) -> tuple[list[Arm], list[str]]
     left_out: dict[str, None] = {}
     for method, ratio, labels, allocation, student in _combinations(config):
         settings = _student(student, config.train, config.networks) | {"scale": config.scale}
+        if labels == "online":
+            settings |= {"labels": "online", "labels_from": config.teacher or "bundled"}
         train = _train(settings | {"workers.threads": config.actors.threads}, config.curve_points)
         varied = _method(method, config.variants)
         if labels == "real" and varied["method"] in (("idc", "ncfd") if config.degradation == "bicubic" else ("ncfd",)):
             left_out[f"{method} with real labels is left out: its tiles have no real HR"] = None
             continue
-        settings = common | varied | {"labels": labels}
+        settings = common | varied | {"labels": "teacher" if labels == "online" else labels}
         if method == WHOLE:
             ratio, allocation = 1.0, ""
         else:
             settings |= {"ratio": ratio, "allocation": allocation}
+            settings |= {"store.tiles": "lr"} if labels == "online" else {}
         condense = load(CondenseConfig, None, settings).model_copy(update=own)
         if method != WHOLE and train.patch_size > condense.tile_size:
             raise BadRequest(

@@ -310,8 +310,9 @@ class _Comparison:
             if not arm.whole:
                 config = training.model_copy(update={"data": (job.store.uri,)})
             else:
-                blocks = self._images(condense) if arm.labels == "real" else self._labelled[set_name]
-            return self._remote(tasks.train, facts, config, blocks, storage, plan.scoring)
+                blocks = self._labelled[set_name] if arm.labels == "teacher" else self._images(condense)
+            teacher = self.teacher if arm.labels == "online" else None
+            return self._remote(tasks.train, facts, config, blocks, storage, plan.scoring, teacher)
 
         return Unit(arm.result_name(plan.data, seed), set_name, lambda: self._make_set(arm, job, set_name), train)
 
@@ -320,7 +321,7 @@ class _Comparison:
             finished = read_manifest(job.store) is not None
             blocks = Blocks([]) if finished else self._images(job.config)
             return self._remote(tasks.condense, job, self.teacher, blocks, self.plan.listing.manifest.num_rows)
-        if arm.labels == "real":
+        if arm.labels != "teacher":
             return self._remote(tasks.count_whole, self._images(job.config))
         outcome, labelled = self._remote(tasks.label, job, self.teacher, self._images(job.config))
         self._labelled[set_name] = Blocks([labelled])

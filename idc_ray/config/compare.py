@@ -14,7 +14,7 @@ __all__ = ["CompareConfig", "Grid"]
 
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Labels = Literal["teacher", "real"]
+Labels = Literal["teacher", "real", "online"]
 Allocation = Literal["per_image", "difficulty"]
 Changes = dict[Text, Any]
 
@@ -46,7 +46,7 @@ class CompareConfig(Section):
         "degradation": "of LR: bicubic, classic, realesrgan, FILE",
         "methods": "methods or variants",
         "ratios": "shares of the pixels to keep",
-        "labels": "teacher, real, or both",
+        "labels": "teacher, real, online, or several",
         "allocations": "per_image, difficulty, or both",
         "students": "models or networks to train",
         "seeds": "each arm is run once with each",
@@ -80,7 +80,7 @@ class CompareConfig(Section):
     ratios: OneOrSeveral[Ratio] = (0.1,)
     """Fractions of LR pixels that are kept; whole has none."""
     labels: OneOrSeveral[Labels] = ("teacher", "real")
-    """HR tiles: teacher, real, or both."""
+    """HR: teacher, real, or online, where the teacher labels the patches of every step; one or several."""
     allocations: OneOrSeveral[Allocation] = ("per_image",)
     """Tiles per image: per_image, difficulty, or both."""
     students: OneOrSeveral[Text] = ("edsr_small",)
