@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from idc_ray.comparison.results import Result
 from idc_ray.comparison.scoring import Scoring
 from idc_ray.errors import IdcError
-from idc_ray.evaluation.metrics import psnr_y
+from idc_ray.evaluation.metrics import psnr
 from idc_ray.images import upscale as bicubic
 from idc_ray.models import Upscaler, load_upscaler
 from idc_ray.report.pictures import data_uri, webp
@@ -96,7 +96,7 @@ def _crop(top: int, left: int, name: str, file: str, outputs: Mapping[str, Pictu
     parts = {label: output[top : top + CROP, left : left + CROP] for label, output in outputs.items()}
     pictures = []
     for label, part in parts.items():
-        value = psnr_y(part, parts["truth"], scale)
+        value = psnr(part, parts["truth"], scale)
         pictures.append(
             {"name": label, "psnr": round(value, 2) if np.isfinite(value) else None, "picture": data_uri(webp(part))}
         )

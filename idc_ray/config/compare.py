@@ -68,8 +68,8 @@ class CompareConfig(Section):
     """Folder, glob, list file, Parquet or archive of HR images; null: photographs of scikit-image."""
     output: PathField[Text] = "idc_comparison"
     """Folder or object-store prefix for sets, students and results."""
-    scale: Literal[2, 3, 4] = 2
-    """Super-resolution factor."""
+    scale: Literal[1, 2, 3, 4] = 2
+    """Super-resolution factor; 1: restoration, such as denoising, with a degradation or paired images."""
     degradation: Degradation = "bicubic"
     """What makes LR images, as for condense: of the input (with seed 0, for all seeds), and, with another seed, of the
     benchmarks and the validation."""

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from idc_ray.config.base import PathField, Section, result_digest, result_settings, settings_of
-from idc_ray.config.degradation import Degradation, degradation_digest
+from idc_ray.config.degradation import NOTHING_LOST, Degradation, degradation_digest
 from idc_ray.config.synonyms import RENAMED
 
 __all__ = [
@@ -249,8 +249,8 @@ class Files(Section):
 class MethodConfig(Section):
     """Settings that the tiles depend on, besides the images and the teacher: the digest covers all of them."""
 
-    scale: Literal[2, 3, 4] = 2
-    """Super-resolution factor."""
+    scale: Literal[1, 2, 3, 4] = 2
+    """Super-resolution factor; 1: restoration, such as denoising, with a degradation or paired images."""
     ratio: float = Field(0.1, gt=0, le=1)
     """Fraction of LR pixels that is kept, in (0, 1]; 0.1 is one of the paper's."""
     degradation: Degradation = "bicubic"
@@ -415,6 +415,8 @@ class CondenseConfig(MethodConfig, Files):
     def _one_source_of_lr(self) -> Self:
         if self.source.lr_input is not None and self.degradation != "bicubic":
             raise ValueError("source.lr_input and degradation are both set; give one of them: both make LR images")
+        if self.scale == 1 and self.source.lr_input is None and self.degradation == "bicubic":
+            raise ValueError(NOTHING_LOST)
         return self
 
     def digest(self, teacher_sha256: str) -> str:

@@ -23,9 +23,17 @@ from pydantic import (
 
 from idc_ray.config.base import Section
 
-__all__ = ["PRESETS", "Blur", "Degradation", "Jpeg", "Noise", "Resize", "Shuffle", "Step", "Webp", "degradation_digest"]
+__all__ = [
+    "NOTHING_LOST", "PRESETS", "Blur", "Degradation", "Jpeg", "Noise", "Resize", "Shuffle", "Step", "Webp",
+    "degradation_digest",
+]  # fmt: skip
 
 PRESETS = Path(__file__).parents[1] / "degradation" / "presets"
+
+NOTHING_LOST = (
+    "scale is 1 and degradation bicubic, so LR images would equal HR images; give --degradation noise25, realesrgan, "
+    "FILE, or LR images"
+)
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]

@@ -149,8 +149,8 @@ class TrainMethod(Section):
     """edsr_small, edsr_baseline, swinir_light or mambairv2_light."""
     model_arguments: dict[str, int | float | str | bool] = Field(default={})
     """Arguments of the model, "{channels: 32, blocks: 6}"; over those of its name."""
-    scale: int = Field(2, ge=2, le=4)
-    """Super-resolution factor."""
+    scale: int = Field(2, ge=1, le=4)
+    """Super-resolution factor; 1: restoration."""
     degradation: Degradation = "bicubic"
     """What makes LR images of HR images in the data and the validation, as for condense: bicubic, classic, realesrgan,
     noise25, ..., or a YAML file. Parameters are drawn by seed and image id. With another than bicubic, LR images that a

@@ -36,7 +36,7 @@ class UpscaleConfig(Section):
     """Folder (searched recursively), glob, list file, Parquet, archive or one image; local or object store."""
     output: PathField[Text]
     """Folder or object-store prefix for the results, which keep the input's folders and names."""
-    scale: Annotated[int, Field(ge=2)] | None = None
+    scale: Annotated[int, Field(ge=1)] | None = None
     """Upscaling factor; null: the checkpoint's, and 2 for bundled and bicubic."""
     format: Literal["png", "jpg", "webp"] = "png"
     """File format of the results, 8-bit RGB: png; jpg, of quality 95 without chroma subsampling; webp, lossless."""
