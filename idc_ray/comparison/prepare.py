@@ -82,7 +82,7 @@ def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
         photographs: where the default photographs are copied to; None: beside the output.
 
     Raises:
-        BadRequest: anything that a user can mend.
+        BadRequest: any error in settings or input.
     """
     own = {"input": config.input, "output": config.output, "scale": config.scale, "teacher": config.teacher}
     teacher = read_teacher(CondenseConfig(**own))

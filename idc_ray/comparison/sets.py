@@ -76,7 +76,7 @@ def condense_set(job: Job, teacher: bytes, blocks: Iterable[Block], images: int)
     Args:
         job: the run; its mean difficulty is known if its allocation asks for it.
         teacher: the checkpoint.
-        blocks: the decoded images; gone through more than once.
+        blocks: the decoded images; iterated more than once.
         images: how many there are.
 
     Raises:

@@ -33,7 +33,7 @@ _task_with_two_values: Callable[[Callable[..., Any]], Any] = ray.remote(max_retr
 
 
 class Blocks:
-    """Decoded images; they come from Ray's object store one object at a time, each time they are gone through.
+    """Decoded images; they come from Ray's object store one object at a time, each time they are iterated.
 
     Args:
         references: to blocks, or to lists of blocks.

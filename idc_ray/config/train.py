@@ -58,9 +58,9 @@ class Schedule(Section):
     """Factor of multistep at each milestone; SwinIR's."""
 
     @model_validator(mode="after")
-    def _rising(self) -> Self:
+    def _check_milestones(self) -> Self:
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"schedule.milestones is {list(self.milestones)}; expected rising numbers")
+            raise ValueError(f"schedule.milestones is {list(self.milestones)}; expected increasing numbers")
         return self
 
 
@@ -199,21 +199,21 @@ class TrainConfig(TrainMethod, TrainFiles):
         "degradation": "of LR: bicubic, classic, realesrgan, FILE",
         "start": "random, interpolation, or a checkpoint",
         "labels_from": "network whose outputs replace real HR images",
-        "labels": "online: labels_from labels every step",
-        "augment.cutmix": "probability; also .mixup, .channels, .contrast",
+        "labels": "stored, or online: patches are labelled in every step",
+        "augment.cutmix": "probability of CutMix; also .mixup, .channels, ...",
         "iterations": "optimiser steps",
         "batch_size": "patches per step",
         "patch_size": "side of an LR patch in pixels",
         "optimizer.learning_rate": "peak learning rate",
         "schedule.kind": "cosine, multistep or constant",
         "validation.images": "folder of images to validate on, or a benchmark folder",
-        "validation.fraction": "or a share of the data that is held out",
+        "validation.fraction": "share of the data that is held out for validation",
         "validation.every": "steps between validations",
         "checkpoint_every": "steps between saved states",
-        "precision": "of activations: auto, float32 or bfloat16",
+        "precision": "precision of activations: auto, float32 or bfloat16",
         "seed": "seed of everything random",
-        "workers.count": "processes that train together",
-        "workers.gpus": "GPUs per worker; none: 1 if there are enough",
+        "workers.count": "number of data-parallel workers",
+        "workers.gpus": "GPUs per worker; none: 1 if the cluster has enough",
         "workers.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
         "mlflow.enabled": "MLflow tracking; off: --no-mlflow.enabled",
         "dry_run": "print data, network, steps, bytes and time; start nothing",
@@ -241,7 +241,7 @@ class TrainConfig(TrainMethod, TrainFiles):
     mlflow: TrainMlflow = TrainMlflow()
 
     @model_validator(mode="after")
-    def _equal_parts(self) -> Self:
+    def _check_batch_size(self) -> Self:
         # With parts of different sizes patches would weigh differently, and streams of equal length run dry one by one.
         batch, count = self.batch_size, self.workers.count
         if batch % count:
@@ -253,9 +253,9 @@ class TrainConfig(TrainMethod, TrainFiles):
         return self
 
     @model_validator(mode="after")
-    def _online_needs_a_network(self) -> Self:
+    def _check_online_labels(self) -> Self:
         if self.labels == "online" and self.labels_from is None:
-            raise ValueError("labels is online, but nothing labels; name a checkpoint with labels_from, or bundled")
+            raise ValueError("labels is online, but labels_from is not set; set it to a checkpoint, or bundled")
         return self
 
     @property

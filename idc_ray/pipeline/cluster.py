@@ -132,7 +132,7 @@ def _start_ray(settings: dict[str, Any]) -> None:
 
 
 def _check_machine(needs: Mapping[str, float], spare: Mapping[str, float], fix: str) -> None:
-    """End the cluster that was just started here if workers would wait for ever for what it has not."""
+    """End the cluster that was just started here if it lacks the resources that workers need."""
     have = ray.cluster_resources() if needs else {}
     for name, amount in needs.items():
         found = have.get(name, 0.0) - spare.get(name, 0.0)
@@ -207,7 +207,7 @@ class PoolPlan:
 
     @property
     def sizes(self) -> str:
-        """How many workers there may be, for people."""
+        """The possible numbers of workers, as text."""
         if self.may_grow:
             return f"{self.min_size} or more"
         return f"{self.min_size}" if self.min_size == self.max_size else f"{self.min_size} to {self.max_size}"

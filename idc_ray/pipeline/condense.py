@@ -123,7 +123,7 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
         Locked: another process works on the output.
         QuarantinedImages: images were quarantined, and ``strict`` is set.
         Interrupted: SIGINT or SIGTERM.
-        IdcError: no image could be condensed, or none gave a tile; anything else that a user can mend.
+        IdcError: no image could be condensed, or no tiles were produced; any other error that a user can fix.
     """
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)  # first: to list a million images takes a minute
@@ -151,8 +151,8 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
             launch.tracker.finish("FINISHED")
     if launch.summary.failed and config.strict:
         raise QuarantinedImages(
-            f"{launch.summary.failed} images were quarantined, and --strict was given; see the reasons above, remove "
-            "the images, or repair them and use --retry-quarantined"
+            f"{launch.summary.failed} images were quarantined, and --strict was given; see "
+            f"{launch.job.store.uri}/quarantine; remove the images, or repair them and use --retry-quarantined"
         )
     return result
 
@@ -283,7 +283,7 @@ def _batches(config: CondenseConfig, images: pa.Table) -> Batches:
 def _pool(launch: _Launch, batches: int) -> PoolPlan:
     actors, resources = launch.job.config.actors, ray.cluster_resources()
     pool = plan_pool(actors, resources, batches)
-    log.info("condensing on %s with %s workers, %d at the start", pool.device, pool.sizes, pool.initial_size)
+    log.info("condensing on %s: %s workers, %d at the start", pool.device, pool.sizes, pool.initial_size)
     if not resources.get("CPU") and actors.gpus is None and pool.device == "CPUs":
         log.warning("the cluster has no CPUs or GPUs yet; if it will add GPUs, give --actors.gpus 1")
     stored = launch.run.device
@@ -378,6 +378,6 @@ def _check_result(launch: _Launch) -> None:
     """Raise an error if nothing was condensed."""
     summary = launch.summary
     if summary.failed == launch.listing.manifest.num_rows:
-        raise IdcError(f"none of the {summary.failed} images could be condensed; see the reasons above")
+        raise IdcError(f"none of the {summary.failed} images could be condensed; see {launch.job.store.uri}/quarantine")
     if not summary.tiles:
         raise IdcError(f"no tiles were produced; {summary.fix_for_no_tile()}")

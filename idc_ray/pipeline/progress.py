@@ -94,6 +94,7 @@ class Progress:
         clock: seconds.
         show: what does without a terminal, or nothing at all.
         work: says what the workers do; asked when no row has arrived for a while, from another thread.
+        failure: word for images without a result.
 
     Rows may take minutes, so whoever waits for them does it inside :meth:`ticking`.
 
@@ -110,9 +111,10 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
         show: Show = "lines",
         work: Callable[[], str] = str,
+        failure: str = "quarantined",
     ) -> None:
         self.total, self.done, self.failed = total, done_before, 0
-        self._way = show
+        self._way, self._failure = show, failure
         self._stream = sys.stderr if stream is None else stream
         self._clock, self._started = clock, clock()
         self._told_at = -math.inf
@@ -198,8 +200,8 @@ class Progress:
             self._tell()
 
     def line(self) -> str:
-        """Such as ``12 of 200 images, 1 failed, 0.84 images/s, 3 min 43 s left, loss -62 %``."""
-        parts = [f"{self.done} of {self.total} images", f"{self.failed} failed"]
+        """Such as ``12 of 200 images, 1 quarantined, 0.84 images/s, 3 min 43 s left, matching loss -62 %``."""
+        parts = [f"{self.done} of {self.total} images", f"{self.failed} {self._failure}"]
         if self._handled:
             parts.append(f"{self._speed():.3g} images/s")
             left = self.total - self.done - self.failed
@@ -207,7 +209,7 @@ class Progress:
                 parts.append(f"{duration(left / self._speed())} left")
         mean = self._mean_drop()
         if mean is not None:
-            parts.append(f"loss {-100 * mean:+.0f} %")
+            parts.append(f"matching loss {-100 * mean:+.0f} %")
         if self._in_hand() and self.done + self.failed < self.total:
             parts.append(f"now {self._in_hand()}")
         return ", ".join(parts)
@@ -241,7 +243,8 @@ class Progress:
         if self._bar is not None:
             mean = self._mean_drop()
             self._bar.set_postfix_str(
-                f"{self.failed} failed" + ("" if mean is None else f", loss {-100 * mean:+.0f} %"), False
+                f"{self.failed} {self._failure}" + ("" if mean is None else f", matching loss {-100 * mean:+.0f} %"),
+                False,
             )
             self._bar.update(1)
         elif self._clock() - self._told_at >= LOG_SECONDS:

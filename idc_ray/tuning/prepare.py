@@ -85,7 +85,7 @@ def prepare(asked: TuneConfig, photographs: str | None = None) -> Plan:
         photographs: where the default photographs are copied to; None: beside the output.
 
     Raises:
-        BadRequest: anything that a user can mend.
+        BadRequest: any error in settings or input.
     """
     config, space = read_space(asked)
     settings = make_settings(config, space)
