@@ -53,7 +53,7 @@ class CompareConfig(Section):
         "teacher": "checkpoint; none: the bundled one",
         "benchmarks": "one benchmark folder to test on, or several: '[A, B]'",
         "validation": "folder of HR images for curves and a column of the table",
-        "curve": "curves are measured on: validation, benchmarks, none",
+        "curve": "measured for curves: validation, benchmarks, none",
         "condense": "settings of condense for every arm, '{tile_size: 32}'",
         "train": "settings of train for every arm, '{iterations: 3000}'",
         "variants": "named methods with settings; see docs/compare.md",
