@@ -119,7 +119,7 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
         show: where progress is shown; with ``lines`` the summary is printed, too.
 
     Raises:
-        BadRequest: what was asked for cannot be done.
+        BadRequest: an error in settings or input.
         Locked: another process works on the output.
         QuarantinedImages: images were quarantined, and ``strict`` is set.
         Interrupted: SIGINT or SIGTERM.

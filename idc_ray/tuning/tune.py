@@ -77,7 +77,7 @@ def run_tune(plan: Plan, say: bool = False) -> TuneResult:
         say: print the table.
 
     Raises:
-        BadRequest: what was asked for cannot be done.
+        BadRequest: an error in settings or input.
         Locked: another process works on the output.
         Interrupted: SIGINT or SIGTERM.
         IdcError: no trial came to its end.
