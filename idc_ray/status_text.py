@@ -1,4 +1,4 @@
-"""A status for people: a dozen lines, the state first."""
+"""Formats the state of a run as text."""
 
 from __future__ import annotations
 

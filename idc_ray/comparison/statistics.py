@@ -51,7 +51,7 @@ def paired_difference(
 ) -> Difference | None:
     """Mean of value minus reference by seed, with Student's interval: mean -/+ t(n - 1) s / sqrt(n).
 
-    With one seed both students have the same initial weights, so differences vary less than values.
+    Students of one seed have the same initial weights, so differences vary less than values.
 
     Args:
         values: values by seed.

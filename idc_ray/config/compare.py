@@ -20,7 +20,7 @@ Changes = dict[Text, Any]
 
 
 class Grid(Section):
-    """Grid of further arms: every combination of its lists. A missing list is that of the main grid."""
+    """Grid of further arms: all combinations of its lists. Missing lists are those of the main grid."""
 
     methods: OneOrSeveral[Text] | None = None
     ratios: OneOrSeveral[Ratio] | None = None

@@ -65,7 +65,7 @@ class Schedule(Section):
 
 
 class ValidationMethod(Section):
-    """Validation as far as the weights that are chosen depend on it."""
+    """Validation settings that the chosen weights depend on."""
 
     fraction: float = Field(0.0, ge=0, lt=1)
     """Fraction of the data's images that is held out of training, selected by image id; in [0, 1). Ignored if images
@@ -84,7 +84,7 @@ class Validation(ValidationMethod):
 
 
 class WorkerThreads(Section):
-    """Threads of a worker, which floating-point sums depend on."""
+    """Threads per worker, which floating-point sums depend on."""
 
     threads: Count | None = None
     """Torch threads per worker; null: the machine's cores divided by the workers on it."""
@@ -113,7 +113,7 @@ class TrainMlflow(Mlflow):
 
 
 class Augment(Section):
-    """Random changes of patches, beyond flips and turns: how often each is applied to a patch, in [0, 1]."""
+    """Augmentations besides flips and rotations: probability for each patch, in [0, 1]."""
 
     cutmix: Probability = 0.0
     """A rectangle, a quarter to three quarters of the patch high and wide, comes from another patch of the batch."""
@@ -126,12 +126,12 @@ class Augment(Section):
 
     @property
     def active(self) -> bool:
-        """Whether anything is ever changed."""
+        """Whether any augmentation is used."""
         return any(getattr(self, name) for name in type(self).model_fields)
 
 
 class TrainFiles(Section):
-    """What a training reads and writes."""
+    """Input and output of a training."""
 
     data: PathField[OneOrSeveral[Text]] = ()
     """Condensed sets, or folders, globs, lists or Parquet files of HR images; one or several, "[A, B]"."""
@@ -143,7 +143,7 @@ class TrainFiles(Section):
 
 
 class TrainMethod(Section):
-    """Settings that the weights depend on, besides data and networks: the digest covers all of them."""
+    """Settings that the weights depend on, besides data and networks. All are part of the digest."""
 
     model: Text = "edsr_small"
     """edsr_small, edsr_baseline, swinir_light or mambairv2_light."""
@@ -189,7 +189,7 @@ class TrainMethod(Section):
 
 # The fields of the last base come first, in help and YAML.
 class TrainConfig(TrainMethod, TrainFiles):
-    """Settings of ``idc-ray train``: those that the weights depend on, and those of the job."""
+    """Settings of ``idc-ray train``: those of the method, and those of the job, which do not affect weights."""
 
     common: ClassVar[dict[str, str]] = {
         "data": "condensed sets, folders of images or pairs; several: '[A, B]'",
@@ -260,19 +260,19 @@ class TrainConfig(TrainMethod, TrainFiles):
 
     @property
     def held_out_share(self) -> float:
-        """Share of the data's images that is not trained on: none if the user names other images to validate on."""
+        """Share of the data that is held out for validation: 0 if there are other validation images."""
         return 0.0 if self.validation.images is not None else self.validation.fraction
 
     def digest(
         self, data: str, teacher_sha256: str | None, start_sha256: str | None = None, with_iterations: bool = True
     ) -> str:
-        """16 hex digits of everything that the weights depend on.
+        """16 hex digits of everything that the weights depend on: settings, data and networks.
 
         Args:
-            data: the data's digest.
-            teacher_sha256: hash of the network behind the labels, if any.
-            start_sha256: hash of the checkpoint that ``start`` names, if it names one.
-            with_iterations: False: without the number of steps, which a continued training may change.
+            data: digest of the data.
+            teacher_sha256: hash of the network of the labels, if any.
+            start_sha256: hash of the checkpoint in ``start``, if it is one.
+            with_iterations: whether the number of steps is included; a continued training may change it.
         """
         settings = result_settings(self, TrainMethod)
         settings |= {"data": data, "labels_from": teacher_sha256, "version": TRAIN_VERSION}

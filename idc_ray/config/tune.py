@@ -24,7 +24,7 @@ class TuneMlflow(Mlflow):
 
 
 class TuneFiles(Section):
-    """What a sweep reads and writes."""
+    """Input and output of a sweep."""
 
     space: Text
     """Search space: a YAML file, or the name of a packaged one: all, loss_weights, ratio, rlff, smoke. It is identified
@@ -38,7 +38,7 @@ class TuneFiles(Section):
 
 
 class SweepConfig(Section):
-    """Settings that every trial depends on, besides space and images: they say which sweep it is."""
+    """Settings that trials depend on, besides space and images. They identify the sweep."""
 
     scale: Literal[2, 3, 4] = 2
     """Super-resolution factor."""
