@@ -26,7 +26,7 @@ class EvaluateConfig(Section):
     """Settings of ``idc-ray evaluate``."""
 
     common: ClassVar[dict[str, str]] = {
-        "model": "a checkpoint, or bundled, or bicubic",
+        "model": "checkpoint file, 'bundled' or 'bicubic'",
         "benchmarks": "one benchmark folder, or several: '[Set5, Urban100]'",
         "output": "folder or URI for metrics.json, metrics.csv and pictures",
         "scale": "super-resolution factor",

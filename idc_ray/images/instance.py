@@ -81,7 +81,7 @@ def load_instance(
         colors: ``keep``: colour profiles are not applied.
 
     Raises:
-        RejectedImage: ``missing`` (gone since it was listed), ``unreadable`` (three retries were of no use),
+        RejectedImage: ``missing`` (gone since it was listed), ``unreadable`` (also after three retries),
             ``too_large_file``, ``too_small``, ``pair_mismatch``, or what :func:`idc_ray.images.read.decode_image` says.
     """
     (hr, profile), size, digest = _read(ref, filesystem, max_pixels, colors)
