@@ -51,8 +51,8 @@ SETTINGS = {
 WORKERS = 2
 #: Seconds that a worker is paused, and that the disk is gone.
 SOME_SECONDS = 5.0
-#: Exit codes after which the command is run again: killed, stopped, and failed while the disk was gone.
-KILLED, STOPPED, FAILED = -signal.SIGKILL, 130, 1
+#: Exit codes after which the command is run again: killed, stopped, and refused or failed while the disk was gone.
+KILLED, STOPPED, FAILED = -signal.SIGKILL, 130, (1, 2)
 
 #: Prefix of temporary files, which a killed writer may leave until the next attempt.
 SILENT = ".tmp-"
@@ -131,7 +131,7 @@ class Chaos:
         if code in (KILLED, STOPPED):
             return None
         last = (self.scratch / f"{output.name}.log").read_text(errors="replace").splitlines()[-1:]
-        if code == FAILED and self.disk_was_gone and last and last[0].startswith("error: "):
+        if code in FAILED and self.disk_was_gone and last and last[0].startswith("error: "):
             return None
         return f"exit code {code}"
 
