@@ -250,7 +250,7 @@ def test_refusal_names_setting_value_and_what_was_expected(overrides: dict[str, 
     assert [part for part in parts if part not in message] == []
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_errors_are_in_one_message() -> None:
     message = refusal({"ratio": 2, "seed": -1})
     assert "'ratio'" in message
     assert "'seed'" in message

@@ -56,7 +56,7 @@ def test_a_continued_job_neither_repeats_nor_forgets_a_run(tmp_path: Path, monke
     assert [run["parent"] for run in server.runs.values()] == [None, "run0", "run0"]
 
 
-def test_a_child_that_was_begun_goes_on_in_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unfinished_child_continues_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a second run of a part whose telling was cut off, beside one that is running for ever."""
     server = Server(monkeypatch)
 

@@ -273,7 +273,7 @@ def test_a_signal_to_a_forked_child_is_not_the_parents() -> None:
     check_interrupted()
 
 
-def test_the_process_goes_on_where_it_is_not_the_jobs_own() -> None:
+def test_a_process_that_is_not_the_jobs_own_continues() -> None:
     """Catches a notebook or a test that is ended two seconds after an interrupt that it has caught."""
     with pytest.raises(Interrupted), interruptible(""):
         send(signal.SIGTERM)

@@ -53,7 +53,7 @@ def test_no_download_is_tried() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_without_scikit_image_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scikit_image_the_error_has_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(IdcError, match="pip install scikit-image"):
         photographs()

@@ -85,7 +85,7 @@ def test_the_name_of_a_section_in_yaml_is_understood() -> None:
         (TrainConfig, ["--validation.fraction", "20"], "; 20 % is 0.2"),
     ],
 )
-def test_a_percentage_is_told_as_a_share(model: type[Section], argv: list[str], hint: str) -> None:
+def test_a_percentage_gets_a_hint_with_the_share(model: type[Section], argv: list[str], hint: str) -> None:
     assert refusal(model, *argv).endswith(hint)
 
 

@@ -92,7 +92,7 @@ def test_metrics_are_sent_after_some_seconds_though_few(
     assert client.get_run(tracker.run_id).data.metrics == {"early": 3.0}
 
 
-def test_a_resume_continues_the_run_and_tells_what_changed(tracker: Tracker, output: str, client: Any) -> None:
+def test_a_resume_continues_the_run_and_logs_what_changed(tracker: Tracker, output: str, client: Any) -> None:
     """Catches a second run for a resumed job, and MLflow's refusal of a param that has another value now."""
     config = CondenseConfig()
     tracker.log_params(config.model_dump())

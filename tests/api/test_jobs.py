@@ -34,7 +34,7 @@ def run(mixed: Path, ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory)
     return idc_ray.condense(mixed, tmp_path_factory.mktemp("condensed") / "out", **SMALL_JOB)
 
 
-def test_the_result_says_what_came_of_the_images(run: idc_ray.CondenseResult) -> None:
+def test_the_result_has_the_numbers_of_the_run(run: idc_ray.CondenseResult) -> None:
     """Catches numbers of one launch in place of all, and a bad image that is lost without a reason."""
     assert (run.num_images, run.num_tiles) == (3, 6)
     assert run.ratio == pytest.approx(6 * 16**2 / (3 * 48**2))

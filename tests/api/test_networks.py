@@ -17,7 +17,7 @@ def model() -> idc_ray.Upscaler:
     return idc_ray.load_model("bundled", scale=2, device="cpu")
 
 
-def test_a_checkpoint_says_its_scale_itself(tmp_path: Path) -> None:
+def test_the_scale_is_read_from_a_checkpoint(tmp_path: Path) -> None:
     """Catches a scale that has to be known beforehand, and another one that passes unseen."""
     spec = ModelSpec("edsr", 3, {"channels": 8, "blocks": 1})
     file = tmp_path / "student.safetensors"

@@ -163,7 +163,7 @@ def test_results_have_other_names_exactly_with_what_affects_them(name: str) -> N
     assert (names[0] != names[1]) == (name in CHANGES)
 
 
-def test_other_data_gets_other_names_and_another_benchmark_trains_nothing_anew() -> None:
+def test_other_data_gets_other_names_and_another_benchmark_keeps_trainings() -> None:
     """Catches hours of training repeated because a benchmark was added, and results of other images or teachers."""
     (arm,) = arms_of(methods="idc", labels="teacher")
     for name in ("images", "teacher", "curve"):
@@ -181,7 +181,7 @@ def test_names_do_not_depend_on_the_other_arms() -> None:
     assert among["random-0.2-real-per_image"].result_name(DATA, 0) == isolated
 
 
-def test_the_reference_is_named_by_its_beginning() -> None:
+def test_the_reference_is_found_by_prefix() -> None:
     """Catches a reference that is any of several arms, and one that is silently none."""
     config = compare_config(ratios=[0.2, 0.25])
     arms = expand(config, b"")[0]

@@ -88,7 +88,7 @@ def test_a_failure_ends_only_what_needs_it(ray: FakeRay) -> None:
     assert outcomes["d"][0] == "failed" and "process died" in outcomes["d"][1]
 
 
-def test_what_runs_is_told(ray: FakeRay) -> None:
+def test_running_tasks_are_listed(ray: FakeRay) -> None:
     """Catches a comparison that cannot say what it is doing."""
     at_work: list[Unit | str] = []
     units = [unit(ray, "a", "s"), unit(ray, "b", "s")]

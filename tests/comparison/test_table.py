@@ -52,7 +52,7 @@ def test_the_reference_has_no_difference_and_one_seed_no_interval(some: Report) 
     assert row(text, "*bicubic*")[2] == "28.500"
 
 
-def test_a_partial_table_says_so_and_names_what_failed_and_what_is_left_out(some: Report) -> None:
+def test_a_partial_table_lists_failures_and_what_is_left_out(some: Report) -> None:
     """Catches a partial table that is read as the result, and a reason that breaks the list."""
     text = to_markdown(some)
     assert "**Not finished: 5 of 6 trainings.**" in text

@@ -247,7 +247,7 @@ def test_an_output_that_a_link_in_the_input_leads_to_is_not_read(tmp_path: Path,
 @pytest.mark.parametrize(
     ("name", "fix"), [("a.zip", "unpack it"), ("a.tar", "unpack it"), ("a.arrow", "as Parquet"), ("a.bin", "rename it")]
 )
-def test_a_file_of_another_kind_says_what_to_do(tmp_path: Path, name: str, fix: str) -> None:
+def test_a_file_of_another_kind_is_refused_with_the_fix(tmp_path: Path, name: str, fix: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(BadRequest, match=fix):
         find_images(str(tmp_path / name))

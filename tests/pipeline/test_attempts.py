@@ -84,7 +84,7 @@ def test_only_other_workers_of_this_launch_on_these_images_are_predecessors(stor
     assert me.dead_predecessors([A]) == []
 
 
-def test_an_ended_worker_suspects_nobody(store: StorageFolder) -> None:
+def test_an_ended_worker_has_no_predecessors(store: StorageFolder) -> None:
     worker = ledger(store, "one")
     worker.begin([A], isolated=True)
     worker.end()

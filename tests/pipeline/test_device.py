@@ -38,7 +38,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, usable: bool = True) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
 
 
-def test_whatever_changes_float_results_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_that_changes_float_results_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches tiles that differ from run to run, or with the number of cores of a machine."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     torch.use_deterministic_algorithms(False)
@@ -81,14 +81,14 @@ def test_the_device_is_the_one_that_was_given(
     assert set_up_torch(Actors(device=wanted), has_gpu).type == expected  # type: ignore[arg-type]
 
 
-def test_a_gpu_that_torch_cannot_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_torch_cannot_use_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a silent fall back to the CPU, and torch's own words about drivers."""
     gpu(monkeypatch, usable=False)
     with pytest.raises(BadRequest, match="--actors.device cpu"):
         set_up_torch(Actors(), has_gpu=True)
 
 
-def test_a_worker_without_a_usable_gpu_says_so_when_it_is_asked(
+def test_a_worker_without_a_usable_gpu_reports_it_with_its_first_batch(
     monkeypatch: pytest.MonkeyPatch, job_and_found: tuple[Job, ImageListing]
 ) -> None:
     """Catches an exception in its constructor, which Ray repeats instead of telling it."""

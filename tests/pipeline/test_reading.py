@@ -35,7 +35,7 @@ def rows(job_and_found: tuple[Job, ImageListing]) -> list[dict[str, Any]]:
     return job_and_found[1].manifest.to_pylist()
 
 
-def test_an_image_comes_back_as_it_is_with_what_its_record_needs(job: Job, rows: list[dict[str, Any]]) -> None:
+def test_an_image_is_read_with_the_fields_of_its_record(job: Job, rows: list[dict[str, Any]]) -> None:
     """Catches swapped sides, a lost hash (every image would count as changed) and HR that fills the object store."""
     row = ReadImage(job)(rows[0])
     lr, hr = pixels(row, 2)
@@ -80,7 +80,7 @@ def test_a_machine_that_cannot_see_the_input_ends_the_job(job: Job, rows: list[d
     assert job.input_uri in row["reason"] and "share" in row["reason"]
 
 
-def test_a_missing_image_beside_one_whose_name_is_no_utf8(job: Job, rows: list[dict[str, Any]]) -> None:
+def test_a_missing_image_next_to_one_whose_name_is_no_utf8(job: Job, rows: list[dict[str, Any]]) -> None:
     """Catches an exception out of the reader: pyarrow cannot look at the path of such a name as it is kept."""
     job = dataclasses.replace(job, root="\0" + job.root)
     (Path(job.root[1:]) / "a.png").unlink()
@@ -89,7 +89,7 @@ def test_a_missing_image_beside_one_whose_name_is_no_utf8(job: Job, rows: list[d
     assert ReadImage(job)(rows[0])["code"] == ENDS_THE_JOB
 
 
-def test_an_input_that_cannot_even_be_looked_at_ends_the_job_with_a_row(
+def test_an_inaccessible_input_ends_the_job_with_a_row(
     job: Job, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches an exception out of the reader where a machine has no permission to list the input."""

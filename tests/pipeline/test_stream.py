@@ -108,7 +108,7 @@ def test_workers_get_the_resources_of_the_pool_and_whole_batches(
     assert condensing.reader.isolated and not surveying.reader.isolated
 
 
-def test_readers_of_their_own_are_restarted_without_a_limit(
+def test_separate_readers_are_restarted_without_a_limit(
     datasets: list[FakeDataset], job_and_found: tuple[Job, ImageListing]
 ) -> None:
     """Catches a job that ends because one image crashed the decoder; and workers on CPUs that wait for readers to leave

@@ -328,7 +328,9 @@ def test_a_machine_without_the_input_ends_the_job(job: Job, rows: dict[str, Any]
 
 
 @pytest.mark.parametrize("kind", ["output", "teacher"])
-def test_a_worker_that_cannot_work_says_so_when_it_is_asked(job: Job, rows: dict[str, Any], kind: str) -> None:
+def test_a_worker_that_failed_to_start_reports_it_with_its_first_batch(
+    job: Job, rows: dict[str, Any], kind: str
+) -> None:
     """Catches an exception in the constructor, which Ray repeats again and again instead of telling it."""
     if kind == "output":  # as on a machine without the shared folder
         job = dataclasses.replace(job, store=resolve(str(Path(job.root).with_name("elsewhere"))))

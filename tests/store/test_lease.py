@@ -96,7 +96,7 @@ def test_a_lease_that_cannot_be_released_does_not_fail_the_work(
         pass
 
 
-def test_an_unreadable_lease_blocks_nobody(remote: StorageFolder, objects: Any) -> None:
+def test_an_unreadable_lease_does_not_block(remote: StorageFolder, objects: Any) -> None:
     objects.objects[KEY] = b"{"
     with lock(remote, "job 1"):
         pass

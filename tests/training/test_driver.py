@@ -136,7 +136,7 @@ def test_a_nan_is_an_error_of_one_line_and_not_tried_again(data: Path, ray_clust
     assert time.monotonic() - begin < 120
 
 
-def test_an_unreadable_image_in_a_stream_is_told(data: Path, ray_cluster: Any, data_context: Any) -> None:
+def test_an_unreadable_image_in_a_stream_is_reported(data: Path, ray_cluster: Any, data_context: Any) -> None:
     """Catches an error that Ray Data turns into one of its own, tried again three times."""
     picture = data / "photos" / "3.png"
     size = picture.stat().st_size
@@ -146,7 +146,7 @@ def test_an_unreadable_image_in_a_stream_is_told(data: Path, ray_cluster: Any, d
         train(config)
 
 
-def test_wrong_requests_are_told_before_anything_starts(data: Path) -> None:
+def test_invalid_requests_are_refused_before_anything_starts(data: Path) -> None:
     with pytest.raises(BadRequest, match="--patch-size 32 is larger than the tiles"):
         train(config_for(data, "a", patch_size=32))
     with pytest.raises(BadRequest, match="no data"):
@@ -167,7 +167,7 @@ def test_wrong_requests_are_told_before_anything_starts(data: Path) -> None:
     assert not any((data / name).exists() for name in "abcdefgh")
 
 
-def test_the_bundled_network_labels_and_a_doubtful_validation_is_told(
+def test_the_bundled_network_labels_and_a_doubtful_validation_is_reported(
     data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Catches the word for the bundled network that is taken for a file's name; and settings ignored in silence."""

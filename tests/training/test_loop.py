@@ -75,7 +75,7 @@ class Restless(nn.Module):
         return self.net(self.norm(x) + 0.1 * torch.randn_like(x))
 
 
-def test_a_restored_trainer_goes_on_bit_by_bit() -> None:
+def test_a_restored_trainer_continues_bit_by_bit() -> None:
     """Catches a lost moment of Adam, average, counter or random number: weights would differ in the last bits."""
     config = toy_config(iterations=20, schedule__warmup=2)
     straight = toy_trainer(config, Restless())

@@ -310,7 +310,7 @@ def test_many_images_share_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("no_piece_left_out")
-def test_a_damaged_shard_in_a_stream_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_shard_in_a_stream_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a check that only data in memory has: the sources of a stream go to its tasks without their shards."""
     monkeypatch.setattr(stream.ray.data, "from_blocks", FakeDataset)
     condensed(tmp_path / "set")

@@ -95,7 +95,7 @@ def test_the_space_s_settings_stand_below_the_user_s(write_space: WriteSpace) ->
         ({"settings": {"train": 5}}, "settings.train is 5; expected a mapping, such as {iterations: 1000}"),
     ],
 )
-def test_a_mistake_in_the_file_s_other_parts_is_named(content: Any, message: str, write_space: WriteSpace) -> None:
+def test_an_error_in_the_files_other_parts_is_named(content: Any, message: str, write_space: WriteSpace) -> None:
     with pytest.raises(BadRequest, match=re.escape(message)):
         read_space(TuneConfig(space=write_space(**content)))
 

@@ -128,7 +128,7 @@ def test_what_was_cut_off_is_begun_again_first(storage: StorageFolder, write_spa
     assert again.seconds >= study.study.user_attrs["seconds"]
 
 
-def test_a_sweep_in_an_object_store_goes_on(s3: Any, write_space: WriteSpace) -> None:
+def test_a_sweep_in_an_object_store_continues(s3: Any, write_space: WriteSpace) -> None:
     """Catches a journal that is appended to, which object stores cannot do."""
     storage, settings = resolve(s3.uri("bucket/sweep")), settings_of(write_space())
     study = opened(storage, settings)
@@ -157,7 +157,7 @@ def test_failed_trials_are_run_again_only_if_wanted(storage: StorageFolder, writ
 
 
 @pytest.mark.parametrize("search", ["tpe", "random"])
-def test_a_continued_search_does_not_begin_anew(search: str, storage: StorageFolder, write_space: WriteSpace) -> None:
+def test_a_continued_search_does_not_start_over(search: str, storage: StorageFolder, write_space: WriteSpace) -> None:
     """Catches a sampler that draws its first points again after each launch."""
     draws = []
     for _ in range(2):
@@ -253,7 +253,7 @@ def test_stopping_knows_what_earlier_runs_reported(storage: StorageFolder, write
 
 
 @pytest.mark.parametrize("iterations", [90, 100, 2000, 3000])
-def test_stopping_looks_at_the_end_of_the_first_seed(
+def test_early_stopping_uses_the_end_of_the_first_seed(
     iterations: int, storage: StorageFolder, write_space: WriteSpace
 ) -> None:
     """Catches steps that are no multiple of the rungs': a trial would condense and train a second seed first."""
@@ -306,7 +306,7 @@ def test_a_sweep_of_an_earlier_version_is_refused(storage: StorageFolder, write_
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]\n", b'{"op_code": 99}\n', b"a song\n"])
-def test_a_journal_that_is_none_says_which_file_and_what_to_do(
+def test_an_invalid_journal_is_named_with_the_fix(
     content: bytes, storage: StorageFolder, write_space: WriteSpace
 ) -> None:
     """Catches a traceback for a damaged file, or for one of another program."""

@@ -186,7 +186,7 @@ def test_a_typo_and_a_dry_run_start_nothing(
     assert not output.exists()
 
 
-def test_no_time_left_starts_nothing_and_says_so(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
+def test_no_time_left_starts_nothing_and_is_reported(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
     """Catches a time limit that each launch begins anew."""
     config = tune_config(write_space(), input=str(images), output=str(tmp_path / "out"), hours=1e-9)
     with pytest.raises(IdcError, match="no trial finished; raise --hours"):
