@@ -33,7 +33,7 @@ def test_copies_are_the_same_bytes_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_second_call_changes_nothing_and_restores_what_is_missing(tmp_path: Path) -> None:
-    """Catches rewriting: the source of a run that is resumed must not look changed."""
+    """Catches rewriting: the source of a resumed run must not count as changed."""
     write_photographs(tmp_path)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     (tmp_path / "coffee.png").unlink()

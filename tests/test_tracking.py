@@ -113,7 +113,7 @@ def test_a_resume_continues_the_run_and_logs_what_changed(tracker: Tracker, outp
 
 
 def test_a_run_that_is_gone_is_replaced_with_a_warning(output: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Catches a job that cannot resume because somebody tidied MLflow up."""
+    """Catches a job that cannot resume because its MLflow run was deleted."""
     tracker = Tracker.start(Mlflow(), output, "d", run_id="0" * 32)
     assert tracker.run_id not in (None, "0" * 32)
     assert "cannot be continued" in caplog.text
@@ -172,7 +172,7 @@ def test_a_name_that_mlflow_refuses_costs_no_metric(tracker: Tracker, client: An
 def test_a_run_ends_though_its_last_metrics_are_refused(
     tracker: Tracker, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a run that is shown as running for ever."""
+    """Catches a run that is shown as running indefinitely."""
     monkeypatch.setattr(tracking, "_allowed", lambda name: name)
     tracker.log_metrics(1, {"loss (1)": 2.0})
     tracker.finish("FINISHED")

@@ -31,7 +31,7 @@ def test_the_scale_is_read_from_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_an_image_comes_out_as_the_network_makes_it(model: idc_ray.Upscaler) -> None:
-    """Catches an output that is not rounded, and a tensor whose channels are taken for rows."""
+    """Catches an output that is not rounded, and a tensor whose channels are mistaken for rows."""
     image = picture(20, 24)
     expected = model.upscale_image(image)
     assert np.array_equal(idc_ray.upscale(model, image), expected)

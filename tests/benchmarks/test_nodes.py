@@ -1,4 +1,4 @@
-"""Several Ray nodes on this machine, beside whatever else of Ray the process has to do with."""
+"""Several Ray nodes on this machine, independent of other clusters of the process."""
 
 from __future__ import annotations
 

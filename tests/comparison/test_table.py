@@ -63,7 +63,7 @@ def test_a_partial_table_lists_failures_and_what_is_left_out(some: Report) -> No
 
 
 def test_an_arm_is_compared_with_the_reference_of_its_own_student() -> None:
-    """Catches a large student whose gain over a small one is taken for the method's."""
+    """Catches a large student whose gain over a small one is mistaken for the method's."""
     results = [result(WHOLE, 0, 30.0), result(RANDOM, 0, 29.0)]
     results += [dataclasses.replace(each, student="big", sets={"Set": {"psnr": psnr, "ssim": 0.9, "images": 2}})
                 for each, psnr in zip(results, (35.0, 34.5), strict=True)]  # fmt: skip

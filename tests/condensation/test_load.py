@@ -52,7 +52,7 @@ def test_difficulty_is_the_guides(checkpoint: bytes) -> None:
 
 
 def test_a_guide_is_another_run() -> None:
-    """Else a run with another guide would go on with the tiles of the first."""
+    """Else a run with another guide would continue with the tiles of the first."""
     assert small_config(feature_network="bundled").digest("0" * 64) != small_config(feature_network="teacher").digest(
         "0" * 64
     )
@@ -63,7 +63,7 @@ def test_a_guide_is_another_run() -> None:
     [({}, "bundled"), ({"scale": 3}, "teacher"), ({"scale": 4}, "bundled"), ({"rlff__feature_layer": "a"}, "teacher")],
 )
 def test_the_default_feature_network(changes: dict[str, object], feature_network: str) -> None:
-    """Catches scale 3 without a guide, a layer sought in a network that nobody named, and one run under two digests."""
+    """Catches scale 3 without a guide, a layer that is searched in another network, and one run under two digests."""
     config = small_config(**changes)
     assert config.resolved_feature_network == feature_network
     assert config.digest("0" * 64) == small_config(**changes, feature_network=feature_network).digest("0" * 64)

@@ -165,7 +165,7 @@ def test_activations_are_recomputed_only_above_what_is_kept(reader: FeatureReade
 
 
 def test_held_out_targets_are_the_last_ones_however_many_there_are(reader: FeatureReader) -> None:
-    """A held-out set of another size than the optimised ones was looked for at the wrong place."""
+    """A held-out set of another size than the optimised ones was searched at the wrong offset."""
     bank = draw_bank(0, 8, 3, (0.5, 1.0, 2.0, 4.0), num_sets=2, num_frequencies=16, num_held_out=8)
     real = _measured(reader, bank)
     targets_of_image = real.targets(real.weight_sums.unsqueeze(1))

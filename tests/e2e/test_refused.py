@@ -61,7 +61,7 @@ def test_invalid_requests_are_refused_at_once(photos: Path, tmp_path: Path, run_
 
 
 def test_another_run_in_the_same_output_needs_overwrite(tmp_path: Path, run_here: Callable[..., Told]) -> None:
-    """The refusal names what differs; --overwrite takes away what is ours and nothing else."""
+    """The refusal names what differs; --overwrite removes the files of the run only."""
     source, output = write_pictures(tmp_path / "photos", 2), tmp_path / "out"
     quick = {"iterations": 1}
     assert run_here(source, output, quick).returncode == 0

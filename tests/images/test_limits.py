@@ -1,4 +1,4 @@
-"""Files that are made to keep their reader busy. Without a limit each of these takes from many seconds to for ever."""
+"""Files that are made to keep their reader busy: without a limit each takes many seconds, or never ends."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_one_row_costs_at_most_a_row_group_or_a_page(
 
 @pytest.mark.parametrize("names", [["image", "image"], ["image.bytes", "image"]])
 def test_no_column_of_pickles_is_read(tmp_path: Path, names: list[str]) -> None:
-    """Catches a column chosen by name where a forged file has two of it: a look at the other one runs its code."""
+    """Catches a column chosen by name where a forged file has two of it: reading the other one runs its code."""
     good = structs(b"1") if names[0] != names[1] else pa.array([b"1"])
     with registered():
         pickled()[0].as_py()

@@ -160,7 +160,7 @@ def test_grey_becomes_three_equal_channels(mode: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["PNG", "GIF", "BMP", "TIFF"])
 def test_palette_becomes_its_colours(name: str) -> None:
-    """Catches palette indices taken for grey."""
+    """Catches palette indices mistaken for grey."""
     palette = RGB.quantize(64)
     np.testing.assert_array_equal(decode_rgb(saved(palette, name), LIMIT), np.asarray(palette.convert("RGB")))
 
@@ -429,7 +429,7 @@ def test_a_bomb_costs_no_memory(data: bytes) -> None:
 
 
 def test_a_webp_bomb_is_refused() -> None:
-    """Pillow's own limit stops this one, before ours can."""
+    """Pillow's limit rejects this file before the package's can."""
     vp8x = b"VP8X" + struct.pack("<I", 10) + bytes(4) + (16_383).to_bytes(3, "little") * 2
     body = b"WEBP" + vp8x + b"VP8L" + struct.pack("<I", 5) + b"\x2f" + struct.pack("<I", 16_383 | 16_383 << 14)
     assert code_of(b"RIFF" + struct.pack("<I", len(body)) + body) in ("too_many_pixels", "corrupt")

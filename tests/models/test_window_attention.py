@@ -111,7 +111,7 @@ def test_fused_attention_gets_what_its_kernel_takes(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_fused_kernel_is_for_cuda_and_for_what_its_grid_holds() -> None:
-    """Catches an invalid launch on a large image, which the explicit steps take."""
+    """Catches an invalid attempt on a large image, which the explicit steps take."""
 
     class Shaped:
         def __init__(self, is_cuda: bool, batch: int, windows: int, heads: int) -> None:

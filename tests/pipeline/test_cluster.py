@@ -62,7 +62,7 @@ def test_gpus_that_are_still_to_come_are_asked_for_at_once(resources: dict[str, 
 
 
 def test_a_cluster_without_anything_grows_by_what_was_asked_for() -> None:
-    """Catches one worker for ever on a cluster that could have a hundred."""
+    """Catches one worker indefinitely on a cluster that could have a hundred."""
     assert plan_pool(Actors(max_size=3), {}, MANY) == PoolPlan({"num_cpus": 1.0}, 1, 3, 3, "CPUs")
     assert plan_pool(Actors(cpus=2), {"CPU": 0.0}, MANY) == PoolPlan({"num_cpus": 2.0}, 1, 1, 1, "CPUs", may_grow=True)
 
@@ -104,7 +104,7 @@ def settings() -> dict[str, Any]:
 
 
 def test_rays_settings_are_restored_also_after_a_failure(data_context: Any) -> None:
-    """Catches a notebook whose own pipelines behave otherwise after a job of ours."""
+    """Catches a notebook whose pipelines behave differently after a job."""
     data_context.execution_no_progress_timeout_s = 77
     before = settings()
     with data_settings():
@@ -141,7 +141,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_a_configured_cluster_is_joined(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a submitted job that starts a cluster of its own inside the one it was submitted to."""
+    """Catches a submitted job that starts another cluster inside the one it was submitted to."""
     with socket.create_server(("127.0.0.1", 0)) as head:
         address = f"127.0.0.1:{head.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", address)
@@ -211,7 +211,7 @@ def busy(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> list[i
 
 
 def test_a_machine_too_busy_to_start_ray_is_reported(calls: list[dict[str, Any]], busy: list[int]) -> None:
-    """Catches a traceback that reads like a bug of ours: Ray gives up when a part of it does not answer within 30 s."""
+    """Catches a traceback that reads like a bug of the package: Ray fails if a process takes over 30 s."""
     busy[0] = 9
     with pytest.raises(IdcError, match=r"did not start on this machine \(The current node.*same command again"):
         cluster.join(None)
@@ -238,7 +238,7 @@ def test_a_local_cluster_is_not_started_twice(calls: list[dict[str, Any]], monke
 
 
 def test_a_cluster_of_this_machine_that_can_never_hold_the_workers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It never grows: the workers would be waited for without end, and without a word."""
+    """It never grows: the workers would be waited for indefinitely, and without a word."""
     ended = []
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 3.0})
     monkeypatch.setattr(cluster.ray, "shutdown", lambda: ended.append(True))

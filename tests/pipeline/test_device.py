@@ -61,7 +61,7 @@ def test_a_worker_does_not_import_the_compiler_of_torch() -> None:
 
 
 def test_the_compiler_knows_of_the_mode_where_it_is_imported() -> None:
-    """Catches a compiled network that chooses by timing although the mode is on, or goes on doing so when it is off."""
+    """Catches a compiled network that chooses by timing although the mode is on, or that does not when it is off."""
     import torch._inductor.config as compiler
 
     for mode in (True, False):
@@ -76,7 +76,7 @@ def test_the_compiler_knows_of_the_mode_where_it_is_imported() -> None:
 def test_the_device_is_the_one_that_was_given(
     monkeypatch: pytest.MonkeyPatch, wanted: str, has_gpu: bool, expected: str
 ) -> None:
-    """Catches a worker without a GPU of its own that takes one from another, and a GPU that is paid for and idle."""
+    """Catches a worker without an assigned GPU that uses that of another, and a GPU that is paid for and idle."""
     gpu(monkeypatch)
     assert set_up_torch(Actors(device=wanted), has_gpu).type == expected  # type: ignore[arg-type]
 
@@ -102,7 +102,7 @@ def test_a_worker_without_a_usable_gpu_reports_it_with_its_first_batch(
 
 
 def test_the_kind_of_a_device_is_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches records that cannot tell two models of GPU apart, whose results differ in the last bits."""
+    """Catches records that do not distinguish two models of GPU, whose results differ in the last bits."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA X")
     assert device_kind(torch.device("cpu")) == "cpu"
     assert device_kind(torch.device("cuda", 0)) == "NVIDIA X"

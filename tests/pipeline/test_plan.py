@@ -46,7 +46,7 @@ def job(tmp_path: Path) -> Job:
 
 
 def plan(job: Job, config: CondenseConfig | None = None) -> Plan:
-    """As a new launch on the same folder would plan."""
+    """As a new attempt on the same folder would plan."""
     _, found = make_job(Path(job.root).parent)
     return plan_work(config or small_config(), found, job.store, DIGEST, LAUNCH)
 
@@ -148,7 +148,7 @@ def test_a_touched_source_is_not_done_again(job: Job) -> None:
 
 
 def test_an_image_that_ended_too_many_launches_is_set_aside_with_its_reason(job: Job) -> None:
-    """Catches a job that is restarted for ever and killed by the same image each time."""
+    """Catches a job that is restarted indefinitely and killed by the same image each time."""
     for launch in ("launch0", "launch1", "launch2"):
         write_inflight(job.store, launch, "actor", Inflight([A], True, "node", 1, 0.0))
         if launch != "launch2":

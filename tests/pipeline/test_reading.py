@@ -81,7 +81,7 @@ def test_a_machine_that_cannot_see_the_input_ends_the_job(job: Job, rows: list[d
 
 
 def test_a_missing_image_next_to_one_whose_name_is_no_utf8(job: Job, rows: list[dict[str, Any]]) -> None:
-    """Catches an exception out of the reader: pyarrow cannot look at the path of such a name as it is kept."""
+    """Catches an exception out of the reader: pyarrow cannot read the stored path of such a name."""
     job = dataclasses.replace(job, root="\0" + job.root)
     (Path(job.root[1:]) / "a.png").unlink()
     assert ReadImage(job)(rows[0])["code"] == "missing"
@@ -120,7 +120,7 @@ def test_any_other_failure_is_the_images_own(
 
 
 def test_a_time_that_is_not_known_is_stored_as_0(job: Job, rows: list[dict[str, Any]]) -> None:
-    """Catches rows of Parquet files that count as changed at each launch."""
+    """Catches rows of Parquet files that count as changed at each attempt."""
     assert ReadImage(job)(rows[0] | {"mtime_ns": -1})["mtime_ns"] == 0
 
 
@@ -143,7 +143,7 @@ def test_what_is_read_is_stated_and_withdrawn(
 def test_an_image_that_killed_its_readers_is_not_read_again(
     job: Job, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a job that repeats without end an image that crashes the decoder."""
+    """Catches a job that repeats indefinitely an image that crashes the decoder."""
     allowed = job.config.store.attempts
     tried: list[str] = []
 

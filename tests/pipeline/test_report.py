@@ -106,7 +106,7 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> list[GalleryEntry]:
 def test_the_gallery_shows_tiles_next_to_their_source(
     job_and_found: tuple[Job, ImageListing], entries: list[GalleryEntry]
 ) -> None:
-    """Catches tiles of one image beside another, and corners with rows and columns swapped."""
+    """Catches tiles of one image next to another, and corners with rows and columns swapped."""
     job, listing = job_and_found
     commit(job, "a", shade=10)
     commit(job, "b", shade=20, corner=None)
@@ -163,7 +163,7 @@ def test_a_finished_run_does_not_fail_on_its_gallery(
 def test_a_changed_source_is_not_shown_next_to_its_old_tiles(
     job_and_found: tuple[Job, ImageListing], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Catches tiles beside a picture that they are not of, and a corner outside of one that became smaller."""
+    """Catches tiles next to a picture that they are not of, and a corner outside of one that became smaller."""
     job, listing = job_and_found
     commit(job, "a", corner=(20, 19))
     (Path(job.root) / "a.png").write_bytes(grey(7, 32))

@@ -42,7 +42,7 @@ def line(text: str, name: str) -> str:
 
 
 def test_counts_of_this_launch_and_of_earlier_ones_add_up() -> None:
-    """Catches a resumed run whose summary is about its last launch only."""
+    """Catches a resumed run whose summary is about its last attempt only."""
     total = summary()
     for tiles in (1, 3, 2):
         total.add(record(tiles=tiles, lr_width=100 * tiles))

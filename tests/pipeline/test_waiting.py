@@ -28,7 +28,7 @@ def test_the_text_has_required_and_free_resources() -> None:
 
 
 def test_it_speaks_until_the_first_item_and_never_after(caplog: pytest.LogCaptureFixture) -> None:
-    """Catches a line that goes on for ever, and items that are lost."""
+    """Catches a line that continues indefinitely, and items that are lost."""
     lines: list[int] = []
 
     def slow() -> Iterator[int]:
@@ -67,7 +67,7 @@ def test_workers_that_have_images_are_shown_instead_of_the_cluster() -> None:
 
 
 def test_what_is_none_is_no_first_item(caplog: pytest.LogCaptureFixture) -> None:
-    """Catches silence because of a look in between that found nothing."""
+    """Catches silence because a check in between found nothing."""
 
     def slow() -> Iterator[int | None]:
         yield None

@@ -91,7 +91,7 @@ def test_equal_files_are_listed(condensed: Condensed) -> None:
 
 
 def test_file_names_are_always_text(tmp_path: Path) -> None:
-    """Catches a name that ends the data, starts a script, is taken for a template, or turns its letters round."""
+    """Catches a name that ends the data, starts a script, is mistaken for a template, or turns its letters round."""
     names = {f"{name}.png": seed for name, seed in HOSTILE.items()}
     made = Condensed(tmp_path / "odd <b>name", names)
     made.set_aside(made.sources[0], "<b>bold</b> \u202e reason")
@@ -171,7 +171,7 @@ def test_a_running_job_is_shown_as_running(condensed: Condensed) -> None:
 
 
 def test_a_job_that_writes_its_own_report_is_not_shown_as_running(condensed: Condensed) -> None:
-    """Catches a finished set whose report says for ever that it runs."""
+    """Catches a finished set whose report says indefinitely that it runs."""
     condensed.finish()
     with lock(condensed.store, holder_text("launch1")):
         assert '<span class="badge finished">' in condensed.report().html

@@ -46,7 +46,7 @@ def test_the_lock_is_free_after_an_interrupt(store: StorageFolder) -> None:
 
 
 def test_a_killed_holder_is_distinguished_from_a_live_one(tmp_path: Path) -> None:
-    """Catches a name that is believed for ever, and another process that got the dead one's number."""
+    """Catches a name that is believed indefinitely, and another process that got the dead one's number."""
     storage = resolve(str(tmp_path))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()

@@ -85,7 +85,7 @@ def test_pending_note_survives(store: StorageFolder) -> None:
 
 
 def forge(store: StorageFolder, name: str, column: str) -> None:
-    """Puts a column of pickles in place of one of ours, as a stranger may who hands on a set."""
+    """Puts a column of pickles in place of a regular one, as in a set from an untrusted source."""
     table = pq.read_table(pa.BufferReader(store.read(name)))
     forged = table.set_column(table.schema.get_field_index(column), column, pickled(table.num_rows))
     sink = pa.BufferOutputStream()

@@ -78,7 +78,7 @@ def test_a_network_fault_does_not_end_the_heartbeat(remote: StorageFolder, objec
 
 
 def test_a_lease_that_expired_without_renewal_is_lost_and_left_alone(remote: StorageFolder, objects: Any) -> None:
-    """Catches a holder that goes on writing while another process may hold the lease."""
+    """Catches a holder that continues writing while another process may hold the lease."""
     with lock(remote, "job 1") as lost:
         objects.fail_at = len(objects.changes)
         assert lost.wait(5)

@@ -95,7 +95,7 @@ def test_overwrite_removes_the_runs_files_and_keeps_the_users(store: StorageFold
 
 
 def test_overwrite_killed_at_any_change_leaves_no_mixed_store(make: SimpleNamespace) -> None:
-    """Old shards under the new configuration would be taken for its own."""
+    """Old shards under the new configuration would be mistaken for its own."""
     for k in range(100):
         objects = make.ObjectStore()
         store = resolve("bucket/out", make.PyFileSystem(objects))

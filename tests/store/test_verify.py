@@ -117,7 +117,7 @@ def change(store: StorageFolder, name: str, edit: Callable[[bytes], bytes]) -> N
 
 
 def edit_json(store: StorageFolder, name: str, edit: Callable[[dict[str, Any]], Any], seal: bool = False) -> None:
-    """Edits a record as a text editor would; with its checksum made anew if asked for."""
+    """Edits a record as a text editor would; with its checksum made again if asked for."""
     value = json.loads(store.read(name) or b"")
     edit(value)
     if seal:
@@ -288,7 +288,7 @@ def done_or_refused(store: StorageFolder, make: SimpleNamespace) -> set[str]:
 
 @pytest.mark.parametrize("after", [False, True], ids=["before_the_change", "after_it"])
 def test_a_repair_that_is_killed_at_any_change_is_repeated(make: SimpleNamespace, after: bool) -> None:
-    """Catches a repair that deletes what told of other damage; in between, a job refuses or does only what is lost."""
+    """Catches a repair that deletes the evidence of other damage; a job in between refuses or repeats lost images."""
     expected: dict[str, bytes | None] = {}
     changes = None
     kill = -1
@@ -397,7 +397,7 @@ def test_another_version_is_no_damage(finished: StorageFolder) -> None:
 
 
 def test_an_output_of_an_earlier_version_is_sound(finished: StorageFolder) -> None:
-    """Catches damage that is told of every set that exists."""
+    """Catches false reports of damage in intact sets."""
     for name in ("manifest.json", "run.json"):
         edit_json(finished, name, lambda value: [value.pop("sha256"), value.pop("indexes", None)])
     report = check(finished)

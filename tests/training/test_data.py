@@ -26,7 +26,7 @@ def config_for(*places: Path, **overrides: object) -> TrainConfig:
 
 
 def test_sources_of_both_kinds_go_together(tmp_path: Path) -> None:
-    """Catches a second source that is forgotten, and tiles that are taken for photographs."""
+    """Catches a second source that is forgotten, and tiles that are mistaken for photographs."""
     condensed(tmp_path / "set")
     photographs(tmp_path / "photos", 2)
     config = config_for(tmp_path / "set", tmp_path / "photos")
@@ -73,7 +73,7 @@ def test_what_validation_holds_out_is_not_trained_on(tmp_path: Path) -> None:
 
 
 def test_validation_on_other_images_holds_nothing_out(tmp_path: Path) -> None:
-    """Catches data that is neither trained on nor looked at."""
+    """Catches data that is used neither for training nor for validation."""
     photographs(tmp_path / "photos", 4)
     settings = {"validation__fraction": 0.99, "validation__images": str(tmp_path)}
     config = config_for(tmp_path / "photos", **settings)
@@ -82,7 +82,7 @@ def test_validation_on_other_images_holds_nothing_out(tmp_path: Path) -> None:
 
 
 def test_what_is_really_held_out_names_a_training(tmp_path: Path) -> None:
-    """Catches a resume that goes on with the images that were held out before."""
+    """Catches a resume that continues with the images that were held out before."""
     digests = [
         config_for(tmp_path, **settings).digest("data", None)
         for settings in (

@@ -38,7 +38,7 @@ def validation(step: int, psnr: float = 33.812) -> dict[str, Any]:
 
 
 def test_a_line_has_all_known_values_only() -> None:
-    """Catches nan in a log, and a time left that is wrong or goes on after the last step."""
+    """Catches nan in a log, and a wrong time left, or one after the last step."""
     shown = TrainProgress(10_000, io.StringIO())
     assert shown.line() == "0 of 10000 steps"
     shown.update(progress(1200))
@@ -57,7 +57,7 @@ def test_a_training_that_stands_still_has_no_time_left() -> None:
 
 
 def test_without_a_terminal_a_line_now_and_then_and_at_the_end(clock: Clock) -> None:
-    """Catches a bar redrawn into a job's log, and a last state that is never told."""
+    """Catches a bar redrawn into a job's log, and a last state that is not shown."""
     stream = io.StringIO()
     shown = TrainProgress(100, stream)
     for step in range(1, 101):
@@ -71,7 +71,7 @@ def test_without_a_terminal_a_line_now_and_then_and_at_the_end(clock: Clock) -> 
 
 
 def test_without_events_there_are_lines_too(clock: Clock) -> None:
-    """Catches minutes of silence while a slow step or a validation goes on."""
+    """Catches minutes of silence while a slow step or a validation continues."""
     stream = io.StringIO()
     shown = TrainProgress(100, stream)
     shown.update(progress(20))

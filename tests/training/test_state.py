@@ -35,7 +35,7 @@ def test_a_saved_state_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_state_of_an_earlier_version_is_read() -> None:
-    """Catches a best PSNR that is forgotten, and a training that begins anew, since a field has another name."""
+    """Catches a best PSNR that is forgotten, and a training that starts over, since a field has another name."""
     now = SavedState(7, {"a": torch.zeros(1)}, validation_digest="ab").to_bytes()
     before = now.replace(b'validation_digest\\"', b'judged_on\\"        ')
     assert before != now and len(before) == len(now)

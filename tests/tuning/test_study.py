@@ -59,7 +59,7 @@ def states(storage: StorageFolder) -> list[TrialState]:
 def test_no_setting_is_tried_twice_and_a_small_space_ends(
     search: str, storage: StorageFolder, write_space: WriteSpace
 ) -> None:
-    """Catches trials that are paid for twice, and a search that asks for ever."""
+    """Catches trials that are paid for twice, and a search that never ends."""
     study = opened(storage, settings_of(write_space(CHOICES), search=search, samples=9))
     assert study.total == 4
     found = [suggested(study) for _ in range(4)]
@@ -96,7 +96,7 @@ def test_settings_that_are_drawn_again_are_not_run(
 def test_the_end_of_a_trial_is_on_disk(
     changes: dict[str, Any], status: str, storage: StorageFolder, write_space: WriteSpace
 ) -> None:
-    """Catches a finished trial that is lost because nobody wrote it down at once, and a rung that counts as an end."""
+    """Catches a finished trial that is lost because it was not stored at once, and a rung that counts as an end."""
     study = opened(storage, settings_of(write_space()))
     ended: list[Any] = []
     study.ended = ended.append
@@ -140,7 +140,7 @@ def test_a_sweep_in_an_object_store_continues(s3: Any, write_space: WriteSpace) 
 
 
 def test_failed_trials_are_run_again_only_if_wanted(storage: StorageFolder, write_space: WriteSpace) -> None:
-    """Catches a trial that fails for ever, and one that cannot be tried again."""
+    """Catches a trial that fails again and again, and one that cannot be tried again."""
     settings = settings_of(write_space(CHOICES), search="grid")
     study = opened(storage, settings)
     number, draw = suggested(study)
@@ -158,7 +158,7 @@ def test_failed_trials_are_run_again_only_if_wanted(storage: StorageFolder, writ
 
 @pytest.mark.parametrize("search", ["tpe", "random"])
 def test_a_continued_search_does_not_start_over(search: str, storage: StorageFolder, write_space: WriteSpace) -> None:
-    """Catches a sampler that draws its first points again after each launch."""
+    """Catches a sampler that draws its first points again after each attempt."""
     draws = []
     for _ in range(2):
         study = opened(storage, settings_of(write_space({"loss.gamma": {"uniform": [3, 4]}}), search=search))
@@ -170,7 +170,7 @@ def test_a_continued_search_does_not_start_over(search: str, storage: StorageFol
 
 @pytest.mark.parametrize("search", ["tpe", "random"])
 def test_the_defaults_are_tried_first_and_once(search: str, storage: StorageFolder, write_space: WriteSpace) -> None:
-    """Catches a sweep whose best is never compared with what one has without it."""
+    """Catches a sweep whose best is never compared with the defaults."""
     settings = settings_of(write_space(), search=search)
     assert settings.defaults == {"init": "hardest", "loss.gamma": 2.0, "loss.discrepancy": "squared"}
     study = opened(storage, settings)
