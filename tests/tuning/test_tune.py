@@ -49,7 +49,7 @@ def statuses(output: Path) -> list[str]:
 def test_a_whole_sweep_with_a_trial_that_throws(
     ray_cluster: Any, images: Path, tmp_path: Path, write_space: WriteSpace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Catches a failure that ends the sweep or is not recorded, children without a parent, a restarted finished sweep."""
+    """Catches a failure that ends the sweep or is not recorded, children without a parent, a repeated sweep."""
     output = tmp_path / "out"
     config = tune_config(
         write_space(PARAMETERS), input=str(images), output=str(output), search="grid", mlflow__enabled=True,
