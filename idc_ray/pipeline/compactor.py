@@ -1,4 +1,4 @@
-"""Compacts a shard as soon as the last image of its range is finished, so that parts do not pile up."""
+"""Compacts a shard when the last image of its range is finished."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["Compactor"]
 
 
 class Compactor:
-    """Counts what is left of each shard's range.
+    """Counts the unfinished images of each shard's range.
 
     Args:
         store: the output; this process holds its lock.
-        digest: the run's digest.
-        shard_count: how many shards the run has.
-        unfinished: ids of the images that are still to do.
+        digest: digest of the run.
+        shard_count: number of shards of the run.
+        unfinished: ids of unfinished images.
     """
 
     def __init__(self, store: StorageFolder, digest: str, shard_count: int, unfinished: Iterable[str]) -> None:
@@ -26,14 +26,14 @@ class Compactor:
         self._left = Counter(shard_of(image_id, shard_count) for image_id in unfinished)
 
     def finished(self, image_id: str) -> None:
-        """An image is done or quarantined."""
+        """Record that an image is done or quarantined, and compact its shard if it was the last."""
         shard = shard_of(image_id, self._count)
         self._left[shard] -= 1
         if self._left[shard] == 0:
             compact(self._store, self._digest, shard, self._count)
 
     def finish(self) -> None:
-        """Compact what earlier launches left: parts of ranges that were complete, compactions that were killed."""
+        """Compact the remaining parts of earlier attempts, and finish interrupted compactions."""
         waiting = {shard_of(image_id, self._count) for image_id in list_parts(self._store, self._digest)}
         for shard in sorted(waiting | set(list_pending(self._store))):
             compact(self._store, self._digest, shard, self._count)
