@@ -86,6 +86,23 @@ def test_a_request_that_hangs_is_given_up_and_made_again(s3: S3, monkeypatch: py
     assert time.monotonic() - begin < 15
 
 
+def test_connections_that_drop_are_made_again(s3: S3) -> None:
+    """Catches a job that ends at the first connection that a proxy resets."""
+    storage, seen = resolve(s3.uri("bucket/dropping")), []
+
+    def fault(request: object) -> str | None:
+        seen.append(request)
+        return "drop" if len(seen) % 2 else None
+
+    s3.fault = fault
+    for number in range(3):
+        storage.write(f"{number}.json", b"{}")
+        assert storage.read(f"{number}.json") == b"{}"
+    storage.delete("1.json")
+    assert storage.files("") == ["0.json", "2.json"]
+    assert len(seen) > 12
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "many", ""])
 def test_a_senseless_number_of_attempts_is_a_bad_request(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", text)

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -216,6 +217,40 @@ def test_a_machine_too_busy_to_start_ray_is_reported(calls: list[dict[str, Any]]
     with pytest.raises(IdcError, match=r"did not start on this machine \(The current node.*same command again"):
         cluster.join(None)
     assert len(calls) == 2
+
+
+def test_a_full_folder_of_temporary_files_is_named(
+    calls: list[dict[str, Any]], busy: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Catches Ray's "Timed out waiting for file", which says nothing of the disk."""
+    busy[0] = 9
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(cluster.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3000))
+    with pytest.raises(IdcError, match=rf"{tmp_path} has 3 kB left .*set TMPDIR"):
+        cluster.join(None)
+
+
+@pytest.mark.parametrize("case", ["no home", "read-only", "writable", "there"])
+def test_where_ray_cannot_write_its_token_it_gets_one(
+    case: str, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Catches containers whose user has no home folder, or a read-only one: Ray would not start there."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "so that it is restored")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+
+    def home() -> Path:
+        if case == "no home":
+            raise RuntimeError("Could not determine home directory.")
+        return tmp_path
+
+    monkeypatch.setattr(cluster.Path, "home", home)
+    if case == "there":
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("x")
+    if case in ("read-only", "there"):
+        monkeypatch.setattr(cluster.os, "access", lambda *_: False)
+    cluster.join(None)
+    assert len(os.environ.get("RAY_AUTH_TOKEN", "")) == (32 if case in ("no home", "read-only") else 0)
 
 
 def test_ray_that_did_not_start_is_started_again(calls: list[dict[str, Any]], busy: list[int]) -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from idc_ray.errors import IdcError, RejectedImage
@@ -14,6 +15,7 @@ from idc_ray.objects import open_uri
 from idc_ray.pipeline import reading
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImage, pixels
+from idc_ray.regular import open_regular
 from idc_ray.store import Inflight, read_inflight, write_inflight
 from tests.pipeline.conftest import LAUNCH, ids, picture, small_config
 
@@ -100,6 +102,27 @@ def test_an_inaccessible_input_ends_the_job_with_a_row(
     job = dataclasses.replace(job, filesystem=SimpleNamespace(get_file_info=refuse))
     monkeypatch.setattr(reading, "load_instance", missing)
     assert ReadImage(job)(rows[0])["code"] == ENDS_THE_JOB
+
+
+def test_a_credential_that_no_longer_reads_ends_the_job_and_one_refused_image_does_not(
+    job: Job, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a million images that are quarantined since the credential lists the bucket and reads nothing."""
+    refused = {f"{job.root}/a.png"}
+
+    def read(path: str) -> Any:
+        if path in refused:
+            raise PermissionError(path)
+        return pa.PythonFile(open_regular(path))
+
+    store = SimpleNamespace(get_file_info=job.filesystem.get_file_info, open_input_file=read)
+    job = dataclasses.replace(job, filesystem=store, samples=(f"{job.root}/a.png", f"{job.root}/b.png"))
+    assert ReadImage(job)(rows[0])["code"] == "unreadable"
+    refused.add(f"{job.root}/b.png")
+    assert ReadImage(job)(rows[0])["code"] == ENDS_THE_JOB
+    assert ReadImage(job)(rows[2])["code"] == ""
+    job = dataclasses.replace(job, samples=(f"{job.root}/a.png",))
+    assert ReadImage(job)(rows[0])["code"] == "unreadable"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import warnings
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.tuning.search import Deaths, Search
 from idc_ray.tuning.settings import Settings
-from idc_ray.tuning.study import JOURNAL, SweepStudy, knee, open_sweep, ranked, read_study, started
+from idc_ray.tuning.study import JOURNAL, Journal, SweepStudy, knee, open_sweep, ranked, read_study, started
 from idc_ray.tuning.trial import Report, SeedOutcome
 from tests.tuning.conftest import WriteSpace, settings_of, study_of, trial_of
 
@@ -126,6 +127,40 @@ def test_what_was_cut_off_is_begun_again_first(storage: StorageFolder, write_spa
     draws = [trial.user_attrs["draw"] for trial in started(again.study)]
     assert len(draws) == 4 and draws.count(cut_off[1]) == 1
     assert again.seconds >= study.study.user_attrs["seconds"]
+
+
+def test_a_sweep_that_is_killed_at_any_write_runs_no_finished_trial_again(
+    tmp_path: Path, write_space: WriteSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a trial that is paid for twice or lost, and a journal that the next run cannot read."""
+    settings = settings_of(write_space(CHOICES), samples=4)
+    real, writes, finished = Journal.save, 0, []
+
+    def sweep(storage: StorageFolder) -> list[str]:
+        study = opened(storage, settings)
+        while (found := study.suggest()) is not None:
+            study.report(found[0], report(30.0))
+            finished.append(found[1])
+        return sorted(str(trial.user_attrs["draw"]) for trial in started(study.study) if trial.value is not None)
+
+    expected = sweep(resolve(str(tmp_path / "whole")))
+    for kill_at in range(10):
+        writes, finished = 0, []
+
+        def save(journal: Journal, kill_at: int = kill_at) -> None:
+            nonlocal writes
+            writes += 1
+            if writes == kill_at + 1:
+                raise KeyboardInterrupt
+            real(journal)
+
+        storage = resolve(str(tmp_path / f"killed{kill_at}"))
+        monkeypatch.setattr(Journal, "save", save)
+        with contextlib.suppress(KeyboardInterrupt):
+            sweep(storage)
+        monkeypatch.setattr(Journal, "save", real)
+        assert sweep(storage) == expected
+        assert len(finished) == len(expected), kill_at
 
 
 def test_a_sweep_in_an_object_store_continues(s3: Any, write_space: WriteSpace) -> None:
