@@ -19,7 +19,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting.ray, "available_resources", lambda: {"CPU": 3.0})
 
 
-def test_it_says_what_workers_take_and_what_is_free() -> None:
+def test_the_text_has_required_and_free_resources() -> None:
     """Catches a job that hangs in silence because nothing has room for its workers."""
     assert waiting.what_is_awaited(POOL) == (
         "workers are starting, or wait for room: each of 1 to 4 workers takes 1 GPU, of which 0 of 2 are free"
@@ -29,7 +29,7 @@ def test_it_says_what_workers_take_and_what_is_free() -> None:
 
 
 def test_lines_are_logged_until_the_first_item_and_never_after(caplog: pytest.LogCaptureFixture) -> None:
-    """Catches a line that goes on for ever, and items that are lost."""
+    """Catches a line that continues indefinitely, and items that are lost."""
 
     def slow() -> Iterator[int]:
         while not caplog.records:
@@ -47,7 +47,7 @@ def test_lines_are_logged_until_the_first_item_and_never_after(caplog: pytest.Lo
     assert "no image is done after 0 s; of this" in caplog.messages
 
 
-def test_a_cluster_without_room_is_told_at_once(
+def test_a_cluster_without_room_is_reported_at_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches half a minute of silence where nothing can start before the cluster grows; and the line where it can."""
@@ -63,13 +63,13 @@ def test_a_cluster_without_room_is_told_at_once(
     assert told() == ["waiting for the cluster to grow; each of 1 to 4 workers takes 1 GPU, of which 0 of 0 are free"]
 
 
-def test_workers_that_have_images_are_told_instead_of_the_cluster() -> None:
+def test_workers_that_have_images_are_shown_instead_of_the_cluster() -> None:
     """Catches a job that seems to wait for machines while its first images take long."""
     assert waiting.what_is_awaited(POOL, "a.png for 20 s") == "workers: a.png for 20 s"
 
 
 def test_what_is_none_is_no_first_item(caplog: pytest.LogCaptureFixture) -> None:
-    """Catches silence because of a look in between that found nothing."""
+    """Catches silence because a check in between found nothing."""
 
     def slow() -> Iterator[int | None]:
         yield None

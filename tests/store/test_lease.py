@@ -78,7 +78,7 @@ def test_a_network_fault_does_not_end_the_heartbeat(remote: StorageFolder, objec
 
 
 def test_a_lease_that_expired_without_renewal_is_lost_and_left_alone(remote: StorageFolder, objects: Any) -> None:
-    """Catches a holder that goes on writing while another process may hold the lease."""
+    """Catches a holder that continues writing while another process may hold the lease."""
     with lock(remote, "job 1") as lost:
         objects.fail_at = len(objects.changes)
         assert lost.wait(5)
@@ -96,7 +96,7 @@ def test_a_lease_that_cannot_be_released_does_not_fail_the_work(
         pass
 
 
-def test_an_unreadable_lease_blocks_nobody(remote: StorageFolder, objects: Any) -> None:
+def test_an_unreadable_lease_does_not_block(remote: StorageFolder, objects: Any) -> None:
     objects.objects[KEY] = b"{"
     with lock(remote, "job 1"):
         pass
