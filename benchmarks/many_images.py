@@ -83,7 +83,7 @@ def plan(folder: Path, name: str, listing: Any) -> Any:
     from idc_ray.pipeline.plan import plan_work
 
     store = resolve(str(folder / "out"))
-    planned = plan_work(config(folder, name), listing, store, DIGEST, "launch")
+    planned = plan_work(config(folder, name), listing, store, DIGEST, "launch", SHARDS)
     Compactor(store, DIGEST, SHARDS, planned.together)
     by_range(listing.manifest, planned.together)
     return planned

@@ -28,7 +28,7 @@ from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.attempts import workers_at_work
 from idc_ray.pipeline.batches import Batches, plan_batches, single_images
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join_for, plan_pool
-from idc_ray.pipeline.compactor import Compactor
+from idc_ray.pipeline.compactor import Compactor, compact_rest
 from idc_ray.pipeline.device import one_thread
 from idc_ray.pipeline.inputs import (
     by_range,
@@ -197,7 +197,7 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
         run = update_run(job.store, images=listing.manifest.num_rows)
     if config.overwrite:
         job.store.delete(REPORT)  # of the run that is discarded
-    plan = plan_work(config, listing, job.store, job.digest, job.launch)
+    plan = plan_work(config, listing, job.store, job.digest, job.launch, run.shard_count)
     log.info(
         "%d images to condense, %d already done, %d already quarantined", plan.todo, plan.done_before, plan.quarantined
     )
@@ -260,6 +260,7 @@ def _condense_all(launch: _Launch) -> None:
             launch.timeline.begin(pool.device, pool.initial_size)
             with contextlib.closing(condense_stream(batches, job, teacher, pool, isolated)) as statuses:
                 _follow(launch, statuses, pool, compactor, progress)
+        compactor.wait()
 
 
 def _batches(config: CondenseConfig, images: pa.Table) -> Batches:
@@ -328,7 +329,7 @@ def _work(launch: _Launch) -> str:
 def _finish(launch: _Launch) -> tuple[Manifest, bool]:
     """Compact what is left, write the manifest last; whether it was written."""
     job, store, tracker = launch.job, launch.job.store, launch.tracker
-    Compactor(store, job.digest, launch.run.shard_count, ()).finish()
+    compact_rest(store, job.digest, launch.run.shard_count)
     for old in (*launch.plan.old_launches, job.launch):
         end_launch(store, old)
     summarise(launch.summary, store, job.digest, launch.plan.done_before + launch.plan.gone)

@@ -172,14 +172,12 @@ def changed_sources(listing: ImageListing, done: DoneImages) -> list[dict[str, s
     """
     manifest = listing.manifest.filter(pc.greater_equal(listing.manifest["size"], 0))
     rows = manifest.select(["image_id", "source", "path", "size", "mtime_ns"])
-    listed = set(rows["image_id"].to_pylist())
-    states = done.states([image_id for image_id in done.in_parts if image_id in listed])
     suspects: list[tuple[dict[str, Any], SourceState]] = []
     for batch in rows.to_batches(max_chunksize=65536):
         for row in batch.to_pylist():
             if row["image_id"] not in done:
                 continue
-            state = states.get(row["image_id"]) or done[row["image_id"]]
+            state = done[row["image_id"]]
             if (state.size, state.mtime_ns) != (row["size"], max(0, row["mtime_ns"])):
                 suspects.append((row, state))
     if suspects:

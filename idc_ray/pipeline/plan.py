@@ -11,7 +11,16 @@ from idc_ray.errors import BadRequest
 from idc_ray.images import ImageListing
 from idc_ray.pipeline.attempts import suspects_of_earlier_launches
 from idc_ray.pipeline.inputs import changed_sources
-from idc_ray.store import DoneImages, QuarantineEntry, find_done, quarantine_image, quarantined_ids, release_quarantined
+from idc_ray.store import (
+    DoneImages,
+    QuarantineEntry,
+    compact,
+    find_done,
+    quarantine_image,
+    quarantined_ids,
+    release_quarantined,
+    shard_of,
+)
 from idc_ray.store.filesystem import StorageFolder
 
 __all__ = ["Plan", "plan_work"]
@@ -46,8 +55,12 @@ class Plan:
         return len(self.together) + len(self.isolated)
 
 
-def plan_work(config: CondenseConfig, listing: ImageListing, store: StorageFolder, digest: str, launch: str) -> Plan:
+def plan_work(
+    config: CondenseConfig, listing: ImageListing, store: StorageFolder, digest: str, launch: str, shard_count: int
+) -> Plan:
     """Compare the input with the output. Quarantined images that are no longer in the input are removed.
+
+    Parts that hold a changed image are compacted, so that it is in one part only when it is done again.
 
     Raises:
         BadRequest: a finished image's source has changed, and ``source.on_changed`` is ``error``.
@@ -63,6 +76,8 @@ def plan_work(config: CondenseConfig, listing: ImageListing, store: StorageFolde
         log.info("removed %d quarantined images that are no longer in the input", len(released))
         quarantined &= ids
     changed = _changed(config, listing, done)
+    for shard in {shard_of(image_id, shard_count) for image_id in changed & done.in_parts.keys()}:
+        compact(store, digest, shard, shard_count)
     finished_or_aside = {i for i in ids if i in quarantined or (i in done and i not in changed)}
     todo = ids - finished_or_aside
     suspects = suspects_of_earlier_launches(store, lambda image: image not in todo, config.store.attempts)

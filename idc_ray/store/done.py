@@ -12,7 +12,7 @@ from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.index import IndexEntry, list_index, list_shards, read_index, verify_shard
 from idc_ray.store.layout import FIX_DAMAGE, index_name
 from idc_ray.store.manifest import Manifest, read_manifest
-from idc_ray.store.parts import list_parts, read_record
+from idc_ray.store.parts import list_parts, part_records
 from idc_ray.store.records import SourceState
 from idc_ray.store.shards import check_footer
 from idc_ray.store.threads import ordered_map
@@ -25,23 +25,16 @@ _COLUMNS = ("image_id", "source_bytes", "source_mtime_ns", "source_sha256")
 
 
 class DoneImages(Mapping[str, SourceState]):
-    """Finished images by id: what size, time and checksum their sources had.
-
-    Those in shards take 56 bytes each. Of those that are parts only the id is known; their state is read from the
-    part when asked for: one by one with ``done[image_id]``, in threads with `states`.
+    """Finished images by id: what size, time and checksum their sources had. Those in shards take 56 bytes each.
 
     Args:
-        storage: the output.
-        digest: the run's digest.
         entries: the indexes, in the order of their shards: then all ids are in order.
-        in_parts: ids of the images that are not in a shard yet; they win over the same id in an index.
+        in_parts: the images that are not in a shard yet; they win over the same id in an index.
     """
 
-    def __init__(self, storage: StorageFolder, digest: str, entries: Iterable[IndexEntry], in_parts: set[str]) -> None:
-        self.in_parts = frozenset(in_parts)
-        self._place, self._digest = storage, digest
+    def __init__(self, entries: Iterable[IndexEntry], in_parts: dict[str, SourceState]) -> None:
+        self.in_parts = in_parts
         self._ids, self._sizes, self._times, self._sums = array("Q"), array("q"), array("q"), bytearray()
-        self._read: dict[str, SourceState] = {}
         for entry in entries:
             self._ids.extend(int(image_id, 16) for image_id in entry.table["image_id"].to_pylist())
             self._sizes.extend(entry.table["source_bytes"].to_pylist())
@@ -63,23 +56,11 @@ class DoneImages(Mapping[str, SourceState]):
 
     def __getitem__(self, image_id: str) -> SourceState:
         if image_id in self.in_parts:
-            if image_id not in self._read:
-                self._read[image_id] = read_record(self._place, self._digest, image_id).state
-            return self._read[image_id]
+            return self.in_parts[image_id]
         at = self._find(image_id)
         if at is None:
             raise KeyError(image_id)
         return SourceState(self._sizes[at], self._times[at], self._sums[32 * at : 32 * (at + 1)].hex())
-
-    def states(self, image_ids: Iterable[str] | None = None) -> dict[str, SourceState]:
-        """The states of many images, or of all parts; parts are read in threads.
-
-        Raises:
-            KeyError: an image is not done.
-            IdcError: a part is damaged.
-        """
-        wanted = list(self.in_parts if image_ids is None else image_ids)
-        return dict(zip(wanted, ordered_map(self.__getitem__, wanted), strict=True))
 
     def _find(self, image_id: str) -> int | None:
         try:
@@ -91,13 +72,13 @@ class DoneImages(Mapping[str, SourceState]):
 
 
 def find_done(storage: StorageFolder, digest: str) -> DoneImages:
-    """Reads the indexes and lists the parts. The shards' sizes and footers are checked, not their checksums.
+    """Reads the indexes and the parts' footers. The shards' sizes and footers are checked, not their checksums.
 
     Shards that the manifest lists and that are gone with their indexes are logged: their images are not done.
 
     Raises:
         IdcError: a shard is missing, of another size or number of rows than its index states, belongs to another run,
-            or has no index; or the manifest or an index is damaged.
+            or has no index; or the manifest, an index or a part is damaged.
     """
 
     def entry(shard: int) -> IndexEntry:
@@ -118,7 +99,8 @@ def find_done(storage: StorageFolder, digest: str) -> DoneImages:
         return found
 
     # Parts first: a compaction that runs meanwhile moves images from parts to indexes, so none is missed.
-    in_parts = list_parts(storage, digest)
+    parts = part_records(storage, list_parts(storage, digest))
+    in_parts = {image_id: record.state for records in parts.values() for image_id, record in records.items()}
     shards = list_index(storage)
     manifest = read_manifest(storage)
     indexes = {} if manifest is None else manifest.index_fingerprints
@@ -126,7 +108,7 @@ def find_done(storage: StorageFolder, digest: str) -> DoneImages:
         verify_shard(storage, shard, None, full=False)
     if manifest is not None:
         _log_missing(manifest, set(shards))
-    return DoneImages(storage, digest, ordered_map(entry, shards), in_parts)
+    return DoneImages(ordered_map(entry, shards), in_parts)
 
 
 def _log_missing(manifest: Manifest, shards: set[int]) -> None:

@@ -18,6 +18,7 @@ from idc_ray.store import (
     count_attempt,
     find_done,
     list_attempts,
+    list_parts,
     list_quarantined,
     quarantine_image,
     quarantined_ids,
@@ -48,7 +49,7 @@ def job(tmp_path: Path) -> Job:
 def plan(job: Job, config: CondenseConfig | None = None) -> Plan:
     """As a new launch on the same folder would plan."""
     _, found = make_job(Path(job.root).parent)
-    return plan_work(config or small_config(), found, job.store, DIGEST, LAUNCH)
+    return plan_work(config or small_config(), found, job.store, DIGEST, LAUNCH, 1)
 
 
 def finish(job: Job, name: str) -> None:
@@ -56,7 +57,7 @@ def finish(job: Job, name: str) -> None:
     path = Path(job.root) / f"{name}.png"
     state, digest = path.stat(), hashlib.sha256(path.read_bytes()).hexdigest()
     done = record(path.name, source_bytes=state.st_size, source_mtime_ns=state.st_mtime_ns, source_sha256=digest)
-    commit_part(job.store, DIGEST, done, [])
+    commit_part(job.store, DIGEST, [(done, [])])
 
 
 def change(job: Job, name: str) -> None:
@@ -138,6 +139,7 @@ def test_a_changed_source_is_done_again_on_request(job: Job) -> None:
     change(job, "a")
     found = plan(job, small_config(source__on_changed="redo"))
     assert (found.together, found.done_before) == ({A, C, D, E}, 1)
+    assert not list_parts(job.store, DIGEST), "two parts would hold it, and nothing say which counts"
 
 
 def test_a_touched_source_is_not_done_again(job: Job) -> None:
