@@ -22,7 +22,7 @@ from idc_ray.errors import BadRequest, IdcError, Interrupted
 from idc_ray.help_text import base_type, default_text, kinds_of, metavar, short_help
 from idc_ray.interrupt import end_process, interruptible
 from idc_ray.redact import printable, redact_within
-from idc_ray.submitted import is_submitted, refuse_relative_places
+from idc_ray.submitted import is_submitted, refuse_relative_paths
 
 __all__ = ["Parser", "parse", "run_job", "start_logging"]
 
@@ -57,7 +57,7 @@ def parse(model: type[Model], argv: Sequence[str], description: str, command: st
         _refuse(model, rest[0])
     overrides = {name: _value(settings[name], text) for name, text in vars(known).items() if name in settings}
     config = load(model, known.config, overrides)
-    refuse_relative_places(config)
+    refuse_relative_paths(config)
     return config
 
 
@@ -178,7 +178,10 @@ def _normalised(argv: Sequence[str], settings: Collection[str]) -> list[str]:
 
 def _refuse(model: type[BaseModel], token: str) -> NoReturn:
     if not token.startswith("-"):
-        raise BadRequest(f"unexpected argument {token!r}; settings are given as --NAME VALUE")
+        fix = (
+            f"did you mean --input {token}?" if "input" in model.model_fields else "settings are given as --NAME VALUE"
+        )
+        raise BadRequest(f"unexpected argument {token!r}; {fix}")
     name = token.lstrip("-").partition("=")[0].replace("-", "_")
     raise unknown_setting(model, name)
 
@@ -194,7 +197,7 @@ def _value(setting: Setting, text: str) -> object:
         BadRequest: it looks like a list and is none.
     """
     kinds = kinds_of(setting)
-    if type(None) in kinds and text in ("null", "None"):
+    if type(None) in kinds and text in ("null", "None", "none"):
         return None
     if any(_is_text(kind) for kind in kinds):
         return text

@@ -24,11 +24,11 @@ from idc_ray.api.settings import Path, configure, refuse
 from idc_ray.api.state import preserved
 from idc_ray.condensation.load import load_condenser, load_networks
 from idc_ray.condensation.retry import condense_each
-from idc_ray.condensation.tasks import Condensed, ImageTask
+from idc_ray.condensation.tasks import Condensed, ImageTask, stored_tiles
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.network import read_checkpoint
-from idc_ray.images import decode_png, decode_rgb, encode_png
+from idc_ray.images import decode_image, decode_png
 from idc_ray.pipeline.cluster import PoolPlan, plan_pool
 from idc_ray.pipeline.condense import IMAGES_PER_STEP
 from idc_ray.pipeline.device import device_works, set_up_torch
@@ -111,7 +111,7 @@ def decode(row: Mapping[str, Any]) -> dict[str, Any]:
     """Decode the tiles in a row of :func:`condense` or of the job's shards.
 
     Returns:
-        The row with ``lr`` as uint8 (p, p, 3) and ``hr`` as uint8 (scale p, scale p, 3).
+        The row with ``lr`` as uint8 (p, p, 3) and ``hr`` as uint8 (scale p, scale p, 3); what is not stored stays None.
 
     Raises:
         BadRequest: the row has an error instead of a tile.
@@ -128,7 +128,7 @@ def decode(row: Mapping[str, Any]) -> dict[str, Any]:
         raise BadRequest(
             f"the row of {row['source'] or 'an image'} has no tile ({row['error']}); filter out rows with errors first"
         )
-    return {**row, **{name: decode_png(row[name]["bytes"]) for name in ("lr", "hr")}}
+    return {**row, **{name: decode_png(row[name]["bytes"]) for name in ("lr", "hr") if row[name] is not None}}
 
 
 def _resources(pool: PoolPlan) -> dict[str, float]:
@@ -185,7 +185,7 @@ class _Condense:
         if _is_null(image):
             raise RejectedImage("missing", "the row has no image")
         if isinstance(image, bytes):
-            return decode_rgb(image, self.config.source.max_pixels)
+            return decode_image(image, self.config.source.max_pixels, self.config.color_profile).pixels
         return as_rgb(image)
 
     def _task(self, image: Any, image_id: str | None) -> ImageTask | str:
@@ -212,17 +212,17 @@ class _Condense:
             "loss_end": result.loss_end,
             "kept_start": result.kept_start,
         }
-        tiles = zip(result.lr_tiles, result.hr_tiles, result.corners, strict=True)
+        tiles = zip(stored_tiles(self.config, result), result.corners, strict=True)
         return [
             common
             | {
                 "tile_index": index,
                 "top": corner and corner[0],
                 "left": corner and corner[1],
-                "lr": {"bytes": encode_png(lr)},
-                "hr": {"bytes": encode_png(hr)},
+                "lr": lr and {"bytes": lr},
+                "hr": hr and {"bytes": hr},
             }
-            for index, (lr, hr, corner) in enumerate(tiles)
+            for index, ((lr, hr), corner) in enumerate(tiles)
         ]
 
 

@@ -17,10 +17,11 @@ from idc_ray.store.filesystem import resolve
 __all__ = ["CondensedDataset"]
 
 
-class CondensedDataset(Dataset[tuple[Tensor, Tensor]]):
+class CondensedDataset(Dataset[tuple[Tensor, ...]]):
     """The tiles of a finished output of the condense job; PNGs stay encoded in memory and are decoded on access.
 
-    Items are (lr, hr): uint8 (3, p, p) and (3, scale p, scale p), RGB. Can be sent to the workers of a ``DataLoader``.
+    Items are (lr, hr): uint8 (3, p, p) and (3, scale p, scale p), RGB; (lr,) or (hr,) of a set that stores one of them
+    only (``store.tiles``). Can be sent to the workers of a ``DataLoader``.
 
     Args:
         uri: the output, local or in an object store.
@@ -28,6 +29,7 @@ class CondensedDataset(Dataset[tuple[Tensor, Tensor]]):
     Attributes:
         weights: float64 (n,), how often each tile is to be drawn, for ``WeightedRandomSampler``; 1 is usual.
         scale: upscaling factor.
+        stored: names of an item's tensors, ``("lr", "hr")``, ``("lr",)`` or ``("hr",)``.
 
     Raises:
         BadRequest: there is no finished set.
@@ -46,21 +48,21 @@ class CondensedDataset(Dataset[tuple[Tensor, Tensor]]):
         store = resolve(fspath(uri))
         run, manifest = finished_run(store)
         self.scale = run.side("scale")
-        self._lr: list[bytes] = []
-        self._hr: list[bytes] = []
+        self.stored = run.stored
+        self._pngs: list[tuple[bytes, ...]] = []
         weights: list[float] = []
         for shard in manifest.shards:
-            table = read_shard(store, shard.shard, shard.fingerprint).select(["lr", "hr", "sample_weight"])
-            self._lr += [value["bytes"] for value in table["lr"].to_pylist()]
-            self._hr += [value["bytes"] for value in table["hr"].to_pylist()]
+            table = read_shard(store, shard.shard, shard.fingerprint).select([*self.stored, "sample_weight"])
+            columns = ([value["bytes"] for value in table[name].to_pylist()] for name in self.stored)
+            self._pngs += zip(*columns, strict=True)
             weights += table["sample_weight"].to_pylist()
         self.weights = torch.tensor(weights, dtype=torch.float64)
 
     def __len__(self) -> int:
-        return len(self._lr)
+        return len(self._pngs)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return _tensor(decode_png(self._lr[index])), _tensor(decode_png(self._hr[index]))
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(_tensor(decode_png(png)) for png in self._pngs[index])
 
 
 def _tensor(image: NDArray[np.uint8]) -> Tensor:

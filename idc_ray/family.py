@@ -36,7 +36,7 @@ class RunFamily:
     """
 
     def __init__(self, settings: Mlflow, config: Section, output: str, storage: StorageFolder, digest: str) -> None:
-        self._settings, self._output, self._place = settings, output, storage
+        self._settings, self._output, self._storage = settings, output, storage
         # Names of the children that are logged completely, and the runs of these and of those that were begun.
         nothing: dict[str, Any] = {"parent": None, "children": [], "runs": {}}
         self._known = nothing | (storage.read_json(FILE, "delete that file") or {})
@@ -67,11 +67,11 @@ class RunFamily:
             return
         if child.run_id != begun:  # a launch that is killed before the end goes on with this run
             self._known["runs"][name] = child.run_id
-            self._place.write_json(FILE, self._known)
+            self._storage.write_json(FILE, self._known)
         report(child)
         child.finish(status)
         self._known["children"].append(name)
-        self._place.write_json(FILE, self._known)
+        self._storage.write_json(FILE, self._known)
 
     def report(self, files: Mapping[str, bytes], finished: int) -> None:
         """Log tables and pictures in place of those before, and how many parts are done."""

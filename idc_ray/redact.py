@@ -30,7 +30,10 @@ _ASSIGNED = re.compile(
     r"(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|[^\s\"',;&)}\]]+)"
 )
 _HIDE = rf"\g<1>{HIDDEN}"
-_HEADER = re.compile(r"(?i)\b(bearer|basic|digest|aws4-hmac-sha256)(\s+)[^\s\"',;)}\]]{6,}[^\r\n\"')}\]]*")
+# An HTTP header to the end of its line, or what can be nothing else: "digest 1a2b" and "basic idea" are plain words.
+_HEADER = re.compile(
+    r"(?i)(\bauthorization[\"']?\s?[:=]\s?[\"']?[\w-]+\s+)[^\r\n]+|(\b(?:bearer|aws4-hmac-sha256)\s+)[^\s\"',;)}\]]{6,}"
+)
 _SECRET_VARIABLE = re.compile(
     r"(?i)(?:.*_)?(?:PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIALS?|(?:API|ACCESS|ACCOUNT)_?KEY)(?:_.*)?"
 )
@@ -64,7 +67,7 @@ def redact_within(text: str) -> str:
     """
     text = _without(_known | _of_environment(), text)
     text = _WITHIN.sub(lambda match: redact(match[0]), text)
-    text = _HEADER.sub(rf"\1\2{HIDDEN}", text)
+    text = _HEADER.sub(lambda match: (match[1] or match[2]) + HIDDEN, text)
     return _ASSIGNED.sub(_HIDE, text)
 
 

@@ -174,7 +174,7 @@ class CompareResult:
     """Result of :func:`idc_ray.compare`.
 
     Attributes:
-        output: path of the folder with tables and plots.
+        output: path of the folder with tables.
         num_finished: number of finished trainings (arms times seeds).
         num_trainings: number of all trainings.
         psnr: mean PSNR on Y over the seeds, dB, by arm and set; None if it is infinite or not yet known.
@@ -233,7 +233,7 @@ class TuneResult:
     """Result of :func:`idc_ray.tune`.
 
     Attributes:
-        output: path of the folder with records, tables and plots.
+        output: path of the folder with records and tables.
         num_trials: number of trials, of all calls with this output.
         best: the trial with the highest PSNR.
         best_config: path of a file with all settings of the best trial, for ``idc_ray.condense(..., config=...)``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from idc_ray.redact import printable
 from idc_ray.store import Inflight, Status
@@ -43,7 +43,7 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     for line in _quarantined(status):
         yield "quarantined", line
     yield "run", f"digest {run.digest}, created {run.created}, on {run.device or 'no device yet'}"
-    yield "input", run.input_uri
+    yield "input", run.input_uri + (f", without {run.duplicates['images']} copies" if run.duplicates else "")
     if manifest is not None:
         size = f"{manifest.bytes / 1e6:,.1f} MB"
         yield "manifest", f"{manifest.images} images, {manifest.rows} tiles, ratio {manifest.ratio:.4g}, {size}"
@@ -65,18 +65,17 @@ def _in_flight(status: Status) -> Iterator[str]:
         yield f"and {len(status.left) - SHOWN} more left by earlier attempts"
 
 
-def work_in_progress(workers: Sequence[Inflight], now: float, names: Mapping[str, str] | None = None) -> list[str]:
+def work_in_progress(workers: Sequence[Inflight], now: float) -> list[str]:
     """What workers do, the longest first, such as ``a.png and 3 more for 2 min 10 s``.
 
     Args:
         workers: their statements.
         now: seconds since 1970.
-        names: of images by id; an image without a name is shown by its id.
     """
     shown = sorted(workers, key=lambda one: one.started)[:SHOWN]
     lines = []
     for one in shown:
-        first = (names or {}).get(one.images[0], one.images[0])
+        first = printable(one.source) or one.images[0]
         more = f" and {len(one.images) - 1} more" if len(one.images) > 1 else ""
         lines.append(f"{first}{more} for {duration(max(0.0, now - one.started))}")
     if len(workers) > SHOWN:

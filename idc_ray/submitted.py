@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from idc_ray.config import path_settings
 from idc_ray.errors import BadRequest
 
-__all__ = ["is_submitted", "refuse_relative_places"]
+__all__ = ["is_submitted", "refuse_relative_paths"]
 
 #: Ray sets it, under this very name, for the process that it starts as a job's entry point, and for no other.
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -39,7 +39,7 @@ def is_submitted(environment: Mapping[str, str] | None = None) -> bool:
         return False
 
 
-def refuse_relative_places(config: BaseModel) -> None:
+def refuse_relative_paths(config: BaseModel) -> None:
     """Refuse relative paths in a submitted job; any other job may use them.
 
     Raises:
@@ -47,7 +47,7 @@ def refuse_relative_places(config: BaseModel) -> None:
     """
     if not is_submitted():
         return
-    faults = [f"{name} is {value!r}" for name, value in _relative_places(config)]
+    faults = [f"{name} is {value!r}" for name, value in _relative_paths(config)]
     if faults:
         raise BadRequest(
             f"{', '.join(faults)}: in a submitted job a relative path means the job's temporary folder, "
@@ -56,11 +56,11 @@ def refuse_relative_places(config: BaseModel) -> None:
         )
 
 
-def _relative_places(config: BaseModel) -> Iterator[tuple[str, str]]:
-    for name, storage in path_settings(config):
-        absolute = _SCHEME.match(storage) or os.path.isabs(os.path.expanduser(storage))
-        if not absolute and storage not in NAMES.get(name, ()):
-            yield f"--{name.replace('_', '-')}", storage
+def _relative_paths(config: BaseModel) -> Iterator[tuple[str, str]]:
+    for name, path in path_settings(config):
+        absolute = _SCHEME.match(path) or os.path.isabs(os.path.expanduser(path))
+        if not absolute and path not in NAMES.get(name, ()):
+            yield f"--{name.replace('_', '-')}", path
     tracking = getattr(config, "mlflow", None)
     if tracking is None or not tracking.enabled:
         return

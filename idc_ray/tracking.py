@@ -237,15 +237,15 @@ class Tracker:
         return True
 
 
-def _last_part(storage: str) -> str:
-    return redact(storage).partition("?")[0].rstrip("/").rpartition("/")[2]
+def _last_part(uri: str) -> str:
+    return redact(uri).partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
-def _local_folder(storage: str) -> Path | None:
+def _local_folder(uri: str) -> Path | None:
     """An absolute path, or None for anything with another scheme than file."""
-    if "://" not in storage:
-        return Path(os.path.abspath(os.path.expanduser(storage)))  # as the store finds it
-    parts = urlparse(storage)
+    if "://" not in uri:
+        return Path(os.path.abspath(os.path.expanduser(uri)))  # as the store finds it
+    parts = urlparse(uri)
     return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
 
 

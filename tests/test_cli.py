@@ -9,6 +9,7 @@ import pytest
 
 from idc_ray.cli import parse, run_job
 from idc_ray.config import CondenseConfig, settings_of
+from idc_ray.config.evaluate import EvaluateConfig
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError, Interrupted, Locked
 
@@ -179,3 +180,9 @@ def test_help_into_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     assert child.stderr.read() == b""
     child.stderr.close()
     child.wait()
+
+
+def test_a_setting_that_is_left_out_is_named() -> None:
+    """Catches a message about the settings that were given instead of the one that is missing."""
+    with pytest.raises(BadRequest, match="^--benchmarks is required$"):
+        parse(EvaluateConfig, ["--model", "bundled", "--output", "E"], "")

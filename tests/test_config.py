@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from idc_ray import config as config_module
+from idc_ray.cli import parse
 from idc_ray.config import CondenseConfig, MethodConfig, Section, Setting, condense, load, load_config, settings_of
 from idc_ray.config.base import result_digest, result_settings
 from idc_ray.config.train import TrainConfig
@@ -198,7 +199,7 @@ def test_unknown_setting_in_yaml_is_refused_where_it_is_nested(tmp_path: Path) -
         ({"ratio": 0}, ["'ratio'", "0", "greater than 0"]),
         ({"ratio": "much"}, ["'ratio'", "'much'", "valid number"]),
         ({"ratio": float("nan")}, ["'ratio'", "nan", "finite"]),
-        ({"seed": True}, ["'seed'", "True", "not a truth value"]),
+        ({"seed": True}, ["'seed'", "True", "as booleans"]),
         ({"scale": 5}, ["'scale'", "5", "2, 3 or 4"]),
         ({"input": ""}, ["'input'", "at least 1 character"]),
         ({"output": None}, ["'output'", "None", "string"]),
@@ -334,7 +335,7 @@ def test_another_job_can_have_its_own_settings() -> None:
     assert load(Training, None, {"iterations": 3}).iterations == 3
     with pytest.raises(BadRequest, match="did you mean 'iterations'"):
         load(Training, None, {"iteration": 3})
-    with pytest.raises(BadRequest, match="'iterations'"):
+    with pytest.raises(BadRequest, match="--iterations is required"):
         load(Training)
 
 
@@ -345,3 +346,25 @@ def test_no_matching_is_the_same_run_as_no_iterations() -> None:
     assert not none.exchanges
     assert none.pixel_steps == 0
     assert none.digest("a" * 64) == zero.digest("a" * 64) != load_config().digest("a" * 64)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"store": "lr", "labels": "real", "method": "sobel"}, "store.tiles is lr, which stores no HR"),
+        ({"store": "hr", "matching": "both"}, "no real HR exists for the tiles; use method idc with matching cells"),
+        ({"store": "hr", "init": "noise"}, "init noise no real HR"),
+        ({"store": "hr", "method": "ncfd"}, "method ncfd"),
+        ({"store": "both"}, "store.tiles' is 'both'"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused(overrides: dict[str, object], words: str) -> None:
+    assert words in refusal(overrides)
+
+
+def test_store_is_short_for_what_is_stored_of_a_tile() -> None:
+    config = load_config(None, {"store": "hr", "store.attempts": 2, "labels": "real"})
+    assert (config.store.tiles, config.store.attempts, config.real_hr) == ("hr", 2, True)
+    assert load_config(None, {"store": {"tiles": "lr"}}).store.tiles == "lr"
+    parsed = parse(CondenseConfig, ["--store", "lr"], "")
+    assert parsed.digest(TEACHER) not in (CondenseConfig().digest(TEACHER), config.digest(TEACHER))

@@ -35,3 +35,12 @@ def test_an_unfinished_set_is_refused(tmp_path: Path) -> None:
     condensed(tmp_path, finished=False)
     with pytest.raises(BadRequest, match="is not finished; run the same"):
         CondensedDataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["lr", "hr"])
+def test_a_set_of_one_kind_of_tiles_has_items_of_one_tensor(tmp_path: Path, name: str) -> None:
+    condensed(tmp_path, tiles=name)
+    data = CondensedDataset(tmp_path)
+    (tiles,) = next(iter(DataLoader(data, batch_size=3)))
+    side = {"lr": 24, "hr": 48}[name]
+    assert (data.stored, tiles.shape) == ((name,), (3, 3, side, side))

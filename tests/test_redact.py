@@ -97,7 +97,8 @@ def test_no_known_secret_is_left_however_it_is_quoted(seed: int) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "Authorization: Bearer abc.def-SECRET01", "{'authorization': 'Basic SECRET01abc='}", "x-api-key: SECRET01",
+        "Authorization: Bearer abc.def-SECRET01", "{'authorization': 'Basic SECRET01abc='}",
+        "Authorization: Digest username='me', response=SECRET01", "x-api-key: SECRET01",
         "AWS_SECRET_ACCESS_KEY=SECRET01/x+y", '"session_token": "SECRET01, with a comma"', "password = 'SECRET01 x'",
         "https://host/cb#access_token=SECRET01&x=1", "hf_token: SECRET01", "AccountKey=SECRET01==",
         "Credential=SECRET01/20260101/eu/s3/aws4_request", "MLFLOW_TRACKING_PASSWORD:SECRET01",
@@ -112,7 +113,9 @@ def test_headers_and_variables_are_told_by_their_names(text: str) -> None:
     [
         "s3://bucket/a b.png", "12 tokens of 3 images: 4", "see --mlflow.tracking-uri, or give --no-mlflow.enabled",
         "check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role)",
-        "mail me@home, line 3: error", "the basic idea, a bearer of", "file:///home/a@b/x.png does not exist",
+        "mail me@home, line 3: error",
+        "a run of digest eb6d0e93f1d2c3b4, but requested is 0123456789abcdef; run it again",
+        "the basic idea, a bearer of", "file:///home/a@b/x.png does not exist",
     ],
 )  # fmt: skip
 def test_what_is_no_secret_stays(text: str) -> None:

@@ -58,8 +58,11 @@ def test_a_running_job(store: StorageFolder) -> None:
 
 def test_what_workers_do_is_short_and_begins_with_the_longest() -> None:
     """Catches a screen of a thousand workers, and images that people cannot tell by their ids."""
-    workers = [Inflight([str(n), "x", "y"][: 1 + n % 2 * 2], False, "n", 1, 1000.0 - n) for n in range(5)]
-    lines = work_in_progress(workers, 1060.0, {"4": "d/four.png"})
+    workers = [
+        Inflight([str(n), "x", "y"][: 1 + n % 2 * 2], False, "n", 1, 1000.0 - n, "d/four.png" if n == 4 else "")
+        for n in range(5)
+    ]
+    lines = work_in_progress(workers, 1060.0)
     assert lines == ["d/four.png for 1 min 04 s", "3 and 2 more for 1 min 03 s", "2 for 1 min 02 s",
                      "2 more workers are busy"]  # fmt: skip
     assert work_in_progress(workers[:1], 900.0) == ["0 for 0 s"], "another machine's clock"

@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -202,6 +203,15 @@ def _tiles(file: Path, side: int) -> NDArray[np.uint8]:
 
 def _set_up() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A campaign that is killed cannot end its processes, which would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 @lru_cache(maxsize=2)

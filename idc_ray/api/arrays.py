@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from idc_ray.errors import BadRequest
+from idc_ray.images.color import ColorProfile
 from idc_ray.images.pixels import check_mode, to_rgb, upright
 
 __all__ = ["ImageLike", "as_rgb"]
@@ -26,7 +27,7 @@ def as_rgb(image: ImageLike) -> NDArray[np.uint8]:
     """The pixels of an image: uint8 (H, W, 3), contiguous.
 
     A PIL image is converted as by :func:`idc_ray.images.decode_rgb`: EXIF orientation applied, transparency composited
-    over white.
+    over white, colour profile not applied.
 
     Raises:
         BadRequest: wrong type, shape or range.
@@ -46,7 +47,7 @@ def as_rgb(image: ImageLike) -> NDArray[np.uint8]:
 
 def _from_pillow(image: Image.Image) -> NDArray[np.uint8]:
     check_mode(image)
-    return upright(to_rgb(image, 16, False), int(image.getexif().get(_ORIENTATION, 1)))
+    return upright(to_rgb(image, 16, False, ColorProfile()), int(image.getexif().get(_ORIENTATION, 1)))
 
 
 def _from_tensor(image: Tensor) -> NDArray[np.uint8]:

@@ -28,11 +28,13 @@ from idc_ray.pipeline.device import find_device
 __all__ = ["OF_THE_JOB", "Condenser", "Tiles", "image_task", "pixels_id"]
 
 #: Settings without use where one image is condensed: there are no files, no workers, and no budget to share.
-WITHOUT_USE = JOB_SETTINGS | {"allocation"}
+WITHOUT_USE = JOB_SETTINGS | {"allocation", "color_profile", "duplicates", "store.tiles"}
 
 #: The same where a dataset is: its images may be encoded, and there are workers.
 OF_THE_JOB = {"actors.ray_address"} | {
-    name for name in WITHOUT_USE if name != "source.max_pixels" and not name.startswith("actors.")
+    name
+    for name in WITHOUT_USE - {"source.max_pixels", "color_profile", "store.tiles"}
+    if not name.startswith("actors.")
 }
 
 
@@ -198,4 +200,5 @@ def tiles_of(image_id: str, result: Condensed) -> Tiles:
     losses = {} if result.loss_start is None or result.loss_end is None else {
         "start": result.loss_start, "end": result.loss_end
     }  # fmt: skip
+    assert result.hr_tiles is not None  # store.tiles is refused
     return Tiles(result.lr_tiles, result.hr_tiles, losses, result.corners, result.kept_start, image_id)

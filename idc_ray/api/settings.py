@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from idc_ray.config import load
 from idc_ray.config.loading import flatten
 from idc_ray.errors import BadRequest
-from idc_ray.submitted import refuse_relative_places
+from idc_ray.submitted import refuse_relative_paths
 
 __all__ = ["Path", "configure", "configure_job", "refuse"]
 
@@ -44,7 +44,7 @@ def configure_job(model: type[Model], settings: Mapping[str, object], config: Pa
     made = configure(model, settings, config)
     if getattr(made, "dry_run", False):
         raise BadRequest("dry_run is True; expected False: for an estimate use --dry-run on the command line")
-    refuse_relative_places(made)
+    refuse_relative_paths(made)
     return made
 
 

@@ -18,7 +18,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 #: Options of the commands that have no configuration.
 OTHERS: dict[str, dict[str, tuple[str, ...] | None]] = {
-    "status": {"--json": None},
+    "status": {"--json": None, "--watch": None},
     "report": {"--output": (), "--images": (), "--include": (), "--figures": (), "--no-sources": None},
     "verify": {"--repair": None, "--deep": None, "--json": None},
 }

@@ -2,4 +2,4 @@
 
 from idc_ray.extras import require_extra
 
-require_extra("experiments", ("scipy", "matplotlib"), "idc-ray compare")
+require_extra("experiments", ("scipy",), "idc-ray compare")

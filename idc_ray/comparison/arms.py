@@ -20,6 +20,7 @@ from idc_ray.config.loading import flatten_changes
 from idc_ray.config.train import TRAIN_JOB_SETTINGS, TrainConfig
 from idc_ray.errors import BadRequest
 from idc_ray.images import ImageListing
+from idc_ray.images.color import Colors
 from idc_ray.models import teacher_sha256
 from idc_ray.models.registry import nearest
 from idc_ray.training.fit import new_model, start_sha256, with_absolute_start
@@ -30,7 +31,7 @@ WHOLE = "whole"
 
 #: Settings of the condense and training jobs that the comparison sets itself.
 _CONDENSE_SETS = {name for name in JOB_SETTINGS if not name.startswith("source.")} | {
-    "scale", "ratio", "labels", "allocation", "seed", "actors",
+    "scale", "ratio", "labels", "allocation", "seed", "actors", "store",
 }  # fmt: skip
 TRAIN_SETS = (TRAIN_JOB_SETTINGS - {"execution"}) | {"scale", "labels", "seed", "validation", "workers"}
 
@@ -119,9 +120,9 @@ class Arm:
         return f"{self.name}-{digest[:8]}-{seed}"
 
 
-def input_digest(listing: ImageListing) -> str:
-    """Names the list of images, as :meth:`idc_ray.images.ImageListing.describe` does."""
-    text = json.dumps(listing.describe(), sort_keys=True)
+def input_digest(listing: ImageListing, colors: Colors = "srgb") -> str:
+    """Names the list of images, as :meth:`idc_ray.images.ImageListing.describe` does, and how they are read."""
+    text = json.dumps([*listing.describe(), *(["keep"] if colors == "keep" else [])], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
@@ -206,7 +207,9 @@ def _method(name: str, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, A
             raise BadRequest(f"methods: no method is named {name!r}; {nearest(name, [WHOLE, *known, *variants])}")
         return {"method": name}
     _check_name(name, "variants")
-    own = _flat(CondenseConfig, variants[name], f"variants.{name}", _CONDENSE_SETS | {"source"})
+    own = _flat(
+        CondenseConfig, variants[name], f"variants.{name}", _CONDENSE_SETS | {"source", "color_profile", "duplicates"}
+    )
     if "method" not in own:
         raise BadRequest(f"variants.{name} has no method; give the method that it varies, such as method: idc")
     return own

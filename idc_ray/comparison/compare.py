@@ -83,11 +83,11 @@ def run_compare(config: CompareConfig) -> CompareResult:
         with closed_if_stopped(tracking):
             comparison = _Comparison(plan, storage, tracking)
             report = comparison.run()
+            if config.report:
+                with Heartbeat("writing the report"):
+                    _write_crops(plan, storage, list(comparison.done.values()))
+                    tracking.report(write_own_report(storage, Options()), report.finished)
             tracking.finish("FAILED" if comparison.failures else "FINISHED")
-        if config.report:
-            with Heartbeat("writing the report"):
-                _write_crops(plan, storage, list(comparison.done.values()))
-                write_own_report(storage, Options())
     return result_of(report, storage.uri)
 
 
@@ -148,7 +148,7 @@ class _Comparison:
             for result in self.done.values():
                 self._track(result)
         self._on_ray(missing)
-        with Heartbeat("writing tables and plots"):
+        with Heartbeat("writing tables"):
             return self._report()
 
     def _track(self, result: Result) -> None:

@@ -35,7 +35,7 @@ class History:
     """
 
     def __init__(self, storage: StorageFolder) -> None:
-        self._place = storage
+        self._storage = storage
         stored = storage.read_json(FILE, "delete its folder to start the training again") or {}
         self._before: list[Point] = [(p[0], p[1], p[2]) for p in stored.get("points", [])]
         self.points: list[Point] = []
@@ -86,4 +86,4 @@ class History:
     def _write(self) -> None:
         self._written_at = time.monotonic()
         value: dict[str, Any] = {"points": self.points, "seconds_per_step": self._seconds_per_step}
-        self._place.write_json(FILE, value)
+        self._storage.write_json(FILE, value)

@@ -94,7 +94,8 @@ def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
     scored = [("benchmarks", folder) for folder in config.benchmarks]
     scored += [("validation", config.validation)] if config.validation is not None else []
     _refuse_tests_in(listing, scored)
-    data = Data(input_digest(listing), teacher_sha256(teacher), scoring.curve_digest(), scoring.digest())
+    images = input_digest(listing, arms[0].condense.color_profile)
+    data = Data(images, teacher_sha256(teacher), scoring.curve_digest(), scoring.digest())
     plan = Plan(
         config.output, config.seeds, config.actors, arms, left_out, reference, listing, teacher,
         config.teacher or "bundled", scoring, data, new_launch(),

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from idc_ray.comparison.plots import psnr_vs_iterations, psnr_vs_ratio
 from idc_ray.comparison.prepare import Plan
 from idc_ray.comparison.results import Failure, Result
 from idc_ray.comparison.table import Report, summarise_arms, to_csv, to_json, to_markdown
 from idc_ray.config.train import TrainConfig
-from idc_ray.training.fit import student_spec
+from idc_ray.training.dry_run import count_weights
 
 __all__ = ["make_report", "report_files"]
 
@@ -57,11 +56,9 @@ def make_report(
 
 
 def report_files(report: Report) -> dict[str, bytes]:
-    """Content by name; a plot only if there is something to plot."""
+    """Content by name."""
     texts = {"results.md": to_markdown(report), "results.csv": to_csv(report), "results.json": to_json(report)}
-    files = {name: text.encode() for name, text in texts.items()}
-    plots = {"psnr_vs_ratio.png": psnr_vs_ratio(report), "psnr_vs_iterations.png": psnr_vs_iterations(report)}
-    return files | {name: png for name, png in plots.items() if png is not None}
+    return {name: text.encode() for name, text in texts.items()}
 
 
 def _training(train: TrainConfig) -> str:
@@ -69,8 +66,7 @@ def _training(train: TrainConfig) -> str:
 
 
 def _size(train: TrainConfig) -> str:
-    weights = sum(each.numel() for each in student_spec(train).build().parameters())
-    return f"{weights:,} weights"
+    return f"{count_weights(train):,} weights"
 
 
 def _distinct(texts: Iterable[str]) -> list[str]:

@@ -72,7 +72,7 @@ class Results:
     """
 
     def __init__(self, storage: StorageFolder) -> None:
-        self._place = storage
+        self._storage = storage
 
     def read(self, name: str) -> Result | None:
         """A result, None if the arm is not finished.
@@ -81,18 +81,18 @@ class Results:
             IdcError: the file is damaged.
         """
         file = f"{RESULTS}/{name}.json"
-        value = self._place.read_json(file, FIX)
+        value = self._storage.read_json(file, FIX)
         if value is None:
             return None
         if set(value) != {field.name for field in fields(Result)}:
-            raise IdcError(f"{self._place.shown(file)} is not a result of this version; {FIX}")
+            raise IdcError(f"{self._storage.shown(file)} is not a result of this version; {FIX}")
         return Result(**value | {"curve": [(step, psnr) for step, psnr in value["curve"]]})
 
     def write(self, result: Result) -> None:
         """Keep a result; what failed before is forgotten."""
-        self._place.write_json(f"{RESULTS}/{result.name}.json", asdict(result))
-        self._place.delete(f"{FAILURES}/{result.name}.json")
+        self._storage.write_json(f"{RESULTS}/{result.name}.json", asdict(result))
+        self._storage.delete(f"{FAILURES}/{result.name}.json")
 
     def write_failure(self, failure: Failure) -> None:
         """Keep a reason."""
-        self._place.write_json(f"{FAILURES}/{failure.name}.json", asdict(failure))
+        self._storage.write_json(f"{FAILURES}/{failure.name}.json", asdict(failure))

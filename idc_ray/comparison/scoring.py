@@ -89,7 +89,7 @@ class Scoring:
         return scored
 
     def curve_digest(self) -> str:
-        """Names what the curve is measured on, by files' names and sizes."""
+        """Names what the curve is measured on, by the names and contents of files."""
         return _digest(
             {"validation": self._validation_files, "benchmarks": self._set_files, "none": list}[self.curve]()
         )
@@ -109,7 +109,7 @@ class Scoring:
 
     def _set_files(self) -> list[Any]:
         return [
-            [each.name, image.hr.name, image.hr.stat().st_size, image.lr and image.lr.stat().st_size]
+            [each.name, image.hr.name, _sha256(image.hr), image.lr and _sha256(image.lr)]
             for each in self.sets
             for image in each.images
         ]
@@ -119,7 +119,7 @@ class Scoring:
             return []
         root = Path(self.validation)
         files = sorted(path for path in root.rglob("*") if path.is_file())
-        return [[path.relative_to(root).as_posix(), path.stat().st_size] for path in files]
+        return [[path.relative_to(root).as_posix(), _sha256(path)] for path in files]
 
 
 def find_scoring(benchmarks: Sequence[str], validation: str | None, curve: str, scale: int) -> Scoring:
@@ -135,6 +135,10 @@ def find_scoring(benchmarks: Sequence[str], validation: str | None, curve: str, 
     if folder is not None and not Path(folder).is_dir():
         raise BadRequest(f"validation {folder} is not a folder; give a folder with HR images")
     return Scoring(tuple(sets), folder, "none" if curve == VALIDATION and folder is None else curve, scale)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _digest(value: object) -> str:

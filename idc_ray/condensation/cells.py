@@ -70,10 +70,9 @@ def mosaic(tile: Tensor, lr: Tensor, positions: Tensor, blend: int) -> Tensor:
     count, size = round(len(positions) ** 0.5), tile.shape[-1]
     edges, shares = _edges(size, count), _shares(size, count, blend).to(lr.device)
     total = torch.zeros(tile.shape, dtype=torch.int64, device=lr.device)
-    for index, storage in enumerate(positions.tolist()):
+    for index, (top, left) in enumerate(positions.tolist()):
         row, column = divmod(index, count)
-        corner = (storage[0] - edges[row], storage[1] - edges[column])
-        pixels = tile if storage[0] == NOWHERE else _window(lr, corner, size)
+        pixels = tile if top == NOWHERE else _window(lr, (top - edges[row], left - edges[column]), size)
         total += shares[row, :, None] * shares[column] * pixels
     whole = int(shares[:, 0].sum()) ** 2
     return ((total + whole // 2) // whole).to(torch.uint8)  # whole numbers: the same bytes on every device

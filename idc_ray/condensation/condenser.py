@@ -38,6 +38,7 @@ from idc_ray.condensation.teacher_features import (
     check_finite,
     upscale_tiles,
 )
+from idc_ray.condensation.windows import cut
 from idc_ray.config import CondenseConfig
 from idc_ray.images.tiles import grid_count
 
@@ -56,6 +57,7 @@ class _Chosen:
 
     tiles: Tensor
     corners: list[tuple[int, int] | None]
+    cells: Tensor | None = None  # int64 (n, cells^2, 2), see exchange()
     match: Matched | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -130,14 +132,11 @@ class Condenser:
         features = map(crops.features, crops.calls if keep_features else ())
         return TeacherCache(difficulties.numpy(), tuple(maps.cpu().numpy() for maps in features))
 
-    def condense(
-        self, images: Sequence[ImageTask], on_step: Callable[[int], None] | None = None, frugal: bool = False
-    ) -> list[Condensed | Exception]:
+    def condense(self, images: Sequence[ImageTask], frugal: bool = False) -> list[Condensed | Exception]:
         """Condense several images together; the result for one does not depend on the others.
 
         Args:
             images: tasks.
-            on_step: called after each step of the optimisation with the number of steps done.
             frugal: recompute instead of keeping: least memory, more time, the same result.
 
         Returns:
@@ -163,7 +162,7 @@ class Condenser:
             chosen.append(part)
             if problem is not None:
                 problems[index] = problem
-        self._match(chosen, problems, on_step)
+        self._match(chosen, problems)
         return [
             part if isinstance(part, Exception) else _or_its_error(self._label, image, part)
             for image, part in zip(images, chosen, strict=True)
@@ -194,7 +193,7 @@ class Condenser:
         exchanged = None
         if offered:
             begin = time.perf_counter()
-            exchanged = self._exchange(part, lr, offered, start.cells, targets)
+            part.cells, exchanged = self._exchange(part, lr, offered, start.cells, targets)
             part.seconds["exchange"] = time.perf_counter() - begin
         start_loss = self.matcher.held_out_loss(start.held_out_sums, start.weight_sums, targets)
         return part, MatchingProblem(part.tiles, real.mean, real.std, of_tiles, targets, exchanged, start_loss)
@@ -288,25 +287,21 @@ class Condenser:
         centres = start.feature_sums.flatten(1) / start.weight_sums[:, None]
         return points, real.weight_sums, centres.double().cpu()
 
-    def _exchange(self, part: _Chosen, lr: Tensor, offered: Cells, begin: Cells, targets: RealTargets) -> Tensor:
-        """The tiles (n, 3, p, p) after :func:`exchange`."""
+    def _exchange(
+        self, part: _Chosen, lr: Tensor, offered: Cells, begin: Cells, targets: RealTargets
+    ) -> tuple[Tensor, Tensor]:
+        """Places of the cells (n, cells^2, 2) and the tiles (n, 3, p, p) after :func:`exchange`."""
         settings, goals = self.config.exchange, targets.at(0, self.config.rlff.num_frequencies)
         side = cell_side(self.config.tile_size, settings.cells)
         cells = exchange(offered, begin, side, *goals, self.config.loss, settings.sweeps)
-        return torch.stack(
-            [mosaic(tile, lr, places, settings.blend) for tile, places in zip(part.tiles, cells, strict=True)]
-        )
+        tiles = [mosaic(tile, lr, places, settings.blend) for tile, places in zip(part.tiles, cells, strict=True)]
+        return cells, torch.stack(tiles)
 
-    def _match(
-        self,
-        chosen: list[_Chosen | Exception],
-        problems: dict[int, MatchingProblem],
-        on_step: Callable[[int], None] | None,
-    ) -> None:
+    def _match(self, chosen: list[_Chosen | Exception], problems: dict[int, MatchingProblem]) -> None:
         if not problems:
             return
         begin = time.perf_counter()
-        results = self.matcher.match(list(problems.values()), self.config.pixel_steps, on_step)
+        results = self.matcher.match(list(problems.values()), self.config.pixel_steps)
         tiles = sum(len(problem.start) for problem in problems.values())
         elapsed = time.perf_counter() - begin
         for (index, problem), result in zip(problems.items(), results, strict=True):
@@ -319,7 +314,11 @@ class Condenser:
         begin, match = time.perf_counter(), part.match
         if match:
             check_finite(torch.tensor(match.start.total))  # of noise; crops are as finite as the image was
-        hr_tiles = self._real_labels(image, part) if self.config.labels == "real" else self._teacher_labels(part.tiles)
+        hr_tiles = None
+        if self.config.real_hr:
+            hr_tiles = self._real_labels(image, part)
+        elif self.config.store.tiles != "lr":
+            hr_tiles = self._teacher_labels(part.tiles)
         return Condensed(
             lr_tiles=part.tiles.permute(0, 2, 3, 1).cpu().numpy(),
             hr_tiles=hr_tiles,
@@ -347,14 +346,19 @@ class Condenser:
         return labels.mul_(255).round_().to(torch.uint8)
 
     def _real_labels(self, image: ImageTask, part: _Chosen) -> NDArray[np.uint8]:
-        scale, size = self.config.scale, self.config.tile_size
+        """HR crops where the tiles were cut, or their mosaics, blended over ``scale`` times as many pixels."""
+        scale, size = self.config.scale, self.config.scale * self.config.tile_size
         if image.hr is None:
-            raise ValueError("labels is real, but the task has no HR image")
-        tiles = [
-            image.hr[scale * top : scale * (top + size), scale * left : scale * (left + size)]
-            for top, left in (corner for corner in part.corners if corner is not None)
-        ]
-        return np.stack(tiles) if tiles else np.empty((0, scale * size, scale * size, 3), np.uint8)
+            raise ValueError("HR tiles are real, but the task has no HR image")
+        hr = torch.tensor(image.hr).permute(2, 0, 1)
+        places = torch.tensor([corner for corner in part.corners if corner is not None]).view(-1, 2)
+        tiles = cut(hr, scale * places, size)
+        if part.cells is not None and not (part.match and part.match.kept_start):
+            blend, cells = scale * self.config.exchange.blend, part.cells.cpu()
+            cells = torch.where(cells == NOWHERE, NOWHERE, scale * cells)
+            mosaics = [mosaic(tile, hr, each, blend) for tile, each in zip(tiles, cells, strict=True)]
+            tiles = torch.stack(mosaics) if mosaics else tiles
+        return tiles.permute(0, 2, 3, 1).contiguous().numpy()
 
     def _tensor(self, image: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) to (3, H, W) on the device."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,18 +88,14 @@ class TileMatcher:
         self.reader, self.bank, self.loss, self.optimizer = reader, bank, loss, optimizer
         self.batches, self.kept_calls = batches, KEPT_CALLS
 
-    def match(
-        self, problems: Sequence[MatchingProblem], iterations: int, on_step: Callable[[int], None] | None = None
-    ) -> list[Matched]:
+    def match(self, problems: Sequence[MatchingProblem], iterations: int) -> list[Matched]:
         """Optimise every problem's tiles; the result for one does not depend on the others.
 
         Args:
             problems: images; all tiles on the teacher's device.
             iterations: Adam steps.
-            on_step: called after each step with the number of steps done; where the problems need more calls than
-                ``kept_calls`` they are optimised in several turns, and each counts its own steps.
         """
-        return [result for turn in self._turns(problems) for result in self._match_together(turn, iterations, on_step)]
+        return [result for turn in self._turns(problems) for result in self._match_together(turn, iterations)]
 
     def _turns(self, problems: Sequence[MatchingProblem]) -> list[list[MatchingProblem]]:
         """Consecutive problems whose activations fit in memory together; at least one at a time."""
@@ -111,22 +107,18 @@ class TileMatcher:
                 turns.append([problem])
         return turns
 
-    def _match_together(
-        self, problems: Sequence[MatchingProblem], iterations: int, on_step: Callable[[int], None] | None
-    ) -> list[Matched]:
+    def _match_together(self, problems: Sequence[MatchingProblem], iterations: int) -> list[Matched]:
         starts = [problem.start for problem in problems]
         known = [problem.start_loss for problem in problems if problem.start_loss is not None]
         before = known if len(known) == len(problems) else self._held_out(problems, starts)
         tiles = [problem.begin for problem in problems]
         if iterations:
-            tiles = self._optimise(problems, iterations, on_step)
+            tiles = self._optimise(problems, iterations)
         changed = iterations or any(problem.exchanged is not None for problem in problems)
         after = self._held_out(problems, tiles) if changed else before
         return [_better(*ends) for ends in zip(starts, tiles, before, after, strict=True)]
 
-    def _optimise(
-        self, problems: Sequence[MatchingProblem], iterations: int, on_step: Callable[[int], None] | None
-    ) -> list[Tensor]:
+    def _optimise(self, problems: Sequence[MatchingProblem], iterations: int) -> list[Tensor]:
         # One tensor an image: where an image's values lie in memory does not depend on its neighbours.
         pixels = [(problem.begin.float() / 255).requires_grad_() for problem in problems]
         adam = TileAdam(pixels, self.optimizer.betas)
@@ -146,8 +138,6 @@ class TileMatcher:
             with torch.no_grad():
                 for image in pixels:
                     image.clamp_(0, 1)
-            if on_step is not None:
-                on_step(step + 1)
         return [image.detach().mul(255).round_().to(torch.uint8) for image in pixels]
 
     def _loss(self, feature_sums: Tensor, weight_sums: Tensor, targets: RealTargets, index: int | None) -> Tensor:

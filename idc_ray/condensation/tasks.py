@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idc_ray.config import CondenseConfig
+from idc_ray.images import encode_png
 
-__all__ = ["NEEDS_HR", "Condensed", "ImageTask", "TeacherCache", "needs_hr"]
+__all__ = ["NEEDS_HR", "Condensed", "ImageTask", "TeacherCache", "needs_hr", "stored_tiles"]
 
 #: Rules that compare with the real HR image, whatever labels the run stores.
 NEEDS_HR = frozenset({"psnr_bicubic", "loss"})
@@ -51,7 +52,7 @@ class Condensed:
 
     Attributes:
         lr_tiles: uint8 (n, p, p, 3).
-        hr_tiles: uint8 (n, scale p, scale p, 3).
+        hr_tiles: uint8 (n, scale p, scale p, 3); None with ``store.tiles: lr``.
         corners: (top, left) in LR pixels of the chosen crop or of the start; None if from no one place.
         candidates: how many whole tiles the image holds.
         loss_start: held-out loss of the start; None for methods that choose, and for no tiles.
@@ -63,7 +64,7 @@ class Condensed:
     """
 
     lr_tiles: NDArray[np.uint8]
-    hr_tiles: NDArray[np.uint8]
+    hr_tiles: NDArray[np.uint8] | None
     corners: list[tuple[int, int] | None]
     candidates: int
     loss_start: float | None = None
@@ -75,5 +76,16 @@ class Condensed:
 
 
 def needs_hr(config: CondenseConfig) -> bool:
-    """Whether a run's method or labels look at real HR images."""
-    return config.labels == "real" or config.method in NEEDS_HR
+    """Whether a run's method or HR tiles need real HR images."""
+    return config.real_hr or config.method in NEEDS_HR
+
+
+def stored_tiles(config: CondenseConfig, result: Condensed) -> list[tuple[bytes | None, bytes | None]]:
+    """PNGs of the LR and HR tiles; None for those that the run does not store."""
+    return [
+        (
+            None if config.store.tiles == "hr" else encode_png(lr),
+            None if result.hr_tiles is None else encode_png(result.hr_tiles[index]),
+        )
+        for index, lr in enumerate(result.lr_tiles)
+    ]

@@ -29,6 +29,7 @@ __all__ = [
     "Rlff",
     "Source",
     "Store",
+    "StoredTiles",
 ]
 
 #: Part of the digest. Raise it when a change of code makes other bytes out of the same settings.
@@ -203,7 +204,15 @@ class Actors(Numerics):
         return self
 
 
-class Store(Section):
+class StoredTiles(Section):
+    """What is stored of a tile."""
+
+    tiles: Literal["pairs", "lr", "hr"] = "pairs"
+    """pairs: LR and HR. lr: LR alone, a fifth of the bytes at x2, for trainings that label it (--labels-from of
+    idc-ray train). hr: HR alone, cut from the real image, for trainers that degrade it. --store is short for it."""
+
+
+class Store(StoredTiles):
     """Output files."""
 
     shard_bytes: Count = 128 * 2**20
@@ -268,6 +277,10 @@ class MethodConfig(Section):
     """Random seed, at least 0."""
     init: Literal["random", "medoid", "hardest", "hardest_packed", "noise"] = "hardest"
     """Initial tiles of idc. hardest: crops with the largest |teacher - bicubic|, as the method of that name."""
+    color_profile: Literal["srgb", "keep"] = "srgb"
+    """Embedded ICC profiles. srgb: images are converted to sRGB, as networks expect; keep: pixels as stored."""
+    duplicates: Literal["keep", "skip"] = "keep"
+    """Images with the same bytes. keep: each is condensed; skip: only the first by name of each group."""
     teacher_batch_size: Annotated[int, Field(ge=2)] | None = None
     """Batch size of the teacher in tiles, at least 2; it affects the last bits; null: 4 on CPUs, 32 on GPUs."""
     rlff: Rlff = Rlff()
@@ -275,13 +288,27 @@ class MethodConfig(Section):
     exchange: Exchange = Exchange()
     optimizer: Optimizer = Optimizer()
     actors: Numerics = Numerics()
+    store: StoredTiles = StoredTiles()
 
     @model_validator(mode="after")
     def _labels_fit_method(self) -> Self:
-        if self.labels == "real" and self.synthesizes_tiles:
+        if self.labels == "real" and self.store.tiles == "lr":
+            raise ValueError("labels is real, but store.tiles is lr, which stores no HR; leave one of them out")
+        if self.labels == "real" and self.synthesizes_tiles and self.store.tiles == "pairs":
             raise ValueError(
                 f"labels is real, but method {self.method} makes LR tiles that no real HR exists for; "
                 "use labels teacher, or a method that chooses real tiles, such as hardest"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _real_hr_of_tiles(self) -> Self:
+        made = self.pixel_steps or self.init in ("hardest_packed", "noise")
+        if self.store.tiles == "hr" and self.synthesizes_tiles and made:
+            raise ValueError(
+                f"store.tiles is hr, but with method {self.method}, matching {self.matching} and init {self.init} no "
+                "real HR exists for the tiles; use method idc with matching cells and init hardest, or a method that "
+                "selects crops"
             )
         return self
 
@@ -309,6 +336,11 @@ class MethodConfig(Section):
         if self.feature_network != "auto":
             return self.feature_network
         return "bundled" if self.scale in BUNDLED_SCALES and self.rlff.feature_layer == "auto" else "teacher"
+
+    @property
+    def real_hr(self) -> bool:
+        """Whether HR tiles are cut from the real images."""
+        return self.labels == "real" or self.store.tiles == "hr"
 
     @property
     def exchanges(self) -> bool:
@@ -348,6 +380,7 @@ class CondenseConfig(MethodConfig, Files):
         "teacher": "checkpoint of the network that makes the labels; none: the bundled one",
         "feature_network": "features to match come from: auto, teacher, bundled",
         "labels": "HR tiles: teacher, or real, with a baseline only",
+        "store.tiles": "pairs, lr or hr: what is stored of a tile",
         "seed": "seed of everything random",
         "source.lr_input": "folder of given LR images; none: made by bicubic",
         "actors.max_size": "most workers; none: as many as there is room for",
@@ -386,8 +419,13 @@ class CondenseConfig(MethodConfig, Files):
         settings = result_settings(self, MethodConfig) | {"feature_network": self.resolved_feature_network}
         for former, name in RENAMED.items():  # digests of outputs in use have the former names
             settings[former] = settings.pop(name)
+        if self.store.tiles == "pairs":  # younger than digests that are in use
+            del settings["store"]
         if self.matching == "none":  # as it was written before there was this value
             settings |= {"matching": "cells", "iterations": 0}
+        for name in ("color_profile", "duplicates"):  # younger than digests that are in use
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del settings[name]
         # Not where the paired LR images are, but that they are: LR made by bicubic is another LR.
         settings["paired"] = self.source.lr_input is not None
         settings["teacher_sha256"] = teacher_sha256.lower()

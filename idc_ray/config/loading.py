@@ -176,6 +176,8 @@ def _explain(fault: Any) -> str:
     name = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"unknown setting '{name}'; --help-all lists all"
+    if fault["type"] == "missing":
+        return f"--{name} is required"
     expected = re.sub(r"^[A-Z][a-z]+ should (be |have )?", "", message)
     return f"setting '{name}' is {_shown(value)}; expected: {expected}{_share_hint(fault)}"
 

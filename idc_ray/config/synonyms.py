@@ -12,6 +12,9 @@ log = logging.getLogger(__name__)
 #: Former names of settings and what they are called now; accepted with a warning until the next minor version.
 RENAMED = {"guide": "feature_network", "slots": "teacher_batch_size"}
 
+#: Sections whose name stands for one of their settings.
+SHORT = {"store": "store.tiles"}
+
 #: A setting, in the order of preference where several are given, and other names of it. A command takes the first
 #: setting that it has.
 SYNONYMS: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -68,6 +71,8 @@ def current_name(name: str, known: Collection[str]) -> str:
         name: a setting, dotted.
         known: the dotted names that there are.
     """
+    if name not in known and SHORT.get(name) in known:
+        return SHORT[name]
     new = RENAMED.get(name)
     if new is None or name in known or new not in known:
         return name

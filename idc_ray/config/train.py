@@ -169,6 +169,8 @@ class TrainMethod(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of convolutions and linear layers; weights and optimiser stay float32. auto: bfloat16 on GPUs and CPUs that
     multiply it faster (CPUs: AMX or AVX512-BF16). A continued training keeps what it began with."""
+    color_profile: Literal["srgb", "keep"] = "srgb"
+    """Embedded ICC profiles of images. srgb: they are converted to sRGB; keep: pixels as stored."""
     channels_last: bool = True
     """Memory format of convolutions; faster on CPUs and GPUs."""
     seed: int = Field(0, ge=0, lt=2**63)
@@ -272,7 +274,7 @@ class TrainConfig(TrainMethod, TrainFiles):
         settings["validation"]["fraction"] = self.held_out_share
         if not with_iterations:
             del settings["iterations"]
-        for name in ("labels", "augment"):  # younger than digests that are in use
+        for name in ("labels", "augment", "color_profile"):  # younger than digests that are in use
             if getattr(self, name) == type(self).model_fields[name].default:
                 del settings[name]
         return result_digest(settings)

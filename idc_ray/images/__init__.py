@@ -8,7 +8,7 @@ from __future__ import annotations
 from idc_ray.images.find import IMAGE_ENDINGS, ImageListing, find_images, output_inside
 from idc_ray.images.instance import Instance, load_instance, read_encoded
 from idc_ray.images.manifest import MANIFEST_SCHEMA, ImageRef, image_id
-from idc_ray.images.read import FORMATS, decode_rgb, rgb_profile
+from idc_ray.images.read import FORMATS, decode_image, decode_rgb, rgb_profile
 from idc_ray.images.resize import downscale, upscale
 from idc_ray.images.tiles import crop_starts, decode_png, encode_png, grid_count
 
@@ -20,6 +20,7 @@ __all__ = [
     "ImageRef",
     "Instance",
     "crop_starts",
+    "decode_image",
     "decode_png",
     "decode_rgb",
     "downscale",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -54,6 +55,7 @@ class ImageListing:
         repeated: lines of a list file that named an image again.
         lr_filesystem: where the manifest's ``lr_path`` are; None unless the input is paired.
         lr_uri: the LR folder, absolute, without credentials; None unless the input is paired.
+        duplicates: what was left out as a copy of others, as ``run.json`` states it; None: not looked for.
     """
 
     manifest: pa.Table
@@ -63,6 +65,7 @@ class ImageListing:
     repeated: int = 0
     lr_filesystem: fs.FileSystem | None = None
     lr_uri: str | None = None
+    duplicates: dict[str, Any] | None = None
 
     def describe(self, *, lr_names: bool = False) -> list[object]:
         """What a digest names the images by, as JSON values: sources and sizes; of Parquet, the files' and the column.

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from idc_ray.errors import RejectedImage
+from idc_ray.images.color import Colors
 from idc_ray.images.manifest import ImageRef
 from idc_ray.images.names import open_path
 from idc_ray.images.parquet import read_row
-from idc_ray.images.read import decode_rgb
+from idc_ray.images.read import Decoded, decode_image
 from idc_ray.images.resize import downscale
 from idc_ray.regular import NotRegularFile
 
@@ -37,7 +38,7 @@ class Instance:
         hr: uint8 (scale h, scale w, 3), mod-cropped; None unless asked for.
         source_bytes: length of the encoded (HR) image.
         source_sha256: of the encoded (HR) image, 64 hex digits.
-        lr_sha256: of the encoded LR image; None unless the input is paired.
+        color_profile: what became of the (HR) image's colour profile, as :class:`idc_ray.images.read.Decoded` says.
     """
 
     image_id: str
@@ -46,7 +47,7 @@ class Instance:
     hr: NDArray[np.uint8] | None
     source_bytes: int
     source_sha256: str
-    lr_sha256: str | None = None
+    color_profile: str | None = None
 
 
 def load_instance(
@@ -58,6 +59,7 @@ def load_instance(
     max_pixels: int,
     keep_hr: bool,
     lr_filesystem: fs.FileSystem | None = None,
+    colors: Colors = "srgb",
 ) -> Instance:
     """Read one image, check it, crop it to whole multiples of ``scale`` (from the top left), and make or read its LR.
 
@@ -73,21 +75,21 @@ def load_instance(
         max_pixels: most pixels of the HR (and of the LR) image.
         keep_hr: whether the instance carries the HR image.
         lr_filesystem: where ``ref.lr_path`` is; None: in ``filesystem``.
+        colors: ``keep``: colour profiles are not applied.
 
     Raises:
         RejectedImage: ``missing`` (gone since it was listed), ``unreadable`` (three retries were of no use),
-            ``too_large_file``, ``too_small``, ``pair_mismatch``, or what :func:`idc_ray.images.read.decode_rgb` says.
+            ``too_large_file``, ``too_small``, ``pair_mismatch``, or what :func:`idc_ray.images.read.decode_image` says.
     """
-    hr, size, digest = _read(ref, filesystem, max_pixels)
+    (hr, profile), size, digest = _read(ref, filesystem, max_pixels, colors)
     hr = cropped_to(hr, scale, tile_size)
-    lr_digest = None
     if ref.lr_path is None:
         lr = downscale(hr, scale)
     else:
-        lr, lr_digest = _read_partner(ref, lr_filesystem or filesystem, max_pixels)
+        lr = _read_partner(ref, lr_filesystem or filesystem, max_pixels, colors)
         _check_pair(lr, hr, scale, ref.lr_path)
     kept = np.ascontiguousarray(hr) if keep_hr else None
-    return Instance(ref.image_id, ref.source, lr, kept, size, digest, lr_digest)
+    return Instance(ref.image_id, ref.source, lr, kept, size, digest, profile)
 
 
 def cropped_to(hr: NDArray[np.uint8], scale: int, tile_size: int) -> NDArray[np.uint8]:
@@ -121,10 +123,10 @@ def _check_pair(lr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int, path: 
         )
 
 
-def _read(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> tuple[NDArray[np.uint8], int, str]:
+def _read(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int, colors: Colors) -> tuple[Decoded, int, str]:
     """Pixels, and length and SHA-256 of the bytes, which are let go here."""
     data = read_encoded(ref, filesystem, max_pixels)
-    return decode_rgb(data, max_pixels), len(data), hashlib.sha256(data).hexdigest()
+    return decode_image(data, max_pixels, colors), len(data), hashlib.sha256(data).hexdigest()
 
 
 def read_encoded(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> bytes:
@@ -142,12 +144,12 @@ def read_encoded(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> b
     return _with_retries(read, ref.path)
 
 
-def _read_partner(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> tuple[NDArray[np.uint8], str]:
+def _read_partner(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int, colors: Colors) -> NDArray[np.uint8]:
     assert ref.lr_path is not None
     path = ref.lr_path
     try:
         data = _with_retries(lambda: _read_file(filesystem, path, max_pixels), path)
-        return decode_rgb(data, max_pixels), hashlib.sha256(data).hexdigest()
+        return decode_image(data, max_pixels, colors).pixels
     except RejectedImage as error:
         raise RejectedImage(error.code, f"the LR image {path!r}: {error.reason}") from error
 

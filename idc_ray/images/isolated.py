@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idc_ray.errors import RejectedImage
+from idc_ray.images.color import Colors
 from idc_ray.images.limits import too_costly
 
 __all__ = ["decode_isolated", "serve"]
@@ -30,7 +31,7 @@ LARGE_PIXELS = 100_000_000
 #: Memory of the process: OpenJPEG takes about 30 bytes a pixel.
 BYTES_PER_PIXEL, BYTES_BESIDES = 64, 1 << 30
 
-_REQUEST = struct.Struct(">QQ")  # max_pixels, bytes
+_REQUEST = struct.Struct(">QQ?")  # max_pixels, bytes, whether colours are kept
 _ANSWER = struct.Struct(">Q")  # bytes of the JSON before the pixels
 _ROOT = str(Path(__file__).resolve().parents[2])
 _PROGRAM = f"import sys; sys.path.insert(0, {_ROOT!r}); from idc_ray.images.isolated import serve; serve()"
@@ -39,18 +40,18 @@ _lock = threading.Lock()
 _helper: subprocess.Popen[bytes] | None = None
 
 
-def decode_isolated(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
-    """:func:`idc_ray.images.read.decode_rgb` in a process that is started at the first call and kept.
+def decode_isolated(data: bytes, max_pixels: int, colors: Colors) -> tuple[NDArray[np.uint8], str | None]:
+    """:func:`idc_ray.images.read.decode_image` in a process that is started at the first call and kept.
 
     Raises:
-        RejectedImage: as ``decode_rgb``; ``decompression_bomb`` after ``CPU_SECONDS`` of processor time,
+        RejectedImage: as ``decode_image``; ``decompression_bomb`` after ``CPU_SECONDS`` of processor time,
             ``killed_reader`` if the process dies over it twice.
     """
     with _lock:
         for _ in range(2):
             helper = _running()
             with contextlib.suppress(OSError, struct.error):  # it died
-                return _ask(helper, data, max_pixels)
+                return _ask(helper, data, max_pixels, colors)
             code = _end()
             if code == -signal.SIGXCPU:
                 raise too_costly(f"decoding took over {_seconds(max_pixels)} s of CPU time")
@@ -70,9 +71,11 @@ def _running() -> subprocess.Popen[bytes]:
     return _helper
 
 
-def _ask(helper: subprocess.Popen[bytes], data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+def _ask(
+    helper: subprocess.Popen[bytes], data: bytes, max_pixels: int, colors: Colors
+) -> tuple[NDArray[np.uint8], str | None]:
     assert helper.stdin is not None and helper.stdout is not None
-    helper.stdin.write(_REQUEST.pack(max_pixels, len(data)))
+    helper.stdin.write(_REQUEST.pack(max_pixels, len(data), colors == "keep"))
     helper.stdin.write(data)
     helper.stdin.flush()
     (length,) = _ANSWER.unpack(helper.stdout.read(_ANSWER.size))
@@ -82,7 +85,7 @@ def _ask(helper: subprocess.Popen[bytes], data: bytes, max_pixels: int) -> NDArr
     pixels = np.empty(answer["shape"], np.uint8)
     if helper.stdout.readinto(pixels.data.cast("B")) != pixels.size:  # type: ignore[attr-defined]
         raise OSError("the pixels were cut short")
-    return pixels
+    return pixels, answer["profile"]
 
 
 @atexit.register
@@ -118,18 +121,18 @@ def serve() -> None:
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     while len(header := requests.read(_REQUEST.size)) == _REQUEST.size:
-        max_pixels, length = _REQUEST.unpack(header)
-        _answer(requests.read(length), max_pixels, answers)
+        max_pixels, length, keep = _REQUEST.unpack(header)
+        _answer(requests.read(length), max_pixels, "keep" if keep else "srgb", answers)
 
 
-def _answer(data: bytes, max_pixels: int, answers: IO[bytes]) -> None:
+def _answer(data: bytes, max_pixels: int, colors: Colors, answers: IO[bytes]) -> None:
     from idc_ray.images.read import decode_here
 
     _limit(max_pixels)
     pixels = np.empty(0, np.uint8)
     try:
-        pixels = decode_here(data, max_pixels)
-        answer: dict[str, object] = {"shape": pixels.shape}
+        pixels, profile = decode_here(data, max_pixels, colors)
+        answer: dict[str, object] = {"shape": pixels.shape, "profile": profile}
     except RejectedImage as error:
         answer = {"code": error.code, "reason": error.reason}
     text = json.dumps(answer).encode()

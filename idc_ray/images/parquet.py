@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
@@ -12,7 +14,7 @@ from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.images.manifest import Entry
 from idc_ray.images.names import open_path
 
-__all__ = ["image_columns", "read_row", "row_entries"]
+__all__ = ["image_columns", "read_row", "row_digests", "row_entries"]
 
 
 #: Bytes of a file for each row that it states; the smallest PNG has 67, and compresses to half of that.
@@ -86,20 +88,43 @@ def read_row(filesystem: fs.FileSystem, path: str, column: str, row: int) -> byt
         RejectedImage: ``missing``: the file has no such row any more, or the row holds no bytes.
         OSError, pyarrow.ArrowException: the file cannot be read.
     """
+    with _opened(filesystem, path) as parquet:
+        group, offset = _group_of(parquet.metadata, row)
+        for batch in _batches(parquet, column, 1, [group]):
+            if offset == 0:
+                return _value(batch.column(0)[0].as_py(), row)
+            offset -= 1
+    raise RejectedImage("missing", f"row {row} is no longer in the file")
+
+
+def row_digests(filesystem: fs.FileSystem, path: str, column: str) -> list[str | None]:
+    """SHA-256 of the image in each row, None where there is none; as far as the file can be read."""
+    digests: list[str | None] = []
+    with contextlib.suppress(OSError, pa.ArrowException, KeyError, RejectedImage), _opened(filesystem, path) as parquet:
+        for batch in _batches(parquet, column, 16, range(parquet.metadata.num_row_groups)):
+            for cell in batch.column(0):
+                value = cell.as_py()
+                data = value["bytes"] if isinstance(value, dict) else value
+                digests.append(None if data is None else hashlib.sha256(data).hexdigest())
+    return digests
+
+
+@contextlib.contextmanager
+def _opened(filesystem: fs.FileSystem, path: str) -> Iterator[pq.ParquetFile]:
     # buffer_size makes the reader stream pages; with pre_buffer it would fetch the whole column chunk first.
     with (
         open_path(filesystem, path) as handle,
         pq.ParquetFile(handle, pre_buffer=False, buffer_size=1 << 20) as parquet,
     ):
-        group, offset = _group_of(parquet.metadata, row)
-        field = parquet.schema_arrow.field(column)
-        leaf = f"{column}.bytes" if _bytes_field(field.type) else column
-        for batch in parquet.iter_batches(batch_size=1, row_groups=[group], columns=[leaf], use_threads=False):
-            if offset == 0:
-                _check_plain(batch.schema, row)
-                return _value(batch.column(0)[0].as_py(), row)
-            offset -= 1
-    raise RejectedImage("missing", f"row {row} is no longer in the file")
+        yield parquet
+
+
+def _batches(parquet: pq.ParquetFile, column: str, rows: int, groups: Iterable[int]) -> Iterator[pa.RecordBatch]:
+    """The images of some row groups, as one column of plain bytes."""
+    leaf = f"{column}.bytes" if _bytes_field(parquet.schema_arrow.field(column).type) else column
+    for batch in parquet.iter_batches(batch_size=rows, row_groups=list(groups), columns=[leaf], use_threads=False):
+        _check_plain(batch.schema)
+        yield batch
 
 
 def _group_of(metadata: pq.FileMetaData, row: int) -> tuple[int, int]:
@@ -111,13 +136,13 @@ def _group_of(metadata: pq.FileMetaData, row: int) -> tuple[int, int]:
     raise RejectedImage("missing", f"the file has {metadata.num_rows} rows, fewer than when it was listed")
 
 
-def _check_plain(schema: pa.Schema, row: int) -> None:
+def _check_plain(schema: pa.Schema) -> None:
     """Columns are chosen by name, and a forged file may have several of one; only bytes may be looked at."""
     kinds = [field.type for field in schema]
     if len(kinds) == 1 and pa.types.is_struct(kinds[0]):
         kinds = [field.type for field in kinds[0]]
     if len(kinds) != 1 or not _is_binary(kinds[0]):
-        raise RejectedImage("unreadable", f"row {row} is {', '.join(map(str, kinds))} now; expected one binary column")
+        raise RejectedImage("unreadable", f"the column is {', '.join(map(str, kinds))} now; expected one of binary")
 
 
 def _value(cell: bytes | dict[str, bytes | None] | None, row: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Pillow's pixel modes to 8-bit RGB, and EXIF's orientations to upright; the rules are in ``read.decode_rgb``."""
+"""Pillow's pixel modes to 8-bit RGB, and EXIF's orientations to upright; the rules are in ``read.decode_image``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from idc_ray.errors import RejectedImage
+from idc_ray.images.color import ColorProfile
 
 __all__ = ["check_mode", "to_rgb", "upright"]
 
@@ -31,19 +32,24 @@ def check_mode(image: Image.Image) -> None:
         )
 
 
-def to_rgb(image: Image.Image, grey_bits: int, inverted: bool) -> NDArray[np.uint8]:
+def to_rgb(image: Image.Image, grey_bits: int, inverted: bool, profile: ColorProfile) -> NDArray[np.uint8]:
     """A loaded image, or a part of one, as uint8 (H, W, 3).
 
     Args:
         image: of a mode that :func:`check_mode` lets pass.
         grey_bits: significant bits of grey pixels of more than 8 bits.
         inverted: 0 is white in such pixels (Pillow itself turns those of 8 bits).
+        profile: the image's.
     """
+    if profile.mode == "CMYK" and profile.transform is not None:
+        return np.asarray(profile.transform.apply(image))
     if image.mode in _ALPHA or (image.mode in _PLAIN and "transparency" in image.info):
-        return np.asarray(_over_white(image))
-    if image.mode in _PLAIN:
-        return np.asarray(image.convert("RGB"))
-    return _deep_grey(np.asarray(image), grey_bits, inverted)
+        rgb = np.asarray(_over_white(image))
+    elif image.mode in _PLAIN:
+        rgb = np.asarray(image.convert("RGB"))
+    else:
+        rgb = _deep_grey(np.asarray(image), grey_bits, inverted)
+    return profile.to_srgb(rgb)
 
 
 def _over_white(image: Image.Image) -> Image.Image:

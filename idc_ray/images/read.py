@@ -9,17 +9,19 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, features
 
 from idc_ray.errors import RejectedImage
+from idc_ray.images.color import Colors, has_tables, read_profile
 from idc_ray.images.isolated import decode_isolated
 from idc_ray.images.limits import MAX_CHUNKS, MAX_PAGES, LimitedBytes, check_jpeg, is_costly, too_costly
 from idc_ray.images.pixels import check_mode, to_rgb, upright
 
-__all__ = ["FORMATS", "decode_here", "decode_rgb", "header_size", "rgb_profile"]
+__all__ = ["FORMATS", "Decoded", "decode_here", "decode_image", "decode_rgb", "header_size", "rgb_profile"]
 
 # Told apart by content. None of these runs another program, as Pillow's EPS reader does.
 FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
@@ -42,7 +44,25 @@ _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262  # 0: grey whose 0 is white
 
 
+class Decoded(NamedTuple):
+    """A decoded image.
+
+    Attributes:
+        pixels: uint8 (H, W, 3), contiguous, 0 to 255.
+        profile: name of the colour profile that it was converted from, ``ignored: ...`` for one that cannot be used;
+            None: no profile, that of sRGB, or colours are kept.
+    """
+
+    pixels: NDArray[np.uint8]
+    profile: str | None = None
+
+
 def decode_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    """:func:`decode_image` with the colours as stored: uint8 (H, W, 3)."""
+    return decode_image(data, max_pixels, "keep").pixels
+
+
+def decode_image(data: bytes, max_pixels: int, colors: Colors = "srgb") -> Decoded:
     """Decode one image.
 
     The format is detected by content, not by name. Rules:
@@ -52,8 +72,10 @@ def decode_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
       a PNG with 16 bits is not applied (Pillow compares it with 8-bit values).
     - 16 bits: the high byte (v // 256), which is also what Pillow does with 16-bit RGB. Grey of b bits:
       v // 2**(b - 8).
-    - CMYK: Pillow's plain conversion; JPEG's as Adobe stores it, inverted. YCbCr: by JPEG's matrix. ICC profiles and
-      gamma are not applied: what is stored is what networks are trained on.
+    - CMYK: by its profile, or Pillow's plain conversion; JPEG's as Adobe stores it, inverted. YCbCr: by JPEG's matrix.
+    - An embedded ICC profile of RGB, grey or CMYK: converted to sRGB by littleCMS (relative colorimetric, black point
+      compensation), after alpha and at 8 bits. sRGB profiles change nothing; damaged and unfitting ones are ignored.
+      PNG's gamma, chromaticities and cICP are not applied.
     - LAB, floating point, and integers of more or signed bits have no stated range or colours here: rejected.
     - EXIF orientation: turned upright. Orientation that cannot be read counts as upright.
     - Animated GIF, PNG, WebP, and TIFF of several pages: rejected, since one file is one instance and dropping frames
@@ -73,9 +95,7 @@ def decode_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     Args:
         data: the file's bytes.
         max_pixels: most pixels allowed, compared with the size in the header before anything is decoded.
-
-    Returns:
-        uint8 (H, W, 3), contiguous, 0 to 255.
+        colors: ``srgb``, or ``keep``: profiles are not applied.
 
     Raises:
         RejectedImage: ``empty``, ``not_an_image``, ``too_many_pixels``, ``decompression_bomb``, ``animated``,
@@ -83,27 +103,27 @@ def decode_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
             anything else that Pillow raises.
     """
     try:
-        return _decoded(data, max_pixels, costly=False)
+        return _decoded(data, max_pixels, colors, costly=False)
     except _CostlyImage:
-        return decode_isolated(data, max_pixels)
+        return Decoded(*decode_isolated(data, max_pixels, colors))
 
 
-def decode_here(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
-    """:func:`decode_rgb`, always in this process."""
-    return _decoded(data, max_pixels, costly=True)
+def decode_here(data: bytes, max_pixels: int, colors: Colors = "keep") -> Decoded:
+    """:func:`decode_image`, always in this process."""
+    return _decoded(data, max_pixels, colors, costly=True)
 
 
 class _CostlyImage(Exception):
     """The image has to be decoded in a separate process."""
 
 
-def _decoded(data: bytes, max_pixels: int, costly: bool) -> NDArray[np.uint8]:
+def _decoded(data: bytes, max_pixels: int, colors: Colors, costly: bool) -> Decoded:
     if not data:
         raise RejectedImage("empty", "the file has no bytes")
     name = _format_of(data)
     try:
         with _pillow_warnings_hidden():
-            return _decode(data, name, max_pixels, costly)
+            return _decode(data, name, max_pixels, colors, costly)
     except (RejectedImage, _CostlyImage):
         raise
     except MemoryError as error:
@@ -115,7 +135,7 @@ def _decoded(data: bytes, max_pixels: int, costly: bool) -> NDArray[np.uint8]:
 
 
 def rgb_profile(data: bytes) -> bytes | None:
-    """The ICC profile of an image that :func:`decode_rgb` accepts, if it is one of RGB colours.
+    """The ICC profile of an image that :func:`decode_image` accepts, if it is one of RGB colours.
 
     Whoever writes pixels derived from the image's needs it: without it an image in another colour space than sRGB,
     such as a phone's Display P3, is shown in wrong colours. A profile of grey or CMYK fits no RGB pixels.
@@ -172,7 +192,7 @@ def _open(file: LimitedBytes, name: str) -> ImageFile.ImageFile:
     return Image.OPEN[name][0](file, "")
 
 
-def _decode(data: bytes, name: str, max_pixels: int, costly: bool) -> NDArray[np.uint8]:
+def _decode(data: bytes, name: str, max_pixels: int, colors: Colors, costly: bool) -> Decoded:
     if name == "PNG":
         _check_png(data)
     elif name == "JPEG":
@@ -190,17 +210,20 @@ def _decode(data: bytes, name: str, max_pixels: int, costly: bool) -> NDArray[np
         if name == "PNG" and data[24] == 16:
             image.info.pop("transparency", None)
         grey_bits, inverted = _deep_grey(image)
-        if is_costly(image):
-            if not costly:
-                raise _CostlyImage
+        stored = image.info.get("icc_profile") if colors == "srgb" else None
+        slow = is_costly(image)
+        if (slow or has_tables(stored)) and not costly:
+            raise _CostlyImage
+        if slow:
             file.allow(4 * width * height)
+        profile = read_profile(stored, image.mode)
         image.load()
         orientation = _orientation(image)  # not before: Pillow turns a TIFF while loading it, and then forgets the tag
         pixels = np.empty((image.height, image.width, 3), np.uint8)
         for top in range(0, image.height, _STRIP):
             strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
-            pixels[top : top + _STRIP] = to_rgb(strip, grey_bits, inverted)
-    return upright(pixels, orientation)
+            pixels[top : top + _STRIP] = to_rgb(strip, grey_bits, inverted, profile)
+    return Decoded(upright(pixels, orientation), profile.note)
 
 
 def _check_png(data: bytes) -> None:

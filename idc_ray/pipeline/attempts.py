@@ -53,8 +53,8 @@ class Ledger:
         self._store, self._launch, self._node_id, self._node_lives = store, launch, node_id, node_lives
         self._stage, self._name = stage, ""
 
-    def begin(self, images: Sequence[str], isolated: bool) -> Death | None:
-        """Record that this process begins a batch.
+    def begin(self, images: Sequence[str], isolated: bool, source: str = "") -> Death | None:
+        """Record that this process begins a batch, whose first image is at ``source``.
 
         Returns:
             The death of the process that had it before, None if it has not been begun. It counts as an attempt at an
@@ -63,12 +63,12 @@ class Ledger:
         self._name = f"{self._stage}{images[0]}"
         record = find_inflight(self._store, self._launch, self._name)
         death = None if record is None else self._count(record)
-        self.isolate(images, isolated)
+        self.record(images, isolated, source)
         return death
 
-    def isolate(self, images: Sequence[str], isolated: bool = True) -> None:
+    def record(self, images: Sequence[str], isolated: bool, source: str = "") -> None:
         """Record that this process works on these images of its batch only."""
-        record = Inflight(list(images), isolated, self._node_id, os.getpid(), time.time())
+        record = Inflight(list(images), isolated, self._node_id, os.getpid(), time.time(), source)
         write_inflight(self._store, self._launch, self._name, record)
 
     def end(self) -> None:

@@ -34,7 +34,6 @@ from idc_ray.pipeline.inputs import (
     by_range,
     estimate_sizes,
     find_input,
-    only,
     read_teacher,
     readable_samples,
 )
@@ -150,6 +149,11 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
                 print(f"{result.summary}\n{'output':<15} {result.output}", flush=True)
             _check_result(launch)
             launch.tracker.finish("FINISHED")
+    if launch.summary.failed and config.strict:
+        raise QuarantinedImages(
+            f"{launch.summary.failed} images were quarantined, and --strict was given; see the reasons above, remove "
+            "the images, or repair them and use --retry-quarantined"
+        )
     return result
 
 
@@ -167,6 +171,8 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
     log.info("%d images in %s", listing.manifest.num_rows, listing.uri)
     if listing.ignored:
         log.info("ignored %d files without an image extension", listing.ignored)
+    if listing.duplicates:
+        log.info("left out %d copies of other images (--duplicates skip)", listing.duplicates["images"])
     asked = config.iterations not in (0, CondenseConfig().iterations)
     if asked and config.synthesizes_tiles and not config.pixel_steps:
         log.warning(
@@ -193,8 +199,9 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
         run_record(job, teacher, expected, lr_uri=listing.lr_uri),
         config.overwrite,
     )
-    if run.images != listing.manifest.num_rows:
-        run = update_run(job.store, images=listing.manifest.num_rows)
+    now = {"images": listing.manifest.num_rows, "duplicates": listing.duplicates}
+    if any(getattr(run, name) != value for name, value in now.items()):
+        run = update_run(job.store, **now)
     if config.overwrite:
         job.store.delete(REPORT)  # of the run that is discarded
     plan = plan_work(config, listing, job.store, job.digest, job.launch, run.shard_count)
@@ -317,12 +324,8 @@ def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor
 
 def _work(launch: _Launch) -> str:
     """What the workers do, by their own statements."""
-    job, manifest = launch.job, launch.listing.manifest
     with contextlib.suppress(OSError, IdcError):  # it is only shown
-        workers = workers_at_work(job.store, job.launch)
-        rows = only(manifest, {one.images[0] for one in workers}).select(["image_id", "source"]).to_pylist()
-        names = {row["image_id"]: printable(row["source"]) for row in rows}
-        return "; ".join(work_in_progress(workers, time.time(), names))
+        return "; ".join(work_in_progress(workers_at_work(launch.job.store, launch.job.launch), time.time()))
     return ""
 
 
@@ -371,13 +374,8 @@ def _result(launch: _Launch, manifest: Manifest) -> CondenseResult:
 
 
 def _check_result(launch: _Launch) -> None:
-    """Raise an error if nothing was condensed, or less than ``strict`` allows."""
+    """Raise an error if nothing was condensed."""
     summary = launch.summary
-    if summary.failed and launch.job.config.strict:
-        raise QuarantinedImages(
-            f"{summary.failed} images were quarantined, and --strict was given; see the reasons above, remove the "
-            "images, or repair them and use --retry-quarantined"
-        )
     if summary.failed == launch.listing.manifest.num_rows:
         raise IdcError(f"none of the {summary.failed} images could be condensed; see the reasons above")
     if not summary.tiles:

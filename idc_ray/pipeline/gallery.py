@@ -1,4 +1,4 @@
-"""One picture of some condensed images: real tiles, their condensed LR tiles, the teacher's HR tiles."""
+"""One picture of some condensed images: real tiles, their condensed LR tiles, the HR tiles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["GalleryEntry", "gallery_png"]
 
 CELL = 144  # least side of a tile on the page, in pixels
 GAP = 6  # between tiles
-GROUP_GAP = 28  # between the three groups
+GROUP_GAP = 28  # between the groups
 MARGIN = 28
 CAPTION = 30  # height of a caption line
 BACKGROUND, INK, FAINT = (250, 250, 248), (30, 30, 30), (120, 120, 120)
@@ -26,8 +26,8 @@ class GalleryEntry:
     Attributes:
         source: its name.
         real: LR crops of it, RGB, all p x p; as many as there is something to show of.
-        lr: its condensed LR tiles, p x p.
-        hr: their HR tiles, scale p x scale p.
+        lr: its condensed LR tiles, p x p; empty where only HR is stored.
+        hr: their HR tiles, scale p x scale p; empty where only LR is stored.
         loss_start: held-out loss of the initial tiles; None if nothing was optimised.
         loss_end: held-out loss of ``lr``.
     """
@@ -53,27 +53,30 @@ def gallery_png(entries: Sequence[GalleryEntry], max_tiles: int = 3) -> Image.Im
     Raises:
         ValueError: no entry, or none with a tile.
     """
-    entries = [entry for entry in entries if entry.lr and entry.hr]  # an image may get no tile
+    entries = [entry for entry in entries if entry.lr or entry.hr]  # an image may get no tile
     if not entries:
         raise ValueError("a gallery needs at least one image with a tile")
-    side, scale = entries[0].lr[0].width, entries[0].hr[0].width // entries[0].lr[0].width
+    side = entries[0].real[0].width
+    scale = entries[0].hr[0].width // side if entries[0].hr else 1
     # A multiple of both sizes: repetition by a whole factor shows no pixel wider than its neighbour.
     cell = side * scale * math.ceil(CELL / (side * scale))
     shown = min(max_tiles, max(len(group) for entry in entries for group in (entry.real, entry.lr, entry.hr)))
-    headings = ("real LR crops", "condensed LR tiles", f"HR tiles (x{scale})")
+    kinds = [("real", "real LR crops"), ("lr", "condensed LR tiles"), ("hr", f"HR tiles (x{scale})")]
+    kinds = [(kind, heading) for kind, heading in kinds if getattr(entries[0], kind)]
+    headings = [heading for _, heading in kinds]
     group = max(shown * (cell + GAP) - GAP, *(round(_font(18).getlength(text)) for text in headings))
-    width = 2 * MARGIN + 3 * group + 2 * GROUP_GAP
+    width = 2 * MARGIN + len(kinds) * (group + GROUP_GAP) - GROUP_GAP
     row = CAPTION + cell + MARGIN
     page = Image.new("RGB", (width, 2 * MARGIN + CAPTION + len(entries) * row - MARGIN), BACKGROUND)
     draw = ImageDraw.Draw(page)
-    lefts = [MARGIN + i * (group + GROUP_GAP) for i in range(3)]
+    lefts = [MARGIN + i * (group + GROUP_GAP) for i in range(len(kinds))]
     for left, text in zip(lefts, headings, strict=True):
         draw.text((left, MARGIN - 6), text, INK, _font(18))
     for i, entry in enumerate(entries):
         top = MARGIN + CAPTION + i * row
         _draw_caption(draw, (MARGIN, top), entry, shown, width - 2 * MARGIN)
-        for left, tiles in zip(lefts, (entry.real, entry.lr, entry.hr), strict=True):
-            _paste_tiles(page, (left, top + CAPTION), tiles[:shown], cell)
+        for left, (kind, _) in zip(lefts, kinds, strict=True):
+            _paste_tiles(page, (left, top + CAPTION), getattr(entry, kind)[:shown], cell)
     return page
 
 
@@ -85,7 +88,7 @@ def _paste_tiles(page: Image.Image, at: tuple[int, int], tiles: Sequence[Image.I
 
 
 def _draw_caption(draw: ImageDraw.ImageDraw, at: tuple[int, int], entry: GalleryEntry, shown: int, width: int) -> None:
-    count = len(entry.lr)
+    count = len(entry.lr or entry.hr)
     facts = "1 tile" if count == 1 else f"{count} tiles" + (f", {shown} shown" if count > shown else "")
     if entry.loss_start is not None and entry.loss_end is not None:
         facts += f", held-out loss {entry.loss_start:.3g} to {entry.loss_end:.3g}"

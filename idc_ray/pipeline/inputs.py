@@ -19,6 +19,7 @@ from idc_ray.images.locate import locate, read_bytes
 from idc_ray.images.names import folder_of, open_path, printable
 from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
+from idc_ray.pipeline.duplicates import without_copies
 from idc_ray.store import DoneImages, SourceState
 from idc_ray.store.threads import ordered_map
 
@@ -63,13 +64,14 @@ def find_input(config: CondenseConfig, photographs: str | None = None) -> ImageL
     """
     if config.input is not None:
         source = config.source
-        return find_images(
+        listing = find_images(
             config.input,
             lr_input=source.lr_input,
             scale=config.scale,
             image_column=source.image_column,
             without=output_inside(config.input, config.output),
         )
+        return without_copies(listing, source.max_pixels) if config.duplicates == "skip" else listing
     output = locate(config.output)
     if photographs is None and not output.local:
         raise BadRequest("the default photographs need a local --output; give images with --input")
@@ -121,6 +123,7 @@ def readable_samples(
                 scale=config.scale,
                 tile_size=config.tile_size,
                 max_pixels=config.source.max_pixels,
+                colors=config.color_profile,
                 keep_hr=True,
                 lr_filesystem=listing.lr_filesystem,
             )
@@ -159,7 +162,7 @@ def estimate_sizes(config: CondenseConfig, images: int, samples: list[Instance])
     tiles = sum(max(least, expected_tiles(config.ratio, height, width, size)) for height, width in sides)
     share = images / len(samples)
     pixels = sum(height * width for height, width in sides)
-    stored = tiles * size**2 * (1 + config.scale**2)
+    stored = tiles * size**2 * {"lr": 1, "hr": config.scale**2, "pairs": 1 + config.scale**2}[config.store.tiles]
     return Sizes(pixels * share, sum(counts) * share, tiles * share, stored * share * PNG_BYTES_PER_PIXEL)
 
 

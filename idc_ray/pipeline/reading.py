@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from idc_ray.condensation.tasks import needs_hr
 from idc_ray.errors import IdcError, RejectedImage
-from idc_ray.images import ImageRef, load_instance
+from idc_ray.images import ImageRef, Instance, load_instance
 from idc_ray.images.names import is_there
 from idc_ray.pipeline.attempts import READING, Death, Ledger
 from idc_ray.pipeline.job import Job
@@ -36,7 +36,7 @@ READ_SCHEMA = pa.schema(
         ("image_id", pa.string()), ("source", pa.string()), ("mtime_ns", pa.int64()), ("lr", pa.large_binary()),
         ("height", pa.int64()), ("width", pa.int64()), ("hr", pa.large_binary()), ("source_bytes", pa.int64()),
         ("source_sha256", pa.string()), ("code", pa.string()), ("reason", pa.string()), ("traceback", pa.string()),
-        ("attempts", pa.int64()), ("read_seconds", pa.float64()),
+        ("attempts", pa.int64()), ("color_profile", pa.string()), ("read_seconds", pa.float64()),
     ]
 )  # fmt: skip
 
@@ -81,14 +81,14 @@ class ReadImages:
         death: Death | None = None
         out: list[dict[str, Any]] = []
         with failing:
-            death = ledger.begin(images, self.isolated)
+            death = ledger.begin(images, self.isolated, rows[0]["source"])
         if death is not None:
             log.warning("a process died while reading %d images; reading them one by one", len(images))
         try:
             for row in rows:
                 if row["image_id"] is not None and death is not None:
                     with failing:
-                        ledger.isolate([row["image_id"]])
+                        ledger.record([row["image_id"]], True, row["source"])
                 out.append(self._row(row, death or Death()))
         finally:
             with failing:
@@ -117,6 +117,7 @@ def _read(job: Job, ref: ImageRef) -> dict[str, Any]:
             scale=config.scale,
             tile_size=config.tile_size,
             max_pixels=config.source.max_pixels,
+            colors=config.color_profile,
             keep_hr=needs_hr(config),
             lr_filesystem=job.lr_filesystem,
         )
@@ -142,7 +143,7 @@ def _read(job: Job, ref: ImageRef) -> dict[str, Any]:
             reason=f"{type(error).__name__} while reading the image: {error}",
             trace=traceback.format_exc(),
         )
-    return _row(instance.lr, instance.hr, instance.source_bytes, instance.source_sha256)
+    return _row(instance)
 
 
 def _input_visible(job: Job) -> bool:
@@ -161,10 +162,7 @@ def _quarantined(attempts: int) -> dict[str, Any]:
 
 
 def _row(
-    lr: NDArray[np.uint8] | None = None,
-    hr: NDArray[np.uint8] | None = None,
-    source_bytes: int = 0,
-    source_sha256: str = "",
+    image: Instance | None = None,
     code: str = "",
     reason: str = "",
     trace: str = "",
@@ -172,12 +170,13 @@ def _row(
 ) -> dict[str, Any]:
     """Every row has every column: blocks of Ray Data have one schema."""
     return {
-        "lr": b"" if lr is None else lr.tobytes(),
-        "height": 0 if lr is None else lr.shape[0],
-        "width": 0 if lr is None else lr.shape[1],
-        "hr": b"" if hr is None else hr.tobytes(),
-        "source_bytes": source_bytes,
-        "source_sha256": source_sha256,
+        "lr": b"" if image is None else image.lr.tobytes(),
+        "height": 0 if image is None else image.lr.shape[0],
+        "width": 0 if image is None else image.lr.shape[1],
+        "hr": b"" if image is None or image.hr is None else image.hr.tobytes(),
+        "source_bytes": 0 if image is None else image.source_bytes,
+        "source_sha256": "" if image is None else image.source_sha256,
+        "color_profile": None if image is None else image.color_profile,
         "code": code,
         "reason": reason,
         "traceback": trace,

@@ -91,6 +91,7 @@ def _entry(
         scale=config.scale,
         tile_size=config.tile_size,
         max_pixels=config.source.max_pixels,
+        colors=config.color_profile,
         keep_hr=False,
         lr_filesystem=listing.lr_filesystem,
     )
@@ -101,8 +102,8 @@ def _entry(
     return GalleryEntry(
         source=instance.source,
         real=[Image.fromarray(instance.lr[top : top + size, left : left + size]) for top, left in corners],
-        lr=[Image.fromarray(decode_png(row["lr"]["bytes"])) for row in rows],
-        hr=[Image.fromarray(decode_png(row["hr"]["bytes"])) for row in rows],
+        lr=[Image.fromarray(decode_png(row["lr"]["bytes"])) for row in rows if row["lr"]],
+        hr=[Image.fromarray(decode_png(row["hr"]["bytes"])) for row in rows if row["hr"]],
         loss_start=rows[0]["loss_start"],
         loss_end=rows[0]["loss_end"],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,13 +12,14 @@ from idc_ray.units import duration, size
 
 __all__ = ["RECORD_COLUMNS", "Summary", "size"]
 
+SHOWN_PROFILES = 5
 SHOWN_COPIES = 3  # groups of images whose files are the same, and images of a group
 SHOWN_REASONS = 20  # on the screen; all of them are in the output's quarantine folder
 KEPT_REASONS = 1000  # in memory; further ones are only counted
 #: Columns of the store's index that a summary adds up.
 RECORD_COLUMNS = [
     "lr_height", "lr_width", "tiles", "source_bytes", "kept_start", "loss_start", "loss_end", "bandwidth_loss_start",
-    "bandwidth_loss_end", "seconds",
+    "bandwidth_loss_end", "seconds", "color_profile",
 ]  # fmt: skip
 RATIO_TOLERANCE = 0.1  # of the requested ratio (the design's)
 
@@ -35,6 +37,7 @@ class Summary:
         done: images finished by this launch; ``add`` counts every finished image here.
         done_before: images finished by earlier launches, which whoever adds them moves from ``done``.
         duplicates: sources of images whose files are the same, in groups.
+        color_profiles: images by the profile that they were converted from, or why it was ignored.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Summary:
         self.seconds: dict[str, float] = {}
         self.quarantined: list[tuple[str, str, str]] = []  # source, code, reason
         self.duplicates: list[list[str]] = []
+        self.color_profiles: Counter[str] = Counter()
         self._losses = _Means()
         self._by_bandwidth = [_Means() for _ in self.bandwidths]
 
@@ -62,6 +66,7 @@ class Summary:
         self.lr_pixels += record["lr_height"] * record["lr_width"]
         self.bytes_in += record["source_bytes"]
         self.kept_start += bool(record["kept_start"])
+        self.color_profiles.update(filter(None, [record.get("color_profile")]))
         for stage, seconds in dict(record["seconds"]).items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
         if record["loss_start"] is None or record["loss_end"] is None:
@@ -145,6 +150,9 @@ class Summary:
         ]
         if self.duplicates:
             lines.append(_line("duplicates", self._duplicates()))
+        if self.color_profiles:
+            names = [f"{printable(name)} {count}" for name, count in self.color_profiles.most_common(SHOWN_PROFILES)]
+            lines.append(_line("colours", f"images converted to sRGB, by their profiles: {', '.join(names)}"))
         warning = self.warning()
         if warning:
             lines.append(_line("warning", warning))

@@ -23,9 +23,8 @@ import torch
 from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.memory import is_out_of_memory
 from idc_ray.condensation.retry import condense_each
-from idc_ray.condensation.tasks import Condensed, ImageTask
+from idc_ray.condensation.tasks import Condensed, ImageTask, stored_tiles
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images import encode_png
 from idc_ray.images.names import printable
 from idc_ray.pipeline.attempts import Ledger
 from idc_ray.pipeline.cluster import node_id, node_lives
@@ -84,7 +83,7 @@ class _Worker(ABC):
             for row in rows:
                 if row["code"] == ENDS_THE_JOB:
                     raise BadRequest(row["reason"])
-            return _statuses(self.work(rows) if rows else [])
+            return _statuses(self.work(rows))
         except IdcError as error:
             return _statuses([as_row(error)])
         except OSError as error:  # images are read elsewhere and their errors caught: this is about the output
@@ -149,6 +148,8 @@ class CondenseWorker(_Worker):
         self.metrics = WorkerMetrics(job.digest, self.device)
 
     def work(self, rows: list[Row]) -> list[Row]:
+        if not rows:
+            return []
         try:
             statuses = self._work(rows)
         finally:
@@ -158,7 +159,7 @@ class CondenseWorker(_Worker):
 
     def _work(self, rows: list[Row]) -> list[Row]:
         images = [row["image_id"] for row in rows]
-        death = self.ledger.begin(images, self.isolated)
+        death = self.ledger.begin(images, self.isolated, rows[0]["source"])
         if death is not None:
             log.warning("a worker died with %d images in flight; rerunning them one by one", len(images))
         committed = self._committed(images)
@@ -182,7 +183,7 @@ class CondenseWorker(_Worker):
     def _run(self, rows: list[Row], isolated: bool) -> list[Row]:
         """Condense and commit ``rows`` together; what fails together is tried again one by one."""
         if isolated:
-            self.ledger.isolate([row["image_id"] for row in rows])
+            self.ledger.record([row["image_id"] for row in rows], True, rows[0]["source"])
         tasks = [ImageTask(row["image_id"], *pixels(row, self.job.config.scale)) for row in rows]
         statuses: list[Row] = []
         for results in condense_each(self.condenser, tasks):  # committed before the next is tried alone
@@ -286,13 +287,14 @@ def _record(row: Row, result: Condensed, seconds: dict[str, float], device: str)
         bandwidth_loss_end=result.bandwidth_end,
         seconds=seconds,
         device=device,
+        color_profile=row["color_profile"],
     )
 
 
 def _tile_rows(job: Job, row: Row, result: Condensed) -> list[TileRow]:
     config = job.config
     rows = []
-    for index, (lr, hr, corner) in enumerate(zip(result.lr_tiles, result.hr_tiles, result.corners, strict=True)):
+    for index, ((lr, hr), corner) in enumerate(zip(stored_tiles(config, result), result.corners, strict=True)):
         rows.append(
             TileRow(
                 image_id=row["image_id"],
@@ -302,11 +304,11 @@ def _tile_rows(job: Job, row: Row, result: Condensed) -> list[TileRow]:
                 tile_index=index,
                 top=corner[0] if corner else None,
                 left=corner[1] if corner else None,
-                lr=encode_png(lr),
-                hr=encode_png(hr),
+                lr=lr,
+                hr=hr,
                 scale=config.scale,
                 method=config.method,
-                labels=config.labels,
+                labels="real" if config.real_hr else "teacher" if hr else None,
                 sample_weight=1.0,  # groups have equal masses, so all tiles count alike
                 loss_start=result.loss_start,
                 loss_end=result.loss_end,

@@ -75,6 +75,7 @@ def condensation_section(
         "quarantined_count": status.quarantined,
         "codes": Counter(entry.code for entry in status.reasons).most_common(),
         "duplicates": _duplicates(records),
+        "left_out": _left_out(run.duplicates),
         "changed": changed_settings(CondenseConfig, run.config),
         "command": command_line("condense", CondenseConfig, run.config),
         "input": run.input_uri,
@@ -213,6 +214,12 @@ def _pictures(
             break
         pictures[image_id] = picture
     return pictures
+
+
+def _left_out(duplicates: dict[str, Any] | None) -> dict[str, Any]:
+    """What ``run.json`` says of copies that were not condensed."""
+    found = duplicates or {"images": 0, "groups": []}
+    return found | {"groups": [[safe_name(name) for name in group] for group in found["groups"]]}
 
 
 def _duplicates(records: list[Record]) -> list[list[str]]:

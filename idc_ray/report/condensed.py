@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import IdcError, RejectedImage
-from idc_ray.images import ImageListing, ImageRef, decode_png, decode_rgb, find_images, load_instance, read_encoded
+from idc_ray.images import (
+    ImageListing,
+    ImageRef,
+    decode_image,
+    decode_png,
+    downscale,
+    encode_png,
+    find_images,
+    load_instance,
+    read_encoded,
+)
 from idc_ray.images import upscale as bicubic
 from idc_ray.images.locate import locate
 from idc_ray.report.cells import boxes_of_tile
@@ -130,6 +140,7 @@ class Sources:
                 scale=self.config.scale,
                 tile_size=self.config.tile_size,
                 max_pixels=self.config.source.max_pixels,
+                colors=self.config.color_profile,
                 keep_hr=False,
                 lr_filesystem=self._listing.lr_filesystem,
             )
@@ -146,8 +157,8 @@ class Sources:
             return None
         try:
             limit = self.config.source.max_pixels
-            pixels = decode_rgb(read_encoded(ImageRef.from_row(row), self._listing.filesystem, limit), limit)
-            return data_uri(webp(pixels, THUMBNAIL_SIDE))
+            image = decode_image(read_encoded(ImageRef.from_row(row), self._listing.filesystem, limit), limit)
+            return data_uri(webp(image.pixels, THUMBNAIL_SIDE))
         except (RejectedImage, OSError):
             return None
 
@@ -170,20 +181,22 @@ def picture_of(record: dict[str, Any], rows: list[dict[str, Any]], sources: Sour
     exchange = None if sources.config is None else sources.config.exchange
     tiles = []
     for row in tile_rows(rows):
-        lr, hr = decode_png(row["lr"]["bytes"]), decode_png(row["hr"]["bytes"])
+        stored_lr, hr = (None if row[name] is None else decode_png(row[name]["bytes"]) for name in ("lr", "hr"))
+        lr = downscale(hr, int(row["scale"])) if stored_lr is None and hr is not None else stored_lr
+        assert lr is not None
         corner = None if row["top"] is None else (int(row["top"]), int(row["left"]))
         interpolated = bicubic(lr, int(row["scale"]))
         boxes = []
-        if lr_image is not None and exchange is not None:
+        if lr_image is not None and exchange is not None and stored_lr is not None:
             boxes = boxes_of_tile(lr_image, lr, corner, exchange.cells, exchange.blend)
         tiles.append(
             {
-                "lr": data_uri(row["lr"]["bytes"]),
-                "hr": data_uri(row["hr"]["bytes"]),
+                "lr": data_uri(encode_png(lr) if stored_lr is None else row["lr"]["bytes"]),
+                "hr": None if hr is None else data_uri(row["hr"]["bytes"]),
                 "bicubic": data_uri(webp(interpolated)),
                 "boxes": [asdict(box) for box in boxes],
                 "corner": corner,
-                "psnr": rounded(psnr(interpolated, hr)),
+                "psnr": None if hr is None else rounded(psnr(interpolated, hr)),
                 "weight": row["sample_weight"],
                 "labels": row["labels"],
             }

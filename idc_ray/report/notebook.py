@@ -88,15 +88,15 @@ def _html(
     numbers: Mapping[str, Cell],
     titles: Sequence[str] = (),
     rows: Sequence[Sequence[Cell]] = (),
-    pictures: Sequence[tuple[str, list[tuple[str, str]]]] = (),
+    pictures: Sequence[tuple[str, list[list[str]]]] = (),
 ) -> str:
     return template("notebook.html").render(
         output=safe_name(output), numbers=numbers, titles=titles, rows=rows, pictures=pictures
     )
 
 
-def _pictures(output: str) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Names of some images, and of each the LR and HR tiles; none where the output cannot be read (any more)."""
+def _pictures(output: str) -> list[tuple[str, list[list[str]]]]:
+    """Names of some images, and of each tile what is stored; none where the output cannot be read (any more)."""
     try:
         storage = resolve(output)
         run = read_run(storage)
@@ -110,6 +110,6 @@ def _pictures(output: str) -> list[tuple[str, list[tuple[str, str]]]]:
     found = []
     for each in some:
         tiles = tile_rows(rows[each["image_id"]])[:TILES]
-        pairs = [(data_uri(row["lr"]["bytes"]), data_uri(row["hr"]["bytes"])) for row in tiles]
+        pairs = [[data_uri(row[name]["bytes"]) for name in run.stored] for row in tiles]
         found.append((safe_name(each["source"]), pairs))
     return found

@@ -73,20 +73,26 @@ def write_report(outputs: Sequence[str], target: str, options: Options, figures:
     return len(data)
 
 
-def write_own_report(storage: StorageFolder, options: Options, listing: ImageListing | None = None) -> None:
+def write_own_report(storage: StorageFolder, options: Options, listing: ImageListing | None = None) -> dict[str, bytes]:
     """Write ``report.html`` into an output; what prevents that is logged, as the job's results are there without it.
 
     Args:
         storage: the output.
         options: what is shown.
         listing: the images of a condensed set, if they are known.
+
+    Returns:
+        The file by its name; nothing if it could not be written.
     """
     try:
-        storage.write(REPORT, make_report([storage], options, listing).encode())
+        page = make_report([storage], options, listing).encode()
+        storage.write(REPORT, page)
+        return {REPORT: page}
     except (IdcError, OSError, pa.ArrowException) as error:
         log.warning("%s is not written: %s", storage.shown(REPORT), error)
     except Exception:  # a bug of the report must not fail a job that has done its work
         log.exception("%s is not written", storage.shown(REPORT))
+    return {}
 
 
 def _sections(outputs: Sequence[StorageFolder], options: Options, listing: ImageListing | None = None) -> list[Section]:

@@ -54,8 +54,8 @@ class StorageFolder:
 
     def shown(self, name: str) -> str:
         """``name`` as messages show it."""
-        storage, mark, query = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
-        return f"{storage.rstrip('/')}/{name}{mark}{query}"
+        folder, mark, query = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+        return f"{folder.rstrip('/')}/{name}{mark}{query}"
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
         """Writes a whole file, atomically and durably (see `atomic.write_bytes`)."""

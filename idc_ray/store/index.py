@@ -29,6 +29,7 @@ __all__ = ["Fingerprint", "IndexEntry", "ShardInfo", "check_shards", "list_index
            "read_pending", "verify_shard", "write_index", "write_pending"]  # fmt: skip
 
 _SHARD = b"idc_ray.shard"
+_YOUNGER = "color_profile"  # a column that indexes of version 0.1 lack
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def read_index(storage: StorageFolder, shard: int, columns: Sequence[str] | None
         parquet = pq.ParquetFile(pa.BufferReader(data))
         info = from_json(ShardInfo, json.loads((parquet.metadata.metadata or {})[_SHARD]))
         table = parquet.read(columns=list(columns) if columns is not None else None)
+        if _YOUNGER not in parquet.schema_arrow.names and (columns is None or _YOUNGER in columns):
+            table = table.append_column(_YOUNGER, pa.nulls(table.num_rows, pa.string()))
         check_types(table.schema, INDEX_SCHEMA)
     except StoreUnavailable:
         raise

@@ -25,6 +25,7 @@ class Inflight:
         node_id: where the actor runs.
         pid: its process.
         started: when it began these, seconds since 1970.
+        source: path of the first image, to be shown; empty if not known.
         launch: filled in by `write_inflight`.
         actor: likewise.
     """
@@ -34,6 +35,7 @@ class Inflight:
     node_id: str
     pid: int
     started: float
+    source: str = ""
     launch: str = ""
     actor: str = ""
 

@@ -50,11 +50,15 @@ def lease(storage: StorageFolder, holder: str) -> Iterator[threading.Event]:
     finally:
         stop.set()
         thread.join()
-        if not lost.is_set() and (_read(storage) or {}).get("token") == token:
-            storage.delete(LOCK)
+        try:
+            if not lost.is_set() and (_read(storage) or {}).get("token") == token:
+                storage.delete(LOCK)
+        except (OSError, pa.ArrowException) as error:  # the work is done, or failed for a reason of its own
+            _logger.warning("the lock of %s could not be released, it expires by itself: %s", storage.uri, error)
 
 
 def _keep(storage: StorageFolder, holder: str, token: str, stop: threading.Event, lost: threading.Event) -> None:
+    renewed = time.monotonic()
     while not stop.wait(HEARTBEAT_S):
         try:
             current = _read(storage)
@@ -63,8 +67,12 @@ def _keep(storage: StorageFolder, holder: str, token: str, stop: threading.Event
                 lost.set()
                 return
             _renew(storage, holder, token)
+            renewed = time.monotonic()
         except (OSError, pa.ArrowException) as error:  # the network: the next heartbeat tries again
             _logger.warning("the lock of %s could not be renewed: %s", storage.uri, error)
+            if time.monotonic() - renewed > LEASE_S:  # another process may hold it by now
+                lost.set()
+                return
 
 
 def _renew(storage: StorageFolder, holder: str, token: str) -> None:

@@ -61,7 +61,7 @@ def commit_images(storage: StorageFolder, digest: str, shard_count: int, images:
     pending: list[Finished] = []
     size = 0
     for image in sorted(images, key=_image_id):
-        own = sum(len(row.lr) + len(row.hr) for row in image[1])
+        own = sum(len(row.lr or b"") + len(row.hr or b"") for row in image[1])
         shards = {shard_of(_image_id(each), shard_count) for each in (*pending[:1], image)}
         if pending and (len(shards) > 1 or size + own > PART_BYTES):
             commit_part(storage, digest, pending)
@@ -135,8 +135,11 @@ def list_parts(storage: StorageFolder, digest: str, prefixes: Iterable[str] | No
         digest: the run's digest.
         prefixes: list only parts whose first image's id starts with these two hex digits; None: all.
     """
-    prefixes = storage.folders(part_folder(digest)) if prefixes is None else prefixes
-    folders = [part_folder(digest, prefix) for prefix in sorted(prefixes)]
+    wanted = None if prefixes is None else set(prefixes)
+    if wanted is None or len(wanted) > 1:  # most prefixes have no folder, once shards are compacted
+        there = set(storage.folders(part_folder(digest)))
+        wanted = there if wanted is None else wanted & there
+    folders = [part_folder(digest, prefix) for prefix in sorted(wanted)]
     listings = zip(folders, ordered_map(storage.files, folders), strict=True)
     return [f"{folder}/{name}" for folder, names in listings for name in names if part_contents(name) is not None]
 

@@ -34,6 +34,7 @@ INDEX_SCHEMA = pa.schema(
         ("bandwidth_loss_end", pa.list_(pa.float64())),
         ("seconds", pa.map_(pa.string(), pa.float64())),
         ("device", pa.string()),
+        ("color_profile", pa.string()),
     ]
 )
 
@@ -67,6 +68,7 @@ class ImageRecord:
         bandwidth_loss_end: likewise.
         seconds: time per stage. Never part of a shard: its bytes depend on its rows only.
         device: kind of device that did the work.
+        color_profile: name of the ICC profile that the image was converted to sRGB from, or ``ignored: ...``.
     """
 
     image_id: str
@@ -85,6 +87,7 @@ class ImageRecord:
     bandwidth_loss_end: list[float]
     seconds: dict[str, float]
     device: str
+    color_profile: str | None = None
 
     def __post_init__(self) -> None:
         check_image_id(self.image_id)

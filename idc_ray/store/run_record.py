@@ -40,6 +40,8 @@ class RunRecord:
         mlflow_run_id: the tracked run that a resumed job continues.
         survey: the sample survey that difficulty is measured against.
         images: of the input, at the start of the last launch; None where that was not recorded.
+        duplicates: images that were left out since others have the same bytes: ``images``, how many, and the first
+            ``groups`` of sources; None where that was not asked for.
         lr_uri: where the paired LR images come from; None where there are none, or that was not recorded.
         format_version: of the store.
     """
@@ -55,6 +57,7 @@ class RunRecord:
     mlflow_run_id: str | None = None
     survey: dict[str, Any] | None = None
     images: int | None = None
+    duplicates: dict[str, Any] | None = None
     lr_uri: str | None = None
     format_version: int = FORMAT_VERSION
 
@@ -72,6 +75,19 @@ class RunRecord:
         if type(value) is not int or not 0 < value <= MAX_SIDE:
             raise IdcError(f"the run's {name} is {value!r} in {RUN}; expected 1 to {MAX_SIDE}: do not trust this set")
         return value
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """Columns of the shards that hold tiles: ``lr``, ``hr``, or both.
+
+        Raises:
+            IdcError: the configuration names something else.
+        """
+        store = self.config.get("store")
+        tiles = store.get("tiles", "pairs") if isinstance(store, dict) else "pairs"
+        if tiles not in ("pairs", "lr", "hr"):
+            raise IdcError(f"the run's store.tiles is {tiles!r} in {RUN}; expected pairs, lr or hr")
+        return ("lr", "hr") if tiles == "pairs" else (tiles,)
 
 
 @dataclass(frozen=True)
@@ -150,7 +166,7 @@ def update_run(storage: StorageFolder, **fields: Any) -> RunRecord:
     record = read_run(storage)
     if record is None:
         raise IdcError(f"{storage.shown(RUN)} does not exist; begin a run first")
-    fixed = sorted(set(fields) - {"mlflow_run_id", "survey", "versions", "device", "images"})
+    fixed = sorted(set(fields) - {"mlflow_run_id", "survey", "versions", "device", "images", "duplicates"})
     if fixed:
         raise ValueError(f"fields {fixed} of a run cannot be changed")
     record = _stored_form(replace(record, **fields))

@@ -51,11 +51,11 @@ class TileRow:
         tile_index: 0, 1, … within the image.
         top: LR row, in pixels, of the chosen crop or of the start; None where the tile has none.
         left: LR column, likewise.
-        lr: the LR tile, a PNG.
-        hr: the HR tile, a PNG of ``scale`` times the sides.
+        lr: the LR tile, a PNG; None in sets of HR tiles only.
+        hr: the HR tile, a PNG of ``scale`` times the sides; None in sets of LR tiles only.
         scale: integer factor.
         method: what chose or made the tile, such as ``idc``.
-        labels: where HR comes from, ``teacher`` or ``real``.
+        labels: where HR comes from, ``teacher`` or ``real``; None without HR.
         sample_weight: how often training draws the tile, relative to the others; 1 is usual.
         loss_start: held-out loss of the image before optimisation, None for methods without one.
         loss_end: the same afterwards.
@@ -70,11 +70,11 @@ class TileRow:
     tile_index: int
     top: int | None
     left: int | None
-    lr: bytes
-    hr: bytes
+    lr: bytes | None
+    hr: bytes | None
     scale: int
     method: str
-    labels: str
+    labels: str | None
     sample_weight: float
     loss_start: float | None
     loss_end: float | None
@@ -88,7 +88,8 @@ def table_from_rows(rows: Sequence[TileRow]) -> pa.Table:
     columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in names}
     paths = [f"{row.image_id}_{row.tile_index:04d}.png" for row in rows]
     for name in ("lr", "hr"):
-        columns[name] = [{"bytes": png, "path": path} for png, path in zip(columns[name], paths, strict=True)]
+        pngs = zip(columns[name], paths, strict=True)
+        columns[name] = [None if png is None else {"bytes": png, "path": path} for png, path in pngs]
     return pa.Table.from_pydict(columns, schema=ROW_SCHEMA)
 
 
@@ -115,7 +116,7 @@ def rows_from_table(table: pa.Table) -> list[TileRow]:
     """The rows of a part or shard."""
     names = [field.name for field in fields(TileRow)]
     rows = table.select(names).to_pylist()
-    return [TileRow(**{**row, "lr": row["lr"]["bytes"], "hr": row["hr"]["bytes"]}) for row in rows]
+    return [TileRow(**{**row, **{name: row[name] and row[name]["bytes"] for name in ("lr", "hr")}}) for row in rows]
 
 
 def open_writer(sink: pa.NativeFile | BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:

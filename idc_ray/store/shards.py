@@ -161,8 +161,9 @@ def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _png_sizes(table: pa.Table) -> list[int]:
-    """Bytes of both PNGs of each row. Not `nbytes`: that depends on how the table came about."""
-    lr, hr = (pc.binary_length(pc.struct_field(table[name], "bytes")) for name in ("lr", "hr"))
+    """Bytes of the PNGs of each row. Not `nbytes`: that depends on how the table came about."""
+    lengths = (pc.binary_length(pc.struct_field(table[name], "bytes")) for name in ("lr", "hr"))
+    lr, hr = (pc.fill_null(length, 0) for length in lengths)
     return list(pc.add(lr, hr).to_pylist())
 
 

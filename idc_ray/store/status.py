@@ -25,6 +25,7 @@ from idc_ray.store.threads import ordered_map
 __all__ = ["Status", "read_status"]
 
 RATE_SECONDS = 600.0  # a rate over the last ten minutes
+LATEST = 4
 REASONS = 1000  # quarantined images whose reasons are read; each is a file
 
 State = Literal["finished", "running", "stopped", "unknown"]
@@ -47,6 +48,7 @@ class Status:
         in_flight: images that workers of the running attempt have started.
         left: images that killed attempts left in flight; they are done last, one at a time.
         shards: finished shards.
+        latest: names of the parts with the `LATEST` images that were finished last, the newest first.
         last_commit: when the last image or shard was written, seconds since 1970; None if none was.
         per_second: images finished in a second, over the last `RATE_SECONDS` or since the last shard, at most since
             the start of the launch; None unless it runs and has finished some.
@@ -72,6 +74,7 @@ class Status:
     in_flight: list[Inflight]
     left: list[Inflight]
     shards: int
+    latest: list[str]
     last_commit: float | None
     per_second: float | None
     manifest: Manifest | None
@@ -90,7 +93,10 @@ class Status:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values: without tracebacks and the whole configuration, which are in the output."""
-        run = {key: getattr(self.run, key) for key in ("digest", "input_uri", "device", "created", "mlflow_run_id")}
+        run = {
+            key: getattr(self.run, key)
+            for key in ("digest", "input_uri", "duplicates", "device", "created", "mlflow_run_id")
+        }
         manifest = {} if self.manifest is None else asdict(self.manifest)
         facts = ("images", "rows", "bytes", "source_bytes", "ratio", "timing", "created")
         entries = ("image_id", "source", "code", "reason", "attempts", "time")
@@ -149,6 +155,7 @@ def read_status(storage: StorageFolder) -> Status:
         in_flight=[one for one in inflight if one.launch == lock.launch and lock.state != "left"],
         left=[one for one in inflight if one.launch != lock.launch or lock.state == "left"],
         shards=len(indexes),
+        latest=_latest(parts),
         last_commit=max([newest_shard, *commits]) or None,
         per_second=_rate(lock, commits, newest_shard, now),
         manifest=manifest,
@@ -171,6 +178,16 @@ def _parts(storage: StorageFolder, digest: str) -> dict[str, float]:
     listings = zip(folders, ordered_map(lambda folder: _list(storage, folder), folders), strict=True)
     infos = ((folder, info) for folder, listing in listings for info in listing)
     return {f"{folder}/{info.base_name}": _mtime(info) for folder, info in infos if part_contents(info.base_name)}
+
+
+def _latest(parts: dict[str, float]) -> list[str]:
+    names: list[str] = []
+    images = 0
+    for name in sorted(parts, key=lambda name: -parts[name]):
+        if images < LATEST:
+            names.append(name)
+            images += (part_contents(name) or ("", 0))[1]
+    return names
 
 
 def _images_in_shards(storage: StorageFolder, shards: list[int], parts: dict[int, list[str]]) -> int:

@@ -126,7 +126,7 @@ class _Expected:
         storage: the output.
         digest: of its run.
         shard_count: of its run; None if nothing sound says it.
-        sides: of LR and HR tiles in pixels, to check PNGs; None: PNGs are not checked.
+        sides: of the tiles that are stored in pixels, by column, to check PNGs; None: PNGs are not checked.
         manifest: None if there is none, or a damaged one.
         stated: what the manifest states of each shard, by its number.
         indexes: what it states of their indexes, which earlier versions did not state.
@@ -136,7 +136,7 @@ class _Expected:
     storage: StorageFolder
     digest: str
     shard_count: int | None
-    sides: tuple[int, int] | None
+    sides: dict[str, int] | None
     manifest: Manifest | None
     stated: dict[int, ShardInfo]
     indexes: dict[int, Fingerprint]
@@ -262,9 +262,11 @@ def _readable_infos(storage: StorageFolder) -> Iterator[ShardInfo]:
             yield entry.info
 
 
-def _sides(run: RunRecord) -> tuple[int, int] | None:
+def _sides(run: RunRecord) -> dict[str, int] | None:
     try:
-        return run.side("tile_size"), run.side("tile_size") * run.side("scale")
+        size = run.side("tile_size")
+        sides = {"lr": size, "hr": size * run.side("scale")}
+        return {name: sides[name] for name in run.stored}
     except IdcError:
         return None
 
@@ -368,11 +370,15 @@ def _check_rows(expected: _Expected, shard: int, index: pa.Table) -> None:
         raise _Damage(f"it has the right checksum, but wrong rows: {error}") from error
 
 
-def _check_pngs(table: pa.Table, sides: tuple[int, int] | None) -> None:
+def _check_pngs(table: pa.Table, sides: dict[str, int] | None) -> None:
     for row in table.to_pylist() if sides is not None else ():
-        for name, side in zip(("lr", "hr"), sides or (), strict=True):
+        for name in ("lr", "hr"):
+            side = (sides or {}).get(name)
             try:
-                check_png(row[name]["bytes"], side)
+                if (side is None) != (row[name] is None):
+                    raise ValueError("it is not stored" if side else "it is stored, but the run stores none")
+                if side is not None:
+                    check_png(row[name]["bytes"], side)
             except ValueError as error:
                 raise ValueError(f"{name} of image {row['image_id']}: {error}") from error
 

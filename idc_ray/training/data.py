@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,10 +13,18 @@ import torch
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest
 from idc_ray.models import load_upscaler, model_spec
-from idc_ray.training.pairs import PairTable, Patches
+from idc_ray.training.pairs import NO_HR, Pair, PairTable, Patches
 from idc_ray.training.sources import CondensedSource, Source, held_out, open_source
 
-__all__ = ["available_memory", "fits_in_memory", "labelled", "may_stream", "open_sources", "resident_patches"]
+__all__ = [
+    "available_memory",
+    "fits_in_memory",
+    "for_training",
+    "labelled",
+    "may_stream",
+    "open_sources",
+    "resident_patches",
+]
 
 #: Share of the free memory that data may take if ``resident_bytes`` is not set.
 SHARE = 0.5
@@ -38,13 +47,14 @@ def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device
         device: device of that network.
 
     Raises:
-        BadRequest: no data, data of another scale, a patch larger than the tiles.
+        BadRequest: no data, data of another scale, a patch larger than the tiles, LR tiles that nothing labels.
     """
     if not config.data:
         raise BadRequest("no data; give a condensed set or a folder of images with --data")
     model_spec(config.model, config.scale)
     sources = [
-        open_source(uri, config.scale, config.max_pixels, config.allow_unfinished, config.output) for uri in config.data
+        open_source(uri, config.scale, config.max_pixels, config.allow_unfinished, config.output, config.color_profile)
+        for uri in config.data
     ]
     for source in sources:
         if isinstance(source, CondensedSource) and source.tile_size < config.patch_size:
@@ -53,7 +63,22 @@ def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device
                 f"{source.tile_size} x {source.tile_size}; use --patch-size {source.tile_size}, or condense with "
                 f"--tile-size {config.patch_size}"
             )
+        if isinstance(source, CondensedSource) and source.stored == ("lr",):
+            _check_lr_only(config, source)
     return labelled(config, sources, labels, device)
+
+
+def _check_lr_only(config: TrainConfig, source: CondensedSource) -> None:
+    if config.labels_from is None:
+        raise BadRequest(
+            f"{source.store.uri} stores LR tiles only; give the network that labels them with --labels-from, and "
+            "--labels online to label the patches of every step; or condense with --store pairs"
+        )
+    if config.held_out_share:
+        raise BadRequest(
+            f"--validation.fraction {config.held_out_share} needs HR, but {source.store.uri} stores LR tiles only; "
+            "validate on a folder of images with --validation.images"
+        )
 
 
 def labelled(
@@ -76,7 +101,8 @@ def resident_patches(config: TrainConfig, sources: Sequence[Source], device: tor
         BadRequest: no images are left to train on, or an image is smaller than a patch.
     """
     apart = held_out(config.held_out_share, config.seed)
-    pairs = [pair for source in sources for pair in source.pairs(lambda image_id: not apart(image_id))]
+    stored = (pair for source in sources for pair in source.pairs(lambda image_id: not apart(image_id)))
+    pairs = list(for_training(config, stored))
     if not pairs:
         raise BadRequest(
             f"all images are held out for validation; lower --validation.fraction ({config.held_out_share})"
@@ -86,6 +112,11 @@ def resident_patches(config: TrainConfig, sources: Sequence[Source], device: tor
         return Patches(table.to(device), config.patch_size, config.batch_size, config.seed)
     except ValueError as error:
         raise BadRequest(f"{error}; lower --patch-size ({config.patch_size}), or remove such images") from None
+
+
+def for_training(config: TrainConfig, pairs: Iterable[Pair]) -> Iterator[Pair]:
+    """The pairs, without HR if labels are made online: it would take most of the memory."""
+    return (replace(pair, hr=NO_HR) for pair in pairs) if config.labels == "online" else iter(pairs)
 
 
 def fits_in_memory(

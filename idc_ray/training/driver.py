@@ -140,7 +140,7 @@ def _prepare(config: TrainConfig) -> _Ready:
         new_model(config)
         if config.validation.images is not None:
             one = config.validation.model_copy(update={"max_images": 1})
-            validation_pairs(one, [], config.scale, config.seed, config.max_pixels, config.output)
+            validation_pairs(one, [], config.scale, config.seed, config.max_pixels, config.output, config.color_profile)
     for source in sources:
         log.info("training on %s", source.describe())
     if config.mlflow.enabled:

@@ -18,7 +18,7 @@ from idc_ray.training.loop import Trainer
 from idc_ray.training.sources import Source
 from idc_ray.units import estimate_text
 
-__all__ = ["estimate", "seconds_per_step"]
+__all__ = ["count_weights", "estimate", "seconds_per_step"]
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def estimate(config: TrainConfig, sources: Sequence[Source], done: int) -> str:
     pixels = found / (3 * (1 + config.scale**2))
     passes = config.iterations * config.batch_size * config.patch_size**2 / max(1.0, pixels)
     streams = may_stream(config, sources, None)
-    spec, weights = student_spec(config), _weights(config)
+    spec, weights = student_spec(config), count_weights(config)
     workers = config.workers
     device = torch.device("cuda" if torch.cuda.is_available() and workers.gpus != 0 else "cpu")
     log.info("timing a few steps of %s", spec)
@@ -67,7 +67,8 @@ def estimate(config: TrainConfig, sources: Sequence[Source], done: int) -> str:
     return estimate_text(lines)
 
 
-def _weights(config: TrainConfig) -> int:
+def count_weights(config: TrainConfig) -> int:
+    """Weights of the student, without memory for them."""
     with torch.device("meta"):
         return sum(weight.numel() for weight in student_spec(config).build().parameters())
 

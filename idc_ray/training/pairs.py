@@ -16,7 +16,10 @@ from torch import Tensor
 
 from idc_ray.condensation.seeding import generator
 
-__all__ = ["Draw", "Feed", "Pair", "PairTable", "Patches", "StepRows"]
+__all__ = ["NO_HR", "Draw", "Feed", "Pair", "PairTable", "Patches", "StepRows"]
+
+#: HR of a pair that is trained on with online labels.
+NO_HR = np.empty((0, 0, 3), np.uint8)
 
 #: Number of steps whose tensors are prepared together.
 STEPS_AT_ONCE = 64
@@ -74,7 +77,7 @@ class Pair:
     Attributes:
         name: name in messages.
         lr: uint8 (h, w, 3).
-        hr: uint8 (scale h, scale w, 3).
+        hr: uint8 (scale h, scale w, 3), or :data:`NO_HR`.
         weight: relative probability of drawing one of its pixels, at least 0.
     """
 
@@ -92,7 +95,8 @@ class PairTable:
         names: names of the n pairs.
         scale: HR side / LR side.
         lr: uint8, all LR images concatenated, each (h, w, 3).
-        hr: uint8, all HR images concatenated; pair i begins at scale^2 times its offset in ``lr``.
+        hr: uint8, all HR images concatenated; pair i begins at scale^2 times its offset in ``lr``. Empty with
+            :data:`NO_HR`.
         sizes: int64 (n, 2), LR height and width.
         offsets: int64 (n,), offset of each pair in ``lr``.
         chances: float64 (n,), relative probability of drawing each pair, at least 0.
@@ -111,12 +115,16 @@ class PairTable:
         """Concatenate pairs, in the given order.
 
         Raises:
-            ValueError: no pairs, an HR image that is not ``scale`` times its LR image, or all weights are 0.
+            ValueError: no pairs, an HR image that is not ``scale`` times its LR image (or missing, but not of all
+                pairs), or all weights are 0.
         """
         names, lrs, hrs, sizes, weights = [], [], [], [], []
+        with_hr = None
         for pair in pairs:
             height, width = pair.lr.shape[:2]
-            if pair.lr.shape != (height, width, 3) or pair.hr.shape != (scale * height, scale * width, 3):
+            with_hr = pair.hr.size > 0 if with_hr is None else with_hr
+            shape = (scale * height, scale * width, 3) if with_hr else NO_HR.shape
+            if pair.lr.shape != (height, width, 3) or pair.hr.shape != shape:
                 raise ValueError(f"{pair.name}: LR is {pair.lr.shape}, HR {pair.hr.shape}; expected factor {scale}")
             if pair.lr.dtype != np.uint8 or pair.hr.dtype != np.uint8:
                 raise ValueError(f"{pair.name}: LR is {pair.lr.dtype}, HR {pair.hr.dtype}; expected uint8")
@@ -231,15 +239,17 @@ class Patches:
         return (self._rows[rank, world][step],)
 
     def patches(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Feed`; channels last in memory.
+        """See :class:`Feed`; channels last in memory. HR patches of a table without HR are empty.
 
         Args:
             inputs: one tensor; for LR and HR, each patch's first pixel in the table, and the offsets in pixels to the
                 next row and to the next column.
         """
         (rows,) = inputs
-        out = []
+        out: list[Tensor] = []
         for pixels, side, (first, down, right) in zip((self.table.lr, self.table.hr), self._sides, rows, strict=True):
+            if not len(pixels):
+                return out[0], out[0][..., :0]
             index = (first[:, None] + down[:, None] * side)[:, :, None] + (right[:, None] * side)[:, None, :]
             chosen = pixels.view(-1, 3).index_select(0, index.flatten())
             out.append(chosen.view(*index.shape, 3).permute(0, 3, 1, 2).float().div_(255))

@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +18,12 @@ from pyarrow.fs import FileType
 from idc_ray.condensation.seeding import uniform
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.benchmarks import holds_sets, paired_folders
-from idc_ray.images import ImageListing, ImageRef, decode_png, find_images, load_instance, output_inside
+from idc_ray.images import ImageListing, ImageRef, decode_png, downscale, find_images, load_instance, output_inside
+from idc_ray.images.color import Colors
 from idc_ray.images.locate import StoragePath, joined, locate
 from idc_ray.store import Fingerprint, check_shards, read_manifest, read_run, read_shard
 from idc_ray.store.filesystem import StorageFolder, resolve
-from idc_ray.training.pairs import Pair
+from idc_ray.training.pairs import NO_HR, Pair
 
 __all__ = ["CondensedSource", "RealSource", "Relabel", "Source", "held_out", "open_source"]
 
@@ -35,7 +38,8 @@ Relabel = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 class CondensedSource:
     """An output of the condense job.
 
-    ``fingerprints`` are those of its manifest, by shard; empty for an unfinished output, which may change.
+    ``fingerprints`` are those of its manifest, by shard; empty for an unfinished output, which may change. The LR tiles
+    of a set of HR tiles are downscaled from them.
     """
 
     store: StorageFolder
@@ -45,6 +49,8 @@ class CondensedSource:
     digest: str
     tiles: int
     fingerprints: Mapping[int, Fingerprint]
+    stored: tuple[str, ...] = ("lr", "hr")
+    relabel: Relabel | None = None
 
     def describe(self) -> str:
         """One line for messages and records."""
@@ -60,8 +66,8 @@ class CondensedSource:
         return replace(self, shards=tuple(shards))
 
     def labelled_by(self, relabel: Relabel) -> CondensedSource:
-        """This source unchanged: its tiles already have labels."""
-        return self
+        """This source with labels for a set of LR tiles; else unchanged, as its tiles have labels."""
+        return replace(self, relabel=relabel) if self.stored == ("lr",) else self
 
     def pairs(self, keep: Callable[[str], bool]) -> Iterator[Pair]:
         """The tiles of the images whose ids ``keep`` accepts.
@@ -75,14 +81,21 @@ class CondensedSource:
             for batch in table.to_batches(max_chunksize=256):
                 rows = [row for row in batch.to_pylist() if keep(row["image_id"])]
                 with ThreadPoolExecutor(THREADS) as pool:
-                    yield from pool.map(_tile, rows)
+                    tiles = pool.map(partial(_tile, self.scale), rows)
+                    yield from tiles if self.relabel is None else (_labelled(pair, self.relabel) for pair in tiles)
 
 
-def _tile(row: dict[str, object]) -> Pair:
-    lr, hr = row["lr"], row["hr"]
-    assert isinstance(lr, dict) and isinstance(hr, dict) and isinstance(row["sample_weight"], float)
+def _tile(scale: int, row: dict[str, Any]) -> Pair:
+    lr, hr = (None if row[name] is None else decode_png(row[name]["bytes"]) for name in ("lr", "hr"))
+    if lr is None:
+        assert hr is not None
+        lr = downscale(hr, scale)
     name = f"{row['image_id']}_{row['tile_index']:04d}"
-    return Pair(name, decode_png(lr["bytes"]), decode_png(hr["bytes"]), row["sample_weight"])
+    return Pair(name, lr, NO_HR if hr is None else hr, row["sample_weight"])
+
+
+def _labelled(pair: Pair, relabel: Relabel) -> Pair:
+    return replace(pair, hr=relabel(pair.lr))
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,7 @@ class RealSource:
     scale: int
     max_pixels: int
     digest: str
+    colors: Colors = "srgb"
     relabel: Relabel | None = None
 
     def describe(self) -> str:
@@ -126,8 +140,8 @@ class RealSource:
         refs = [ref for ref in self._refs() if keep(ref.image_id)]
         with ThreadPoolExecutor(THREADS) as pool:
             for begin in range(0, len(refs), 4 * THREADS):  # in parts, to bound memory
-                for pair in pool.map(self._load, refs[begin : begin + 4 * THREADS]):
-                    yield self._labelled(pair)
+                pairs = pool.map(self._load, refs[begin : begin + 4 * THREADS])
+                yield from pairs if self.relabel is None else (_labelled(pair, self.relabel) for pair in pairs)
 
     def _refs(self) -> list[ImageRef]:
         return [ImageRef.from_row(row) for row in self.listing.manifest.to_pylist()]
@@ -142,21 +156,24 @@ class RealSource:
                 max_pixels=self.max_pixels,
                 keep_hr=True,
                 lr_filesystem=self.listing.lr_filesystem,
+                colors=self.colors,
             )
         except RejectedImage as error:
             raise BadRequest(f"{ref.source} cannot be used for training: {error.reason}; repair or remove it") from None
         assert image.hr is not None
         return Pair(ref.source, image.lr, image.hr)
 
-    def _labelled(self, pair: Pair) -> Pair:
-        return pair if self.relabel is None else Pair(pair.name, pair.lr, self.relabel(pair.lr))
-
 
 Source = CondensedSource | RealSource
 
 
 def open_source(
-    uri: str, scale: int, max_pixels: int, allow_unfinished: bool = False, output: str | None = None
+    uri: str,
+    scale: int,
+    max_pixels: int,
+    allow_unfinished: bool = False,
+    output: str | None = None,
+    colors: Colors = "srgb",
 ) -> Source:
     """Open a condensed set, or a folder of images if it has no run record of a condense job.
 
@@ -168,6 +185,7 @@ def open_source(
         max_pixels: larger images are rejected.
         allow_unfinished: accept the finished part of a condensed set.
         output: output of the training; images in it are ignored.
+        colors: ``keep``: colour profiles of images are not applied.
 
     Raises:
         BadRequest: no data, another scale, an unfinished set, or several sets of pairs.
@@ -175,7 +193,7 @@ def open_source(
     store = resolve(uri)
     run = read_run(store) if store.files("") else None
     if run is None:
-        return _real_source(uri, scale, max_pixels, output)
+        return _real_source(uri, scale, max_pixels, output, colors)
     if run.side("scale") != scale:
         raise BadRequest(
             f"{store.uri} is a set for scale {run.side('scale')}, but the scale is {scale}; change --scale"
@@ -197,14 +215,15 @@ def open_source(
         _digest([asdict(shard) for shard in shards]),
         sum(shard.rows for shard in shards),
         {} if manifest is None else {shard.shard: shard.fingerprint for shard in shards},
+        run.stored,
     )
 
 
-def _real_source(uri: str, scale: int, max_pixels: int, output: str | None) -> RealSource:
+def _real_source(uri: str, scale: int, max_pixels: int, output: str | None, colors: Colors) -> RealSource:
     hr, lr = _hr_and_lr(uri, scale)
     without = None if output is None else output_inside(hr, output)
     listing = find_images(hr, lr_input=lr, scale=scale, without=without)
-    return RealSource(listing, scale, max_pixels, _digest(listing.describe(lr_names=True)))
+    return RealSource(listing, scale, max_pixels, _digest(listing.describe(lr_names=True)), colors)
 
 
 def _hr_and_lr(uri: str, scale: int) -> tuple[str, str | None]:

@@ -26,9 +26,9 @@ from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import MANIFEST_SCHEMA, crop_starts
 from idc_ray.models import load_upscaler
-from idc_ray.training.data import open_sources
+from idc_ray.training.data import for_training, open_sources
 from idc_ray.training.loop import CHECK_EVERY
-from idc_ray.training.pairs import Pair, PairTable, Patches
+from idc_ray.training.pairs import NO_HR, Pair, PairTable, Patches
 from idc_ray.training.sources import CondensedSource, Relabel, Source, held_out
 
 __all__ = ["StreamFeed", "stream_of"]
@@ -51,7 +51,8 @@ MAX_BLOCKS = 1024
 #: Columns of the input rows: those of an image's row, or ``shard``; and ``part``, the number of the source.
 BLOCK = pa.unify_schemas([MANIFEST_SCHEMA, pa.schema([("shard", pa.int64()), ("part", pa.int64())])])
 
-#: A patch: uint8 pixels (height, width, 3) in ``lr``, and scale times as many rows and columns in ``hr``.
+#: A patch: uint8 pixels (height, width, 3) in ``lr``, and scale times as many rows and columns in ``hr``, or
+#: nothing with online labels.
 #: Rows with ``error`` have no patch; Ray Data would drop the type and message of an exception.
 SCHEMA = pa.schema(
     [
@@ -154,7 +155,7 @@ class _Read:
         )
         if self.labels is not None:
             chosen = chosen.labelled_by(_labeler(self.labels, config.scale, str(config.labels_from)))
-        for pair in chosen.pairs(lambda image_id: not apart(image_id)):
+        for pair in for_training(config, chosen.pairs(lambda image_id: not apart(image_id))):
             pieces = list(_pieces(pair, config))
             area = pair.lr.shape[0] * pair.lr.shape[1] / len(pieces)  # without the overlap of pieces
             yield _rows(pieces, pair.weight * area / self.pixels, config.patch_size)
@@ -213,7 +214,8 @@ class _Collate(ArrowBatchCollateFn):
     def _pair(self, row: dict[str, Any]) -> Pair:
         height, width, scale = row["height"], row["width"], self.scale
         lr, hr = (np.frombuffer(bytearray(row[name]), np.uint8) for name in ("lr", "hr"))  # writable, for torch
-        return Pair(row["name"], lr.reshape(height, width, 3), hr.reshape(scale * height, scale * width, 3))
+        hr = hr.reshape(scale * height, scale * width, 3) if len(hr) else NO_HR
+        return Pair(row["name"], lr.reshape(height, width, 3), hr)
 
 
 class StreamFeed:

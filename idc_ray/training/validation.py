@@ -15,6 +15,7 @@ from idc_ray.config.train import Validation
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import check_size, find_sets, holds_sets
 from idc_ray.evaluation.metrics import mean_psnr, psnr_y
+from idc_ray.images.color import Colors
 from idc_ray.models import Upscaler
 from idc_ray.training.pairs import Pair
 from idc_ray.training.sources import RealSource, Source, held_out, open_source
@@ -76,6 +77,7 @@ def validation_pairs(
     seed: int,
     max_pixels: int,
     output: str | None = None,
+    colors: Colors = "srgb",
 ) -> list[Pair]:
     """The validation images: those of ``settings.images``, else the held-out part of the data; may be empty.
 
@@ -86,12 +88,13 @@ def validation_pairs(
         seed: seed of the held-out part.
         max_pixels: larger images are rejected.
         output: output of the training; images in it are ignored.
+        colors: ``keep``: colour profiles of images are not applied.
 
     Raises:
         BadRequest: no images in ``settings.images``, nothing was held out, or an image is too small.
     """
     if settings.images is not None:
-        pairs = list(islice(_named(settings.images, scale, max_pixels, output), settings.max_images))
+        pairs = list(islice(_named(settings.images, scale, max_pixels, output, colors), settings.max_images))
     else:
         pairs = _held_out(settings, sources, seed)
     for pair in pairs:
@@ -112,14 +115,14 @@ def _held_out(settings: Validation, sources: Sequence[Source], seed: int) -> lis
     return pairs
 
 
-def _named(folder: str, scale: int, max_pixels: int, output: str | None) -> Iterable[Pair]:
+def _named(folder: str, scale: int, max_pixels: int, output: str | None, colors: Colors) -> Iterable[Pair]:
     if holds_sets(folder):  # as a plain folder, its LR images would be used as HR images
         for benchmark in find_sets(folder, scale):
             for image in benchmark.images:
                 lr, hr = image.read(scale)
                 yield Pair(f"{benchmark.name}/{image.hr.name}", lr, hr)
         return
-    source = open_source(folder, scale, max_pixels, output=output)
+    source = open_source(folder, scale, max_pixels, output=output, colors=colors)
     if not isinstance(source, RealSource):
         raise BadRequest(f"--validation.images {folder} is a condensed set; give a folder of real images")
     yield from source.pairs(lambda _: True)

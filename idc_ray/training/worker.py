@@ -90,7 +90,9 @@ def _data(
 ) -> tuple[Feed, list[Any]]:
     config, device = job.config, world.device
     real = open_sources(config, None, device)  # validation always uses real HR images
-    validation = validation_pairs(config.validation, real, config.scale, config.seed, config.max_pixels, config.output)
+    validation = validation_pairs(
+        config.validation, real, config.scale, config.seed, config.max_pixels, config.output, config.color_profile
+    )
     sources = labelled(config, real, job.labels, device)
     if _resident(job, record, sources, world, local_workers) or stream is None:
         return resident_patches(config, sources, device), validation

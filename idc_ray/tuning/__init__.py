@@ -2,4 +2,4 @@
 
 from idc_ray.extras import require_extra
 
-require_extra("experiments", ("optuna", "sklearn", "matplotlib"), "idc-ray tune")
+require_extra("experiments", ("optuna", "sklearn"), "idc-ray tune")

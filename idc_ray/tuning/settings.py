@@ -26,7 +26,7 @@ from idc_ray.tuning.space import Draw, Space
 __all__ = ["Settings", "check_space", "make_settings", "read_space"]
 
 #: Settings of the condense job that are the sweep's own, or that change no tile.
-CONDENSE_SETS = JOB_SETTINGS | {"scale", "seed", "actors"}
+CONDENSE_SETS = JOB_SETTINGS | {"scale", "seed", "actors", "store"}
 
 #: Of what a space's file may fix, for messages.
 EXAMPLES = {"condense": "{tile_size: 32}", "train": "{iterations: 1000}"}

@@ -198,5 +198,6 @@ def _difficulty(condenser: Condenser, task: ImageTask) -> float:
 
 
 def _pairs(name: str, result: Condensed) -> list[Pair]:
+    assert result.hr_tiles is not None  # store.tiles is the job's
     tiles = zip(result.lr_tiles, result.hr_tiles, strict=True)
     return [Pair(f"{name}_{index:04d}", lr, hr) for index, (lr, hr) in enumerate(tiles)]

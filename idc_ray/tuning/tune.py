@@ -7,7 +7,6 @@ import os
 import tempfile
 import time
 
-import matplotlib
 import ray
 from optuna.trial import FrozenTrial, TrialState
 from ray import tune as ray_tune
@@ -26,7 +25,7 @@ from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.tracking import tracking_uri
 from idc_ray.tuning.dry_run import estimate
 from idc_ray.tuning.prepare import Plan, prepare
-from idc_ray.tuning.report import FILES, report_files, to_text
+from idc_ray.tuning.report import FILES, importance_file, report_files, to_text
 from idc_ray.tuning.search import Deaths, Search
 from idc_ray.tuning.shared_inputs import SharedInputs, share_inputs
 from idc_ray.tuning.study import STATUSES, SweepStudy, open_sweep, ranked, started
@@ -66,7 +65,6 @@ def tune(config: TuneConfig) -> int:
             with Heartbeat("timing a few images and steps"):
                 print(estimate(plan))
             return 0
-    matplotlib.use("agg")  # plots go to files, whatever MPLBACKEND says
     run_tune(plan, say=True)
     return 0
 
@@ -92,11 +90,7 @@ def run_tune(plan: Plan, say: bool = False) -> TuneResult:
     with claimed(storage):
         study = open_sweep(storage, plan.settings, plan.identity, overwrite=config.overwrite, files=FILES)
         storage.write("config.yaml", config.to_yaml().encode())
-        tuned = _Run(plan, storage, study, say).run()
-        if config.report:
-            with Heartbeat("writing the report"):
-                write_own_report(storage, Options())
-    return tuned
+        return _Run(plan, storage, study, say).run()
 
 
 def prepared(config: TuneConfig, photographs: str | None = None) -> Plan:
@@ -122,10 +116,7 @@ class _Run:
                 for trial in started(self.study.study):
                     track_trial(self.tracking, trial)
             self._search()
-            with Heartbeat("writing the report"):
-                files = report_files(self.plan, self.study.study, plots=True)
-                self._write(files)
-                self.tracking.report(files, self._count(running=False))
+            self._report()
             trials = ranked(self.study.study)
             table = to_text(self.plan, self.study.study)
             if self.say:
@@ -197,9 +188,17 @@ class _Run:
             finally:
                 study.save()
 
+    def _report(self) -> None:
+        with Heartbeat("writing the report"):
+            files = report_files(self.plan, self.study.study) | importance_file(self.study.study)
+            self._write(files)
+            if self.config.report:
+                files |= write_own_report(self.storage, Options())
+            self.tracking.report(files, self._count(running=False))
+
     def _ended(self, trial: FrozenTrial) -> None:
         track_trial(self.tracking, trial)
-        self._write(report_files(self.plan, self.study.study, plots=False))
+        self._write(report_files(self.plan, self.study.study))
         log.info("%s; %s", _line(trial), self._progress())
 
     def _progress(self) -> str:

@@ -105,13 +105,20 @@ def test_killed_again_and_again_it_ends_with_the_same_scores(
     command = [sys.executable, str(ROOT / "benchmarks" / "campaign.py"), *options(queue, images, tmp_path)]
     command += ["--save-every", "0.2"]
     index = tmp_path / "state" / "state.json"
+    helpers: set[str] = set()
     for _ in range(2):  # killed as soon as a new state is there
         known = index.read_bytes() if index.exists() else b""
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and (not index.exists() or index.read_bytes() == known):
             time.sleep(0.02)
+        helpers.update(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
         process.send_signal(signal.SIGKILL)
         process.wait()
+    assert helpers  # the processes that condense
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in helpers):
+        assert time.monotonic() < deadline, "processes are left behind"
+        time.sleep(0.05)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert scores(tmp_path) == undisturbed
 

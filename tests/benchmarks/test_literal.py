@@ -112,7 +112,7 @@ def test_steps_with_fixed_frequencies_go_where_ours_go(case: Case) -> None:
     """The whole loop, with one set and no redrawing: the same tiles to a grey level."""
     one_set = FrequencyBank(case.bank.directions[:1], case.bank.held_out, case.bank.bandwidths)
     ours = TileMatcher(case.reader, one_set, Loss(), Optimizer(), BATCHES)
-    optimised = ours._optimise([case.problem], 3, None)[0]
+    optimised = ours._optimise([case.problem], 3)[0]
     literal = LiteralMatcher(case.reader, by_convolution, Loss(), Optimizer(), BATCHES.size)
     *_, pixels = literal.steps(case.image, case.problem.start, 3, lambda step: one_set.sets[0])
     assert int((pixels.int() - optimised.int()).abs().max()) <= 1

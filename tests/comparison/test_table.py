@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import pytest
 
-from idc_ray.comparison.report import report_files
 from idc_ray.comparison.results import Failure, Result
 from idc_ray.comparison.table import Report, summarise_arms, to_csv, to_json, to_markdown
 from tests.comparison.conftest import result
@@ -95,12 +94,3 @@ def test_csv_and_json_hold_the_same_numbers(some: Report) -> None:
     )
     assert rows[f"{IDC}-tiny"]["psnr_difference_low"] == "" and arms[f"{IDC}-tiny"]["difference_low"] is None
     assert len(value["results"]) == 5 and value["results"][0]["curve"] == [[2, 29.0], [4, 30.0]]
-
-
-def test_plots_are_drawn_as_soon_as_there_is_something_to_plot(some: Report) -> None:
-    """Catches a job that dies of its plots: no result yet, no curve, one seed."""
-    assert set(report_files(some)) == {
-        "results.md", "results.csv", "results.json", "psnr_vs_ratio.png", "psnr_vs_iterations.png"
-    }  # fmt: skip
-    assert "psnr_vs_ratio.png" not in report_files(report([]))
-    assert "psnr_vs_iterations.png" not in report_files(report([result(IDC, 0, 30.0, curve=[])]))

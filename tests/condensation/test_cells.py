@@ -56,14 +56,14 @@ def test_the_features_of_an_image_are_those_of_its_crops_one_by_one(
     assert len(cells.positions.unique(dim=0)) == len(cells.positions) == len(cells.feature_sums)
     assert cells.positions.min() == 0 and (cells.positions.max(0).values + SIDE).tolist() == [52, 70]
     for index in range(0, len(cells.positions), 37):
-        storage = cells.positions[index]
-        inside = ((real.positions <= storage) & (storage + SIDE <= real.positions + 16)).all(1)
+        place = cells.positions[index]
+        inside = ((real.positions <= place) & (place + SIDE <= real.positions + 16)).all(1)
         crop = real.positions[int(inside.nonzero()[0])]  # the first that it lies in
         top, left = crop.tolist()
         tile = lr[None, :, top : top + 16, left : left + 16].float() / 255
         features = standardise(reader.features(tile), real.mean, real.std)[0]
         weights = weighting(reader.centres(hardness[top : top + 16, left : left + 16]))
-        total, weight = _literal(features, weights, bank, *(storage - crop).tolist())
+        total, weight = _literal(features, weights, bank, *(place - crop).tolist())
         assert torch.allclose(cells.feature_sums[index].double(), total, atol=1e-5 * (SIDE - 2) ** 2)
         assert float(cells.weight_sums[index]) == pytest.approx(weight, rel=1e-5)
 

@@ -323,8 +323,8 @@ def test_features_that_are_nan_for_one_image_are_that_images_error_alone(teacher
     results = condenser.condense([_dark(0), _white(1), _dark(2)])
     assert isinstance(results[1], ValueError) and "not finite" in str(results[1])
     healthy = _condenser(teacher, loss__gamma=gamma, iterations=2)
-    for storage in (0, 2):
-        _assert_same(results[storage], healthy.condense([_dark(storage)])[0])
+    for place in (0, 2):
+        _assert_same(results[place], healthy.condense([_dark(place)])[0])
 
 
 def test_a_start_whose_features_are_nan_is_its_images_error(teacher: Teacher) -> None:
@@ -418,13 +418,11 @@ def test_bfloat16_runs_and_is_near_the_exact_result(teacher: Teacher) -> None:
     assert rough.loss_end is not None and math.isfinite(rough.loss_end)
 
 
-def test_steps_are_reported_and_inputs_left_alone(teacher: Teacher) -> None:
-    steps: list[int] = []
+def test_read_only_inputs_are_left_alone(teacher: Teacher) -> None:
     task = _task()
     before = task.lr.copy()
     task.lr.setflags(write=False)  # as arrays that come through shared memory are
-    _condenser(teacher).condense([task], steps.append)
-    assert steps == [1, 2, 3, 4]
+    _condenser(teacher).condense([task])
     assert np.array_equal(task.lr, before)
 
 
@@ -466,3 +464,52 @@ def test_what_is_known_is_not_measured_again(teacher: Teacher) -> None:
     passes.clear()
     _one(condenser, replace(_task(), teacher_cache=teacher_cache))
     assert plain - len(passes) == len(teacher_cache.features)
+
+
+def _with_hr(height: int = 52, width: int = 70) -> ImageTask:
+    hr = picture(2 * height, 2 * width, 100)
+    return ImageTask("0" * 16, downscale(hr, 2), hr)
+
+
+def test_hr_tiles_alone_are_composed_of_the_real_image_where_the_lr_tiles_are(teacher: Teacher) -> None:
+    """Catches HR cells from other places than the LR ones; the tiles that are stored change no LR tile."""
+    task, settings = _with_hr(), {"matching": "cells", "exchange__blend": 2}
+    pairs = _one(_condenser(teacher, **settings), task)
+    result = _one(_condenser(teacher, store__tiles="hr", **settings), task)
+    assert not result.kept_start
+    assert np.array_equal(result.lr_tiles, pairs.lr_tiles)
+    assert result.hr_tiles is not None
+    for lr, hr in zip(result.lr_tiles, result.hr_tiles, strict=True):
+        again = downscale(hr, 2)
+        for top in (2, 11):  # rows and columns that neither the blend nor the tile's border reaches
+            for left in (2, 11):
+                inner = np.s_[top : top + 3, left : left + 3]
+                assert np.array_equal(again[inner], lr[inner])
+
+
+@pytest.mark.parametrize("settings", [{"method": "sobel"}, {"matching": "none"}])
+def test_hr_tiles_of_crops_are_crops(teacher: Teacher, settings: dict[str, object]) -> None:
+    task = _with_hr()
+    result = _one(_condenser(teacher, store__tiles="hr", **settings), task)
+    assert task.hr is not None and result.hr_tiles is not None
+    for corner, hr in zip(result.corners, result.hr_tiles, strict=True):
+        assert corner is not None
+        top, left = corner
+        assert np.array_equal(hr, task.hr[2 * top : 2 * top + 32, 2 * left : 2 * left + 32])
+
+
+def test_a_start_that_is_kept_keeps_its_hr(teacher: Teacher) -> None:
+    """Catches the HR mosaic of cells that were not kept: one tile of the image's size cannot be improved."""
+    task = _with_hr(16, 16)
+    result = _one(_condenser(teacher, matching="cells", store__tiles="hr", ratio=1.0), task)
+    assert result.kept_start and result.hr_tiles is not None
+    assert np.array_equal(result.hr_tiles[0], task.hr)
+
+
+def test_lr_tiles_alone_have_no_labels_and_ask_for_none(teacher: Teacher) -> None:
+    asked: list[Tensor] = []
+    counting = Wrapped(teacher, upscale=lambda lr, out: asked.append(lr) or out)  # type: ignore[func-returns-value]
+    pairs = _one(_condenser(teacher, method="sobel"), _task())
+    result = _one(_condenser(counting, method="sobel", store__tiles="lr"), _task())
+    assert result.hr_tiles is None and not asked
+    assert np.array_equal(result.lr_tiles, pairs.lr_tiles)

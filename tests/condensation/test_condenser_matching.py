@@ -37,9 +37,9 @@ def test_exchanged_cells_are_crops_of_the_image_that_do_not_overlap_and_match_be
         for y, x in ((0, 0), (0, 8), (8, 0), (8, 8)):
             cell = tile[y : y + 8, x : x + 8]
             if not np.array_equal(cell, begun[y : y + 8, x : x + 8]):
-                (storage,) = _places(cell, task.lr)
-                assert all(max(abs(storage[0] - a), abs(storage[1] - b)) >= 8 for a, b in taken)
-                taken.append(storage)
+                (place,) = _places(cell, task.lr)
+                assert all(max(abs(place[0] - a), abs(place[1] - b)) >= 8 for a, b in taken)
+                taken.append(place)
     assert len(taken) >= 4
 
 

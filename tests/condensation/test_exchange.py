@@ -48,13 +48,13 @@ def _loss(tiles: list[list[tuple[Tensor, Tensor]]], image: Tensor, groups: Tenso
 
 
 def _tiles(result: Tensor, offered: Cells, begin: Cells) -> list[list[tuple[Tensor, Tensor]]]:
-    where = {tuple(storage): index for index, storage in enumerate(offered.positions.tolist())}
+    where = {tuple(place): index for index, place in enumerate(offered.positions.tolist())}
     out = []
     for tile, places in enumerate(result.tolist()):
         row = []
-        for storage, position in enumerate(places):
+        for place, position in enumerate(places):
             source, index = (
-                (begin, tile * PER_TILE + storage) if position[0] == NOWHERE else (offered, where[tuple(position)])
+                (begin, tile * PER_TILE + place) if position[0] == NOWHERE else (offered, where[tuple(position)])
             )
             row.append((source.feature_sums[index], source.weight_sums[index]))
         out.append(row)
@@ -77,17 +77,17 @@ def test_one_sweep_takes_the_best_in_every_place_by_brute_force(loss: Loss) -> N
         for t in range(TILES)
     ]
     used: dict[tuple[int, int], int] = {}
-    for storage, tile in itertools.product(range(PER_TILE), range(TILES)):
-        best, own = _loss(tiles, *goals, loss), tiles[tile][storage]
+    for place, tile in itertools.product(range(PER_TILE), range(TILES)):
+        best, own = _loss(tiles, *goals, loss), tiles[tile][place]
         choice = None
         for index in set(range(20)) - set(used.values()):
-            tiles[tile][storage] = cells[index]
+            tiles[tile][place] = cells[index]
             value = _loss(tiles, *goals, loss)
             if value < best:
                 best, choice = value, index
-        tiles[tile][storage] = own if choice is None else cells[choice]
+        tiles[tile][place] = own if choice is None else cells[choice]
         if choice is not None:
-            used[tile, storage] = choice
+            used[tile, place] = choice
     result = exchange(offered, begin, SIDE, *goals, loss, sweeps=1)
     expected = [
         [offered.positions[used[t, p]].tolist() if (t, p) in used else [NOWHERE, NOWHERE] for p in range(PER_TILE)]

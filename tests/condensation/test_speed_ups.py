@@ -37,8 +37,8 @@ def test_fourier_sums_of_a_map_do_not_depend_on_the_maps_beside_it(order: list[i
     features, kernels, weights = torch.randn(3, 4, 9, 11), torch.randn(8, 4, 3, 3), torch.rand(3, 7, 9)
     alone = _sums_and_gradient(features[1:2], kernels, weights[1:2])
     together = _sums_and_gradient(features[order], kernels, weights[order])
-    storage = order.index(1)
-    assert all(torch.equal(a[0], b[storage]) for a, b in zip(alone, together, strict=True))
+    place = order.index(1)
+    assert all(torch.equal(a[0], b[place]) for a, b in zip(alone, together, strict=True))
 
 
 def test_shared_directions_give_the_sums_and_gradient_of_the_frequencies_they_stand_for() -> None:

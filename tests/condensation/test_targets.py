@@ -37,8 +37,8 @@ def _literal_features(reader: FeatureReader, lr: Tensor) -> dict[tuple[int, int]
             vectors = F.unfold(reader.features(crop).double(), kernel)[0].T
         for index, vector in enumerate(vectors):
             down, across = divmod(index, reader.positions)
-            storage = (top + down + kernel // 2, left + across + kernel // 2)
-            seen.setdefault(storage, ((top, left), vector))
+            place = (top + down + kernel // 2, left + across + kernel // 2)
+            seen.setdefault(place, ((top, left), vector))
     return seen
 
 
@@ -47,7 +47,7 @@ def _literal_targets(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """phi of the image (m, 2), weighted sums (n, m, 2) and masses (n,) of the crops, in float64 with an unfold."""
     local = _literal_features(reader, lr)
-    difficulties = torch.stack([_hardness(*lr.shape[1:])[storage].double() for storage in local])
+    difficulties = torch.stack([_hardness(*lr.shape[1:])[place].double() for place in local])
     weights = (difficulties / difficulties.mean() + 0.01) ** gamma
     weights = weights.clamp_max(float(weights.sort().values[min(len(weights) - 1, int(0.99 * len(weights)))]))
     frequencies = torch.cat([*bank.sets, bank.frequencies(bank.held_out)]).double().flatten(1)

@@ -20,6 +20,7 @@ from idc_ray.photographs import photographs
 from idc_ray.pipeline.condense import condense
 from idc_ray.store import read_manifest
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.verify import verify
 from tests.e2e.conftest import IMAGES, SMALL, picture, rows, write_pictures
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]
@@ -166,3 +167,22 @@ def test_output_in_the_input_folder(tmp_path: Path) -> None:
         table = make(source, source / "out", gallery_images=1)
     assert (source / "out" / "gallery.png").exists()
     assert set(table["source"].to_pylist()) == {"00.png", "01.png"}
+
+
+@pytest.mark.parametrize("tiles", ["lr", "hr"])
+def test_a_set_of_one_kind_of_tiles_is_condensed_checked_and_confirmed(tmp_path: Path, tiles: str) -> None:
+    """With gallery and report; LR tiles are those of pairs, HR tiles are as many as they."""
+    source, output = write_pictures(tmp_path / "in", 3), tmp_path / "out"
+    chosen: dict[str, Any] = {"matching": "cells", "gallery_images": 2, "report_images": 2}
+    table = make(source, output, store__tiles=tiles, **chosen)
+    other = {"lr": "hr", "hr": "lr"}[tiles]
+    assert (table[tiles].null_count, table[other].null_count) == (0, table.num_rows)
+    assert set(table["labels"].to_pylist()) == {{"lr": None, "hr": "real"}[tiles]}
+    assert {image.shape for image in pictures(table, tiles)} == {{"lr": (16, 16, 3), "hr": (32, 32, 3)}[tiles]}
+    assert (output / "gallery.png").exists() and (output / "report.html").exists()
+    assert verify(str(output), deep=True).sound
+    before = (output / "manifest.json").read_bytes()
+    assert make(source, output, store__tiles=tiles, **chosen).equals(table)
+    assert (output / "manifest.json").read_bytes() == before
+    if tiles == "lr":
+        assert table["lr"].equals(make(source, tmp_path / "pairs", **chosen)["lr"])

@@ -19,14 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.torch
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from pyarrow import fs
 
 from idc_ray.config import CondenseConfig, load
 from idc_ray.config.train import TrainConfig
 from idc_ray.dataset import CondensedDataset
 from idc_ray.errors import BadRequest, IdcError, RejectedImage
-from idc_ray.images import ImageRef, decode_rgb, find_images, read_encoded, rgb_profile
+from idc_ray.images import ImageRef, decode_image, find_images, read_encoded, rgb_profile
 from idc_ray.images.parquet import read_row
 from idc_ray.models import load_teacher
 from idc_ray.models.checkpoint import checkpoint_bytes
@@ -80,6 +80,7 @@ def images() -> dict[str, list[bytes]]:
     deep = Image.fromarray(picture()[..., 0].astype(np.uint16) << 8)
     exif = Image.Exif()
     exif[0x0112] = 6
+    matrix = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     plain = b"P3\n# c\n4 2 255\n" + b"9 8 7 " * 8
     return {
         "png": [
@@ -90,6 +91,7 @@ def images() -> dict[str, list[bytes]]:
         "jpeg": [
             saved(rgb, "JPEG"), saved(rgb, "JPEG", progressive=True, exif=exif), saved(grey, "JPEG"),
             saved(rgb.convert("CMYK"), "JPEG"), saved(rgb, "JPEG", comment=b"c" * 50, icc_profile=b"x" * 200),
+            saved(grey, "JPEG", quality=20, icc_profile=matrix), saved(rgb, "JPEG", quality=20, icc_profile=matrix),
         ],
         "webp": [saved(rgb, "WEBP"), saved(rgba, "WEBP", lossless=True, exif=exif)],
         "tiff": [
@@ -106,7 +108,7 @@ def images() -> dict[str, list[bytes]]:
 
 
 def read_image(data: bytes, folder: Path) -> None:
-    pixels = decode_rgb(data, MAX_PIXELS)
+    pixels = decode_image(data, MAX_PIXELS).pixels
     assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
     assert 0 < pixels.shape[0] * pixels.shape[1] <= MAX_PIXELS
     rgb_profile(data)

@@ -42,7 +42,7 @@ def test_every_death_in_isolation_counts_once(store: StorageFolder) -> None:
         death = successor.begin([A, B], False)
         assert death is not None
         attempts.append(death.attempts)
-        successor.isolate([A])
+        successor.record([A], True)
     assert attempts == [0, 1, 2]
 
 

@@ -53,6 +53,14 @@ def test_every_tile_is_shown_pixel_for_pixel_and_all_in_one_size(scale: int, cel
     assert lefts == sorted(lefts)
 
 
+@pytest.mark.parametrize(("missing", "cell"), [("lr", 192), ("hr", 144)])
+def test_what_is_not_stored_has_no_column(missing: str, cell: int) -> None:
+    one = replace(entry(), **{missing: []})
+    page = gallery_png([one])
+    assert page.width < gallery_png([entry()]).width
+    assert all(places(page, shown, cell) for shown in (*one.real, *one.lr, *one.hr))
+
+
 def test_images_follow_each_other_in_order() -> None:
     entries = [entry(tiles=1, seed=1000 * i) for i in range(3)]
     page = gallery_png(entries)

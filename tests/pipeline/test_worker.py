@@ -74,12 +74,15 @@ class FakeCondenser:
         self.answer = answer
         self.calls: list[tuple[list[str], bool]] = []
         self.stated: list[tuple[list[str], bool]] = []
+        self.sources: list[str] = []
         self.store: StorageFolder | None = None
 
     def condense(self, tasks: Sequence[ImageTask], frugal: bool = False) -> list[Result]:
         self.calls.append(([task.image_id for task in tasks], frugal))
         if self.store is not None:
-            self.stated += [(record.images, record.isolated) for record in read_inflight(self.store, LAUNCH)]
+            inflight = read_inflight(self.store, LAUNCH)
+            self.stated += [(record.images, record.isolated) for record in inflight]
+            self.sources += [record.source for record in inflight]
         return self.answer(tasks, frugal)
 
 
@@ -289,6 +292,8 @@ def test_what_runs_is_stated_while_it_runs(job: Job, rows: dict[str, Any]) -> No
     worker, fake = worker_with(job)
     send(worker, rows[A], rows[B])
     assert fake.stated == [([A, B], False)]
+    assert fake.sources == [rows[A]["source"]]
+    assert send(worker) == [], "a batch of which all images were quarantined by the reader"
     worker, fake = worker_with(job, isolated=True)
     send(worker, rows[C])
     assert fake.stated == [([C], True)]

@@ -47,9 +47,12 @@ class Condensed:
         folder: with the images in ``in``; the output is ``out``.
         names: of the images, as bytes of the file system may be.
         store: the output; None: ``folder/out``.
+        tiles: what is stored of a tile.
     """
 
-    def __init__(self, folder: Path, names: Mapping[str, int], store: StorageFolder | None = None) -> None:
+    def __init__(
+        self, folder: Path, names: Mapping[str, int], store: StorageFolder | None = None, tiles: str = "pairs"
+    ) -> None:
         self.images = folder / "in"
         for name, seed in names.items():
             path = self.images / name
@@ -57,7 +60,8 @@ class Condensed:
             path.write_bytes(encode_png(picture(seed)))
         self.store = store or resolve(str(folder / "out"))
         self.config: CondenseConfig = load_config(
-            None, {"input": str(self.images), "output": self.store.uri, "tile_size": SIDE, "seed": 7}
+            None,
+            {"input": str(self.images), "output": self.store.uri, "tile_size": SIDE, "seed": 7, "store.tiles": tiles},
         )
         self.listing = find_images(str(self.images))
         rows = self.listing.manifest.to_pylist()
@@ -76,11 +80,13 @@ class Condensed:
         cells = [lr[y : y + half, x : x + half] for y, x in ((0, 0), (20, 10), (5, 30), (30, 0))]
         mosaic = np.concatenate([np.concatenate(cells[:2], 1), np.concatenate(cells[2:], 1)])
         made = [(lr[8 : 8 + SIDE, 16 : 16 + SIDE], (8, 16)), (mosaic, (0, 0))][:tiles]
-        sha = hashlib.sha256(data).hexdigest()
+        sha, tiles_of = hashlib.sha256(data).hexdigest(), self.config.store.tiles
         rows = [
             TileRow(
-                image_id(source), source, len(data), sha, index, *corner, encode_png(tile),
-                encode_png(upscale(tile, 2)[:, ::-1]), 2, "idc", "teacher", 1.0, 0.5, loss, False, DIGEST,
+                image_id(source), source, len(data), sha, index, *corner,
+                None if tiles_of == "hr" else encode_png(tile),
+                None if tiles_of == "lr" else encode_png(upscale(tile, 2)[:, ::-1]),
+                2, "idc", None if tiles_of == "lr" else "teacher", 1.0, 0.5, loss, False, DIGEST,
             )
             for index, (tile, corner) in enumerate(made)
         ]  # fmt: skip

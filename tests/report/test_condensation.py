@@ -15,9 +15,11 @@ import pytest
 from idc_ray.errors import BadRequest
 from idc_ray.images import decode_rgb, downscale, encode_png
 from idc_ray.report import Options, make_report
+from idc_ray.report.notebook import condense_html
 from idc_ray.report.page import chart_library
 from idc_ray.report.section import safe_name
 from idc_ray.report.write import PAGE_BYTES
+from idc_ray.results import CondenseResult
 from idc_ray.store import holder_text, read_status
 from idc_ray.store.filesystem import resolve
 from idc_ray.store.lock import lock
@@ -224,3 +226,15 @@ def test_the_pixels_in_the_page_are_the_pixels_of_the_set(condensed: Condensed) 
     assert np.array_equal(lr, downscale(decode_rgb(data, 10**9), 2)[8:24, 16:32])
     assert pictures(condensed.report())["a.png"]["sha256"] == hashlib.sha256(data).hexdigest()
     assert read_status(condensed.store).run.digest == DIGEST
+
+
+@pytest.mark.parametrize("stored", ["lr", "hr"])
+def test_a_set_of_one_kind_of_tiles_is_shown(tmp_path: Path, stored: str) -> None:
+    """LR of HR tiles is downscaled for the page; no PSNR is claimed of HR that is not there."""
+    made = Condensed(tmp_path, {"a.png": 1}, tiles=stored).finish()
+    tile = pictures(made.report())["a.png"]["tiles"][0]
+    lr = decode_rgb(base64.b64decode(tile["lr"].partition(",")[2]), 10**6)
+    assert lr.shape == (16, 16, 3)
+    assert (tile["hr"] is None, tile["psnr"] is None) == (stored == "lr", stored == "lr")
+    html = condense_html(CondenseResult(made.store.uri, 1, 2, 0.1, (), {}, 9, 1.0, ""))
+    assert html.count("<img") == 2

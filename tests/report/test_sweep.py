@@ -11,7 +11,7 @@ from idc_ray.report import Options, make_report
 from idc_ray.report.sweep import _heights
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.tuning.prepare import Plan, prepare
-from idc_ray.tuning.report import FILES, report_files
+from idc_ray.tuning.report import FILES, importance_file, report_files
 from idc_ray.tuning.study import open_sweep
 from tests.report.conftest import Page
 from tests.tuning.conftest import PARAMETERS, trial_of, tune_config
@@ -46,7 +46,7 @@ def make_output(folder: Path, plan: Plan, *trials: FrozenTrial) -> StorageFolder
     study._begin -= 90.0
     study.save()
     storage.write("config.yaml", plan.config.to_yaml().encode())
-    for name, content in report_files(plan, study.study, plots=True).items():
+    for name, content in (report_files(plan, study.study) | importance_file(study.study)).items():
         storage.write(name, content)
     return storage
 
@@ -93,5 +93,6 @@ def test_heights_of_choices_numbers_and_wide_ranges() -> None:
     assert _heights({0: 1, 1: 3, 2: 2}) == ({0: 0.0, 1: 1.0, 2: 0.5}, [(0.0, "1"), (1.0, "3")])
     assert _heights({0: 0.01, 1: 1.0, 2: 0.1})[0] == pytest.approx({0: 0.0, 1: 1.0, 2: 0.5})
     assert _heights({0: True, 1: False})[0] == {0: 0.75, 1: 0.25}
+    assert _heights({0: None, 1: 2, 2: 4})[0].keys() == {0, 1, 2}  # a choice of null
     assert _heights({0: 2.0}) == ({0: 0.5}, [(0.5, "2")])
     assert _heights({}) == ({}, [])

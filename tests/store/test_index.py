@@ -114,3 +114,16 @@ def test_no_value_of_a_forged_index_is_looked_at(filled: StorageFolder, make: Si
             with pytest.raises(IdcError, match="not a complete index|other columns"):
                 read()
         assert not ran
+
+
+def test_an_index_of_version_0_1_has_no_color_profiles(filled: StorageFolder) -> None:
+    """Catches outputs of earlier versions that this one calls damaged."""
+    data = filled.read(index_name(0))
+    assert data is not None
+    table = pq.read_table(pa.BufferReader(data)).drop_columns("color_profile")
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    filled.write(index_name(0), sink.getvalue())
+    for columns in (None, ["source", "color_profile"]):
+        entry = read_index(filled, 0, columns)
+        assert entry is not None and entry.table["color_profile"].null_count == entry.table.num_rows > 0

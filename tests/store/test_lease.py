@@ -77,6 +77,25 @@ def test_a_network_fault_does_not_end_the_heartbeat(remote: StorageFolder, objec
         assert json.loads(objects.objects[KEY])["expires"] > before and not lost.is_set()
 
 
+def test_a_lease_that_expired_without_renewal_is_lost_and_left_alone(remote: StorageFolder, objects: Any) -> None:
+    """Catches a holder that goes on writing while another process may hold the lease."""
+    with lock(remote, "job 1") as lost:
+        objects.fail_at = len(objects.changes)
+        assert lost.wait(5)
+        objects.fail_at = None
+
+
+def test_a_lease_that_cannot_be_released_does_not_fail_the_work(
+    remote: StorageFolder, objects: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with lock(remote, "job 1"):
+        objects.fail_at = len(objects.changes)
+    assert "it expires by itself" in caplog.text
+    objects.fail_at = None
+    with lock(remote, "job 2", wait_s=5):
+        pass
+
+
 def test_an_unreadable_lease_blocks_nobody(remote: StorageFolder, objects: Any) -> None:
     objects.objects[KEY] = b"{"
     with lock(remote, "job 1"):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from pyarrow.fs import PyFileSystem
@@ -48,7 +49,7 @@ from idc_ray.store.lock import lock
 from idc_ray.store.records import records_from_table
 from idc_ray.store.sealed import sealed
 from idc_ray.store.shards import shard_bytes
-from idc_ray.store.verify import Report, verify, verify_output
+from idc_ray.store.verify import Report, _check_pngs, verify, verify_output
 from tests.s3 import S3
 
 SHARDS = 3
@@ -528,6 +529,26 @@ def test_rows_that_are_not_the_index_s_tiles_are_found(store: StorageFolder, mak
     (fault,) = check(store).faults
     assert fault.file == shard_name(1) and "wrong rows" in fault.what
     assert set(fault.images) == of_shard(make, 1)
+
+
+def test_what_a_run_does_not_store_is_missed_nowhere_and_found_where_it_is(
+    store: StorageFolder, make: SimpleNamespace
+) -> None:
+    """Sets of LR tiles are compacted, merged and sound; an HR tile among them, or a missing LR tile, is not."""
+    begin_run(store, make.run_record(shard_count=1, config={"scale": 2, "tile_size": SIDE, "store": {"tiles": "lr"}}))
+    stored = {"a.png": (1, None), "b.png": (2, None), "c.png": (3, 3), "d.png": (None, None)}
+    for source, (lr, hr) in stored.items():
+        (row,) = make.rows(source, 1)
+        images = {"lr": lr and png(lr, SIDE), "hr": hr and png(hr, 2 * SIDE)}
+        commit_part(store, make.DIGEST, make.record(source, 1), [dataclasses.replace(row, labels=None, **images)])
+        compact(store, make.DIGEST, 0, 1)
+        if source == "b.png":
+            write_manifest(store, make.DIGEST, {})
+            assert check(store, deep=True).sound
+            assert read_shard(store, 0)["hr"].null_count == 2
+    for source, wrong in (("c.png", "it is stored, but the run stores none"), ("d.png", "it is not stored")):
+        with pytest.raises(ValueError, match=wrong):
+            _check_pngs(read_shard(store, 0).filter(pc.field("source") == source), {"lr": SIDE})
 
 
 def test_only_a_deep_check_looks_into_pngs(store: StorageFolder, make: SimpleNamespace) -> None:

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest
 from idc_ray.images import encode_png, image_id
-from idc_ray.models import checkpoint_bytes, create_model, model_spec
-from idc_ray.training import data
+from idc_ray.models import bundled_teacher_bytes, checkpoint_bytes, create_model, model_spec
+from idc_ray.training import data, stream
 from idc_ray.training.data import fits_in_memory, may_stream, open_sources, resident_patches
 from idc_ray.training.sources import CondensedSource, RealSource, held_out
 from tests.training.conftest import toy_config
@@ -165,3 +167,37 @@ def test_available_memory_counts_cached_files_as_free_and_knows_a_containers_lim
     assert data.available_memory() == 8000 * 1024
     (tmp_path / "memory.max").write_text("5000\n")
     assert data.available_memory() == 4000
+
+
+def test_lr_tiles_are_trained_on_with_labels_and_in_no_other_way(tmp_path: Path) -> None:
+    """Online and stored labels of the same network are equal patch for patch; without a network the way is named."""
+    condensed(tmp_path / "set", tiles="lr")
+    photographs(tmp_path / "photos")
+    data = {"data": [str(tmp_path / "set")]}
+    with pytest.raises(BadRequest, match="stores LR tiles only; give the network .* --labels-from.*--labels online"):
+        open_sources(toy_config(**data), None, CPU)
+    with pytest.raises(BadRequest, match="needs HR.*--validation.images"):
+        open_sources(toy_config(labels_from="bundled", validation__fraction=0.5, **data), None, CPU)
+    bundled = bundled_teacher_bytes(2)
+    stored = toy_config(labels_from="bundled", patch_size=24, **data)
+    lr, hr = resident_patches(stored, open_sources(stored, bundled, CPU), CPU).batch(3)
+    online = toy_config(labels_from="bundled", labels="online", patch_size=24, **data)
+    feed = resident_patches(online, open_sources(online, bundled, CPU), CPU)
+    assert torch.equal(feed.batch(3)[0], lr)
+    assert feed.batch(3)[1].numel() == 0
+    assert feed.table.num_bytes == feed.table.lr.numel()
+    assert hr.shape == (4, 3, 48, 48)
+    both = toy_config(labels_from="bundled", labels="online", data=[*data["data"], str(tmp_path / "photos")])
+    assert len(resident_patches(both, open_sources(both, bundled, CPU), CPU).table.names) == 8
+
+
+def test_a_stream_of_lr_tiles_has_no_hr(tmp_path: Path) -> None:
+    """Catches rows whose missing HR cannot be collated."""
+    condensed(tmp_path, tiles="lr")
+    config = toy_config(labels_from="bundled", labels="online", data=[str(tmp_path)])
+    (source,) = open_sources(config, None, CPU)
+    (row,) = stream._blocks(source, 0, random.Random(0))
+    rows = pa.concat_tables(stream._Read(config, None, stream._emptied(source), 24 * 24)(row))
+    table = stream._Collate(2)(rows)
+    assert len(table.names) >= 3
+    assert (table.hr.numel(), table.shortest_side) == (0, 8)

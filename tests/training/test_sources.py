@@ -12,6 +12,7 @@ from idc_ray.images import downscale, encode_png, image_id
 from idc_ray.store import ImageRecord, RunRecord, TileRow, begin_run, commit_part, compact, write_manifest
 from idc_ray.store.export import export_folders
 from idc_ray.store.filesystem import resolve
+from idc_ray.training.pairs import NO_HR
 from idc_ray.training.sources import CondensedSource, RealSource, held_out, open_source
 from tests.training.conftest import toy_pairs
 
@@ -26,16 +27,20 @@ def photographs(folder: Path, count: int = 5, side: int = 40) -> None:
         (folder / f"{i}.png").write_bytes(encode_png(random.integers(0, 256, (side, side + 1, 3), np.uint8)))
 
 
-def condensed(folder: Path, images: int = 3, finished: bool = True, weight: float = 1.0) -> None:
+def condensed(folder: Path, images: int = 3, finished: bool = True, weight: float = 1.0, tiles: str = "pairs") -> None:
     """A small output of the condense job, written through the store."""
     store = resolve(str(folder))
-    record = RunRecord({"scale": 2, "tile_size": 24}, DIGEST, "t", "in", {}, 1, "2026-01-01", "CPUs")
+    record = RunRecord(
+        {"scale": 2, "tile_size": 24, "store": {"tiles": tiles}}, DIGEST, "t", "in", {}, 1, "2026-01-01", "CPUs"
+    )
     begin_run(store, record)
     for number, pair in enumerate(toy_pairs(images)):
         name = f"{number}.png"
+        lr, hr = (
+            None if tiles == without else encode_png(image) for without, image in (("hr", pair.lr), ("lr", pair.hr))
+        )
         row = TileRow(
-            image_id(name), name, 9, "f" * 64, 0, 0, 0, encode_png(pair.lr), encode_png(pair.hr), 2, "idc", "teacher",
-            weight, 1.0, 0.5, False, DIGEST,
+            image_id(name), name, 9, "f" * 64, 0, 0, 0, lr, hr, 2, "idc", "teacher", weight, 1.0, 0.5, False, DIGEST,
         )  # fmt: skip
         size = {"source_bytes": 9, "source_mtime_ns": 0, "source_sha256": "f" * 64, "lr_height": 24, "lr_width": 24}
         done = ImageRecord(
@@ -198,3 +203,19 @@ def test_what_the_training_writes_is_no_data(tmp_path: Path) -> None:
     assert before.digest == after.digest != open_source(str(tmp_path), 2, MAX_PIXELS).digest
     with pytest.raises(BadRequest, match="the same folder"):
         open_source(str(tmp_path), 2, MAX_PIXELS, output=str(tmp_path))
+
+
+def test_a_set_of_lr_tiles_has_the_labels_it_is_given(tmp_path: Path) -> None:
+    condensed(tmp_path, tiles="lr")
+    source = open_source(str(tmp_path), 2, MAX_PIXELS)
+    assert all(pair.hr is NO_HR for pair in source.pairs(lambda _: True))
+    enlarged = source.labelled_by(lambda lr: lr.repeat(2, 0).repeat(2, 1))
+    for pair in enlarged.pairs(lambda _: True):
+        assert np.array_equal(pair.hr[::2, ::2], pair.lr)
+
+
+def test_a_set_of_hr_tiles_is_downscaled_as_images_are(tmp_path: Path) -> None:
+    condensed(tmp_path, tiles="hr")
+    pairs = list(open_source(str(tmp_path), 2, MAX_PIXELS).pairs(lambda _: True))
+    assert len(pairs) == 3
+    assert all(np.array_equal(pair.lr, downscale(pair.hr, 2)) for pair in pairs)

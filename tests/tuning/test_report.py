@@ -11,10 +11,9 @@ from idc_ray.cli import parse
 from idc_ray.config import CondenseConfig, MethodConfig, load_config
 from idc_ray.config.base import result_settings
 from idc_ray.config.train import TrainConfig
-from idc_ray.tuning.plots import importances
-from idc_ray.tuning.prepare import Plan, prepare
-from idc_ray.tuning.report import report_files, to_text
-from tests.tuning.conftest import SETTINGS, WriteSpace, study_of, trial_of, tune_config
+from idc_ray.tuning.prepare import Plan
+from idc_ray.tuning.report import importance_file, importances, report_files, to_text
+from tests.tuning.conftest import study_of, trial_of
 
 
 def with_objectives(plan: Plan, *names: str) -> Plan:
@@ -38,7 +37,7 @@ def six(plan: Plan) -> optuna.Study:
 
 def test_the_best_settings_are_a_config_of_the_condense_job(plan: Plan, tmp_path: Path) -> None:
     """Catches a best.yaml that the job refuses, or that leaves to later defaults what made it the best."""
-    files = report_files(plan, six(plan), plots=False)
+    files = report_files(plan, six(plan))
     path = tmp_path / "best.yaml"
     path.write_bytes(files["best.yaml"])
     config = parse(CondenseConfig, ["--config", str(path), "--input", "x"], "")
@@ -54,18 +53,17 @@ def test_a_front_is_a_config_that_lists_the_others(plan: Plan, tmp_path: Path) -
     plan = with_objectives(plan, "psnr", "ratio")
     values = ((30.0, 0.01), (32.0, 0.2), (31.9, 0.02))
     trials = [trial_of(plan.settings, number, psnr, ratio=ratio) for number, (psnr, ratio) in enumerate(values)]
-    files = report_files(plan, study_of(plan.settings, *trials), plots=True)
+    files = report_files(plan, study_of(plan.settings, *trials))
     path = tmp_path / "pareto.yaml"
     path.write_bytes(files["pareto.yaml"])
     assert load_config(path).loss.gamma == 0.2
     for line in ("30.000 dB, ratio 0.01: init random", "32.000 dB, ratio 0.2", "31.900 dB, ratio 0.02"):
         assert line in path.read_text()
-    assert {"pareto_front.png", "history.png", "parallel_coordinates.png"} <= files.keys()
 
 
 def test_the_table_of_a_file_has_every_trial(plan: Plan) -> None:
     """Catches a trial that is left out because it failed, and numbers that are text."""
-    table = pq.read_table(io.BytesIO(report_files(plan, six(plan), plots=False)["trials.parquet"]))
+    table = pq.read_table(io.BytesIO(report_files(plan, six(plan))["trials.parquet"]))
     assert table["trial"].to_pylist() == [0, 1, 2, 3, 4, 5]
     assert table["rank"].to_pylist() == [3, 1, None, None, None, 2]
     assert table["status"].to_pylist() == ["finished", "finished", "stopped", "failed", "running", "finished"]
@@ -85,17 +83,16 @@ def test_the_table_of_the_screen_is_ranked(plan: Plan) -> None:
         trial_of(plan.settings, number, 30.0, draw=BEST | {"loss.gamma": number / 20}) for number in range(21, 41, 2)
     ]
     assert to_text(plan, study_of(plan.settings, *many, *more)).endswith("... and 10 more in trials.parquet")
-    assert "no tile came of it \\| really" in report_files(plan, six(plan), plots=False)["results.md"].decode()
+    assert "no tile came of it \\| really" in report_files(plan, six(plan))["results.md"].decode()
 
 
-def test_plots_need_something_to_show(plan: Plan) -> None:
+def test_a_sweep_without_a_finished_trial_has_its_files(plan: Plan) -> None:
     """Catches a sweep that ends in a traceback because nothing came of it."""
     failed = study_of(plan.settings, trial_of(plan.settings, 0, None, "failed", reason="x"))
-    assert set(report_files(plan, failed, plots=True)) == {
+    assert set(report_files(plan, failed)) == {
         "trials.parquet", "results.md", "train.yaml", "images.txt", "validation.txt",
     }  # fmt: skip
-    one = study_of(plan.settings, trial_of(plan.settings, 0, 30.0))
-    assert not report_files(plan, one, plots=True).keys() & {"importance.png", "pareto_front.png"}
+    assert importance_file(failed) == {}
 
 
 def test_what_decides_is_important(plan: Plan) -> None:
@@ -108,14 +105,3 @@ def test_what_decides_is_important(plan: Plan) -> None:
     found = importances(study_of(plan.settings, *trials))
     assert next(iter(found)) == "init" and found["init"] > 0.6
     assert importances(study_of(plan.settings, *trials[:3])) == {}
-    assert "importance.png" in report_files(plan, study_of(plan.settings, *trials), plots=True)
-
-
-def test_a_choice_that_is_nothing_is_shown(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
-    """Catches a sweep that ends in a traceback over the picture of a choice with null."""
-    space = write_space({"teacher_batch_size": [None, 2, 4]})
-    condense = {name: value for name, value in SETTINGS["condense"].items() if name != "teacher_batch_size"}
-    plan = prepare(tune_config(space, input=str(images), output=str(tmp_path / "out"), condense=condense))
-    sizes = enumerate((None, 2, 4))
-    trials = [trial_of(plan.settings, n, 30.0 + n, draw={"teacher_batch_size": size}) for n, size in sizes]
-    assert "parallel_coordinates.png" in report_files(plan, study_of(plan.settings, *trials), plots=True)

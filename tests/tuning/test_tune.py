@@ -97,8 +97,7 @@ def _check_mlflow(output: Path, numbers: set[int]) -> None:
             assert run.data.metrics["psnr"] == pytest.approx(trial.value)
             assert len(client.get_metric_history(run.info.run_id, "curve_psnr")) == 2
     names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
-    pictures = {"history.png", "parallel_coordinates.png", "importance.png"}
-    assert {"best.yaml", "results.md", "trials.parquet", "config.yaml", *pictures} <= names
+    assert {"best.yaml", "results.md", "trials.parquet", "config.yaml", "importance.json", "report.html"} <= names
 
 
 def test_a_trial_that_is_killed_is_tried_again_and_then_left(
@@ -131,7 +130,7 @@ def test_a_trial_that_is_killed_is_tried_again_and_then_left(
     }  # fmt: skip
     assert by_init["random"].user_attrs["deaths"] == 2
     assert "its process died" in by_init["random"].user_attrs["reason"]
-    assert (output / "pareto.yaml").exists() and (output / "pareto_front.png").exists()
+    assert (output / "pareto.yaml").exists()
 
 
 @pytest.mark.timeout(600)

@@ -298,7 +298,7 @@
           element("img", { src: tile.lr, class: "pixels", alt: `LR tile ${this.tile + 1}` }))));
       lr.querySelector(".stack").classList.add("flip");
       const label = tile.labels === "real" ? "real HR" : "HR by the teacher";
-      const pair = comparer(
+      const pair = tile.hr === null ? null : comparer(
         { name: "bicubic", picture: tile.bicubic }, { name: label, picture: tile.hr }, side, zoom, this.at, (at) => { this.at = at; });
       const zooms = element("select", { "aria-label": "Zoom" }, ...[1, 2, 3, 4, 6, 8].map((factor) =>
         element("option", { value: factor, selected: factor === zoom, text: `${factor} ×` })));
@@ -309,10 +309,11 @@
         : kinds.has("crop") ? "The whole tile is the outlined crop."
           : kinds.has("start") ? "The dashed box is where the tile began; its pixels were changed since."
             : tile.corner ? `It began at row ${tile.corner[0]}, column ${tile.corner[1]} of the LR image.` : "It is from no single place of the image.";
-      const facts = `${where} PSNR of bicubic against the ${label}: ${tile.psnr === null ? "infinite" : `${tile.psnr.toFixed(2)} dB`}.${tile.weight === 1 ? "" : ` Weight in training: ${number(tile.weight)}.`}`;
+      const against = pair ? ` PSNR of bicubic against the ${label}: ${tile.psnr === null ? "infinite" : `${tile.psnr.toFixed(2)} dB`}.` : "";
+      const facts = `${where}${against}${tile.weight === 1 ? "" : ` Weight in training: ${number(tile.weight)}.`}`;
       this.viewers.replaceChildren(
-        element("div", { class: "viewers" }, lr, pair.figure),
-        element("div", { class: "controls" }, element("label", {}, "Zoom ", zooms), ...pair.controls),
+        element("div", { class: "viewers" }, lr, ...(pair ? [pair.figure] : [])),
+        element("div", { class: "controls" }, element("label", {}, "Zoom ", zooms), ...(pair ? pair.controls : [])),
         element("p", { class: "quiet", text: facts }));
     }
 

@@ -26,10 +26,10 @@ from typing import Any
 
 
 def kill(module: Any, source: str) -> None:
-    def condense(original: Any, condenser: Any, images: Any, on_step: Any, frugal: bool) -> Any:
+    def condense(original: Any, condenser: Any, images: Any, frugal: bool) -> Any:
         if is_among(images, source):
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(condenser, images, on_step, frugal)
+        return original(condenser, images, frugal)
 
     replace_condense(module, condense)
 
@@ -46,18 +46,18 @@ def read(module: Any, source: str) -> None:
 
 
 def memory(module: Any, source: str) -> None:
-    def condense(original: Any, condenser: Any, images: Any, on_step: Any, frugal: bool) -> Any:
+    def condense(original: Any, condenser: Any, images: Any, frugal: bool) -> Any:
         if is_among(images, source) and (len(images) > 1 or not frugal):
             raise MemoryError("as the test wants it")
-        return original(condenser, images, on_step, frugal)
+        return original(condenser, images, frugal)
 
     replace_condense(module, condense)
 
 
 def limit(module: Any, source: str) -> None:
-    def condense(original: Any, condenser: Any, images: Any, on_step: Any, frugal: bool) -> Any:
+    def condense(original: Any, condenser: Any, images: Any, frugal: bool) -> Any:
         if not is_among(images, source):
-            return original(condenser, images, on_step, frugal)
+            return original(condenser, images, frugal)
         import torch
 
         pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -65,7 +65,7 @@ def limit(module: Any, source: str) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 64 * 2**20, before[1]))
         try:
             torch.ones(10**9)
-            return original(condenser, images, on_step, frugal)
+            return original(condenser, images, frugal)
         finally:
             resource.setrlimit(resource.RLIMIT_AS, before)
 
@@ -73,9 +73,9 @@ def limit(module: Any, source: str) -> None:
 
 
 def slow(module: Any, seconds: str) -> None:
-    def condense(original: Any, condenser: Any, images: Any, on_step: Any, frugal: bool) -> Any:
+    def condense(original: Any, condenser: Any, images: Any, frugal: bool) -> Any:
         time.sleep(float(seconds))
-        return original(condenser, images, on_step, frugal)
+        return original(condenser, images, frugal)
 
     replace_condense(module, condense)
 
@@ -102,8 +102,8 @@ def is_among(images: Any, source: str) -> bool:
 def replace_condense(module: Any, condense: Callable[..., Any]) -> None:
     original = module.Condenser.condense
 
-    def replaced(self: Any, images: Any, on_step: Any = None, frugal: bool = False) -> Any:
-        return condense(original, self, images, on_step, frugal)
+    def replaced(self: Any, images: Any, frugal: bool = False) -> Any:
+        return condense(original, self, images, frugal)
 
     module.Condenser.condense = replaced
 

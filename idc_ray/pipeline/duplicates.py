@@ -1,0 +1,100 @@
+"""Images whose files are the same byte for byte: one of each stays in the listing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from idc_ray.errors import RejectedImage
+from idc_ray.images import ImageListing, ImageRef, read_encoded
+from idc_ray.images.names import open_path
+from idc_ray.images.parquet import row_digests
+from idc_ray.store.threads import ordered_map
+
+__all__ = ["without_copies"]
+
+#: Bytes at the end of a file that are compared first: the coded pixels of different pictures differ there.
+TAIL = 4096
+#: Groups, and sources of a group, that a run's record names.
+SHOWN_GROUPS, SHOWN_SOURCES = 100, 10
+
+
+def without_copies(listing: ImageListing, max_pixels: int) -> ImageListing:
+    """The listing with the first by source of each group of equal images; its ``duplicates`` say what was left out.
+
+    The choice depends on names and bytes only. A file is read if others have its size and its end; Parquet files are
+    read once. An image that cannot be read stays: reading it later says why.
+
+    Args:
+        listing: the images; of pairs, HR and LR have to be equal.
+        max_pixels: as for :func:`idc_ray.images.load_instance`.
+    """
+    kept = suspects = listing.manifest
+    rows = _row_digests(listing)
+    keys: Sequence[Any] = suspects["size"].to_pylist()
+    for key in (_tail, _content):
+        suspects, _ = _sharing(suspects, keys)
+        keys = list(ordered_map(lambda ref, key=key: key(ref, listing, max_pixels, rows), _refs(suspects)))  # type: ignore[misc]
+    suspects, keys = _sharing(suspects, keys)
+    groups: defaultdict[str, list[str | None]] = defaultdict(list)
+    copies = []
+    for source, image_id, key in zip(
+        *(suspects[name].to_pylist() for name in ("source", "image_id")), keys, strict=True
+    ):
+        if key in groups:
+            copies.append(image_id)
+        groups[key].append(source)
+    if copies:
+        kept = kept.filter(pc.invert(pc.is_in(kept["image_id"], pa.array(copies))))
+    shown = [sources[:SHOWN_SOURCES] for sources in list(groups.values())[:SHOWN_GROUPS]]
+    return replace(listing, manifest=kept, duplicates={"images": len(copies), "groups": shown})
+
+
+def _sharing(table: pa.Table, keys: Sequence[Any]) -> tuple[pa.Table, list[Any]]:
+    """The rows whose key another row has too."""
+    counts = Counter(keys)
+    keep = [key is not None and counts[key] > 1 for key in keys]
+    return table.filter(pa.array(keep, pa.bool_())), [key for key, kept in zip(keys, keep, strict=True) if kept]
+
+
+def _refs(table: pa.Table) -> Iterator[ImageRef]:
+    for batch in table.to_batches(max_chunksize=4096):
+        yield from map(ImageRef.from_row, batch.to_pylist())
+
+
+def _row_digests(listing: ImageListing) -> dict[str, list[str | None]]:
+    """Digests of the rows of each Parquet file."""
+    rows = listing.manifest.filter(pc.greater_equal(listing.manifest["row"], 0)).select(["path", "column"])
+    files = [(each["path"], each["column"]) for each in rows.group_by(["path", "column"]).aggregate([]).to_pylist()]
+    digests = ordered_map(lambda file: row_digests(listing.filesystem, *file), files)
+    return {path: found for (path, _), found in zip(files, digests, strict=True)}
+
+
+def _tail(ref: ImageRef, listing: ImageListing, max_pixels: int, rows: dict[str, list[str | None]]) -> str | None:
+    if ref.row >= 0:
+        return _content(ref, listing, max_pixels, rows)
+    try:
+        with open_path(listing.filesystem, ref.path) as file:
+            file.seek(max(0, file.seek(0, 2) - TAIL))
+            return hashlib.sha256(file.read(TAIL)).hexdigest()
+    except OSError:
+        return None
+
+
+def _content(ref: ImageRef, listing: ImageListing, max_pixels: int, rows: dict[str, list[str | None]]) -> str | None:
+    if ref.row >= 0:
+        return rows[ref.path][ref.row] if ref.row < len(rows[ref.path]) else None
+    try:
+        digest = hashlib.sha256(read_encoded(ref, listing.filesystem, max_pixels))
+        if ref.lr_path is not None:
+            partner = replace(ref, path=ref.lr_path)
+            digest.update(read_encoded(partner, listing.lr_filesystem or listing.filesystem, max_pixels))
+    except RejectedImage:
+        return None
+    return digest.hexdigest()
