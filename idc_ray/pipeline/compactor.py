@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
-from collections.abc import Iterable
+from collections import deque
 
+import numpy as np
+import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
@@ -14,6 +15,7 @@ from idc_ray.errors import IdcError
 from idc_ray.interrupt import check_interrupted
 from idc_ray.pipeline.stopping import as_row, raise_from
 from idc_ray.store import compact, list_parts, list_pending
+from idc_ray.store.done import id_numbers
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import shard_of, shard_parts
 
@@ -37,9 +39,10 @@ class Compactor:
         unfinished: ids of the images that are still to do.
     """
 
-    def __init__(self, store: StorageFolder, digest: str, shard_count: int, unfinished: Iterable[str]) -> None:
+    def __init__(self, store: StorageFolder, digest: str, shard_count: int, unfinished: pa.ChunkedArray) -> None:
         self._store, self._digest, self._count = store, digest, shard_count
-        self._left = Counter(shard_of(image_id, shard_count) for image_id in unfinished)
+        shards = (id_numbers(unfinished) >> np.uint64(32)) * np.uint64(shard_count) >> np.uint64(32)
+        self._left = np.bincount(shards.astype(np.int64), minlength=shard_count).tolist()
         self._waiting: deque[int] = deque()
         self._running: list[ray.ObjectRef] = []
         self._looked_at = 0.0

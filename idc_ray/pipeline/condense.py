@@ -31,9 +31,9 @@ from idc_ray.pipeline.cluster import PoolPlan, data_settings, join_for, plan_poo
 from idc_ray.pipeline.compactor import Compactor, compact_rest
 from idc_ray.pipeline.device import one_thread
 from idc_ray.pipeline.inputs import (
-    by_range,
     estimate_sizes,
     find_input,
+    only,
     read_teacher,
     readable_samples,
 )
@@ -250,7 +250,9 @@ def _condense_all(launch: _Launch) -> None:
     if config.allocation == "difficulty":
         with Heartbeat("measuring the mean difficulty of the images"):
             job = replace(job, mean_difficulty=_mean_difficulty(launch, teacher))
-    compactor = Compactor(job.store, job.digest, launch.run.shard_count, plan.together | set(plan.isolated))
+    suspects = only(launch.listing.manifest, set(plan.isolated)).sort_by("image_id")
+    unfinished = pa.concat_tables([plan.together, suspects])["image_id"]
+    compactor = Compactor(job.store, job.digest, launch.run.shard_count, unfinished)
     progress = Progress(
         launch.listing.manifest.num_rows,
         plan.done_before + plan.quarantined,
@@ -258,10 +260,9 @@ def _condense_all(launch: _Launch) -> None:
         work=lambda: _work(launch),
     )
     with progress.ticking():
-        for image_ids, isolated in ((plan.together, False), (set(plan.isolated), True)):
-            if not image_ids:
+        for images, isolated in ((plan.together, False), (suspects, True)):
+            if not images.num_rows:
                 continue
-            images = by_range(launch.listing.manifest, image_ids)
             batches = single_images(images) if isolated else _batches(config, images)
             pool = _pool(launch, batches.count)
             launch.timeline.begin(pool.device, pool.initial_size)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,11 +22,11 @@ from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
 from idc_ray.pipeline.duplicates import without_copies
 from idc_ray.store import DoneImages, SourceState
+from idc_ray.store.done import id_numbers
 from idc_ray.store.threads import ordered_map
 
 __all__ = [
     "Sizes",
-    "by_range",
     "changed_sources",
     "estimate_sizes",
     "find_input",
@@ -173,16 +174,13 @@ def changed_sources(listing: ImageListing, done: DoneImages) -> list[dict[str, s
     differs, as after copying the input, the content is compared, in threads. Rows of Parquet files have neither, so
     changes inside such files are not detected.
     """
-    manifest = listing.manifest.filter(pc.greater_equal(listing.manifest["size"], 0))
-    rows = manifest.select(["image_id", "source", "path", "size", "mtime_ns"])
-    suspects: list[tuple[dict[str, Any], SourceState]] = []
-    for batch in rows.to_batches(max_chunksize=65536):
-        for row in batch.to_pylist():
-            if row["image_id"] not in done:
-                continue
-            state = done[row["image_id"]]
-            if (state.size, state.mtime_ns) != (row["size"], max(0, row["mtime_ns"])):
-                suspects.append((row, state))
+    manifest, sizes = listing.manifest, listing.manifest["size"].to_numpy()
+    at = done.find(id_numbers(manifest["image_id"]))
+    times = np.maximum(manifest["mtime_ns"].to_numpy(), 0)
+    known = np.flatnonzero((at >= 0) & (sizes >= 0))
+    at = at[known]
+    other = known[(done.sizes[at] != sizes[known]) | (done.times[at] != times[known])]
+    suspects = [(row, done[row["image_id"]]) for row in manifest.take(other).to_pylist()]
     if suspects:
         log.info("%d finished images have a new modification time or size; comparing their content", len(suspects))
     same = ordered_map(lambda suspect: _is_same(listing, *suspect), suspects)
@@ -199,14 +197,6 @@ def _sha256(listing: ImageListing, path: str) -> str:
             return hashlib.sha256(file.read()).hexdigest()
     except OSError:
         return ""
-
-
-def by_range(manifest: pa.Table, image_ids: set[str]) -> pa.Table:
-    """The rows of some images in the order of their ids: so the shards' ranges are complete one after the other.
-
-    In the order of names all of them would be complete at the very end, and a part for every image be there till then.
-    """
-    return only(manifest, image_ids).sort_by("image_id")
 
 
 def only(manifest: pa.Table, image_ids: set[str]) -> pa.Table:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from ray.exceptions import WorkerCrashedError
 
@@ -42,7 +43,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def compactor(store: StorageFolder, unfinished: list[str], shards: int = SHARDS) -> Compactor:
-    return Compactor(store, DIGEST, shards, [image_id(name) for name in unfinished])
+    return Compactor(store, DIGEST, shards, pa.chunked_array([[image_id(name) for name in unfinished]], pa.string()))
 
 
 def commit(store: StorageFolder, name: str) -> str:
