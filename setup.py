@@ -7,6 +7,7 @@ setup(
     package_dir={"idc_ray.tune_spaces": "tune_spaces"},
     package_data={
         "idc_ray": ["py.typed"],
+        "idc_ray.degradation": ["presets/*"],
         "idc_ray.models": ["bundled/*"],  # the small teachers of the default job
         "idc_ray.report": ["templates/*", "templates/charts/*"],
         "idc_ray.tune_spaces": ["*.yaml"],

@@ -33,6 +33,8 @@ def base_type(annotation: Any) -> Any:
 def metavar(setting: Setting) -> str:
     """Placeholder of a setting's value in help texts."""
     kinds = kinds_of(setting)
+    if setting.name == "degradation":
+        return "NAME"
     for kind in kinds:
         if get_origin(kind) is Literal:
             return "{" + ",".join(str(choice) for choice in get_args(kind)) + "}"

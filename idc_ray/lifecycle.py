@@ -19,7 +19,7 @@ __all__ = ["claimed", "closed_if_stopped", "cluster", "is_real_run"]
 
 
 def is_real_run(config: Any, estimate: Callable[[str], str]) -> bool:
-    """Print a command's settings and, in a dry run, an estimate.
+    """Print the settings that are not defaults or, in a dry run, all settings and an estimate.
 
     Args:
         config: the settings; ``dry_run`` is one of them.
@@ -28,7 +28,7 @@ def is_real_run(config: Any, estimate: Callable[[str], str]) -> bool:
     Returns:
         Whether there is something to run.
     """
-    print(config.to_yaml(), flush=True)
+    print(config.to_yaml(defaults=config.dry_run), flush=True)
     if config.dry_run:
         with tempfile.TemporaryDirectory() as folder:
             print(estimate(f"{folder}/photographs"))

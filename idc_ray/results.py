@@ -268,8 +268,8 @@ class ExportResult:
     """Result of :func:`idc_ray.export`.
 
     Attributes:
-        output: path of the folder with ``HR/``, ``LR/`` and ``meta_info.txt``.
-        num_pairs: number of PNG pairs.
+        output: path of the folder.
+        num_pairs: number of tiles.
 
     Example:
         >>> import idc_ray

@@ -9,7 +9,7 @@ from idc_ray.redact import printable
 from idc_ray.store import Inflight, Status
 from idc_ray.units import duration
 
-__all__ = ["format_status", "work_in_progress"]
+__all__ = ["STAGES", "STATES", "format_status", "work_in_progress"]
 
 SHOWN = 3  # images of a kind; the rest is in --json
 
@@ -18,6 +18,16 @@ STATES = {
     "finished": "finished",
     "stopped": "stopped before its end; the same command continues",
     "unknown": "unknown: only the machine that holds the lock can tell whether it runs",
+}
+
+#: Names of the workers' stages in records, and in texts.
+STAGES = {
+    "read": "reading",
+    "targets": "features",
+    "exchange": "cell exchange",
+    "optimise": "matching",
+    "upsample": "labels",
+    "commit": "writing",
 }
 
 

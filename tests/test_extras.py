@@ -46,7 +46,7 @@ def test_the_other_jobs_do_without_the_extras() -> None:
     """Catches a plot or a statistic that makes condense or train need an optional package."""
     modules = [
         "idc_ray.pipeline.condense", "idc_ray.training.driver", "idc_ray.training.worker", "idc_ray.evaluation.run",
-        "idc_ray.store.export", "idc_ray.status_text", "idc_ray.tracking",
+        "idc_ray.exporting", "idc_ray.status_text", "idc_ray.tracking",
     ]  # fmt: skip
     done = run_without((*EXPERIMENTS, "spandrel", "torchvision"), f"import {', '.join(modules)}")
     assert done.returncode == 0, done.stderr

@@ -25,6 +25,14 @@ ALLOWED = {
         "idc_ray.regular",
         "idc_ray.images",
     },
+    "degradation": {
+        "numpy",
+        "PIL",
+        "idc_ray.condensation.seeding",
+        "idc_ray.config",
+        "idc_ray.images",
+        "idc_ray.degradation",
+    },
     "models": {
         "torch",
         "numpy",
@@ -53,6 +61,7 @@ ALLOWED = {
         "markupsafe",
         "vl_convert",
         "idc_ray.config",
+        "idc_ray.degradation",
         "idc_ray.errors",
         "idc_ray.extras",
         "idc_ray.images",

@@ -20,8 +20,8 @@ from idc_ray.condensation.retry import condense_each
 from idc_ray.condensation.tasks import Condensed, ImageTask, needs_hr
 from idc_ray.config import CondenseConfig
 from idc_ray.config.condense import JOB_SETTINGS
+from idc_ray.degradation import Degrade
 from idc_ray.evaluation.network import read_checkpoint
-from idc_ray.images import downscale
 from idc_ray.images.instance import cropped_to
 from idc_ray.pipeline.device import find_device
 
@@ -142,7 +142,7 @@ class Condenser:
         return self._inner.device
 
     def __call__(self, image: ImageLike, ratio: float | None = None, image_id: str | None = None) -> Tiles:
-        """Condense one high-resolution image, which is downscaled by MATLAB-style bicubic.
+        """Condense one high-resolution image; its LR image is made by ``degradation`` (MATLAB-style bicubic).
 
         Args:
             image: a PIL image, uint8 (H, W, 3), or a tensor (3, H, W), uint8 or floating point in [0, 1]; RGB. It is
@@ -184,8 +184,8 @@ def image_task(image: NDArray[np.uint8], image_id: str | None, config: CondenseC
         RejectedImage: ``too_small``.
     """
     hr = cropped_to(image, config.scale, config.tile_size)
-    lr = downscale(hr, config.scale)
-    return ImageTask(image_id or pixels_id(image), lr, hr if needs_hr(config) else None)
+    image_id = image_id or pixels_id(image)
+    return ImageTask(image_id, Degrade.of(config)(hr, config.scale, image_id), hr if needs_hr(config) else None)
 
 
 def pixels_id(image: NDArray[np.uint8]) -> str:

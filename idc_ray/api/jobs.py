@@ -44,7 +44,7 @@ def condense(
     or starts one on this machine, and disconnects at the end. Images that cannot be used are quarantined.
 
     Args:
-        input: folder (searched recursively), glob, list file or Parquet of high-resolution images, local or in an
+        input: folder (searched recursively), glob, list file, Parquet or archive of HR images, local or in an
             object store; None: sample photographs of scikit-image.
         output: folder or object-store prefix for the condensed set; None: ``idc_output``.
         config: YAML file of settings; keywords override it.
@@ -263,13 +263,13 @@ def tune(
 
 
 def export(run: Path, output: Path, *, config: Path | None = None, **settings: object) -> ExportResult:
-    """Write a condensed set as folders of PNG pairs, for BasicSR and similar trainers.
+    """Write a condensed set as PNG folders, LMDB, WebDataset, or a dataset for the Hugging Face hub.
 
     Args:
         run: a finished output of :func:`condense`, local or in an object store.
-        output: folder or object-store prefix for ``HR/NAME.png``, ``LR/NAME.png`` and ``meta_info.txt``.
+        output: folder or object-store prefix to write to.
         config: YAML file of settings; keywords override it.
-        settings: settings with the names of ``idc-ray export``: ``overwrite=True``.
+        settings: settings with the names of ``idc-ray export``: ``format="lmdb"``, ``overwrite=True``.
 
     Raises:
         BadRequest: an unknown setting (the message suggests a similar one), no finished set, or an output with other
@@ -285,11 +285,11 @@ def export(run: Path, output: Path, *, config: Path | None = None, **settings: o
     from idc_ray.config.export import ExportConfig
 
     made = configure_job(ExportConfig, _given(settings, run=run, output=output), config)
+    from idc_ray.exporting import export_set
     from idc_ray.store import resolve
-    from idc_ray.store.export import export_folders
 
     target = resolve(made.output)
-    return ExportResult(target.uri, export_folders(resolve(made.run), target, made.overwrite))
+    return ExportResult(target.uri, export_set(resolve(made.run), target, made.format, made.overwrite))
 
 
 def status(output: Path) -> Status:

@@ -27,7 +27,7 @@ COMMANDS = {
     "evaluate": "Measure the PSNR and SSIM of a network on benchmark sets.",
     "compare": "Condense, train and evaluate with several methods, and tabulate the results.",
     "tune": "Search for settings of condense that give better students.",
-    "export": "Write a condensed set as folders of PNG pairs, for BasicSR and similar trainers.",
+    "export": "Write a condensed set as PNG folders, LMDB, WebDataset or a Hugging Face dataset.",
     "upscale": "Upscale photographs with a network.",
     "status": "Show the state of a condense job, running or not, from its output.",
     "report": "Write what outputs hold as one HTML file that needs no network.",

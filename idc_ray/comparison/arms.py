@@ -16,6 +16,7 @@ from idc_ray.config import CondenseConfig, load
 from idc_ray.config.base import result_digest
 from idc_ray.config.compare import CompareConfig, Grid
 from idc_ray.config.condense import JOB_SETTINGS
+from idc_ray.config.degradation import degradation_digest
 from idc_ray.config.loading import flatten_changes
 from idc_ray.config.train import TRAIN_JOB_SETTINGS, TrainConfig
 from idc_ray.errors import BadRequest
@@ -31,9 +32,11 @@ WHOLE = "whole"
 
 #: Settings of the condense and training jobs that the comparison sets itself.
 _CONDENSE_SETS = {name for name in JOB_SETTINGS if not name.startswith("source.")} | {
-    "scale", "ratio", "labels", "allocation", "seed", "actors", "store",
+    "scale", "ratio", "labels", "allocation", "seed", "actors", "store", "degradation",
 }  # fmt: skip
-TRAIN_SETS = (TRAIN_JOB_SETTINGS - {"execution"}) | {"scale", "labels", "seed", "validation", "workers"}
+TRAIN_SETS = (TRAIN_JOB_SETTINGS - {"execution"}) | {
+    "scale", "labels", "seed", "validation", "workers", "degradation",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Arm:
     Attributes:
         method: a method, the name of a variant, or ``whole``.
         ratio: share of the pixels that is asked for; 1 for ``whole``.
-        labels: teacher or real.
+        labels: teacher, real or online.
         allocation: per_image or difficulty; empty for ``whole``.
         student: name of a model or a network.
         condense: settings of the set; for ``whole`` those by which images are read.
@@ -102,7 +105,9 @@ class Arm:
                 "input": data.images,
                 "scale": self.condense.scale,
                 "tile_size": self.condense.tile_size,
+                "degradation": self.condense.degradation,
             }
+            degradation_digest(settings)
             settings |= {"teacher": data.teacher if self.labels == "teacher" else None}
             return f"{self.core}-{result_digest(settings)[:8]}"
         digest = result_digest({"input": data.images, "run": self.condense.digest(data.teacher)})
@@ -111,7 +116,8 @@ class Arm:
     def training_name(self, data: Data) -> str:
         """Names the students of all seeds: another for any setting, image or label that changes their weights."""
         set_name = self.set_name(data, 0)
-        train = self.train.digest(set_name, None, start_sha256(self.train))
+        teacher = data.teacher if self.labels == "online" else None
+        train = self.train.digest(set_name, teacher, start_sha256(self.train))
         return f"{self.name}-{result_digest({'train': train, 'curve': data.curve})[:8]}"
 
     def result_name(self, data: Data, seed: int) -> str:
@@ -133,22 +139,26 @@ def expand(config: CompareConfig, teacher: bytes) -> tuple[list[Arm], list[str]]
         BadRequest: an unknown method or student, settings that a job refuses, one name for two arms, or no arms.
     """
     common = _flat(CondenseConfig, config.condense, "condense", _CONDENSE_SETS | {"method"})
-    common |= {"scale": config.scale, "gallery_images": 0, "report_images": 0, "mlflow.enabled": False}
+    common |= {"degradation": config.degradation, "scale": config.scale}
+    common |= {"gallery_images": 0, "report_images": 0, "mlflow.enabled": False}
     own = {"actors": config.actors, "teacher": config.teacher}
     arms: dict[str, Arm] = {}
     left_out: dict[str, None] = {}
     for method, ratio, labels, allocation, student in _combinations(config):
         settings = _student(student, config.train, config.networks) | {"scale": config.scale}
+        if labels == "online":
+            settings |= {"labels": "online", "labels_from": config.teacher or "bundled"}
         train = _train(settings | {"workers.threads": config.actors.threads}, config.curve_points)
         varied = _method(method, config.variants)
-        if labels == "real" and varied["method"] in ("idc", "ncfd"):
+        if labels == "real" and varied["method"] in (("idc", "ncfd") if config.degradation == "bicubic" else ("ncfd",)):
             left_out[f"{method} with real labels is left out: its tiles have no real HR"] = None
             continue
-        settings = common | varied | {"labels": labels}
+        settings = common | varied | {"labels": "teacher" if labels == "online" else labels}
         if method == WHOLE:
             ratio, allocation = 1.0, ""
         else:
             settings |= {"ratio": ratio, "allocation": allocation}
+            settings |= {"store.tiles": "lr"} if labels == "online" else {}
         condense = load(CondenseConfig, None, settings).model_copy(update=own)
         if method != WHOLE and train.patch_size > condense.tile_size:
             raise BadRequest(

@@ -24,6 +24,7 @@ from idc_ray.comparison.track import tell_result
 from idc_ray.config import METHOD_VERSION, CondenseConfig
 from idc_ray.config.base import result_digest
 from idc_ray.config.compare import CompareConfig
+from idc_ray.config.degradation import degradation_digest
 from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily
 from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
@@ -259,7 +260,8 @@ class _Comparison:
         """The decoded images, read by the first who asks: which are too small depends on the tiles."""
         size = config.tile_size
         if size not in self._blocks:
-            reading = config.model_copy(update={"method": "psnr_bicubic"})  # it compares with HR, so HR is kept
+            # It compares with HR, so HR is kept; all seeds share the LR images.
+            reading = config.model_copy(update={"method": "psnr_bicubic", "seed": 0})
             job = self.plan.job(reading, f"reading/{size}")
             self._blocks[size] = Blocks([tasks.read.remote(job, rows) for rows in manifest_blocks(self.plan.listing)])
         return self._blocks[size]
@@ -288,6 +290,8 @@ class _Comparison:
             "slots": config.teacher_batch_size,
             "guide": config.resolved_feature_network,
         }
+        settings["degradation"] = config.degradation
+        degradation_digest(settings)
         settings |= {"scale": config.scale, "dtype": config.actors.dtype, "method_version": METHOD_VERSION}
         return result_digest(settings)
 
@@ -306,8 +310,9 @@ class _Comparison:
             if not arm.whole:
                 config = training.model_copy(update={"data": (job.store.uri,)})
             else:
-                blocks = self._images(condense) if arm.labels == "real" else self._labelled[set_name]
-            return self._remote(tasks.train, facts, config, blocks, storage, plan.scoring)
+                blocks = self._labelled[set_name] if arm.labels == "teacher" else self._images(condense)
+            teacher = self.teacher if arm.labels == "online" else None
+            return self._remote(tasks.train, facts, config, blocks, storage, plan.scoring, teacher)
 
         return Unit(arm.result_name(plan.data, seed), set_name, lambda: self._make_set(arm, job, set_name), train)
 
@@ -316,7 +321,7 @@ class _Comparison:
             finished = read_manifest(job.store) is not None
             blocks = Blocks([]) if finished else self._images(job.config)
             return self._remote(tasks.condense, job, self.teacher, blocks, self.plan.listing.manifest.num_rows)
-        if arm.labels == "real":
+        if arm.labels != "teacher":
             return self._remote(tasks.count_whole, self._images(job.config))
         outcome, labelled = self._remote(tasks.label, job, self.teacher, self._images(job.config))
         self._labelled[set_name] = Blocks([labelled])

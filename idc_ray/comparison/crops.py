@@ -47,7 +47,7 @@ def find_crops(scoring: Scoring, storage: StorageFolder, results: Sequence[Resul
     every = [(each.name, image) for each in scoring.sets for image in each.images]
     found = []
     for name, image in every[:: max(1, len(every) // LOOKED_AT)][:LOOKED_AT]:
-        lr, hr = _middle(*image.read(scale), scale)
+        lr, hr = _middle(*image.read(scale, scoring.degrade), scale)
         if min(hr.shape[:2]) < CROP:
             continue
         outputs = {"truth": hr, "bicubic": bicubic(lr, scale)}

@@ -58,7 +58,7 @@ def estimate(plan: Plan) -> str:
 
 
 def _set_seconds(plan: Plan, arm: Arm, samples: list[Instance], device: torch.device) -> float:
-    if arm.whole and arm.labels == "real":
+    if arm.whole and arm.labels != "teacher":
         return 0.0
     if not arm.whole:
         return seconds_per_image(arm.condense, samples, plan.teacher, device) * plan.listing.manifest.num_rows

@@ -88,7 +88,7 @@ def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
     teacher = read_teacher(CondenseConfig(**own))
     arms, left_out = expand(config, teacher)
     reference = reference_of(config.reference, arms)
-    scoring = find_scoring(config.benchmarks, config.validation, config.curve, config.scale)
+    scoring = find_scoring(config.benchmarks, config.validation, config.curve, config.scale, config.degradation)
     scoring.check()  # a truncated picture is found now
     listing = find_input(arms[0].condense.model_copy(update=own), photographs)
     scored = [("benchmarks", folder) for folder in config.benchmarks]

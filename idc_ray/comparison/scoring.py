@@ -8,12 +8,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from idc_ray.config.degradation import Step
 from idc_ray.config.train import Validation
+from idc_ray.degradation import BICUBIC, Degrade
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import (
     MAX_PIXELS,
@@ -31,6 +33,9 @@ __all__ = ["VALIDATION", "Scoring", "find_scoring"]
 
 VALIDATION = "validation"
 
+#: Seed of the degradation, another one than of the input.
+SEED = 1
+
 #: Most images of the validation folder.
 MAX_VALIDATION = 200
 
@@ -47,12 +52,14 @@ class Scoring:
         validation: folder, if any.
         curve: validation, benchmarks or none.
         scale: the factor.
+        degrade: makes LR images.
     """
 
     sets: tuple[BenchmarkSet, ...]
     validation: str | None
     curve: str
     scale: int
+    degrade: Degrade = BICUBIC
 
     @property
     def names(self) -> list[str]:
@@ -66,7 +73,9 @@ class Scoring:
         if self.curve == "none":
             return []
         return [
-            Pair(f"{each.name}/{image.hr.name}", *image.read(self.scale)) for each in self.sets for image in each.images
+            Pair(f"{each.name}/{image.hr.name}", *image.read(self.scale, self.degrade))
+            for each in self.sets
+            for image in each.images
         ]
 
     def check(self) -> None:
@@ -80,7 +89,7 @@ class Scoring:
 
     def score(self, upscale: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> Scored:
         """A network's scores on every set."""
-        results = evaluate(upscale, self.sets, self.scale)
+        results = evaluate(upscale, self.sets, self.scale, degrade=self.degrade)
         scored = {name: _stored(result, len(result["images"])) for name, result in results.items()}
         if self.validation is not None:
             pairs = self._validation()
@@ -90,22 +99,25 @@ class Scoring:
 
     def curve_digest(self) -> str:
         """Names what the curve is measured on, by the names and contents of files."""
-        return _digest(
-            {"validation": self._validation_files, "benchmarks": self._set_files, "none": list}[self.curve]()
-        )
+        files = {"validation": self._validation_files, "benchmarks": self._set_files, "none": list}[self.curve]()
+        return _digest(self._degraded(files))
 
     def digest(self) -> str:
         """Names everything that is scored at the end."""
-        return _digest([self._set_files(), self._validation_files()])
+        return _digest(self._degraded([self._set_files(), self._validation_files()]))
 
     def _validation(self) -> list[Pair]:
         if self.validation is None:
             return []
         settings = Validation(images=self.validation, max_images=MAX_VALIDATION)
-        pairs = validation_pairs(settings, [], self.scale, 0, MAX_PIXELS)
+        pairs = validation_pairs(settings, [], self.scale, 0, MAX_PIXELS, degrade=self.degrade)
         if not pairs:
             raise BadRequest(f"validation {self.validation} contains no images; give a folder with images")
         return pairs
+
+    def _degraded(self, files: list[Any]) -> list[Any]:
+        steps = self.degrade.steps
+        return files if isinstance(steps, str) else [files, [step.model_dump(mode="json") for step in steps]]
 
     def _set_files(self) -> list[Any]:
         return [
@@ -122,7 +134,13 @@ class Scoring:
         return [[path.relative_to(root).as_posix(), _sha256(path)] for path in files]
 
 
-def find_scoring(benchmarks: Sequence[str], validation: str | None, curve: str, scale: int) -> Scoring:
+def find_scoring(
+    benchmarks: Sequence[str],
+    validation: str | None,
+    curve: str,
+    scale: int,
+    degradation: tuple[Step, ...] | Literal["bicubic"] = "bicubic",
+) -> Scoring:
     """The benchmark sets and validation images of a comparison, by its settings.
 
     Raises:
@@ -131,10 +149,11 @@ def find_scoring(benchmarks: Sequence[str], validation: str | None, curve: str, 
     sets = find_all_sets(benchmarks, scale, "benchmarks")
     if VALIDATION in {each.name for each in sets}:
         raise BadRequest(f"benchmarks has a set named {VALIDATION}, which is a column of the table; rename its folder")
+    degrade = Degrade(degradation, SEED)
     folder = None if validation is None else str(Path(validation).absolute())
     if folder is not None and not Path(folder).is_dir():
         raise BadRequest(f"validation {folder} is not a folder; give a folder with HR images")
-    return Scoring(tuple(sets), folder, "none" if curve == VALIDATION and folder is None else curve, scale)
+    return Scoring(tuple(sets), folder, "none" if curve == VALIDATION and folder is None else curve, scale, degrade)
 
 
 def _sha256(path: Path) -> str:

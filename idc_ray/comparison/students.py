@@ -16,7 +16,7 @@ from idc_ray.errors import BadRequest
 from idc_ray.models import load_upscaler
 from idc_ray.pipeline.device import machine
 from idc_ray.store.filesystem import StorageFolder
-from idc_ray.training.data import open_sources, resident_patches
+from idc_ray.training.data import for_training, open_sources, resident_patches
 from idc_ray.training.device import set_up_training
 from idc_ray.training.fit import World, fit
 from idc_ray.training.pairs import PairTable, Patches
@@ -30,7 +30,12 @@ FIX = "delete its folder to start the training again"
 
 
 def run_student(
-    config: TrainConfig, blocks: Iterable[Block] | None, storage: StorageFolder, scoring: Scoring, device: torch.device
+    config: TrainConfig,
+    blocks: Iterable[Block] | None,
+    storage: StorageFolder,
+    scoring: Scoring,
+    device: torch.device,
+    teacher: bytes | None = None,
 ) -> dict[str, Any]:
     """Train to the last step, from the last saved state if there is one, and score the weights of the last step.
 
@@ -40,6 +45,7 @@ def run_student(
         storage: for state and weights of this training, and nothing else.
         scoring: what to score on.
         device: where to compute.
+        teacher: checkpoint of the network of online labels.
 
     Returns:
         JSON: ``train_seconds``, ``steps``, ``curve``, ``machine`` and ``sets``, the scores.
@@ -47,7 +53,7 @@ def run_student(
     set_up_training(config.workers.threads or 1)
     done = storage.read_json(DONE, FIX)
     if done is None or storage.size(LAST) is None:
-        done = _train(config, blocks, storage, scoring, device)
+        done = _train(config, blocks, storage, scoring, device, teacher)
     weights = storage.read(LAST)
     assert weights is not None
     network = load_upscaler(weights, scale=config.scale, device=device, name="the student")
@@ -55,8 +61,16 @@ def run_student(
 
 
 def _train(
-    config: TrainConfig, blocks: Iterable[Block] | None, storage: StorageFolder, scoring: Scoring, device: torch.device
+    config: TrainConfig,
+    blocks: Iterable[Block] | None,
+    storage: StorageFolder,
+    scoring: Scoring,
+    device: torch.device,
+    teacher: bytes | None,
 ) -> dict[str, Any]:
+    labeler = None
+    if teacher is not None:
+        labeler = load_upscaler(teacher, scale=config.scale, device=device, name="the teacher")
     patches = whole_patches(config, blocks, device) if blocks is not None else _tiles(config, device)
     history = History(storage)
     fit(
@@ -67,6 +81,7 @@ def _train(
         history.report,
         {"data": list(config.data)},
         World(device=device),
+        labeler=labeler,
     )
     done = {
         "steps": config.iterations,
@@ -92,7 +107,7 @@ def whole_patches(config: TrainConfig, blocks: Iterable[Block], device: torch.de
         BadRequest: an image is smaller than a patch.
     """
     try:
-        table = PairTable.build(whole_pairs(blocks, config.scale), config.scale)
+        table = PairTable.build(for_training(config, whole_pairs(blocks, config.scale)), config.scale)
         return Patches(table.to(device), config.patch_size, config.batch_size, config.seed)
     except ValueError as error:
         raise BadRequest(f"{error}; lower train.patch_size ({config.patch_size}), or remove such images") from None

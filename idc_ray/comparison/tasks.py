@@ -79,7 +79,7 @@ def condense(job: Job, teacher: bytes, blocks: Blocks, images: int) -> Outcome:
 
 @_task
 def count_whole(blocks: Blocks) -> Outcome:
-    """Facts of the whole set with real labels."""
+    """Facts of the whole set without stored teacher labels."""
     return guarded(lambda: whole_facts(blocks))
 
 
@@ -95,12 +95,17 @@ def label(job: Job, teacher: bytes, blocks: Blocks) -> tuple[Outcome, list[Block
 
 @_task
 def train(
-    facts: SetFacts, config: TrainConfig, blocks: Blocks | None, storage: StorageFolder, scoring: Scoring
+    facts: SetFacts,
+    config: TrainConfig,
+    blocks: Blocks | None,
+    storage: StorageFolder,
+    scoring: Scoring,
+    teacher: bytes | None,
 ) -> Outcome:
     """The value is JSON: what :func:`run_student` gives, and ``set``, the facts of its set."""
 
     def work() -> dict[str, Any]:
-        return {**run_student(config, blocks, storage, scoring, _device()), "set": facts.as_dict()}
+        return {**run_student(config, blocks, storage, scoring, _device(), teacher), "set": facts.as_dict()}
 
     return guarded(work)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["generator", "integer", "uniform"]
 
@@ -17,6 +19,8 @@ def integer(*key: object) -> int:
 
 def generator(*key: object) -> torch.Generator:
     """A CPU generator seeded from ``key``, such as (seed, image id, purpose): the same on every machine and device."""
+    import torch  # not needed by those who only read images
+
     return torch.Generator().manual_seed(integer(*key))
 
 

@@ -55,12 +55,16 @@ class Section(BaseModel):
             raise ValueError("Input should be a number or text; YAML reads yes, no, true and false as booleans")
         return value
 
-    def to_yaml(self) -> str:
-        """All settings, defaults too, as YAML that loads back to an equal configuration.
+    def to_yaml(self, *, defaults: bool = True) -> str:
+        """The settings as YAML that loads back to an equal configuration.
 
         Only credentials in URIs are left out: it is printed, stored and tracked.
+
+        Args:
+            defaults: also the settings that have their default; else the text may be empty.
         """
-        return yaml.safe_dump(redact_all(self.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
+        values = redact_all(self.model_dump(mode="json", exclude_defaults=not defaults))
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else ""
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         # Ray logs what its operators were given.

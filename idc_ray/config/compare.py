@@ -8,12 +8,13 @@ from pydantic import Field, model_validator
 
 from idc_ray.config.base import OneOrSeveral, PathField, Section
 from idc_ray.config.condense import Actors, Count, Mlflow, Text
+from idc_ray.config.degradation import Degradation
 
 __all__ = ["CompareConfig", "Grid"]
 
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Labels = Literal["teacher", "real"]
+Labels = Literal["teacher", "real", "online"]
 Allocation = Literal["per_image", "difficulty"]
 Changes = dict[Text, Any]
 
@@ -39,12 +40,13 @@ class CompareConfig(Section):
     """Settings of ``idc-ray compare``."""
 
     common: ClassVar[dict[str, str]] = {
-        "input": "folder, glob, list file or Parquet of images; none: demo photographs",
+        "input": "folder, glob, list, Parquet or archive; none: demo photos",
         "output": "folder or s3:// or gs:// prefix to write to",
         "scale": "super-resolution factor",
+        "degradation": "of LR: bicubic, classic, realesrgan, FILE",
         "methods": "methods or variants",
         "ratios": "shares of the pixels to keep",
-        "labels": "teacher, real, or both",
+        "labels": "teacher, real, online, or several",
         "allocations": "per_image, difficulty, or both",
         "students": "models or networks to train",
         "seeds": "each arm is run once with each",
@@ -63,11 +65,14 @@ class CompareConfig(Section):
     }
 
     input: PathField[Text | None] = None
-    """Folder, glob, list file or Parquet of HR images; null: photographs of scikit-image."""
+    """Folder, glob, list file, Parquet or archive of HR images; null: photographs of scikit-image."""
     output: PathField[Text] = "idc_comparison"
     """Folder or object-store prefix for sets, students and results."""
     scale: Literal[2, 3, 4] = 2
     """Super-resolution factor."""
+    degradation: Degradation = "bicubic"
+    """What makes LR images, as for condense: of the input (with seed 0, for all seeds), and, with another seed, of the
+    benchmarks and the validation."""
     teacher: PathField[Text | None] = None
     """Teacher checkpoint; null: the bundled one for this scale."""
     methods: OneOrSeveral[Text] = ("whole", "random", "hardest", "idc")
@@ -75,7 +80,7 @@ class CompareConfig(Section):
     ratios: OneOrSeveral[Ratio] = (0.1,)
     """Fractions of LR pixels that are kept; whole has none."""
     labels: OneOrSeveral[Labels] = ("teacher", "real")
-    """HR tiles: teacher, real, or both."""
+    """HR: teacher, real, or online, where the teacher labels the patches of every step; one or several."""
     allocations: OneOrSeveral[Allocation] = ("per_image",)
     """Tiles per image: per_image, difficulty, or both."""
     students: OneOrSeveral[Text] = ("edsr_small",)

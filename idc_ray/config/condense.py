@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from idc_ray.config.base import PathField, Section, result_digest, result_settings, settings_of
+from idc_ray.config.degradation import Degradation, degradation_digest
 from idc_ray.config.synonyms import RENAMED
 
 __all__ = [
@@ -145,7 +146,7 @@ class Source(Section):
     """Image sources."""
 
     lr_input: PathField[Text | None] = None
-    """Folder of LR images with the relative paths of the HR images; null: LR is made by MATLAB-style bicubic."""
+    """Folder of LR images with the relative paths of the HR images; null: LR is made by degradation."""
     image_column: Text | None = None
     """Image column of a Parquet input; null: the only one with images."""
     max_pixels: Count = 100_000_000
@@ -238,7 +239,7 @@ class Files(Section):
     """What a job reads and writes."""
 
     input: PathField[Text | None] = None
-    """HR images: folder, glob, list file or Parquet, local or remote; null: photographs of scikit-image."""
+    """HR images: folder, glob, list file, Parquet or archive, local or remote; null: photographs of scikit-image."""
     output: PathField[Text] = "idc_output"
     """Folder or object-store prefix of the condensed set."""
     teacher: PathField[Text | None] = None
@@ -252,12 +253,15 @@ class MethodConfig(Section):
     """Super-resolution factor."""
     ratio: float = Field(0.1, gt=0, le=1)
     """Fraction of LR pixels that is kept, in (0, 1]; 0.1 is one of the paper's."""
+    degradation: Degradation = "bicubic"
+    """What makes LR images: bicubic (MATLAB's), classic, realesrgan, noise15, noise25, noise50, a YAML file of steps,
+    or the steps themselves (docs/degradation.md). Parameters are drawn by seed and image id."""
     method: Literal[
         "idc", "ncfd", "random", "hardest", "sobel", "psnr_bicubic", "loss", "kcenter", "herding", "dcsr_like"
     ] = "idc"
     """Condensation method. idc and ncfd synthesise tiles, ncfd from mean features; the others select crops."""
     labels: Literal["teacher", "real"] = "teacher"
-    """HR tiles: the teacher's output (paper), or real ones, for methods that select crops."""
+    """HR tiles: the teacher's output (paper), or real ones, for tiles that are crops or composed of them."""
     tile_size: int = Field(48, ge=16)
     """Side of an LR tile in pixels, at least 16; 48 is EDSR's training patch."""
     feature_network: Literal["auto", "teacher", "bundled"] = "auto"
@@ -294,19 +298,15 @@ class MethodConfig(Section):
     def _labels_fit_method(self) -> Self:
         if self.labels == "real" and self.store.tiles == "lr":
             raise ValueError("labels is real, but store.tiles is lr, which stores no HR; leave one of them out")
-        if self.labels == "real" and self.synthesizes_tiles and self.store.tiles == "pairs":
-            raise ValueError(
-                f"labels is real, but method {self.method} makes LR tiles that no real HR exists for; "
-                "use labels teacher, or a method that chooses real tiles, such as hardest"
-            )
         return self
 
     @model_validator(mode="after")
     def _real_hr_of_tiles(self) -> Self:
         made = self.pixel_steps or self.init in ("hardest_packed", "noise")
-        if self.store.tiles == "hr" and self.synthesizes_tiles and made:
+        if self.real_hr and self.synthesizes_tiles and made:
+            setting = "labels is real" if self.labels == "real" else "store.tiles is hr"
             raise ValueError(
-                f"store.tiles is hr, but with method {self.method}, matching {self.matching} and init {self.init} no "
+                f"{setting}, but with method {self.method}, matching {self.matching} and init {self.init} no "
                 "real HR exists for the tiles; use method idc with matching cells and init hardest, or a method that "
                 "selects crops"
             )
@@ -368,21 +368,22 @@ class CondenseConfig(MethodConfig, Files):
     """Settings of ``idc-ray condense``: those of the method, and those of the job, which change no tile."""
 
     common: ClassVar[dict[str, str]] = {
-        "input": "folder, glob, list file or Parquet of images; none: demo photographs",
+        "input": "folder, glob, list, Parquet or archive; none: demo photos",
         "output": "folder or s3:// or gs:// prefix to write to",
         "scale": "super-resolution factor",
         "ratio": "share of the pixels to keep, in (0, 1]",
-        "method": "idc, or a baseline: random, hardest, sobel, kcenter, ...",
+        "degradation": "of LR: bicubic, classic, realesrgan, FILE",
+        "method": "idc, or a baseline: random, hardest, sobel, ...",
         "matching": "how idc makes its tiles: cells, pixels or both",
         "allocation": "per_image, or difficulty: more for hard images",
         "tile_size": "side of an LR tile in pixels",
         "iterations": "steps of learning pixels; 0: keep the initial tiles",
-        "teacher": "checkpoint of the network that makes the labels; none: the bundled one",
+        "teacher": "checkpoint of the network that labels tiles; none: the bundled one",
         "feature_network": "features to match come from: auto, teacher, bundled",
         "labels": "HR tiles: teacher, or real, with a baseline only",
         "store.tiles": "pairs, lr or hr: what is stored of a tile",
         "seed": "seed of everything random",
-        "source.lr_input": "folder of given LR images; none: made by bicubic",
+        "source.lr_input": "folder of given LR images; none: made by degradation",
         "actors.max_size": "most workers; none: as many as there is room for",
         "actors.gpus": "GPUs per worker; none: 1 if there are any",
         "actors.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
@@ -410,6 +411,12 @@ class CondenseConfig(MethodConfig, Files):
     store: Store = Store()
     mlflow: Mlflow = Mlflow()
 
+    @model_validator(mode="after")
+    def _one_source_of_lr(self) -> Self:
+        if self.source.lr_input is not None and self.degradation != "bicubic":
+            raise ValueError("source.lr_input and degradation are both set; give one of them: both make LR images")
+        return self
+
     def digest(self, teacher_sha256: str) -> str:
         """16 hex digits that name the result: equal for equal rows, whatever the paths, the pool or the tracking.
 
@@ -428,6 +435,7 @@ class CondenseConfig(MethodConfig, Files):
                 del settings[name]
         # Not where the paired LR images are, but that they are: LR made by bicubic is another LR.
         settings["paired"] = self.source.lr_input is not None
+        degradation_digest(settings)
         settings["teacher_sha256"] = teacher_sha256.lower()
         settings["method_version"] = METHOD_VERSION
         return result_digest(settings)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from idc_ray.config.base import OneOrSeveral, PathField, Section
 from idc_ray.config.condense import Mlflow, Text
+from idc_ray.config.degradation import Degradation
 
 __all__ = ["EvaluateConfig"]
 
@@ -29,6 +30,7 @@ class EvaluateConfig(Section):
         "benchmarks": "one benchmark folder, or several: '[Set5, Urban100]'",
         "output": "folder or URI for metrics.json, metrics.csv and pictures",
         "scale": "super-resolution factor",
+        "degradation": "of LR: bicubic, classic, realesrgan, FILE",
         "device": "cpu, cuda, cuda:1, ...; auto: the GPU if there is one",
         "tile": "side of the tiles for large images, LR pixels; none: whole images",
         "tile_overlap": "LR pixels that neighbouring tiles share",
@@ -47,6 +49,10 @@ class EvaluateConfig(Section):
     """Folder or URI for metrics.json, metrics.csv and pictures; made if missing."""
     scale: int = Field(2, ge=2)
     """Upscaling factor."""
+    degradation: Degradation = "bicubic"
+    """What makes the inputs of ground truths, as for condense; with another than bicubic, LR files are not used."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Random seed of the degradation."""
     device: Text = "auto"
     """cpu, cuda, cuda:1, ...; auto: the GPU if there is one."""
     tile: Annotated[int, Field(ge=16)] | None = None

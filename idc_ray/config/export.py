@@ -7,7 +7,9 @@ from typing import ClassVar, Literal
 from idc_ray.config.base import PathField, Section
 from idc_ray.config.condense import Text
 
-__all__ = ["ExportConfig"]
+__all__ = ["ExportConfig", "Format"]
+
+Format = Literal["folders", "lmdb", "webdataset", "datasets"]
 
 
 class ExportConfig(Section):
@@ -16,18 +18,19 @@ class ExportConfig(Section):
     common: ClassVar[dict[str, str]] = {
         "run": "a finished output of idc-ray condense",
         "output": "folder to write to",
-        "format": "HR/NAME.png, LR/NAME.png and meta_info.txt",
-        "dry_run": "print pairs, files and bytes; write nothing",
-        "overwrite": "write into a folder that holds an export of another run",
+        "format": "PNG folders, LMDB, WebDataset, or Hugging Face datasets",
+        "dry_run": "print tiles, files and bytes; write nothing",
+        "overwrite": "write into a folder that holds another export",
     }
 
     run: PathField[Text]
     """A finished output of the condense job, local or in an object store."""
     output: PathField[Text]
     """Folder to write to; made if missing."""
-    format: Literal["folders"] = "folders"
-    """folders: HR/NAME.png, LR/NAME.png and meta_info.txt, as BasicSR's PairedImageDataset reads them."""
+    format: Format = "folders"
+    """folders: HR/NAME.png, LR/NAME.png, meta_info.txt, and settings for BasicSR, traiNNer-redux and neosr; lmdb: the
+    databases HR.lmdb and LR.lmdb of BasicSR; webdataset: tar files; datasets: Parquet and a card for Hugging Face."""
     dry_run: bool = False
-    """Print pairs, files and bytes; write nothing."""
+    """Print tiles, files and bytes; write nothing."""
     overwrite: bool = False
-    """Write into a folder that holds an export of another run."""
+    """Write into a folder that holds another export."""

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from idc_ray.config.base import OneOrSeveral, PathField, Section, result_digest, result_settings, settings_of
 from idc_ray.config.condense import Count, Decay, Mlflow, NotNegative, Positive, Text
+from idc_ray.config.degradation import Degradation, degradation_digest
 
 __all__ = [
     "TRAIN_JOB_SETTINGS",
@@ -150,6 +151,10 @@ class TrainMethod(Section):
     """Arguments of the model, "{channels: 32, blocks: 6}"; over those of its name."""
     scale: int = Field(2, ge=2, le=4)
     """Super-resolution factor."""
+    degradation: Degradation = "bicubic"
+    """What makes LR images of HR images in the data and the validation, as for condense: bicubic, classic, realesrgan,
+    noise25, ..., or a YAML file. Parameters are drawn by seed and image id. With another than bicubic, LR images that a
+    folder has are not used; tiles of condensed sets stay."""
     start: PathField[Text] = "random"
     """Initial weights: random, interpolation (EDSR only: bilinear interpolation), or a checkpoint of the same model,
     identified by its hash."""
@@ -191,6 +196,7 @@ class TrainConfig(TrainMethod, TrainFiles):
         "output": "folder or s3:// or gs:// prefix to write to",
         "model": "edsr_baseline, swinir_light, ...",
         "scale": "super-resolution factor",
+        "degradation": "of LR: bicubic, classic, realesrgan, FILE",
         "start": "random, interpolation, or a checkpoint",
         "labels_from": "network whose outputs replace real HR images",
         "labels": "online: labels_from labels every step",
@@ -274,6 +280,7 @@ class TrainConfig(TrainMethod, TrainFiles):
         settings["validation"]["fraction"] = self.held_out_share
         if not with_iterations:
             del settings["iterations"]
+        degradation_digest(settings)
         for name in ("labels", "augment", "color_profile"):  # younger than digests that are in use
             if getattr(self, name) == type(self).model_fields[name].default:
                 del settings[name]

@@ -30,7 +30,7 @@ class TuneFiles(Section):
     """Search space: a YAML file, or the name of a packaged one: all, loss_weights, ratio, rlff, smoke. It is identified
     by its content, not its path."""
     input: PathField[Text | None] = None
-    """Folder, glob, list file or Parquet of HR images; null: photographs of scikit-image."""
+    """Folder, glob, list file, Parquet or archive of HR images; null: photographs of scikit-image."""
     output: PathField[Text] = "idc_tuning"
     """Folder or object-store prefix for records, results and the MLflow database."""
     teacher: PathField[Text | None] = None
@@ -69,7 +69,7 @@ class TuneConfig(SweepConfig, TuneFiles):
 
     common: ClassVar[dict[str, str]] = {
         "space": "what to vary: a YAML file, or smoke, ratio, rlff, all, ...",
-        "input": "folder, glob, list file or Parquet of images; none: demo photographs",
+        "input": "folder, glob, list, Parquet or archive; none: demo photos",
         "output": "folder or s3:// or gs:// prefix to write to",
         "scale": "super-resolution factor",
         "images": "most images that a trial condenses",

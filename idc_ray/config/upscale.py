@@ -17,7 +17,7 @@ class UpscaleConfig(Section):
 
     common: ClassVar[dict[str, str]] = {
         "model": "a checkpoint, or bundled, or bicubic",
-        "input": "folder, glob, list file or Parquet of images, or one image",
+        "input": "folder, glob, list, Parquet, archive, or one image",
         "output": "folder or URI; results keep the folders and names",
         "scale": "super-resolution factor; none: the checkpoint's",
         "format": "png, jpg or webp",
@@ -33,7 +33,7 @@ class UpscaleConfig(Section):
     model: PathField[Text]
     """A checkpoint (of this package, or any that spandrel loads), or bundled, or bicubic."""
     input: PathField[Text]
-    """Folder (searched recursively), glob, list file or Parquet of images, or one image; local or object store."""
+    """Folder (searched recursively), glob, list file, Parquet, archive or one image; local or object store."""
     output: PathField[Text]
     """Folder or object-store prefix for the results, which keep the input's folders and names."""
     scale: Annotated[int, Field(ge=2)] | None = None

@@ -16,11 +16,12 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from idc_ray.degradation import BICUBIC, Degrade
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.metrics import WINDOW, mean_psnr, psnr_y, ssim_y
 from idc_ray.images.find import IMAGE_ENDINGS
+from idc_ray.images.manifest import image_id
 from idc_ray.images.read import decode_rgb, header_size
-from idc_ray.images.resize import downscale
 from idc_ray.regular import open_regular
 from idc_ray.store.filesystem import StorageFolder
 
@@ -78,14 +79,17 @@ class BenchmarkImage:
 
     Attributes:
         hr: file of the ground truth.
-        lr: file of the input; None: downscaled from the ground truth by MATLAB-style bicubic.
+        lr: file of the input; None: made of the ground truth.
     """
 
     hr: Path
     lr: Path | None
 
-    def read(self, scale: int) -> tuple[Image, Image]:
+    def read(self, scale: int, degrade: Degrade = BICUBIC) -> tuple[Image, Image]:
         """Input and mod-cropped ground truth: uint8 (h, w, 3) and (scale h, scale w, 3).
+
+        The input is read from ``lr``; without it, or with another degradation than bicubic, it is made of the ground
+        truth, whose id is that of its file name.
 
         Raises:
             BadRequest: an unreadable file, or an input of the wrong size.
@@ -93,8 +97,8 @@ class BenchmarkImage:
         hr = _read(self.hr)
         height, width = hr.shape[0] // scale, hr.shape[1] // scale
         hr = hr[: height * scale, : width * scale]
-        if self.lr is None:
-            return downscale(hr, scale), hr
+        if self.lr is None or degrade.steps != "bicubic":
+            return degrade(hr, scale, image_id(self.hr.name)), hr
         lr = _read(self.lr)
         if lr.shape != (height, width, 3):
             raise BadRequest(
@@ -210,6 +214,7 @@ def evaluate(
     sets: Sequence[BenchmarkSet],
     scale: int,
     on_image: Callable[[str, str, Scores, Image], None] | None = None,
+    degrade: Degrade = BICUBIC,
 ) -> dict[str, SetScores]:
     """Scores of whole images, by the protocol of :mod:`idc_ray.evaluation.metrics`.
 
@@ -218,6 +223,7 @@ def evaluate(
         sets: from :func:`find_sets`.
         scale: upscaling factor, and number of pixels dropped at each border.
         on_image: called after each image with the set's name, the file's name, the scores and the output.
+        degrade: see :meth:`BenchmarkImage.read`.
 
     Returns:
         Scores by set name. The mean PSNR excludes images that were reproduced exactly; it is infinite if all were.
@@ -226,7 +232,7 @@ def evaluate(
     for benchmark in sets:
         images: dict[str, Scores] = {}
         for image in benchmark.images:
-            lr, hr = image.read(scale)
+            lr, hr = image.read(scale, degrade)
             sr = upscale(lr)
             scores = images[image.hr.name] = score_image(str(image.hr), sr, hr, scale)
             if on_image is not None:

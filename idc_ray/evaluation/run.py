@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idc_ray.config.evaluate import EvaluateConfig
+from idc_ray.degradation import Degrade
 from idc_ray.evaluation.benchmarks import (
     BenchmarkSet,
     Scores,
@@ -90,7 +91,7 @@ def run_evaluation(config: EvaluateConfig, report: Callable[[str], None] = _prin
         return f"{done} of {len(images)} images, now {current}{tile}"
 
     with Heartbeat(now):
-        results = evaluate(network.upscale, sets, config.scale, on_image)
+        results = evaluate(network.upscale, sets, config.scale, on_image, Degrade.of(config))
     report(f"\n{config.model} x{config.scale}\n{format_table(results)}")
     _warn_of_exact(results)
     write_metrics(storage, results)

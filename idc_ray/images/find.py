@@ -1,4 +1,4 @@
-"""Finds the images of an input: a folder, a glob, a list, one image, or Parquet; on a disk or in an object store."""
+"""Finds the images of an input: a folder, a glob, a list, an image, Parquet, archives; local or in an object store."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pyarrow import fs
 
 from idc_ray.errors import BadRequest
+from idc_ray.images.archives import ARCHIVE_ENDINGS, member_entries
 from idc_ray.images.listfile import read_list
 from idc_ray.images.listing import has_wildcard, pattern_regex, split_pattern, walk
 from idc_ray.images.locate import StoragePath, holds, locate
@@ -37,7 +38,7 @@ IMAGE_ENDINGS = frozenset(
      "tif", "tiff", "webp")
 )  # fmt: skip
 LIST_ENDINGS = frozenset(("txt", "lst"))
-_ARCHIVES = dict.fromkeys(("zip", "tar", "gz", "tgz", "7z", "rar"), "unpack it, and name the folder") | dict.fromkeys(
+_UNKNOWN = dict.fromkeys(("gz", "tgz", "xz", "zst", "7z", "rar"), "unpack it, and name the folder") | dict.fromkeys(
     ("arrow", "feather", "lance"), "save it as Parquet, such as by datasets.Dataset.to_parquet"
 )
 PARQUET_ENDINGS = frozenset(("parquet", "pq"))
@@ -84,7 +85,8 @@ class ImageListing:
 
     def _parquet_files(self) -> list[object]:
         """Source, size and column of each Parquet file, whose rows have no sizes."""
-        rows = self.manifest.filter(pc.greater_equal(self.manifest["row"], 0)).select(["path", "source", "column"])
+        is_row = pc.and_(pc.greater_equal(self.manifest["row"], 0), pc.less(self.manifest["size"], 0))
+        rows = self.manifest.filter(is_row).select(["path", "source", "column"])
         files = {row["path"]: row for row in rows.to_pylist()}
         described: list[object] = []
         for path, row in files.items():
@@ -103,12 +105,12 @@ def find_images(
 ) -> ImageListing:
     """Find the images of ``input``.
 
-    - A folder: every image below it (hidden ones are skipped); if there are none, every Parquet file's rows.
-      With ``image_column``, Parquet files are used even if there are images.
-    - A pattern with ``*``, ``?``, ``[ab]`` or ``**`` that no file has as its name: the images that match, or else the
-      Parquet files. Names that begin with a dot match no wildcard.
+    - A folder: every image below it (hidden ones are skipped); if there are none, the rows of every Parquet file; if
+      there are none either, the images in every archive. With ``image_column``, Parquet files are used in any case.
+    - A pattern with ``*``, ``?``, ``[ab]`` or ``**`` that no file has as its name: of the files that match, the same.
+      Names that begin with a dot match no wildcard.
     - ``.txt`` or ``.lst``: a list, see :func:`idc_ray.images.listfile.read_list`.
-    - ``.parquet`` or ``.pq``: its rows.
+    - ``.parquet`` or ``.pq``: its rows. ``.tar`` (as WebDataset writes it) or ``.zip``: the images in it.
     - One image file.
 
     Sources are relative to the folder, to the pattern's leading part without wildcards, or to the file's folder, so
@@ -132,8 +134,14 @@ def find_images(
         files = list(row_entries(files, storage.filesystem, image_column))
     elif image_column is not None:
         raise BadRequest(f"image_column is {image_column!r}, but {storage.uri} has no Parquet files; leave it out")
+    elif files and _ending(files[0].source) in ARCHIVE_ENDINGS:
+        if lr_input is not None:
+            raise BadRequest(f"{storage.uri} has archives; lr_input needs image files, matched by name: unpack them")
+        members = list(member_entries(files, storage.filesystem))
+        files = [entry for entry in members if _ending(entry.source) in IMAGE_ENDINGS]
+        ignored += len(members) - len(files)
     if not files:
-        endings = " ".join(sorted(IMAGE_ENDINGS | PARQUET_ENDINGS))
+        endings = " ".join(sorted(IMAGE_ENDINGS | PARQUET_ENDINGS | ARCHIVE_ENDINGS))
         within = f"match the pattern {storage.path}" if _kind(storage) == fs.FileType.NotFound else f"in {storage.uri}"
         searched = f"no images {within}" + (
             f" outside {without.uri}" if without is not None and holds(_folder(storage), without) else ""
@@ -173,7 +181,7 @@ def _searched(storage: StoragePath) -> tuple[StoragePath, str]:
     """
     if not has_wildcard(storage.path):
         raise BadRequest(
-            f"{storage.uri} does not exist; give a folder, a glob, a list (.txt, .lst), an image or Parquet"
+            f"{storage.uri} does not exist; give a folder, a glob, a list (.txt, .lst), an image, Parquet or an archive"
         )
     base, pattern = split_pattern(storage.path)
     folder = StoragePath(storage.filesystem, base, storage.uri)
@@ -219,19 +227,19 @@ def _files(storage: StoragePath, prefer_parquet: bool, without: StoragePath | No
 
 
 def _of_one_kind(entries: Iterable[Entry], prefer_parquet: bool) -> tuple[list[Entry], int]:
-    images: list[Entry] = []
-    parquet: list[Entry] = []
-    others = 0
+    kinds: list[tuple[frozenset[str], list[Entry]]] = [
+        (each, []) for each in (IMAGE_ENDINGS, PARQUET_ENDINGS, ARCHIVE_ENDINGS)
+    ]
+    total = 0
     for entry in entries:
+        total += 1
         ending = _ending(entry.source)
-        if ending in IMAGE_ENDINGS:
-            images.append(entry)
-        elif ending in PARQUET_ENDINGS:
-            parquet.append(entry)
-        else:
-            others += 1
-    chosen, left = (parquet, images) if prefer_parquet or not images else (images, parquet)
-    return chosen, others + len(left)
+        for endings, found in kinds:
+            if ending in endings:
+                found.append(entry)
+    images, parquet, archives = (found for _, found in kinds)
+    chosen = parquet if prefer_parquet else images or parquet or archives
+    return chosen, total - len(chosen)
 
 
 def _single(storage: StoragePath) -> tuple[list[Entry], int, int]:
@@ -240,10 +248,10 @@ def _single(storage: StoragePath) -> tuple[list[Entry], int, int]:
     if ending in LIST_ENDINGS:
         entries, repeated = read_list(storage)
         return entries, 0, repeated
-    if ending not in IMAGE_ENDINGS | PARQUET_ENDINGS:
+    if ending not in IMAGE_ENDINGS | PARQUET_ENDINGS | ARCHIVE_ENDINGS:
         raise BadRequest(
-            f"{storage.uri} is not a folder, list (.txt, .lst), Parquet file (.parquet, .pq) or image "
-            f"({' '.join(sorted(IMAGE_ENDINGS))}) by its extension; {_ARCHIVES.get(ending, 'rename it')}"
+            f"{storage.uri} is not a folder, list (.txt, .lst), Parquet file (.parquet, .pq), archive (.tar, .zip) or "
+            f"image ({' '.join(sorted(IMAGE_ENDINGS))}) by its extension; {_UNKNOWN.get(ending, 'rename it')}"
         )
     info = storage.filesystem.get_file_info(storage.path)
     mtime = -1 if info.mtime_ns is None else info.mtime_ns

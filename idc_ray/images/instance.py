@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from idc_ray.errors import RejectedImage
+from idc_ray.images.archives import read_member
 from idc_ray.images.color import Colors
 from idc_ray.images.manifest import ImageRef
 from idc_ray.images.names import open_path
@@ -58,6 +59,7 @@ def load_instance(
     tile_size: int,
     max_pixels: int,
     keep_hr: bool,
+    degrade: Callable[[NDArray[np.uint8], int, str], NDArray[np.uint8]] = lambda hr, scale, _: downscale(hr, scale),
     lr_filesystem: fs.FileSystem | None = None,
     colors: Colors = "srgb",
 ) -> Instance:
@@ -74,6 +76,7 @@ def load_instance(
         tile_size: side of a tile in LR pixels; the LR image must hold one.
         max_pixels: most pixels of the HR (and of the LR) image.
         keep_hr: whether the instance carries the HR image.
+        degrade: makes the LR image of an HR image, scale and image id; default: MATLAB-style bicubic.
         lr_filesystem: where ``ref.lr_path`` is; None: in ``filesystem``.
         colors: ``keep``: colour profiles are not applied.
 
@@ -84,7 +87,7 @@ def load_instance(
     (hr, profile), size, digest = _read(ref, filesystem, max_pixels, colors)
     hr = cropped_to(hr, scale, tile_size)
     if ref.lr_path is None:
-        lr = downscale(hr, scale)
+        lr = degrade(hr, scale, ref.image_id)
     else:
         lr = _read_partner(ref, lr_filesystem or filesystem, max_pixels, colors)
         _check_pair(lr, hr, scale, ref.lr_path)
@@ -130,13 +133,16 @@ def _read(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int, colors: Col
 
 
 def read_encoded(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> bytes:
-    """The encoded bytes of an image: a file, or a row of a Parquet file.
+    """The encoded bytes of an image: a file, a member of an archive, or a row of a Parquet file.
 
     Raises:
         RejectedImage: ``missing``, ``unreadable`` or ``too_large_file``, as for :func:`load_instance`.
     """
 
     def read() -> bytes:
+        if ref.row >= 0 and ref.size >= 0:
+            _check_bytes(ref.size, max_pixels)
+            return read_member(filesystem, ref)
         if ref.row >= 0 and ref.column is not None:
             return read_row(filesystem, ref.path, ref.column, ref.row)
         return _read_file(filesystem, ref.path, max_pixels)
@@ -156,13 +162,15 @@ def _read_partner(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int, col
 
 def _read_file(filesystem: fs.FileSystem, path: str, max_pixels: int) -> bytes:
     with open_path(filesystem, path) as file:
-        size = file.seek(0, 2)
-        if size > _BYTES_PER_PIXEL * max_pixels + _BYTES_BESIDES:
-            raise RejectedImage(
-                "too_large_file", f"{size:,} bytes are more than an image of max_pixels = {max_pixels:,} can need"
-            )
+        _check_bytes(file.seek(0, 2), max_pixels)
         file.seek(0)
         return file.read()
+
+
+def _check_bytes(size: int, max_pixels: int) -> None:
+    if size > _BYTES_PER_PIXEL * max_pixels + _BYTES_BESIDES:
+        reason = f"{size:,} bytes are more than an image of max_pixels = {max_pixels:,} can need"
+        raise RejectedImage("too_large_file", reason)
 
 
 def _with_retries(read: Callable[[], bytes], path: str) -> bytes:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import posixpath
-import re
 
 from pyarrow import fs
 
 from idc_ray.errors import BadRequest
 from idc_ray.images.locate import StoragePath
 from idc_ray.images.manifest import Entry
-from idc_ray.images.names import open_path, stored
+from idc_ray.images.names import inside, open_path, stored
 
 __all__ = ["read_list"]
 
-_RESERVED = re.compile("@+(up|root)")  # parts of sources that stand for others
 _CHUNK = 4096  # paths per status call
 
 
@@ -73,10 +71,7 @@ def _entry(line: str, storage: StoragePath) -> Entry:
     if absolute:
         clean = "/" + clean.lstrip("/")  # POSIX keeps two leading slashes apart from one; Linux does not
     path = posixpath.normpath(posixpath.join(posixpath.dirname(storage.path), clean))
-    if absolute:
-        return Entry("@root/" + clean.lstrip("/"), path)
-    parts = ["@up" if part == ".." else f"@{part}" if _RESERVED.fullmatch(part) else part for part in clean.split("/")]
-    return Entry("/".join(parts), path)
+    return Entry(inside(clean), path)
 
 
 def _infos(filesystem: fs.FileSystem, paths: list[str]) -> list[fs.FileInfo]:

@@ -43,13 +43,13 @@ class ImageRef:
 
     Attributes:
         image_id: see :func:`image_id`.
-        source: relative POSIX path; ``<relative path>#<row>`` for a row of a Parquet file.
+        source: relative POSIX path; ``<relative path>#<row>`` for a row of a Parquet file, ``#<member>`` of an archive.
         path: path inside the filesystem, as ``idc_ray.images.names.stored`` writes it.
-        size: bytes of the file, -1 when unknown (always for Parquet rows).
+        size: bytes of the file or member, -1 when unknown (always for Parquet rows).
         mtime_ns: time of the file's last change in ns since 1970, -1 when unknown.
         lr_path: path of the paired low-resolution image, if the input is paired.
-        row: row in the Parquet file, -1 if the image is a file.
-        column: column of the Parquet file that holds the images, else None.
+        row: row in the Parquet file, or byte in the archive where the member begins; -1 if the image is a file.
+        column: column of the Parquet file that holds the images; of an archive, how the member is stored; else None.
     """
 
     image_id: str

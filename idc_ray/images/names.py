@@ -7,6 +7,8 @@ contain, followed by the percent-encoded bytes. All other paths are stored as th
 from __future__ import annotations
 
 import os
+import posixpath
+import re
 from typing import BinaryIO
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -16,14 +18,23 @@ from pyarrow import fs
 from idc_ray.redact import printable
 from idc_ray.regular import open_regular
 
-__all__ = ["folder_of", "is_there", "open_path", "printable", "shown", "stored"]
+__all__ = ["folder_of", "inside", "is_there", "open_path", "printable", "shown", "stored"]
 
 _MARK = "\0"
+_RESERVED = re.compile("@+(up|root)")  # parts of sources that stand for others
 
 
 def shown(name: str) -> str:
     """A name from ``os`` as valid UTF-8 for people, with bytes that are no UTF-8 escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def inside(path: str) -> str:
+    """A path that leaves no folder: ``..`` is ``@up``, a leading ``/`` is ``@root/``, and ``@up`` itself ``@@up``."""
+    clean = posixpath.normpath(path)
+    root, clean = ("@root/", clean.lstrip("/")) if clean.startswith("/") else ("", clean)
+    parts = ["@up" if part == ".." else f"@{part}" if _RESERVED.fullmatch(part) else part for part in clean.split("/")]
+    return root + "/".join(parts)
 
 
 def stored(path: str) -> str:

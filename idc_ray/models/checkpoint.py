@@ -1,6 +1,6 @@
 """The checkpoint format: safetensors, with the network's architecture and arguments in the metadata.
 
-Nothing is ever unpickled. Layout, for other readers: tensors under the network's parameter names, and one
+Reading it unpickles nothing. Layout, for other readers: tensors under the network's parameter names, and one
 metadata entry ``idc_ray`` with JSON: ``format_version``, ``architecture``, ``scale``, ``arguments``, ``notes``.
 """
 

@@ -8,13 +8,12 @@ import math
 import os
 import re
 import socket
-import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any
 
 import ray
 from ray._private import ray_constants
@@ -27,9 +26,6 @@ from idc_ray.interrupt import keeping_handlers
 __all__ = ["PoolPlan", "data_settings", "join", "join_for", "node_id", "node_lives", "plan_pool"]
 
 log = logging.getLogger(__name__)
-
-#: Ray's core says of every worker that its arguments might be lost; this process holds them. No setting silences it.
-HARMLESS = re.compile(rb"core_worker\.cc:\d+: Actor with class name: .* has constructor arguments in the object store")
 
 #: Bytes of a folder to which Ray adds ``/ray/session_<time>_<number>_<process>/sockets/plasma_store``.
 LONGEST_TEMP_DIR = 107 - 72
@@ -248,47 +244,6 @@ def plan_pool(actors: Actors, resources: dict[str, float], work: int) -> PoolPla
     return PoolPlan(options, actors.min_size, most, first, device, may_grow=actors.max_size is None)
 
 
-class QuietStart:
-    """Callback of Ray Data: stderr without ``HARMLESS`` lines from planning an execution until its workers are started.
-
-    One is made for each execution. What is written meanwhile, by whatever means, is held back for that moment.
-    """
-
-    _held: ClassVar[tuple[int, IO[bytes]] | None] = None  # of the process, as stderr is
-
-    def __init__(self) -> None:
-        self.release()
-        sys.stderr.flush()
-        held = tempfile.TemporaryFile()  # noqa: SIM115  closed when it is released
-        QuietStart._held = os.dup(2), held
-        os.dup2(held.fileno(), 2)
-
-    @classmethod
-    def release(cls) -> None:
-        """Show what was held back; may be repeated."""
-        if cls._held is None:
-            return
-        shown, held = cls._held
-        cls._held = None
-        sys.stderr.flush()
-        os.dup2(shown, 2)
-        os.close(shown)
-        with held:
-            held.seek(0)
-            for line in held:
-                if not HARMLESS.search(line):
-                    os.write(2, line)
-
-    def before_execution_starts(self, executor: object) -> None:
-        self.release()
-
-    def on_execution_step(self, executor: object) -> None: ...
-
-    def after_execution_succeeds(self, executor: object) -> None: ...
-
-    def after_execution_fails(self, executor: object, error: Exception) -> None: ...
-
-
 @contextlib.contextmanager
 def data_settings() -> Iterator[None]:
     """Ray Data's settings for rows that take minutes; the process's own are restored afterwards."""
@@ -300,7 +255,6 @@ def data_settings() -> Iterator[None]:
         "enable_operator_progress_bars": False,
         "print_on_execution_start": False,
         "verbose_stats_logs": False,
-        "custom_execution_callback_classes": [*context.custom_execution_callback_classes, QuietStart],
     }
     before = {name: getattr(context, name) for name in wanted}
     threshold = context.autoscaling_config.actor_pool_util_upscaling_threshold
@@ -313,7 +267,6 @@ def data_settings() -> Iterator[None]:
         context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
         yield
     finally:
-        QuietStart.release()
         for name, value in before.items():
             setattr(context, name, value)
         context.autoscaling_config.actor_pool_util_upscaling_threshold = threshold

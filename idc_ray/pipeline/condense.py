@@ -171,6 +171,8 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
     log.info("%d images in %s", listing.manifest.num_rows, listing.uri)
     if listing.ignored:
         log.info("ignored %d files without an image extension", listing.ignored)
+    if listing.repeated:
+        log.info("ignored %d lines of the list that name an image again", listing.repeated)
     if listing.duplicates:
         log.info("left out %d copies of other images (--duplicates skip)", listing.duplicates["images"])
     asked = config.iterations not in (0, CondenseConfig().iterations)

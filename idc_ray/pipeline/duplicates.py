@@ -70,14 +70,15 @@ def _refs(table: pa.Table) -> Iterator[ImageRef]:
 
 def _row_digests(listing: ImageListing) -> dict[str, list[str | None]]:
     """Digests of the rows of each Parquet file."""
-    rows = listing.manifest.filter(pc.greater_equal(listing.manifest["row"], 0)).select(["path", "column"])
+    is_row = pc.and_(pc.greater_equal(listing.manifest["row"], 0), pc.less(listing.manifest["size"], 0))
+    rows = listing.manifest.filter(is_row).select(["path", "column"])
     files = [(each["path"], each["column"]) for each in rows.group_by(["path", "column"]).aggregate([]).to_pylist()]
     digests = ordered_map(lambda file: row_digests(listing.filesystem, *file), files)
     return {path: found for (path, _), found in zip(files, digests, strict=True)}
 
 
 def _tail(ref: ImageRef, listing: ImageListing, max_pixels: int, rows: dict[str, list[str | None]]) -> str | None:
-    if ref.row >= 0:
+    if ref.row >= 0:  # in a file with others
         return _content(ref, listing, max_pixels, rows)
     try:
         with open_path(listing.filesystem, ref.path) as file:
@@ -88,7 +89,7 @@ def _tail(ref: ImageRef, listing: ImageListing, max_pixels: int, rows: dict[str,
 
 
 def _content(ref: ImageRef, listing: ImageListing, max_pixels: int, rows: dict[str, list[str | None]]) -> str | None:
-    if ref.row >= 0:
+    if ref.path in rows:
         return rows[ref.path][ref.row] if ref.row < len(rows[ref.path]) else None
     try:
         digest = hashlib.sha256(read_encoded(ref, listing.filesystem, max_pixels))

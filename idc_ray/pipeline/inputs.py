@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,20 @@ import pyarrow.compute as pc
 
 from idc_ray.condensation.budget import expected_tiles
 from idc_ray.config import CondenseConfig
+from idc_ray.degradation import reading
 from idc_ray.errors import BadRequest, RejectedImage
-from idc_ray.images import ImageListing, ImageRef, Instance, find_images, grid_count, load_instance, output_inside
+from idc_ray.images import (
+    ImageListing,
+    ImageRef,
+    Instance,
+    find_images,
+    grid_count,
+    load_instance,
+    output_inside,
+    read_encoded,
+)
 from idc_ray.images.locate import locate, read_bytes
-from idc_ray.images.names import folder_of, open_path, printable
+from idc_ray.images.names import folder_of, printable
 from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
 from idc_ray.pipeline.duplicates import without_copies
@@ -121,10 +132,7 @@ def readable_samples(
             instance = load_instance(
                 ImageRef.from_row(row),
                 listing.filesystem,
-                scale=config.scale,
-                tile_size=config.tile_size,
-                max_pixels=config.source.max_pixels,
-                colors=config.color_profile,
+                **reading(config),
                 keep_hr=True,
                 lr_filesystem=listing.lr_filesystem,
             )
@@ -188,15 +196,13 @@ def changed_sources(listing: ImageListing, done: DoneImages) -> list[dict[str, s
 
 
 def _is_same(listing: ImageListing, row: dict[str, Any], state: SourceState) -> bool:
-    return bool(row["size"] == state.size and _sha256(listing, row["path"]) == state.sha256)
-
-
-def _sha256(listing: ImageListing, path: str) -> str:
+    if row["size"] != state.size:
+        return False
     try:
-        with open_path(listing.filesystem, path) as file:
-            return hashlib.sha256(file.read()).hexdigest()
-    except OSError:
-        return ""
+        data = read_encoded(ImageRef.from_row(row), listing.filesystem, sys.maxsize)
+    except RejectedImage:
+        return False
+    return hashlib.sha256(data).hexdigest() == state.sha256
 
 
 def only(manifest: pa.Table, image_ids: set[str]) -> pa.Table:

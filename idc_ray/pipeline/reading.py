@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from idc_ray.condensation.tasks import needs_hr
+from idc_ray.degradation import reading
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageRef, Instance, load_instance
 from idc_ray.images.names import is_there
@@ -114,10 +115,7 @@ def _read(job: Job, ref: ImageRef) -> dict[str, Any]:
         instance = load_instance(
             ref,
             job.filesystem,
-            scale=config.scale,
-            tile_size=config.tile_size,
-            max_pixels=config.source.max_pixels,
-            colors=config.color_profile,
+            **reading(config),
             keep_hr=needs_hr(config),
             lr_filesystem=job.lr_filesystem,
         )

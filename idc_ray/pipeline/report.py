@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from idc_ray.config import CondenseConfig
+from idc_ray.degradation import reading
 from idc_ray.errors import RejectedImage
 from idc_ray.images import ImageListing, ImageRef, decode_png, load_instance
 from idc_ray.pipeline.gallery import GalleryEntry, gallery_png
@@ -88,10 +89,7 @@ def _entry(
     instance = load_instance(
         ImageRef.from_row(manifest_row),
         listing.filesystem,
-        scale=config.scale,
-        tile_size=config.tile_size,
-        max_pixels=config.source.max_pixels,
-        colors=config.color_profile,
+        **reading(config),
         keep_hr=False,
         lr_filesystem=listing.lr_filesystem,
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from idc_ray.images.names import printable
+from idc_ray.status_text import STAGES
 from idc_ray.units import duration, size
 
 __all__ = ["RECORD_COLUMNS", "Summary", "size"]
@@ -182,7 +183,10 @@ class Summary:
         lines = [_line("wall time", duration(self._clock() - self._started))]
         total = sum(self.seconds.values())
         if total > 0:
-            shares = [f"{stage} {duration(s)} ({100 * s / total:.0f} %)" for stage, s in self.seconds.items()]
+            shares = [
+                f"{STAGES.get(stage, stage)} {duration(s)} ({100 * s / total:.0f} %)"
+                for stage, s in self.seconds.items()
+            ]
             lines.append(_line("worker time", ", ".join(shares)))
         return lines
 

@@ -68,7 +68,8 @@ def what_is_awaited(pool: PoolPlan, work: str = "") -> str:
         return f"workers: {work}"
     name, amount = _one_worker(pool)
     total, free = ray.cluster_resources().get(name, 0.0), ray.available_resources().get(name, 0.0)
-    return f"each of {pool.sizes} workers takes {amount:g} {name}, of which {free:g} of {total:g} are free"
+    text = f"each of {pool.sizes} workers takes {amount:g} {name}, of which {free:g} of {total:g} are free"
+    return f"workers are starting, or wait for room: {text}" if free < amount <= total else text
 
 
 def _one_worker(pool: PoolPlan) -> tuple[str, float]:

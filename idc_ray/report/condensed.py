@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from idc_ray.config import CondenseConfig
+from idc_ray.degradation import reading
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import (
     ImageListing,
@@ -28,9 +29,11 @@ from idc_ray.images import (
 )
 from idc_ray.images import upscale as bicubic
 from idc_ray.images.locate import locate
+from idc_ray.redact import printable
 from idc_ray.report.cells import boxes_of_tile
 from idc_ray.report.pictures import data_uri, psnr, webp
-from idc_ray.report.section import rounded, safe_name
+from idc_ray.report.section import rounded
+from idc_ray.status_text import STAGES
 from idc_ray.store import RunRecord, index_table, list_parts, shard_of
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.index import list_shards
@@ -137,15 +140,12 @@ class Sources:
             instance = load_instance(
                 ImageRef.from_row(row),
                 self._listing.filesystem,
-                scale=self.config.scale,
-                tile_size=self.config.tile_size,
-                max_pixels=self.config.source.max_pixels,
-                colors=self.config.color_profile,
+                **reading(self.config),
                 keep_hr=False,
                 lr_filesystem=self._listing.lr_filesystem,
             )
         except (RejectedImage, OSError) as error:
-            return None, safe_name(str(error))
+            return None, printable(str(error))
         if instance.source_sha256 != sha256:
             return None, "it has changed since it was condensed"
         return instance.lr, ""
@@ -210,7 +210,7 @@ def picture_of(record: dict[str, Any], rows: list[dict[str, Any]], sources: Sour
             "before": [rounded(value) for value in record["bandwidth_loss_start"]],
             "after": [rounded(value) for value in record["bandwidth_loss_end"]],
         },
-        "stages": {stage: rounded(seconds, 3) for stage, seconds in record["seconds"].items()},
+        "stages": {STAGES.get(stage, stage): rounded(seconds, 3) for stage, seconds in record["seconds"].items()},
         "device": record["device"],
         "sha256": record["source_sha256"],
     }

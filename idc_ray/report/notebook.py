@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from idc_ray.errors import IdcError
+from idc_ray.redact import printable
 from idc_ray.report.condensed import read_tiles, tile_rows
 from idc_ray.report.page import template
 from idc_ray.report.pictures import data_uri
-from idc_ray.report.section import safe_name
 from idc_ray.store import index_table, read_run
 from idc_ray.store.filesystem import resolve
 from idc_ray.units import duration, size
@@ -91,7 +91,7 @@ def _html(
     pictures: Sequence[tuple[str, list[list[str]]]] = (),
 ) -> str:
     return template("notebook.html").render(
-        output=safe_name(output), numbers=numbers, titles=titles, rows=rows, pictures=pictures
+        output=printable(output), numbers=numbers, titles=titles, rows=rows, pictures=pictures
     )
 
 
@@ -111,5 +111,5 @@ def _pictures(output: str) -> list[tuple[str, list[list[str]]]]:
     for each in some:
         tiles = tile_rows(rows[each["image_id"]])[:TILES]
         pairs = [[data_uri(row[name]["bytes"]) for name in run.stored] for row in tiles]
-        found.append((safe_name(each["source"]), pairs))
+        found.append((printable(each["source"]), pairs))
     return found

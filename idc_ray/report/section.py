@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
 
-from idc_ray.images.names import printable
+from idc_ray.config import CondenseConfig
+from idc_ray.config import Section as Settings
+from idc_ray.config.compare import CompareConfig
+from idc_ray.config.train import TrainConfig
+from idc_ray.config.tune import TuneConfig
+from idc_ray.redact import printable
+from idc_ray.report.settings import Changed, changed_settings, command_line
+from idc_ray.status_text import STATES
 
-__all__ = ["Card", "Chart", "Options", "Section", "chart_spec", "rounded", "safe_name"]
+__all__ = ["Card", "Chart", "Options", "Section", "chart_spec", "make_section", "rounded"]
 
-#: Marks that reorder the text round them, and invisible ones: a name may not pretend to be another.
-_DIRECTION = re.compile("[\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+Kind = Literal["condensation", "training", "comparison", "sweep"]
+
+#: Command and settings of the job that makes an output of a kind.
+JOBS: dict[Kind, tuple[str, type[Settings]]] = {
+    "condensation": ("condense", CondenseConfig),
+    "training": ("train", TrainConfig),
+    "comparison": ("compare", CompareConfig),
+    "sweep": ("tune", TuneConfig),
+}
 
 
 @dataclass(frozen=True)
@@ -75,34 +88,72 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """One output.
+    """The part of a report that shows one output; `make_section` makes it.
 
     Attributes:
-        kind: ``condensation``, ``training``, ``comparison`` or ``sweep``; the template has its name.
-        name: of the output, short.
+        kind: chooses the template, ``KIND.html``.
+        name: the output's last part.
         uri: of the output.
         state: ``finished``, ``running``, ``stopped`` or ``unknown``.
         state_text: the same with the numbers.
         cards: numbers at the head.
         charts: in the order of the page.
+        changed: settings that differ from their defaults.
+        command: the command line that asks for the same again.
+        origin: where the output is from, by name.
         facts: what else the template shows.
         data: what the page's script reads, and others may take out; JSON values.
     """
 
-    kind: Literal["condensation", "training", "comparison", "sweep"]
+    kind: Kind
     name: str
     uri: str
     state: str
     state_text: str
     cards: list[Card]
     charts: list[Chart]
+    changed: list[Changed]
+    command: str
+    origin: dict[str, str]
     facts: dict[str, Any]
     data: dict[str, Any]
 
 
-def safe_name(text: str) -> str:
-    """A file's name in one line, without control characters and without marks that change the order of its letters."""
-    return _DIRECTION.sub(lambda found: f"\\u{ord(found[0]):04x}", printable(text))
+def make_section(
+    kind: Kind,
+    uri: str,
+    state: str,
+    progress: str,
+    config: dict[str, Any],
+    origin: dict[str, Any],
+    cards: list[Card],
+    charts: list[Chart],
+    facts: dict[str, Any],
+    data: dict[str, Any],
+) -> Section:
+    """A section with what all kinds have in common.
+
+    Args:
+        progress: what is shown after the state.
+        config: the stored configuration.
+        charts: those without rows are left out.
+        origin: values of any type; names in them are made safe.
+    """
+    command, model = JOBS[kind]
+    return Section(
+        kind=kind,
+        name=printable(uri.rstrip("/").rpartition("/")[2]),
+        uri=printable(uri),
+        state=state,
+        state_text=f"{STATES[state]}{progress}",
+        cards=cards,
+        charts=[chart for chart in charts if chart.values],
+        changed=changed_settings(model, config),
+        command=command_line(command, model, config),
+        origin={name: printable(str(value)) for name, value in origin.items()},
+        facts=facts,
+        data=data | {"settings": config},
+    )
 
 
 def rounded(value: float | None, digits: int = 5) -> float | None:

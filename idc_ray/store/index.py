@@ -29,7 +29,7 @@ __all__ = ["Fingerprint", "IndexEntry", "ShardInfo", "check_shards", "list_index
            "read_pending", "verify_shard", "write_index", "write_pending"]  # fmt: skip
 
 _SHARD = b"idc_ray.shard"
-_YOUNGER = "color_profile"  # a column that indexes of version 0.1 lack
+_YOUNGER = ("color_profile", "degradation")  # columns that indexes of version 0.1 lack
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,9 @@ def read_index(storage: StorageFolder, shard: int, columns: Sequence[str] | None
         parquet = pq.ParquetFile(pa.BufferReader(data))
         info = from_json(ShardInfo, json.loads((parquet.metadata.metadata or {})[_SHARD]))
         table = parquet.read(columns=list(columns) if columns is not None else None)
-        if _YOUNGER not in parquet.schema_arrow.names and (columns is None or _YOUNGER in columns):
-            table = table.append_column(_YOUNGER, pa.nulls(table.num_rows, pa.string()))
+        for name in _YOUNGER:
+            if name not in parquet.schema_arrow.names and (columns is None or name in columns):
+                table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
         check_types(table.schema, INDEX_SCHEMA)
     except StoreUnavailable:
         raise

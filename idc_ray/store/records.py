@@ -35,6 +35,7 @@ INDEX_SCHEMA = pa.schema(
         ("seconds", pa.map_(pa.string(), pa.float64())),
         ("device", pa.string()),
         ("color_profile", pa.string()),
+        ("degradation", pa.string()),
     ]
 )
 
@@ -69,6 +70,7 @@ class ImageRecord:
         seconds: time per stage. Never part of a shard: its bytes depend on its rows only.
         device: kind of device that did the work.
         color_profile: name of the ICC profile that the image was converted to sRGB from, or ``ignored: ...``.
+        degradation: the steps that made the LR image, with their parameters, as JSON; None for bicubic.
     """
 
     image_id: str
@@ -88,6 +90,7 @@ class ImageRecord:
     seconds: dict[str, float]
     device: str
     color_profile: str | None = None
+    degradation: str | None = None
 
     def __post_init__(self) -> None:
         check_image_id(self.image_id)

@@ -21,6 +21,10 @@ _CLEARING = "clearing"  # in run.json while --overwrite removes the old run
 _LOST = "lost"  # in run.json after a repair: all that the rest of the output says of the run
 #: Largest tile and scale that a record may state.
 MAX_SIDE = 4096
+_ONE_INPUT = (
+    "an output holds the images of one input: condense each input to an output of its own, and train on all of them "
+    "with idc-ray train --data '[a/, b/]'; "
+)
 _FIX = "give --overwrite to start over, or another --output"
 
 
@@ -136,7 +140,8 @@ def begin_run(storage: StorageFolder, record: RunRecord, overwrite: bool = False
     differences = _differences(found, record)
     if differences:
         lines = "\n".join(f"  {line}" for line in differences)
-        raise BadRequest(f"{storage.uri} contains another run; in the output -> requested:\n{lines}\n{_FIX}")
+        shared = _ONE_INPUT if found.digest == record.digest and found.input_uri != record.input_uri else ""
+        raise BadRequest(f"{storage.uri} contains another run; in the output -> requested:\n{lines}\n{shared}{_FIX}")
     if clearing:  # an --overwrite by this very run was killed
         return _replace(storage, record)
     owned.sweep(storage)

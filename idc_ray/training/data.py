@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from idc_ray.config.train import TrainConfig
+from idc_ray.degradation import Degrade
 from idc_ray.errors import BadRequest
 from idc_ray.models import load_upscaler, model_spec
 from idc_ray.training.pairs import NO_HR, Pair, PairTable, Patches
@@ -53,7 +54,15 @@ def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device
         raise BadRequest("no data; give a condensed set or a folder of images with --data")
     model_spec(config.model, config.scale)
     sources = [
-        open_source(uri, config.scale, config.max_pixels, config.allow_unfinished, config.output, config.color_profile)
+        open_source(
+            uri,
+            config.scale,
+            config.max_pixels,
+            config.allow_unfinished,
+            config.output,
+            config.color_profile,
+            Degrade.of(config),
+        )
         for uri in config.data
     ]
     for source in sources:

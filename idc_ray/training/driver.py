@@ -15,6 +15,7 @@ import ray
 import torch
 
 from idc_ray.config.train import TrainConfig
+from idc_ray.degradation import Degrade
 from idc_ray.images.locate import absolute, holds, locate, read_bytes
 from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
 from idc_ray.models import bundled_teacher_bytes, teacher_sha256
@@ -140,7 +141,16 @@ def _prepare(config: TrainConfig) -> _Ready:
         new_model(config)
         if config.validation.images is not None:
             one = config.validation.model_copy(update={"max_images": 1})
-            validation_pairs(one, [], config.scale, config.seed, config.max_pixels, config.output, config.color_profile)
+            validation_pairs(
+                one,
+                [],
+                config.scale,
+                config.seed,
+                config.max_pixels,
+                config.output,
+                config.color_profile,
+                Degrade.of(config),
+            )
     for source in sources:
         log.info("training on %s", source.describe())
     if config.mlflow.enabled:

@@ -106,7 +106,7 @@ def fit(
 def _augmented(config: TrainConfig, feed: Feed, device: torch.device, labeler: Upscaler | None) -> Feed:
     online = config.labels == "online"
     if online and labeler is None:
-        raise BadRequest("labels is online, which this job does not support; use idc-ray train, or labels: stored")
+        raise BadRequest("labels is online, but nothing labels; name a checkpoint with labels_from")
     if not online and not config.augment.active:
         return feed
     low = choose_precision(config.precision, device) == "bfloat16"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pyarrow.fs import FileType
 
 from idc_ray.condensation.seeding import uniform
+from idc_ray.degradation import BICUBIC, Degrade
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.benchmarks import holds_sets, paired_folders
 from idc_ray.images import ImageListing, ImageRef, decode_png, downscale, find_images, load_instance, output_inside
@@ -100,13 +101,14 @@ def _labelled(pair: Pair, relabel: Relabel) -> Pair:
 
 @dataclass(frozen=True)
 class RealSource:
-    """High-resolution images; low-resolution images are downscaled from them, unless given."""
+    """High-resolution images; low-resolution images are made of them by ``degrade``, unless given."""
 
     listing: ImageListing
     scale: int
     max_pixels: int
     digest: str
     colors: Colors = "srgb"
+    degrade: Degrade = BICUBIC
     relabel: Relabel | None = None
 
     def describe(self) -> str:
@@ -155,6 +157,7 @@ class RealSource:
                 tile_size=1,
                 max_pixels=self.max_pixels,
                 keep_hr=True,
+                degrade=self.degrade,
                 lr_filesystem=self.listing.lr_filesystem,
                 colors=self.colors,
             )
@@ -174,6 +177,7 @@ def open_source(
     allow_unfinished: bool = False,
     output: str | None = None,
     colors: Colors = "srgb",
+    degrade: Degrade = BICUBIC,
 ) -> Source:
     """Open a condensed set, or a folder of images if it has no run record of a condense job.
 
@@ -186,6 +190,7 @@ def open_source(
         allow_unfinished: accept the finished part of a condensed set.
         output: output of the training; images in it are ignored.
         colors: ``keep``: colour profiles of images are not applied.
+        degrade: makes LR images of HR images; LR images of a folder are ignored if it is not bicubic.
 
     Raises:
         BadRequest: no data, another scale, an unfinished set, or several sets of pairs.
@@ -193,7 +198,7 @@ def open_source(
     store = resolve(uri)
     run = read_run(store) if store.files("") else None
     if run is None:
-        return _real_source(uri, scale, max_pixels, output, colors)
+        return _real_source(uri, scale, max_pixels, output, colors, degrade)
     if run.side("scale") != scale:
         raise BadRequest(
             f"{store.uri} is a set for scale {run.side('scale')}, but the scale is {scale}; change --scale"
@@ -219,11 +224,14 @@ def open_source(
     )
 
 
-def _real_source(uri: str, scale: int, max_pixels: int, output: str | None, colors: Colors) -> RealSource:
+def _real_source(
+    uri: str, scale: int, max_pixels: int, output: str | None, colors: Colors, degrade: Degrade
+) -> RealSource:
     hr, lr = _hr_and_lr(uri, scale)
+    lr = lr if degrade.steps == "bicubic" else None
     without = None if output is None else output_inside(hr, output)
     listing = find_images(hr, lr_input=lr, scale=scale, without=without)
-    return RealSource(listing, scale, max_pixels, _digest(listing.describe(lr_names=True)), colors)
+    return RealSource(listing, scale, max_pixels, _digest(listing.describe(lr_names=True)), colors, degrade)
 
 
 def _hr_and_lr(uri: str, scale: int) -> tuple[str, str | None]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from idc_ray.config.train import Validation
+from idc_ray.degradation import BICUBIC, Degrade
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import check_size, find_sets, holds_sets
 from idc_ray.evaluation.metrics import mean_psnr, psnr_y
@@ -78,6 +79,7 @@ def validation_pairs(
     max_pixels: int,
     output: str | None = None,
     colors: Colors = "srgb",
+    degrade: Degrade = BICUBIC,
 ) -> list[Pair]:
     """The validation images: those of ``settings.images``, else the held-out part of the data; may be empty.
 
@@ -89,12 +91,14 @@ def validation_pairs(
         max_pixels: larger images are rejected.
         output: output of the training; images in it are ignored.
         colors: ``keep``: colour profiles of images are not applied.
+        degrade: makes LR images of HR images.
 
     Raises:
         BadRequest: no images in ``settings.images``, nothing was held out, or an image is too small.
     """
     if settings.images is not None:
-        pairs = list(islice(_named(settings.images, scale, max_pixels, output, colors), settings.max_images))
+        named = _named(settings.images, scale, max_pixels, output, colors, degrade)
+        pairs = list(islice(named, settings.max_images))
     else:
         pairs = _held_out(settings, sources, seed)
     for pair in pairs:
@@ -115,14 +119,16 @@ def _held_out(settings: Validation, sources: Sequence[Source], seed: int) -> lis
     return pairs
 
 
-def _named(folder: str, scale: int, max_pixels: int, output: str | None, colors: Colors) -> Iterable[Pair]:
+def _named(
+    folder: str, scale: int, max_pixels: int, output: str | None, colors: Colors, degrade: Degrade
+) -> Iterable[Pair]:
     if holds_sets(folder):  # as a plain folder, its LR images would be used as HR images
         for benchmark in find_sets(folder, scale):
             for image in benchmark.images:
-                lr, hr = image.read(scale)
+                lr, hr = image.read(scale, degrade)
                 yield Pair(f"{benchmark.name}/{image.hr.name}", lr, hr)
         return
-    source = open_source(folder, scale, max_pixels, output=output, colors=colors)
+    source = open_source(folder, scale, max_pixels, output=output, colors=colors, degrade=degrade)
     if not isinstance(source, RealSource):
         raise BadRequest(f"--validation.images {folder} is a condensed set; give a folder of real images")
     yield from source.pairs(lambda _: True)

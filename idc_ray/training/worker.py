@@ -12,6 +12,7 @@ import torch
 import torch.distributed
 
 from idc_ray.config.train import TrainConfig
+from idc_ray.degradation import Degrade
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
 from idc_ray.models import Upscaler, load_upscaler
@@ -91,7 +92,14 @@ def _data(
     config, device = job.config, world.device
     real = open_sources(config, None, device)  # validation always uses real HR images
     validation = validation_pairs(
-        config.validation, real, config.scale, config.seed, config.max_pixels, config.output, config.color_profile
+        config.validation,
+        real,
+        config.scale,
+        config.seed,
+        config.max_pixels,
+        config.output,
+        config.color_profile,
+        Degrade.of(config),
     )
     sources = labelled(config, real, job.labels, device)
     if _resident(job, record, sources, world, local_workers) or stream is None:

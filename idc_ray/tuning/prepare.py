@@ -214,7 +214,7 @@ def _identity(settings: Settings, teacher: bytes, images: list[Instance], valida
         "teacher": teacher_sha256(teacher),
         # Its defaults too: where a default changes, so do the trials.
         "condense": settings.condense(settings.space.first, 0).digest(teacher_sha256(teacher)),
-        "training": settings.train.digest("", None, start_sha256(settings.train)),
+        "training": settings.train.digest("", None, start_sha256(settings.train)),  # a labelling network is the teacher
     }
     chosen = flatten(TuneConfig, result_settings(config, SweepConfig), "the configuration")
     identity: dict[str, Any] = json.loads(json.dumps(chosen | content, sort_keys=True))

@@ -26,7 +26,7 @@ from idc_ray.tuning.space import Draw, Space
 __all__ = ["Settings", "check_space", "make_settings", "read_space"]
 
 #: Settings of the condense job that are the sweep's own, or that change no tile.
-CONDENSE_SETS = JOB_SETTINGS | {"scale", "seed", "actors", "store"}
+CONDENSE_SETS = JOB_SETTINGS | {"scale", "seed", "actors", "store", "degradation"}
 
 #: Of what a space's file may fix, for messages.
 EXAMPLES = {"condense": "{tile_size: 32}", "train": "{iterations: 1000}"}
@@ -61,7 +61,8 @@ class Settings:
         """
         config = self.config
         off = config.mlflow.model_copy(update={"enabled": False})
-        own = {"scale": config.scale, "seed": seed, "gallery_images": 0, "report_images": 0}
+        own: dict[str, Any] = {"scale": config.scale, "seed": seed, "gallery_images": 0, "report_images": 0}
+        own |= {"store.tiles": "lr"} if self.train.labels == "online" else {}
         loaded = load(CondenseConfig, None, {**self.fixed, **own, **draw})
         return loaded.model_copy(update={"actors": config.actors, "mlflow": off, "teacher": config.teacher})
 
@@ -124,7 +125,9 @@ def make_settings(config: TuneConfig, space: Space) -> Settings:
     for name in flat:
         if name in fixed:
             raise BadRequest(f"{name} is varied by {config.space} and fixed by condense; remove one")
-    changes = flatten_changes(TrainConfig, config.train, "train", TRAIN_SETS, "tune")
+    changes = flatten_changes(TrainConfig, config.train, "train", TRAIN_SETS - {"labels"}, "tune")
+    if changes.get("labels") == "online":
+        changes["labels_from"] = config.teacher or "bundled"
     plain = load(TrainConfig, None, changes)
     end = plain.iterations
     own: dict[str, Any] = {"scale": config.scale, "validation.every": end, "checkpoint_every": end}

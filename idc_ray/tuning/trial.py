@@ -22,12 +22,13 @@ from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.config import CondenseConfig
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import IdcError
+from idc_ray.models import load_upscaler
 from idc_ray.pipeline.condense import IMAGES_PER_STEP
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.store.filesystem import resolve
 from idc_ray.training.device import set_up_training
 from idc_ray.training.fit import Event, World, fit
-from idc_ray.training.pairs import Pair, PairTable, Patches
+from idc_ray.training.pairs import NO_HR, Pair, PairTable, Patches
 from idc_ray.tuning.shared_inputs import SharedInputs
 from idc_ray.tuning.space import Draw
 
@@ -162,9 +163,12 @@ def _run_seed(
     table = PairTable.build(tiles, train.scale).to(device)
     patches = Patches(table, train.patch_size, train.batch_size, train.seed)
     pairs: list[Pair] = ray.get(inputs.validation)
+    labeler = None
+    if train.labels == "online":
+        labeler = load_upscaler(ray.get(inputs.teacher), scale=train.scale, device=device, name="the teacher")
     with tempfile.TemporaryDirectory(prefix="idc_trial_") as folder:
         world = World(device=device)
-        fit(train, patches, pairs, resolve(folder), listen, {}, world, inputs.settings.eval_steps)
+        fit(train, patches, pairs, resolve(folder), listen, {}, world, inputs.settings.eval_steps, labeler)
     return outcome
 
 
@@ -198,6 +202,6 @@ def _difficulty(condenser: Condenser, task: ImageTask) -> float:
 
 
 def _pairs(name: str, result: Condensed) -> list[Pair]:
-    assert result.hr_tiles is not None  # store.tiles is the job's
-    tiles = zip(result.lr_tiles, result.hr_tiles, strict=True)
+    hr_tiles = [NO_HR] * len(result.lr_tiles) if result.hr_tiles is None else result.hr_tiles
+    tiles = zip(result.lr_tiles, hr_tiles, strict=True)
     return [Pair(f"{name}_{index:04d}", lr, hr) for index, (lr, hr) in enumerate(tiles)]

@@ -60,7 +60,7 @@ def tune(config: TuneConfig) -> int:
     """
     with tempfile.TemporaryDirectory() as folder:
         plan = prepared(config, f"{folder}/photographs" if config.dry_run else None)
-        print(plan.config.to_yaml(), flush=True)
+        print(plan.config.to_yaml(defaults=config.dry_run), flush=True)
         if config.dry_run:
             with Heartbeat("timing a few images and steps"):
                 print(estimate(plan))

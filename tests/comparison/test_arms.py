@@ -196,3 +196,19 @@ def test_a_start_is_checked_and_named_by_its_content(tmp_path: Path, monkeypatch
         assert Path(arm.train.start).is_absolute()
         names.append(arm.training_name(DATA))
     assert names[0] == names[1] != names[2]
+
+
+def test_online_labels_train_on_lr_tiles_with_the_comparison_s_teacher() -> None:
+    """Catches a set whose labels nobody reads, and a student that keeps its name when its teacher changes."""
+    stored, online = arms_of(labels=["teacher", "online"], methods="idc")
+    assert online.core == "idc-0.2-online-per_image"
+    assert (online.condense.store.tiles, stored.condense.store.tiles) == ("lr", "pairs")
+    assert (online.train.labels, online.train.labels_from, stored.train.labels) == ("online", "bundled", "stored")
+    other = dataclasses.replace(DATA, teacher="another")
+    assert online.training_name(DATA) != online.training_name(other)
+    assert arms_of(labels="online", methods="whole")[0].set_name(DATA, 0) == "whole-online-" + whole_digest(DATA)
+
+
+def whole_digest(data: Data) -> str:
+    """Of the images alone: online labels make no set of their own."""
+    return arms_of(labels="real", methods="whole")[0].set_name(data, 0).removeprefix("whole-real-")

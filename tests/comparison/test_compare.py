@@ -125,6 +125,22 @@ def test_the_rows_are_those_of_the_condense_job(undisturbed: Finished, tmp_path:
     assert mine.equals(theirs)
 
 
+def test_the_teacher_labels_every_step_where_labels_are_online(
+    ray_cluster: Any, images: Path, benchmark_folder: Path, tmp_path: Path
+) -> None:
+    """Condensed sets then hold LR alone, and the whole set needs no labels."""
+    online = {"labels": "online", "methods": ["idc", "whole"], "arms": [], "reference": None, "seeds": [0]}
+    config = compare_config(**settings(images, benchmark_folder, tmp_path / "out", **online))
+    assert compare(config) == 0
+    results = [json.loads(path.read_text()) for path in (tmp_path / "out" / "results").iterdir()]
+    assert {(each["method"], each["labels"], each["steps"]) for each in results} == {
+        ("idc", "online", 3), ("whole", "online", 3)
+    }  # fmt: skip
+    (folder,) = (tmp_path / "out" / "sets").iterdir()
+    assert rows(folder / "0")["hr"].null_count == rows(folder / "0").num_rows > 0
+    assert "idc 0.2 online" in (tmp_path / "out" / "results.md").read_text()
+
+
 def rows(path: Path) -> pa.Table:
     store = resolve(str(path))
     manifest = read_manifest(store)

@@ -20,8 +20,8 @@ from idc_ray.config.evaluate import EvaluateConfig
 from idc_ray.config.train import TrainConfig
 from idc_ray.dataset import CondensedDataset
 from idc_ray.evaluation.network import open_network
+from idc_ray.exporting import export_set
 from idc_ray.store import check_shards, read_manifest, read_shard
-from idc_ray.store.export import export_folders
 from idc_ray.store.filesystem import resolve
 from idc_ray.store.layout import part_contents
 from idc_ray.training.data import open_sources
@@ -156,7 +156,7 @@ def check_secrets(s3: S3, folder: Path, ray_folder: Path, said: list[str]) -> No
 def check_readers(s3: S3, folder: Path) -> None:
     """The set as training code, the exporter and the training read it; a network in S3 is evaluated from there."""
     uri = s3.uri("bucket/out")
-    assert len(CondensedDataset(uri)) == export_folders(resolve(uri), resolve(s3.uri("bucket/pairs")))
+    assert len(CondensedDataset(uri)) == export_set(resolve(uri), resolve(s3.uri("bucket/pairs")))
     assert len(s3.keys("bucket", "pairs/HR")) == len(CondensedDataset(uri))
     (source,) = open_sources(load(TrainConfig, None, {"data": [uri], "patch_size": 8}), None, "cpu")
     assert len(list(source.pairs(lambda _: True))) == len(CondensedDataset(uri))

@@ -9,6 +9,8 @@ import os
 import random
 import shutil
 import struct
+import tarfile
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +28,13 @@ from idc_ray.config import CondenseConfig, load
 from idc_ray.config.train import TrainConfig
 from idc_ray.dataset import CondensedDataset
 from idc_ray.errors import BadRequest, IdcError, RejectedImage
+from idc_ray.exporting import export_set
 from idc_ray.images import ImageRef, decode_image, find_images, read_encoded, rgb_profile
 from idc_ray.images.parquet import read_row
 from idc_ray.models import load_teacher
 from idc_ray.models.checkpoint import checkpoint_bytes
 from idc_ray.models.registry import ModelSpec
 from idc_ray.store import read_status, resolve
-from idc_ray.store.export import export_folders
 from idc_ray.store.filesystem import json_bytes
 from idc_ray.store.sealed import sealed
 from idc_ray.store.verify import verify
@@ -151,6 +153,32 @@ def read_parquet(data: bytes, folder: Path) -> None:
             read_row(fs.LocalFileSystem(), row["path"], row["column"], row["row"])
 
 
+def read_archive(data: bytes, folder: Path) -> None:
+    name = "a.zip" if b"PK" in data else "a.tar"
+    (folder / name).write_bytes(data)
+    read_images(str(folder / name))
+
+
+def archives() -> list[bytes]:
+    made = []
+    for mode in ("tar", "pax", "stored", "deflated"):
+        sink = io.BytesIO()
+        files = {"a.png": saved(Image.fromarray(picture()), "PNG"), "b\u00fc/" + 110 * "c" + ".jpg": b"x" * 700}
+        if mode in ("tar", "pax"):
+            with tarfile.open(fileobj=sink, mode="w", format=tarfile.GNU_FORMAT if mode == "tar" else None) as tar:
+                for name, content in files.items():
+                    info = tarfile.TarInfo(name)
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+        else:
+            method = zipfile.ZIP_STORED if mode == "stored" else zipfile.ZIP_DEFLATED
+            with zipfile.ZipFile(sink, "w", method) as archive:
+                for name, content in files.items():
+                    archive.writestr(name, content)
+        made.append(sink.getvalue())
+    return made
+
+
 def parquet_files() -> list[bytes]:
     png = saved(Image.fromarray(picture()), "PNG")
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -253,7 +281,7 @@ def record_of(name: str) -> Callable[[bytes, Path], None]:
             lambda: read_status(resolve(uri)).as_dict(),
             lambda: first_tile(CondensedDataset(uri)),
             lambda: verify(uri, deep=True).as_dict(),
-            lambda: export_folders(resolve(uri), resolve(str(export))),
+            lambda: export_set(resolve(uri), resolve(str(export))),
         ):
             with contextlib.suppress(IdcError):
                 use()
@@ -291,6 +319,7 @@ def all_readers(folder: Path) -> dict[str, Reader]:
             [b"a.png\nsub/b c.png\n# c\n../x.png\n", "\ufeffa.png\r\n./a.png\r\n".encode()],
             damaged_text, read_list, (BadRequest,), a_list,
         ),
+        "archive": Reader(archives(), damaged, read_archive, (BadRequest,)),
         "parquet": Reader(parquet_files(), damaged, read_parquet, (BadRequest,)),
         "yaml": Reader(yaml_files(), damaged_text, read_yaml, ()),
         "checkpoint": Reader(checkpoints(), damaged_checkpoint, read_checkpoint, (BadRequest,)),

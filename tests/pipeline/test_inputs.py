@@ -194,7 +194,7 @@ def test_an_unchanged_source_is_not_opened(
     """Catches a resumed launch that reads a million images to learn that there is nothing to do."""
     job = job_and_found[0]
     commit(job, "a")
-    monkeypatch.setattr("idc_ray.pipeline.inputs.open_path", lambda *args: pytest.fail("a file was opened"))
+    monkeypatch.setattr("idc_ray.pipeline.inputs.read_encoded", lambda *args: pytest.fail("a file was opened"))
     assert changed(job) == []
 
 
@@ -209,8 +209,8 @@ def test_a_copied_input_is_compared_in_threads_and_what_has_another_size_is_not_
     for name in "abc":
         os.utime(commit(job, name), ns=(5, 5))
     (Path(job.root) / "c.png").write_bytes(b"shorter")
-    both, real = threading.Barrier(2, timeout=20), inputs._sha256
-    monkeypatch.setattr(inputs, "_sha256", lambda listing, path: (both.wait(), real(listing, path))[1])
+    both, real = threading.Barrier(2, timeout=20), inputs.read_encoded
+    monkeypatch.setattr(inputs, "read_encoded", lambda *args: (both.wait(), real(*args))[1])
     with caplog.at_level("INFO"):
         assert changed(job) == ["c.png"]
     assert "3 finished images have a new modification time or size" in caplog.text

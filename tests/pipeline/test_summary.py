@@ -149,7 +149,7 @@ def test_times_are_wall_time_and_shares_of_the_stages() -> None:
     total.add(record())
     text = total.format()
     assert line(text, "wall time") == "1 min 30 s"
-    assert line(text, "worker time") == "read 2 s (25 %), optimise 6 s (75 %)"
+    assert line(text, "worker time") == "reading 2 s (25 %), matching 6 s (75 %)"
 
 
 def test_the_numbers_are_plain_json() -> None:

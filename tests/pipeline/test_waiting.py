@@ -20,7 +20,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_says_what_workers_take_and_what_is_free() -> None:
     """Catches a job that hangs in silence because nothing has room for its workers."""
-    assert waiting.what_is_awaited(POOL) == "each of 1 to 4 workers takes 1 GPU, of which 0 of 2 are free"
+    assert waiting.what_is_awaited(POOL) == (
+        "workers are starting, or wait for room: each of 1 to 4 workers takes 1 GPU, of which 0 of 2 are free"
+    )
     one = PoolPlan({"num_cpus": 0.5}, 2, 2, 2, "CPUs")
     assert waiting.what_is_awaited(one) == "each of 2 workers takes 0.5 CPU, of which 3 of 8 are free"
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,19 @@ class Page(HTMLParser):
         self.close()
         self.text = " ".join(self.text.split())
         self.data: list[dict[str, Any]] = json.loads(self.scripts[0])
+        self._check_accessible()
+
+    def _check_accessible(self) -> None:
+        """What a screen reader needs: captions, scopes, alternative texts, and references that lead somewhere."""
+        after = {following for (tag, _), (following, _) in pairwise(self.tags) if tag == "table"}
+        assert after <= {"caption"}, "a table without a caption"
+        ids = [attributes["id"] for _, attributes in self.tags if "id" in attributes]
+        assert len(ids) == len(set(ids))
+        for tag, attributes in self.tags:
+            assert tag != "th" or attributes.get("scope"), "a heading without a scope"
+            assert tag != "img" or "alt" in attributes
+            assert attributes.get("role") != "img" or attributes.get("aria-label")
+            assert attributes.get("aria-labelledby", ids[0]) in ids
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))

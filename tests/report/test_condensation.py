@@ -14,10 +14,10 @@ import pytest
 
 from idc_ray.errors import BadRequest
 from idc_ray.images import decode_rgb, downscale, encode_png
+from idc_ray.redact import printable
 from idc_ray.report import Options, make_report
 from idc_ray.report.notebook import condense_html
 from idc_ray.report.page import chart_library
-from idc_ray.report.section import safe_name
 from idc_ray.report.write import PAGE_BYTES
 from idc_ray.results import CondenseResult
 from idc_ray.store import holder_text, read_status
@@ -101,7 +101,7 @@ def test_names_of_files_are_text_whatever_they_are(tmp_path: Path) -> None:
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert not {"\u202e", "\x07"} & set(page.html)
     assert "alert(1)" in page.html
-    assert sorted(only(page)["images"]["source"]) == sorted(safe_name(each) for each in made.sources[1:])
+    assert sorted(only(page)["images"]["source"]) == sorted(printable(each) for each in made.sources[1:])
 
 
 def test_a_name_that_is_no_text_is_shown_escaped(tmp_path: Path) -> None:

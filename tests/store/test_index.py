@@ -116,11 +116,11 @@ def test_no_value_of_a_forged_index_is_looked_at(filled: StorageFolder, make: Si
         assert not ran
 
 
-def test_an_index_of_version_0_1_has_no_color_profiles(filled: StorageFolder) -> None:
+def test_an_index_of_version_0_1_has_no_color_profiles_and_degradations(filled: StorageFolder) -> None:
     """Catches outputs of earlier versions that this one calls damaged."""
     data = filled.read(index_name(0))
     assert data is not None
-    table = pq.read_table(pa.BufferReader(data)).drop_columns("color_profile")
+    table = pq.read_table(pa.BufferReader(data)).drop_columns(["color_profile", "degradation"])
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     filled.write(index_name(0), sink.getvalue())

@@ -131,6 +131,13 @@ def test_corrupt_run_json_is_named_and_can_be_overwritten(
     assert begin_run(store, make.run_record(), overwrite=True) == read_run(store)
 
 
+def test_another_input_is_told_to_take_an_output_of_its_own(store: StorageFolder, make: SimpleNamespace) -> None:
+    """Catches several jobs of disjoint inputs that find out one by one that they cannot share an output."""
+    begin_run(store, make.run_record())
+    with pytest.raises(BadRequest, match=r"(?s)input_uri: /pictures -> /more.*of its own.*--data '\[a/, b/\]'"):
+        begin_run(store, make.run_record(input_uri="/more"))
+
+
 def test_a_newer_format_is_refused(store: StorageFolder, make: SimpleNamespace) -> None:
     store.write_json("run.json", {"format_version": 3})
     with pytest.raises(BadRequest, match=r"format_version 3; this version reads \(1, 2\)"):

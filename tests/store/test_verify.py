@@ -540,7 +540,7 @@ def test_what_a_run_does_not_store_is_missed_nowhere_and_found_where_it_is(
     for source, (lr, hr) in stored.items():
         (row,) = make.rows(source, 1)
         images = {"lr": lr and png(lr, SIDE), "hr": hr and png(hr, 2 * SIDE)}
-        commit_part(store, make.DIGEST, make.record(source, 1), [dataclasses.replace(row, labels=None, **images)])
+        commit_part(store, make.DIGEST, [(make.record(source, 1), [dataclasses.replace(row, labels=None, **images)])])
         compact(store, make.DIGEST, 0, 1)
         if source == "b.png":
             write_manifest(store, make.DIGEST, {})

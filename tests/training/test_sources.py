@@ -8,9 +8,9 @@ import pytest
 
 from idc_ray.dataset import CondensedDataset
 from idc_ray.errors import BadRequest, IdcError
+from idc_ray.exporting import export_set
 from idc_ray.images import downscale, encode_png, image_id
 from idc_ray.store import ImageRecord, RunRecord, TileRow, begin_run, commit_part, compact, write_manifest
-from idc_ray.store.export import export_folders
 from idc_ray.store.filesystem import resolve
 from idc_ray.training.pairs import NO_HR
 from idc_ray.training.sources import CondensedSource, RealSource, held_out, open_source
@@ -109,7 +109,7 @@ def test_a_damaged_shard_is_refused_by_every_reader(tmp_path: Path, damage: str)
     for read in (
         lambda: list(source.pairs(lambda _: True)),
         lambda: CondensedDataset(tmp_path / "set"),
-        lambda: export_folders(resolve(str(tmp_path / "set")), resolve(str(tmp_path / "export"))),
+        lambda: export_set(resolve(str(tmp_path / "set")), resolve(str(tmp_path / "export"))),
     ):
         with pytest.raises(IdcError, match=r"part-00000\.parquet is (damaged|missing).*idc-ray verify.*--repair"):
             read()

@@ -140,3 +140,8 @@ def test_defaults_that_do_not_go_with_what_is_fixed_are_no_point(write_space: Wr
     """Catches a space that is accepted, and ends every launch once Ray is up."""
     space = write_space({"method": ["random", "hardest"]})
     assert settings_of(space, condense={"tile_size": 16, "labels": "real"}).defaults is None
+
+
+def test_online_labels_are_the_teachers(write_space: WriteSpace) -> None:
+    settings = settings_of(write_space(), train={"labels": "online"})
+    assert (settings.train.labels, settings.train.labels_from) == ("online", "bundled")

@@ -86,6 +86,16 @@ def test_its_tiles_are_those_of_the_condense_job(
     assert not any(pair.name.startswith(held_out) for pair in pairs)
 
 
+def test_a_student_can_be_labelled_in_every_step(inputs: SharedInputs) -> None:
+    """Catches a trial without the teacher, and labels that are stored after all."""
+    train = inputs.settings.train.model_copy(update={"labels": "online", "labels_from": "bundled"})
+    online = replace(inputs, settings=replace(inputs.settings, train=train))
+    assert online.settings.condense(DRAW, 0).store.tiles == "lr"
+    stored, again = (reports_of(DRAW, each)[-1] for each in (inputs, online))
+    assert again.finished and again.psnr != stored.psnr
+    assert (again.ratio, again.seeds[0].tiles) == (stored.ratio, stored.seeds[0].tiles)
+
+
 def test_a_failure_is_reported_and_not_raised(inputs: SharedInputs) -> None:
     """Catches a trial that Tune tries again and again, and one whose reason nobody learns."""
     (report,) = reports_of(DRAW | {"ratio": 1e-9}, inputs)
