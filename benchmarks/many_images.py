@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -173,7 +173,8 @@ class NoWork:
         fixed = {"outcome": "done", "code": "", "reason": "", "loss_start": 0.5, "loss_end": 0.1}
         seconds = {"read": 0.1, "targets": 0.5, "exchange": 0.2, "labels": 0.1, "commit": 0.1}
         rows = batch.select(["image_id", "source"]).to_pylist()
-        return pa.table({"status": [json.dumps(row | fixed | {"seconds": seconds}) for row in rows]})
+        done = [json.dumps(row | fixed | {"seconds": seconds}) for row in rows if row["image_id"] is not None]
+        return pa.table({"status": done}, schema=pa.schema([("status", pa.string())]))
 
 
 def stage_follow(folder: Path, images: str) -> dict[str, float]:
@@ -196,6 +197,7 @@ def stage_follow(folder: Path, images: str) -> dict[str, float]:
     manifest = listing.manifest.slice(0, int(images)).sort_by("image_id")
     pool = PoolPlan({"num_cpus": 1.0}, 1, 1, 1, "CPUs")
     stream.ReadImages, stream.CondenseWorker = NoRead, NoWork  # type: ignore[misc, assignment]
+    stream.MAX_BLOCKS = -(-stream.MAX_BLOCKS * manifest.num_rows // 1_000_000)  # blocks as of a million images
     join(None)
     launch = SimpleNamespace(
         job=job, lost_lock=threading.Event(), summary=Summary(0.1, 256), timeline=Timeline(job.store, True),
@@ -204,9 +206,9 @@ def stage_follow(folder: Path, images: str) -> dict[str, float]:
     launch.timeline.begin(pool.device, 1)
     progress = Progress(manifest.num_rows)
     compactor = Compactor(job.store, DIGEST, SHARDS, manifest["image_id"])
-    batches = plan_batches(manifest, 16, 1000)
-    with data_settings(), progress.ticking():
-        statuses = stream.condense_stream(batches, job, ray.put(b""), pool, False)
+    batches = plan_batches(manifest, 16, 16)
+    statuses = stream.condense_stream(batches, job, ray.put(b""), pool, False)
+    with data_settings(), progress.ticking(), closing(statuses):
         first, wall, cpu = next(statuses), time.perf_counter(), time.process_time()
         condense._follow(launch, chain([first], statuses), pool, compactor, progress)  # type: ignore[arg-type]
         compactor.wait()
@@ -306,7 +308,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         figures[f"plan, {share:.0%} done"] = in_process("plan", folder, str(share))
     write_done(folder, listing, 1.0, loose=0)
     figures["finish"] = in_process("finish", folder, "")
-    figures["driver's loop"] = in_process("follow", folder, str(min(arguments.images, 200_000)))
+    figures["driver's loop"] = in_process("follow", folder, str(min(arguments.images, 100_000)))
     if not arguments.no_job:
         figures["job"] = run_job(folder, "images.parquet", 2 if arguments.quick else 60)
     return figures

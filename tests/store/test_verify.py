@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -305,7 +306,8 @@ def test_a_repair_that_is_killed_at_any_change_is_repeated(make: SimpleNamespace
             check(store, repair=True)
             changes = len(objects.changes) - before
         else:
-            with pytest.raises(OSError, match="killed"):
+            # The last change gives the lock back; a failure of that is only logged.
+            with contextlib.nullcontext() if kill == changes - 1 else pytest.raises(OSError, match="killed"):
                 check(store, repair=True)
         objects.fail_at = None
         objects.objects.pop("bucket/out/.lock", None)  # a lease that would expire
