@@ -69,7 +69,7 @@ def condense(
         column: column of the images: uint8 (H, W, 3), RGB; or encoded, as bytes or as a struct with ``bytes``; None:
             ``image``, else ``bytes``.
         teacher: checkpoint of the network that labels the tiles; ``bundled``: the small EDSR of this package.
-        scale: super-resolution factor, 2, 3 or 4.
+        scale: super-resolution factor, 2, 3 or 4; 1: restoration.
         settings: settings of the method and the workers with the names of ``idc-ray condense``, nested as dictionaries:
             ``ratio=0.1``, ``actors={"max_size": 8}``, ``source={"max_pixels": 10**7}``.
 

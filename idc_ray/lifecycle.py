@@ -1,4 +1,4 @@
-"""What every job does around its work: dry run, lock, tracked run, Ray cluster. Signals and exit codes: see ``cli``."""
+"""Dry run, lock, MLflow run and Ray cluster of condense, train, compare and tune."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def is_real_run(config: Any, estimate: Callable[[str], str]) -> bool:
 
     Args:
         config: the settings; ``dry_run`` is one of them.
-        estimate: what the job would do and take, for a person; gets a temporary folder for the default photographs.
+        estimate: text about work, bytes and time of the job; it gets a temporary folder for the default photographs.
 
     Returns:
         Whether there is something to run.
@@ -54,7 +54,7 @@ class _Tracked(Protocol):
 
 @contextlib.contextmanager
 def closed_if_stopped(run: _Tracked) -> Iterator[None]:
-    """Close a tracked run as killed or failed if what is inside raises; else the block closes it."""
+    """Mark an MLflow run as killed or failed if the block raises; otherwise the block closes it."""
     try:
         yield
     except BaseException as error:
@@ -64,7 +64,7 @@ def closed_if_stopped(run: _Tracked) -> Iterator[None]:
 
 @contextlib.contextmanager
 def cluster(join: Callable[[], None]) -> Iterator[bool]:
-    """A Ray cluster to work on. Yields whether it was started here; such a one ends with the block, whatever happens.
+    """A Ray cluster to work on. Yields whether it was started here; if so, it is shut down at the end of the block.
 
     Args:
         join: joins or starts it, see :func:`idc_ray.pipeline.cluster.join`.

@@ -195,7 +195,7 @@ class Tracker:
         self._ended.close()
 
     def _end_by_force(self) -> None:
-        """The run is not shown as running for ever; in another thread, hence without what is buffered."""
+        """End the run, so that it is not shown as running; called in another thread, so buffered values are dropped."""
         with contextlib.suppress(Exception):
             if self._client is not None:
                 self._client.set_terminated(self.run_id, "KILLED")

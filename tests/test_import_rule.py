@@ -30,6 +30,7 @@ ALLOWED = {
         "PIL",
         "idc_ray.condensation.seeding",
         "idc_ray.config",
+        "idc_ray.errors",
         "idc_ray.images",
         "idc_ray.degradation",
     },

@@ -1,4 +1,4 @@
-"""The comparison job, from a configuration to one table: condense, train and score every arm with every seed."""
+"""The compare job: condenses, trains and scores every arm with every seed."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def compare(config: CompareConfig) -> int:
 
 
 def run_compare(config: CompareConfig) -> CompareResult:
-    """Compare; the same call again does what is missing, and tries again what failed.
+    """Run a comparison; a repeated call does what is missing and retries what failed.
 
     Args:
-        config: the settings; ``dry_run`` is not looked at.
+        config: the settings; ``dry_run`` is ignored.
 
     Raises:
-        BadRequest: what was asked for cannot be done.
+        BadRequest: an error in settings or input.
         Locked: another process works on the output.
         Interrupted: SIGINT or SIGTERM.
     """
@@ -93,7 +93,7 @@ def run_compare(config: CompareConfig) -> CompareResult:
 
 
 def result_of(report: Report, output: str) -> CompareResult:
-    """A report as the result of the job."""
+    """The table as the result of the job."""
     means: dict[str, dict[str, float | None]] = {}
     for arm in report.arms:
         spreads = {name: arm.spreads.get((name, "psnr")) for name in report.sets}
@@ -114,7 +114,7 @@ def _prepared(config: CompareConfig, photographs: str | None = None) -> Plan:
 
 
 def _write_crops(plan: Plan, storage: StorageFolder, results: list[Result]) -> None:
-    """Where the students differ, for the report; without it the comparison is whole."""
+    """Write crops for the report; errors are logged, as the results do not depend on them."""
     try:
         storage.write_json(CROPS, {"crops": find_crops(plan.scoring, storage, results)})
     except (IdcError, OSError) as error:
@@ -199,7 +199,7 @@ class _Comparison:
                 log.info("%s", self._line(left))
 
     def _slots(self) -> int:
-        """Tasks to have at a time: what fits now, and where the cluster may grow as many again, for it to grow by."""
+        """Number of concurrent tasks: as many as fit, and twice as many on a cluster that may grow, so that it does."""
         assert self.pool is not None
         if not self.may_grow:
             return self.pool.max_size
@@ -250,14 +250,14 @@ class _Comparison:
         return task.options(**self.pool.options).remote(*arguments)
 
     def _value(self, reference: ray.ObjectRef[Outcome]) -> Any:
-        """What all arms need: without it there is nothing to compare."""
+        """Value of a task that all arms need; its error ends the comparison."""
         status, value = ray.get(reference)
         if status == "failed":
             raise IdcError(value)
         return value
 
     def _images(self, config: CondenseConfig) -> Blocks:
-        """The decoded images, read by the first who asks: which are too small depends on the tiles."""
+        """The decoded images, read on first use: which ones are too small depends on the tile size."""
         size = config.tile_size
         if size not in self._blocks:
             # It compares with HR, so HR is kept; all seeds share the LR images.
@@ -267,7 +267,7 @@ class _Comparison:
         return self._blocks[size]
 
     def _difficulties(self, arms: list[Arm]) -> dict[str, float]:
-        """Mean difficulties by what they depend on; measured once, then recorded: all launches must use the same."""
+        """Mean difficulties by key; measured once and recorded, as all attempts must use the same."""
         means: dict[str, float] = {}
         for arm in arms:
             key = self._difficulty_key(arm.condense)

@@ -1,4 +1,4 @@
-"""The files that a comparison leaves for its reader."""
+"""Result files of a comparison."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["make_report", "report_files"]
 def make_report(
     plan: Plan, results: Sequence[Result], failures: list[Failure], anchors: Mapping[str, Any], workers: int | None
 ) -> Report:
-    """What is known so far.
+    """Table of the results so far.
 
     Args:
         plan: the comparison.
-        results: of all arms and seeds that are finished.
-        failures: of this launch.
+        results: results of all finished arms and seeds.
+        failures: failures of this attempt.
         anchors: scores of bicubic interpolation and the teacher.
-        workers: tasks at a time in this launch; None if nothing was left to do.
+        workers: concurrent tasks in this attempt; None if nothing was left to do.
     """
     order = [arm.name for arm in plan.arms]
     every = " or ".join(_distinct(str(arm.train.validation.every) for arm in plan.arms))
@@ -56,7 +56,7 @@ def make_report(
 
 
 def report_files(report: Report) -> dict[str, bytes]:
-    """Content by name."""
+    """Contents of the result files by name."""
     texts = {"results.md": to_markdown(report), "results.csv": to_csv(report), "results.json": to_json(report)}
     return {name: text.encode() for name, text in texts.items()}
 

@@ -1,4 +1,4 @@
-"""Compacts a shard as soon as the last image of its range is finished, so that parts do not pile up."""
+"""Compacts a shard when the last image of its range is finished."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ __all__ = ["Compactor", "compact_rest"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at what runs.
-LOOK_SECONDS = 0.5
+#: Seconds between two checks of the running tasks.
+CHECK_SECONDS = 0.5
 
 
 class Compactor:
-    """Counts what is left of each shard's range, and compacts complete ones by Ray tasks.
+    """Counts the unfinished images of each shard's range, and compacts complete ranges by Ray tasks.
 
     The single shard of a small run is left to :func:`compact_rest`.
 
     Args:
         store: the output; this process holds its lock.
-        digest: the run's digest.
-        shard_count: how many shards the run has.
-        unfinished: ids of the images that are still to do.
+        digest: digest of the run.
+        shard_count: number of shards of the run.
+        unfinished: ids of unfinished images.
     """
 
     def __init__(self, store: StorageFolder, digest: str, shard_count: int, unfinished: pa.ChunkedArray) -> None:
@@ -45,10 +45,10 @@ class Compactor:
         self._left = np.bincount(shards.astype(np.int64), minlength=shard_count).tolist()
         self._waiting: deque[int] = deque()
         self._running: list[ray.ObjectRef] = []
-        self._looked_at = 0.0
+        self._checked_at = 0.0
 
     def finished(self, image_id: str) -> None:
-        """An image is done or quarantined.
+        """Record that an image is done or quarantined, and compact its shard if it was the last.
 
         Raises:
             IdcError: a shard could not be compacted.
@@ -57,13 +57,13 @@ class Compactor:
         self._left[shard] -= 1
         if self._left[shard] == 0 and self._count > 1:
             self._waiting.append(shard)
-        if (self._waiting or self._running) and time.monotonic() - self._looked_at > LOOK_SECONDS:
+        if (self._waiting or self._running) and time.monotonic() - self._checked_at > CHECK_SECONDS:
             self._advance(0)
 
     def wait(self) -> None:
         """Wait until all complete ranges are compacted; errors as of :meth:`finished`."""
         while self._waiting or self._running:
-            self._advance(LOOK_SECONDS)
+            self._advance(CHECK_SECONDS)
             check_interrupted()
 
     def _advance(self, seconds: float) -> None:
@@ -77,11 +77,11 @@ class Compactor:
         most = max(2, int(ray.cluster_resources().get("CPU", 0)) // 8) if self._waiting else 0
         while self._waiting and len(self._running) < most:
             self._running.append(_task().remote(self._store, self._digest, self._waiting.popleft(), self._count))
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
 
 
 def compact_rest(store: StorageFolder, digest: str, shard_count: int) -> None:
-    """Compact, in this process, what is left: parts of any range, compactions that were killed."""
+    """Compact the remaining parts in this process, and finish interrupted compactions."""
     left = shard_parts(list_parts(store, digest), shard_count).keys() | set(list_pending(store))
     for shard in sorted(left):
         compact(store, digest, shard, shard_count)

@@ -1,4 +1,4 @@
-"""The main job, from a configuration to a condensed set. Reads as its table of contents: see :func:`condense`."""
+"""The condense job. :func:`run_condense` lists its steps."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ IMAGES_PER_STEP = {"CPUs": 4, "GPUs": 16}
 
 @dataclass
 class _Launch:
-    """What the steps of one launch hand on to each other."""
+    """State of one attempt, passed between its steps."""
 
     job: Job
     listing: ImageListing
@@ -93,7 +93,7 @@ class _Launch:
     tracker: Tracker = field(default_factory=Tracker)  # off until _track
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """Close the tracked run, if it is begun by now."""
+        """Close the MLflow run, if there is one."""
         self.tracker.finish(status)
 
 
@@ -112,18 +112,18 @@ def condense(config: CondenseConfig) -> int:
 
 
 def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
-    """Condense the images of a configuration; the same call again continues or confirms what is there.
+    """Condense the images of a configuration; a repeated call continues, or returns the result of a finished run.
 
     Args:
         config: the settings; ``dry_run`` is ignored.
-        show: where progress is shown; with ``lines`` the summary is printed, too.
+        show: where progress is shown; ``lines`` also prints the summary.
 
     Raises:
-        BadRequest: what was asked for cannot be done.
+        BadRequest: an error in settings or input.
         Locked: another process works on the output.
         QuarantinedImages: images were quarantined, and ``strict`` is set.
         Interrupted: SIGINT or SIGTERM.
-        IdcError: no image could be condensed, or none gave a tile; anything else that a user can mend.
+        IdcError: no image could be condensed, or no tiles were produced; any other error that a user can fix.
     """
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)  # first: to list a million images takes a minute
@@ -151,8 +151,8 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
             launch.tracker.finish("FINISHED")
     if launch.summary.failed and config.strict:
         raise QuarantinedImages(
-            f"{launch.summary.failed} images were quarantined, and --strict was given; see the reasons above, remove "
-            "the images, or repair them and use --retry-quarantined"
+            f"{launch.summary.failed} images were quarantined, and --strict was given; see "
+            f"{launch.job.store.uri}/quarantine; remove the images, or repair them and use --retry-quarantined"
         )
     return result
 
@@ -164,7 +164,7 @@ def _estimate(config: CondenseConfig, photographs: str) -> str:
 
 
 def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Job, ImageListing, bytes]:
-    """Find everything that the job needs, so that errors are raised here, not by a worker minutes later."""
+    """Find and check all inputs, so that errors are raised before workers start."""
     with Heartbeat("reading the teacher and listing the images"):
         teacher = read_teacher(config)
         listing = find_input(config, photographs)
@@ -192,7 +192,7 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
 
 
 def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading.Event, show: Show) -> _Launch:
-    """Write what this run is, and see what is left of it."""
+    """Write the run record, and plan the remaining work."""
     config = job.config
     samples = list(readable_samples(listing, config, SIZE_SAMPLES))
     expected = estimate_sizes(config, listing.manifest.num_rows, samples).bytes
@@ -217,7 +217,7 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
 
 
 def _track(launch: _Launch) -> None:
-    """Begin or continue the tracked run."""
+    """Start or continue the MLflow run."""
     job, config, listing = launch.job, launch.job.config, launch.listing
     tracker = Tracker.start(config.mlflow, config.output, job.digest, launch.run.mlflow_run_id)
     launch.tracker = tracker
@@ -229,7 +229,7 @@ def _track(launch: _Launch) -> None:
 
 
 def _run_on_ray(launch: _Launch) -> None:
-    """Condense what is left; whatever ends this early, no process of a cluster started here lives on."""
+    """Condense the remaining images; a cluster started here is shut down in any case."""
     # No image caused a stop from outside: the records of images in flight are removed.
     forget_in_flight = partial(end_launch, launch.job.store, launch.job.launch)
     # At the same time: MLflow is imported and its database made while this process only waits for those of Ray.
@@ -274,7 +274,7 @@ def _condense_all(launch: _Launch) -> None:
 
 
 def _batches(config: CondenseConfig, images: pa.Table) -> Batches:
-    """As many images to a call as is configured, large ones alone where nothing is."""
+    """Batches of the configured size; by default, large images are alone."""
     pool = plan_pool(config.actors, ray.cluster_resources(), images.num_rows)
     most = config.actors.images_per_step
     if most is None:
@@ -285,7 +285,7 @@ def _batches(config: CondenseConfig, images: pa.Table) -> Batches:
 def _pool(launch: _Launch, batches: int) -> PoolPlan:
     actors, resources = launch.job.config.actors, ray.cluster_resources()
     pool = plan_pool(actors, resources, batches)
-    log.info("condensing on %s with %s workers, %d at the start", pool.device, pool.sizes, pool.initial_size)
+    log.info("condensing on %s: %s workers, %d at the start", pool.device, pool.sizes, pool.initial_size)
     if not resources.get("CPU") and actors.gpus is None and pool.device == "CPUs":
         log.warning("the cluster has no CPUs or GPUs yet; if it will add GPUs, give --actors.gpus 1")
     stored = launch.run.device
@@ -297,7 +297,7 @@ def _pool(launch: _Launch, batches: int) -> PoolPlan:
 
 
 def _mean_difficulty(launch: _Launch, teacher: ray.ObjectRef[bytes]) -> float:
-    """From the run's record, or measured and recorded: all launches of a run must use the same."""
+    """Mean difficulty from the run record, or measured and recorded: all attempts must use the same."""
     if launch.run.survey is None:
         launch.run = update_run(launch.job.store, survey=survey(launch.listing, launch.job, teacher))
     assert launch.run.survey is not None
@@ -305,7 +305,7 @@ def _mean_difficulty(launch: _Launch, teacher: ray.ObjectRef[bytes]) -> float:
 
 
 def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor, progress: Progress) -> None:
-    """Take status rows as they arrive: show them, track them, compact complete ranges."""
+    """Process status rows as they arrive: show and track them, compact complete shards."""
     logged_at = 0.0
     warn_if_no_room(pool)
     for status in log_until_first(statuses, "no image is done", lambda: what_is_awaited(pool, _work(launch))):
@@ -326,14 +326,14 @@ def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor
 
 
 def _work(launch: _Launch) -> str:
-    """What the workers do, by their own statements."""
+    """What the workers do, from their in-flight records."""
     with contextlib.suppress(OSError, IdcError):  # it is only shown
         return "; ".join(work_in_progress(workers_at_work(launch.job.store, launch.job.launch), time.time()))
     return ""
 
 
 def _finish(launch: _Launch) -> tuple[Manifest, bool]:
-    """Compact what is left, write the manifest last; whether it was written."""
+    """Compact the remaining parts, and write the manifest last; returns it and whether it was written."""
     job, store, tracker = launch.job, launch.job.store, launch.tracker
     compact_rest(store, job.digest, launch.run.shard_count)
     for old in (*launch.plan.old_launches, job.launch):
@@ -356,7 +356,7 @@ def _finish(launch: _Launch) -> tuple[Manifest, bool]:
 
 
 def _is_current(launch: _Launch, manifest: Manifest) -> bool:
-    """Whether the manifest names no image as quarantined which has left the input since."""
+    """Whether all images that the manifest names as quarantined are still in the input."""
     quarantined = quarantined_ids(launch.job.store, launch.job.digest)
     return all(entry["image_id"] in quarantined for entry in manifest.quarantined)
 
@@ -380,6 +380,6 @@ def _check_result(launch: _Launch) -> None:
     """Raise an error if nothing was condensed."""
     summary = launch.summary
     if summary.failed == launch.listing.manifest.num_rows:
-        raise IdcError(f"none of the {summary.failed} images could be condensed; see the reasons above")
+        raise IdcError(f"none of the {summary.failed} images could be condensed; see {launch.job.store.uri}/quarantine")
     if not summary.tiles:
         raise IdcError(f"no tiles were produced; {summary.fix_for_no_tile()}")

@@ -1,4 +1,4 @@
-"""What a launch reads: the teacher, the images, and whether a finished image's source has changed since."""
+"""Inputs of an attempt: teacher, images, and changes of the sources of finished images."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ PNG_BYTES_PER_PIXEL = 2.4
 
 
 def read_teacher(config: CondenseConfig) -> bytes:
-    """The teacher's checkpoint, from wherever it is.
+    """Read the teacher's checkpoint.
 
     Raises:
-        BadRequest: it cannot be read, or none is bundled for the scale.
+        BadRequest: it cannot be read, or there is no bundled one for the scale.
     """
     if config.teacher is None:
         return bundled_teacher_bytes(config.scale)
@@ -65,11 +65,11 @@ def read_teacher(config: CondenseConfig) -> bytes:
 
 
 def find_input(config: CondenseConfig, photographs: str | None = None) -> ImageListing:
-    """The images of a configuration, without those in its output; by default photographs that scikit-image ships.
+    """Find the images of a configuration, without those in its output; by default photographs of scikit-image.
 
     Args:
         config: the configuration.
-        photographs: folder to copy the default photographs to; None: one beside the output.
+        photographs: folder for the default photographs; None: a folder next to the output.
 
     Raises:
         BadRequest: there are no images, or they cannot be listed or copied.
@@ -98,9 +98,9 @@ def find_input(config: CondenseConfig, photographs: str | None = None) -> ImageL
 
 
 def input_root(listing: ImageListing) -> str:
-    """What a machine sees if it sees the input: the folder of the first image that was there when it was listed.
+    """A path that every node must see to read the input: the folder of the first existing image.
 
-    A line of a list file may name one that is not, in a folder that is not there either.
+    List files may name missing images, in missing folders.
     """
     there = listing.manifest.filter(pc.greater_equal(listing.manifest["size"], 0))
     return folder_of(str((there if there.num_rows else listing.manifest)["path"][0].as_py()))
@@ -113,14 +113,14 @@ def readable_samples(
     most_tried: int | None = None,
     on_rejected: Callable[[str], object] = bool,
 ) -> Iterator[Instance]:
-    """Up to ``count`` images that can be read, in the order of their ids: a sample that does not depend on names.
+    """Up to ``count`` readable images in the order of their ids, a sample that does not depend on names.
 
     Args:
         listing: the images.
-        config: how they are read.
-        count: how many are wanted.
-        most_tried: images that are looked at for them; None: four times as many.
-        on_rejected: called with source and reason of each that cannot be read.
+        config: settings for reading them.
+        count: maximum number of images.
+        most_tried: maximum number of images to try; None: four times ``count``.
+        on_rejected: called with source and reason of each unreadable image.
     """
     order = pc.sort_indices(listing.manifest["image_id"])
     readable = 0
@@ -148,10 +148,10 @@ class Sizes:
     """Expected sizes of a whole run, from a few of its images.
 
     Attributes:
-        pixels: of all LR images.
-        candidates: whole tiles in all images.
-        tiles: tiles that will be stored.
-        bytes: of the output.
+        pixels: LR pixels of all images.
+        candidates: number of whole tiles in all images.
+        tiles: number of stored tiles.
+        bytes: size of the output.
     """
 
     pixels: float
@@ -161,7 +161,7 @@ class Sizes:
 
 
 def estimate_sizes(config: CondenseConfig, images: int, samples: list[Instance]) -> Sizes:
-    """Extrapolate from samples; all zero without any."""
+    """Extrapolate sizes from samples; all are 0 without samples."""
     if not samples:
         return Sizes(0, 0, 0, 0)
     size = config.tile_size
@@ -206,5 +206,5 @@ def _is_same(listing: ImageListing, row: dict[str, Any], state: SourceState) -> 
 
 
 def only(manifest: pa.Table, image_ids: set[str]) -> pa.Table:
-    """The rows of some images, in the manifest's order."""
+    """Rows of some images, in the manifest's order."""
     return manifest.filter(pc.is_in(manifest["image_id"], pa.array(sorted(image_ids), pa.string())))

@@ -1,4 +1,4 @@
-"""The CPU stage: a manifest row in, an image ready to be condensed out, or the reason why not."""
+"""The CPU stage: reads the image of a manifest row."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class ReadImages:
 
     Args:
         job: the job.
-        isolated: whether the images will be condensed alone, as suspects are.
-        node: gives the machine that a call runs on, by its id.
-        node_lives: whether a machine is still part of the cluster.
+        isolated: whether the images will be condensed one by one, as earlier attempts died with them in flight.
+        node: returns the id of the node of a call.
+        node_lives: whether a node is still part of the cluster.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ def _row(
     trace: str = "",
     attempts: int = 1,
 ) -> dict[str, Any]:
-    """Every row has every column: blocks of Ray Data have one schema."""
+    """A row with all columns, as blocks of Ray Data have one schema."""
     return {
         "lr": b"" if image is None else image.lr.tobytes(),
         "height": 0 if image is None else image.lr.shape[0],
@@ -183,7 +183,7 @@ def _row(
 
 
 def pixels(row: dict[str, Any], scale: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """The LR image (H, W, 3) of a row that was read, and the HR image (scale H, scale W, 3) if it has one."""
+    """LR image (H, W, 3) of a row, and HR image (scale H, scale W, 3) if it has one."""
     height, width = row["height"], row["width"]
     lr = np.frombuffer(row["lr"], np.uint8).reshape(height, width, 3)
     if not row["hr"]:

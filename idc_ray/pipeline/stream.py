@@ -1,4 +1,4 @@
-"""The Ray Data pipeline: manifest, reading on CPUs, a pool of workers, status rows. Nothing else knows of it."""
+"""The Ray Data pipeline: manifest, readers on CPUs, a pool of workers, status rows."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ MAX_BLOCKS = 4000
 def condense_stream(
     batches: Batches, job: Job, teacher: ray.ObjectRef[bytes], pool: PoolPlan, isolated: bool
 ) -> Generator[dict[str, Any]]:
-    """Condense images; status rows arrive as batches finish. Whoever stops early has to close it.
+    """Condense images; yields status rows as batches finish. Close the generator to stop early.
 
     Args:
-        batches: what to do; images of a batch are condensed together.
+        batches: images; those of a batch are condensed together.
         job: the job.
-        teacher: the checkpoint's bytes.
+        teacher: content of the checkpoint.
         pool: the workers.
-        isolated: run every image by itself, as suspects are.
+        isolated: condense images one by one, as earlier attempts died with them in flight.
 
     Raises:
-        IdcError: what a worker met that ends the job.
+        IdcError: a fatal error of a worker.
     """
     images = _read(batches, job, pool, isolated)
     statuses = images.map_batches(
@@ -54,7 +54,7 @@ def condense_stream(
 def survey_stream(
     manifest: pa.Table, job: Job, teacher: ray.ObjectRef[bytes], pool: PoolPlan
 ) -> Generator[dict[str, Any]]:
-    """Measure the difficulty of the images of a manifest: rows of image_id, difficulty (None if unreadable), pixels."""
+    """Measure the difficulty of images: rows of image_id, difficulty (None if unreadable), pixels."""
     statuses = _read(single_images(manifest), job, pool).map_batches(
         SurveyWorker,
         fn_constructor_kwargs={"job": job, "teacher": teacher},
@@ -65,7 +65,7 @@ def survey_stream(
 
 
 def _read(batches: Batches, job: Job, pool: PoolPlan, isolated: bool = False) -> Dataset:
-    """Blocks hold whole batches, so that no worker waits for another block to fill its batch."""
+    """Read images in blocks of whole batches, so that no worker waits for another block."""
     rows = batches.size * max(1, math.ceil(batches.count / MAX_BLOCKS))
     blocks = [batches.rows.slice(begin, rows) for begin in range(0, batches.rows.num_rows, rows)]
     # Workers on CPUs read their images themselves: Ray joins two steps of equal resources, and restarts the workers
@@ -81,9 +81,9 @@ def _read(batches: Batches, job: Job, pool: PoolPlan, isolated: bool = False) ->
 
 
 def _working(pool: PoolPlan) -> dict[str, Any]:
-    """How workers run. Beside a GPU Ray Data would have each take a CPU as well, the readers' last one perhaps.
+    """Options of the workers. Ray Data would also give each GPU worker a CPU, perhaps the last one of the readers.
 
-    On CPUs no batch waits at a worker, as another one may be free before it is. A GPU would be idle while it waits.
+    On CPUs batches are not queued at a worker, as another may be free earlier; a GPU would idle meanwhile.
     """
     most = None if pool.may_grow else pool.max_size
     strategy = ActorPoolStrategy(

@@ -1,4 +1,4 @@
-"""How difficult the images are on average: what ``allocation: difficulty`` measures each image against."""
+"""Measures the mean difficulty of the images, for ``allocation: difficulty``."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 
 
 def survey(listing: ImageListing, job: Job, teacher: ray.ObjectRef[bytes]) -> dict[str, Any]:
-    """Measure a sample: the images with the smallest ids, which say nothing about their content.
+    """Measure a sample of the images, those with the smallest ids, which are independent of content.
 
     Returns:
-        ``mean_difficulty``, weighted by pixels so that the budget is met, and how many ``images`` it rests on.
+        ``mean_difficulty``, weighted by pixels so that the budget is met, and the number of measured ``images``.
 
     Raises:
-        BadRequest: no image of the sample can be read, or the teacher adds nothing to any of them.
+        BadRequest: no image of the sample can be read, or the teacher equals bicubic interpolation on all.
     """
     sample = listing.manifest.take(pc.sort_indices(listing.manifest["image_id"])[:SURVEY_IMAGES])
     pool = plan_pool(job.config.actors, ray.cluster_resources(), sample.num_rows)

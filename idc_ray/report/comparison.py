@@ -1,4 +1,4 @@
-"""The section of a comparison."""
+"""Report section of a comparison."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Result = dict[str, Any]
 
 
 def comparison_section(storage: StorageFolder) -> Section:
-    """What a comparison has found, finished or not.
+    """Section of a comparison, finished or not.
 
     Raises:
         BadRequest: there are no results.
@@ -70,7 +70,7 @@ def comparison_section(storage: StorageFolder) -> Section:
 
 
 def _labels(results: list[Result]) -> dict[str, str]:
-    """Names of arms for people, without a student or an allocation that all have in common."""
+    """Displayed names of arms, without a student or an allocation that all arms share."""
     students = {each["student"] for each in results}
     allocations = {each["allocation"] for each in results} - {""}
     labels = {}
@@ -86,7 +86,7 @@ def _arm(result: Result) -> str:
 
 
 def _series(result: Result, several: bool) -> str:
-    """What arms that differ in their ratio alone have in common."""
+    """Name of the line through arms that differ only in their ratio."""
     return " ".join([result["method"], result["labels"], *([result["student"]] if several else [])])
 
 
@@ -150,7 +150,7 @@ def _spread(score: Mapping[str, float | None], digits: int) -> str:
 
 
 def _difference(score: Mapping[str, float | None]) -> tuple[str, bool]:
-    """The paired difference with its interval, and whether that leaves out 0."""
+    """The paired difference with its interval, and whether the interval excludes 0."""
     mean, low, high = score["difference"], score["difference_low"], score["difference_high"]
     if mean is None:
         return "", False
@@ -204,7 +204,7 @@ def _charts(found: Mapping[str, Any], results: list[Result], labels: dict[str, s
 
 
 def _curves(results: list[Result], labels: dict[str, str]) -> list[dict[str, Any]]:
-    """The mean over the seeds of every arm's curve."""
+    """Curve of every arm, averaged over seeds."""
     sums: dict[tuple[str, int], list[float]] = {}
     for each in results:
         for step, psnr in each["curve"]:
@@ -216,14 +216,14 @@ def _curves(results: list[Result], labels: dict[str, str]) -> list[dict[str, Any
 
 
 def _last(curves: list[dict[str, Any]]) -> str:
-    """Where the lines end."""
+    """PSNR at the end of each line, for the alternative text."""
     ends = {each["arm"]: each["psnr"] for each in curves}
     text = ", ".join(f"{arm} {psnr:.2f} dB" for arm, psnr in sorted(ends.items(), key=lambda end: -end[1]))
     return f" At the end: {text}." if text else ""
 
 
 def _set_tiles(storage: StorageFolder) -> dict[str, Any]:
-    """LR tiles of the same images in some sets of the comparison; what cannot be read is left out."""
+    """LR tiles of the same images in up to `SETS` sets; unreadable sets are left out."""
     stores: dict[str, StorageFolder] = {}
     for name in storage.folders("sets"):
         seeds = storage.folders(f"sets/{name}")

@@ -1,4 +1,4 @@
-"""The section of a condensed set."""
+"""Report section of a condensed set."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ Record = dict[str, Any]
 def condensation_section(
     store: StorageFolder, options: Options, room: int, listing: ImageListing | None = None
 ) -> Section:
-    """What a condensed set holds, finished or not.
+    """Section of a condensed set, finished or not.
 
     Args:
         store: the output.
         options: what is shown.
-        room: bytes that the section may take.
-        listing: the run's images, if they are known; None: they are listed.
+        room: maximum size of the section in bytes.
+        listing: the run's images; None: they are listed here.
 
     Raises:
         BadRequest: there is no run.
@@ -170,7 +170,7 @@ def _cards(status: Status, found: dict[str, Any]) -> list[Card]:
 
 
 def _table(records: list[Record], chosen: dict[str, str], room: int) -> dict[str, Any]:
-    """Numbers by column, of the chosen images and of as many others as there is room for."""
+    """Numbers of images by column: the chosen images, and as many others as fit."""
     if records:
         bytes_each = 70 + sum(len(each["source"]) for each in records[:1000]) / min(1000, len(records))
         limit = max(len(chosen), int(room / bytes_each))
@@ -195,7 +195,7 @@ def _table(records: list[Record], chosen: dict[str, str], room: int) -> dict[str
 def _pictures(
     store: StorageFolder, status: Status, records: list[Record], chosen: dict[str, str], sources: Sources, room: int
 ) -> dict[str, Any]:
-    """Pictures of the chosen images by id, as many as there is room for."""
+    """Pictures of the chosen images by id, as many as fit."""
     by_id = {record["image_id"]: record for record in records if record["image_id"] in chosen}
     rows = read_tiles(store, status.run, chosen)
 
@@ -213,7 +213,7 @@ def _pictures(
 
 
 def _left_out(duplicates: dict[str, Any] | None) -> dict[str, Any]:
-    """What ``run.json`` says of copies that were not condensed."""
+    """Copies that were not condensed, from ``run.json``."""
     found = duplicates or {"images": 0, "groups": []}
     return found | {"groups": [[printable(name) for name in group] for group in found["groups"]]}
 
@@ -275,7 +275,7 @@ def _loss_charts(status: Status, records: list[Record], chosen: dict[str, str]) 
 
 
 def _histogram(values: list[float], width: float = 0.05, most: float = 2.0) -> list[dict[str, Any]]:
-    """Counts of equal bins from 0; what is above ``most`` is counted in the last one."""
+    """Counts in bins of equal width from 0; values above ``most`` are in the last bin."""
     top = min(most, max(1.0, *values)) if len(values) > 1 else 1.0
     bins = max(1, math.ceil(top / width - 1e-9))
     counts = Counter(min(bins - 1, int(value / width)) for value in values)

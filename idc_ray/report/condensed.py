@@ -1,4 +1,4 @@
-"""What is read of a condensed set for a report: its images' numbers, its tiles, and the source images."""
+"""Reads records, tiles and source images of a condensed set for a report."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SOURCE_SIDE, THUMBNAIL_SIDE = 560, 72
 
 
 def read_records(store: StorageFolder, digest: str) -> tuple[list[dict[str, Any]], int]:
-    """Records of the finished images, sorted by id, and how many more there are that were not read."""
+    """Records of finished images, sorted by id, and the number of those that were not read."""
     records = index_table(store).to_pylist()
     for record in records:
         record["seconds"] = dict(record["seconds"])
@@ -67,7 +67,7 @@ def read_records(store: StorageFolder, digest: str) -> tuple[list[dict[str, Any]
 
 
 def read_tiles(store: StorageFolder, run: RunRecord, image_ids: Collection[str]) -> dict[str, list[dict[str, Any]]]:
-    """Rows of some images by image; of a shard only the row groups that have any are read."""
+    """Rows of some images by image; only row groups with any of them are read."""
     rows: dict[str, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
     for shard in list_shards(store):
         wanted = {image_id for image_id in image_ids if shard_of(image_id, run.shard_count) == shard}
@@ -95,15 +95,15 @@ def _rows_of_shard(store: StorageFolder, shard: int, wanted: set[str]) -> Iterat
 
 
 class Sources:
-    """The source images of a run, where they can still be read.
+    """Source images of a run, if they can still be read.
 
     Args:
         run: the run.
-        listing: its images; None: they are listed.
-        read: whether they are read at all.
+        listing: its images; None: they are listed here.
+        read: False: no source images are read.
 
     Attributes:
-        missing: why there are none; empty if there are.
+        missing: why there are no source images; empty if there are.
     """
 
     def __init__(self, run: RunRecord, listing: ImageListing | None, read: bool) -> None:
@@ -124,7 +124,7 @@ class Sources:
         self._rows: dict[str, dict[str, Any]] = {}
 
     def find(self, image_ids: Collection[str]) -> None:
-        """Look up where some images are."""
+        """Look up the manifest rows of some images."""
         if self._listing is None or self.missing:
             return
         manifest = self._listing.manifest
@@ -132,7 +132,7 @@ class Sources:
         self._rows |= {row["image_id"]: row for row in manifest.filter(keep).to_pylist()}
 
     def lr(self, image_id: str, sha256: str) -> tuple[NDArray[np.uint8] | None, str]:
-        """The LR image uint8 (h, w, 3) that was condensed; or None and why there is none."""
+        """The condensed LR image, uint8 (h, w, 3); or None and the reason."""
         row = self._rows.get(image_id)
         if row is None or self._listing is None or self.config is None:
             return None, self.missing or "it is not in the input any more"
@@ -171,12 +171,12 @@ def _condense_config(run: RunRecord) -> CondenseConfig | None:
 
 
 def tile_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows in the order of their tiles."""
+    """Rows sorted by tile index."""
     return sorted(rows, key=lambda row: int(row["tile_index"]))
 
 
 def picture_of(record: dict[str, Any], rows: list[dict[str, Any]], sources: Sources, why: str) -> dict[str, Any]:
-    """Pictures and numbers of one image as the page shows them."""
+    """Pictures and numbers of one image, as JSON values."""
     lr_image, missing = sources.lr(record["image_id"], record["source_sha256"])
     exchange = None if sources.config is None else sources.config.exchange
     tiles = []

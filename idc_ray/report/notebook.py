@@ -28,7 +28,7 @@ Cell = object
 
 
 def condense_html(result: CondenseResult) -> str:
-    """Numbers, and LR and HR tiles of a few images as far as the output can be read."""
+    """Numbers, and tiles of a few images if the output can be read."""
     numbers: dict[str, Cell] = {
         "images": result.num_images,
         "tiles": result.num_tiles,
@@ -43,7 +43,7 @@ def condense_html(result: CondenseResult) -> str:
 
 
 def train_html(result: TrainResult) -> str:
-    """Numbers."""
+    """Steps, best PSNR and checkpoint."""
     best = "not validated" if result.best_psnr is None else f"{result.best_psnr:.2f} dB at step {result.best_step}"
     return _html(result.output, {"steps": result.num_steps, "best PSNR": best, "checkpoint": result.checkpoint})
 
@@ -96,7 +96,7 @@ def _html(
 
 
 def _pictures(output: str) -> list[tuple[str, list[list[str]]]]:
-    """Names of some images, and of each tile what is stored; none where the output cannot be read (any more)."""
+    """Names and tiles of some images; empty if the output cannot be read."""
     try:
         storage = resolve(output)
         run = read_run(storage)

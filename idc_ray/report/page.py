@@ -1,4 +1,4 @@
-"""The page: one HTML file with its style, script, charts' library, data and pictures."""
+"""The HTML page with its style, script, chart library, data and pictures."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ CHARTS_NEED = ("vl_convert",)
 
 
 def render_page(sections: Sequence[Section], title: str) -> str:
-    """HTML that loads nothing from anywhere.
+    """A self-contained HTML page.
 
     Args:
         sections: at least one.
-        title: of the page.
+        title: title of the page.
 
     Raises:
         BadRequest: the extra ``report`` is not installed.
@@ -61,7 +61,7 @@ def _differences(sections: Sequence[Section]) -> list[tuple[str, list[str]]]:
 
 
 def template(name: str) -> jinja2.Template:
-    """A template by the name of its file; what it is given is escaped, and a name that it is not given is an error."""
+    """Load a template by file name. Values are escaped; undefined names are errors."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -71,7 +71,7 @@ def template(name: str) -> jinja2.Template:
 
 @cache
 def chart_library() -> str:
-    """JavaScript that sets ``window.vegaEmbed``, kept in the user's cache folder: to make it takes a second.
+    """JavaScript that sets ``window.vegaEmbed``; cached in the user's cache folder, as bundling takes a second.
 
     Raises:
         BadRequest: the extra ``report`` is not installed.
@@ -102,7 +102,7 @@ def _data(section: Section) -> dict[str, Any]:
 
 
 def _json(value: Any) -> Markup:
-    """JSON in ASCII that ends no script element, whatever the names in it are."""
+    """ASCII JSON with ``<``, ``>`` and ``&`` escaped, safe inside a script element."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

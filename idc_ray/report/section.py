@@ -1,4 +1,4 @@
-"""What every output's part of a report consists of."""
+"""Sections, cards and charts of a report."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ JOBS: dict[Kind, tuple[str, type[Settings]]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """What a report holds.
+    """Options of a report.
 
     Attributes:
-        images: most images of a condensed set that are shown with pictures.
-        include: names or patterns (``*``, ``?``) of images that are shown with pictures in any case.
+        images: maximum number of images of a condensed set with pictures.
+        include: names or patterns (``*``, ``?``) of images that are always shown with pictures.
         sources: whether the source images are read.
-        max_bytes: largest size of the whole file.
+        max_bytes: maximum size of the file.
     """
 
     images: int = 60
@@ -49,7 +49,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Card:
-    """A number at the head of a section."""
+    """A number at the top of a section."""
 
     label: str
     value: str
@@ -61,14 +61,14 @@ class Chart:
     """A chart of Vega-Lite.
 
     Attributes:
-        name: of the file of its specification in ``templates/charts``.
-        title: above it.
-        alt: what it shows, in a sentence with its main numbers.
-        values: its rows.
+        name: name of its specification, ``templates/charts/NAME.json``.
+        title: title above the chart.
+        alt: alternative text, a sentence with the main numbers.
+        values: data rows.
         options: replacements in the specification by dotted path, such as ``{"encoding.x.title": "steps"}``.
-        note: below it.
-        legend: entries of its legend; 0: it has none, or one line.
-        wide: whether it takes the whole width.
+        note: text below the chart.
+        legend: number of legend entries; 0: none, or one line.
+        wide: whether the chart takes the whole width.
     """
 
     name: str
@@ -82,27 +82,27 @@ class Chart:
 
     @property
     def least_height(self) -> int:
-        """Pixels that are kept free for it, so that nothing moves when it is drawn."""
+        """Minimum height in pixels, so that the layout does not shift when the chart is drawn."""
         return (350 if self.wide else 262) + 18 * math.ceil(self.legend / 4)
 
 
 @dataclass(frozen=True)
 class Section:
-    """The part of a report that shows one output; `make_section` makes it.
+    """Section of a report that shows one output.
 
     Attributes:
         kind: chooses the template, ``KIND.html``.
-        name: the output's last part.
-        uri: of the output.
+        name: last part of the output's path.
+        uri: URI of the output.
         state: ``finished``, ``running``, ``stopped`` or ``unknown``.
-        state_text: the same with the numbers.
-        cards: numbers at the head.
-        charts: in the order of the page.
+        state_text: state and progress.
+        cards: numbers at the top.
+        charts: charts in the order of the page.
         changed: settings that differ from their defaults.
-        command: the command line that asks for the same again.
-        origin: where the output is from, by name.
-        facts: what else the template shows.
-        data: what the page's script reads, and others may take out; JSON values.
+        command: command line with these settings.
+        origin: input, versions and the like, by name.
+        facts: further values for the template.
+        data: JSON values for the page's script, and for other programs.
     """
 
     kind: Kind
@@ -131,13 +131,13 @@ def make_section(
     facts: dict[str, Any],
     data: dict[str, Any],
 ) -> Section:
-    """A section with what all kinds have in common.
+    """Make a section from what differs between kinds of output.
 
     Args:
-        progress: what is shown after the state.
-        config: the stored configuration.
-        charts: those without rows are left out.
-        origin: values of any type; names in them are made safe.
+        progress: text after the state.
+        config: stored configuration.
+        charts: charts; those without rows are left out.
+        origin: values of any type, shown as printable text.
     """
     command, model = JOBS[kind]
     return Section(
@@ -157,12 +157,12 @@ def make_section(
 
 
 def rounded(value: float | None, digits: int = 5) -> float | None:
-    """To some significant digits: half the bytes in JSON."""
+    """Round to significant digits, to save bytes in JSON."""
     return None if value is None else float(f"{value:.{digits}g}")
 
 
 def chart_spec(chart: Chart) -> dict[str, Any]:
-    """The Vega-Lite specification of a chart, without its rows, which are the data set ``rows``."""
+    """Vega-Lite specification of a chart; its data set is called ``rows``."""
     text = resources.files("idc_ray.report").joinpath(f"templates/charts/{chart.name}.json").read_text("utf-8")
     spec: dict[str, Any] = json.loads(text)
     for path, value in chart.options.items():

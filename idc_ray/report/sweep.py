@@ -1,4 +1,4 @@
-"""The section of a sweep."""
+"""Report section of a sweep."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Trial = dict[str, Any]
 
 
 def sweep_section(storage: StorageFolder) -> Section:
-    """What a sweep has found, finished or not.
+    """Section of a sweep, finished or not.
 
     Raises:
         BadRequest: there is no sweep.
@@ -90,7 +90,7 @@ def _read_trials(storage: StorageFolder) -> list[Trial]:
 
 
 def _seconds(journal: bytes) -> float:
-    """Duration of all launches, which the study's journal has in the last line of its kind; 0 if it has none."""
+    """Duration of all attempts: the last ``seconds`` entry of the study's journal; 0 without one."""
     for line in reversed(journal.splitlines()):
         if b'"seconds"' in line:
             try:
@@ -105,7 +105,7 @@ def _finite(value: Any) -> Any:
 
 
 def _order(trial: Trial) -> tuple[bool, int, int]:
-    """By rank; those without one by number."""
+    """Sort key: ranked trials first, then the others by number."""
     return trial["rank"] is None, trial["rank"] or 0, trial["trial"]
 
 
@@ -188,7 +188,7 @@ def _history(trials: list[Trial]) -> list[dict[str, Any]]:
 
 
 def _parallel(finished: list[Trial], names: list[str]) -> list[dict[str, Any]]:
-    """A row for each trial and axis with its height in [0, 1], and two rows with the ends of each axis."""
+    """A row for each trial and axis with its position in [0, 1], and rows for the labels of each axis."""
     trials = sorted(finished, key=_order)[:LINES]
     rows: list[dict[str, Any]] = []
     for title, column in [*((name, f"param.{name}") for name in names), ("PSNR (dB)", "psnr")]:
@@ -204,7 +204,7 @@ def _parallel(finished: list[Trial], names: list[str]) -> list[dict[str, Any]]:
 
 
 def _heights(values: dict[int, Any]) -> tuple[dict[int, float], list[tuple[float, str]]]:
-    """Where values are on an axis, and what stands at some of its places."""
+    """Positions of values on an axis in [0, 1], and (position, text) of the axis labels."""
     if not _numeric(values.values()):
         choices = sorted({str(value) for value in values.values()})
         places = {choice: round((index + 0.5) / len(choices), 4) for index, choice in enumerate(choices)}

@@ -1,4 +1,4 @@
-"""The section of a training."""
+"""Report section of a training."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FIX = "name the --output of a training"
 
 
 def training_section(storage: StorageFolder) -> Section:
-    """How a training went, finished or not.
+    """Section of a training, finished or not.
 
     Raises:
-        BadRequest: there is none.
+        BadRequest: there is no training.
         IdcError: its record cannot be read.
     """
     record = storage.read_json(RECORD, FIX)

@@ -88,7 +88,7 @@ def run_train(config: TrainConfig, show: Show = "log") -> TrainResult:
         BadRequest: what was asked for cannot be done.
         Locked: another process works on the output.
         Interrupted: SIGINT or SIGTERM.
-        IdcError: anything else that a user can mend.
+        IdcError: any other error that a user can fix.
     """
     ready = _prepare(config)
     config, storage = ready.config, ready.storage

@@ -1,4 +1,4 @@
-"""One trial, in this process: condense the images, train a student on the tiles, score it, for each seed."""
+"""One trial, in this process: for each seed, condenses the images, trains a student on the tiles and scores it."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class SeedOutcome:
     """Result of one seed of a trial, so far.
 
     Attributes:
-        seed: of condensing and training.
-        psnr: mean over the validation images at the last point of the curve, dB.
+        seed: seed of condensing and training.
+        psnr: mean PSNR over the validation images at the last point of the curve, dB.
         ratio: LR pixels of the tiles over those of the images.
         tiles: number of tiles.
-        condense_seconds: without what trials share.
-        train_seconds: with validation.
+        condense_seconds: time of condensing, without shared measurements.
+        train_seconds: time of training and validation.
         left_out: number of images that could not be condensed.
-        curve: (step, PSNR).
+        curve: (step, PSNR in dB) of the validations.
     """
 
     seed: int
@@ -65,14 +65,14 @@ class Report:
     """Report of a trial, at each rung of its first seed and at the end of each seed.
 
     Attributes:
-        step: training steps done, over all seeds.
-        psnr: at a rung that of the seed in training; at the end of a seed the mean over the finished ones, dB.
+        step: number of training steps over all seeds.
+        psnr: PSNR of the current seed at a rung; mean over the finished seeds at the end of a seed, dB.
         deviation: standard deviation over the finished seeds; None for fewer than two.
-        ratio: mean over the seeds so far.
+        ratio: mean ratio over the seeds so far.
         cost: mean seconds of condensing.
-        finished: whether nothing is left to do.
-        failed: why it will never be finished; empty if it may.
-        seeds: their results so far.
+        finished: whether the trial is finished.
+        failed: reason of a failure; empty without one.
+        seeds: results of the seeds so far.
     """
 
     step: int = 0
@@ -86,12 +86,12 @@ class Report:
 
 
 def run_trial(draw: Draw, inputs: SharedInputs, report: Callable[[Report], None]) -> None:
-    """Run a trial to its end. A failure is a report too, so that Ray Tune does not try it again.
+    """Run a trial. Failures are reported, so that Ray Tune does not retry them.
 
     Args:
-        draw: the point of the space.
-        inputs: what trials share.
-        report: called with each report; may end the trial by raising ``SystemExit``.
+        draw: point of the space.
+        inputs: shared inputs.
+        report: called with each report; it ends the trial by raising ``SystemExit``.
     """
     status, value = guarded(lambda: _run_seeds(draw, inputs, report))
     if status == "failed":
@@ -99,7 +99,7 @@ def run_trial(draw: Draw, inputs: SharedInputs, report: Callable[[Report], None]
 
 
 def trainable(config: dict[str, Any], inputs: SharedInputs) -> None:
-    """The function that Ray Tune runs, in a process that later trials use again."""
+    """The function that Ray Tune runs; its process is reused by later trials."""
     run_trial(config["draw"], inputs, lambda report: ray_tune.report(asdict(report)))
 
 
@@ -173,7 +173,7 @@ def _run_seed(
 
 
 def _condense(config: CondenseConfig, inputs: SharedInputs, device: torch.device) -> tuple[list[Pair], int]:
-    """Tiles of all images, and how many images failed: the condense job would quarantine those and go on."""
+    """Tiles of all images, and the number of failed images, which the condense job would quarantine."""
     tasks = inputs.tasks(config)
     condenser = load_condenser(config, ray.get(inputs.teacher), device)
     if config.allocation == "difficulty":

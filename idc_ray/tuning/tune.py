@@ -1,4 +1,4 @@
-"""The tuning job, from a space to the best settings: trials run by Ray Tune, chosen and recorded by Optuna."""
+"""The tune job: Optuna chooses and records trials, Ray Tune runs them."""
 
 from __future__ import annotations
 
@@ -70,17 +70,17 @@ def tune(config: TuneConfig) -> int:
 
 
 def run_tune(plan: Plan, say: bool = False) -> TuneResult:
-    """Search; the same call again goes on where it was.
+    """Run a sweep; a repeated call continues it.
 
     Args:
-        plan: of :func:`prepared`.
-        say: print the table.
+        plan: result of :func:`prepared`.
+        say: whether the table is printed.
 
     Raises:
-        BadRequest: what was asked for cannot be done.
+        BadRequest: an error in settings or input.
         Locked: another process works on the output.
         Interrupted: SIGINT or SIGTERM.
-        IdcError: no trial came to its end.
+        IdcError: no trial was finished.
     """
     config = plan.config
     if config.mlflow.enabled:
@@ -94,7 +94,7 @@ def run_tune(plan: Plan, say: bool = False) -> TuneResult:
 
 
 def prepared(config: TuneConfig, photographs: str | None = None) -> Plan:
-    """What a sweep does, with the space's own settings; BadRequest if it cannot."""
+    """Prepare a sweep, with the settings of the space file; raises BadRequest for errors in settings or input."""
     with Heartbeat("reading the search space, the teacher and the images"):
         return prepare(config, photographs)
 
@@ -130,7 +130,7 @@ class _Run:
 
     @property
     def seconds_left(self) -> float:
-        """Time that the limit still allows."""
+        """Seconds until the time limit."""
         return float("inf") if self.config.hours is None else 3600 * self.config.hours - self.study.seconds
 
     def _count(self, *, running: bool) -> int:
@@ -233,7 +233,7 @@ def _line(trial: FrozenTrial) -> str:
 
 
 def _quiet_libraries() -> None:
-    """Turn off messages of Tune and Optuna, some of which only the environment turns off."""
+    """Turn off messages of Tune and Optuna; some of them only through the environment."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for logger in ("ray.tune", "optuna"):

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from idc_ray.comparison.arms import Arm, Data, expand, input_digest, reference_of
+from idc_ray.config.base import settings_of
+from idc_ray.config.compare import CompareConfig
 from idc_ray.config.condense import Loss
 from idc_ray.errors import BadRequest
 from idc_ray.images import encode_png, find_images
@@ -122,19 +124,43 @@ def test_the_whole_set_is_the_same_for_every_seed_and_students_share_sets() -> N
     assert random.set_name(DATA, 1) == random_2.set_name(DATA, 1)
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"condense": {**SETTINGS["condense"], "iterations": 3}},  # type: ignore[dict-item]
-        {"train": {**SETTINGS["train"], "iterations": 4}},  # type: ignore[dict-item]
-        {"networks": {"tiny": {"model": "edsr_small", "model_arguments": {"channels": 4, "blocks": 1}}}},
-    ],
-)
-def test_an_arm_that_changes_gets_another_name(changed: dict[str, object]) -> None:
-    """Catches an old result that passes for that of new settings."""
-    (before,), (after,) = (arms_of(methods="idc", labels="teacher", **each) for each in ({}, changed))
-    assert before.result_name(DATA, 0) != after.result_name(DATA, 0)
-    assert before.training_name(DATA) != after.training_name(DATA)
+#: Another value of each setting that results depend on. Images, networks and benchmarks count by content, in `Data`.
+CHANGES: dict[str, object] = {
+    "scale": 4,
+    "degradation": [{"kind": "noise"}],
+    "methods": "random",
+    "ratios": 0.1,
+    "labels": "online",
+    "allocations": "difficulty",
+    "students": "edsr_small",
+    "seeds": 7,
+    "arms": [{"methods": "random"}],
+    "variants": {"mine": {"method": "hardest"}},
+    "networks": {"tiny": {"model": "edsr_small", "model_arguments": {"channels": 4, "blocks": 1}}},
+    "condense": {**SETTINGS["condense"], "iterations": 3},  # type: ignore[dict-item]
+    "train": {**SETTINGS["train"], "iterations": 4},  # type: ignore[dict-item]
+    "curve_points": 1,
+    "actors.threads": 2,
+    "actors.dtype": "bfloat16",
+}
+NEUTRAL: dict[str, object] = {
+    "input": "other", "output": "other", "teacher": None, "benchmarks": "other", "validation": "other",
+    "curve": "none", "reference": "idc", "report": False, "dry_run": True,
+    "actors.min_size": 2, "actors.max_size": 3, "actors.initial_size": 2, "actors.cpus": 2, "actors.gpus": 1,
+    "actors.images_per_step": 2, "actors.device": "cpu", "actors.ray_address": "auto",
+    "mlflow.enabled": True, "mlflow.tracking_uri": "x", "mlflow.experiment": "x", "mlflow.run_name": "x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [setting.name for setting in settings_of(CompareConfig)])
+def test_results_have_other_names_exactly_with_what_affects_them(name: str) -> None:
+    """Catches an old result that passes for that of new settings, and hours that are repeated for none."""
+    base = {"methods": ["idc", "mine"], "variants": {"mine": {"method": "random"}}, "labels": "teacher", "seeds": 0}
+    names = []
+    for overrides in (base, base | {name.replace(".", "__"): (CHANGES | NEUTRAL)[name]}):
+        config = compare_config(**overrides)
+        names.append({arm.result_name(DATA, seed) for arm in expand(config, b"teacher")[0] for seed in config.seeds})
+    assert (names[0] != names[1]) == (name in CHANGES)
 
 
 def test_other_data_gets_other_names_and_another_benchmark_trains_nothing_anew() -> None:

@@ -246,3 +246,4 @@ def test_an_lr_image_as_large_as_its_hr_image_is_named_as_such(tmp_path: Path) -
     error = rejected(ref_to(hr, lr))
     assert error.code == "pair_mismatch"
     assert "as large as its HR image, 60 x 40, as in RealSR; expected 30 x 20" in error.reason
+    np.testing.assert_array_equal(load(ref_to(hr, lr), scale=1).lr, noise(40, 60))  # pairs of restoration

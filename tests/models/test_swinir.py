@@ -168,7 +168,7 @@ def test_what_cannot_be_built_is_a_bad_request(arguments: dict[str, Any], messag
 
 
 def test_scale_5_is_a_bad_request() -> None:
-    with pytest.raises(BadRequest, match="scale is 5; SwinIR supports 2, 3 and 4"):
+    with pytest.raises(BadRequest, match="scale is 5; SwinIR supports 1, 2, 3 and 4"):
         create_model("swinir_light", 5)
 
 

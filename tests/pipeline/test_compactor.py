@@ -35,7 +35,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             return module._compact(store, digest, shard, count)
 
     monkeypatch.setattr(module, "_task", Task)
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.0)
     monkeypatch.setattr(module.ray, "cluster_resources", dict)
     monkeypatch.setattr(module.ray, "wait", lambda refs, num_returns, timeout: (refs, []))
     monkeypatch.setattr(module.ray, "get", lambda ref: ref)
