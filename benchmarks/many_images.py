@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from idc_ray.store import write_manifest
+from idc_ray.store import commit_part, write_manifest
 from idc_ray.store.filesystem import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +41,7 @@ from benchmarks.common import parser, write_result  # noqa: E402
 from idc_ray.config import CondenseConfig, load_config  # noqa: E402
 from idc_ray.images import encode_png  # noqa: E402
 from idc_ray.store import ImageRecord, ShardInfo, index, shard_of  # noqa: E402
-from idc_ray.store.layout import part_name, shard_name  # noqa: E402
+from idc_ray.store.layout import shard_name  # noqa: E402
 
 DIGEST = "a-million"
 SHARDS = 200
@@ -120,10 +121,11 @@ def write_done(folder: Path, listing: Any, share: float, loose: int) -> None:
         info = ShardInfo(shard_name(shard), shard, SHARDS, DIGEST, rows, rows, len(data), digest)
         store.write(shard_name(shard), data)
         index.write_index(store, info, [record(*image) for image in by_shard[shard]])
-    for image_id, _ in [image for shard in range(whole, SHARDS) for image in by_shard[shard]][:loose]:
-        path = folder / "out" / part_name(DIGEST, image_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+    for shard in range(whole, SHARDS):
+        images = [(replace(record(*image), tiles=0), ()) for image in sorted(by_shard[shard])[:loose]]
+        for begin in range(0, len(images), 16):
+            commit_part(store, DIGEST, images[begin : begin + 16])
+        loose -= len(images)
 
 
 def stage_find(folder: Path, name: str) -> dict[str, float]:
