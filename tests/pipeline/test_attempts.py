@@ -29,7 +29,7 @@ def ledger(store: StorageFolder, lives: Callable[[str], bool] = bool, stage: str
 
 
 def left_by(store: StorageFolder, launch: str, images: list[str], isolated: bool) -> None:
-    """What a killed launch leaves."""
+    """What a killed attempt leaves."""
     write_inflight(store, launch, "actor", Inflight(images, isolated, HERE, 7, 0.0))
 
 
@@ -104,7 +104,7 @@ def test_a_batch_costs_the_same_however_many_workers_there_are(
 
 
 def test_a_launch_counts_once_against_an_image_however_often_it_is_read(store: StorageFolder) -> None:
-    """Catches a launch that is counted again by each later launch that is killed before it clears anything."""
+    """Catches an attempt that is counted again by each later attempt that is killed before it clears anything."""
     left_by(store, "launch0", [A], isolated=True)
     for _ in range(3):
         suspects = suspects_of_earlier_launches(store, nothing_finished, allowed=2)
@@ -130,7 +130,7 @@ def test_what_is_finished_is_never_suspected_but_its_launch_is_forgotten(store: 
 
 
 def test_those_that_ended_fewest_launches_come_first(store: StorageFolder) -> None:
-    """Catches an image that kills every launch before the innocent ones that wait behind it get their turn."""
+    """Catches an image that kills every attempt before the innocent ones that wait behind it get their turn."""
     left_by(store, "launch0", [A], isolated=True)
     left_by(store, "launch1", [A], isolated=True)
     left_by(store, "launch2", [B], isolated=True)
