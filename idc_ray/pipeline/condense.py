@@ -23,7 +23,7 @@ from idc_ray.errors import IdcError, Locked, QuarantinedImages
 from idc_ray.images import ImageListing
 from idc_ray.images.names import printable
 from idc_ray.interrupt import at_forced_end, check_interrupted
-from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
+from idc_ray.lifecycle import fail_run_on_error, locked_output, print_plan, ray_cluster
 from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.attempts import workers_at_work
 from idc_ray.pipeline.batches import Batches, plan_batches, single_images
@@ -106,7 +106,7 @@ def condense(config: CondenseConfig) -> int:
     Raises:
         IdcError, Interrupted: as :func:`run_condense`.
     """
-    if is_real_run(config, lambda photographs: _estimate(config, photographs)):
+    if print_plan(config, lambda photographs: _estimate(config, photographs)):
         run_condense(config, "lines")
     return 0
 
@@ -128,10 +128,10 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)  # first: to list a million images takes a minute
     job, listing, teacher = _prepare(config)
-    with claimed(job.store, job.launch) as lost_lock:
+    with locked_output(job.store, job.launch) as lost_lock:
         with Heartbeat("listing finished images and sampling image sizes"):
             launch = _begin(job, listing, teacher, lost_lock, show)
-        with closed_if_stopped(launch):
+        with fail_run_on_error(launch):
             try:
                 if launch.plan.todo:
                     _run_on_ray(launch)
@@ -236,7 +236,7 @@ def _run_on_ray(launch: _Launch) -> None:
     with at_forced_end(forget_in_flight), ThreadPoolExecutor(1, "mlflow") as beside:
         try:
             tracked = beside.submit(_track, launch)
-            with cluster(lambda: join_for(launch.job.config.actors)), data_settings():
+            with ray_cluster(lambda: join_for(launch.job.config.actors)), data_settings():
                 with Heartbeat("starting the MLflow run"):
                     tracked.result()
                 _condense_all(launch)

@@ -230,7 +230,7 @@ def test_the_pixels_in_the_page_are_the_pixels_of_the_set(condensed: Condensed) 
 
 @pytest.mark.parametrize("stored", ["lr", "hr"])
 def test_a_set_of_one_kind_of_tiles_is_shown(tmp_path: Path, stored: str) -> None:
-    """LR of HR tiles is downscaled for the page; no PSNR is claimed of HR that is not there."""
+    """LR of HR tiles is downscaled for the page; no PSNR is shown without HR."""
     made = Condensed(tmp_path, {"a.png": 1}, tiles=stored).finish()
     tile = pictures(made.report())["a.png"]["tiles"][0]
     lr = decode_rgb(base64.b64decode(tile["lr"].partition(",")[2]), 10**6)
