@@ -1,4 +1,4 @@
-"""A real S3 server (moto) on loopback, which counts requests and can be told to fail or to be slow."""
+"""A real S3 server (moto) on loopback, which counts requests and can be made to fail or to be slow."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_failing_requests_are_tried_again_also_by_workers(s3: S3, error: str) ->
     assert storage.read(f"{error}.json") == b"{}"
 
 
-def test_a_store_that_goes_on_failing_is_told_with_the_fix(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_keeps_failing_is_reported_with_the_fix(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     storage = resolve(s3.uri("bucket/down", user="an-access-key:a-secret@"))
     s3.fault = lambda request: "SlowDown"
@@ -63,7 +63,7 @@ def test_a_store_that_goes_on_failing_is_told_with_the_fix(s3: S3, monkeypatch: 
         assert isinstance(told.value, IdcError) and isinstance(told.value, OSError)
 
 
-def test_refused_credentials_are_told_at_once(s3: S3) -> None:
+def test_refused_credentials_are_reported_at_once(s3: S3) -> None:
     s3.fault = lambda request: "AccessDenied"
     for action in (lambda p: p.write("x", b""), lambda p: p.size("x")):
         with s3.counting() as requests, pytest.raises(StoreUnavailable, match="check the credentials"):

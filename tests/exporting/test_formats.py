@@ -180,7 +180,7 @@ def test_lmdb_holds_what_basicsrs_meta_info_lists(tmp_path: Path, tiles: str) ->
     assert (out / "LR.lmdb").exists() == (tiles == "pairs")
 
 
-def test_another_format_beside_an_export_is_refused_and_can_replace_it(tmp_path: Path) -> None:
+def test_another_format_in_the_folder_of_an_export_is_refused_and_can_replace_it(tmp_path: Path) -> None:
     out = exported(tmp_path, "folders")
     run, target = resolve(str(tmp_path / "run")), resolve(str(out))
     with pytest.raises(BadRequest, match="an export of another run or format"):

@@ -78,7 +78,7 @@ def test_what_is_in_hand_is_shown_from_the_start_and_while_it_lasts() -> None:
     assert "now" not in progress.line()
 
 
-def test_within_an_image_that_takes_minutes_it_is_said_what_the_workers_do() -> None:
+def test_the_work_of_workers_is_shown_while_an_image_takes_minutes() -> None:
     """Catches minutes without news of where a large image stands, and an output that is read for every line."""
     asked: list[float] = []
     clock, stream = Clock(), io.StringIO()
@@ -216,7 +216,7 @@ def test_silence_counts_over_stages_and_other_lines_end_it(
     """Catches short stages one after another that are silent together, and a heartbeat between lines of a bar's."""
     caplog.set_level("INFO")
     monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
-    module.mark_told()
+    module.mark_shown()
     deadline = time.monotonic() + 5
     while not caplog.text and time.monotonic() < deadline:
         with Heartbeat("a short stage", every=0.3):
