@@ -35,7 +35,7 @@ class CurateConfig(Section):
     common: ClassVar[dict[str, str]] = {
         "input": "folder, glob, list, Parquet or archive of images",
         "output": "folder or s3:// or gs:// prefix",
-        "tile": "side of the tiles in pixels; smaller images are left out",
+        "tile": "side of the tiles in pixels",
         "filters.exposure": "largest share of clipped pixels",
         "filters.flatness": "smallest mean gradient",
         "filters.blur": "largest perceptual blur, 0 to 1",
