@@ -45,7 +45,7 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
         left = "" if status.seconds_left is None else f", about {duration(status.seconds_left)} left"
         yield "speed", f"{status.per_second:.3g} images/s{left}"
     if status.last_commit is not None:
-        yield "last commit", f"{duration(status.read_at - status.last_commit)} ago"
+        yield "last commit", f"{duration(max(0.0, status.read_at - status.last_commit))} ago"
     in_parts = f"; {status.in_parts} images are not in a shard yet" if status.in_parts else ""
     yield "shards", f"{status.shards} of at most {run.shard_count}{in_parts}"
     for line in _in_flight(status):

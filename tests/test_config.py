@@ -93,7 +93,7 @@ def test_digest_changes_exactly_with_what_affects_the_result(setting: Setting) -
 
 @pytest.mark.parametrize("setting", settings_of(TrainConfig), ids=lambda s: s.name)
 def test_a_trainings_digest_changes_exactly_with_what_affects_the_weights(setting: Setting) -> None:
-    """Catches a training that continues with another setting, and one that starts anew on another machine."""
+    """Catches a training that continues with another setting, and one that starts over on another machine."""
     value = "online" if setting.name == "labels" else other_value(setting)
     base = load(TrainConfig, None, {"labels_from": "bundled"})
     changed = load(TrainConfig, None, {"labels_from": "bundled", setting.name: value})
@@ -250,7 +250,7 @@ def test_refusal_names_setting_value_and_what_was_expected(overrides: dict[str, 
     assert [part for part in parts if part not in message] == []
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_errors_are_in_one_message() -> None:
     message = refusal({"ratio": 2, "seed": -1})
     assert "'ratio'" in message
     assert "'seed'" in message
@@ -316,7 +316,7 @@ def test_a_few_lines_that_stand_for_billions_are_refused_in_one(tmp_path: Path) 
     "value", [["s3://KEY:S3CRET@b/x"], {"a": "s3://KEY:S3CRET@b/x"}, [f"s3://KEY:S3CRET{'/x' * 300}@b/"]]
 )
 def test_a_refused_place_keeps_its_credentials(value: object) -> None:
-    """Catches a job's log with a key in it because somebody gave two inputs where one is expected."""
+    """Catches a job's log with a key in it because of two inputs where one is expected."""
     with pytest.raises(BadRequest) as told:
         load_config(None, {"input": value})
     assert "S3CRET" not in str(told.value) and "'input'" in str(told.value)

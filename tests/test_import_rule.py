@@ -158,8 +158,8 @@ def test_no_pure_room_reaches_ray_or_mlflow_through_what_it_imports() -> None:
     assert json.loads(done.stdout) == []
 
 
-def test_who_only_reads_images_does_not_load_torch() -> None:
-    """Catches seconds and 200 MB in each process that decodes pictures, for a helper from beside a network."""
+def test_reading_images_does_not_import_torch() -> None:
+    """Catches seconds and 200 MB in each process that decodes pictures, for a helper from next to a network."""
     program = "import sys, idc_ray.pipeline.reading; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parent, check=False).returncode == 0
 

@@ -146,7 +146,7 @@ def test_names_cannot_command_the_terminal(
     assert ("[b]\\x1b[2J" in text) == terminal
 
 
-def test_ctrl_c_ends_the_display_and_says_that_the_job_goes_on(
+def test_ctrl_c_ends_the_display_only(
     store: StorageFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt() -> None:

@@ -53,7 +53,7 @@ def condense(
             ``rlff={"num_frequencies": 512}``, ``actors={"max_size": 8}``, ``mlflow={"enabled": False}``.
 
     Returns:
-        The condensed set: number of tiles, actual ratio, quarantined images.
+        The condensed set with its number of tiles, actual ratio and quarantined images.
 
     Raises:
         BadRequest: an unknown setting (the message suggests a similar one), a wrong type or range, no images, a teacher

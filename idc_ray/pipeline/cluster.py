@@ -7,6 +7,8 @@ import logging
 import math
 import os
 import re
+import secrets
+import shutil
 import socket
 import sysconfig
 import tempfile
@@ -22,6 +24,7 @@ from ray.data import DataContext
 from idc_ray.config import Actors
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.interrupt import keeping_handlers
+from idc_ray.units import size
 
 __all__ = ["PoolPlan", "data_settings", "join", "join_for", "node_id", "node_lives", "plan_pool"]
 
@@ -30,6 +33,9 @@ log = logging.getLogger(__name__)
 #: Bytes of a folder to which Ray adds ``/ray/session_<time>_<number>_<process>/sockets/plasma_store``.
 LONGEST_TEMP_DIR = 107 - 72
 SHORT_TEMP_DIRS = ("/tmp", "/var/tmp", "/dev/shm")
+
+#: Ray's logs and sockets take some megabytes.
+LEAST_TEMP_BYTES = 20_000_000
 
 #: How long a machine of a cluster may take to accept a connection.
 ANSWER_SECONDS = 15.0
@@ -78,6 +84,7 @@ def join(
             return
         log.info("starting Ray on this machine")
         _lend_package()
+        _have_token()
         # local: a cluster that someone else runs on this machine is joined by its address only
         own = {"address": "local", "num_cpus": (os.cpu_count() or 1) + spare_cpus, "include_dashboard": False}
         with _loopback():
@@ -124,11 +131,19 @@ def _start_ray(settings: dict[str, Any]) -> None:
         except Exception as error:  # Ray has no exception type for it
             ray.shutdown()
             if last:
-                raise IdcError(
-                    f"Ray did not start on this machine ({str(error).strip()}); if it is very busy or short of "
-                    "memory, run the same command again later: finished images are kept"
-                ) from error
+                raise IdcError(f"Ray did not start on this machine ({str(error).strip()}); {_way_out()}") from error
             log.warning("Ray did not start (%s); trying once more", str(error).strip())
+
+
+def _way_out() -> str:
+    """What to do where Ray does not start."""
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_TEMP_BYTES:
+        return (
+            f"{folder} has {size(free)} left for its temporary files: free some space, or set TMPDIR to another folder"
+        )
+    return "if it is very busy or short of memory, run the same command again later: finished images are kept"
 
 
 def _check_machine(needs: Mapping[str, float], spare: Mapping[str, float], fix: str) -> None:
@@ -145,6 +160,19 @@ def join_for(actors: Actors, worker_output: bool = True) -> None:
     """`join` for a pool of workers. CPUs are shared (`plan_pool`), missing GPUs are an error."""
     needs = {"GPU": (actors.gpus or 0.0) * actors.min_size}
     join(actors.ray_address, worker_output, needs=needs, fix="lower --actors.gpus or --actors.min-size")
+
+
+def _have_token() -> None:
+    """Where Ray cannot write its token, ``~/.ray/auth_token``, give it one by the environment."""
+    try:
+        token = Path.home() / ".ray" / "auth_token"
+        with contextlib.suppress(OSError):
+            token.parent.mkdir(parents=True, exist_ok=True)
+        if token.exists() or os.access(token.parent, os.W_OK):
+            return
+    except (OSError, RuntimeError):  # no permission to look there; a user without a home
+        pass
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
 
 
 def _lend_package() -> None:

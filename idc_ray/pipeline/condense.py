@@ -241,7 +241,9 @@ def _run_on_ray(launch: _Launch) -> None:
                     tracked.result()
                 _condense_all(launch)
         except (KeyboardInterrupt, IdcError):
-            forget_in_flight()  # the cluster has ended: a worker that still ran would state again what it works on
+            # The cluster has ended: a worker that still ran would state again what it works on.
+            with contextlib.suppress(OSError, IdcError):  # the output cannot be written, which the error says
+                forget_in_flight()
             raise
 
 

@@ -41,12 +41,16 @@ __all__ = [
     "estimate_sizes",
     "find_input",
     "input_root",
+    "input_samples",
     "only",
     "read_teacher",
     "readable_samples",
 ]
 
 log = logging.getLogger(__name__)
+
+#: Images of an object store that are tried when one of them is refused.
+PROBED_IMAGES = 8
 
 #: Bytes of an 8-bit RGB pixel as PNG; natural tiles take 2 to 2.6 of the 3.
 PNG_BYTES_PER_PIXEL = 2.4
@@ -103,6 +107,12 @@ def input_root(listing: ImageListing) -> str:
     """
     there = listing.manifest.filter(pc.greater_equal(listing.manifest["size"], 0))
     return folder_of(str((there if there.num_rows else listing.manifest)["path"][0].as_py()))
+
+
+def input_samples(listing: ImageListing) -> tuple[str, ...]:
+    """Paths of a few images, evenly from all of them."""
+    paths = listing.manifest["path"]
+    return tuple(paths[index].as_py() for index in range(0, len(paths), -(-len(paths) // PROBED_IMAGES)))
 
 
 def readable_samples(

@@ -25,6 +25,7 @@ class Job:
         lr_filesystem: file system of paired LR images, if any.
         root: a path that every node must see to read the input.
         input_uri: URI of the input, for messages.
+        samples: paths of images from all over the input, to see whether it can be read.
         mean_difficulty: mean difficulty of the images, for ``allocation: difficulty``.
     """
 
@@ -36,4 +37,5 @@ class Job:
     lr_filesystem: pafs.FileSystem | None
     root: str
     input_uri: str
+    samples: tuple[str, ...] = ()
     mean_difficulty: float | None = None

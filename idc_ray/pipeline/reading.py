@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import fs
 
 from idc_ray.condensation.tasks import needs_hr
 from idc_ray.degradation import reading
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageRef, Instance, load_instance
-from idc_ray.images.names import is_there, printable
+from idc_ray.images.names import is_there, open_path, printable
 from idc_ray.pipeline.attempts import begin_reading, end_reading
 from idc_ray.pipeline.job import Job
 
@@ -104,7 +105,7 @@ class ReadImage:
             )
         except RejectedImage as error:
             # An outage of the input is no image's fault, be it a share that is not mounted or a store that is down.
-            if error.code in ("missing", "unreadable") and not self._input_visible():
+            if error.code in ("missing", "unreadable") and not self._input_visible(ref):
                 reason = (
                     f"a machine of the cluster cannot access the input {job.input_uri} ({error.reason}); use storage "
                     "that all machines share, such as s3://, gs:// or a network folder, and have credentials for; "
@@ -126,11 +127,25 @@ class ReadImage:
             )
         return _row(instance)
 
-    def _input_visible(self) -> bool:
+    def _input_visible(self, ref: ImageRef) -> bool:
+        """Whether the fault is that of one image. Credentials of an object store may list files and not read them."""
+        job = self.job
         try:
-            return is_there(self.job.filesystem, self.job.root)
+            if not is_there(job.filesystem, job.root):
+                return False
         except OSError:  # such as no permission
             return False
+        others = [path for path in job.samples if path != ref.path or ref.row >= 0]
+        local = isinstance(job.filesystem, fs.LocalFileSystem)
+        return local or not others or any(_can_read(job.filesystem, path) for path in others)
+
+
+def _can_read(filesystem: fs.FileSystem, path: str) -> bool:
+    try:
+        with open_path(filesystem, path) as file:
+            return bool(file.read(1))
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def _quarantined(attempts: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import idc_ray
 from idc_ray.config import CondenseConfig
 from idc_ray.images import ImageListing
 from idc_ray.models import teacher_sha256
-from idc_ray.pipeline.inputs import input_root
+from idc_ray.pipeline.inputs import input_root, input_samples
 from idc_ray.pipeline.job import Job
 from idc_ray.store import RunRecord, StorageFolder, shard_count_for
 
@@ -30,6 +30,7 @@ def new_job(config: CondenseConfig, store: StorageFolder, listing: ImageListing,
         lr_filesystem=listing.lr_filesystem,
         root=input_root(listing),
         input_uri=listing.uri,
+        samples=input_samples(listing),
     )
 
 

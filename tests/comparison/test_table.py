@@ -52,7 +52,7 @@ def test_the_reference_has_no_difference_and_one_seed_no_interval(some: Report) 
     assert row(text, "*bicubic*")[2] == "28.500"
 
 
-def test_a_partial_table_says_so_and_names_what_failed_and_what_is_left_out(some: Report) -> None:
+def test_a_partial_table_lists_failures_and_what_is_left_out(some: Report) -> None:
     """Catches a partial table that is read as the result, and a reason that breaks the list."""
     text = to_markdown(some)
     assert "**Not finished: 5 of 6 trainings.**" in text
@@ -63,7 +63,7 @@ def test_a_partial_table_says_so_and_names_what_failed_and_what_is_left_out(some
 
 
 def test_an_arm_is_compared_with_the_reference_of_its_own_student() -> None:
-    """Catches a large student whose gain over a small one is taken for the method's."""
+    """Catches a large student whose gain over a small one is mistaken for the method's."""
     results = [result(WHOLE, 0, 30.0), result(RANDOM, 0, 29.0)]
     results += [dataclasses.replace(each, student="big", sets={"Set": {"psnr": psnr, "ssim": 0.9, "images": 2}})
                 for each, psnr in zip(results, (35.0, 34.5), strict=True)]  # fmt: skip

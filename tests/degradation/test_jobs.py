@@ -66,7 +66,7 @@ def test_a_condensed_set_records_how_its_images_were_degraded(folder: Path, tmp_
 
 
 def test_training_and_validation_degrade_whole_images(folder: Path) -> None:
-    """Catches LR images beside the HR images that win over the degradation, and a validation on other LR images."""
+    """Catches LR images next to the HR images that win over the degradation, and a validation on other LR images."""
     config = load(TrainConfig, None, {"degradation": "classic", "seed": 3, "validation.images": str(folder)})
     pairs = list(open_source(str(folder), 2, 10**6, degrade=Degrade.of(config)).pairs(lambda _: True))
     for pair in pairs:

@@ -61,7 +61,7 @@ class Upsampling(nn.Module):
         return self.last(self.up(self.act(self.trunk(self.act(self.first(x))))))
 
 
-def test_ours_by_name(edsr: EDSR) -> None:
+def test_layers_of_the_packages_models(edsr: EDSR) -> None:
     assert resolve_feature_layer(edsr, "auto") == ("conv_after_body", 8)
 
 

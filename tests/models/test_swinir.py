@@ -105,7 +105,7 @@ def test_any_size_is_upscaled(height: int, width: int) -> None:
     assert out.isfinite().all()
 
 
-def test_neighbours_in_a_batch_change_no_bit() -> None:
+def test_results_do_not_depend_on_the_rest_of_the_batch() -> None:
     model = with_random_weights(SwinIR(2, **SMALL))
     x = images(16, 16)
     with torch.no_grad():

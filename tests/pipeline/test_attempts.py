@@ -28,7 +28,7 @@ def ledger(store: StorageFolder, actor: str, lives: Callable[[str], bool] = bool
 
 
 def left_by(store: StorageFolder, launch: str, images: list[str], isolated: bool) -> None:
-    """What a killed launch leaves."""
+    """What a killed attempt leaves."""
     write_inflight(store, launch, "actor", Inflight(images, isolated, HERE, 7, 0.0))
 
 
@@ -45,7 +45,7 @@ def test_a_death_alone_counts_once_and_its_statement_goes(store: StorageFolder) 
 
 
 def test_every_further_death_counts(store: StorageFolder) -> None:
-    """Catches an image that kills its workers for ever because the tokens of its deaths are alike."""
+    """Catches an image that kills its workers indefinitely because the tokens of its deaths are alike."""
     counts = []
     for number in range(3):
         ledger(store, f"dead{number}").begin([A], isolated=True)
@@ -75,7 +75,7 @@ def test_a_death_with_its_machine_counts_against_none(store: StorageFolder) -> N
 
 
 def test_only_other_workers_of_this_launch_on_these_images_are_predecessors(store: StorageFolder) -> None:
-    """Catches a worker that takes itself, a living neighbour, a reader or an earlier launch for a dead predecessor."""
+    """Catches a worker that takes itself, a living neighbour, a reader or an earlier attempt for a dead predecessor."""
     me = ledger(store, "me")
     me.begin([A], isolated=True)
     ledger(store, "neighbour").begin([B], isolated=False)
@@ -84,7 +84,7 @@ def test_only_other_workers_of_this_launch_on_these_images_are_predecessors(stor
     assert me.dead_predecessors([A]) == []
 
 
-def test_an_ended_worker_suspects_nobody(store: StorageFolder) -> None:
+def test_an_ended_worker_has_no_predecessors(store: StorageFolder) -> None:
     worker = ledger(store, "one")
     worker.begin([A], isolated=True)
     worker.end()
@@ -93,7 +93,7 @@ def test_an_ended_worker_suspects_nobody(store: StorageFolder) -> None:
 
 
 def test_a_death_in_reading_counts_unless_the_machine_died(store: StorageFolder) -> None:
-    """Catches an image whose decoder crashes and is tried again without end, and one blamed for a lost machine."""
+    """Catches an image whose decoder crashes and is tried again indefinitely, and one blamed for a lost machine."""
     assert begin_reading(store, LAUNCH, A, False, HERE, bool) == 0
     assert begin_reading(store, LAUNCH, A, False, HERE, lambda node: False) == 0
     assert begin_reading(store, LAUNCH, A, False, HERE, bool) == 1
@@ -104,7 +104,7 @@ def test_a_death_in_reading_counts_unless_the_machine_died(store: StorageFolder)
 
 
 def test_a_launch_counts_once_against_an_image_however_often_it_is_read(store: StorageFolder) -> None:
-    """Catches a launch that is counted again by each later launch that is killed before it clears anything."""
+    """Catches an attempt that is counted again by each later attempt that is killed before it clears anything."""
     left_by(store, "launch0", [A], isolated=True)
     for _ in range(3):
         suspects = suspects_of_earlier_launches(store, nothing_finished, allowed=2)
@@ -130,7 +130,7 @@ def test_what_is_finished_is_never_suspected_but_its_launch_is_forgotten(store: 
 
 
 def test_those_that_ended_fewest_launches_come_first(store: StorageFolder) -> None:
-    """Catches an image that kills every launch before the innocent ones that wait behind it get their turn."""
+    """Catches an image that kills every attempt before the innocent ones that wait behind it get their turn."""
     left_by(store, "launch0", [A], isolated=True)
     left_by(store, "launch1", [A], isolated=True)
     left_by(store, "launch2", [B], isolated=True)

@@ -50,7 +50,7 @@ def test_a_shard_is_written_with_its_last_image_and_not_before(store: StorageFol
 
 
 def test_quarantined_images_count_as_finished(store: StorageFolder) -> None:
-    """Catches a shard that waits for ever for an image that will never be done."""
+    """Catches a shard that waits indefinitely for an image that will never be done."""
     one = compactor(store, NAMES)
     for name in BY_SHARD[0][1:]:
         one.finished(commit(store, name))
@@ -59,7 +59,7 @@ def test_quarantined_images_count_as_finished(store: StorageFolder) -> None:
 
 
 def test_a_resumed_run_waits_only_for_what_is_left(store: StorageFolder) -> None:
-    """Catches a resumed run that never completes the ranges that an earlier launch began."""
+    """Catches a resumed run that never completes the ranges that an earlier attempt began."""
     for name in BY_SHARD[0][:-1]:
         commit(store, name)
     one = compactor(store, BY_SHARD[0][-1:])
@@ -69,7 +69,7 @@ def test_a_resumed_run_waits_only_for_what_is_left(store: StorageFolder) -> None
 
 
 def test_the_end_compacts_what_earlier_launches_left(store: StorageFolder) -> None:
-    """Catches a launch with nothing to do that leaves the parts of a killed one, and so never writes a manifest."""
+    """Catches an attempt with nothing to do that leaves the parts of a killed one, and so never writes a manifest."""
     for name in NAMES:
         commit(store, name)
     one = compactor(store, [])
@@ -81,7 +81,7 @@ def test_the_end_compacts_what_earlier_launches_left(store: StorageFolder) -> No
 
 
 def test_the_end_repeats_a_compaction_that_was_killed(store: StorageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a pending shard without parts that nobody looks at again."""
+    """Catches a pending shard without parts that is never completed."""
     asked: list[int] = []
     monkeypatch.setattr(module, "list_pending", lambda store: [1])
     monkeypatch.setattr(module, "compact", lambda store, digest, shard, count: asked.append(shard))

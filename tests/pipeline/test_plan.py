@@ -46,7 +46,7 @@ def job(tmp_path: Path) -> Job:
 
 
 def plan(job: Job, config: CondenseConfig | None = None) -> Plan:
-    """As a new launch on the same folder would plan."""
+    """As a new attempt on the same folder would plan."""
     _, found = make_job(Path(job.root).parent)
     return plan_work(config or small_config(), found, job.store, DIGEST, LAUNCH)
 
@@ -81,7 +81,7 @@ def test_every_image_is_counted_once(job: Job) -> None:
     assert found.todo + found.done_before + found.quarantined == 5
 
 
-def test_a_finished_image_without_its_source_is_kept_and_told(job: Job, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_finished_image_without_its_source_is_kept_and_reported(job: Job, caplog: pytest.LogCaptureFixture) -> None:
     """Catches a resumed job that fails on, or counts as its own, an image that the user has deleted since."""
     finish(job, "a")
     (Path(job.root) / "a.png").unlink()
@@ -148,7 +148,7 @@ def test_a_touched_source_is_not_done_again(job: Job) -> None:
 
 
 def test_an_image_that_ended_too_many_launches_is_set_aside_with_its_reason(job: Job) -> None:
-    """Catches a job that is restarted for ever and killed by the same image each time."""
+    """Catches a job that is restarted indefinitely and killed by the same image each time."""
     for launch in ("launch0", "launch1", "launch2"):
         write_inflight(job.store, launch, "actor", Inflight([A], True, "node", 1, 0.0))
         if launch != "launch2":
@@ -161,7 +161,7 @@ def test_an_image_that_ended_too_many_launches_is_set_aside_with_its_reason(job:
     assert plan(job).quarantined == 1
 
 
-def test_a_suspect_that_left_the_input_is_nobodys_work(job: Job) -> None:
+def test_a_suspect_that_left_the_input_is_not_run(job: Job) -> None:
     """Catches an image that is to do although it is gone, which the job would wait for."""
     write_inflight(job.store, "launch0", "actor", Inflight([A], True, "node", 1, 0.0))
     (Path(job.root) / "a.png").unlink()

@@ -78,7 +78,7 @@ def test_what_is_in_hand_is_shown_from_the_start_and_while_it_lasts() -> None:
     assert "now" not in progress.line()
 
 
-def test_within_an_image_that_takes_minutes_it_is_said_what_the_workers_do() -> None:
+def test_the_work_of_workers_is_shown_while_an_image_takes_minutes() -> None:
     """Catches minutes without news of where a large image stands, and an output that is read for every line."""
     asked: list[float] = []
     clock, stream = Clock(), io.StringIO()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from idc_ray.errors import IdcError, RejectedImage
@@ -14,6 +15,7 @@ from idc_ray.objects import open_uri
 from idc_ray.pipeline import reading
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImage, pixels
+from idc_ray.regular import open_regular
 from idc_ray.store import Inflight, read_inflight, write_inflight
 from tests.pipeline.conftest import LAUNCH, ids, picture, small_config
 
@@ -35,7 +37,7 @@ def rows(job_and_found: tuple[Job, ImageListing]) -> list[dict[str, Any]]:
     return job_and_found[1].manifest.to_pylist()
 
 
-def test_an_image_comes_back_as_it_is_with_what_its_record_needs(job: Job, rows: list[dict[str, Any]]) -> None:
+def test_an_image_is_read_with_the_fields_of_its_record(job: Job, rows: list[dict[str, Any]]) -> None:
     """Catches swapped sides, a lost hash (every image would count as changed) and HR that fills the object store."""
     row = ReadImage(job)(rows[0])
     lr, hr = pixels(row, 2)
@@ -80,8 +82,8 @@ def test_a_machine_that_cannot_see_the_input_ends_the_job(job: Job, rows: list[d
     assert job.input_uri in row["reason"] and "share" in row["reason"]
 
 
-def test_a_missing_image_beside_one_whose_name_is_no_utf8(job: Job, rows: list[dict[str, Any]]) -> None:
-    """Catches an exception out of the reader: pyarrow cannot look at the path of such a name as it is kept."""
+def test_a_missing_image_next_to_one_whose_name_is_no_utf8(job: Job, rows: list[dict[str, Any]]) -> None:
+    """Catches an exception out of the reader: pyarrow cannot read the stored path of such a name."""
     job = dataclasses.replace(job, root="\0" + job.root)
     (Path(job.root[1:]) / "a.png").unlink()
     assert ReadImage(job)(rows[0])["code"] == "missing"
@@ -89,7 +91,7 @@ def test_a_missing_image_beside_one_whose_name_is_no_utf8(job: Job, rows: list[d
     assert ReadImage(job)(rows[0])["code"] == ENDS_THE_JOB
 
 
-def test_an_input_that_cannot_even_be_looked_at_ends_the_job_with_a_row(
+def test_an_inaccessible_input_ends_the_job_with_a_row(
     job: Job, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches an exception out of the reader where a machine has no permission to list the input."""
@@ -100,6 +102,27 @@ def test_an_input_that_cannot_even_be_looked_at_ends_the_job_with_a_row(
     job = dataclasses.replace(job, filesystem=SimpleNamespace(get_file_info=refuse))
     monkeypatch.setattr(reading, "load_instance", missing)
     assert ReadImage(job)(rows[0])["code"] == ENDS_THE_JOB
+
+
+def test_a_credential_that_no_longer_reads_ends_the_job_and_one_refused_image_does_not(
+    job: Job, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a million images that are quarantined since the credential lists the bucket and reads nothing."""
+    refused = {f"{job.root}/a.png"}
+
+    def read(path: str) -> Any:
+        if path in refused:
+            raise PermissionError(path)
+        return pa.PythonFile(open_regular(path))
+
+    store = SimpleNamespace(get_file_info=job.filesystem.get_file_info, open_input_file=read)
+    job = dataclasses.replace(job, filesystem=store, samples=(f"{job.root}/a.png", f"{job.root}/b.png"))
+    assert ReadImage(job)(rows[0])["code"] == "unreadable"
+    refused.add(f"{job.root}/b.png")
+    assert ReadImage(job)(rows[0])["code"] == ENDS_THE_JOB
+    assert ReadImage(job)(rows[2])["code"] == ""
+    job = dataclasses.replace(job, samples=(f"{job.root}/a.png",))
+    assert ReadImage(job)(rows[0])["code"] == "unreadable"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +143,7 @@ def test_any_other_failure_is_the_images_own(
 
 
 def test_a_time_that_is_not_known_is_stored_as_0(job: Job, rows: list[dict[str, Any]]) -> None:
-    """Catches rows of Parquet files that count as changed at each launch."""
+    """Catches rows of Parquet files that count as changed at each attempt."""
     assert ReadImage(job)(rows[0] | {"mtime_ns": -1})["mtime_ns"] == 0
 
 
@@ -143,7 +166,7 @@ def test_what_is_read_is_stated_and_withdrawn(
 def test_an_image_that_killed_its_readers_is_not_read_again(
     job: Job, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a job that repeats without end an image that crashes the decoder."""
+    """Catches a job that repeats indefinitely an image that crashes the decoder."""
     allowed = job.config.store.attempts
     tried: list[str] = []
 

@@ -108,7 +108,7 @@ def test_workers_get_the_resources_of_the_pool_and_whole_batches(
     assert condensing.reader.isolated and not surveying.reader.isolated
 
 
-def test_readers_of_their_own_are_restarted_without_a_limit(
+def test_separate_readers_are_restarted_without_a_limit(
     datasets: list[FakeDataset], job_and_found: tuple[Job, ImageListing]
 ) -> None:
     """Catches a job that ends because one image crashed the decoder; and workers on CPUs that wait for readers to leave
@@ -143,7 +143,7 @@ def test_rows_arrive_one_by_one_as_blocks_are_finished(
 def test_an_error_of_a_worker_is_raised_as_what_it_was(
     datasets: list[FakeDataset], job_and_found: tuple[Job, ImageListing], error: IdcError
 ) -> None:
-    """Catches an exit code of 1 for what the user has to change, and a row that is taken for an image's."""
+    """Catches an exit code of 1 for what the user has to change, and a row that is mistaken for an image's."""
     rows = condense_stream(batches(2, 1), job_and_found[0], None, CPUS, False)  # type: ignore[arg-type]
     next(rows)
     datasets[0].answers[1] = [as_row(error)]

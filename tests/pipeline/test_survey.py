@@ -72,7 +72,7 @@ def test_images_that_cannot_be_measured_do_not_count(
 
 
 @pytest.mark.parametrize("rows", [[], [row("a", None)], [row("a", 0.0)], [row("a", math.nan)]])
-def test_nothing_to_measure_against_is_told(
+def test_a_teacher_equal_to_bicubic_is_reported(
     rows: list[dict[str, Any]], job_and_found: tuple[Job, ImageListing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a division by 0 in every worker."""

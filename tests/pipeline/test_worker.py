@@ -184,7 +184,7 @@ def test_a_loss_that_is_not_a_number_is_one_images_failure(job: Job, rows: dict[
 
 
 def test_a_call_that_fails_is_repeated_for_each_image_alone(job: Job, rows: dict[str, Any]) -> None:
-    """Catches neighbours that are quarantined for what one of them did to the whole call."""
+    """Catches images that are quarantined because another one in their call failed."""
 
     def answer(tasks: Sequence[ImageTask], frugal: bool) -> list[Result]:
         if A in (task.image_id for task in tasks):
@@ -251,7 +251,7 @@ def test_a_committed_image_is_skipped_unless_its_source_is_another(job: Job, row
 
 
 def test_after_a_death_each_image_of_its_batch_runs_alone(job: Job, rows: dict[str, Any]) -> None:
-    """Catches an image that kills every worker unrecognised, since it always dies in company."""
+    """Catches an image that kills every worker unrecognised, since it is never run in isolation."""
     write_inflight(job.store, LAUNCH, "dead", Inflight([A, B], False, HERE, 1, 0.0))
     worker, fake = worker_with(job)
     assert outcomes(send(worker, rows[A], rows[B])) == {A: "done", B: "done"}
@@ -262,7 +262,7 @@ def test_after_a_death_each_image_of_its_batch_runs_alone(job: Job, rows: dict[s
 
 
 def test_what_runs_is_stated_while_it_runs(job: Job, rows: dict[str, Any]) -> None:
-    """Catches a statement made too late to tell who killed the process, and suspects that run in company."""
+    """Catches a record that is written too late to identify the image, and suspects that are not run in isolation."""
     worker, fake = worker_with(job)
     send(worker, rows[A], rows[B])
     assert fake.stated == [([A, B], False)]
@@ -290,7 +290,7 @@ def test_an_image_over_which_enough_workers_died_is_quarantined(job: Job, rows: 
 def test_an_output_that_cannot_be_written_ends_the_job_with_a_row(
     job: Job, rows: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """Catches a full disk that quarantines every image, and an image that is blamed for it at the next launch."""
+    """Catches a full disk that quarantines every image, and an image that is blamed for it at the next attempt."""
 
     def fail(*args: Any) -> None:
         raise error
@@ -328,7 +328,9 @@ def test_a_machine_without_the_input_ends_the_job(job: Job, rows: dict[str, Any]
 
 
 @pytest.mark.parametrize("kind", ["output", "teacher"])
-def test_a_worker_that_cannot_work_says_so_when_it_is_asked(job: Job, rows: dict[str, Any], kind: str) -> None:
+def test_a_worker_that_failed_to_start_reports_it_with_its_first_batch(
+    job: Job, rows: dict[str, Any], kind: str
+) -> None:
     """Catches an exception in the constructor, which Ray repeats again and again instead of telling it."""
     if kind == "output":  # as on a machine without the shared folder
         job = dataclasses.replace(job, store=resolve(str(Path(job.root).with_name("elsewhere"))))

@@ -37,7 +37,7 @@ SIDE = 16
 
 
 def picture(seed: int, height: int = 96, width: int = 128) -> NDArray[np.uint8]:
-    """No two places look the same: uint8 (height, width, 3)."""
+    """Random pixels, so that no two crops are equal: uint8 (height, width, 3)."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 

@@ -57,11 +57,11 @@ def test_charts_have_points_for_ratio_steps_hours_and_bytes(tmp_path: Path) -> N
     assert charts["PSNR against ratio"]["spec"]["params"][0]["bind"]["options"] == ["Set"]
 
 
-def test_a_comparison_that_is_not_finished_says_so(tmp_path: Path) -> None:
+def test_the_state_of_an_unfinished_comparison(tmp_path: Path) -> None:
     assert "stopped before its end" in Page(make_report([make_output(tmp_path, 60)], Options())).text
 
 
-def test_tiles_of_the_same_images_are_beside_each_other(tmp_path: Path) -> None:
+def test_tiles_of_the_same_images_are_side_by_side(tmp_path: Path) -> None:
     storage = make_output(tmp_path)
     for name in ("idc-0.1-teacher-per_image-0123abcd", "random-0.1-teacher-per_image-0123abcd"):
         Condensed(tmp_path / name, {"a.png": 1, "b.png": 2}, resolve(f"{storage.uri}/sets/{name}/0")).finish()

@@ -219,7 +219,7 @@ def test_a_damaged_shard_is_named_and_not_merged(store: StorageFolder, make: Sim
 
 
 def test_another_shard_count_or_digest_is_refused(store: StorageFolder, make: SimpleNamespace) -> None:
-    """Resumed with another count, the images of a shard would be looked for in the wrong range."""
+    """Resumed with another count, the images of a shard would be searched in the wrong range."""
     _fill(store, make)
     compact(store, make.DIGEST, 0, 1)
     with pytest.raises(IdcError, match="one of 1 with digest d1; expected 2 with d1"):
@@ -244,7 +244,7 @@ def test_a_stale_manifest_is_gone_before_a_shard_changes(make: SimpleNamespace) 
 
 
 def test_rows_without_a_record_are_an_error(store: StorageFolder, make: SimpleNamespace) -> None:
-    """Killed before the index, then the parts taken away by hand: the shard has rows of images that nobody lists."""
+    """Killed before the index, then the parts taken away by hand: the shard has rows of images that are in no index."""
     _fill(store, make)
     compact(store, make.DIGEST, 0, 1)
     whole = index.read_index(store, 0)
@@ -277,7 +277,7 @@ def test_arrow_holds_a_few_parts_and_a_row_group_not_the_whole_shard(
 
 
 def test_counted_attempts_outlive_a_compaction(store: StorageFolder, make: SimpleNamespace) -> None:
-    """A later launch must still see them."""
+    """A later attempt must still see them."""
     count_attempt(store, make.image_id("bad.png"), "worker", "t1")
     _fill(store, make)
     compact(store, make.DIGEST, 0, 1)

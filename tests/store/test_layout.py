@@ -11,7 +11,7 @@ from idc_ray.store.layout import attempt_name, inflight_name, part_folders_of_sh
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 255, 256, 257, 1000, 99_999])
 def test_every_id_is_in_one_shard_and_its_folder_is_listed_for_it(count: int) -> None:
-    """A border off by one loses the images of a hash: they would stay parts for ever."""
+    """A border off by one loses the images of a hash: they would stay parts indefinitely."""
     borders = (
         {-(-shard * 2**32 // count) + step for shard in range(count) for step in (-1, 0)} if count < 300 else set()
     )

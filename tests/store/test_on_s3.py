@@ -103,7 +103,7 @@ def test_of_two_drivers_that_start_together_one_gets_it(s3: S3) -> None:
     assert got[0] in refused[0]
 
 
-def test_a_refused_listing_is_told_by_status_with_the_fix(s3: S3, make: SimpleNamespace) -> None:
+def test_a_refused_listing_is_reported_by_status_with_the_fix(s3: S3, make: SimpleNamespace) -> None:
     """Catches Arrow's traceback where a role may read, and not list everything."""
     store = store_at(s3, "unlisted")
     begin_run(store, make.run_record())

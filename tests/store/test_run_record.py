@@ -36,7 +36,7 @@ def _everything(store: StorageFolder, make: SimpleNamespace) -> None:
     count_attempt(store, "a" * 16, "worker", "t")
 
 
-def test_the_same_run_goes_on_with_its_stored_shard_count_and_tracking_id(
+def test_the_same_run_continues_with_its_stored_shard_count_and_tracking_id(
     store: StorageFolder, make: SimpleNamespace
 ) -> None:
     assert read_run(store) is None
@@ -79,7 +79,7 @@ def test_other_lr_images_are_another_input(store: StorageFolder, make: SimpleNam
         begin_run(store, make.run_record(lr_uri="/other"))
 
 
-def test_overwrite_removes_ours_and_spares_the_users_files(store: StorageFolder, make: SimpleNamespace) -> None:
+def test_overwrite_removes_the_runs_files_and_keeps_the_users(store: StorageFolder, make: SimpleNamespace) -> None:
     _everything(store, make)
     mine = ["notes.txt", "shards/readme.md", "index/part-1.parquet", "parts/mine.parquet", "parts/x/y/mine.txt",
             "quarantine/d1/why.txt", "mlflow.db", "inflight/notes.txt"]  # fmt: skip
@@ -95,7 +95,7 @@ def test_overwrite_removes_ours_and_spares_the_users_files(store: StorageFolder,
 
 
 def test_overwrite_killed_at_any_change_leaves_no_mixed_store(make: SimpleNamespace) -> None:
-    """Old shards under the new configuration would be taken for its own."""
+    """Old shards under the new configuration would be mistaken for its own."""
     for k in range(100):
         objects = make.ObjectStore()
         store = resolve("bucket/out", make.PyFileSystem(objects))

@@ -117,7 +117,7 @@ def change(store: StorageFolder, name: str, edit: Callable[[bytes], bytes]) -> N
 
 
 def edit_json(store: StorageFolder, name: str, edit: Callable[[dict[str, Any]], Any], seal: bool = False) -> None:
-    """Edits a record as a text editor would; with its checksum made anew if asked for."""
+    """Edits a record as a text editor would; with its checksum made again if asked for."""
     value = json.loads(store.read(name) or b"")
     edit(value)
     if seal:
@@ -218,7 +218,7 @@ CASES = damage_table()
 
 
 @pytest.mark.parametrize(("damage", "file", "shards"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_damage_is_named_and_a_repair_and_the_same_job_mend_it(
+def test_damage_is_named_and_fixed_by_repair_and_the_same_job(
     finished: StorageFolder,
     make: SimpleNamespace,
     damage: Callable[[StorageFolder], None],
@@ -243,7 +243,7 @@ def test_damage_is_named_and_a_repair_and_the_same_job_mend_it(
     assert check(finished, deep=True).sound
 
 
-def test_what_has_to_be_done_again_is_named_wherever_something_says_it(
+def test_lost_images_are_named_if_any_file_has_them(
     finished: StorageFolder, make: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(finished, shard_name(1), lambda data: data[:-1])
@@ -288,7 +288,7 @@ def done_or_refused(store: StorageFolder, make: SimpleNamespace) -> set[str]:
 
 @pytest.mark.parametrize("after", [False, True], ids=["before_the_change", "after_it"])
 def test_a_repair_that_is_killed_at_any_change_is_repeated(make: SimpleNamespace, after: bool) -> None:
-    """Catches a repair that deletes what told of other damage; in between, a job refuses or does only what is lost."""
+    """Catches a repair that deletes the evidence of other damage; a job in between refuses or repeats lost images."""
     expected: dict[str, bytes | None] = {}
     changes = None
     kill = -1
@@ -352,7 +352,7 @@ def test_a_repair_that_ends_with_its_process_at_any_change_is_repeated(tmp_path:
     assert code == 0 and kill > 8
 
 
-def test_a_damaged_run_record_is_written_anew_by_its_own_command_only(
+def test_a_damaged_run_record_is_rewritten_by_its_own_command_only(
     finished: StorageFolder, make: SimpleNamespace
 ) -> None:
     record = read_run(finished)
@@ -397,7 +397,7 @@ def test_another_version_is_no_damage(finished: StorageFolder) -> None:
 
 
 def test_an_output_of_an_earlier_version_is_sound(finished: StorageFolder) -> None:
-    """Catches damage that is told of every set that exists."""
+    """Catches false reports of damage in intact sets."""
     for name in ("manifest.json", "run.json"):
         edit_json(finished, name, lambda value: [value.pop("sha256"), value.pop("indexes", None)])
     report = check(finished)
@@ -427,7 +427,7 @@ def test_an_unfinished_output_is_sound_until_one_of_its_parts_is_not(
     assert check(store, deep=True).sound
 
 
-def test_parts_that_a_finished_run_has_left_are_named(finished: StorageFolder, make: SimpleNamespace) -> None:
+def test_parts_left_by_a_finished_run_are_named(finished: StorageFolder, make: SimpleNamespace) -> None:
     make.commit(finished, "new.png", tiles=0)
     report = check(finished)
     assert [fault.what for fault in report.faults] == [
@@ -536,7 +536,7 @@ def test_what_a_run_does_not_store_is_missed_nowhere_and_found_where_it_is(
             _check_pngs(read_shard(store, 0).filter(pc.field("source") == source), {"lr": SIDE})
 
 
-def test_only_a_deep_check_looks_into_pngs(store: StorageFolder, make: SimpleNamespace) -> None:
+def test_only_a_deep_check_decodes_pngs(store: StorageFolder, make: SimpleNamespace) -> None:
     """Tiles of another size, or no PNG at all, written by a bug: the checksums are theirs."""
     condense(store, make, [s for s in SOURCES if s != "1.png"], finish=False)
     rows = [dataclasses.replace(make.rows("1.png", 1)[0], lr=png(1, SIDE), hr=png(1, 2 * SIDE - 1))]
@@ -554,7 +554,7 @@ def test_only_a_deep_check_looks_into_pngs(store: StorageFolder, make: SimpleNam
     assert check(store, deep=True).sound
 
 
-def test_a_file_that_readers_would_take_for_a_shard_is_named(finished: StorageFolder) -> None:
+def test_a_foreign_file_with_the_name_of_a_shard_is_named(finished: StorageFolder) -> None:
     """Rows that ``load_dataset("shards/*.parquet")`` would have twice."""
     finished.write("shards/copy.parquet", finished.read(shard_name(0)) or b"")
     finished.write("shards/notes.txt", b"mine")
@@ -563,7 +563,7 @@ def test_a_file_that_readers_would_take_for_a_shard_is_named(finished: StorageFo
     assert finished.files("shards")[0] == "copy.parquet" and report.finished
 
 
-def test_what_dead_writers_left_is_named_and_removed(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_temporary_files_of_dead_writers_are_named_and_removed(tmp_path: Path, make: SimpleNamespace) -> None:
     store = resolve(str(tmp_path / "out"))
     condense(store, make)
     left = tmp_path / "out" / "shards" / f".tmp-host-1-{'0' * 32}"

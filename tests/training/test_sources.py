@@ -96,7 +96,7 @@ def test_an_unfinished_set_is_refused_unless_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
 def test_a_damaged_shard_is_refused_by_every_reader(tmp_path: Path, damage: str) -> None:
-    """Catches trainings on pixels that nobody made: a PNG's checksum does not cover weights or the order of rows."""
+    """Catches trainings on damaged pixels: a PNG's checksum does not cover weights or the order of rows."""
     condensed(tmp_path / "set")
     source = open_source(str(tmp_path / "set"), 2, MAX_PIXELS)
     shard = tmp_path / "set" / "shards" / "part-00000.parquet"

@@ -23,7 +23,7 @@ from idc_ray.training.state import (
 RECORD = TrainRecord({"seed": 0, "optimizer": {"learning_rate": 0.1}}, "a" * 16, ["photos: 3 images"], "2026-01-01")
 
 
-def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_saved_state_is_read_back(tmp_path: Path) -> None:
     storage = resolve(str(tmp_path))
     assert read_state(storage) is None
     tensors = {"model.a": torch.randn(3, 2).T, "adam.step.a": torch.tensor(7.0), "count": torch.tensor(3)}
@@ -35,14 +35,14 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_state_of_an_earlier_version_is_read() -> None:
-    """Catches a best PSNR that is forgotten, and a training that begins anew, since a field has another name."""
+    """Catches a best PSNR that is forgotten, and a training that starts over, since a field has another name."""
     now = SavedState(7, {"a": torch.zeros(1)}, validation_digest="ab").to_bytes()
     before = now.replace(b'validation_digest\\"', b'judged_on\\"        ')
     assert before != now and len(before) == len(now)
     assert SavedState.from_bytes(before).validation_digest == "ab"
 
 
-def test_a_damaged_state_is_told_with_the_way_out(tmp_path: Path) -> None:
+def test_a_damaged_state_is_reported_with_the_fix(tmp_path: Path) -> None:
     storage = resolve(str(tmp_path))
     write_state(storage, SavedState(7, {"a": torch.zeros(1000)}))
     data = storage.read(STATE)

@@ -110,7 +110,9 @@ def test_why_nothing_is_left_to_condense_is_named(images: Path, tmp_path: Path, 
         prepare(tune_config(write_space(), input=str(images), output=output, validation=str(images)))
 
 
-def test_the_sweep_is_named_by_what_matters(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
+def test_the_identity_of_a_sweep_has_all_that_results_depend_on(
+    images: Path, tmp_path: Path, write_space: WriteSpace
+) -> None:
     """Catches a change that goes unseen, and limits that cannot be raised."""
     base = {"input": str(images), "output": str(tmp_path / "out")}
     other = tmp_path / "others"
