@@ -53,7 +53,8 @@ def test_tiles_that_pass_are_written_and_the_others_counted_and_shown(
     pixels = np.asarray(Image.open(io.BytesIO(tiles[f"tiles/{identity}_00128_00000.png"])))
     np.testing.assert_array_equal(pixels, astronaut()[228:356, 150:278])
     assert "flatness" in capsys.readouterr().out
-    assert np.asarray(Image.open(io.BytesIO(files["dropped.png"]))).min() == 0
+    sheet = np.asarray(Image.open(io.BytesIO(files["dropped.png"])))
+    assert sheet[164 + 18 + 64, [64, 132 + 64]].tolist() == [[90] * 3] * 2  # two flat tiles in the second row
     (tmp_path / "out" / "images" / f"{identity}.json").unlink()
     (tmp_path / "out" / f"tiles/{identity}_00000_00000.png").unlink()
     assert run(tmp_path / "out") == files == run(tmp_path / "again")
