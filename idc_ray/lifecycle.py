@@ -15,10 +15,10 @@ from idc_ray.store import holder_text
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.lock import lock
 
-__all__ = ["claimed", "closed_if_stopped", "cluster", "is_real_run"]
+__all__ = ["fail_run_on_error", "locked_output", "print_plan", "ray_cluster"]
 
 
-def is_real_run(config: Any, estimate: Callable[[str], str]) -> bool:
+def print_plan(config: Any, estimate: Callable[[str], str]) -> bool:
     """Print the settings that are not defaults or, in a dry run, all settings and an estimate.
 
     Args:
@@ -36,7 +36,7 @@ def is_real_run(config: Any, estimate: Callable[[str], str]) -> bool:
 
 
 @contextlib.contextmanager
-def claimed(storage: StorageFolder, launch: str | None = None) -> Iterator[threading.Event]:
+def locked_output(storage: StorageFolder, launch: str | None = None) -> Iterator[threading.Event]:
     """An output that can be written to, locked for this process; yields an event that is set if the lock is lost.
 
     Raises:
@@ -53,7 +53,7 @@ class _Tracked(Protocol):
 
 
 @contextlib.contextmanager
-def closed_if_stopped(run: _Tracked) -> Iterator[None]:
+def fail_run_on_error(run: _Tracked) -> Iterator[None]:
     """Mark an MLflow run as killed or failed if the block raises; otherwise the block closes it."""
     try:
         yield
@@ -63,7 +63,7 @@ def closed_if_stopped(run: _Tracked) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def cluster(join: Callable[[], None]) -> Iterator[bool]:
+def ray_cluster(join: Callable[[], None]) -> Iterator[bool]:
     """A Ray cluster to work on. Yields whether it was started here; if so, it is shut down at the end of the block.
 
     Args:

@@ -187,7 +187,7 @@ class Tracker:
         self._attempt("the input", send)
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """Send what is buffered and close the run, whatever became of what is buffered."""
+        """Send buffered values and close the run, also if sending fails."""
         self._silent_until = 0.0  # the last chance
         self.flush()
         self._silent_until = 0.0

@@ -73,7 +73,15 @@ ALLOWED = {
         "idc_ray.store",
         "idc_ray.units",
     },
-    "store": {"pyarrow", "idc_ray.errors", "idc_ray.objects", "idc_ray.redact", "idc_ray.regular", "idc_ray.store"},
+    "store": {
+        "numpy",
+        "pyarrow",
+        "idc_ray.errors",
+        "idc_ray.objects",
+        "idc_ray.redact",
+        "idc_ray.regular",
+        "idc_ray.store",
+    },
 }
 #: Files that must not pull Ray or MLflow in, though they are not in a pure room.
 PURE_FILES = [

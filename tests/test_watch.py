@@ -52,7 +52,7 @@ def commit(store: StorageFolder, number: int, source: str, tiles: int = 1) -> No
     record = ImageRecord(
         name, source, 1, 0, "ab" * 32, 96, 96, 4, tiles, False, 0.5, 0.25, [0.5], [0.25], {"read": 1.0}, "cpu"
     )
-    commit_part(store, DIGEST, record, rows)
+    commit_part(store, DIGEST, [(record, rows)])
 
 
 def begin_image(store: StorageFolder, source: str) -> None:

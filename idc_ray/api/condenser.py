@@ -162,7 +162,7 @@ class Condenser:
         inner = self._inner if ratio is None else self._with_ratio(ratio)
         task = image_task(as_rgb(image), image_id, inner.config)
         with repeatable_torch(inner.device, inner.config.actors.threads):
-            (result,) = condense_each(inner, [task])
+            ((result,),) = condense_each(inner, [task])
         if isinstance(result, Exception):
             raise result
         return tiles_of(task.image_id, result)

@@ -18,16 +18,16 @@ from idc_ray.comparison.prepare import Plan, prepare
 from idc_ray.comparison.report import make_report, report_files
 from idc_ray.comparison.results import Failure, Result, Results
 from idc_ray.comparison.schedule import Outcome, Unit, run_units
-from idc_ray.comparison.table import Report, to_markdown
+from idc_ray.comparison.table import ComparisonTable, to_markdown
 from idc_ray.comparison.tasks import Blocks
-from idc_ray.comparison.track import tell_result
+from idc_ray.comparison.track import log_result
 from idc_ray.config import METHOD_VERSION, CondenseConfig
 from idc_ray.config.base import result_digest
 from idc_ray.config.compare import CompareConfig
 from idc_ray.config.degradation import degradation_digest
 from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily
-from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
+from idc_ray.lifecycle import fail_run_on_error, locked_output, print_plan, ray_cluster
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.progress import Heartbeat, duration
@@ -53,7 +53,7 @@ def compare(config: CompareConfig) -> int:
     Raises:
         IdcError, Interrupted: as :func:`run_compare`.
     """
-    if not is_real_run(config, lambda photographs: _estimate(config, photographs)):
+    if not print_plan(config, lambda photographs: _estimate(config, photographs)):
         return 0
     compared = run_compare(config)
     table = resolve(config.output).shown("results.md")
@@ -78,10 +78,10 @@ def run_compare(config: CompareConfig) -> CompareResult:
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)
     storage = resolve(config.output)
-    with claimed(storage):
+    with locked_output(storage):
         storage.write("config.yaml", config.to_yaml().encode())
         tracking = RunFamily(config.mlflow, config, config.output, storage, plan.digest)
-        with closed_if_stopped(tracking):
+        with fail_run_on_error(tracking):
             comparison = _Comparison(plan, storage, tracking)
             report = comparison.run()
             if config.report:
@@ -92,7 +92,7 @@ def run_compare(config: CompareConfig) -> CompareResult:
     return result_of(report, storage.uri)
 
 
-def result_of(report: Report, output: str) -> CompareResult:
+def result_of(report: ComparisonTable, output: str) -> CompareResult:
     """The table as the result of the job."""
     means: dict[str, dict[str, float | None]] = {}
     for arm in report.arms:
@@ -135,7 +135,7 @@ class _Comparison:
         self._blocks: dict[int, Blocks] = {}
         self._labelled: dict[str, Blocks] = {}
 
-    def run(self) -> Report:
+    def run(self) -> ComparisonTable:
         plan = self.plan
         missing: list[tuple[Arm, int]] = []
         for arm, seed in plan.trainings:
@@ -153,7 +153,7 @@ class _Comparison:
             return self._report()
 
     def _track(self, result: Result) -> None:
-        self.tracking.child(result.name, lambda run: tell_result(run, result))
+        self.tracking.child(result.name, lambda run: log_result(run, result))
 
     def _on_ray(self, missing: list[tuple[Arm, int]]) -> None:
         name = f"anchors/{self.plan.data.scored}-{self.plan.data.teacher[:8]}.json"
@@ -161,7 +161,7 @@ class _Comparison:
         self.anchors = stored or {}
         if not missing and stored:
             return
-        with cluster(lambda: join_for(self.plan.actors, worker_output=False)) as started:
+        with ray_cluster(lambda: join_for(self.plan.actors, worker_output=False)) as started:
             self.pool = plan_pool(self.plan.actors, ray.cluster_resources(), len(missing))
             self.may_grow = self.pool.may_grow and not started
             warn_if_no_room(self.pool)
@@ -234,7 +234,7 @@ class _Comparison:
         scores = ", ".join(f"{each} {scored['psnr'] or float('inf'):.3f} dB" for each, scored in result.sets.items())
         log.info("%s: %s", _name(arm, seed), scores)
 
-    def _report(self) -> Report:
+    def _report(self) -> ComparisonTable:
         workers = self.pool.max_size if self.pool else None
         report = make_report(self.plan, list(self.done.values()), self.failures, self.anchors, workers)
         files = report_files(report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from idc_ray.errors import BadRequest
 from idc_ray.images import ImageListing
 from idc_ray.models import Upscaler
 from idc_ray.pipeline.job import Job
-from idc_ray.pipeline.reading import ENDS_THE_JOB, READ_SCHEMA, ReadImage, pixels
+from idc_ray.pipeline.reading import ENDS_THE_JOB, READ_SCHEMA, pixels, read_image
 from idc_ray.training.pairs import Pair
 
 __all__ = ["BLOCK_IMAGES", "Block", "manifest_blocks", "read_block", "relabelled", "whole_pairs"]
@@ -25,7 +26,7 @@ BLOCK_IMAGES = 16
 THREADS = 4
 
 Block: TypeAlias = pa.Table
-"""Rows of :class:`idc_ray.pipeline.reading.ReadImage`, HR included."""
+"""Rows of :func:`idc_ray.pipeline.reading.read_image`, HR included."""
 
 
 def manifest_blocks(listing: ImageListing) -> list[pa.Table]:
@@ -44,9 +45,8 @@ def read_block(job: Job, manifest: pa.Table) -> Block:
     Raises:
         BadRequest: this machine cannot see the input.
     """
-    read = ReadImage(job)
     with ThreadPoolExecutor(THREADS) as pool:
-        rows = list(pool.map(read, manifest.to_pylist()))
+        rows = list(pool.map(partial(read_image, job), manifest.to_pylist()))
     for row in rows:
         if row["code"] == ENDS_THE_JOB:
             raise BadRequest(row["reason"])

@@ -18,7 +18,7 @@ from idc_ray.condensation.budget import SURVEY_IMAGES, mean_difficulty
 from idc_ray.condensation.load import load_condenser
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import load_upscaler
-from idc_ray.pipeline.compactor import Compactor
+from idc_ray.pipeline.compactor import compact_rest
 from idc_ray.pipeline.condense import IMAGES_PER_STEP
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.inputs import PNG_BYTES_PER_PIXEL
@@ -95,7 +95,7 @@ def condense_set(job: Job, teacher: bytes, blocks: Iterable[Block], images: int)
         run = begin_run(store, record)
         if read_manifest(store) is None:
             _condense_missing(job, teacher, blocks)
-            Compactor(store, job.digest, run.shard_count, ()).finish()
+            compact_rest(store, job.digest, run.shard_count)
             end_launch(store, job.launch)
             write_manifest(store, job.digest, {}, images)
     return set_facts(store)

@@ -16,7 +16,7 @@ from idc_ray.comparison.statistics import Difference, Spread, paired_difference,
 from idc_ray.pipeline.progress import duration
 from idc_ray.pipeline.summary import size
 
-__all__ = ["ArmSummary", "Report", "summarise_arms", "to_csv", "to_json", "to_markdown"]
+__all__ = ["ArmSummary", "ComparisonTable", "summarise_arms", "to_csv", "to_json", "to_markdown"]
 
 METRICS = ("psnr", "ssim")
 
@@ -55,7 +55,7 @@ class ArmSummary:
 
 
 @dataclass(frozen=True)
-class Report:
+class ComparisonTable:
     """Content of the table.
 
     Attributes:
@@ -115,7 +115,7 @@ def _label(result: Result, allocation: bool, student: bool) -> str:
     return " ".join(parts + ([result.student] if student else []))
 
 
-def to_markdown(report: Report) -> str:
+def to_markdown(report: ComparisonTable) -> str:
     """The table in Markdown, with notes on how to read it."""
     lines = ["# Comparison", ""]
     if report.finished < report.total:
@@ -130,7 +130,7 @@ def to_markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(report: Report) -> list[str]:
+def _rows(report: ComparisonTable) -> list[str]:
     titles = ["arm", "seeds"]
     for name in report.sets:
         titles += [f"{name} PSNR (dB)", "difference", "SSIM"]
@@ -157,7 +157,7 @@ def _rows(report: Report) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def _notes(report: Report) -> list[str]:
+def _notes(report: ComparisonTable) -> list[str]:
     return [
         "PSNR and SSIM are on Y, with the weights of the last step: no checkpoint is selected. Mean ± standard "
         "deviation over the seeds; each seed condenses and trains again.",
@@ -169,7 +169,7 @@ def _notes(report: Report) -> list[str]:
     ]
 
 
-def to_csv(report: Report) -> str:
+def to_csv(report: ComparisonTable) -> str:
     """One row for each arm and set."""
     stream = io.StringIO()
     names = ["mean", "deviation", "difference", "difference_low", "difference_high"]
@@ -200,7 +200,7 @@ def _numbers(arm: ArmSummary, key: tuple[str, str]) -> list[float | None]:
     return [None if number is None or math.isnan(number) else number for number in numbers]
 
 
-def to_json(report: Report) -> str:
+def to_json(report: ComparisonTable) -> str:
     """The table, and each result with its curve."""
     arms = []
     for arm in report.arms:

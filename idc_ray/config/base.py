@@ -49,7 +49,7 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_switch_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+    def _reject_booleans(cls, value: object, info: ValidationInfo) -> object:
         # pydantic reads True as 1: `seed: yes` in YAML would pass unseen.
         if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("Input should be a number or text; YAML reads yes, no, true and false as booleans")

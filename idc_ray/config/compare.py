@@ -115,7 +115,7 @@ class CompareConfig(Section):
     mlflow: CompareMlflow = CompareMlflow()
 
     @model_validator(mode="after")
-    def _asks_for_something(self) -> Self:
+    def _check_seeds_and_scores(self) -> Self:
         if not self.seeds:
             raise ValueError("seeds is empty; give at least one, such as [0, 1, 2]")
         if len(set(self.seeds)) < len(self.seeds):

@@ -186,7 +186,7 @@ class Actors(Numerics):
     """Ray cluster to join; null: RAY_ADDRESS, else a local cluster is started."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_combination(self) -> Self:
         most, first = self.max_size, self.initial_size
         if most is not None and most < self.min_size:
             raise ValueError(f"actors.max_size is {most}; expected at least actors.min_size, {self.min_size}")

@@ -121,7 +121,7 @@ class TuneConfig(SweepConfig, TuneFiles):
     mlflow: TuneMlflow = TuneMlflow()
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_combination(self) -> Self:
         if not self.seeds:
             raise ValueError("seeds is empty; give at least one, such as 0")
         for name, values in (("seeds", self.seeds), ("objectives", self.objectives)):

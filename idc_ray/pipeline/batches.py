@@ -59,14 +59,14 @@ def plan_batches(manifest: pa.Table, most: int, workers: int, most_pixels: float
     order = _order(pixels, 2 * workers * min(room, size * float(pixels.mean())))
     counts = _counts(pixels[order].tolist(), size, room, workers)
     if any(count < size for count in counts):
-        starts = np.cumsum([0, *counts[:-1]]).tolist()
-        padded = [
-            order[start + i] if i < count else None
-            for start, count in zip(starts, counts, strict=True)
-            for i in range(size)
-        ]
-        return Batches(_nullable(manifest).take(pa.array(padded, pa.int64())), size, len(counts))
-    return Batches(manifest.take(order), size, len(counts))
+        starts = np.cumsum([0, *counts[:-1]])[:, None]
+        at = np.minimum(starts + np.arange(size), len(order) - 1)
+        order = np.where(np.arange(size) < np.array(counts)[:, None], order[at], -1).ravel()
+        manifest = _nullable(manifest)
+    moved = np.flatnonzero(order != np.arange(len(order)))
+    head = int(moved[0]) if len(moved) else len(order)  # is not copied
+    rest = pa.array(order[head:], mask=order[head:] < 0)
+    return Batches(pa.concat_tables([manifest.slice(0, head), manifest.take(rest)]), size, len(counts))
 
 
 def expected_pixels(manifest: pa.Table) -> NDArray[np.float64]:

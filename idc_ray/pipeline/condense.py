@@ -23,17 +23,17 @@ from idc_ray.errors import IdcError, Locked, QuarantinedImages
 from idc_ray.images import ImageListing
 from idc_ray.images.names import printable
 from idc_ray.interrupt import at_forced_end, check_interrupted
-from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
+from idc_ray.lifecycle import fail_run_on_error, locked_output, print_plan, ray_cluster
 from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.attempts import workers_at_work
 from idc_ray.pipeline.batches import Batches, plan_batches, single_images
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join_for, plan_pool
-from idc_ray.pipeline.compactor import Compactor
+from idc_ray.pipeline.compactor import Compactor, compact_rest
 from idc_ray.pipeline.device import one_thread
 from idc_ray.pipeline.inputs import (
-    by_range,
     estimate_sizes,
     find_input,
+    only,
     read_teacher,
     readable_samples,
 )
@@ -106,7 +106,7 @@ def condense(config: CondenseConfig) -> int:
     Raises:
         IdcError, Interrupted: as :func:`run_condense`.
     """
-    if is_real_run(config, lambda photographs: _estimate(config, photographs)):
+    if print_plan(config, lambda photographs: _estimate(config, photographs)):
         run_condense(config, "lines")
     return 0
 
@@ -128,10 +128,10 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)  # first: to list a million images takes a minute
     job, listing, teacher = _prepare(config)
-    with claimed(job.store, job.launch) as lost_lock:
+    with locked_output(job.store, job.launch) as lost_lock:
         with Heartbeat("listing finished images and sampling image sizes"):
             launch = _begin(job, listing, teacher, lost_lock, show)
-        with closed_if_stopped(launch):
+        with fail_run_on_error(launch):
             try:
                 if launch.plan.todo:
                     _run_on_ray(launch)
@@ -206,7 +206,7 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
         run = update_run(job.store, **now)
     if config.overwrite:
         job.store.delete(REPORT)  # of the run that is discarded
-    plan = plan_work(config, listing, job.store, job.digest, job.launch)
+    plan = plan_work(config, listing, job.store, job.digest, job.launch, run.shard_count)
     log.info(
         "%d images to condense, %d already done, %d already quarantined", plan.todo, plan.done_before, plan.quarantined
     )
@@ -236,7 +236,7 @@ def _run_on_ray(launch: _Launch) -> None:
     with at_forced_end(forget_in_flight), ThreadPoolExecutor(1, "mlflow") as beside:
         try:
             tracked = beside.submit(_track, launch)
-            with cluster(lambda: join_for(launch.job.config.actors)), data_settings():
+            with ray_cluster(lambda: join_for(launch.job.config.actors)), data_settings():
                 with Heartbeat("starting the MLflow run"):
                     tracked.result()
                 _condense_all(launch)
@@ -254,7 +254,9 @@ def _condense_all(launch: _Launch) -> None:
     if config.allocation == "difficulty":
         with Heartbeat("measuring the mean difficulty of the images"):
             job = replace(job, mean_difficulty=_mean_difficulty(launch, teacher))
-    compactor = Compactor(job.store, job.digest, launch.run.shard_count, plan.together | set(plan.isolated))
+    suspects = only(launch.listing.manifest, set(plan.isolated)).sort_by("image_id")
+    unfinished = pa.concat_tables([plan.together, suspects])["image_id"]
+    compactor = Compactor(job.store, job.digest, launch.run.shard_count, unfinished)
     progress = Progress(
         launch.listing.manifest.num_rows,
         plan.done_before + plan.quarantined,
@@ -262,15 +264,15 @@ def _condense_all(launch: _Launch) -> None:
         work=lambda: _work(launch),
     )
     with progress.ticking():
-        for image_ids, isolated in ((plan.together, False), (set(plan.isolated), True)):
-            if not image_ids:
+        for images, isolated in ((plan.together, False), (suspects, True)):
+            if not images.num_rows:
                 continue
-            images = by_range(launch.listing.manifest, image_ids)
             batches = single_images(images) if isolated else _batches(config, images)
             pool = _pool(launch, batches.count)
             launch.timeline.begin(pool.device, pool.initial_size)
             with contextlib.closing(condense_stream(batches, job, teacher, pool, isolated)) as statuses:
                 _follow(launch, statuses, pool, compactor, progress)
+        compactor.wait()
 
 
 def _batches(config: CondenseConfig, images: pa.Table) -> Batches:
@@ -335,7 +337,7 @@ def _work(launch: _Launch) -> str:
 def _finish(launch: _Launch) -> tuple[Manifest, bool]:
     """Compact the remaining parts, and write the manifest last; returns it and whether it was written."""
     job, store, tracker = launch.job, launch.job.store, launch.tracker
-    Compactor(store, job.digest, launch.run.shard_count, ()).finish()
+    compact_rest(store, job.digest, launch.run.shard_count)
     for old in (*launch.plan.old_launches, job.launch):
         end_launch(store, old)
     summarise(launch.summary, store, job.digest, launch.plan.done_before + launch.plan.gone)

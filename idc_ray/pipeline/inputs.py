@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -32,11 +33,11 @@ from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
 from idc_ray.pipeline.duplicates import without_copies
 from idc_ray.store import DoneImages, SourceState
+from idc_ray.store.done import id_numbers
 from idc_ray.store.threads import ordered_map
 
 __all__ = [
     "Sizes",
-    "by_range",
     "changed_sources",
     "estimate_sizes",
     "find_input",
@@ -191,17 +192,13 @@ def changed_sources(listing: ImageListing, done: DoneImages) -> list[dict[str, s
     differs, as after copying the input, the content is compared, in threads. Rows of Parquet files have neither, so
     changes inside such files are not detected.
     """
-    manifest = listing.manifest.filter(pc.greater_equal(listing.manifest["size"], 0))
-    listed = set(manifest["image_id"].to_pylist())
-    states = done.states([image_id for image_id in done.in_parts if image_id in listed])
-    suspects: list[tuple[dict[str, Any], SourceState]] = []
-    for batch in manifest.to_batches(max_chunksize=65536):
-        for row in batch.to_pylist():
-            if row["image_id"] not in done:
-                continue
-            state = states.get(row["image_id"]) or done[row["image_id"]]
-            if (state.size, state.mtime_ns) != (row["size"], max(0, row["mtime_ns"])):
-                suspects.append((row, state))
+    manifest, sizes = listing.manifest, listing.manifest["size"].to_numpy()
+    at = done.find(id_numbers(manifest["image_id"]))
+    times = np.maximum(manifest["mtime_ns"].to_numpy(), 0)
+    known = np.flatnonzero((at >= 0) & (sizes >= 0))
+    at = at[known]
+    other = known[(done.sizes[at] != sizes[known]) | (done.times[at] != times[known])]
+    suspects = [(row, done[row["image_id"]]) for row in manifest.take(other).to_pylist()]
     if suspects:
         log.info("%d finished images have a new modification time or size; comparing their content", len(suspects))
     same = ordered_map(lambda suspect: _is_same(listing, *suspect), suspects)
@@ -216,14 +213,6 @@ def _is_same(listing: ImageListing, row: dict[str, Any], state: SourceState) -> 
     except RejectedImage:
         return False
     return hashlib.sha256(data).hexdigest() == state.sha256
-
-
-def by_range(manifest: pa.Table, image_ids: set[str]) -> pa.Table:
-    """Rows of some images in the order of their ids, so that the ranges of shards are completed one after the other.
-
-    In the order of names, all shards would be completed at the end, and all parts exist until then.
-    """
-    return only(manifest, image_ids).sort_by("image_id")
 
 
 def only(manifest: pa.Table, image_ids: set[str]) -> pa.Table:

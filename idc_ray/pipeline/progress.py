@@ -17,7 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from idc_ray.units import duration
 
-__all__ = ["LOG_SECONDS", "Heartbeat", "Progress", "Show", "duration", "mark_told", "seconds_silent"]
+__all__ = ["LOG_SECONDS", "Heartbeat", "Progress", "Show", "duration", "mark_shown", "seconds_silent"]
 
 #: Seconds between two lines of a log: a bar redrawn there would flood it, and a silent job looks like one that hangs.
 LOG_SECONDS = 15.0
@@ -30,7 +30,7 @@ WAITING = "waiting for the first images"
 TICK_SECONDS = 1.0  # a bar whose clock stands still looks like a job that hangs
 
 
-class _Told:
+class _LastShown:
     """Time of the last line of progress of this process."""
 
     at = time.monotonic()  # initially the time of the import, near the start of the process
@@ -38,12 +38,12 @@ class _Told:
 
 def seconds_silent() -> float:
     """Time since the last line of progress of this process."""
-    return time.monotonic() - _Told.at
+    return time.monotonic() - _LastShown.at
 
 
-def mark_told() -> None:
+def mark_shown() -> None:
     """Record that a line of progress was shown."""
-    _Told.at = time.monotonic()
+    _LastShown.at = time.monotonic()
 
 
 class Heartbeat:
@@ -76,7 +76,7 @@ class Heartbeat:
         while not self._stop.wait(min(self._every, TICK_SECONDS)):
             if seconds_silent() < self._every:
                 continue
-            mark_told()
+            mark_shown()
             with contextlib.suppress(Exception):  # a report must not be able to fail
                 if callable(self._now):
                     log.info("%s", self._now())
@@ -115,7 +115,7 @@ class Progress:
         self._way, self._failure = show, failure
         self._stream = sys.stderr if stream is None else stream
         self._clock, self._started = clock, clock()
-        self._told_at = -math.inf
+        self._shown_at = -math.inf
         self._handled = 0  # by this launch
         self._drops = 0.0
         self._dropped = 0
@@ -158,8 +158,8 @@ class Progress:
                 if self._in_hand():
                     self._bar.set_postfix_str(self._in_hand(), False)
                 self._bar.refresh()
-            elif (self._handled or self._now) and self._clock() - self._told_at >= LOG_SECONDS:
-                self._tell()
+            elif (self._handled or self._now) and self._clock() - self._shown_at >= LOG_SECONDS:
+                self._show_line()
 
     @contextlib.contextmanager
     def ticking(self) -> Iterator[None]:
@@ -195,7 +195,7 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         else:
-            self._tell()
+            self._show_line()
 
     def line(self) -> str:
         """Such as ``12 of 200 images, 1 quarantined, 0.84 images/s, 3 min 43 s left, matching loss -62 %``."""
@@ -245,12 +245,12 @@ class Progress:
                 False,
             )
             self._bar.update(1)
-        elif self._clock() - self._told_at >= LOG_SECONDS:
-            self._tell()
+        elif self._clock() - self._shown_at >= LOG_SECONDS:
+            self._show_line()
 
-    def _tell(self) -> None:
-        self._told_at = self._clock()
-        mark_told()
+    def _show_line(self) -> None:
+        self._shown_at = self._clock()
+        mark_shown()
         if self._way == "lines":
             print(self.line(), file=self._stream, flush=True)
         elif self._way == "log":

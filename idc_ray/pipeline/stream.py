@@ -16,7 +16,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from idc_ray.pipeline.batches import Batches, single_images
 from idc_ray.pipeline.cluster import PoolPlan, node_id, node_lives
 from idc_ray.pipeline.job import Job
-from idc_ray.pipeline.reading import ReadImage
+from idc_ray.pipeline.reading import ReadImages
 from idc_ray.pipeline.stopping import raise_from
 from idc_ray.pipeline.worker import CondenseWorker, SurveyWorker
 
@@ -69,14 +69,15 @@ def _read(batches: Batches, job: Job, pool: PoolPlan, isolated: bool = False) ->
     rows = batches.size * max(1, math.ceil(batches.count / MAX_BLOCKS))
     blocks = [batches.rows.slice(begin, rows) for begin in range(0, batches.rows.num_rows, rows)]
     # Workers on CPUs read their images themselves: Ray joins two steps of equal resources, and restarts the workers
-    # without end. Readers beside GPUs it would give up after three deaths, and the job with them: ReadImage gives up
+    # without end. Readers beside GPUs it would give up after three deaths, and the job with them: ReadImages gives up
     # the image instead.
     own = pool.options if "num_cpus" in pool.options else {"num_cpus": 1, "max_retries": -1}
     # from_blocks, since from_arrow runs a task for each block first, to learn what is known here: a process for each
     # CPU is started for nothing, and a cluster that grows on demand is waited for.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of max_retries, which has no other name yet
-        return ray.data.from_blocks(blocks).map(ReadImage(job, isolated, node_id, node_lives), **own)
+        read = ReadImages(job, isolated, node_id, node_lives)
+        return ray.data.from_blocks(blocks).map_batches(read, batch_size=batches.size, batch_format="pyarrow", **own)
 
 
 def _working(pool: PoolPlan) -> dict[str, Any]:

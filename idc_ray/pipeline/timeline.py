@@ -35,7 +35,7 @@ class Timeline:
             with contextlib.suppress(IdcError, TypeError):  # only a picture depends on it
                 self._launches = list((storage.read_json(TIMELINE, "") or {}).get("launches", []))
         self._launch: dict[str, Any] | None = None
-        self._began = self._told = self._written = 0.0
+        self._began = self._recorded = self._written = 0.0
 
     def begin(self, device: str, workers: int) -> None:
         """Record the start of the workers; later calls do nothing."""
@@ -44,13 +44,13 @@ class Timeline:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         self._launch = {"started": started, "device": device, "workers": workers, "points": [(0.0, 0)]}
         self._launches.append(self._launch)
-        self._began = self._told = self._written = time.monotonic()
+        self._began = self._recorded = self._written = time.monotonic()
 
     def add(self) -> None:
         """Record that an image is done or quarantined."""
         self._ended += 1
         now = time.monotonic()
-        if now - self._told >= POINT_SECONDS:
+        if now - self._recorded >= POINT_SECONDS:
             self._point(now)
         if now - self._written >= WRITE_SECONDS:
             self.write()
@@ -66,7 +66,7 @@ class Timeline:
 
     def _point(self, now: float) -> None:
         assert self._launch is not None
-        self._told = now
+        self._recorded = now
         points = self._launch["points"]
         if points[-1][1] == self._ended:
             return

@@ -11,7 +11,7 @@ from typing import TypeVar
 import ray
 
 from idc_ray.pipeline.cluster import PoolPlan
-from idc_ray.pipeline.progress import LOG_SECONDS, duration, mark_told
+from idc_ray.pipeline.progress import LOG_SECONDS, duration, mark_shown
 
 __all__ = ["EVERY", "log_until_first", "warn_if_no_room", "what_is_awaited"]
 
@@ -40,7 +40,7 @@ def log_until_first(
         begin = time.monotonic()
         while not first.wait(every):
             log.info("%s after %s; %s", missing, duration(time.monotonic() - begin), awaited())
-            mark_told()
+            mark_shown()
 
     threading.Thread(target=report, name="waiting", daemon=True).start()
     try:

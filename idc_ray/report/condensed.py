@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict
@@ -36,16 +37,15 @@ from idc_ray.status_text import STAGES
 from idc_ray.store import RunRecord, index_table, list_parts, shard_of
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.index import list_shards
-from idc_ray.store.layout import shard_name
-from idc_ray.store.parts import read_part, read_record
+from idc_ray.store.layout import part_contents, shard_name
+from idc_ray.store.parts import part_records, read_part
 from idc_ray.store.schema import ROW_SCHEMA, check_types
-from idc_ray.store.threads import ordered_map
 
 __all__ = ["Sources", "picture_of", "read_records", "read_tiles", "tile_rows"]
 
 log = logging.getLogger(__name__)
 
-#: Images that are not in a shard yet are a file each; of more than these the numbers are not read.
+#: Of more parts, images that are not in a shard yet, the numbers are not read.
 PARTS_READ = 2000
 
 #: Longest side of a source image in the page, and of a thumbnail, in pixels.
@@ -58,16 +58,12 @@ def read_records(store: StorageFolder, digest: str) -> tuple[list[dict[str, Any]
     for record in records:
         record["seconds"] = dict(record["seconds"])
     there = {record["image_id"] for record in records}
-    parts = sorted(list_parts(store, digest) - there)
-
-    def read(image_id: str) -> dict[str, Any] | None:
-        try:
-            return asdict(read_record(store, digest, image_id))
-        except FileNotFoundError:  # it has just become part of a shard
-            return None
-
-    records += [found for found in ordered_map(read, parts[:PARTS_READ]) if found is not None]
-    return sorted(records, key=lambda record: str(record["image_id"])), max(0, len(parts) - PARTS_READ)
+    names = list_parts(store, digest)
+    found = part_records(store, names[:PARTS_READ]).values()
+    in_parts = {image_id: record for images in found for image_id, record in images.items() if image_id not in there}
+    records += map(asdict, in_parts.values())
+    unread = sum((part_contents(name) or ("", 0))[1] for name in names[PARTS_READ:])
+    return sorted(records, key=lambda record: str(record["image_id"])), unread
 
 
 def read_tiles(store: StorageFolder, run: RunRecord, image_ids: Collection[str]) -> dict[str, list[dict[str, Any]]]:
@@ -77,11 +73,11 @@ def read_tiles(store: StorageFolder, run: RunRecord, image_ids: Collection[str])
         wanted = {image_id for image_id in image_ids if shard_of(image_id, run.shard_count) == shard}
         for row in _rows_of_shard(store, shard, wanted) if wanted else ():
             rows[row["image_id"]].append(row)
-    for image_id in (each for each in image_ids if not rows[each]):
-        try:
-            rows[image_id] = read_part(store, run.digest, image_id).table.to_pylist()
-        except FileNotFoundError:
-            continue
+    missing = {image_id for image_id in image_ids if not rows[image_id]}
+    names = list_parts(store, run.digest) if missing else []
+    for name in (name for name, images in part_records(store, names).items() if missing & images.keys()):
+        with contextlib.suppress(FileNotFoundError):  # compacted meanwhile
+            rows |= {i: table.to_pylist() for i, table in read_part(store, name).tables() if i in missing}
     return rows
 
 

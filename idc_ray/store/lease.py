@@ -25,6 +25,7 @@ __all__ = ["lease"]
 
 LEASE_S = 90.0  # how long a killed holder blocks the next one
 HEARTBEAT_S = 20.0  # four chances to renew before it expires
+SHARED = "jobs cannot share an output, give each one of its own"
 SETTLE_S = 1.0  # longer than a write takes to arrive
 _logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def _refuse_if_held(storage: StorageFolder, token: str) -> None:
     if seconds > 0:
         raise Locked(
             f"{storage.uri} is in use by {current['holder']}; wait until it ends, or stop it; if it was killed, its "
-            f"lock expires in {seconds:.0f} s (or delete {storage.shown(LOCK)})"
+            f"lock expires in {seconds:.0f} s (or delete {storage.shown(LOCK)}); {SHARED}"
         )
 
 

@@ -167,7 +167,7 @@ class SweepStudy:
 
         Args:
             number: number of the trial.
-            result: a :class:`idc_ray.tuning.trial.Report` as a mapping.
+            result: a :class:`idc_ray.tuning.trial.TrialReport` as a mapping.
 
         Returns:
             Whether the trial ends here: finished, failed, or stopped early.

@@ -32,7 +32,7 @@ from idc_ray.training.pairs import NO_HR, Pair, PairTable, Patches
 from idc_ray.tuning.shared_inputs import SharedInputs
 from idc_ray.tuning.space import Draw
 
-__all__ = ["Report", "SeedOutcome", "run_trial", "trainable"]
+__all__ = ["SeedOutcome", "TrialReport", "run_trial", "trainable"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class SeedOutcome:
 
 
 @dataclass(frozen=True)
-class Report:
+class TrialReport:
     """Report of a trial, at each rung of its first seed and at the end of each seed.
 
     Attributes:
@@ -85,7 +85,7 @@ class Report:
     seeds: list[SeedOutcome] = field(default_factory=list)
 
 
-def run_trial(draw: Draw, inputs: SharedInputs, report: Callable[[Report], None]) -> None:
+def run_trial(draw: Draw, inputs: SharedInputs, report: Callable[[TrialReport], None]) -> None:
     """Run a trial. Failures are reported, so that Ray Tune does not retry them.
 
     Args:
@@ -95,7 +95,7 @@ def run_trial(draw: Draw, inputs: SharedInputs, report: Callable[[Report], None]
     """
     status, value = guarded(lambda: _run_seeds(draw, inputs, report))
     if status == "failed":
-        report(Report(failed=value))
+        report(TrialReport(failed=value))
 
 
 def trainable(config: dict[str, Any], inputs: SharedInputs) -> None:
@@ -103,7 +103,7 @@ def trainable(config: dict[str, Any], inputs: SharedInputs) -> None:
     run_trial(config["draw"], inputs, lambda report: ray_tune.report(asdict(report)))
 
 
-def _run_seeds(draw: Draw, inputs: SharedInputs, report: Callable[[Report], None]) -> None:
+def _run_seeds(draw: Draw, inputs: SharedInputs, report: Callable[[TrialReport], None]) -> None:
     settings = inputs.settings
     seeds = settings.config.seeds
     done: list[SeedOutcome] = []
@@ -120,9 +120,9 @@ def _run_seeds(draw: Draw, inputs: SharedInputs, report: Callable[[Report], None
         report(_report(done, train.iterations * len(done), finished=len(done) == len(seeds)))
 
 
-def _report(seeds: list[SeedOutcome], step: int, finished: bool) -> Report:
+def _report(seeds: list[SeedOutcome], step: int, finished: bool) -> TrialReport:
     psnrs = [each.psnr for each in seeds]
-    return Report(
+    return TrialReport(
         step=step,
         psnr=statistics.fmean(psnrs),
         deviation=statistics.stdev(psnrs) if len(psnrs) > 1 else None,

@@ -15,7 +15,7 @@ from idc_ray.config.base import result_digest
 from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily
-from idc_ray.lifecycle import claimed, closed_if_stopped, cluster
+from idc_ray.lifecycle import fail_run_on_error, locked_output, ray_cluster
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import warn_if_no_room
@@ -87,7 +87,7 @@ def run_tune(plan: Plan, say: bool = False) -> TuneResult:
         tracking_uri(config.mlflow, config.output)
     storage = resolve(config.output)
     _quiet_libraries()
-    with claimed(storage):
+    with locked_output(storage):
         study = open_sweep(storage, plan.settings, plan.identity, overwrite=config.overwrite, files=FILES)
         storage.write("config.yaml", config.to_yaml().encode())
         return _Run(plan, storage, study, say).run()
@@ -111,7 +111,7 @@ class _Run:
         config = self.config
         log.info("%d of %d trials already done", self.ended_before, self.study.total)
         self.tracking = RunFamily(config.mlflow, config, config.output, self.storage, result_digest(self.plan.identity))
-        with closed_if_stopped(self.tracking):
+        with fail_run_on_error(self.tracking):
             with Heartbeat("logging finished trials to MLflow"):
                 for trial in started(self.study.study):
                     track_trial(self.tracking, trial)
@@ -143,7 +143,7 @@ class _Run:
         trials_left = self.study.total - self._count(running=False)
         if trials_left <= 0:
             return
-        with cluster(lambda: join_for(self.config.actors, worker_output=False)) as started_here:
+        with ray_cluster(lambda: join_for(self.config.actors, worker_output=False)) as started_here:
             pool = plan_pool(self.config.actors, ray.cluster_resources(), trials_left)
             log.info("%d trials at a time on %s", pool.max_size, pool.device)
             warn_if_no_room(pool)

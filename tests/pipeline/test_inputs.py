@@ -163,7 +163,7 @@ def commit(job: Job, name: str, compacted: bool = False) -> Path:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     state = path.stat()
     done = record(path.name, source_bytes=state.st_size, source_mtime_ns=state.st_mtime_ns, source_sha256=digest)
-    commit_part(job.store, DIGEST, done, [])
+    commit_part(job.store, DIGEST, [(done, [])])
     if compacted:
         compact(job.store, DIGEST, 0, 1)
     return path
@@ -228,7 +228,7 @@ def test_a_source_that_can_no_longer_be_read_counts_as_changed(job_and_found: tu
 
 def test_rows_of_parquet_and_unfinished_images_never_count_as_changed(job_and_found: tuple[Job, ImageListing]) -> None:
     job, listing = job_and_found
-    commit_part(job.store, DIGEST, record("a.png"), [])
+    commit_part(job.store, DIGEST, [(record("a.png"), [])])
     rows = [row | {"size": -1, "mtime_ns": -1} for row in listing.manifest.to_pylist()]
     parquet = dataclasses.replace(listing, manifest=type(listing.manifest).from_pylist(rows, listing.manifest.schema))
     assert changed_sources(parquet, find_done(job.store, DIGEST)) == []

@@ -216,7 +216,7 @@ def test_silence_counts_over_stages_and_other_lines_end_it(
     """Catches short stages one after another that are silent together, and a heartbeat between lines of a bar's."""
     caplog.set_level("INFO")
     monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
-    module.mark_told()
+    module.mark_shown()
     deadline = time.monotonic() + 5
     while not caplog.text and time.monotonic() < deadline:
         with Heartbeat("a short stage", every=0.3):

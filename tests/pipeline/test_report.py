@@ -41,7 +41,7 @@ def commit(job: Job, name: str, tiles: int = 2, corner: tuple[int, int] | None =
         "bandwidth_loss_end": [0.25],
     }  # fmt: skip
     done = record(source, source_bytes=1000, source_sha256=digest, tiles=tiles, **changes)
-    commit_part(job.store, DIGEST, done, rows)
+    commit_part(job.store, DIGEST, [(done, rows)])
     compact(job.store, DIGEST, 0, 1)
 
 

@@ -15,7 +15,7 @@ from idc_ray.pipeline import stream
 from idc_ray.pipeline.batches import Batches
 from idc_ray.pipeline.cluster import PoolPlan
 from idc_ray.pipeline.job import Job
-from idc_ray.pipeline.reading import ReadImage
+from idc_ray.pipeline.reading import ReadImages
 from idc_ray.pipeline.stopping import as_row
 from idc_ray.pipeline.stream import condense_stream, survey_stream
 from idc_ray.pipeline.worker import CondenseWorker, SurveyWorker
@@ -31,12 +31,12 @@ class FakeDataset:
         self.blocks, self.answers = blocks, answers
         self.taken, self.ended = 0, False
 
-    def map(self, function: ReadImage, **options: Any) -> FakeDataset:
-        self.reader, self.reading = function, options
-        return self
-
-    def map_batches(self, worker: type, **options: Any) -> FakeDataset:
-        self.worker, self.working = worker, options
+    def map_batches(self, function: Any, **options: Any) -> FakeDataset:
+        if isinstance(function, ReadImages):
+            assert options.pop("batch_format") == "pyarrow"
+            self.reader, self.read_together, self.reading = function, options.pop("batch_size"), options
+        else:
+            self.worker, self.working = function, options
         return self
 
     def iter_batches(self, **options: Any) -> Iterator[pa.Table]:
@@ -99,6 +99,7 @@ def test_workers_get_the_resources_of_the_pool_and_whole_batches(
     assert condensing.working["fn_constructor_kwargs"] == given | {"isolated": True}
     assert surveying.working["fn_constructor_kwargs"] == given
     assert (condensing.working["batch_size"], surveying.working["batch_size"]) == (4, 1)
+    assert (condensing.read_together, surveying.read_together) == (4, 1)
     for made in datasets:
         assert made.working["num_gpus"] == 0.5
         assert made.working["num_cpus"] == 0, "each GPU takes a CPU from the readers, and the job hangs without one"

@@ -95,7 +95,7 @@ class Condensed:
             image_id(source), source, len(data), 0, sha, lr.shape[0], lr.shape[1], 12, len(rows), False, 0.5, loss,
             [0.5] * 4, [loss] * 4, {"read": 0.5, "exchange": 2.0}, "cpu",
         )  # fmt: skip
-        commit_part(self.store, DIGEST, record, rows)
+        commit_part(self.store, DIGEST, [(record, rows)])
 
     def set_aside(self, source: str, reason: str = "the file ends early") -> None:
         entry = QuarantineEntry(image_id(source), source, "truncated", reason, "", 1, "l", "2026-01-01")

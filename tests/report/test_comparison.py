@@ -9,7 +9,7 @@ import pytest
 
 from idc_ray.comparison import crops
 from idc_ray.comparison.results import Failure
-from idc_ray.comparison.table import Report, summarise_arms, to_json
+from idc_ray.comparison.table import ComparisonTable, summarise_arms, to_json
 from idc_ray.report import Options, make_report
 from idc_ray.report.comparison import CROPS
 from idc_ray.store.filesystem import StorageFolder, resolve
@@ -25,7 +25,9 @@ def make_output(folder: Path, total: int = 6) -> StorageFolder:
     arms = summarise_arms(results, [f"{arm}-tiny" for arm in ARMS], "whole-real")
     anchors = {"bicubic": {"Set": {"psnr": 28.0, "ssim": 0.8}}, "teacher": {"Set": {"psnr": None, "ssim": 1.0}}}
     failures = [Failure("n", "idc-0.1", 2, "<i>out of memory")]
-    report = Report(arms, ["Set"], "whole-real", anchors, total, failures, ["idc real: <u>no"], {"images": "<s>4"})
+    report = ComparisonTable(
+        arms, ["Set"], "whole-real", anchors, total, failures, ["idc real: <u>no"], {"images": "<s>4"}
+    )
     storage.write("results.json", to_json(report).encode())
     storage.write("config.yaml", compare_config(output=storage.uri).to_yaml().encode())
     return storage

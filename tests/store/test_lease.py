@@ -25,7 +25,10 @@ def remote(objects: Any, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch)
 def test_a_second_holder_is_refused_as_long_as_the_first_lives(remote: StorageFolder, objects: Any) -> None:
     with lock(remote, "job 1"):
         time.sleep(1.0)  # longer than the lease: the heartbeat keeps it
-        with pytest.raises(Locked, match=r"in use by job 1; .*expires in"), lock(remote, "job 2"):
+        with (
+            pytest.raises(Locked, match=r"in use by job 1; .*expires in.*cannot share"),
+            lock(remote, "job 2"),
+        ):
             pass
     assert KEY not in objects.objects
     with lock(remote, "job 2"):

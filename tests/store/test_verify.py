@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -80,7 +81,7 @@ def condense(
         tiles = number % 3
         rows = make.rows(source, tiles)
         rows = [dataclasses.replace(row, lr=png(number, SIDE), hr=png(number, 2 * SIDE)) for row in rows]
-        commit_part(store, make.DIGEST, make.record(source, tiles), rows)
+        commit_part(store, make.DIGEST, [(make.record(source, tiles), rows)])
     if finish:
         for shard in range(SHARDS):
             compact(store, make.DIGEST, shard, run.shard_count)
@@ -305,7 +306,8 @@ def test_a_repair_that_is_killed_at_any_change_is_repeated(make: SimpleNamespace
             check(store, repair=True)
             changes = len(objects.changes) - before
         else:
-            with pytest.raises(OSError, match="killed"):
+            # The last change gives the lock back; a failure of that is only logged.
+            with contextlib.nullcontext() if kill == changes - 1 else pytest.raises(OSError, match="killed"):
                 check(store, repair=True)
         objects.fail_at = None
         objects.objects.pop("bucket/out/.lock", None)  # a lease that would expire
@@ -382,7 +384,7 @@ def test_a_missing_run_record_is_damage(finished: StorageFolder) -> None:
 def test_a_run_of_which_nothing_is_known_cannot_be_repaired(store: StorageFolder, make: SimpleNamespace) -> None:
     """Catches guesses: images of two runs, and no word of which one it is."""
     make.commit(store, "a.png")
-    commit_part(store, "d2", make.record("b.png"), make.rows("b.png", config_digest="d2"))
+    commit_part(store, "d2", [(make.record("b.png"), make.rows("b.png", config_digest="d2"))])
     report = check(store, repair=True)
     assert not report.sound and "cannot be repaired" in str(report)
     assert list_parts(store, "d1") and list_parts(store, "d2")
@@ -390,8 +392,8 @@ def test_a_run_of_which_nothing_is_known_cannot_be_repaired(store: StorageFolder
 
 def test_another_version_is_no_damage(finished: StorageFolder) -> None:
     """Catches a repair of what a newer version wrote."""
-    edit_json(finished, "run.json", lambda value: value.update(format_version=2), seal=True)
-    with pytest.raises(BadRequest, match="format_version 2"):
+    edit_json(finished, "run.json", lambda value: value.update(format_version=3), seal=True)
+    with pytest.raises(BadRequest, match="format_version 3"):
         check(finished, repair=True)
     assert not finished.files("damaged")
 
@@ -417,7 +419,7 @@ def test_an_unfinished_output_is_sound_until_one_of_its_parts_is_not(
     compact(store, make.DIGEST, 0, SHARDS)
     assert check(store, deep=True).sound and not check(store).finished
     bad = next(source for source in SOURCES if shard_of(make.image_id(source), SHARDS) == 1)
-    name = part_name(make.DIGEST, make.image_id(bad))
+    name = part_name(make.DIGEST, [make.image_id(bad)])
     change(store, name, lambda data: data[:-7])
     (fault,) = check(store).faults
     assert fault.file == name and fault.images == (make.image_id(bad),)
@@ -431,14 +433,28 @@ def test_parts_left_by_a_finished_run_are_named(finished: StorageFolder, make: S
     make.commit(finished, "new.png", tiles=0)
     report = check(finished)
     assert [fault.what for fault in report.faults] == [
-        "1 finished images are not in shards yet; the same condense command continues"
+        "1 parts are not in shards yet; the same condense command continues"
     ]
     assert check(finished, repair=True).sound
     assert make.image_id("new.png") in find_done(finished, make.DIGEST)
 
 
+def test_a_part_of_two_shards_is_taken_out(store: StorageFolder, make: SimpleNamespace) -> None:
+    """Catches images that no compaction finds: as after a repair that lost how many shards there are."""
+    condense(store, make, finish=False)
+    images = [(make.record(source, 0), []) for source in ("x.png", "y.png", "z.png", "u.png")]
+    commit_part(store, make.DIGEST, images)
+    first = min(make.image_id(record.source) for record, _ in images)
+    with pytest.raises(IdcError, match="images of several shards.*--repair"):
+        compact(store, make.DIGEST, shard_of(first, SHARDS), SHARDS)
+    (fault,) = check(store, repair=True).faults
+    assert "several shards" in fault.what and len(fault.images) == 4
+    condense(store, make)
+    assert check(store, deep=True).sound
+
+
 def test_parts_of_another_run_are_named(finished: StorageFolder, make: SimpleNamespace) -> None:
-    commit_part(finished, "d2", make.record("a.png"), make.rows("a.png", config_digest="d2"))
+    commit_part(finished, "d2", [(make.record("a.png"), make.rows("a.png", config_digest="d2"))])
     report = check(finished, repair=True)
     assert [fault.file for fault in report.faults] == ["parts/d2"] and report.sound and report.finished
     assert not list_parts(finished, "d2")
@@ -455,7 +471,7 @@ def test_a_killed_compaction_is_no_damage(make: SimpleNamespace) -> None:
             dataclasses.replace(row, lr=png(99, SIDE), hr=png(99, 2 * SIDE))
             for row in make.rows(source, tiles + 1)
         ]  # fmt: skip
-        commit_part(store, make.DIGEST, make.record(source, tiles + 1), part)
+        commit_part(store, make.DIGEST, [(make.record(source, tiles + 1), part)])
         objects.fail_at = len(objects.changes) + kill
         with pytest.raises(OSError, match="killed"):
             compact(store, make.DIGEST, 1, SHARDS)
@@ -477,14 +493,15 @@ def test_a_shard_that_is_damaged_while_it_was_replaced_goes_and_its_parts_stay(m
     number = int(source[:-4])
     rows = [dataclasses.replace(row, lr=png(number, SIDE), hr=png(number, 2 * SIDE))
             for row in make.rows(source, number % 3)]  # fmt: skip
-    commit_part(store, make.DIGEST, make.record(source, number % 3), rows)
+    commit_part(store, make.DIGEST, [(make.record(source, number % 3), rows)])
     objects.fail_at = len(objects.changes) + 3  # manifest gone, note and shard written
     with pytest.raises(OSError, match="killed"):
         compact(store, make.DIGEST, 1, SHARDS)
     objects.fail_at = None
     change(store, shard_name(1), lambda data: data[:-1])
     assert [fault.file for fault in check(store, repair=True).faults] == [shard_name(1)]
-    assert list_parts(store, make.DIGEST) == {make.image_id(source)} and not list_pending(store)
+    assert list_parts(store, make.DIGEST) == [part_name(make.DIGEST, [make.image_id(source)])]
+    assert not list_pending(store)
     condense(store, make)
     assert contents(store) == expected
 
@@ -525,7 +542,7 @@ def test_what_a_run_does_not_store_is_missed_nowhere_and_found_where_it_is(
     for source, (lr, hr) in stored.items():
         (row,) = make.rows(source, 1)
         images = {"lr": lr and png(lr, SIDE), "hr": hr and png(hr, 2 * SIDE)}
-        commit_part(store, make.DIGEST, make.record(source, 1), [dataclasses.replace(row, labels=None, **images)])
+        commit_part(store, make.DIGEST, [(make.record(source, 1), [dataclasses.replace(row, labels=None, **images)])])
         compact(store, make.DIGEST, 0, 1)
         if source == "b.png":
             write_manifest(store, make.DIGEST, {})
@@ -540,7 +557,7 @@ def test_only_a_deep_check_decodes_pngs(store: StorageFolder, make: SimpleNamesp
     """Tiles of another size, or no PNG at all, written by a bug: the checksums are theirs."""
     condense(store, make, [s for s in SOURCES if s != "1.png"], finish=False)
     rows = [dataclasses.replace(make.rows("1.png", 1)[0], lr=png(1, SIDE), hr=png(1, 2 * SIDE - 1))]
-    commit_part(store, make.DIGEST, make.record("1.png", 1), rows)
+    commit_part(store, make.DIGEST, [(make.record("1.png", 1), rows)])
     assert [fault.images for fault in check(store, deep=True).faults] == [(make.image_id("1.png"),)]
     for shard in range(SHARDS):
         compact(store, make.DIGEST, shard, SHARDS)

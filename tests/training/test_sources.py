@@ -47,7 +47,7 @@ def condensed(folder: Path, images: int = 3, finished: bool = True, weight: floa
             image_id=image_id(name), source=name, **size, candidate_tiles=1, tiles=1, kept_start=False,
             loss_start=1.0, loss_end=0.5, bandwidth_loss_start=[], bandwidth_loss_end=[], seconds={}, device="cpu",
         )  # fmt: skip
-        commit_part(store, DIGEST, done, [row])
+        commit_part(store, DIGEST, [(done, [row])])
     compact(store, DIGEST, 0, 1)
     if finished:
         write_manifest(store, DIGEST, {}, images)

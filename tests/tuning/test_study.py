@@ -20,7 +20,7 @@ from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.tuning.search import Deaths, Search
 from idc_ray.tuning.settings import Settings
 from idc_ray.tuning.study import JOURNAL, Journal, SweepStudy, knee, open_sweep, ranked, read_study, started
-from idc_ray.tuning.trial import Report, SeedOutcome
+from idc_ray.tuning.trial import SeedOutcome, TrialReport
 from tests.tuning.conftest import WriteSpace, settings_of, study_of, trial_of
 
 CHOICES = {"init": ["random", "hardest"], "loss.gamma": [0, 1]}
@@ -48,7 +48,7 @@ def suggested(study: SweepStudy) -> tuple[int, dict[str, Any]]:
 def report(psnr: float, **changes: Any) -> dict[str, Any]:
     """A report of a trial that ends well."""
     seed = SeedOutcome(0, psnr, 0.1, 3, 1.0, 2.0, 0, [(4, psnr)])
-    return asdict(Report(step=4, psnr=psnr, ratio=0.1, cost=1.0, finished=True, seeds=[seed])) | changes
+    return asdict(TrialReport(step=4, psnr=psnr, ratio=0.1, cost=1.0, finished=True, seeds=[seed])) | changes
 
 
 def states(storage: StorageFolder) -> list[TrialState]:

@@ -19,7 +19,7 @@ from idc_ray.store.filesystem import resolve
 from idc_ray.tuning.prepare import Plan, prepare
 from idc_ray.tuning.report import settings_yaml
 from idc_ray.tuning.shared_inputs import SharedInputs, feature_key, share_inputs
-from idc_ray.tuning.trial import Report, _condense, run_trial
+from idc_ray.tuning.trial import TrialReport, _condense, run_trial
 from tests.tuning.conftest import SETTINGS, WriteSpace, trial_of, tune_config
 
 pytestmark = pytest.mark.ray
@@ -32,8 +32,8 @@ def inputs(ray_cluster: Any, plan: Plan) -> SharedInputs:
     return share_inputs(plan, {"num_cpus": 1})
 
 
-def reports_of(draw: dict[str, Any], inputs: SharedInputs) -> list[Report]:
-    reports: list[Report] = []
+def reports_of(draw: dict[str, Any], inputs: SharedInputs) -> list[TrialReport]:
+    reports: list[TrialReport] = []
     run_trial(draw, inputs, reports.append)
     return reports
 
@@ -106,9 +106,9 @@ def test_a_failure_is_reported_and_not_raised(inputs: SharedInputs) -> None:
 
 def test_a_stopped_trial_stops(inputs: SharedInputs) -> None:
     """Catches a trial that takes its own end for an error."""
-    reports: list[Report] = []
+    reports: list[TrialReport] = []
 
-    def stop(report: Report) -> None:
+    def stop(report: TrialReport) -> None:
         reports.append(report)
         raise SystemExit
 
