@@ -17,7 +17,7 @@ from idc_ray.config.curate import CurateConfig
 from idc_ray.curation.measures import MEASURES, first_fault
 from idc_ray.errors import BadRequest, IdcError, RejectedImage
 from idc_ray.images import ImageListing, ImageRef, crop_starts, encode_png, find_images, load_instance, output_inside
-from idc_ray.lifecycle import claimed, cluster
+from idc_ray.lifecycle import locked_output, ray_cluster
 from idc_ray.pipeline.cluster import data_settings, join
 from idc_ray.pipeline.progress import Heartbeat, Progress
 from idc_ray.store.filesystem import StorageFolder, resolve
@@ -53,7 +53,7 @@ def run_curate(config: CurateConfig) -> int:
         listing = find_images(config.input, without=output_inside(config.input, config.output))
     settings = config.model_dump(mode="json", exclude={"input", "output", "ray_address", "max_pixels"})
     record = {"digest": result_digest(settings), "settings": settings}
-    with claimed(storage):
+    with locked_output(storage):
         found = storage.read_json(RECORD, "give another --output")
         if found is not None and found.get("digest") != record["digest"]:
             raise BadRequest(f"{storage.uri} holds tiles of other settings; give another --output")
@@ -84,7 +84,7 @@ def _curate(config: CurateConfig, listing: ImageListing, storage: StorageFolder)
         return
     manifest = pa.Table.from_pylist(rows, schema=listing.manifest.schema)
     blocks = [manifest.slice(begin, 1 + len(rows) // 4000) for begin in range(0, len(rows), 1 + len(rows) // 4000)]
-    with cluster(lambda: join(config.ray_address)), data_settings(), progress.ticking():
+    with ray_cluster(lambda: join(config.ray_address)), data_settings(), progress.ticking():
         statuses = ray.data.from_blocks(blocks).map(_CurateImage(config, listing, storage))
         for status in statuses.iter_rows():
             if status["fatal"]:
