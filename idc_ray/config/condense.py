@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 #: Part of the digest. Raise it when a change of code makes other bytes out of the same settings.
-METHOD_VERSION = 6
+METHOD_VERSION = 7
 
 #: Scales that the package has a network for, as ``idc_ray.models`` has them; that would import torch.
 BUNDLED_SCALES = (2, 4)
@@ -269,8 +269,8 @@ class MethodConfig(Section):
     bundled: the small network of this package, faster than a large teacher, with better students (docs/results.md);
     auto: bundled if there is one for the scale and rlff.feature_layer is auto, else teacher."""
     allocation: Literal["per_image", "difficulty"] = "per_image"
-    """Tiles per image. per_image: the same fraction of each, at least one (paper); difficulty: more for harder
-    images, also none, so that small ratios of small images are reached."""
+    """Tiles per image. per_image: the same fraction of each; difficulty: more for harder images. Either is rounded so
+    that the run has the ratio, so an image may get none."""
     iterations: int = Field(100, ge=0)
     """Optimisation steps of matching pixels or both; 0: as matching none."""
     matching: Literal["none", "cells", "pixels", "both"] = "cells"

@@ -247,9 +247,9 @@ def _condense_all(launch: _Launch) -> None:
     job, plan = launch.job, launch.plan
     config = job.config
     teacher = ray.put(launch.teacher)
-    if config.allocation == "difficulty":
-        with Heartbeat("measuring the mean difficulty of the images"):
-            job = replace(job, mean_difficulty=_mean_difficulty(launch, teacher))
+    with Heartbeat("measuring the images for their budgets"):
+        found = survey(launch.listing, job, teacher)
+    job = replace(job, mean_difficulty=found.mean_difficulty, budgets=found.budgets)
     compactor = Compactor(job.store, job.digest, launch.run.shard_count, plan.together | set(plan.isolated))
     progress = Progress(
         launch.listing.manifest.num_rows,
@@ -290,14 +290,6 @@ def _pool(launch: _Launch, batches: int) -> PoolPlan:
     elif stored != pool.device:
         log.warning("earlier attempts used %s, this one %s: the last bits of tiles will differ", stored, pool.device)
     return pool
-
-
-def _mean_difficulty(launch: _Launch, teacher: ray.ObjectRef[bytes]) -> float:
-    """From the run's record, or measured and recorded: all launches of a run must use the same."""
-    if launch.run.survey is None:
-        launch.run = update_run(launch.job.store, survey=survey(launch.listing, launch.job, teacher))
-    assert launch.run.survey is not None
-    return float(launch.run.survey["mean_difficulty"])
 
 
 def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor, progress: Progress) -> None:

@@ -100,7 +100,7 @@ class SurveyWorker(_Worker):
     def work(self, rows: list[Row]) -> list[Row]:
         out = []
         for row in rows:
-            status = {"image_id": row["image_id"], "difficulty": None, "pixels": row["height"] * row["width"]}
+            status = {"image_id": row["image_id"], "difficulty": None, "height": row["height"], "width": row["width"]}
             if not row["code"]:
                 status["difficulty"] = self._difficulty(row)
             out.append(status)
@@ -181,12 +181,16 @@ class CondenseWorker(_Worker):
         """Condense and commit ``rows`` together; what fails together is tried again one by one."""
         if isolated:
             self._begin(rows, isolated=True)
-        tasks = [ImageTask(row["image_id"], *pixels(row, self.job.config.scale)) for row in rows]
+        tasks = [self._task(row) for row in rows]
         results = condense_each(self.condenser, tasks)  # each committed before the next is tried alone
         return [self._finish(row, result) for row, result in zip(rows, results, strict=True)]
 
     def _begin(self, rows: list[Row], isolated: bool) -> None:
         self.ledger.begin([row["image_id"] for row in rows], isolated, rows[0]["source"])
+
+    def _task(self, row: Row) -> ImageTask:
+        tiles = self.job.tiles_of(row["image_id"], row["height"], row["width"])
+        return ImageTask(row["image_id"], *pixels(row, self.job.config.scale), tiles=tiles)
 
     def _finish(self, row: Row, result: Condensed | Exception) -> Row:
         if isinstance(result, Exception):

@@ -17,6 +17,7 @@ __all__ = [
     "RUN",
     "SHARDS",
     "SHARD_BYTES",
+    "SURVEY",
     "attempt_name",
     "check_image_id",
     "check_name",
@@ -37,7 +38,7 @@ __all__ = [
     "shard_of",
 ]
 
-RUN, MANIFEST, LOCK = "run.json", "manifest.json", ".lock"
+RUN, MANIFEST, LOCK, SURVEY = "run.json", "manifest.json", ".lock", "survey.json"
 PARTS, SHARDS, INDEX = "parts", "shards", "index"
 QUARANTINE, INFLIGHT, ATTEMPTS = "quarantine", "inflight", "attempts"
 DAMAGED = "damaged"

@@ -68,7 +68,7 @@ def test_a_ratio_moved_by_more_than_a_tenth_is_told(lr_pixels: int, warned: bool
     total = summary(ratio=0.1)
     total.add(record(tiles=1, lr_width=lr_pixels // 10))
     assert (total.warning() is not None) == warned
-    assert ("--allocation difficulty" in total.format()) == warned
+    assert ("Smaller tiles (--tile-size) come nearer" in total.format()) == warned
 
 
 def test_a_ratio_that_leaves_no_tile_is_told_with_one_that_does() -> None:
