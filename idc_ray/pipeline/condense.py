@@ -173,6 +173,8 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
         log.info("ignored %d files without an image extension", listing.ignored)
     if listing.duplicates:
         log.info("left out %d copies of other images (--duplicates skip)", listing.duplicates["images"])
+    if config.method_reason:
+        log.info("method %s (%s)", config.method, config.method_reason)
     asked = config.iterations not in (0, CondenseConfig().iterations)
     if asked and config.synthesizes_tiles and not config.pixel_steps:
         log.warning(
