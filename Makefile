@@ -3,6 +3,7 @@
 # make test   set up .venv, run ruff, mypy and all tests
 # make docs   set up .venv, build the documentation site: build/site/index.html
 # make format format the code
+# make audit  look for known vulnerabilities and licences in what users install, write the SBOM: build/sbom.json
 #
 # PYTHON=/path/to/python chooses an interpreter; the default is the first one that is new enough.
 
@@ -35,7 +36,7 @@ TORCH := $(shell grep '^torch==' constraints-cpu.txt)
 CONSTRAINTS := -c constraints-cpu.txt
 endif
 
-.PHONY: help demo check test docs lint format clean
+.PHONY: help demo check test docs lint format audit clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -88,6 +89,23 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
+
+# What users install, without the package itself, which no index has; and the tools apart from it.
+build/audit/.installed: pyproject.toml constraints-cpu.txt
+	"$(PYTHON)" -m venv --clear build/audit/installed
+	build/audit/installed/bin/python -m pip install -q --no-compile $(CONSTRAINTS) $(TORCH) '.[all]'
+	build/audit/installed/bin/python -m pip uninstall -q -y idc_ray
+	"$(PYTHON)" -m venv --clear build/audit/tools
+	build/audit/tools/bin/python -m pip install -q pip-audit pip-licenses cyclonedx-bom
+	@touch $@
+
+# Needs the network. --strict: packages that could not be looked up are an error, not "no vulnerabilities".
+audit: build/audit/.installed
+	build/audit/tools/bin/cyclonedx-py environment --pyproject pyproject.toml --of JSON -o build/sbom.json \
+	  build/audit/installed/bin/python
+	build/audit/tools/bin/pip-licenses --python build/audit/installed/bin/python --summary --partial-match \
+	  --fail-on 'GPL;SSPL;EUPL;Commercial'
+	build/audit/tools/bin/pip-audit --strict --progress-spinner off --path build/audit/installed/lib/python*/site-packages
 
 clean:
 	rm -rf $(VENV) $(DEMO) $(DEMO).photographs

@@ -1,15 +1,18 @@
 """The job under random faults: python benchmarks/chaos.py --minutes 15 --seed 0 --output chaos.json
 
 On a Ray cluster of several nodes on this machine, the job condenses the same images repeatedly into new outputs, while
-workers are killed, the command is killed and run again, and nodes are removed and added. Each finished output is
-compared with that of an undisturbed run. Lost, duplicated or changed rows, torn files, quarantined images (all are
-good) and waits longer than ``--patience`` are failures, and the exit code is 1.
+workers are killed or paused, the command is killed or stopped and run again, nodes are removed and added, and the
+output's disk is gone for some seconds. The images are in a .tar, some have colour profiles, and there are copies, which
+are skipped. Each finished output is compared with that of an undisturbed run. Lost, duplicated or changed rows, torn
+files, quarantined images (all are good), errors without a reason and waits longer than ``--patience`` are failures, and
+the exit code is 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import random
@@ -17,7 +20,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -31,7 +36,7 @@ from idc_ray.store.filesystem import resolve
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, ImageCms
 
 from benchmarks.common import ROOT, blocks, parser, write_result
 from benchmarks.nodes import Nodes, several_nodes
@@ -41,8 +46,13 @@ from idc_ray.errors import IdcError
 SETTINGS = {
     "tile-size": 16, "ratio": 0.1, "rlff.num-frequencies": 32, "rlff.num-held-out": 32, "rlff.num-sets": 2,
     "matching": "both", "gallery-images": 0, "mlflow.enabled": "false", "actors.images-per-step": 2,
+    "duplicates": "skip",
 }  # fmt: skip
 WORKERS = 2
+#: Seconds that a worker is paused, and that the disk is gone.
+SOME_SECONDS = 5.0
+#: Exit codes after which the command is run again: killed, stopped, and refused or failed while the disk was gone.
+KILLED, STOPPED, FAILED = -signal.SIGKILL, 130, (1, 2)
 
 #: Prefix of temporary files, which a killed writer may leave until the next attempt.
 SILENT = ".tmp-"
@@ -72,10 +82,13 @@ class Chaos:
     longest_wait: float = 0.0
     launches: int = 0
     next_fault: float = 0.0
+    longest_stop: float = 0.0
+    disk_was_gone: bool = False
 
     def launch(self, output: Path) -> subprocess.Popen[bytes]:
         """Start the command."""
         self.launches += 1
+        self.disk_was_gone = False
         options = SETTINGS | {"iterations": self.iterations, "actors.ray-address": self.nodes.address}
         command = [sys.executable, str(ROOT / "jobs" / "condense.py"), "--input", str(self.images)]
         command += ["--output", str(output), *(f"--{name}={value}" for name, value in options.items())]
@@ -103,8 +116,8 @@ class Chaos:
             if process.poll() is not None:
                 if process.returncode == 0:
                     return
-                if process.returncode != -signal.SIGKILL:
-                    self.failures.append(f"{output.name}: exit code {process.returncode}, see {output.name}.log")
+                if (fault := self._wrong_end(process.returncode, output)) is not None:
+                    self.failures.append(f"{output.name}: {fault}, see {output.name}.log")
                     return
                 process, since = self.launch(output), now
             elif now < until and now >= self.next_fault:
@@ -113,14 +126,45 @@ class Chaos:
                     self.faults[name] += 1
                 self.next_fault = time.monotonic() + self.random.expovariate(1 / pause)
 
+    def _wrong_end(self, code: int, output: Path) -> str | None:
+        """What is wrong with a command that ended before its output was finished."""
+        if code in (KILLED, STOPPED):
+            return None
+        last = (self.scratch / f"{output.name}.log").read_text(errors="replace").splitlines()[-1:]
+        if code in FAILED and self.disk_was_gone and last and last[0].startswith("error: "):
+            return None
+        return f"exit code {code}"
+
     def _faults(self, process: subprocess.Popen[bytes], output: Path) -> dict[str, Callable[[], bool]]:
         def kill_command() -> bool:
             process.kill()
             process.wait()
             return True
 
+        def stop_command() -> bool:
+            begin = time.monotonic()
+            process.terminate()
+            process.wait()
+            self.longest_stop = max(self.longest_stop, time.monotonic() - begin)
+            return True
+
         def kill_worker() -> bool:
-            return _kill_one(self.random, output)
+            return _signal_one(self.random, output, signal.SIGKILL) is not None
+
+        def pause_worker() -> bool:
+            pid = _signal_one(self.random, output, signal.SIGSTOP)
+            if pid is not None:
+                threading.Timer(SOME_SECONDS, _signal, (pid, signal.SIGCONT)).start()
+            return pid is not None
+
+        def lose_disk() -> bool:
+            """Whatever is accessed below the link to it is "not a directory"."""
+            self.disk_was_gone = True
+            disk = output.parent.readlink()
+            _relink(output.parent, "/dev/null")
+            time.sleep(SOME_SECONDS)
+            _relink(output.parent, disk)
+            return True
 
         def remove_node() -> bool:
             if len(self.nodes.workers) < 2:
@@ -134,7 +178,9 @@ class Chaos:
             self.nodes.add(num_cpus=1)
             return True
 
-        return {each.__name__: each for each in (kill_command, kill_worker, remove_node, add_node)}
+        return {each.__name__: each for each in (
+            kill_command, stop_command, kill_worker, pause_worker, remove_node, add_node, lose_disk,
+        )}  # fmt: skip
 
     def check(self, output: Path, undisturbed: pa.Table) -> None:
         """Compare a finished output with the undisturbed one, file by file and row by row."""
@@ -158,18 +204,30 @@ class Chaos:
             self.failures.append(f"{output.name}: {len(torn)} files left over, such as {torn[0]}")
 
 
-def _kill_one(chance: random.Random, output: Path) -> bool:
-    """Kill a worker that is recorded as working."""
+def _relink(link: Path, target: str | Path) -> None:
+    """Let a link point elsewhere, from one moment to the next."""
+    other = link.with_name("link")
+    other.symlink_to(target)
+    other.replace(link)
+
+
+def _signal(pid: int, what: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, what)
+
+
+def _signal_one(chance: random.Random, output: Path, what: signal.Signals) -> int | None:
+    """Kill or stop a worker that is recorded as working."""
     pids = []
     for path in sorted(_files(output / "inflight")):
         with contextlib.suppress(OSError, ValueError):
             pids.append(int(json.loads(path.read_text())["pid"]))
     pids = [pid for pid in pids if _is_worker(pid)]  # records can outlive their process, and process ids are reused
     if not pids:
-        return False
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(chance.choice(pids), signal.SIGKILL)
-    return True
+        return None
+    pid = chance.choice(pids)
+    _signal(pid, what)
+    return pid
 
 
 def _is_worker(pid: int) -> bool:
@@ -202,19 +260,30 @@ def _keys(table: pa.Table) -> list[tuple[str, int]]:
     return list(zip(table["image_id"].to_pylist(), table["tile_index"].to_pylist(), strict=True))
 
 
-def write_pictures(arguments: argparse.Namespace, folder: Path) -> Path:
-    folder.mkdir()
-    for index, piece in enumerate(blocks(arguments.input, 96, 128, 40, arguments.images)):
-        Image.fromarray(piece).save(folder / f"{index:05d}.png")
-    return folder
+def write_pictures(arguments: argparse.Namespace, archive: Path) -> Path:
+    """A tar of PNGs: every third has a profile that is not sRGB's, every tenth is there twice."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    other = srgb.replace(b"rXYZ", b"----").replace(b"gXYZ", b"rXYZ").replace(b"----", b"gXYZ")  # red and green change
+    with tarfile.open(archive, "w") as tar:
+        for index, piece in enumerate(blocks(arguments.input, 96, 128, 40, arguments.images)):
+            buffer = io.BytesIO()
+            Image.fromarray(piece).save(buffer, "PNG", icc_profile=other if index % 3 == 0 else None)
+            for name in (f"{index:05d}.png", f"{index:05d}_copy.png")[: 2 if index % 10 == 0 else 1]:
+                info = tarfile.TarInfo(name)
+                info.size = buffer.tell()
+                tar.addfile(info, io.BytesIO(buffer.getvalue()))
+    return archive
 
 
 def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    images = write_pictures(arguments, scratch / "images")
+    images = write_pictures(arguments, scratch / "images.tar")
+    (scratch / "disk").mkdir()
+    share = scratch / "share"
+    share.symlink_to(scratch / "disk")
     chance = random.Random(arguments.seed)
     with several_nodes(WORKERS, num_cpus=1) as nodes:
         chaos = Chaos(nodes, images, scratch, arguments.iterations, arguments.patience, chance)
-        calm = scratch / "undisturbed"
+        calm = share / "undisturbed"
         chaos.run(calm)
         if chaos.failures:
             raise SystemExit(f"the undisturbed run failed: {chaos.failures}")
@@ -222,7 +291,7 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         chaos.longest_wait, chaos.launches, number = 0.0, 0, 0
         end = time.monotonic() + 60 * arguments.minutes
         while time.monotonic() < end and not chaos.failures:
-            output = scratch / f"run{number:03d}"
+            output = share / f"run{number:03d}"
             chaos.run(output, until=end, pause=arguments.pause)
             if not chaos.failures:
                 chaos.check(output, undisturbed)
@@ -236,6 +305,7 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "rows": number * undisturbed.num_rows,
         "launches": chaos.launches,
         "faults": dict(sorted(chaos.faults.items())),
+        "longest_stop_seconds": round(chaos.longest_stop, 1),
         "longest_wait_seconds": round(chaos.longest_wait, 1),
         "longest_wait_undisturbed_seconds": round(calm_wait, 1),
         "failures": chaos.failures,

@@ -20,15 +20,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from idc_ray.store import write_manifest
+from idc_ray.store import commit_part, write_manifest
 from idc_ray.store.filesystem import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +41,7 @@ from benchmarks.common import parser, write_result  # noqa: E402
 from idc_ray.config import CondenseConfig, load_config  # noqa: E402
 from idc_ray.images import encode_png  # noqa: E402
 from idc_ray.store import ImageRecord, ShardInfo, index, shard_of  # noqa: E402
-from idc_ray.store.layout import part_name, shard_name  # noqa: E402
+from idc_ray.store.layout import shard_name  # noqa: E402
 
 DIGEST = "a-million"
 SHARDS = 200
@@ -79,13 +82,11 @@ def find(folder: Path, name: str) -> Any:
 def plan(folder: Path, name: str, listing: Any) -> Any:
     """The driver's work between listing and the first image."""
     from idc_ray.pipeline.compactor import Compactor
-    from idc_ray.pipeline.inputs import by_range
     from idc_ray.pipeline.plan import plan_work
 
     store = resolve(str(folder / "out"))
-    planned = plan_work(config(folder, name), listing, store, DIGEST, "launch")
-    Compactor(store, DIGEST, SHARDS, planned.together)
-    by_range(listing.manifest, planned.together)
+    planned = plan_work(config(folder, name), listing, store, DIGEST, "launch", SHARDS)
+    Compactor(store, DIGEST, SHARDS, planned.together["image_id"])
     return planned
 
 
@@ -120,10 +121,11 @@ def write_done(folder: Path, listing: Any, share: float, loose: int) -> None:
         info = ShardInfo(shard_name(shard), shard, SHARDS, DIGEST, rows, rows, len(data), digest)
         store.write(shard_name(shard), data)
         index.write_index(store, info, [record(*image) for image in by_shard[shard]])
-    for image_id, _ in [image for shard in range(whole, SHARDS) for image in by_shard[shard]][:loose]:
-        path = folder / "out" / part_name(DIGEST, image_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+    for shard in range(whole, SHARDS):
+        images = [(replace(record(*image), tiles=0), ()) for image in sorted(by_shard[shard])[:loose]]
+        for begin in range(0, len(images), 16):
+            commit_part(store, DIGEST, images[begin : begin + 16])
+        loose -= len(images)
 
 
 def stage_find(folder: Path, name: str) -> dict[str, float]:
@@ -155,8 +157,71 @@ def stage_finish(folder: Path, _: str) -> dict[str, float]:
     return {"seconds": time.perf_counter() - begin, "images": manifest.images}
 
 
+class NoRead:
+    """In place of the reader: nothing is read."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return batch
+
+
+class NoWork:
+    """In place of the worker: every image is done at once."""
+
+    def __init__(self, **_: Any) -> None: ...
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        fixed = {"outcome": "done", "code": "", "reason": "", "loss_start": 0.5, "loss_end": 0.1}
+        seconds = {"read": 0.1, "targets": 0.5, "exchange": 0.2, "labels": 0.1, "commit": 0.1}
+        rows = batch.select(["image_id", "source"]).to_pylist()
+        done = [json.dumps(row | fixed | {"seconds": seconds}) for row in rows if row["image_id"] is not None]
+        return pa.table({"status": done}, schema=pa.schema([("status", pa.string())]))
+
+
+def stage_follow(folder: Path, images: str) -> dict[str, float]:
+    """The driver while workers that do nothing report images: Ray Data, progress, summary and compaction's tasks."""
+    import ray
+
+    from idc_ray.pipeline import condense, stream
+    from idc_ray.pipeline.batches import plan_batches
+    from idc_ray.pipeline.cluster import PoolPlan, data_settings, join
+    from idc_ray.pipeline.compactor import Compactor
+    from idc_ray.pipeline.progress import Progress
+    from idc_ray.pipeline.start import new_job
+    from idc_ray.pipeline.summary import Summary
+    from idc_ray.pipeline.timeline import Timeline
+    from idc_ray.tracking import Tracker
+
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    job_config, listing = config(folder, "images.parquet"), find(folder, "images.parquet")
+    job = new_job(job_config, resolve(str(folder / "out")), listing, b"", "launch")
+    manifest = listing.manifest.slice(0, int(images)).sort_by("image_id")
+    pool = PoolPlan({"num_cpus": 1.0}, 1, 1, 1, "CPUs")
+    stream.ReadImages, stream.CondenseWorker = NoRead, NoWork  # type: ignore[misc, assignment]
+    stream.MAX_BLOCKS = -(-stream.MAX_BLOCKS * manifest.num_rows // 1_000_000)  # blocks as of a million images
+    join(None)
+    launch = SimpleNamespace(
+        job=job, lost_lock=threading.Event(), summary=Summary(0.1, 256), timeline=Timeline(job.store, True),
+        tracker=Tracker(),
+    )  # fmt: skip
+    launch.timeline.begin(pool.device, 1)
+    progress = Progress(manifest.num_rows)
+    compactor = Compactor(job.store, DIGEST, SHARDS, manifest["image_id"])
+    batches = plan_batches(manifest, 16, 16)
+    statuses = stream.condense_stream(batches, job, ray.put(b""), pool, False)
+    with data_settings(), progress.ticking(), closing(statuses):
+        first, wall, cpu = next(statuses), time.perf_counter(), time.process_time()
+        condense._follow(launch, chain([first], statuses), pool, compactor, progress)  # type: ignore[arg-type]
+        compactor.wait()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    ray.shutdown()
+    return {"images": progress.done, "seconds": wall, "cpu_seconds": cpu, "images_per_cpu_second": progress.done / cpu}
+
+
 STAGES: dict[str, Callable[[Path, str], dict[str, float]]] = {
     "find": stage_find, "plan": stage_plan, "finish": stage_finish,
+    "follow": stage_follow,
 }  # fmt: skip
 
 
@@ -245,6 +310,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         figures[f"plan, {share:.0%} done"] = in_process("plan", folder, str(share))
     write_done(folder, listing, 1.0, loose=0)
     figures["finish"] = in_process("finish", folder, "")
+    figures["driver's loop"] = in_process("follow", folder, str(min(arguments.images, 100_000)))
     if not arguments.no_job:
         figures["job"] = run_job(folder, "images.parquet", 2 if arguments.quick else 60)
     return figures

@@ -92,7 +92,7 @@ def run_job(
         own_process: whether the process is there for the job only. It is then ended at once after a signal.
     """
     given = sys.argv[1:] if argv is None else argv
-    # With it the same command would begin anew, which is no way to go on.
+    # The same command with --overwrite would discard what was finished.
     how = CONTINUE + (WITHOUT if any(token.startswith("--overwrite") for token in given) else "")
     try:
         with interruptible(how):
@@ -101,7 +101,7 @@ def run_job(
             except KeyboardInterrupt as error:
                 code = _stopped(error, how, own_process or is_submitted())
         sys.stdout.flush()
-    except KeyboardInterrupt as error:  # between two of these lines
+    except KeyboardInterrupt as error:  # raised outside the inner block
         code = _stopped(error, how, own_process)
     except IdcError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def condense(
         column: column of the images: uint8 (H, W, 3), RGB; or encoded, as bytes or as a struct with ``bytes``; None:
             ``image``, else ``bytes``.
         teacher: checkpoint of the network that labels the tiles; ``bundled``: the small EDSR of this package.
-        scale: super-resolution factor, 2, 3 or 4.
+        scale: super-resolution factor, 2, 3 or 4; 1: restoration.
         settings: settings of the method and the workers with the names of ``idc-ray condense``, nested as dictionaries:
             ``ratio=0.1``, ``actors={"max_size": 8}``, ``source={"max_pixels": 10**7}``.
 
@@ -158,7 +159,8 @@ class _Condense:
         sources = map(_text, next((batch[name] for name in ("source", "path") if name in batch), nothing))
         ids = list(map(_text, batch.get("image_id", nothing)))
         work = [self._task(image, each) for image, each in zip(images, ids, strict=True)]
-        results = condense_each(self.condenser, [task for task in work if isinstance(task, ImageTask)])
+        tasks = [task for task in work if isinstance(task, ImageTask)]
+        results = chain.from_iterable(condense_each(self.condenser, tasks))
         rows: list[dict[str, Any]] = []
         for task, image_id, source in zip(work, ids, sources, strict=True):
             if isinstance(task, ImageTask):

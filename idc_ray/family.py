@@ -1,4 +1,4 @@
-"""A job of many parts in MLflow: a parent run, and below it a run for each part. One writer, the driver."""
+"""A parent run of MLflow with a child run for each part of a job. The driver is the only writer."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class RunFamily:
-    """What MLflow knows is kept in the output, so that a continued job neither repeats nor forgets a run.
+    """A parent run and its children. Their ids are stored in the output, so that a continued job goes on with them.
 
     Args:
         settings: section ``mlflow`` of the job's configuration.
         config: the job's configuration, recorded with the parent.
-        output: where the job writes.
-        storage: the same.
-        digest: of what the job is about.
+        output: URI of the job's output.
+        storage: the output.
+        digest: the job's digest, for the name of the run.
 
     Raises:
         BadRequest: MLflow cannot be used as configured.
@@ -50,12 +50,12 @@ class RunFamily:
         self._parent.log_artifact(config.to_yaml(), "config.yaml")
 
     def child(self, name: str, report: Callable[[Tracker], None], status: Status = "FINISHED") -> None:
-        """Record a part that ended, unless an earlier launch did.
+        """Log a finished part, unless an earlier attempt did.
 
         Args:
-            name: of the part, unique in the job.
-            report: logs what there is to log.
-            status: how it ended.
+            name: the part's name, unique in the job.
+            report: logs metrics and files of the part.
+            status: the part's status.
         """
         if self._parent.run_id is None or name in self._known["children"]:
             return
@@ -63,7 +63,7 @@ class RunFamily:
         try:
             child = Tracker.start(self._settings, self._output, name, begun, name=name, parent=self._parent.run_id)
         except BadRequest as error:  # the job is worth more than its metrics; a next launch logs it
-            log.warning("%s is not tracked: %s", name, error)
+            log.warning("%s is not in MLflow yet, the next attempt of the job logs it: %s", name, error)
             return
         if child.run_id != begun:  # a launch that is killed before the end goes on with this run
             self._known["runs"][name] = child.run_id
@@ -74,7 +74,7 @@ class RunFamily:
         self._storage.write_json(FILE, self._known)
 
     def report(self, files: Mapping[str, bytes], finished: int) -> None:
-        """Log tables and pictures in place of those before, and how many parts are done."""
+        """Log tables and pictures, replacing those before, and the number of finished parts."""
         for name, content in files.items():
             self._parent.log_artifact(content, name)
         self._parent.log_metrics(finished, {"finished": finished})

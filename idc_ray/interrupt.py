@@ -80,7 +80,7 @@ def _end_children() -> None:
 
 
 class _Watch:
-    """Notes signals as they arrive, whoever handles them and whatever the main thread does, and ends the process.
+    """Records signals as they arrive, independent of handlers and of the main thread, and ends the process.
 
     Python's C code writes a signal's number to a pipe before any handler runs.
     """
@@ -138,7 +138,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 def _forget_watch() -> None:
-    """A forked child shares the pipe: a signal to the child, such as from whoever started it, is not the parent's."""
+    """Forked children share the pipe; signals to a child are not the parent's."""
     if _Watch.active is not None:
         _Watch.active = None
         signal.set_wakeup_fd(-1)
@@ -216,7 +216,7 @@ def _stopped(number: int) -> Interrupted:
 
 @contextlib.contextmanager
 def _noting() -> Iterator[list[int]]:
-    """Numbers of SIGINT and SIGTERM that arrive inside, known at the end, whoever handles them and however."""
+    """Collect SIGINT and SIGTERM that arrive in the block, independent of handlers."""
     noted: list[int] = []
     if _Watch.active is not None:
         before = len(_Watch.active.read())

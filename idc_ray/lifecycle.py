@@ -1,4 +1,4 @@
-"""What every job does around its work: dry run, lock, tracked run, Ray cluster. Signals and exit codes: see ``cli``."""
+"""Dry run, lock, MLflow run and Ray cluster of condense, train, compare and tune."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from idc_ray.store import holder_text
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.lock import lock
 
-__all__ = ["claimed", "closed_if_stopped", "cluster", "is_real_run"]
+__all__ = ["fail_run_on_error", "locked_output", "print_plan", "ray_cluster"]
 
 
-def is_real_run(config: Any, estimate: Callable[[str], str]) -> bool:
-    """Print a command's settings and, in a dry run, an estimate.
+def print_plan(config: Any, estimate: Callable[[str], str]) -> bool:
+    """Print the settings that are not defaults or, in a dry run, all settings and an estimate.
 
     Args:
         config: the settings; ``dry_run`` is one of them.
-        estimate: what the job would do and take, for a person; gets a temporary folder for the default photographs.
+        estimate: text about work, bytes and time of the job; it gets a temporary folder for the default photographs.
 
     Returns:
         Whether there is something to run.
     """
-    print(config.to_yaml(), flush=True)
+    print(config.to_yaml(defaults=config.dry_run), flush=True)
     if config.dry_run:
         with tempfile.TemporaryDirectory() as folder:
             print(estimate(f"{folder}/photographs"))
@@ -36,7 +36,7 @@ def is_real_run(config: Any, estimate: Callable[[str], str]) -> bool:
 
 
 @contextlib.contextmanager
-def claimed(storage: StorageFolder, launch: str | None = None) -> Iterator[threading.Event]:
+def locked_output(storage: StorageFolder, launch: str | None = None) -> Iterator[threading.Event]:
     """An output that can be written to, locked for this process; yields an event that is set if the lock is lost.
 
     Raises:
@@ -53,8 +53,8 @@ class _Tracked(Protocol):
 
 
 @contextlib.contextmanager
-def closed_if_stopped(run: _Tracked) -> Iterator[None]:
-    """Close a tracked run as killed or failed if what is inside raises; else the block closes it."""
+def fail_run_on_error(run: _Tracked) -> Iterator[None]:
+    """Mark an MLflow run as killed or failed if the block raises; otherwise the block closes it."""
     try:
         yield
     except BaseException as error:
@@ -63,8 +63,8 @@ def closed_if_stopped(run: _Tracked) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def cluster(join: Callable[[], None]) -> Iterator[bool]:
-    """A Ray cluster to work on. Yields whether it was started here; such a one ends with the block, whatever happens.
+def ray_cluster(join: Callable[[], None]) -> Iterator[bool]:
+    """A Ray cluster to work on. Yields whether it was started here; if so, it is shut down at the end of the block.
 
     Args:
         join: joins or starts it, see :func:`idc_ray.pipeline.cluster.join`.

@@ -1,4 +1,4 @@
-"""Opens file systems by URI. The one place that says how an object store is spoken to: requests, retries, time-outs."""
+"""Opens file systems by URI, with the retries and time-outs of object stores."""
 
 from __future__ import annotations
 

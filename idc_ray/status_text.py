@@ -1,4 +1,4 @@
-"""A status for people: a dozen lines, the state first."""
+"""Formats the state of a run as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from idc_ray.redact import printable
 from idc_ray.store import Inflight, Status
 from idc_ray.units import duration
 
-__all__ = ["format_status", "work_in_progress"]
+__all__ = ["STAGES", "STATES", "format_status", "work_in_progress"]
 
 SHOWN = 3  # images of a kind; the rest is in --json
 
@@ -17,7 +17,17 @@ STATES = {
     "running": "running",
     "finished": "finished",
     "stopped": "stopped before its end; the same command continues",
-    "unknown": "unknown: only the machine that holds the lock can tell whether it runs",
+    "unknown": "unknown: locked by another machine",
+}
+
+#: Names of the workers' stages in records, and in texts.
+STAGES = {
+    "read": "reading",
+    "targets": "features",
+    "exchange": "cell exchange",
+    "optimise": "matching",
+    "upsample": "labels",
+    "commit": "writing",
 }
 
 
@@ -35,11 +45,13 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
         left = "" if status.seconds_left is None else f", about {duration(status.seconds_left)} left"
         yield "speed", f"{status.per_second:.3g} images/s{left}"
     if status.last_commit is not None:
-        yield "last commit", f"{duration(status.read_at - status.last_commit)} ago"
-    yield "shards", f"{status.shards} of at most {run.shard_count}; {status.in_parts} images are not in a shard yet"
+        yield "last commit", f"{duration(max(0.0, status.read_at - status.last_commit))} ago"
+    in_parts = f"; {status.in_parts} images are not in a shard yet" if status.in_parts else ""
+    yield "shards", f"{status.shards} of at most {run.shard_count}{in_parts}"
     for line in _in_flight(status):
         yield "in flight", line
-    yield "lock", _lock(status)
+    if status.lock.state != "free":
+        yield "lock", _lock(status)
     for line in _quarantined(status):
         yield "quarantined", line
     yield "run", f"digest {run.digest}, created {run.created}, on {run.device or 'no device yet'}"
@@ -94,7 +106,6 @@ def _lock(status: Status) -> str:
         how = f"expires in {lock.expires_s:.0f} s unless it is renewed" if lock.expires_s > 0 else "has expired"
         return f"{lock.name}; {how}"
     return {
-        "free": "free",
         "held": f"held by {lock.name}",
         "left": f"free; {lock.name} was killed",
         "elsewhere": f"taken by {lock.name}",

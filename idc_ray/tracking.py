@@ -187,7 +187,7 @@ class Tracker:
         self._attempt("the input", send)
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """Send what is buffered and close the run, whatever became of what is buffered."""
+        """Send buffered values and close the run, also if sending fails."""
         self._silent_until = 0.0  # the last chance
         self.flush()
         self._silent_until = 0.0
@@ -195,7 +195,7 @@ class Tracker:
         self._ended.close()
 
     def _end_by_force(self) -> None:
-        """The run is not shown as running for ever; in another thread, hence without what is buffered."""
+        """End the run, so that it is not shown as running; called in another thread, so buffered values are dropped."""
         with contextlib.suppress(Exception):
             if self._client is not None:
                 self._client.set_terminated(self.run_id, "KILLED")

@@ -1,4 +1,4 @@
-"""Numbers with units, and estimates, for people."""
+"""Formats numbers with units, and estimates."""
 
 from __future__ import annotations
 

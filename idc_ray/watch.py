@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from idc_ray.redact import printable
 from idc_ray.status_text import STATES, work_in_progress
 from idc_ray.store import ImageRecord, Status, read_part, read_status
 from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.layout import part_contents
 from idc_ray.store.status import LATEST
 from idc_ray.units import duration
 
@@ -101,14 +103,16 @@ def _progress(status: Status) -> str:
 def _newest(storage: StorageFolder, status: Status, before: dict[str, _Finished]) -> dict[str, _Finished]:
     """The images that were finished last, the newest first; those that are in a shard by now are kept."""
     found = dict(before)
-    for image_id in reversed(status.latest):
-        if image_id not in before:
-            try:
-                part = read_part(storage, status.run.digest, image_id)
-            except FileNotFoundError:
-                continue
-            rows = part.table.slice(0, 1).to_pylist()
-            found = {image_id: _Finished(part.record, rows[0]["lr"]["bytes"] if rows else None), **found}
+    for name in reversed(status.latest):
+        contents = part_contents(name)
+        if contents is None or contents[0] in before:
+            continue
+        with contextlib.suppress(FileNotFoundError):  # compacted meanwhile
+            part = read_part(storage, name)
+            for image_id, table in reversed(list(part.tables())[:LATEST]):
+                lr = table["lr"].slice(0, 1).to_pylist()
+                tile = lr[0]["bytes"] if lr and lr[0] else None  # there may be none, or HR tiles alone
+                found = {image_id: _Finished(part.records[image_id], tile), **found}
     return dict(list(found.items())[:LATEST])
 
 

@@ -28,7 +28,7 @@ torch.set_num_threads(1)  # as in the workers: float sums depend on it
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder ``shared`` beside the repository, or IDC_SHARED: real photographs, benchmarks, teachers."""
+    """The folder ``shared`` next to the repository, or IDC_SHARED: real photographs, benchmarks, teachers."""
     beside = Path(__file__).resolve().parents[2] / "shared"
     folder = Path(os.environ.get("IDC_SHARED", beside))
     if not folder.is_dir():
@@ -49,7 +49,7 @@ def ray_cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def joined(ray_cluster: Any) -> dict[str, object]:
-    """Settings of a job that joins the cluster of the test session, which spares it the start of its own."""
+    """Settings of a job that joins the cluster of the test session, which saves starting another one."""
     return {"actors.ray_address": ray_cluster.get_runtime_context().gcs_address}
 
 

@@ -1,8 +1,9 @@
-"""A real S3 server (moto) on loopback, which counts requests and can be told to fail or to be slow."""
+"""A real S3 server (moto) on loopback, which counts requests and can be made to fail or to be slow."""
 
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -33,7 +34,7 @@ class Request:
 
 @dataclass
 class S3:
-    """The server; ``fault`` says of a request which error it gets, or how many seconds it waits."""
+    """The server; ``fault`` says of a request which error it gets, ``drop``, or how many seconds it waits."""
 
     url: str
     requests: list[Request] = field(default_factory=list)
@@ -100,6 +101,9 @@ def serving() -> Iterator[S3]:
         request = Request(environ["REQUEST_METHOD"], path or "".join(parse_qs(query).get("prefix", [])), query)
         fault = s3.fault(request)
         s3.requests.append(replace(request, fault=fault))
+        if fault == "drop":
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            raise ConnectionResetError
         if isinstance(fault, str):
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response(STATUS[fault], [("Content-Type", "application/xml")])

@@ -68,7 +68,7 @@ def test_text_is_taken_as_it_stands() -> None:
 
 
 @pytest.mark.parametrize("text", ["[exp [1] 2]", "['a b', c"])
-def test_a_list_that_is_none_is_told(text: str) -> None:
+def test_an_invalid_list_is_refused(text: str) -> None:
     """Catches a forgotten quote or bracket that ends as an input without images."""
     with pytest.raises(
         BadRequest, match="--data is .*looks like a list but is not valid YAML; put each part into quotes"
@@ -154,7 +154,7 @@ def test_a_users_mistake_is_one_message_and_a_bug_a_traceback(capsys: pytest.Cap
 
 
 @pytest.mark.parametrize(("options", "end"), [([], "continues"), (["--overwrite"], "continues, without --overwrite")])
-def test_an_interrupt_says_how_to_go_on(options: list[str], end: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_prints_how_to_continue(options: list[str], end: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches advice that throws away what was finished."""
 
     def interrupted(argv: Sequence[str]) -> int:

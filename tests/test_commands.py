@@ -20,7 +20,7 @@ WITH_SETTINGS = list(JOBS)
 
 
 def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """What a command prints that ends well, be it by returning or, as argparse's help does, by leaving."""
+    """Output of a command with exit code 0."""
     with pytest.raises(SystemExit) as ended:
         run_job(main, argv)
     assert ended.value.code == 0
@@ -80,7 +80,7 @@ def test_an_unknown_command_is_refused_with_the_nearest(argv: list[str], message
 
 
 def loaded(argv: list[str]) -> tuple[int, set[str]]:
-    """Exit code of the command in a process of its own, and the packages that it imported."""
+    """Exit code of the command in a separate process, and the packages that it imported."""
     program = (
         f"import sys, atexit, json; sys.argv[1:] = {argv!r}\n"
         "names = ('torch', 'ray', 'mlflow', 'numpy', 'pyarrow', 'optuna')\n"

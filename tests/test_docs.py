@@ -65,7 +65,7 @@ def test_a_dead_link_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_every_page_is_reachable_in_the_site(page: Path) -> None:
-    """Catches a new page that nobody put into the table of contents; without Sphinx, which says so too."""
+    """Catches a new page that is missing in the table of contents; Sphinx also reports it."""
     if page.name == "index.md" or page.name.startswith("api"):  # which the table of contents has by a pattern
         return
     contents = (ROOT / "docs/index.md").read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ def run_without(modules: tuple[str, ...], program: str) -> subprocess.CompletedP
     )
 
 
-def test_what_is_installed_passes_and_the_rest_is_named() -> None:
+def test_missing_packages_are_named_and_installed_ones_pass() -> None:
     require_extra("experiments", ("json", "email"), "x")
     with pytest.raises(BadRequest, match=r"^x needs nope and nada; run: pip install 'idc_ray\[experiments\]'$"):
         require_extra("experiments", ("nope", "json", "nada"), "x")

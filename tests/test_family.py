@@ -14,7 +14,7 @@ from idc_ray.tracking import Tracker
 
 
 class Server:
-    """Stands for MLflow: who was begun, below whom, and how it ended."""
+    """Replaces MLflow's tracker: records the runs, their parents and their ends."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.runs: dict[str, dict[str, Any]] = {}
@@ -56,8 +56,8 @@ def test_a_continued_job_neither_repeats_nor_forgets_a_run(tmp_path: Path, monke
     assert [run["parent"] for run in server.runs.values()] == [None, "run0", "run0"]
 
 
-def test_a_child_that_was_begun_goes_on_in_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a second run of a part whose telling was cut off, beside one that is running for ever."""
+def test_an_unfinished_child_continues_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a second run for a part whose logging was interrupted, and a run that is never closed."""
     server = Server(monkeypatch)
 
     def cut_off(run: Any) -> None:

@@ -9,7 +9,7 @@ from idc_ray.importing import uncollected
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_the_collector_is_as_it_was_afterwards(enabled: bool) -> None:
+def test_the_garbage_collector_is_restored(enabled: bool) -> None:
     """Catches a process that never collects again, and one that collects although its owner forbade it."""
     before = gc.isenabled()
     try:

@@ -28,7 +28,7 @@ def ours(number: int, frame: object) -> None:
 
 @pytest.fixture(autouse=True)
 def own_handlers() -> Iterator[None]:
-    """The test's handlers, so that a signal that nobody takes fails the test and does not end pytest."""
+    """The test's handlers, so that an unhandled signal fails the test and does not end pytest."""
     before = {number: signal.signal(number, ours) for number in SIGNALS}
     yield
     for number, handler in before.items():
@@ -93,7 +93,7 @@ def test_a_second_signal_does_not_break_the_shutdown() -> None:
 
 
 def test_one_that_python_could_not_raise_comes_again() -> None:
-    """Catches a job that goes on after SIGTERM because the main thread was in a destructor, or in Ray's C code."""
+    """Catches a job that continues after SIGTERM because the main thread was in a destructor, or in Ray's C code."""
 
     class Dying:
         def __del__(self) -> None:
@@ -121,7 +121,7 @@ def test_handlers_come_back_without_a_signal_and_after_a_failure() -> None:
 
 
 def test_handlers_that_a_library_sets_are_put_back() -> None:
-    """Catches a job that ignores Ctrl-C once Ray has started, as Ray sets handlers of its own."""
+    """Catches a job that ignores Ctrl-C once Ray has started, as Ray installs its own handlers."""
     with keeping_handlers():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -133,7 +133,7 @@ def test_handlers_that_a_library_sets_are_put_back() -> None:
 
 
 def test_rays_way_to_leave_is_an_interrupt() -> None:
-    """Catches SIGTERM while Ray starts: it exits with 15, where a job of ours exits with 130."""
+    """Catches SIGTERM while Ray starts: it exits with 15, where a job exits with 130."""
     with pytest.raises(Interrupted, match="SIGTERM"), keeping_handlers():
         sys.exit(int(signal.SIGTERM))
     assert handlers() == [ours, ours]
@@ -144,7 +144,7 @@ def test_rays_way_to_leave_is_an_interrupt() -> None:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_that_a_library_swallows_is_an_interrupt(number: int) -> None:
-    """Catches SIGTERM while Ray starts, whose SystemExit is lost in Ray's own code: the job would just go on."""
+    """Catches SIGTERM while Ray starts, whose SystemExit is lost in Ray's own code: the job would just continue."""
 
     def leave(number: int, frame: object) -> None:
         sys.exit(number)
@@ -240,7 +240,7 @@ def test_a_clean_up_that_hangs_is_ended_too() -> None:
 
 
 def test_children_end_with_the_job() -> None:
-    """Catches workers that go on after a forced end."""
+    """Catches workers that continue after a forced end."""
     program = BLOCKED + (
         "import subprocess\n"
         "def main(argv):\n"
@@ -258,7 +258,7 @@ def test_children_end_with_the_job() -> None:
 
 
 def test_a_signal_to_a_forked_child_is_not_the_parents() -> None:
-    """Catches a job that stops because it ended a worker of its own, as torch's loaders do."""
+    """Catches a job that stops because it terminated a worker process, as torch's loaders do."""
     with interruptible(""):
         child = os.fork()
         if child == 0:
@@ -273,7 +273,7 @@ def test_a_signal_to_a_forked_child_is_not_the_parents() -> None:
     check_interrupted()
 
 
-def test_the_process_goes_on_where_it_is_not_the_jobs_own() -> None:
+def test_a_process_that_is_not_the_jobs_own_continues() -> None:
     """Catches a notebook or a test that is ended two seconds after an interrupt that it has caught."""
     with pytest.raises(Interrupted), interruptible(""):
         send(signal.SIGTERM)

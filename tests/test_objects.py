@@ -50,7 +50,7 @@ def test_failing_requests_are_tried_again_also_by_workers(s3: S3, error: str) ->
     assert storage.read(f"{error}.json") == b"{}"
 
 
-def test_a_store_that_goes_on_failing_is_told_with_the_fix(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_keeps_failing_is_reported_with_the_fix(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     storage = resolve(s3.uri("bucket/down", user="an-access-key:a-secret@"))
     s3.fault = lambda request: "SlowDown"
@@ -63,7 +63,7 @@ def test_a_store_that_goes_on_failing_is_told_with_the_fix(s3: S3, monkeypatch: 
         assert isinstance(told.value, IdcError) and isinstance(told.value, OSError)
 
 
-def test_refused_credentials_are_told_at_once(s3: S3) -> None:
+def test_refused_credentials_are_reported_at_once(s3: S3) -> None:
     s3.fault = lambda request: "AccessDenied"
     for action in (lambda p: p.write("x", b""), lambda p: p.size("x")):
         with s3.counting() as requests, pytest.raises(StoreUnavailable, match="check the credentials"):
@@ -84,6 +84,23 @@ def test_a_request_that_hangs_is_given_up_and_made_again(s3: S3, monkeypatch: py
     begin = time.monotonic()
     storage.write("x", b"1")
     assert time.monotonic() - begin < 15
+
+
+def test_connections_that_drop_are_made_again(s3: S3) -> None:
+    """Catches a job that ends at the first connection that a proxy resets."""
+    storage, seen = resolve(s3.uri("bucket/dropping")), []
+
+    def fault(request: object) -> str | None:
+        seen.append(request)
+        return "drop" if len(seen) % 2 else None
+
+    s3.fault = fault
+    for number in range(3):
+        storage.write(f"{number}.json", b"{}")
+        assert storage.read(f"{number}.json") == b"{}"
+    storage.delete("1.json")
+    assert storage.files("") == ["0.json", "2.json"]
+    assert len(seen) > 12
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", ""])

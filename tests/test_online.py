@@ -37,7 +37,7 @@ def test_without_augmentation_patches_stay_as_they_are() -> None:
     assert torch.allclose(labels(batch() / 255)[0], batch() / 255)
 
 
-def test_mistakes_are_named() -> None:
+def test_errors_name_the_value() -> None:
     with pytest.raises(BadRequest, match="cutmx.*cutmix"):
         OnlineLabels("bundled", scale=2, augment={"cutmx": 0.5})
     with pytest.raises(BadRequest, match="cannot be read"):

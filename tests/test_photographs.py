@@ -33,7 +33,7 @@ def test_copies_are_the_same_bytes_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_second_call_changes_nothing_and_restores_what_is_missing(tmp_path: Path) -> None:
-    """Catches rewriting: the source of a run that is resumed must not look changed."""
+    """Catches rewriting: the source of a resumed run must not count as changed."""
     write_photographs(tmp_path)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     (tmp_path / "coffee.png").unlink()
@@ -53,7 +53,7 @@ def test_no_download_is_tried() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_without_scikit_image_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scikit_image_the_error_has_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(IdcError, match="pip install scikit-image"):
         photographs()

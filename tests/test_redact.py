@@ -104,7 +104,7 @@ def test_no_known_secret_is_left_however_it_is_quoted(seed: int) -> None:
         "Credential=SECRET01/20260101/eu/s3/aws4_request", "MLFLOW_TRACKING_PASSWORD:SECRET01",
     ],
 )  # fmt: skip
-def test_headers_and_variables_are_told_by_their_names(text: str) -> None:
+def test_headers_and_variables_are_recognised_by_their_names(text: str) -> None:
     assert "SECRET01" not in redact_within(f"request failed ({text}) with 403")
 
 
@@ -181,7 +181,7 @@ def test_the_log_has_none_and_names_command_nothing(monkeypatch: pytest.MonkeyPa
     assert text.startswith(text[:8]) and "Traceback" in text
 
 
-def test_a_place_that_cannot_be_opened_is_told_without_them() -> None:
+def test_a_path_that_cannot_be_opened_is_reported_without_credentials() -> None:
     for open_place in (locate, resolve):
         with pytest.raises(BadRequest) as caught:
             open_place(f"nosuch://key:{SECRET}@host/x?token=qu3ryS3cret")
@@ -210,7 +210,7 @@ def test_line_feeds_can_be_kept() -> None:
     assert printable("a\nb\rc", kept="\n") == "a\nb\\x0dc"
 
 
-def test_json_says_the_same_without_them() -> None:
+def test_json_has_no_credentials() -> None:
     value = {"name\u202e": ["\u2066x\x9b\x7f", "ü\n日本", "\U000e0041", "क्\u200dष"]}
     data = json_bytes(value)
     assert json.loads(data) == value

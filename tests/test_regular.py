@@ -62,7 +62,7 @@ def test_a_file_and_a_link_to_one_are_read(tmp_path: Path) -> None:
 
 
 def test_a_line_of_a_list_costs_its_image_only(odd: Path, tmp_path: Path) -> None:
-    """Catches a driver that waits for ever for a pipe that a list names."""
+    """Catches a driver that waits indefinitely for a pipe that a list names."""
     (tmp_path / "good.png").write_bytes(b"x")
     (tmp_path / "list.txt").write_text("odd.png\ngood.png\n")
     if odd.is_dir():  # a mistake in the list, not an image that cannot be read

@@ -7,7 +7,7 @@ import pytest
 
 from idc_ray.comparison.compare import result_of
 from idc_ray.comparison.results import Failure
-from idc_ray.comparison.table import Report, summarise_arms
+from idc_ray.comparison.table import ComparisonTable, summarise_arms
 from idc_ray.store.filesystem import resolve
 from idc_ray.training.driver import _result
 from idc_ray.training.state import SavedState
@@ -29,7 +29,7 @@ def test_a_comparison_gives_means_over_seeds_and_keeps_what_failed() -> None:
     results = [result(arm, 0, 30.0), result(arm, 1, 31.0)]
     arms = summarise_arms(results, [results[0].arm], "whole-real")
     failure = Failure("f", "random-0.1-teacher-per_image-tiny", 1, "too little memory")
-    report = Report(arms, ["Set", "Other"], "whole-real", {}, 4, [failure], [], {})
+    report = ComparisonTable(arms, ["Set", "Other"], "whole-real", {}, 4, [failure], [], {})
     comparison = result_of(report, "/x")
     assert comparison.psnr == {results[0].arm: {"Set": 30.5, "Other": None}}
     assert (comparison.num_finished, comparison.num_trainings) == (2, 4)

@@ -57,7 +57,7 @@ def test_a_running_job(store: StorageFolder) -> None:
 
 
 def test_what_workers_do_is_short_and_begins_with_the_longest() -> None:
-    """Catches a screen of a thousand workers, and images that people cannot tell by their ids."""
+    """Catches a screen of a thousand workers, and images that are shown by id although their path is known."""
     workers = [
         Inflight([str(n), "x", "y"][: 1 + n % 2 * 2], False, "n", 1, 1000.0 - n, "d/four.png" if n == 4 else "")
         for n in range(5)

@@ -30,7 +30,7 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rays_own_name_of_the_variable() -> None:
-    """Catches a version of Ray that renames what tells a submitted job from any other."""
+    """Catches a version of Ray that renames the variable of submitted jobs."""
     from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
     from ray.dashboard.modules.job.common import JOB_ID_METADATA_KEY
 
@@ -66,7 +66,7 @@ def test_only_a_submitted_job_is_one(text: str) -> None:
 def test_a_relative_place_is_refused_with_the_reason(
     submitted: None, model: type[Section], options: str, named: str
 ) -> None:
-    """Catches results that are lost with the job's temporary folder, and inputs looked up in it."""
+    """Catches results that are lost with the job's temporary folder, and inputs searched in it."""
     with pytest.raises(BadRequest) as refused:
         parse(model, shlex.split(options), "")
     assert named in str(refused.value)
@@ -100,7 +100,7 @@ WORDS |= {"students", "tracking_uri", "variants", "networks", "condense", "train
     "model", [CondenseConfig, TrainConfig, EvaluateConfig, ExportConfig, CompareConfig, TuneConfig]
 )
 def test_every_setting_that_names_a_place_is_marked(model: type[Section]) -> None:
-    """Catches a new path setting that nobody marked: a text is a place, or is named here."""
+    """Catches a new path setting without its mark: every text setting is a path or is listed here."""
     words = WORDS | ({"model"} if model is TrainConfig else set()) | ({"space"} if model is TuneConfig else set())
     for setting in settings_of(model):
         kind = str(setting.field.annotation)
@@ -114,7 +114,7 @@ def described() -> dict[str, Any]:
 
 
 def test_runtime_env_is_rays(described: dict[str, Any]) -> None:
-    """Catches a misspelt field, and packages that every node would install anew."""
+    """Catches a misspelt field, and packages that every node would install again."""
     assert set(described) == {"excludes", "env_vars"}
     assert set(RuntimeEnv(**described)) >= {"excludes", "env_vars"}
     assert all(isinstance(value, str) for value in described["env_vars"].values())

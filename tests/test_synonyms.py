@@ -85,7 +85,7 @@ def test_the_name_of_a_section_in_yaml_is_understood() -> None:
         (TrainConfig, ["--validation.fraction", "20"], "; 20 % is 0.2"),
     ],
 )
-def test_a_percentage_is_told_as_a_share(model: type[Section], argv: list[str], hint: str) -> None:
+def test_a_percentage_gets_a_hint_with_the_share(model: type[Section], argv: list[str], hint: str) -> None:
     assert refusal(model, *argv).endswith(hint)
 
 
@@ -96,7 +96,7 @@ def test_other_numbers_out_of_range_get_no_such_hint() -> None:
 
 
 def test_the_table_names_settings_that_exist_and_no_name_twice() -> None:
-    """Catches a renamed setting, and a name whose second entry nobody ever reaches."""
+    """Catches a renamed setting, and a second entry of a name, which is never used."""
     known = {setting.name for model in ALL for setting in settings_of(model)}
     assert {name for names, _ in SYNONYMS for name in names} <= known
     count = Counter(word for _, others in SYNONYMS for word in others.split())

@@ -92,7 +92,7 @@ def test_metrics_are_sent_after_some_seconds_though_few(
     assert client.get_run(tracker.run_id).data.metrics == {"early": 3.0}
 
 
-def test_a_resume_continues_the_run_and_tells_what_changed(tracker: Tracker, output: str, client: Any) -> None:
+def test_a_resume_continues_the_run_and_logs_what_changed(tracker: Tracker, output: str, client: Any) -> None:
     """Catches a second run for a resumed job, and MLflow's refusal of a param that has another value now."""
     config = CondenseConfig()
     tracker.log_params(config.model_dump())
@@ -113,7 +113,7 @@ def test_a_resume_continues_the_run_and_tells_what_changed(tracker: Tracker, out
 
 
 def test_a_run_that_is_gone_is_replaced_with_a_warning(output: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Catches a job that cannot resume because somebody tidied MLflow up."""
+    """Catches a job that cannot resume because its MLflow run was deleted."""
     tracker = Tracker.start(Mlflow(), output, "d", run_id="0" * 32)
     assert tracker.run_id not in (None, "0" * 32)
     assert "cannot be continued" in caplog.text
@@ -172,7 +172,7 @@ def test_a_name_that_mlflow_refuses_costs_no_metric(tracker: Tracker, client: An
 def test_a_run_ends_though_its_last_metrics_are_refused(
     tracker: Tracker, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a run that is shown as running for ever."""
+    """Catches a run that is shown as running indefinitely."""
     monkeypatch.setattr(tracking, "_allowed", lambda name: name)
     tracker.log_metrics(1, {"loss (1)": 2.0})
     tracker.finish("FINISHED")

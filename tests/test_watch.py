@@ -52,7 +52,7 @@ def commit(store: StorageFolder, number: int, source: str, tiles: int = 1) -> No
     record = ImageRecord(
         name, source, 1, 0, "ab" * 32, 96, 96, 4, tiles, False, 0.5, 0.25, [0.5], [0.25], {"read": 1.0}, "cpu"
     )
-    commit_part(store, DIGEST, record, rows)
+    commit_part(store, DIGEST, [(record, rows)])
 
 
 def begin_image(store: StorageFolder, source: str) -> None:
@@ -146,7 +146,7 @@ def test_names_cannot_command_the_terminal(
     assert ("[b]\\x1b[2J" in text) == terminal
 
 
-def test_ctrl_c_ends_the_display_and_says_that_the_job_goes_on(
+def test_ctrl_c_ends_the_display_only(
     store: StorageFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt() -> None:

@@ -52,7 +52,7 @@ def test_the_console_script_is_the_command(wheel: zipfile.ZipFile) -> None:
 
 
 def test_it_runs_from_where_it_was_unpacked(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
-    """Catches data that is only found beside the package, as in a clone."""
+    """Catches data that is only found next to the package, as in a clone."""
     wheel.extractall(tmp_path / "site")
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"

@@ -1,4 +1,4 @@
-"""A column type whose values are unpickled by a mere look, as ``ray.data.arrow_pickled_object`` is."""
+"""A column type whose values are unpickled when they are read, as ``ray.data.arrow_pickled_object`` is."""
 
 from __future__ import annotations
 
@@ -58,5 +58,5 @@ def registered() -> Iterator[None]:
 
 
 def pickled(rows: int = 1) -> pa.Array:
-    """A column of such values; ``ran`` tells whether one was looked at."""
+    """A column of such values; ``ran`` says whether one was read."""
     return pa.ExtensionArray.from_storage(_Pickled(), pa.array([pickle.dumps(Payload())] * rows, pa.binary()))

@@ -115,7 +115,7 @@ class Condenser:
             teacher: checkpoint of the network that labels the tiles, local or in an object store: idc_ray's format, a
                 public EDSR or MambaIRv2-light, or any that spandrel supports. ``bundled``: the small EDSR of this
                 package.
-            scale: super-resolution factor, 2, 3 or 4.
+            scale: super-resolution factor, 2, 3 or 4; 1: restoration.
             device: such as ``cpu`` or ``cuda:1``; ``auto``: the GPU if there is one.
             settings: settings of the method with the names of ``idc-ray condense``, nested as dictionaries:
                 ``method="hardest"``, ``rlff={"num_frequencies": 512}``, ``actors={"threads": 2}``.
@@ -162,7 +162,7 @@ class Condenser:
         inner = self._inner if ratio is None else self._with_ratio(ratio)
         task = image_task(as_rgb(image), image_id, inner.config)
         with repeatable_torch(inner.device, inner.config.actors.threads):
-            (result,) = condense_each(inner, [task])
+            ((result,),) = condense_each(inner, [task])
         if isinstance(result, Exception):
             raise result
         return tiles_of(task.image_id, result)

@@ -53,7 +53,7 @@ def condense(
             ``rlff={"num_frequencies": 512}``, ``actors={"max_size": 8}``, ``mlflow={"enabled": False}``.
 
     Returns:
-        The condensed set: number of tiles, actual ratio, quarantined images.
+        The condensed set with its number of tiles, actual ratio and quarantined images.
 
     Raises:
         BadRequest: an unknown setting (the message suggests a similar one), a wrong type or range, no images, a teacher
@@ -86,10 +86,11 @@ def train(
     progress: bool = True,
     **settings: object,
 ) -> TrainResult:
-    """Train a super-resolution network with Ray Train.
+    """Train a super-resolution network.
 
     A repeated call continues an interrupted training, or a finished one if ``iterations`` was raised, and otherwise
-    returns the result of the finished one. Uses or starts a Ray cluster as :func:`condense` does.
+    returns the result of the finished one. With one worker and data that fits in memory it runs in a
+    subprocess; otherwise it uses or starts a Ray cluster, as :func:`condense` does.
 
     Args:
         data: condensed sets, folders of images, or folders of pairs (``HR`` and ``LR``); one or several.

@@ -30,7 +30,7 @@ COMMANDS = {
     "export": "Write a condensed set as PNG folders, LMDB, WebDataset or a Hugging Face dataset.",
     "upscale": "Upscale photographs with a network.",
     "status": "Show the state of a condense job, running or not, from its output.",
-    "report": "Write what outputs hold as one HTML file that needs no network.",
+    "report": "Write a self-contained HTML report of one or more outputs.",
     "verify": "Check a condensed set for damage, and remove damaged parts.",
     "completion": "Print a completion script for bash, zsh or fish.",
 }

@@ -1,4 +1,4 @@
-"""What is compared: every combination of method, ratio, labels, allocation and student that makes sense."""
+"""The arms of a comparison: combinations of method, ratio, labels, allocation and student."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ TRAIN_SETS = (TRAIN_JOB_SETTINGS - {"execution"}) | {
 
 @dataclass(frozen=True)
 class Data:
-    """What all arms have in common, by content.
+    """Digests of the data that all arms share.
 
     Attributes:
-        images: digest of the input's list.
+        images: digest of the list of input images.
         teacher: SHA-256 of the teacher's checkpoint.
-        curve: digest of what curves are measured on.
-        scored: digest of everything that students are scored on.
+        curve: digest of the images that curves are measured on.
+        scored: digest of all images that students are scored on.
     """
 
     images: str
@@ -58,15 +58,15 @@ class Data:
 
 @dataclass(frozen=True)
 class Arm:
-    """One combination. The seed is not part of it: every arm is done with each.
+    """One combination; it is run with every seed.
 
     Attributes:
         method: a method, the name of a variant, or ``whole``.
-        ratio: share of the pixels that is asked for; 1 for ``whole``.
+        ratio: requested share of the pixels; 1 for ``whole``.
         labels: teacher, real or online.
         allocation: per_image or difficulty; empty for ``whole``.
         student: name of a model or a network.
-        condense: settings of the set; for ``whole`` those by which images are read.
+        condense: settings of the condense job; for ``whole`` only those for reading images apply.
         train: settings of the training.
     """
 
@@ -80,7 +80,7 @@ class Arm:
 
     @property
     def whole(self) -> bool:
-        """Whether it trains on all images, uncondensed."""
+        """Whether the arm trains on all images, not condensed."""
         return self.method == WHOLE
 
     @property
@@ -91,15 +91,15 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """Unique among the arms of a comparison, and fit for a file's name."""
+        """Unique name within a comparison, valid in file names."""
         return f"{self.core}-{self.student}"
 
     def seeded(self, seed: int) -> tuple[CondenseConfig, TrainConfig]:
-        """The settings for one seed: condensing and training alike are begun anew."""
+        """Settings of condensing and training for one seed."""
         return self.condense.model_copy(update={"seed": seed}), self.train.model_copy(update={"seed": seed})
 
     def set_name(self, data: Data, seed: int) -> str:
-        """Names the training set; equal for arms, and for seeds, that share one."""
+        """Name of the training set; equal for arms and seeds that share it."""
         if self.whole:
             settings: dict[str, Any] = {
                 "input": data.images,
@@ -114,29 +114,29 @@ class Arm:
         return f"{self.core}-{digest[:8]}/{seed}"
 
     def training_name(self, data: Data) -> str:
-        """Names the students of all seeds: another for any setting, image or label that changes their weights."""
+        """Name of the trainings of all seeds; it changes with all settings and data that the weights depend on."""
         set_name = self.set_name(data, 0)
         teacher = data.teacher if self.labels == "online" else None
         train = self.train.digest(set_name, teacher, start_sha256(self.train))
         return f"{self.name}-{result_digest({'train': train, 'curve': data.curve})[:8]}"
 
     def result_name(self, data: Data, seed: int) -> str:
-        """Names the result of one seed."""
+        """Name of the result of one seed."""
         digest = result_digest({"training": self.training_name(data), "scored": data.scored})
         return f"{self.name}-{digest[:8]}-{seed}"
 
 
 def input_digest(listing: ImageListing, colors: Colors = "srgb") -> str:
-    """Names the list of images, as :meth:`idc_ray.images.ImageListing.describe` does, and how they are read."""
+    """Digest of the list of images (:meth:`idc_ray.images.ImageListing.describe`) and of their colour handling."""
     text = json.dumps([*listing.describe(), *(["keep"] if colors == "keep" else [])], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 def expand(config: CompareConfig, teacher: bytes) -> tuple[list[Arm], list[str]]:
-    """All arms in the order of the configuration, and a line for each combination that cannot be.
+    """All arms in the order of the configuration, and a line for each combination that is left out.
 
     Raises:
-        BadRequest: an unknown method or student, settings that a job refuses, one name for two arms, or no arms.
+        BadRequest: an unknown method or student, invalid settings of a job, or no arms.
     """
     common = _flat(CondenseConfig, config.condense, "condense", _CONDENSE_SETS | {"method"})
     common |= {"degradation": config.degradation, "scale": config.scale}
@@ -176,14 +176,14 @@ def expand(config: CompareConfig, teacher: bytes) -> tuple[list[Arm], list[str]]
 
 
 def reference_of(wanted: str | None, arms: list[Arm]) -> str:
-    """Core of the arm that the others are subtracted from.
+    """Core of the reference arm.
 
     Args:
-        wanted: how its name begins; None: all images with real labels, else the first arm.
+        wanted: prefix of its name; None: all images with real labels, else the first arm.
         arms: all of them.
 
     Raises:
-        BadRequest: no arm, or more than one, begins like that.
+        BadRequest: no arm, or more than one, has this prefix.
     """
     cores = list(dict.fromkeys(arm.core for arm in arms))
     if wanted is None:
@@ -208,7 +208,7 @@ def _combinations(config: CompareConfig) -> Iterator[tuple[str, float, str, str,
 
 
 def _method(name: str, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Settings of a method or a variant; of the whole those by which images are read."""
+    """Settings of a method or a variant."""
     if name == WHOLE:
         return {"method": "random"}
     if name not in variants:
@@ -226,7 +226,7 @@ def _method(name: str, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, A
 
 
 def _student(name: str, common: Mapping[str, Any], networks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Settings of the training of a model or a network."""
+    """Training settings of a model or a network."""
     settings = _flat(TrainConfig, common, "train", TRAIN_SETS | {"model"})
     if name not in networks:
         return settings | {"model": name}
@@ -238,7 +238,7 @@ def _student(name: str, common: Mapping[str, Any], networks: Mapping[str, Mappin
 
 
 def _train(settings: Mapping[str, Any], curve_points: int) -> TrainConfig:
-    """Validated, with as many points of its curve, and as many saved states."""
+    """Validated training settings, with a validation and a saved state at each point of the curve."""
     every = max(1, -(-load(TrainConfig, None, settings).iterations // curve_points))
     return with_absolute_start(
         load(TrainConfig, None, {**settings, "validation.every": every, "checkpoint_every": every})

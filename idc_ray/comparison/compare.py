@@ -1,4 +1,4 @@
-"""The comparison job, from a configuration to one table: condense, train and score every arm with every seed."""
+"""The compare job: condenses, trains and scores every arm with every seed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from idc_ray.comparison.prepare import Plan, prepare
 from idc_ray.comparison.report import make_report, report_files
 from idc_ray.comparison.results import Failure, Result, Results
 from idc_ray.comparison.schedule import Outcome, Unit, run_units
-from idc_ray.comparison.table import Report, to_markdown
+from idc_ray.comparison.table import ComparisonTable, to_markdown
 from idc_ray.comparison.tasks import Blocks
-from idc_ray.comparison.track import tell_result
+from idc_ray.comparison.track import log_result
 from idc_ray.condensation.budget import budgets_of
 from idc_ray.config import METHOD_VERSION, CondenseConfig
 from idc_ray.config.base import result_digest
@@ -28,7 +28,7 @@ from idc_ray.config.compare import CompareConfig
 from idc_ray.config.degradation import degradation_digest
 from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily
-from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
+from idc_ray.lifecycle import fail_run_on_error, locked_output, print_plan, ray_cluster
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.progress import Heartbeat, duration
@@ -54,7 +54,7 @@ def compare(config: CompareConfig) -> int:
     Raises:
         IdcError, Interrupted: as :func:`run_compare`.
     """
-    if not is_real_run(config, lambda photographs: _estimate(config, photographs)):
+    if not print_plan(config, lambda photographs: _estimate(config, photographs)):
         return 0
     compared = run_compare(config)
     table = resolve(config.output).shown("results.md")
@@ -63,13 +63,13 @@ def compare(config: CompareConfig) -> int:
 
 
 def run_compare(config: CompareConfig) -> CompareResult:
-    """Compare; the same call again does what is missing, and tries again what failed.
+    """Run a comparison; a repeated call does what is missing and retries what failed.
 
     Args:
-        config: the settings; ``dry_run`` is not looked at.
+        config: the settings; ``dry_run`` is ignored.
 
     Raises:
-        BadRequest: what was asked for cannot be done.
+        BadRequest: an error in settings or input.
         Locked: another process works on the output.
         Interrupted: SIGINT or SIGTERM.
     """
@@ -79,10 +79,10 @@ def run_compare(config: CompareConfig) -> CompareResult:
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)
     storage = resolve(config.output)
-    with claimed(storage):
+    with locked_output(storage):
         storage.write("config.yaml", config.to_yaml().encode())
         tracking = RunFamily(config.mlflow, config, config.output, storage, plan.digest)
-        with closed_if_stopped(tracking):
+        with fail_run_on_error(tracking):
             comparison = _Comparison(plan, storage, tracking)
             report = comparison.run()
             if config.report:
@@ -93,8 +93,8 @@ def run_compare(config: CompareConfig) -> CompareResult:
     return result_of(report, storage.uri)
 
 
-def result_of(report: Report, output: str) -> CompareResult:
-    """A report as the result of the job."""
+def result_of(report: ComparisonTable, output: str) -> CompareResult:
+    """The table as the result of the job."""
     means: dict[str, dict[str, float | None]] = {}
     for arm in report.arms:
         spreads = {name: arm.spreads.get((name, "psnr")) for name in report.sets}
@@ -115,7 +115,7 @@ def _prepared(config: CompareConfig, photographs: str | None = None) -> Plan:
 
 
 def _write_crops(plan: Plan, storage: StorageFolder, results: list[Result]) -> None:
-    """Where the students differ, for the report; without it the comparison is whole."""
+    """Write crops for the report; errors are logged, as the results do not depend on them."""
     try:
         storage.write_json(CROPS, {"crops": find_crops(plan.scoring, storage, results)})
     except (IdcError, OSError) as error:
@@ -137,7 +137,7 @@ class _Comparison:
         self._labelled: dict[str, Blocks] = {}
         self._surveys: dict[str, list[dict[str, Any]]] = {}
 
-    def run(self) -> Report:
+    def run(self) -> ComparisonTable:
         plan = self.plan
         missing: list[tuple[Arm, int]] = []
         for arm, seed in plan.trainings:
@@ -155,7 +155,7 @@ class _Comparison:
             return self._report()
 
     def _track(self, result: Result) -> None:
-        self.tracking.child(result.name, lambda run: tell_result(run, result))
+        self.tracking.child(result.name, lambda run: log_result(run, result))
 
     def _on_ray(self, missing: list[tuple[Arm, int]]) -> None:
         name = f"anchors/{self.plan.data.scored}-{self.plan.data.teacher[:8]}.json"
@@ -163,7 +163,7 @@ class _Comparison:
         self.anchors = stored or {}
         if not missing and stored:
             return
-        with cluster(lambda: join_for(self.plan.actors, worker_output=False)) as started:
+        with ray_cluster(lambda: join_for(self.plan.actors, worker_output=False)) as started:
             self.pool = plan_pool(self.plan.actors, ray.cluster_resources(), len(missing))
             self.may_grow = self.pool.may_grow and not started
             warn_if_no_room(self.pool)
@@ -201,7 +201,7 @@ class _Comparison:
                 log.info("%s", self._line(left))
 
     def _slots(self) -> int:
-        """Tasks to have at a time: what fits now, and where the cluster may grow as many again, for it to grow by."""
+        """Number of concurrent tasks: as many as fit, and twice as many on a cluster that may grow, so that it does."""
         assert self.pool is not None
         if not self.may_grow:
             return self.pool.max_size
@@ -236,7 +236,7 @@ class _Comparison:
         scores = ", ".join(f"{each} {scored['psnr'] or float('inf'):.3f} dB" for each, scored in result.sets.items())
         log.info("%s: %s", _name(arm, seed), scores)
 
-    def _report(self) -> Report:
+    def _report(self) -> ComparisonTable:
         workers = self.pool.max_size if self.pool else None
         report = make_report(self.plan, list(self.done.values()), self.failures, self.anchors, workers)
         files = report_files(report)
@@ -252,14 +252,14 @@ class _Comparison:
         return task.options(**self.pool.options).remote(*arguments)
 
     def _value(self, reference: ray.ObjectRef[Outcome]) -> Any:
-        """What all arms need: without it there is nothing to compare."""
+        """Value of a task that all arms need; its error ends the comparison."""
         status, value = ray.get(reference)
         if status == "failed":
             raise IdcError(value)
         return value
 
     def _images(self, config: CondenseConfig) -> Blocks:
-        """The decoded images, read by the first who asks: which are too small depends on the tiles."""
+        """The decoded images, read on first use: which ones are too small depends on the tile size."""
         size = config.tile_size
         if size not in self._blocks:
             # It compares with HR, so HR is kept; all seeds share the LR images.

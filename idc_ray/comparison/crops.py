@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from idc_ray.comparison.results import Result
 from idc_ray.comparison.scoring import Scoring
 from idc_ray.errors import IdcError
-from idc_ray.evaluation.metrics import psnr_y
+from idc_ray.evaluation.metrics import psnr
 from idc_ray.images import upscale as bicubic
 from idc_ray.models import Upscaler, load_upscaler
 from idc_ray.report.pictures import data_uri, webp
@@ -34,7 +34,7 @@ Picture = NDArray[np.uint8]
 
 
 def find_crops(scoring: Scoring, storage: StorageFolder, results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Crops of the benchmarks, with the truth, bicubic interpolation and the first seed's students' outputs.
+    """Crops of benchmark images: ground truth, bicubic interpolation, and the outputs of the first seed's students.
 
     Returns:
         Of each crop its ``set``, ``image``, ``top`` and ``left`` (HR pixels of the part's middle), and ``pictures``:
@@ -58,7 +58,7 @@ def find_crops(scoring: Scoring, storage: StorageFolder, results: Sequence[Resul
 
 
 def _students(storage: StorageFolder, results: Sequence[Result]) -> dict[str, Upscaler]:
-    """Networks of the first seed by arm; an arm with students of several settings in the output is left out."""
+    """Networks of the first seed by arm; arms with students of several settings in the output are left out."""
     folders = storage.folders("students")
     students: dict[str, Upscaler] = {}
     first = min((result.seed for result in results), default=0)
@@ -76,7 +76,7 @@ def _students(storage: StorageFolder, results: Sequence[Result]) -> dict[str, Up
 
 
 def _middle(lr: Picture, hr: Picture, scale: int) -> tuple[Picture, Picture]:
-    """The same part of both, at most `PART` LR pixels a side."""
+    """Central part of an LR and HR pair, at most `PART` LR pixels a side."""
     height, width = (min(PART, side) for side in lr.shape[:2])
     top, left = (lr.shape[0] - height) // 2, (lr.shape[1] - width) // 2
     part = hr[scale * top : scale * (top + height), scale * left : scale * (left + width)]
@@ -84,7 +84,7 @@ def _middle(lr: Picture, hr: Picture, scale: int) -> tuple[Picture, Picture]:
 
 
 def _where(outputs: Sequence[Picture]) -> tuple[float, int, int]:
-    """How much outputs of one size differ in the window of a crop where they differ most, and where that is."""
+    """Largest difference between outputs within a crop, and the position of that crop."""
     spread = np.stack([output.mean(2) for output in outputs]).std(0)
     sums = np.pad(spread, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     windows = sums[CROP:, CROP:] - sums[:-CROP, CROP:] - sums[CROP:, :-CROP] + sums[:-CROP, :-CROP]
@@ -96,7 +96,7 @@ def _crop(top: int, left: int, name: str, file: str, outputs: Mapping[str, Pictu
     parts = {label: output[top : top + CROP, left : left + CROP] for label, output in outputs.items()}
     pictures = []
     for label, part in parts.items():
-        value = psnr_y(part, parts["truth"], scale)
+        value = psnr(part, parts["truth"], scale)
         pictures.append(
             {"name": label, "psnr": round(value, 2) if np.isfinite(value) else None, "picture": data_uri(webp(part))}
         )

@@ -1,4 +1,4 @@
-"""What a comparison would cost: its arms, its tasks, and a time from a few timed images and steps."""
+"""Dry run of a comparison: arms, tasks, and time extrapolated from a few images and steps."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["estimate"]
 
 
 def estimate(plan: Plan) -> str:
-    """Arms, trainings, sets, and the hours of what is not done yet, for a person.
+    """Arms, trainings, sets, and hours left, as text.
 
     Raises:
-        BadRequest: no image of a sample can be read.
+        BadRequest: no image of the sample can be read.
     """
     seeds, results = plan.seeds, Results(resolve(plan.output))
     device = set_up_torch(plan.actors, has_gpu=torch.cuda.is_available())

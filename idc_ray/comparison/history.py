@@ -1,4 +1,4 @@
-"""How a training went: seconds and validation PSNR by step, kept beside its state so that a kill loses neither."""
+"""Seconds and validation PSNR of a training by step, stored next to its state."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Point = tuple[int, float, float | None]
 
 
 class History:
-    """Takes a training's events.
+    """Records the events of a training.
 
-    What an earlier launch wrote counts as far as the state that the training continues from; without one, nothing.
-    Seconds are those of training alone: neither validation nor what came to nothing before a kill counts.
+    Points of earlier attempts are kept up to the state from which the training continues. Seconds are training time:
+    validation, and steps that were lost by a kill, do not count.
 
     Args:
-        storage: where the training's state is.
+        storage: folder of the training's state.
 
     Attributes:
         points: (step, seconds so far, PSNR in dB or None), by ascending step. Seconds of a validation are at the rate
@@ -45,7 +45,7 @@ class History:
 
     @property
     def seconds(self) -> float:
-        """Of training, up to the last event."""
+        """Seconds of training up to the last event."""
         return self.points[-1][1] if self.points else 0.0
 
     @property
@@ -54,7 +54,7 @@ class History:
         return [(step, psnr) for step, _, psnr in self.points if psnr is not None]
 
     def report(self, event: Event) -> None:
-        """Take an event of :func:`idc_ray.training.fit.fit`."""
+        """Record an event of :func:`idc_ray.training.fit.fit`."""
         step = event["step"]
         match event["kind"]:
             case "resumed":
@@ -73,7 +73,7 @@ class History:
             self._write()
 
     def _rewind(self, step: int) -> None:
-        """Continue from the state of ``step``; points of later steps are dropped, as their events come again."""
+        """Drop points after ``step``, from which the training continues: their events are repeated."""
         self.points = [point for point in self._before if point[0] <= step]
         self._add(step, None)
         self._sure = len(self.points)

@@ -1,9 +1,10 @@
-"""The input, decoded once for all arms: blocks of images that Ray keeps in its object store."""
+"""Blocks of decoded input images in Ray's object store, shared by all arms."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from idc_ray.errors import BadRequest
 from idc_ray.images import ImageListing
 from idc_ray.models import Upscaler
 from idc_ray.pipeline.job import Job
-from idc_ray.pipeline.reading import ENDS_THE_JOB, READ_SCHEMA, ReadImage, pixels
+from idc_ray.pipeline.reading import ENDS_THE_JOB, READ_SCHEMA, pixels, read_image
 from idc_ray.training.pairs import Pair
 
 __all__ = ["BLOCK_IMAGES", "Block", "manifest_blocks", "read_block", "relabelled", "whole_pairs"]
@@ -25,28 +26,27 @@ BLOCK_IMAGES = 16
 THREADS = 4
 
 Block: TypeAlias = pa.Table
-"""Rows of :class:`idc_ray.pipeline.reading.ReadImage`, HR included."""
+"""Rows of :func:`idc_ray.pipeline.reading.read_image`, HR included."""
 
 
 def manifest_blocks(listing: ImageListing) -> list[pa.Table]:
-    """The manifest in pieces, by ascending image id: a survey's sample is then in the first few."""
+    """Split the manifest by ascending image id, so that the sample of a survey is in the first blocks."""
     manifest = listing.manifest.take(pc.sort_indices(listing.manifest["image_id"]))
     return [manifest.slice(begin, BLOCK_IMAGES) for begin in range(0, manifest.num_rows, BLOCK_IMAGES)]
 
 
 def read_block(job: Job, manifest: pa.Table) -> Block:
-    """Decode some images. A bad one is a row with a code, as in the condense job.
+    """Decode images. Unusable images are rows with a code, as in the condense job.
 
     Args:
-        job: whose method compares with HR images, so that they are kept.
+        job: a job that keeps HR images.
         manifest: rows of the input's manifest.
 
     Raises:
         BadRequest: this machine cannot see the input.
     """
-    read = ReadImage(job)
     with ThreadPoolExecutor(THREADS) as pool:
-        rows = list(pool.map(read, manifest.to_pylist()))
+        rows = list(pool.map(partial(read_image, job), manifest.to_pylist()))
     for row in rows:
         if row["code"] == ENDS_THE_JOB:
             raise BadRequest(row["reason"])
@@ -54,7 +54,7 @@ def read_block(job: Job, manifest: pa.Table) -> Block:
 
 
 def relabelled(blocks: Iterable[Block], network: Upscaler) -> Iterator[Block]:
-    """The same images with a network's outputs for HR."""
+    """Replace the HR images by a network's outputs."""
     index = READ_SCHEMA.get_field_index("hr")
     for block in blocks:
         labels = []
@@ -64,7 +64,7 @@ def relabelled(blocks: Iterable[Block], network: Upscaler) -> Iterator[Block]:
 
 
 def whole_pairs(blocks: Iterable[Block], scale: int) -> Iterator[Pair]:
-    """All images that could be read, to train on."""
+    """Training pairs of all readable images."""
     for block in blocks:
         for row in _rows(block):
             if not row["code"]:

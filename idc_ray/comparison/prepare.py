@@ -28,21 +28,21 @@ __all__ = ["Plan", "prepare"]
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison, ready to be run.
+    """A prepared comparison.
 
     Attributes:
-        output: where the comparison writes.
-        seeds: each arm is done with each.
-        actors: the workers' settings.
-        arms: what is compared, in order.
-        left_out: lines on combinations that cannot be.
-        reference: core of the arm that others are subtracted from.
-        listing: the images.
-        teacher: the checkpoint.
-        teacher_name: path of that, or ``bundled``.
-        scoring: what students are scored on.
+        output: path or URI of the output.
+        seeds: seeds of every arm.
+        actors: settings of the workers.
+        arms: arms in the order of the configuration.
+        left_out: a line for each combination that is left out.
+        reference: core of the reference arm.
+        listing: the input images.
+        teacher: content of the teacher's checkpoint.
+        teacher_name: its path, or ``bundled``.
+        scoring: benchmarks and validation images.
         data: digests of images, teacher and scoring.
-        launch: id of this launch.
+        launch: id of this attempt.
     """
 
     output: str
@@ -60,29 +60,29 @@ class Plan:
 
     @property
     def trainings(self) -> list[tuple[Arm, int]]:
-        """Every arm with every seed, seed by seed: an early table has all arms in it."""
+        """Every arm with every seed, ordered by seed, so that early tables have all arms."""
         return [(arm, seed) for seed in self.seeds for arm in self.arms]
 
     @property
     def digest(self) -> str:
-        """Names what is compared."""
+        """Digest of all results."""
         return result_digest({"results": [arm.result_name(self.data, seed) for arm, seed in self.trainings]})
 
     def job(self, config: CondenseConfig, folder: str) -> Job:
-        """A run of the condense job in a folder of the output."""
+        """A condense job in a subfolder of the output."""
         store = resolve(f"{self.output.rstrip('/')}/{folder}")
         return new_job(config, store, self.listing, self.teacher, self.launch)
 
 
 def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
-    """Find and check everything.
+    """Find and check all inputs.
 
     Args:
         config: the settings.
-        photographs: where the default photographs are copied to; None: beside the output.
+        photographs: folder for the default photographs; None: next to the output.
 
     Raises:
-        BadRequest: anything that a user can mend.
+        BadRequest: any error in settings or input.
     """
     own = {"input": config.input, "output": config.output, "scale": config.scale, "teacher": config.teacher}
     teacher = read_teacher(CondenseConfig(**own))
@@ -110,7 +110,7 @@ def prepare(config: CompareConfig, photographs: str | None = None) -> Plan:
 
 
 def _refuse_tests_in(listing: ImageListing, scored: list[tuple[str, str]]) -> None:
-    """Students would be trained on what they are scored on: folders, each with the setting that names it."""
+    """Raise an error if a folder of scored images, given with its setting, is inside the input."""
     if not isinstance(listing.filesystem, LocalFileSystem):
         return
     for setting, folder in scored:

@@ -1,4 +1,4 @@
-"""The files that a comparison leaves for its reader."""
+"""Result files of a comparison."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from idc_ray.comparison.prepare import Plan
 from idc_ray.comparison.results import Failure, Result
-from idc_ray.comparison.table import Report, summarise_arms, to_csv, to_json, to_markdown
+from idc_ray.comparison.table import ComparisonTable, summarise_arms, to_csv, to_json, to_markdown
 from idc_ray.config.train import TrainConfig
 from idc_ray.training.dry_run import count_weights
 
@@ -16,15 +16,15 @@ __all__ = ["make_report", "report_files"]
 
 def make_report(
     plan: Plan, results: Sequence[Result], failures: list[Failure], anchors: Mapping[str, Any], workers: int | None
-) -> Report:
-    """What is known so far.
+) -> ComparisonTable:
+    """Table of the results so far.
 
     Args:
         plan: the comparison.
-        results: of all arms and seeds that are finished.
-        failures: of this launch.
+        results: results of all finished arms and seeds.
+        failures: failures of this attempt.
         anchors: scores of bicubic interpolation and the teacher.
-        workers: tasks at a time in this launch; None if nothing was left to do.
+        workers: concurrent tasks in this attempt; None if nothing was left to do.
     """
     order = [arm.name for arm in plan.arms]
     every = " or ".join(_distinct(str(arm.train.validation.every) for arm in plan.arms))
@@ -52,11 +52,13 @@ def make_report(
         facts["machine"] += f"; {workers} tasks at a time in the last launch"
     summaries = summarise_arms(results, order, plan.reference)
     names = plan.scoring.names
-    return Report(summaries, names, plan.reference, anchors, len(plan.trainings), failures, plan.left_out, facts)
+    return ComparisonTable(
+        summaries, names, plan.reference, anchors, len(plan.trainings), failures, plan.left_out, facts
+    )
 
 
-def report_files(report: Report) -> dict[str, bytes]:
-    """Content by name."""
+def report_files(report: ComparisonTable) -> dict[str, bytes]:
+    """Contents of the result files by name."""
     texts = {"results.md": to_markdown(report), "results.csv": to_csv(report), "results.json": to_json(report)}
     return {name: text.encode() for name, text in texts.items()}
 

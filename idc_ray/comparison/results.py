@@ -1,4 +1,4 @@
-"""Results on disk: one file for each arm and seed, written when it is finished; failures with their reasons."""
+"""Stored results: one file per finished arm and seed; failures with their reasons."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ FIX = "delete that file to score the arm again"
 
 @dataclass(frozen=True)
 class Result:
-    """What one arm came to with one seed.
+    """Result of one arm and seed.
 
     Attributes:
-        name: of the file.
+        name: name of the file.
         core: the arm without its student, see :class:`idc_ray.comparison.arms.Arm`.
         method, labels, allocation, student, seed: which arm.
-        ratio: that was asked for.
+        ratio: requested ratio.
         set: facts of the training set, see :class:`idc_ray.comparison.sets.SetFacts`.
-        steps: of the training.
-        train_seconds: without validation.
+        steps: number of training steps.
+        train_seconds: training time without validation.
         sets: scores by set: ``psnr`` (dB on Y, None if infinite), ``ssim``, ``images``.
         curve: (step, PSNR) over the training.
-        machine: kind.
-        finished: when, ISO 8601.
+        machine: kind of machine.
+        finished: time of the end, ISO 8601.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an arm came to nothing with one seed; the next launch tries it again."""
+    """Failure of one arm and seed, with its reason; the next attempt retries it."""
 
     name: str
     arm: str
@@ -75,7 +75,7 @@ class Results:
         self._storage = storage
 
     def read(self, name: str) -> Result | None:
-        """A result, None if the arm is not finished.
+        """Read a result; None if the arm is not finished.
 
         Raises:
             IdcError: the file is damaged.
@@ -89,10 +89,10 @@ class Results:
         return Result(**value | {"curve": [(step, psnr) for step, psnr in value["curve"]]})
 
     def write(self, result: Result) -> None:
-        """Keep a result; what failed before is forgotten."""
+        """Write a result and delete an earlier failure."""
         self._storage.write_json(f"{RESULTS}/{result.name}.json", asdict(result))
         self._storage.delete(f"{FAILURES}/{result.name}.json")
 
     def write_failure(self, failure: Failure) -> None:
-        """Keep a reason."""
+        """Write the reason of a failure."""
         self._storage.write_json(f"{FAILURES}/{failure.name}.json", asdict(failure))

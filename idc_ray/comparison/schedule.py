@@ -1,4 +1,4 @@
-"""What is done next: for the first student that is wanted its set, then its training; as many tasks as fit."""
+"""Schedules the tasks: sets first, then the trainings that need them, as many at a time as fit."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Unit:
     """One student to train.
 
     Attributes:
-        name: of its result.
-        set_name: of the training set; several units may share one.
-        make_set: starts a task that makes the set; its value is handed to ``train``.
+        name: name of its result.
+        set_name: name of the training set; several units may share one.
+        make_set: starts a task that makes the set; its value is passed to ``train``.
         train: starts a task that trains on the set's value.
     """
 
@@ -39,15 +39,15 @@ class Unit:
 def run_units(
     units: Sequence[Unit], slots: Callable[[], int], at_work: list[Unit | str] | None = None
 ) -> Generator[tuple[Unit, Outcome], None, None]:
-    """Make every set once and train every student; a failure ends nothing but the units that need it.
+    """Make every set once and train every student; a failure affects only the units that need it.
 
     Args:
-        units: in the order in which they are wanted.
-        slots: how many tasks to have at a time; asked again and again, as a cluster may grow.
-        at_work: kept up to date with what runs: names of sets, and units whose students are trained.
+        units: units by priority.
+        slots: returns the number of concurrent tasks; called repeatedly, as a cluster may grow.
+        at_work: updated with what runs: names of sets, and units whose students are trained.
 
     Yields:
-        Units with their outcomes, as they end. To be closed by whoever stops early.
+        Units with their outcomes, as they end. Close the generator to stop early.
     """
     pending = list(units)
     sets: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What students are scored on: benchmark sets at the end, and pairs for the curve over the training."""
+"""Images that students are scored on: benchmark sets at the end, and pairs for the training curve."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ Scored = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Scoring:
-    """Files, by name: small enough to be sent to every task.
+    """Paths of the scored images, small enough to be sent to every task.
 
     Attributes:
-        sets: benchmarks, names unique.
-        validation: folder, if any.
+        sets: benchmark sets with unique names.
+        validation: folder of validation images, if any.
         curve: validation, benchmarks or none.
-        scale: the factor.
+        scale: super-resolution factor.
         degrade: makes LR images.
     """
 
@@ -63,11 +63,11 @@ class Scoring:
 
     @property
     def names(self) -> list[str]:
-        """Columns of the table."""
+        """Names of the scored sets, in the order of the table."""
         return [each.name for each in self.sets] + ([VALIDATION] if self.validation is not None else [])
 
     def curve_pairs(self) -> list[Pair]:
-        """What the curve is measured on; empty for no curve."""
+        """Pairs that the curve is measured on; empty without a curve."""
         if self.curve == "validation":
             return self._validation()
         if self.curve == "none":
@@ -79,7 +79,7 @@ class Scoring:
         ]
 
     def check(self) -> None:
-        """Read what students are scored on, but for the benchmarks' pixels.
+        """Read the validation images and the curve's pairs, to find errors early.
 
         Raises:
             BadRequest: an image of the validation, or of the curve, cannot be read, or is too small to be scored.
@@ -88,7 +88,7 @@ class Scoring:
         self.curve_pairs()
 
     def score(self, upscale: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> Scored:
-        """A network's scores on every set."""
+        """Scores of a network on every set."""
         results = evaluate(upscale, self.sets, self.scale, degrade=self.degrade)
         scored = {name: _stored(result, len(result["images"])) for name, result in results.items()}
         if self.validation is not None:
@@ -98,12 +98,12 @@ class Scoring:
         return scored
 
     def curve_digest(self) -> str:
-        """Names what the curve is measured on, by the names and contents of files."""
+        """Digest of the images that the curve is measured on, from names and contents of files."""
         files = {"validation": self._validation_files, "benchmarks": self._set_files, "none": list}[self.curve]()
         return _digest(self._degraded(files))
 
     def digest(self) -> str:
-        """Names everything that is scored at the end."""
+        """Digest of all images that are scored at the end."""
         return _digest(self._degraded([self._set_files(), self._validation_files()]))
 
     def _validation(self) -> list[Pair]:
@@ -141,10 +141,10 @@ def find_scoring(
     scale: int,
     degradation: tuple[Step, ...] | Literal["bicubic"] = "bicubic",
 ) -> Scoring:
-    """The benchmark sets and validation images of a comparison, by its settings.
+    """Find the benchmark sets and validation images of a comparison.
 
     Raises:
-        BadRequest: see :func:`find_all_sets`; or a set has the name of the validation's column.
+        BadRequest: as :func:`find_all_sets`; or a set has the name of the validation column.
     """
     sets = find_all_sets(benchmarks, scale, "benchmarks")
     if VALIDATION in {each.name for each in sets}:

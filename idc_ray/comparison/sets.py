@@ -1,4 +1,4 @@
-"""Makes the training set of an arm and a seed, in this process and in the store's own format."""
+"""Makes the training set of an arm and a seed, in this process, in the format of the condense job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from idc_ray.condensation.budget import mean_difficulty
 from idc_ray.condensation.load import load_condenser
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import load_upscaler
-from idc_ray.pipeline.compactor import Compactor
+from idc_ray.pipeline.compactor import compact_rest
 from idc_ray.pipeline.condense import IMAGES_PER_STEP
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.inputs import PNG_BYTES_PER_PIXEL
@@ -47,14 +47,14 @@ LOCK_SECONDS = LEASE_S + 30.0
 
 @dataclass(frozen=True)
 class SetFacts:
-    """What a training set is and cost.
+    """Size and cost of a training set.
 
     Attributes:
-        seconds: of making it, on one worker: without reading images; 0 for real images as they are.
-        bytes: as stored: Parquet shards with PNG tiles, or the source files of the whole.
-        tiles: of a condensed set, or images of the whole.
+        seconds: time to make it on one worker, without reading images; 0 for real images.
+        bytes: stored size: Parquet shards, or the source files of the whole set.
+        tiles: number of tiles, or of images of the whole set.
         ratio: LR pixels over those of all images.
-        quarantined: images that could not be used.
+        quarantined: number of images that could not be used.
     """
 
     seconds: float
@@ -64,18 +64,18 @@ class SetFacts:
     quarantined: int
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """JSON values."""
         return asdict(self)
 
 
 def condense_set(job: Job, teacher: bytes, blocks: Iterable[Block], images: int) -> SetFacts:
-    """Condense all images into the store, from where an earlier launch stopped; the rows are the condense job's.
+    """Condense all images into the store, continuing an earlier attempt; rows are those of the condense job.
 
     Args:
         job: the run, with its budgets.
-        teacher: the checkpoint.
-        blocks: the decoded images; gone through more than once.
-        images: how many there are.
+        teacher: content of the checkpoint.
+        blocks: the decoded images; iterated more than once.
+        images: number of images.
 
     Raises:
         BadRequest: no image could be condensed.
@@ -92,7 +92,7 @@ def condense_set(job: Job, teacher: bytes, blocks: Iterable[Block], images: int)
         run = begin_run(store, record)
         if read_manifest(store) is None:
             _condense_missing(job, teacher, blocks)
-            Compactor(store, job.digest, run.shard_count, ()).finish()
+            compact_rest(store, job.digest, run.shard_count)
             end_launch(store, job.launch)
             write_manifest(store, job.digest, {}, images)
     return set_facts(store)
@@ -112,10 +112,10 @@ def _condense_missing(job: Job, teacher: bytes, blocks: Iterable[Block]) -> None
 
 
 def set_facts(store: StorageFolder) -> SetFacts:
-    """What is known of a finished set, however many launches it took.
+    """Facts of a finished set, over all attempts.
 
     Raises:
-        BadRequest: it has no tile.
+        BadRequest: the set has no tiles.
     """
     manifest = read_manifest(store)
     run = read_run(store)
@@ -134,7 +134,7 @@ def set_facts(store: StorageFolder) -> SetFacts:
 
 
 def whole_facts(blocks: Iterable[Block], seconds: float = 0.0) -> SetFacts:
-    """The whole set; ``seconds`` is what its labels cost."""
+    """Facts of the whole set; ``seconds``: time to make its labels."""
     used = size = bad = 0
     for block in blocks:
         good = block.filter(pc.equal(block["code"], ""))
@@ -146,7 +146,7 @@ def whole_facts(blocks: Iterable[Block], seconds: float = 0.0) -> SetFacts:
 
 
 def label_whole(job: Job, teacher: bytes, blocks: Iterable[Block]) -> tuple[list[Block], SetFacts]:
-    """All images with the teacher's outputs for HR."""
+    """Label all images with the teacher."""
     device = set_up_torch(job.config.actors, has_gpu=bool(ray.get_gpu_ids()))
     network = load_upscaler(teacher, scale=job.config.scale, device=device, name="the teacher")
     begin = time.perf_counter()
@@ -158,8 +158,8 @@ def measure_images(job: Job, teacher: bytes, blocks: Iterable[Block]) -> list[di
     """What the condense job's survey measures of the images, as rows for :func:`budgets_of`.
 
     Args:
-        job: of any method; difficulty is measured if its allocation asks for it.
-        teacher: the checkpoint.
+        job: a run of any method; difficulty is measured if its allocation needs it.
+        teacher: content of the checkpoint.
         blocks: the decoded images.
     """
     device = set_up_torch(job.config.actors, has_gpu=bool(ray.get_gpu_ids()))

@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean over ``count`` seeds, and the sample's standard deviation (NaN for one)."""
+    """Mean over ``count`` seeds, and sample standard deviation (NaN for one seed)."""
 
     mean: float
     deviation: float
@@ -25,7 +25,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of the differences over the ``count`` seeds that both arms have; bounds are NaN for one seed."""
+    """Mean difference over the ``count`` seeds that both arms have; bounds are NaN for one seed."""
 
     mean: float
     low: float
@@ -39,7 +39,7 @@ class Difference:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Of one value for each seed; None for none."""
+    """Mean and deviation of one value per seed; None without values."""
     if not values:
         return None
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
@@ -51,16 +51,15 @@ def paired_difference(
 ) -> Difference | None:
     """Mean of value minus reference by seed, with Student's interval: mean -/+ t(n - 1) s / sqrt(n).
 
-    Seeds set the student's start and the order of its patches in both arms alike, so their differences vary less
-    than the values do.
+    Students of one seed have the same initial weights, so differences vary less than values.
 
     Args:
-        values: by seed.
-        reference: by seed; seeds that only one of the two has are left out.
-        confidence: of the two-sided interval.
+        values: values by seed.
+        reference: values by seed; seeds of only one of the two are left out.
+        confidence: level of the two-sided interval.
 
     Returns:
-        None if they share no seed.
+        The difference; None if no seed is shared.
     """
     seeds = sorted(values.keys() & reference.keys())
     if not seeds:

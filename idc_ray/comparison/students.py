@@ -37,14 +37,14 @@ def run_student(
     device: torch.device,
     teacher: bytes | None = None,
 ) -> dict[str, Any]:
-    """Train to the last step, from the last saved state if there is one, and score the weights of the last step.
+    """Train a student, continuing from its last saved state, and score the weights of the last step.
 
     Args:
         config: settings; ``data`` is the condensed set, or empty.
-        blocks: the whole set, where the data is no condensed one.
-        storage: for state and weights of this training, and nothing else.
-        scoring: what to score on.
-        device: where to compute.
+        blocks: the whole set if there is no condensed one.
+        storage: folder of this training's state and weights.
+        scoring: images to score on.
+        device: torch device.
         teacher: checkpoint of the network of online labels.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Results of all arms as one table: Markdown for people, CSV and JSON for programs."""
+"""Table of all results as Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from idc_ray.comparison.statistics import Difference, Spread, paired_difference,
 from idc_ray.pipeline.progress import duration
 from idc_ray.pipeline.summary import size
 
-__all__ = ["ArmSummary", "Report", "summarise_arms", "to_csv", "to_json", "to_markdown"]
+__all__ = ["ArmSummary", "ComparisonTable", "summarise_arms", "to_csv", "to_json", "to_markdown"]
 
 METRICS = ("psnr", "ssim")
 
@@ -26,11 +26,11 @@ class ArmSummary:
     """One row: an arm over its finished seeds.
 
     Attributes:
-        name: of the arm.
-        label: the name for people, without an allocation or student that all arms have in common.
-        results: by ascending seed.
-        spreads: over the seeds, by set and metric.
-        differences: to the reference, likewise.
+        name: name of the arm.
+        label: displayed name, without an allocation or student that all arms share.
+        results: results by ascending seed.
+        spreads: mean and deviation by set and metric.
+        differences: difference to the reference by set and metric.
     """
 
     name: str
@@ -41,32 +41,32 @@ class ArmSummary:
 
     @property
     def first(self) -> Result:
-        """Any of them, for what is equal in all."""
+        """One of the results, for values that are equal in all."""
         return self.results[0]
 
     def mean(self, fact: str) -> float:
-        """Mean over the seeds of a number of the training set."""
+        """Mean over seeds of a fact of the training set."""
         return sum(result.set[fact] for result in self.results) / len(self.results)
 
     @property
     def train_seconds(self) -> float:
-        """Mean over the seeds."""
+        """Mean training time over seeds."""
         return sum(result.train_seconds for result in self.results) / len(self.results)
 
 
 @dataclass(frozen=True)
-class Report:
-    """Everything that the table says.
+class ComparisonTable:
+    """Content of the table.
 
     Attributes:
-        arms: those with at least one result, in the order of the configuration.
-        sets: names of what was scored.
-        reference: core of the arm that others are subtracted from.
+        arms: arms with at least one result, in the order of the configuration.
+        sets: names of the scored sets.
+        reference: core of the reference arm.
         anchors: scores of bicubic interpolation and of the teacher, by name and set.
-        total: arms times seeds.
-        failures: arms that came to nothing.
-        left_out: lines on combinations that cannot be.
-        facts: lines by name, for the head.
+        total: number of arms times seeds.
+        failures: failed arms and seeds.
+        left_out: a line for each combination that is left out.
+        facts: facts of the comparison by name.
     """
 
     arms: list[ArmSummary]
@@ -80,7 +80,7 @@ class Report:
 
     @property
     def finished(self) -> int:
-        """Arms times seeds that are done."""
+        """Number of finished arms and seeds."""
         return sum(len(arm.results) for arm in self.arms)
 
 
@@ -115,8 +115,8 @@ def _label(result: Result, allocation: bool, student: bool) -> str:
     return " ".join(parts + ([result.student] if student else []))
 
 
-def to_markdown(report: Report) -> str:
-    """The table for people, with what one must know to read it."""
+def to_markdown(report: ComparisonTable) -> str:
+    """The table in Markdown, with notes on how to read it."""
     lines = ["# Comparison", ""]
     if report.finished < report.total:
         lines += [f"**Not finished: {report.finished} of {report.total} trainings.**", ""]
@@ -130,7 +130,7 @@ def to_markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(report: Report) -> list[str]:
+def _rows(report: ComparisonTable) -> list[str]:
     titles = ["arm", "seeds"]
     for name in report.sets:
         titles += [f"{name} PSNR (dB)", "difference", "SSIM"]
@@ -157,7 +157,7 @@ def _rows(report: Report) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def _notes(report: Report) -> list[str]:
+def _notes(report: ComparisonTable) -> list[str]:
     return [
         "PSNR and SSIM are on Y, with the weights of the last step: no checkpoint is selected. Mean ± standard "
         "deviation over the seeds; each seed condenses and trains again.",
@@ -169,7 +169,7 @@ def _notes(report: Report) -> list[str]:
     ]
 
 
-def to_csv(report: Report) -> str:
+def to_csv(report: ComparisonTable) -> str:
     """One row for each arm and set."""
     stream = io.StringIO()
     names = ["mean", "deviation", "difference", "difference_low", "difference_high"]
@@ -200,8 +200,8 @@ def _numbers(arm: ArmSummary, key: tuple[str, str]) -> list[float | None]:
     return [None if number is None or math.isnan(number) else number for number in numbers]
 
 
-def to_json(report: Report) -> str:
-    """Everything: the table, and each result with its curve."""
+def to_json(report: ComparisonTable) -> str:
+    """The table, and each result with its curve."""
     arms = []
     for arm in report.arms:
         scores = {}

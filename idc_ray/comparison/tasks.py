@@ -1,4 +1,4 @@
-"""The comparison's Ray tasks: plain functions, and errors as values, since Ray loses their types."""
+"""Ray tasks of a comparison. Errors are returned as values, as Ray loses their types."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _task_with_two_values: Callable[[Callable[..., Any]], Any] = ray.remote(max_retr
 
 
 class Blocks:
-    """Decoded images; they come from Ray's object store one object at a time, each time they are gone through.
+    """Decoded images; they come from Ray's object store one object at a time, each time they are iterated.
 
     Args:
         references: to blocks, or to lists of blocks.
@@ -49,7 +49,7 @@ class Blocks:
 
 
 def guarded(work: Callable[[], Any]) -> Outcome:
-    """What ``work`` returns, or why it failed."""
+    """The value of ``work``, or the reason of its failure."""
     try:
         return "ok", work()
     except IdcError as error:
@@ -73,7 +73,7 @@ def survey(job: Job, teacher: bytes, blocks: Blocks) -> Outcome:
 
 @_task
 def condense(job: Job, teacher: bytes, blocks: Blocks, images: int) -> Outcome:
-    """See :func:`condense_set`; the value is facts."""
+    """See :func:`condense_set`; returns the facts of the set."""
     return guarded(lambda: condense_set(job, teacher, blocks, images))
 
 
@@ -85,7 +85,7 @@ def count_whole(blocks: Blocks) -> Outcome:
 
 @_task_with_two_values
 def label(job: Job, teacher: bytes, blocks: Blocks) -> tuple[Outcome, list[Block]]:
-    """See :func:`label_whole`; two objects, the second one large."""
+    """See :func:`label_whole`; returns facts and, as a second object, the labelled images."""
     outcome = guarded(lambda: label_whole(job, teacher, blocks))
     if outcome[0] == "failed":
         return outcome, []
@@ -102,7 +102,7 @@ def train(
     scoring: Scoring,
     teacher: bytes | None,
 ) -> Outcome:
-    """The value is JSON: what :func:`run_student` gives, and ``set``, the facts of its set."""
+    """Returns JSON: the result of :func:`run_student`, and ``set``, the facts of its set."""
 
     def work() -> dict[str, Any]:
         return {**run_student(config, blocks, storage, scoring, _device(), teacher), "set": facts.as_dict()}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from idc_ray.comparison.results import Result
 from idc_ray.tracking import Tracker
 
-__all__ = ["tell_result"]
+__all__ = ["log_result"]
 
 
-def tell_result(run: Tracker, result: Result) -> None:
+def log_result(run: Tracker, result: Result) -> None:
     """Log a finished arm and seed."""
     names = ("method", "ratio", "labels", "allocation", "student", "seed", "steps", "machine")
     run.log_params({name: getattr(result, name) for name in names})

@@ -83,8 +83,8 @@ def expected_tiles(ratio: float, height: int, width: int, tile: int) -> float:
 
     Args:
         ratio: stored pixels over pixels, in (0, 1].
-        height: of the LR image, in pixels.
-        width: the same.
+        height: height of the LR image in pixels.
+        width: width of the LR image in pixels.
         tile: side of a tile in pixels.
     """
     return ratio * height * width / tile**2

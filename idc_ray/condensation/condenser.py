@@ -56,7 +56,7 @@ DEFAULT_BATCH_SIZE = {"cpu": 4, "cuda": 32}
 
 @dataclass
 class _Chosen:
-    """Tiles of one image on their way."""
+    """Chosen tiles of one image, before they are labelled."""
 
     tiles: Tensor
     corners: list[tuple[int, int] | None]

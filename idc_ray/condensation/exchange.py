@@ -73,7 +73,9 @@ class _Search:
         self.chosen = self.begin.clone()
         self.kept = max(1, KEPT_PRODUCTS // self.norms.nbytes)
         first = self.begin.flatten()[: self.kept]
-        self.products = dict(zip(first.tolist(), self.features[first] @ self.features.T, strict=True))
+        products = self.features[first] @ self.features.T
+        # Copies: a view of a row would keep them all.
+        self.products = {index: row.clone() for index, row in zip(first.tolist(), products, strict=True)}
         self.by_all = self.features @ self.features[self.begin.flatten()].sum(0)
         self.overlaps = torch.zeros(len(cells.positions), dtype=torch.int64)
         self.elsewhere = torch.arange(len(cells.positions)) >= offered  # what a tile begins with has one place

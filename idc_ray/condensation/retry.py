@@ -17,14 +17,14 @@ class _Condenses(Protocol):
     def condense(self, images: Sequence[ImageTask], *, frugal: bool = ...) -> list[Condensed | Exception]: ...
 
 
-def condense_each(condenser: _Condenses, tasks: Sequence[ImageTask]) -> Iterator[Condensed | Exception]:
-    """The result or exception of each image, in order; computed lazily after a failure.
+def condense_each(condenser: _Condenses, tasks: Sequence[ImageTask]) -> Iterator[list[Condensed | Exception]]:
+    """The result or exception of each image, in order, in lists of what was computed together; lazily after a failure.
 
     All images are condensed together. If that fails, each is condensed separately, and one that still lacks memory is
     repeated with recomputation of activations.
     """
     try:
-        yield from condenser.condense(tasks)
+        yield condenser.condense(tasks)
         return
     except Exception as error:
         torch.cuda.empty_cache()
@@ -33,7 +33,7 @@ def condense_each(condenser: _Condenses, tasks: Sequence[ImageTask]) -> Iterator
         for task in tasks:
             yield from condense_each(condenser, [task])
         return
-    yield _frugally(condenser, tasks) if is_out_of_memory(failure) else failure
+    yield [_frugally(condenser, tasks) if is_out_of_memory(failure) else failure]
 
 
 def _frugally(condenser: _Condenses, tasks: Sequence[ImageTask]) -> Condensed | Exception:

@@ -31,7 +31,8 @@ class FrequencyBank:
 
     Attributes:
         directions: (B, d, c, k, k); times each bandwidth they are the m frequencies of a set.
-        held_out: (d', c, k, k), likewise, of one more set; never optimised on, all reported losses are on these.
+        held_out: (d', c, k, k), directions of one more set, on which reported losses are measured and nothing is
+            optimised.
         bandwidths: scales s; frequencies of one scale are contiguous and each scale has as many.
     """
 

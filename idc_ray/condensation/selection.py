@@ -34,7 +34,7 @@ class SelectionTask:
 
     Attributes:
         lr: uint8 (3, H, W) on the teacher's device.
-        hr: uint8 (3, scale H, scale W) likewise; only for rules in ``NEEDS_HR``.
+        hr: uint8 (3, scale H, scale W) on the teacher's device; only for rules in ``NEEDS_HR``.
         key: (seed, image id), which seeds random rules.
     """
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -17,8 +15,6 @@ __all__ = ["Start", "crop_start", "hardest_windows", "medoid_start", "noise_star
 
 Start = tuple[Tensor, list[tuple[int, int] | None]]
 """uint8 tiles (n, 3, p, p) and where each was cut from: (top, left) in LR pixels, None if from no one place."""
-
-CropInit = Literal["random", "hardest"]
 
 
 def hardest_windows(hardness: Tensor, size: int, count: int) -> Tensor:

@@ -31,8 +31,8 @@ class RealImage:
     """One image measured on the real side.
 
     Attributes:
-        mean: (c,) of the teacher's features.
-        std: (c,) likewise, floored.
+        mean: (c,) mean of the teacher's features.
+        std: (c,) standard deviation of the teacher's features, floored.
         weighting: from difficulty to weight.
         positions: (n, 2) crops.
         weight_sums: (n,) float64, sum of the weights of the positions that the crop is the first to cover.

@@ -1,4 +1,4 @@
-"""What every typed configuration shares: strict sections, dotted names, what affects the result, the digest."""
+"""Base of all configurations: strict sections, dotted names, result settings, the digest."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Section(BaseModel):
     """A group of settings: typed, immutable, no unknown names, no NaN or infinity; docstrings are the help texts.
 
     Attributes:
-        common: of a command's configuration, the settings that ``--help`` shows, with one-line texts.
+        common: settings that ``--help`` of a command shows, with one-line texts.
     """
 
     common: ClassVar[dict[str, str]] = {}
@@ -49,18 +49,22 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_switch_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+    def _reject_booleans(cls, value: object, info: ValidationInfo) -> object:
         # pydantic reads True as 1: `seed: yes` in YAML would pass unseen.
         if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("Input should be a number or text; YAML reads yes, no, true and false as booleans")
         return value
 
-    def to_yaml(self) -> str:
-        """All settings, defaults too, as YAML that loads back to an equal configuration.
+    def to_yaml(self, *, defaults: bool = True) -> str:
+        """The settings as YAML that loads back to an equal configuration.
 
-        Only credentials in URIs are left out: it is printed, stored and tracked.
+        Credentials in URIs are removed, as the text is printed, stored and tracked.
+
+        Args:
+            defaults: whether settings with default values are included; without them the text may be empty.
         """
-        return yaml.safe_dump(redact_all(self.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
+        values = redact_all(self.model_dump(mode="json", exclude_defaults=not defaults))
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else ""
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         # Ray logs what its operators were given.
@@ -82,12 +86,12 @@ class Setting:
 
     @property
     def section(self) -> str:
-        """Dotted name of the section that it is in; empty at the top."""
+        """Dotted name of its section; empty at the top level."""
         return self.name.rpartition(".")[0]
 
 
 def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
-    """Every leaf of ``model`` in the order of definition, nested sections included."""
+    """All leaves of ``model``, with those of nested sections, in the order of definition."""
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -97,7 +101,7 @@ def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
 
 
 def path_settings(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted name and value of every place that is set, defaults too; one pair for each of several."""
+    """Dotted name and value of every path that is set, defaults included; one pair per path."""
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, BaseModel):
@@ -107,11 +111,11 @@ def path_settings(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, st
 
 
 def result_settings(config: BaseModel, method: type[BaseModel]) -> dict[str, Any]:
-    """The values that affect the result, nested as in ``config``.
+    """Values of the settings that affect the result, nested as in ``config``.
 
     Args:
-        config: the settings of a job.
-        method: the base of its type that declares them, in sections that may themselves be bases of the job's.
+        config: settings of a job.
+        method: base class of its type that declares the result settings; so do its sections.
     """
     kept: dict[str, Any] = {}
     for name, field in method.model_fields.items():

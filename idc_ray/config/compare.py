@@ -20,7 +20,7 @@ Changes = dict[Text, Any]
 
 
 class Grid(Section):
-    """Grid of further arms: every combination of its lists. A missing list is that of the main grid."""
+    """Grid of further arms: all combinations of its lists. Missing lists are those of the main grid."""
 
     methods: OneOrSeveral[Text] | None = None
     ratios: OneOrSeveral[Ratio] | None = None
@@ -49,17 +49,17 @@ class CompareConfig(Section):
         "labels": "teacher, real, online, or several",
         "allocations": "per_image, difficulty, or both",
         "students": "models or networks to train",
-        "seeds": "each arm is run once with each",
+        "seeds": "random seeds; every arm is run with every seed",
         "teacher": "checkpoint; none: the bundled one",
         "benchmarks": "one benchmark folder to test on, or several: '[A, B]'",
         "validation": "folder of HR images for curves and a column of the table",
-        "curve": "measure curves on: validation, benchmarks, none",
+        "curve": "measured for curves: validation, benchmarks, none",
         "condense": "settings of condense for every arm, '{tile_size: 32}'",
         "train": "settings of train for every arm, '{iterations: 3000}'",
         "variants": "named methods with settings; see docs/compare.md",
         "networks": "named students with settings; see docs/compare.md",
         "reference": "arm to compare the others with; none: the whole set",
-        "actors.max_size": "most workers; none: as many as there is room for",
+        "actors.max_size": "maximum number of workers; none: as many as fit",
         "actors.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
         "dry_run": "list arms, tasks and a time estimate; start nothing",
     }
@@ -68,8 +68,8 @@ class CompareConfig(Section):
     """Folder, glob, list file, Parquet or archive of HR images; null: photographs of scikit-image."""
     output: PathField[Text] = "idc_comparison"
     """Folder or object-store prefix for sets, students and results."""
-    scale: Literal[2, 3, 4] = 2
-    """Super-resolution factor."""
+    scale: Literal[1, 2, 3, 4] = 2
+    """Super-resolution factor; 1: restoration, such as denoising, with a degradation or paired images."""
     degradation: Degradation = "bicubic"
     """What makes LR images, as for condense: of the input (with seed 0, for all seeds), and, with another seed, of the
     benchmarks and the validation."""
@@ -115,7 +115,7 @@ class CompareConfig(Section):
     mlflow: CompareMlflow = CompareMlflow()
 
     @model_validator(mode="after")
-    def _asks_for_something(self) -> Self:
+    def _check_seeds_and_scores(self) -> Self:
         if not self.seeds:
             raise ValueError("seeds is empty; give at least one, such as [0, 1, 2]")
         if len(set(self.seeds)) < len(self.seeds):

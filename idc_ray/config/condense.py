@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from idc_ray.config.auto import best_method
 from idc_ray.config.base import PathField, Section, result_digest, result_settings, settings_of
-from idc_ray.config.degradation import Degradation, degradation_digest
+from idc_ray.config.degradation import NOTHING_LOST, Degradation, degradation_digest
 from idc_ray.config.synonyms import RENAMED
 
 __all__ = [
@@ -157,7 +157,7 @@ class Source(Section):
 
 
 class Numerics(Section):
-    """Arithmetic of a worker: floating-point sums depend on it."""
+    """Arithmetic of the workers, which floating-point sums depend on."""
 
     threads: Count = 1
     """Torch threads per worker."""
@@ -166,7 +166,7 @@ class Numerics(Section):
 
 
 class Actors(Numerics):
-    """Worker pool. Only threads and dtype affect results: floating-point sums depend on them."""
+    """Worker pool. Only threads and dtype affect results."""
 
     min_size: Count = 1
     """Minimum number of workers."""
@@ -187,7 +187,7 @@ class Actors(Numerics):
     """Ray cluster to join; null: RAY_ADDRESS, else a local cluster is started."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_combination(self) -> Self:
         most, first = self.max_size, self.initial_size
         if most is not None and most < self.min_size:
             raise ValueError(f"actors.max_size is {most}; expected at least actors.min_size, {self.min_size}")
@@ -207,7 +207,7 @@ class Actors(Numerics):
 
 
 class StoredTiles(Section):
-    """What is stored of a tile."""
+    """Stored parts of tiles."""
 
     tiles: Literal["pairs", "lr", "hr"] = "pairs"
     """pairs: LR and HR. lr: LR alone, a fifth of the bytes at x2, for trainings that label it (--labels-from of
@@ -237,7 +237,7 @@ class Mlflow(Section):
 
 
 class Files(Section):
-    """What a job reads and writes."""
+    """Input and output of the condense job."""
 
     input: PathField[Text | None] = None
     """HR images: folder, glob, list file, Parquet or archive, local or remote; null: photographs of scikit-image."""
@@ -248,10 +248,10 @@ class Files(Section):
 
 
 class MethodConfig(Section):
-    """Settings that the tiles depend on, besides the images and the teacher: the digest covers all of them."""
+    """Settings that the tiles depend on, besides images and teacher. All are part of the digest."""
 
-    scale: Literal[2, 3, 4] = 2
-    """Super-resolution factor."""
+    scale: Literal[1, 2, 3, 4] = 2
+    """Super-resolution factor; 1: restoration, such as denoising, with a degradation or paired images."""
     ratio: float = Field(0.1, gt=0, le=1)
     """Fraction of LR pixels that is kept, in (0, 1]; 0.1 is one of the paper's."""
     degradation: Degradation = "bicubic"
@@ -334,7 +334,7 @@ class MethodConfig(Section):
 
     @property
     def resolved_feature_network(self) -> Literal["teacher", "bundled"]:
-        """``feature_network`` without ``auto``. A layer that is named is one of the teacher's."""
+        """``feature_network`` with ``auto`` resolved: the teacher if a feature layer is named."""
         if self.feature_network != "auto":
             return self.feature_network
         return "bundled" if self.scale in BUNDLED_SCALES and self.rlff.feature_layer == "auto" else "teacher"
@@ -346,12 +346,12 @@ class MethodConfig(Section):
 
     @property
     def exchanges(self) -> bool:
-        """Whether cells are exchanged; ncfd has one feature for a whole tile, which no cell has."""
+        """Whether cells are exchanged; never for ncfd, whose features are of whole tiles."""
         return self.method == "idc" and self.matches and self.matching != "pixels"
 
     @property
     def pixel_steps(self) -> int:
-        """Steps in which pixels are learned."""
+        """Number of optimisation steps on pixels."""
         return self.iterations if self.matches and (self.method == "ncfd" or self.matching != "cells") else 0
 
     @property
@@ -361,13 +361,13 @@ class MethodConfig(Section):
 
     @property
     def matches(self) -> bool:
-        """Whether tiles are matched to the image; otherwise the initial ones are the result."""
+        """Whether tiles are matched to the image; otherwise the initial tiles are the result."""
         return self.synthesizes_tiles and self.matching != "none" and self.iterations > 0
 
 
 # The fields of the last base come first, in help and YAML.
 class CondenseConfig(MethodConfig, Files):
-    """Settings of ``idc-ray condense``: those of the method, and those of the job, which change no tile."""
+    """Settings of ``idc-ray condense``: those of the method, and those of the job, which do not affect tiles."""
 
     common: ClassVar[dict[str, str]] = {
         "input": "folder, glob, list, Parquet or archive; none: demo photos",
@@ -376,22 +376,22 @@ class CondenseConfig(MethodConfig, Files):
         "ratio": "share of the pixels to keep, in (0, 1]",
         "degradation": "of LR: bicubic, classic, realesrgan, FILE",
         "method": "idc, auto, or a baseline: random, sobel, ...",
-        "matching": "how idc makes its tiles: cells, pixels or both",
+        "matching": "how idc makes its tiles: none, cells, pixels or both",
         "allocation": "per_image, or difficulty: more for hard images",
         "tile_size": "side of an LR tile in pixels",
-        "iterations": "steps of learning pixels; 0: keep the initial tiles",
+        "iterations": "optimiser steps of --matching pixels or both",
         "teacher": "checkpoint of the network that labels tiles; none: the bundled one",
         "feature_network": "features to match come from: auto, teacher, bundled",
         "labels": "HR tiles: teacher, or real, with a baseline only",
         "store.tiles": "pairs, lr or hr: what is stored of a tile",
         "seed": "seed of everything random",
         "source.lr_input": "folder of given LR images; none: made by degradation",
-        "actors.max_size": "most workers; none: as many as there is room for",
+        "actors.max_size": "maximum number of workers; none: as many as fit",
         "actors.gpus": "GPUs per worker; none: 1 if there are any",
         "actors.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
         "mlflow.enabled": "MLflow tracking; off: --no-mlflow.enabled",
         "dry_run": "estimate images, tiles, bytes and time; start nothing",
-        "strict": "exit with 3 if an image was quarantined",
+        "strict": "exit with code 3 if an image was quarantined",
         "overwrite": "discard an output of another configuration or input",
         "retry_quarantined": "try quarantined images again",
     }
@@ -431,10 +431,12 @@ class CondenseConfig(MethodConfig, Files):
     def _one_source_of_lr(self) -> Self:
         if self.source.lr_input is not None and self.degradation != "bicubic":
             raise ValueError("source.lr_input and degradation are both set; give one of them: both make LR images")
+        if self.scale == 1 and self.source.lr_input is None and self.degradation == "bicubic":
+            raise ValueError(NOTHING_LOST)
         return self
 
     def digest(self, teacher_sha256: str) -> str:
-        """16 hex digits that name the result: equal for equal rows, whatever the paths, the pool or the tracking.
+        """16 hex digits of all settings that affect the result, independent of paths, workers and tracking.
 
         Args:
             teacher_sha256: hash of the teacher's checkpoint, hex digits.

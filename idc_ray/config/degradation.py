@@ -23,9 +23,17 @@ from pydantic import (
 
 from idc_ray.config.base import Section
 
-__all__ = ["PRESETS", "Blur", "Degradation", "Jpeg", "Noise", "Resize", "Shuffle", "Step", "Webp", "degradation_digest"]
+__all__ = [
+    "NOTHING_LOST", "PRESETS", "Blur", "Degradation", "Jpeg", "Noise", "Resize", "Shuffle", "Step", "Webp",
+    "degradation_digest",
+]  # fmt: skip
 
 PRESETS = Path(__file__).parents[1] / "degradation" / "presets"
+
+NOTHING_LOST = (
+    "scale is 1 and degradation bicubic, so LR images would equal HR images; give --degradation noise25, realesrgan, "
+    "FILE, or LR images"
+)
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -56,7 +64,7 @@ Kernel = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "platea
 
 
 class _Step(Section):
-    """What all steps have in common."""
+    """Base class of all steps."""
 
     p: Probability = 1.0
     """Probability that the step is applied to an image."""
@@ -76,11 +84,11 @@ class Blur(_Step):
     generalized_beta: Range = (0.5, 4.0)
     """Exponent of generalised kernels; half of the draws are below 1 if the range has 1 inside."""
     plateau_beta: Range = (1.0, 2.0)
-    """Exponent of plateau kernels, likewise."""
+    """Exponent of plateau kernels; half of the draws are below 1 if the range has 1 inside."""
     cutoff: Range = (1 / 3, 1.0)
     """Cut-off frequency of sinc, in units of the highest, pi."""
     large_cutoff: Range | None = None
-    """The same for sides of 13 and more; null: as cutoff."""
+    """Cut-off frequency of sinc for sides of 13 and more; null: as cutoff."""
 
     @model_validator(mode="after")
     def _odd(self) -> Self:
@@ -163,7 +171,7 @@ _STEPS: TypeAdapter[tuple[Step, ...]] = TypeAdapter(tuple[Step, ...])
 
 
 def _resolved(value: object) -> object:
-    """The list that a name, a file or inline YAML stands for."""
+    """The list of a name, a file or inline YAML."""
     if value == "bicubic":
         return value
     origin = "degradation"
@@ -191,7 +199,7 @@ Degradation = Annotated[Literal["bicubic"] | tuple[Step, ...], BeforeValidator(_
 
 
 def degradation_digest(settings: dict[str, Any]) -> None:
-    """Prepare ``degradation`` in the settings of a digest: absent for bicubic, as before there was this setting."""
+    """Prepare ``degradation`` for a digest: bicubic is left out, so that digests of earlier versions stay."""
     if settings["degradation"] == "bicubic":
         del settings["degradation"]
     else:

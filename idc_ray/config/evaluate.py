@@ -26,7 +26,7 @@ class EvaluateConfig(Section):
     """Settings of ``idc-ray evaluate``."""
 
     common: ClassVar[dict[str, str]] = {
-        "model": "a checkpoint, or bundled, or bicubic",
+        "model": "checkpoint file, 'bundled' or 'bicubic'",
         "benchmarks": "one benchmark folder, or several: '[Set5, Urban100]'",
         "output": "folder or URI for metrics.json, metrics.csv and pictures",
         "scale": "super-resolution factor",
@@ -47,8 +47,8 @@ class EvaluateConfig(Section):
     LRbicxS, or DIV2K's NAME_HR and NAME_LR_bicubic/XS; or plain folders of HR images. One or several, "[A, B]"."""
     output: PathField[Text]
     """Folder or URI for metrics.json, metrics.csv and pictures; made if missing."""
-    scale: int = Field(2, ge=2)
-    """Upscaling factor."""
+    scale: int = Field(2, ge=1)
+    """Upscaling factor; 1: restoration, for which PSNR is that of RGB without a crop."""
     degradation: Degradation = "bicubic"
     """What makes the inputs of ground truths, as for condense; with another than bicubic, LR files are not used."""
     seed: int = Field(0, ge=0, lt=2**63)

@@ -1,4 +1,4 @@
-"""From YAML and overrides to a validated configuration; every mistake is a BadRequest that names the setting."""
+"""Loads validated configurations from YAML and overrides. Errors are BadRequest and name the setting."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_config(yaml_path: str | Path | None = None, overrides: Mapping[str, object] | None = None) -> CondenseConfig:
-    """The main job's configuration: defaults, then the YAML file, then the overrides (dotted names).
+    """Configuration of the condense job: defaults, then the YAML file, then overrides by dotted name.
 
     Raises:
         BadRequest: unreadable file, unknown setting (with the nearest valid one), wrong type or range.
@@ -35,7 +35,7 @@ def load_config(yaml_path: str | Path | None = None, overrides: Mapping[str, obj
 def load(
     model: type[Model], yaml_path: str | Path | None = None, overrides: Mapping[str, object] | None = None
 ) -> Model:
-    """The same for any pydantic model whose sections are nested models."""
+    """Load a configuration of any type: defaults, then the YAML file, then overrides by dotted name."""
     values = flatten(model, read_yaml(Path(yaml_path)), str(yaml_path)) if yaml_path is not None else {}
     values.update(flatten(model, overrides or {}, "the command line"))
     try:
@@ -45,7 +45,7 @@ def load(
 
 
 def unknown_setting(model: type[BaseModel], name: str) -> BadRequest:
-    """The refusal of ``name``, with the nearest valid name if one is near."""
+    """Error for an unknown setting, with the nearest valid name if there is one."""
     known = [setting.name for setting in settings_of(model)]
     hint, note = synonym(name, known) or (_nearest(name, known), "")
     if hint is None:
@@ -65,7 +65,7 @@ def _nearest(name: str, known: list[str]) -> str | None:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys in silence; this one refuses."""
+    """YAML loader that rejects duplicate keys, of which PyYAML silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[object] = set()
@@ -82,10 +82,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> Mapping[str, object]:
-    """A YAML file that holds a mapping; an empty one is an empty mapping.
+    """Read a YAML file with a mapping; an empty file is an empty mapping.
 
     Raises:
-        BadRequest: it cannot be read, is no YAML or no mapping, or has a key twice.
+        BadRequest: the file cannot be read, is not YAML, not a mapping, or has a duplicate key.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -103,7 +103,7 @@ def read_yaml(path: Path) -> Mapping[str, object]:
 
 
 def flatten(model: type[BaseModel], values: Mapping[str, object], origin: str) -> dict[str, object]:
-    """Dotted names to values; an unknown name or one given twice is refused."""
+    """Values by dotted name; raises BadRequest for unknown and duplicate names."""
     known = {setting.name for setting in settings_of(model)}
     sections = {name.rpartition(".")[0] for name in known} - {""}
     flat: dict[str, object] = {}
@@ -125,14 +125,14 @@ def flatten(model: type[BaseModel], values: Mapping[str, object], origin: str) -
 def flatten_changes(
     model: type[BaseModel], values: Mapping[str, object], where: str, reserved: Collection[str], job: str
 ) -> dict[str, object]:
-    """The same for changes to another job's settings, of which some are not the user's to choose.
+    """Values by dotted name of changes to another job's settings, some of which are reserved.
 
     Args:
         model: the other job's configuration.
         values: the changes, nested or dotted.
-        where: name of the setting that they are in.
-        reserved: settings and sections that this job sets itself.
-        job: this job's name.
+        where: setting that holds the changes.
+        reserved: settings and sections that this job sets.
+        job: name of this job.
     """
     try:
         flat = flatten(model, values, where)
@@ -183,7 +183,7 @@ def _explain(fault: Any) -> str:
 
 
 def _share_hint(fault: Any) -> str:
-    """How a percentage is written, where one was given for a share."""
+    """Hint for a percentage that was given as a share."""
     value, limits = fault["input"], fault.get("ctx") or {}
     if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)):
         return f"; {match[0].strip()} is {float(match[1]) / 100:g}"
@@ -193,7 +193,7 @@ def _share_hint(fault: Any) -> str:
 
 
 class _Brief(reprlib.Repr):
-    """Values for messages, cut short: a few lines of YAML can stand for a list of billions. Without credentials."""
+    """Short repr of values for messages, without credentials; a few lines of YAML can expand to billions of items."""
 
     def __init__(self) -> None:
         super().__init__()

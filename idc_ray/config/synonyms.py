@@ -1,4 +1,4 @@
-"""Other names of settings, as trainers, papers and command lines have them, for the hint in an error message."""
+"""Common other names of settings, for hints in error messages."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ NOTES = dict.fromkeys(["epoch", "epochs", "num_epochs", "max_epochs", "n_epochs"
 
 
 def current_name(name: str, known: Collection[str]) -> str:
-    """``name``, or what a setting of that former name is called now; logs a warning then.
+    """Current name of a setting; logs a warning for former names.
 
     Args:
-        name: a setting, dotted.
-        known: the dotted names that there are.
+        name: dotted name.
+        known: all dotted names.
     """
     if name not in known and SHORT.get(name) in known:
         return SHORT[name]
@@ -81,11 +81,11 @@ def current_name(name: str, known: Collection[str]) -> str:
 
 
 def synonym(name: str, known: Collection[str]) -> tuple[str, str] | None:
-    """The setting that a name, dotted or not, stands for, and a note on what differs, which may be empty.
+    """The setting that a name probably means, and a note on the difference, which may be empty.
 
     Args:
         name: an unknown setting.
-        known: the dotted names that there are.
+        known: all dotted names.
     """
     leaf = name.lower().replace("-", "_").rpartition(".")[2]
     for settings, others in SYNONYMS:

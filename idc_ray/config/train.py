@@ -58,14 +58,14 @@ class Schedule(Section):
     """Factor of multistep at each milestone; SwinIR's."""
 
     @model_validator(mode="after")
-    def _rising(self) -> Self:
+    def _check_milestones(self) -> Self:
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"schedule.milestones is {list(self.milestones)}; expected rising numbers")
+            raise ValueError(f"schedule.milestones is {list(self.milestones)}; expected increasing numbers")
         return self
 
 
 class ValidationMethod(Section):
-    """Validation as far as the weights that are chosen depend on it."""
+    """Validation settings that the chosen weights depend on."""
 
     fraction: float = Field(0.0, ge=0, lt=1)
     """Fraction of the data's images that is held out of training, selected by image id; in [0, 1). Ignored if images
@@ -84,7 +84,7 @@ class Validation(ValidationMethod):
 
 
 class WorkerThreads(Section):
-    """Threads of a worker, which floating-point sums depend on."""
+    """Threads per worker, which floating-point sums depend on."""
 
     threads: Count | None = None
     """Torch threads per worker; null: the machine's cores divided by the workers on it."""
@@ -113,7 +113,7 @@ class TrainMlflow(Mlflow):
 
 
 class Augment(Section):
-    """Random changes of patches, beyond flips and turns: how often each is applied to a patch, in [0, 1]."""
+    """Augmentations besides flips and rotations: probability for each patch, in [0, 1]."""
 
     cutmix: Probability = 0.0
     """A rectangle, a quarter to three quarters of the patch high and wide, comes from another patch of the batch."""
@@ -126,12 +126,12 @@ class Augment(Section):
 
     @property
     def active(self) -> bool:
-        """Whether anything is ever changed."""
+        """Whether any augmentation is used."""
         return any(getattr(self, name) for name in type(self).model_fields)
 
 
 class TrainFiles(Section):
-    """What a training reads and writes."""
+    """Input and output of a training."""
 
     data: PathField[OneOrSeveral[Text]] = ()
     """Condensed sets, or folders, globs, lists or Parquet files of HR images; one or several, "[A, B]"."""
@@ -143,14 +143,14 @@ class TrainFiles(Section):
 
 
 class TrainMethod(Section):
-    """Settings that the weights depend on, besides data and networks: the digest covers all of them."""
+    """Settings that the weights depend on, besides data and networks. All are part of the digest."""
 
     model: Text = "edsr_small"
     """edsr_small, edsr_baseline, swinir_light or mambairv2_light."""
     model_arguments: dict[str, int | float | str | bool] = Field(default={})
     """Arguments of the model, "{channels: 32, blocks: 6}"; over those of its name."""
-    scale: int = Field(2, ge=2, le=4)
-    """Super-resolution factor."""
+    scale: int = Field(2, ge=1, le=4)
+    """Super-resolution factor; 1: restoration."""
     degradation: Degradation = "bicubic"
     """What makes LR images of HR images in the data and the validation, as for condense: bicubic, classic, realesrgan,
     noise25, ..., or a YAML file. Parameters are drawn by seed and image id. With another than bicubic, LR images that a
@@ -189,7 +189,7 @@ class TrainMethod(Section):
 
 # The fields of the last base come first, in help and YAML.
 class TrainConfig(TrainMethod, TrainFiles):
-    """Settings of ``idc-ray train``: those that the weights depend on, and those of the job."""
+    """Settings of ``idc-ray train``: those of the method, and those of the job, which do not affect weights."""
 
     common: ClassVar[dict[str, str]] = {
         "data": "condensed sets, folders of images or pairs; several: '[A, B]'",
@@ -199,21 +199,21 @@ class TrainConfig(TrainMethod, TrainFiles):
         "degradation": "of LR: bicubic, classic, realesrgan, FILE",
         "start": "random, interpolation, or a checkpoint",
         "labels_from": "network whose outputs replace real HR images",
-        "labels": "online: labels_from labels every step",
-        "augment.cutmix": "probability; also .mixup, .channels, .contrast",
+        "labels": "stored; online: patches are labelled each step",
+        "augment.cutmix": "probability of CutMix; also .mixup, ...",
         "iterations": "optimiser steps",
         "batch_size": "patches per step",
         "patch_size": "side of an LR patch in pixels",
         "optimizer.learning_rate": "peak learning rate",
         "schedule.kind": "cosine, multistep or constant",
         "validation.images": "folder of images to validate on, or a benchmark folder",
-        "validation.fraction": "or a share of the data that is held out",
+        "validation.fraction": "share of the data that is held out for validation",
         "validation.every": "steps between validations",
         "checkpoint_every": "steps between saved states",
-        "precision": "of activations: auto, float32 or bfloat16",
+        "precision": "of activations: auto, float32, bfloat16",
         "seed": "seed of everything random",
-        "workers.count": "processes that train together",
-        "workers.gpus": "GPUs per worker; none: 1 if there are enough",
+        "workers.count": "number of data-parallel workers",
+        "workers.gpus": "GPUs per worker; none: 1 if the cluster has enough",
         "workers.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
         "mlflow.enabled": "MLflow tracking; off: --no-mlflow.enabled",
         "dry_run": "print data, network, steps, bytes and time; start nothing",
@@ -241,7 +241,7 @@ class TrainConfig(TrainMethod, TrainFiles):
     mlflow: TrainMlflow = TrainMlflow()
 
     @model_validator(mode="after")
-    def _equal_parts(self) -> Self:
+    def _check_batch_size(self) -> Self:
         # With parts of different sizes patches would weigh differently, and streams of equal length run dry one by one.
         batch, count = self.batch_size, self.workers.count
         if batch % count:
@@ -253,26 +253,26 @@ class TrainConfig(TrainMethod, TrainFiles):
         return self
 
     @model_validator(mode="after")
-    def _online_needs_a_network(self) -> Self:
+    def _check_online_labels(self) -> Self:
         if self.labels == "online" and self.labels_from is None:
-            raise ValueError("labels is online, but nothing labels; name a checkpoint with labels_from, or bundled")
+            raise ValueError("labels is online, but labels_from is not set; set it to a checkpoint, or bundled")
         return self
 
     @property
     def held_out_share(self) -> float:
-        """Share of the data's images that is not trained on: none if the user names other images to validate on."""
+        """Share of the data that is held out for validation: 0 if there are other validation images."""
         return 0.0 if self.validation.images is not None else self.validation.fraction
 
     def digest(
         self, data: str, teacher_sha256: str | None, start_sha256: str | None = None, with_iterations: bool = True
     ) -> str:
-        """16 hex digits of everything that the weights depend on.
+        """16 hex digits of everything that the weights depend on: settings, data and networks.
 
         Args:
-            data: the data's digest.
-            teacher_sha256: hash of the network behind the labels, if any.
-            start_sha256: hash of the checkpoint that ``start`` names, if it names one.
-            with_iterations: False: without the number of steps, which a continued training may change.
+            data: digest of the data.
+            teacher_sha256: hash of the network of the labels, if any.
+            start_sha256: hash of the checkpoint in ``start``, if it is one.
+            with_iterations: whether the number of steps is included; a continued training may change it.
         """
         settings = result_settings(self, TrainMethod)
         settings |= {"data": data, "labels_from": teacher_sha256, "version": TRAIN_VERSION}

@@ -24,7 +24,7 @@ class TuneMlflow(Mlflow):
 
 
 class TuneFiles(Section):
-    """What a sweep reads and writes."""
+    """Input and output of a sweep."""
 
     space: Text
     """Search space: a YAML file, or the name of a packaged one: all, loss_weights, ratio, rlff, smoke. It is identified
@@ -38,7 +38,7 @@ class TuneFiles(Section):
 
 
 class SweepConfig(Section):
-    """Settings that every trial depends on, besides space and images: they say which sweep it is."""
+    """Settings that trials depend on, besides space and images. They identify the sweep."""
 
     scale: Literal[2, 3, 4] = 2
     """Super-resolution factor."""
@@ -65,26 +65,26 @@ class SweepConfig(Section):
 
 # The fields of the last base come first, in help and YAML.
 class TuneConfig(SweepConfig, TuneFiles):
-    """Settings of ``idc-ray tune``. A space's own settings stand below the command line's."""
+    """Settings of ``idc-ray tune``. Settings of the command line override those of the space file."""
 
     common: ClassVar[dict[str, str]] = {
         "space": "what to vary: a YAML file, or smoke, ratio, rlff, all, ...",
         "input": "folder, glob, list, Parquet or archive; none: demo photos",
         "output": "folder or s3:// or gs:// prefix to write to",
         "scale": "super-resolution factor",
-        "images": "most images that a trial condenses",
+        "images": "maximum number of images per trial",
         "validation": "images to score students on; none: hold out a share",
-        "validation_share": "the share that is held out, in (0, 1)",
-        "samples": "trials in all",
+        "validation_share": "share of the input that is held out, in (0, 1)",
+        "samples": "total number of trials",
         "hours": "time limit; none: unlimited",
         "search": "tpe, random or grid",
         "objectives": "psnr, ratio, cost; several: '[psnr, ratio]'",
         "stopper": "stop bad trials early: auto, asha or none",
-        "seeds": "run each setting with each; the score is the mean",
+        "seeds": "random seeds of each trial; the score is the mean",
         "condense": "settings of condense for every trial, '{tile_size: 32}'",
         "train": "settings of train for every trial, '{iterations: 2000}'",
         "teacher": "checkpoint of the teacher; none: the bundled one",
-        "actors.max_size": "most workers; none: as many as there is room for",
+        "actors.max_size": "maximum number of workers; none: as many as fit",
         "actors.ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",
         "dry_run": "print the space, the trials and a time estimate; start nothing",
         "overwrite": "discard another sweep in the output",
@@ -121,7 +121,7 @@ class TuneConfig(SweepConfig, TuneFiles):
     mlflow: TuneMlflow = TuneMlflow()
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_combination(self) -> Self:
         if not self.seeds:
             raise ValueError("seeds is empty; give at least one, such as 0")
         for name, values in (("seeds", self.seeds), ("objectives", self.objectives)):

@@ -16,12 +16,12 @@ class UpscaleConfig(Section):
     """Settings of ``idc-ray upscale``."""
 
     common: ClassVar[dict[str, str]] = {
-        "model": "a checkpoint, or bundled, or bicubic",
+        "model": "checkpoint file, 'bundled' or 'bicubic'",
         "input": "folder, glob, list, Parquet, archive, or one image",
         "output": "folder or URI; results keep the folders and names",
         "scale": "super-resolution factor; none: the checkpoint's",
         "format": "png, jpg or webp",
-        "tile": "side of the tiles of large images; null: whole images",
+        "tile": "side of the tiles of large images; none: whole images",
         "tile_overlap": "pixels that neighbouring tiles share",
         "self_ensemble": "mean over the eight flips and rotations of the input",
         "device": "cpu, cuda, cuda:1, ...; auto: the GPU if there is one",
@@ -36,7 +36,7 @@ class UpscaleConfig(Section):
     """Folder (searched recursively), glob, list file, Parquet, archive or one image; local or object store."""
     output: PathField[Text]
     """Folder or object-store prefix for the results, which keep the input's folders and names."""
-    scale: Annotated[int, Field(ge=2)] | None = None
+    scale: Annotated[int, Field(ge=1)] | None = None
     """Upscaling factor; null: the checkpoint's, and 2 for bundled and bicubic."""
     format: Literal["png", "jpg", "webp"] = "png"
     """File format of the results, 8-bit RGB: png; jpg, of quality 95 without chroma subsampling; webp, lossless."""

@@ -20,10 +20,11 @@ from PIL import Image
 
 from idc_ray.condensation.seeding import integer
 from idc_ray.config import CondenseConfig
-from idc_ray.config.degradation import Blur, Jpeg, Noise, Resize, Shuffle, Step, Webp
+from idc_ray.config.degradation import NOTHING_LOST, Blur, Jpeg, Noise, Resize, Shuffle, Step, Webp
 from idc_ray.config.evaluate import EvaluateConfig
 from idc_ray.config.train import TrainConfig
 from idc_ray.degradation.kernels import ROWS, blur, blur_kernel
+from idc_ray.errors import BadRequest
 from idc_ray.images.resize import downscale, resample
 
 __all__ = ["BICUBIC", "Degrade", "Drawn", "apply", "draw", "reading"]
@@ -56,7 +57,16 @@ class Degrade:
         return [] if isinstance(self.steps, str) else draw(self.steps, _random(self.seed, image_id, "degradation"))
 
     def __call__(self, hr: NDArray[np.uint8], scale: int, image_id: str) -> NDArray[np.uint8]:
-        return downscale(hr, scale) if isinstance(self.steps, str) else apply(self.drawn(image_id), hr, scale)
+        """The LR image.
+
+        Raises:
+            BadRequest: scale 1 and bicubic.
+        """
+        if not isinstance(self.steps, str):
+            return apply(self.drawn(image_id), hr, scale)
+        if scale == 1:
+            raise BadRequest(NOTHING_LOST)
+        return downscale(hr, scale)
 
 
 BICUBIC = Degrade()

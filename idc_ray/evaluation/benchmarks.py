@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from idc_ray.degradation import BICUBIC, Degrade
 from idc_ray.errors import BadRequest, RejectedImage
-from idc_ray.evaluation.metrics import WINDOW, mean_psnr, psnr_y, ssim_y
+from idc_ray.evaluation.metrics import WINDOW, border, mean_psnr, psnr, ssim_y
 from idc_ray.images.find import IMAGE_ENDINGS
 from idc_ray.images.manifest import image_id
 from idc_ray.images.read import decode_rgb, header_size
@@ -52,7 +52,7 @@ MAX_PIXELS = 100_000_000
 HR_ENDING, LR_ENDING = "_HR", "_LR_bicubic"
 
 #: Scales that benchmarks are made for.
-SCALES = (2, 3, 4)
+SCALES = (1, 2, 3, 4)
 
 #: Names of folders with LR images, which are not sets of HR images.
 _LR_NAME = re.compile(r"(.*_)?LR.*", re.IGNORECASE)
@@ -61,7 +61,7 @@ Image = NDArray[np.uint8]
 
 
 class Scores(TypedDict):
-    """PSNR in dB and SSIM, both on Y."""
+    """PSNR in dB, on Y, and of RGB at scale 1; SSIM on Y."""
 
     psnr: float
     ssim: float
@@ -187,7 +187,7 @@ def find_all_sets(folders: Sequence[str], scale: int, setting: str) -> list[Benc
 
 def check_size(name: str, size: tuple[int, int], scale: int) -> None:
     """Raise BadRequest for an HR image, width x height, that is too small for SSIM's window after the border crop."""
-    least = WINDOW + 2 * scale
+    least = WINDOW + 2 * border(scale)
     cropped = [side // scale * scale for side in size]
     if min(cropped) < least:
         raise BadRequest(
@@ -248,7 +248,7 @@ def score_image(name: str, sr: Image, hr: Image, scale: int) -> Scores:
         BadRequest: they differ in size or are too small; ``name`` is in the message.
     """
     try:
-        return {"psnr": psnr_y(sr, hr, scale), "ssim": ssim_y(sr, hr, scale)}
+        return {"psnr": psnr(sr, hr, scale), "ssim": ssim_y(sr, hr, border(scale))}
     except ValueError as error:
         raise BadRequest(f"{name}: {error}") from None
 
@@ -281,7 +281,7 @@ def write_csv(storage: StorageFolder, results: dict[str, SetScores]) -> None:
 def format_table(results: dict[str, SetScores]) -> str:
     """A table for a terminal: set, number of images, PSNR, SSIM."""
     width = max(len("set"), *(len(name) for name in results))
-    lines = [f"{'set':{width}}  images   PSNR Y   SSIM Y"]
+    lines = [f"{'set':{width}}  images     PSNR   SSIM Y"]
     for name, scores in results.items():
         lines.append(f"{name:{width}}  {len(scores['images']):6}  {scores['psnr']:7.2f}  {scores['ssim']:7.4f}")
     return "\n".join(lines)

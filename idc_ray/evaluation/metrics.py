@@ -1,5 +1,6 @@
 """PSNR and SSIM by the protocol of super-resolution papers. numpy only.
 
+For restoration (scale 1) PSNR is that of whole RGB images, the protocol of colour denoising.
 Images are 8-bit RGB. ``crop`` (the scale) pixels are dropped at each border, and the rest is compared on
 the limited-range luma of BT.601, in float64 without rounding.
 """
@@ -12,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["mean_psnr", "psnr_y", "rgb_to_y", "ssim_y"]
+__all__ = ["border", "mean_psnr", "psnr", "psnr_y", "rgb_to_y", "ssim_y"]
 
 RANGE = 255.0
 SIGMA = 1.5
@@ -36,6 +37,28 @@ def rgb_to_y(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     return 16 + image.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255
 
 
+def border(scale: int) -> int:
+    """Pixels dropped at each border: the scale, and none for restoration."""
+    return scale if scale > 1 else 0
+
+
+def psnr(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> float:
+    """PSNR in dB by the protocol of the task: :func:`psnr_y` with a crop of ``scale``, or at scale 1 that of RGB.
+
+    Raises:
+        ValueError: shapes differ, or nothing is left after the crop.
+    """
+    if scale > 1:
+        return psnr_y(sr, hr, scale)
+    if sr.shape != hr.shape:
+        raise ValueError(f"the output has shape {sr.shape}, the ground truth {hr.shape}")
+    return _decibel(float(np.mean((sr.astype(np.float64) - hr) ** 2)))
+
+
+def _decibel(error: float) -> float:
+    return math.inf if error == 0 else 10 * math.log10(RANGE**2 / error)
+
+
 def psnr_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], crop: int) -> float:
     """Peak signal-to-noise ratio in dB; infinite for images that are equal inside the crop.
 
@@ -48,8 +71,7 @@ def psnr_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], crop: int) -> float:
         ValueError: shapes differ, or nothing is left after the crop.
     """
     a, b = _lumas(sr, hr, crop, smallest=1)
-    error = float(np.mean((a - b) ** 2))
-    return math.inf if error == 0 else 10 * math.log10(RANGE**2 / error)
+    return _decibel(float(np.mean((a - b) ** 2)))
 
 
 def mean_psnr(psnrs: Iterable[float]) -> float:

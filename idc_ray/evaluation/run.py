@@ -24,7 +24,7 @@ from idc_ray.evaluation.benchmarks import (
 )
 from idc_ray.evaluation.network import Network, cost_per_pixel, open_network
 from idc_ray.images import encode_png
-from idc_ray.pipeline.progress import Heartbeat, duration, mark_told
+from idc_ray.pipeline.progress import Heartbeat, duration, mark_shown
 from idc_ray.pipeline.summary import size
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.units import estimate_text
@@ -82,7 +82,7 @@ def run_evaluation(config: EvaluateConfig, report: Callable[[str], None] = _prin
         nonlocal done, tile
         done, tile = done + 1, ""
         report(f"{name} {file} {scores['psnr']:.2f} dB")
-        mark_told()
+        mark_shown()
         if config.pictures:
             storage.write(names[name, file], encode_png(picture))
 

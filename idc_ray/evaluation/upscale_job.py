@@ -100,7 +100,7 @@ def run_upscale(config: UpscaleConfig) -> int:
         _claim(storage, settings, replaced)
         todo = _todo(listing, names, storage.all_files())
     log.info("%d images to upscale on %s, %d already done", len(todo), network.device, len(names) - len(todo))
-    progress = Progress(len(names), len(names) - len(todo))
+    progress = Progress(len(names), len(names) - len(todo), failure="failed")
     failed: list[_Result] = []
     with progress.ticking():
         results = _upscaled(todo, listing, config, network, progress)

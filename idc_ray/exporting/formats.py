@@ -225,7 +225,8 @@ def _origin(store: StorageFolder, run: RunRecord, manifest: Manifest, form: Form
 def _check_target(target: StorageFolder, origin: dict[str, str], overwrite: bool) -> dict[str, Any] | None:
     """The record of the export that is there, if any; another one, and other files, only with ``overwrite``."""
     found = target.read_json(_ORIGIN, "give --overwrite, or another --output")
-    if found != origin and not overwrite and (found is not None or target.folders("") or target.files("")):
+    others = [name for name in target.files("") if not name.startswith(".")]  # such are left by a killed export
+    if found != origin and not overwrite and (found is not None or target.folders("") or others):
         held = "an export of another run or format" if found else "other files"
         raise BadRequest(f"{target.uri} contains {held}; give another --output, or --overwrite to write into it")
     return found

@@ -1,6 +1,6 @@
 """Images: found, read, checked, made low-resolution, cut into tiles. No Ray, no torch.
 
-The public API of the room; what is not listed here may change.
+The public API of the package; what is not listed here may change.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def load_instance(
         colors: ``keep``: colour profiles are not applied.
 
     Raises:
-        RejectedImage: ``missing`` (gone since it was listed), ``unreadable`` (three retries were of no use),
+        RejectedImage: ``missing`` (gone since it was listed), ``unreadable`` (also after three retries),
             ``too_large_file``, ``too_small``, ``pair_mismatch``, or what :func:`idc_ray.images.read.decode_image` says.
     """
     (hr, profile), size, digest = _read(ref, filesystem, max_pixels, colors)
@@ -114,7 +114,7 @@ def cropped_to(hr: NDArray[np.uint8], scale: int, tile_size: int) -> NDArray[np.
 
 def _check_pair(lr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int, path: str) -> None:
     height, width = hr.shape[0] // scale, hr.shape[1] // scale
-    if lr.shape[:2] == hr.shape[:2]:
+    if scale > 1 and lr.shape[:2] == hr.shape[:2]:
         raise RejectedImage(
             "pair_mismatch",
             f"the LR image {path!r} is as large as its HR image, {lr.shape[1]} x {lr.shape[0]}, as in RealSR; expected "

@@ -60,7 +60,7 @@ def locate(text: str) -> StoragePath:
 
 
 def absolute(text: str) -> str:
-    """A local path as one from the root, whatever folder it is read from later; a URI as it is."""
+    """Absolute form of a local path; URIs are unchanged."""
     return text if _URI.match(text) else os.path.abspath(os.path.expanduser(text))
 
 

@@ -94,10 +94,15 @@ def build_manifest(entries: Iterable[Entry]) -> pa.Table:
             have already merged a path that was named twice.
     """
     ordered = _distinct(sorted(entries, key=itemgetter(0, 1)))
-    columns = list(zip(*ordered, strict=True)) or [()] * len(Entry._fields)
-    ids = [image_id(source) for source in columns[0]]
-    _check_unique(ids, columns[0])
-    return pa.table([ids, *columns], schema=MANIFEST_SCHEMA)
+    ids = [image_id(entry.source) for entry in ordered]
+    _check_unique(ids, ordered)
+    # Column by column: all at once would be a second copy of a million entries.
+    table = pa.table([pa.array(ids)], ["image_id"])
+    del ids
+    for index, name in enumerate(Entry._fields):
+        field = MANIFEST_SCHEMA.field(name)
+        table = table.append_column(field, pa.array([entry[index] for entry in ordered], field.type))
+    return table.cast(MANIFEST_SCHEMA)
 
 
 def _distinct(ordered: list[Entry]) -> list[Entry]:
@@ -115,8 +120,9 @@ def _distinct(ordered: list[Entry]) -> list[Entry]:
     return sorted(distinct, key=itemgetter(0))
 
 
-def _check_unique(ids: list[str], sources: tuple[str, ...]) -> None:
+def _check_unique(ids: list[str], entries: list[Entry]) -> None:
     if len(set(ids)) == len(ids):
         return
-    (a, first), (_, second) = next((x, y) for x, y in pairwise(sorted(zip(ids, sources, strict=True))) if x[0] == y[0])
+    pairs = sorted((each, entry.source) for each, entry in zip(ids, entries, strict=True))
+    (a, first), (_, second) = next((x, y) for x, y in pairwise(pairs) if x[0] == y[0])
     raise BadRequest(f"two images have the id {a}: {first!r} and {second!r}; rename one of them")

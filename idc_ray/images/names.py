@@ -25,7 +25,7 @@ _RESERVED = re.compile("@+(up|root)")  # parts of sources that stand for others
 
 
 def shown(name: str) -> str:
-    """A name from ``os`` as valid UTF-8 for people, with bytes that are no UTF-8 escaped."""
+    """A name from ``os`` as valid UTF-8 for display; other bytes are escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

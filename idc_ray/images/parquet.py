@@ -137,7 +137,7 @@ def _group_of(metadata: pq.FileMetaData, row: int) -> tuple[int, int]:
 
 
 def _check_plain(schema: pa.Schema) -> None:
-    """Columns are chosen by name, and a forged file may have several of one; only bytes may be looked at."""
+    """Columns are chosen by name, of which a forged file may have several; only columns of bytes may be read."""
     kinds = [field.type for field in schema]
     if len(kinds) == 1 and pa.types.is_struct(kinds[0]):
         kinds = [field.type for field in kinds[0]]

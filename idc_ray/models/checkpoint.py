@@ -1,6 +1,6 @@
 """The checkpoint format: safetensors, with the network's architecture and arguments in the metadata.
 
-Nothing is ever unpickled. Layout, for other readers: tensors under the network's parameter names, and one
+Reading it unpickles nothing. Layout, for other readers: tensors under the network's parameter names, and one
 metadata entry ``idc_ray`` with JSON: ``format_version``, ``architecture``, ``scale``, ``arguments``, ``notes``.
 """
 
@@ -179,7 +179,7 @@ def is_safetensors(data: bytes) -> bool:
 def read_metadata(data: bytes) -> dict[str, str]:
     """The free metadata of a safetensors file, without its tensors; raises BadRequest if the header is invalid."""
     if not is_safetensors(data):
-        raise BadRequest("not a safetensors file by its first bytes")
+        raise BadRequest("not a safetensors file")
     metadata = _header(data).get("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise BadRequest("the safetensors header's metadata is no mapping of texts; copy the file again")

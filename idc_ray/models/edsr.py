@@ -37,12 +37,12 @@ class ResidualBlock(nn.Module):
 
 
 class Upsample(nn.Sequential):
-    """Sub-pixel convolutions: one stage for 2 and 3, two stages of 2 for 4."""
+    """Sub-pixel convolutions: none for 1, one stage for 2 and 3, two stages of 2 for 4."""
 
     def __init__(self, scale: int, channels: int) -> None:
-        factors = {2: [2], 3: [3], 4: [2, 2]}.get(scale)
+        factors = {1: [], 2: [2], 3: [3], 4: [2, 2]}.get(scale)
         if factors is None:
-            raise ValueError(f"scale is {scale}; EDSR supports 2, 3 and 4")
+            raise ValueError(f"scale is {scale}; EDSR supports 1, 2, 3 and 4")
         layers: list[nn.Module] = []
         for factor in factors:
             layers += [_conv3(channels, factor * factor * channels), nn.PixelShuffle(factor)]
@@ -54,7 +54,7 @@ class EDSR(nn.Module):
     """EDSR for RGB images.
 
     Args:
-        scale: 2, 3 or 4.
+        scale: 1 (restoration), 2, 3 or 4.
         channels: width of the trunk.
         blocks: number of residual blocks.
         res_scale: factor on each block's residual (1 for the baseline; the paper uses 0.1 for 256 channels).

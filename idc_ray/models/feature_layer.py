@@ -25,8 +25,9 @@ KNOWN_LAYERS = (
 )
 
 #: Sizes of the probe images, not square, so that an attention matrix is not mistaken for a map. Windowed networks pad
-#: to multiples of their window: the first size suits windows of 2, 4, 8, 16 and 32, the second those of 7 and 14.
-_PROBES = ((32, 64), (28, 42))
+#: to multiples of their window: the first size suits windows of 2, 4, 8, 16 and 32, the second U-Nets such as SCUNet,
+#: the third windows of 7 and 14.
+_PROBES = ((32, 64), (64, 128), (28, 42))
 
 
 @dataclass(frozen=True)

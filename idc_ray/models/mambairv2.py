@@ -207,7 +207,7 @@ class MambaIRv2(WindowedNetwork):
     """MambaIRv2 with the gated MLPs and the upsampler of the lightweight networks ("pixelshuffledirect").
 
     Args:
-        scale: 2, 3 or 4.
+        scale: 1, 2, 3 or 4.
         channels: width of the trunk, a multiple of ``heads``.
         blocks: attentive state-space blocks (ASSB).
         layers: attentive layers in each.

@@ -112,7 +112,7 @@ def create_model(name: str, scale: int) -> nn.Module:
 
     Args:
         name: one of :func:`list_models`.
-        scale: 2, 3 or 4.
+        scale: 1, 2, 3 or 4.
 
     Returns:
         A module that maps RGB (B, 3, h, w) in [0, 1] to (B, 3, scale h, scale w).

@@ -103,7 +103,7 @@ class SwinIR(WindowedNetwork):
     """SwinIR with the upsampler of the lightweight networks ("pixelshuffledirect") and "1conv" residual connections.
 
     Args:
-        scale: 2, 3 or 4.
+        scale: 1, 2, 3 or 4.
         channels: width of the trunk, a multiple of ``heads``.
         blocks: residual Swin transformer blocks (RSTB).
         layers: Swin layers in each.

@@ -29,7 +29,7 @@ class WindowedNetwork(nn.Module):
     The upsampler is that of the lightweight networks: a convolution to 3 scale^2 channels and a pixel shuffle.
 
     Args:
-        scale: 2, 3 or 4.
+        scale: 1 (restoration), 2, 3 or 4.
         channels: width of the trunk.
         window: side of the attention windows.
         repeat_border: whether the padding repeats the border pixel, as in MambaIRv2 but not in SwinIR.
@@ -42,8 +42,8 @@ class WindowedNetwork(nn.Module):
 
     def __init__(self, scale: int, channels: int, window: int, repeat_border: bool) -> None:
         super().__init__()
-        if scale not in (2, 3, 4):
-            raise ValueError(f"scale is {scale}; {type(self).__name__} supports 2, 3 and 4")
+        if scale not in (1, 2, 3, 4):
+            raise ValueError(f"scale is {scale}; {type(self).__name__} supports 1, 2, 3 and 4")
         self.scale, self.window, self.repeat_border = scale, window, repeat_border
         self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
         self.patch_embed = PatchEmbed(channels)

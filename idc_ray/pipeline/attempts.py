@@ -1,115 +1,90 @@
 """Crash attribution: finding the image that kills a worker or an attempt (a poison pill).
 
 An image that kills its process would be retried forever, but other images in flight must not be quarantined.
-Every worker records its images before it starts. A death counts against an image only if the image ran in
-isolation and the rest of the job survived: after a worker's death each image of its batch is rerun in isolation,
-and images that earlier attempts left in flight run last, in isolation. Images are read one by one, so a death
-while reading always counts.
+Every process records its batch before it starts. A death counts against an image only if the image ran in
+isolation and the rest of the job survived: after a process's death each image of its batch is rerun in isolation,
+and images that earlier attempts left in flight run last, in isolation.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from idc_ray.store import Inflight, clear_inflight, count_attempt, find_inflight, read_inflight, write_inflight
 from idc_ray.store.filesystem import StorageFolder
 
-__all__ = ["Ledger", "Suspects", "begin_reading", "end_reading", "suspects_of_earlier_launches", "workers_at_work"]
+__all__ = ["READING", "Death", "Ledger", "Suspects", "suspects_of_earlier_launches", "workers_at_work"]
 
-_READER = "read-"  # prefix of a reader's record, followed by the image's id
+READING = "read-"  # prefix of the records of batches that are read
 
 
-@dataclass
-class Ledger:
-    """One worker's statements and what it reads from those of dead ones.
+@dataclass(frozen=True)
+class Death:
+    """A process that died over a batch.
 
     Attributes:
-        store: the output.
-        launch: this launch.
-        actor: this worker's process.
-        node_id: the machine it runs on.
-        node_lives: whether a machine, by its id, is still part of the cluster.
+        image: of which it died in isolation, if so.
+        attempts: how many deaths are counted against that image.
     """
 
-    store: StorageFolder
-    launch: str
-    actor: str
-    node_id: str
-    node_lives: Callable[[str], bool]
-
-    def begin(self, images: Sequence[str], isolated: bool, source: str = "") -> None:
-        """State that this worker begins ``images``, the first of which is at ``source``."""
-        record = Inflight(list(images), isolated, self.node_id, os.getpid(), time.time(), source)
-        write_inflight(self.store, self.launch, self.actor, record)
-
-    def end(self) -> None:
-        """State that this worker works on nothing."""
-        clear_inflight(self.store, self.launch, self.actor)
-
-    def dead_predecessors(self, images: Iterable[str]) -> list[Inflight]:
-        """Statements of other workers about ``images``.
-
-        Ray gives a batch to one worker at a time, so whoever else claims to work on it has died.
-        """
-        wanted = set(images)
-        return [
-            record
-            for record in read_inflight(self.store, self.launch, without=_READER)
-            if record.actor != self.actor and wanted & set(record.images)
-        ]
-
-    def count_death(self, record: Inflight) -> int:
-        """Count a dead worker's in-flight record as an attempt at its image, if that was alone and its node lives.
-
-        The record is removed: the caller has written its own by now.
-
-        Returns:
-            How many attempts the image has; 0 if none was counted.
-        """
-        attempts = 0
-        if record.isolated and self.node_lives(record.node_id):
-            attempts = count_attempt(
-                self.store, record.images[0], "worker", f"{self.launch}-{record.actor}-{record.pid}"
-            )
-        clear_inflight(self.store, self.launch, record.actor)
-        return attempts
+    image: str = ""
+    attempts: int = 0
 
 
-def workers_at_work(store: StorageFolder, launch: str) -> list[Inflight]:
-    """What the workers of a launch have begun; not what is read for them."""
-    return read_inflight(store, launch, without=_READER)
+class Ledger:
+    """Records of the batches that a process begins, each named by the batch's first image.
 
-
-def begin_reading(
-    store: StorageFolder, launch: str, image: str, isolated: bool, node: str, lives: Callable[[str], bool]
-) -> int:
-    """State that this process reads an image.
+    Ray gives a batch to one process at a time, and again if that dies: whoever left the record has died.
 
     Args:
         store: the output.
         launch: this launch.
-        image: its id.
-        isolated: whether the image will be condensed alone, for the next launch should this one end in the reading.
-        node: the machine that this process runs on.
-        lives: whether a machine, by its id, is still part of the cluster.
-
-    Returns:
-        How many attempts the image has if another process died over reading it, else 0.
+        node_id: the machine this process runs on.
+        node_lives: whether a machine, by its id, is still part of the cluster.
+        stage: prefix of the records' names.
     """
-    actor, attempts = f"{_READER}{image}", 0
-    dead = find_inflight(store, launch, actor)
-    if dead is not None and lives(dead.node_id):
-        attempts = count_attempt(store, image, "worker", f"{launch}-{actor}-{dead.started}")
-    write_inflight(store, launch, actor, Inflight([image], isolated, node, os.getpid(), time.time()))
-    return attempts
+
+    def __init__(
+        self, store: StorageFolder, launch: str, node_id: str, node_lives: Callable[[str], bool], stage: str = ""
+    ) -> None:
+        self._store, self._launch, self._node_id, self._node_lives = store, launch, node_id, node_lives
+        self._stage, self._name = stage, ""
+
+    def begin(self, images: Sequence[str], isolated: bool, source: str = "") -> Death | None:
+        """Record that this process begins a batch, whose first image is at ``source``.
+
+        Returns:
+            The death of the process that had it before, None if it has not been begun. It counts as an attempt at an
+            image if that was isolated, and the machine lives.
+        """
+        self._name = f"{self._stage}{images[0]}"
+        record = find_inflight(self._store, self._launch, self._name)
+        death = None if record is None else self._count(record)
+        self.record(images, isolated, source)
+        return death
+
+    def record(self, images: Sequence[str], isolated: bool, source: str = "") -> None:
+        """Record that this process works on these images of its batch only."""
+        record = Inflight(list(images), isolated, self._node_id, os.getpid(), time.time(), source)
+        write_inflight(self._store, self._launch, self._name, record)
+
+    def end(self) -> None:
+        """Record that the batch is done."""
+        clear_inflight(self._store, self._launch, self._name)
+
+    def _count(self, record: Inflight) -> Death:
+        if not record.isolated or not self._node_lives(record.node_id):
+            return Death()
+        token = f"{self._launch}-{self._name}-{record.started}"  # of this death, which a killed successor counts again
+        return Death(record.images[0], count_attempt(self._store, record.images[0], "worker", token))
 
 
-def end_reading(store: StorageFolder, launch: str, image: str) -> None:
-    """Record that an image was read or quarantined."""
-    clear_inflight(store, launch, f"{_READER}{image}")
+def workers_at_work(store: StorageFolder, launch: str) -> list[Inflight]:
+    """What the workers of a launch have begun; not what is read for them."""
+    return read_inflight(store, launch, without=READING)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Batches of images for the workers: large images alone, fewer and fewer to a batch towards the end."""
+"""Batches of images for the workers: large images alone, smaller batches towards the end."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Batches:
     """Images in batches.
 
     Attributes:
-        rows: manifest rows, ``size`` for each batch. A batch of fewer images is filled with rows of nulls, since
-            Ray Data has batches of one size.
-        size: rows of a batch.
-        count: how many batches.
+        rows: manifest rows, ``size`` per batch. Smaller batches are padded with rows of nulls, as batches of Ray Data
+            have one size.
+        size: number of rows per batch.
+        count: number of batches.
     """
 
     rows: pa.Table
@@ -40,18 +40,18 @@ class Batches:
 
 
 def single_images(manifest: pa.Table) -> Batches:
-    """Each image by itself."""
+    """Batches of one image each."""
     return Batches(manifest, 1, manifest.num_rows)
 
 
 def plan_batches(manifest: pa.Table, most: int, workers: int, most_pixels: float | None = None) -> Batches:
-    """Divide images, in their order but for the last ones, of which the largest are first.
+    """Divide images into batches, in their order, except that the largest of the last ones come first.
 
     Args:
         manifest: the images.
-        most: images in a batch, at least 1.
-        workers: that share the batches, at least 1.
-        most_pixels: pixels in a batch of several images; None: of ``most`` small ones.
+        most: maximum number of images per batch, at least 1.
+        workers: number of workers, at least 1.
+        most_pixels: maximum number of pixels in a batch of several images; None: those of ``most`` small images.
     """
     pixels = expected_pixels(manifest)
     room = most * SMALL_PIXELS if most_pixels is None else most_pixels
@@ -59,25 +59,25 @@ def plan_batches(manifest: pa.Table, most: int, workers: int, most_pixels: float
     order = _order(pixels, 2 * workers * min(room, size * float(pixels.mean())))
     counts = _counts(pixels[order].tolist(), size, room, workers)
     if any(count < size for count in counts):
-        starts = np.cumsum([0, *counts[:-1]]).tolist()
-        padded = [
-            order[start + i] if i < count else None
-            for start, count in zip(starts, counts, strict=True)
-            for i in range(size)
-        ]
-        return Batches(_nullable(manifest).take(pa.array(padded, pa.int64())), size, len(counts))
-    return Batches(manifest.take(order), size, len(counts))
+        starts = np.cumsum([0, *counts[:-1]])[:, None]
+        at = np.minimum(starts + np.arange(size), len(order) - 1)
+        order = np.where(np.arange(size) < np.array(counts)[:, None], order[at], -1).ravel()
+        manifest = _nullable(manifest)
+    moved = np.flatnonzero(order != np.arange(len(order)))
+    head = int(moved[0]) if len(moved) else len(order)  # is not copied
+    rest = pa.array(order[head:], mask=order[head:] < 0)
+    return Batches(pa.concat_tables([manifest.slice(0, head), manifest.take(rest)]), size, len(counts))
 
 
 def expected_pixels(manifest: pa.Table) -> NDArray[np.float64]:
-    """Pixels of each image as far as its name and its bytes tell; images of unknown size are taken for small ones."""
+    """Pixels of each image, estimated from its format and file size; images of unknown size count as small."""
     sizes = manifest["size"].to_numpy()
     lossy = pc.match_substring_regex(manifest["source"], LOSSY_NAMES, ignore_case=True).to_numpy()
     return np.where(sizes > 0, sizes / np.where(lossy, LOSSY, LOSSLESS), SMALL_PIXELS)
 
 
 def _order(pixels: NDArray[np.float64], end: float) -> NDArray[np.int64]:
-    """Indices: the images that have the last ``end`` pixels come with the largest first."""
+    """Indices that sort the images with the last ``end`` pixels by size, largest first."""
     left = np.cumsum(pixels[::-1])[::-1]
     first = int(np.argmax(left <= end)) if left[-1] <= end else len(pixels) - 1
     indices = np.arange(len(pixels))
@@ -85,7 +85,7 @@ def _order(pixels: NDArray[np.float64], end: float) -> NDArray[np.int64]:
 
 
 def _counts(pixels: list[float], size: int, room: float, workers: int) -> list[int]:
-    """Images of each batch."""
+    """Number of images of each batch."""
     left, begin = sum(pixels), 0
     counts = []
     while begin < len(pixels):

@@ -1,4 +1,4 @@
-"""The edge to Ray: joining or starting a cluster, and how many workers of which size fit it."""
+"""Joins or starts a Ray cluster, and plans how many workers fit it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import logging
 import math
 import os
 import re
+import secrets
+import shutil
 import socket
-import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any
 
 import ray
 from ray._private import ray_constants
@@ -23,17 +24,18 @@ from ray.data import DataContext
 from idc_ray.config import Actors
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.interrupt import keeping_handlers
+from idc_ray.units import size
 
 __all__ = ["PoolPlan", "data_settings", "join", "join_for", "node_id", "node_lives", "plan_pool"]
 
 log = logging.getLogger(__name__)
 
-#: Ray's core says of every worker that its arguments might be lost; this process holds them. No setting silences it.
-HARMLESS = re.compile(rb"core_worker\.cc:\d+: Actor with class name: .* has constructor arguments in the object store")
-
 #: Bytes of a folder to which Ray adds ``/ray/session_<time>_<number>_<process>/sockets/plasma_store``.
 LONGEST_TEMP_DIR = 107 - 72
 SHORT_TEMP_DIRS = ("/tmp", "/var/tmp", "/dev/shm")
+
+#: Ray's logs and sockets take some megabytes.
+LEAST_TEMP_BYTES = 20_000_000
 
 #: How long a machine of a cluster may take to accept a connection.
 ANSWER_SECONDS = 15.0
@@ -52,14 +54,14 @@ def join(
 
     Args:
         address: such as ``auto`` or ``ray://HOST:10001``.
-        worker_output: show here what the workers print.
-        spare_cpus: CPUs beyond the machine's own in a cluster started here, for readers that workers wait for.
-        needs: what all workers take together, as Ray names it: a cluster started here must have it, as it never grows.
-        fix: what to do where it has not.
+        worker_output: whether the output of workers is shown here.
+        spare_cpus: CPUs in excess of the machine's in a cluster started here, for the readers.
+        needs: resources of all workers together, by Ray's names; a cluster started here must have them.
+        fix: advice for the error if it does not.
 
     Raises:
-        BadRequest: no cluster answers there, or this machine has less than ``needs``.
-        IdcError: none could be started here.
+        BadRequest: no cluster answers at the address, or this machine has less than ``needs``.
+        IdcError: Ray could not be started here.
     """
     if ray.is_initialized():
         return
@@ -82,6 +84,7 @@ def join(
             return
         log.info("starting Ray on this machine")
         _lend_package()
+        _have_token()
         # local: a cluster that someone else runs on this machine is joined by its address only
         own = {"address": "local", "num_cpus": (os.cpu_count() or 1) + spare_cpus, "include_dashboard": False}
         with _loopback():
@@ -108,7 +111,7 @@ def _loopback() -> Iterator[None]:
 
 
 def short_temp_dir() -> dict[str, str]:
-    """Setting of ``ray.init`` for a folder of sockets where the usual one is too long: a path has 107 bytes at most."""
+    """Setting of ``ray.init`` for a short folder of sockets if the usual path exceeds the limit of 107 bytes."""
     usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     if len(os.fsencode(usual)) <= LONGEST_TEMP_DIR:
         return {}
@@ -120,7 +123,7 @@ def short_temp_dir() -> dict[str, str]:
 
 
 def _start_ray(settings: dict[str, Any]) -> None:
-    """Start Ray, twice if need be: it gives up when a part of it does not answer within 30 s, as on a busy machine."""
+    """Start Ray, with one retry: it fails if one of its processes takes over 30 s, as on a busy machine."""
     for last in (False, True):
         try:
             ray.init(**settings)
@@ -128,15 +131,23 @@ def _start_ray(settings: dict[str, Any]) -> None:
         except Exception as error:  # Ray has no exception type for it
             ray.shutdown()
             if last:
-                raise IdcError(
-                    f"Ray did not start on this machine ({str(error).strip()}); if it is very busy or short of "
-                    "memory, run the same command again later: finished images are kept"
-                ) from error
+                raise IdcError(f"Ray did not start on this machine ({str(error).strip()}); {_way_out()}") from error
             log.warning("Ray did not start (%s); trying once more", str(error).strip())
 
 
+def _way_out() -> str:
+    """What to do where Ray does not start."""
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_TEMP_BYTES:
+        return (
+            f"{folder} has {size(free)} left for its temporary files: free some space, or set TMPDIR to another folder"
+        )
+    return "if it is very busy or short of memory, run the same command again later: finished images are kept"
+
+
 def _check_machine(needs: Mapping[str, float], spare: Mapping[str, float], fix: str) -> None:
-    """End the cluster that was just started here if workers would wait for ever for what it has not."""
+    """Shut down the cluster started here if it lacks the resources that the workers need."""
     have = ray.cluster_resources() if needs else {}
     for name, amount in needs.items():
         found = have.get(name, 0.0) - spare.get(name, 0.0)
@@ -146,13 +157,26 @@ def _check_machine(needs: Mapping[str, float], spare: Mapping[str, float], fix: 
 
 
 def join_for(actors: Actors, worker_output: bool = True) -> None:
-    """`join` for a pool of workers. On CPUs they share what there is (`plan_pool`); a GPU that is not there is none."""
+    """`join` for a pool of workers. CPUs are shared (`plan_pool`), missing GPUs are an error."""
     needs = {"GPU": (actors.gpus or 0.0) * actors.min_size}
     join(actors.ray_address, worker_output, needs=needs, fix="lower --actors.gpus or --actors.min-size")
 
 
+def _have_token() -> None:
+    """Where Ray cannot write its token, ``~/.ray/auth_token``, give it one by the environment."""
+    try:
+        token = Path.home() / ".ray" / "auth_token"
+        with contextlib.suppress(OSError):
+            token.parent.mkdir(parents=True, exist_ok=True)
+        if token.exists() or os.access(token.parent, os.W_OK):
+            return
+    except (OSError, RuntimeError):  # no permission to look there; a user without a home
+        pass
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+
+
 def _lend_package() -> None:
-    """Let workers find the package that this process runs: in a clone it need not be installed."""
+    """Add this package to the PYTHONPATH of workers, as it may not be installed."""
     root = str(Path(__file__).resolve().parents[2])
     path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if root not in (*path, sysconfig.get_path("purelib")):
@@ -160,7 +184,7 @@ def _lend_package() -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself would try an address HOST:PORT for minutes; other kinds of address it checks at once."""
+    """Check that an address HOST:PORT answers, which Ray would try for minutes."""
     if re.match("https?://", address):
         raise ValueError("this is the address for submitting jobs; expected HOST:6379 or auto")
     host, colon, port = address.rpartition(":")
@@ -173,12 +197,12 @@ def _connect(host: str, port: int) -> None:
 
 
 def node_id() -> str:
-    """The machine that this process runs on."""
+    """Id of the node of this process."""
     return str(ray.get_runtime_context().get_node_id())
 
 
 def node_lives(node: str) -> bool:
-    """Whether a machine is still part of the cluster, and answers: Ray takes a while to notice that one is gone."""
+    """Whether a node is part of the cluster and answers; Ray notices lost nodes with a delay."""
     for each in ray.nodes():
         if each["NodeID"] == node and each["Alive"]:
             try:
@@ -194,12 +218,12 @@ class PoolPlan:
     """A pool of workers.
 
     Attributes:
-        options: resources of one worker, as ``map_batches`` takes them.
-        min_size: fewest workers.
-        max_size: most workers, as asked for, or that fit the cluster as it is.
-        initial_size: workers at the start.
-        device: what they compute on, for people.
-        may_grow: whether machines that join later get workers beyond ``max_size``.
+        options: resources of one worker, for ``map_batches``.
+        min_size: minimum number of workers.
+        max_size: maximum number of workers: as configured, or as many as fit the cluster now.
+        initial_size: initial number of workers.
+        device: ``CPUs`` or ``GPUs``.
+        may_grow: whether nodes that join later get workers in excess of ``max_size``.
     """
 
     options: dict[str, float]
@@ -211,7 +235,7 @@ class PoolPlan:
 
     @property
     def sizes(self) -> str:
-        """How many workers there may be, for people."""
+        """The possible numbers of workers, as text."""
         if self.may_grow:
             return f"{self.min_size} or more"
         return f"{self.min_size}" if self.min_size == self.max_size else f"{self.min_size} to {self.max_size}"
@@ -220,13 +244,13 @@ class PoolPlan:
 def plan_pool(actors: Actors, resources: dict[str, float], work: int) -> PoolPlan:
     """Fit the pool to a cluster.
 
-    The fewest workers must fit at once, or they wait for each other: on CPUs too few for them each takes its share.
-    A cluster without a single CPU or GPU for them has to grow: the workers that were asked for are waited for.
+    The minimum number of workers must fit at once. If there are too few CPUs for them, each takes a share.
+    A cluster without any CPU or GPU for them has to grow; the configured number of workers is then requested.
 
     Args:
-        actors: the settings.
-        resources: of the whole cluster, as ``ray.cluster_resources()`` gives them.
-        work: batches to do; more workers than that would idle.
+        actors: settings of the workers.
+        resources: resources of the whole cluster, from ``ray.cluster_resources()``.
+        work: number of batches, an upper limit for useful workers.
     """
     cluster_gpus, cluster_cpus = resources.get("GPU", 0.0), resources.get("CPU", 0.0)
     gpus = actors.gpus if actors.gpus is not None else float(cluster_gpus > 0 and actors.device != "cpu")
@@ -248,50 +272,9 @@ def plan_pool(actors: Actors, resources: dict[str, float], work: int) -> PoolPla
     return PoolPlan(options, actors.min_size, most, first, device, may_grow=actors.max_size is None)
 
 
-class QuietStart:
-    """Callback of Ray Data: stderr without ``HARMLESS`` lines from planning an execution until its workers are started.
-
-    One is made for each execution. What is written meanwhile, by whatever means, is held back for that moment.
-    """
-
-    _held: ClassVar[tuple[int, IO[bytes]] | None] = None  # of the process, as stderr is
-
-    def __init__(self) -> None:
-        self.release()
-        sys.stderr.flush()
-        held = tempfile.TemporaryFile()  # noqa: SIM115  closed when it is released
-        QuietStart._held = os.dup(2), held
-        os.dup2(held.fileno(), 2)
-
-    @classmethod
-    def release(cls) -> None:
-        """Show what was held back; may be repeated."""
-        if cls._held is None:
-            return
-        shown, held = cls._held
-        cls._held = None
-        sys.stderr.flush()
-        os.dup2(shown, 2)
-        os.close(shown)
-        with held:
-            held.seek(0)
-            for line in held:
-                if not HARMLESS.search(line):
-                    os.write(2, line)
-
-    def before_execution_starts(self, executor: object) -> None:
-        self.release()
-
-    def on_execution_step(self, executor: object) -> None: ...
-
-    def after_execution_succeeds(self, executor: object) -> None: ...
-
-    def after_execution_fails(self, executor: object, error: Exception) -> None: ...
-
-
 @contextlib.contextmanager
 def data_settings() -> Iterator[None]:
-    """Ray Data's settings for rows that take minutes; the process's own are restored afterwards."""
+    """Set Ray Data up for rows that take minutes; former settings are restored at the end."""
     context = DataContext.get_current()
     wanted = {
         "execution_no_progress_timeout_s": -1,  # slow images and nodes that are still booting are no failure
@@ -300,7 +283,6 @@ def data_settings() -> Iterator[None]:
         "enable_operator_progress_bars": False,
         "print_on_execution_start": False,
         "verbose_stats_logs": False,
-        "custom_execution_callback_classes": [*context.custom_execution_callback_classes, QuietStart],
     }
     before = {name: getattr(context, name) for name in wanted}
     threshold = context.autoscaling_config.actor_pool_util_upscaling_threshold
@@ -313,7 +295,6 @@ def data_settings() -> Iterator[None]:
         context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
         yield
     finally:
-        QuietStart.release()
         for name, value in before.items():
             setattr(context, name, value)
         context.autoscaling_config.actor_pool_util_upscaling_threshold = threshold

@@ -1,4 +1,4 @@
-"""The main job, from a configuration to a condensed set. Reads as its table of contents: see :func:`condense`."""
+"""The condense job. :func:`run_condense` lists its steps."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from idc_ray.errors import IdcError, Locked, QuarantinedImages
 from idc_ray.images import ImageListing
 from idc_ray.images.names import printable
 from idc_ray.interrupt import at_forced_end, check_interrupted
-from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
+from idc_ray.lifecycle import fail_run_on_error, locked_output, print_plan, ray_cluster
 from idc_ray.pipeline import dry_run
 from idc_ray.pipeline.attempts import workers_at_work
 from idc_ray.pipeline.batches import Batches, plan_batches, single_images
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join_for, plan_pool
-from idc_ray.pipeline.compactor import Compactor
+from idc_ray.pipeline.compactor import Compactor, compact_rest
 from idc_ray.pipeline.device import one_thread
 from idc_ray.pipeline.inputs import (
-    by_range,
     estimate_sizes,
     find_input,
+    only,
     read_teacher,
     readable_samples,
 )
@@ -79,7 +79,7 @@ IMAGES_PER_STEP = {"CPUs": 4, "GPUs": 16}
 
 @dataclass
 class _Launch:
-    """What the steps of one launch hand on to each other."""
+    """State of one attempt, passed between its steps."""
 
     job: Job
     listing: ImageListing
@@ -93,7 +93,7 @@ class _Launch:
     tracker: Tracker = field(default_factory=Tracker)  # off until _track
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """Close the tracked run, if it is begun by now."""
+        """Close the MLflow run, if there is one."""
         self.tracker.finish(status)
 
 
@@ -106,32 +106,32 @@ def condense(config: CondenseConfig) -> int:
     Raises:
         IdcError, Interrupted: as :func:`run_condense`.
     """
-    if is_real_run(config, lambda photographs: _estimate(config, photographs)):
+    if print_plan(config, lambda photographs: _estimate(config, photographs)):
         run_condense(config, "lines")
     return 0
 
 
 def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
-    """Condense the images of a configuration; the same call again continues or confirms what is there.
+    """Condense the images of a configuration; a repeated call continues, or returns the result of a finished run.
 
     Args:
         config: the settings; ``dry_run`` is ignored.
-        show: where progress is shown; with ``lines`` the summary is printed, too.
+        show: where progress is shown; ``lines`` also prints the summary.
 
     Raises:
-        BadRequest: what was asked for cannot be done.
+        BadRequest: an error in settings or input.
         Locked: another process works on the output.
         QuarantinedImages: images were quarantined, and ``strict`` is set.
         Interrupted: SIGINT or SIGTERM.
-        IdcError: no image could be condensed, or none gave a tile; anything else that a user can mend.
+        IdcError: no image could be condensed, or no tiles were produced; any other error that a user can fix.
     """
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)  # first: to list a million images takes a minute
     job, listing, teacher = _prepare(config)
-    with claimed(job.store, job.launch) as lost_lock:
+    with locked_output(job.store, job.launch) as lost_lock:
         with Heartbeat("listing finished images and sampling image sizes"):
             launch = _begin(job, listing, teacher, lost_lock, show)
-        with closed_if_stopped(launch):
+        with fail_run_on_error(launch):
             try:
                 if launch.plan.todo:
                     _run_on_ray(launch)
@@ -151,8 +151,8 @@ def run_condense(config: CondenseConfig, show: Show = "log") -> CondenseResult:
             launch.tracker.finish("FINISHED")
     if launch.summary.failed and config.strict:
         raise QuarantinedImages(
-            f"{launch.summary.failed} images were quarantined, and --strict was given; see the reasons above, remove "
-            "the images, or repair them and use --retry-quarantined"
+            f"{launch.summary.failed} images were quarantined, and --strict was given; see "
+            f"{launch.job.store.uri}/quarantine; remove the images, or repair them and use --retry-quarantined"
         )
     return result
 
@@ -164,13 +164,15 @@ def _estimate(config: CondenseConfig, photographs: str) -> str:
 
 
 def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Job, ImageListing, bytes]:
-    """Find everything that the job needs, so that errors are raised here, not by a worker minutes later."""
+    """Find and check all inputs, so that errors are raised before workers start."""
     with Heartbeat("reading the teacher and listing the images"):
         teacher = read_teacher(config)
         listing = find_input(config, photographs)
     log.info("%d images in %s", listing.manifest.num_rows, listing.uri)
     if listing.ignored:
         log.info("ignored %d files without an image extension", listing.ignored)
+    if listing.repeated:
+        log.info("ignored %d lines of the list that name an image again", listing.repeated)
     if listing.duplicates:
         log.info("left out %d copies of other images (--duplicates skip)", listing.duplicates["images"])
     if config.method_reason:
@@ -192,7 +194,7 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
 
 
 def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading.Event, show: Show) -> _Launch:
-    """Write what this run is, and see what is left of it."""
+    """Write the run record, and plan the remaining work."""
     config = job.config
     samples = list(readable_samples(listing, config, SIZE_SAMPLES))
     expected = estimate_sizes(config, listing.manifest.num_rows, samples).bytes
@@ -206,7 +208,7 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
         run = update_run(job.store, **now)
     if config.overwrite:
         job.store.delete(REPORT)  # of the run that is discarded
-    plan = plan_work(config, listing, job.store, job.digest, job.launch)
+    plan = plan_work(config, listing, job.store, job.digest, job.launch, run.shard_count)
     log.info(
         "%d images to condense, %d already done, %d already quarantined", plan.todo, plan.done_before, plan.quarantined
     )
@@ -217,7 +219,7 @@ def _begin(job: Job, listing: ImageListing, teacher: bytes, lost_lock: threading
 
 
 def _track(launch: _Launch) -> None:
-    """Begin or continue the tracked run."""
+    """Start or continue the MLflow run."""
     job, config, listing = launch.job, launch.job.config, launch.listing
     tracker = Tracker.start(config.mlflow, config.output, job.digest, launch.run.mlflow_run_id)
     launch.tracker = tracker
@@ -229,19 +231,21 @@ def _track(launch: _Launch) -> None:
 
 
 def _run_on_ray(launch: _Launch) -> None:
-    """Condense what is left; whatever ends this early, no process of a cluster started here lives on."""
+    """Condense the remaining images; a cluster started here is shut down in any case."""
     # No image caused a stop from outside: the records of images in flight are removed.
     forget_in_flight = partial(end_launch, launch.job.store, launch.job.launch)
     # At the same time: MLflow is imported and its database made while this process only waits for those of Ray.
     with at_forced_end(forget_in_flight), ThreadPoolExecutor(1, "mlflow") as beside:
         try:
             tracked = beside.submit(_track, launch)
-            with cluster(lambda: join_for(launch.job.config.actors)), data_settings():
+            with ray_cluster(lambda: join_for(launch.job.config.actors)), data_settings():
                 with Heartbeat("starting the MLflow run"):
                     tracked.result()
                 _condense_all(launch)
         except (KeyboardInterrupt, IdcError):
-            forget_in_flight()  # the cluster has ended: a worker that still ran would state again what it works on
+            # The cluster has ended: a worker that still ran would state again what it works on.
+            with contextlib.suppress(OSError, IdcError):  # the output cannot be written, which the error says
+                forget_in_flight()
             raise
 
 
@@ -252,7 +256,9 @@ def _condense_all(launch: _Launch) -> None:
     with Heartbeat("measuring the images for their budgets"):
         found = survey(launch.listing, job, teacher)
     job = replace(job, mean_difficulty=found.mean_difficulty, budgets=found.budgets)
-    compactor = Compactor(job.store, job.digest, launch.run.shard_count, plan.together | set(plan.isolated))
+    suspects = only(launch.listing.manifest, set(plan.isolated)).sort_by("image_id")
+    unfinished = pa.concat_tables([plan.together, suspects])["image_id"]
+    compactor = Compactor(job.store, job.digest, launch.run.shard_count, unfinished)
     progress = Progress(
         launch.listing.manifest.num_rows,
         plan.done_before + plan.quarantined,
@@ -260,19 +266,19 @@ def _condense_all(launch: _Launch) -> None:
         work=lambda: _work(launch),
     )
     with progress.ticking():
-        for image_ids, isolated in ((plan.together, False), (set(plan.isolated), True)):
-            if not image_ids:
+        for images, isolated in ((plan.together, False), (suspects, True)):
+            if not images.num_rows:
                 continue
-            images = by_range(launch.listing.manifest, image_ids)
             batches = single_images(images) if isolated else _batches(config, images)
             pool = _pool(launch, batches.count)
             launch.timeline.begin(pool.device, pool.initial_size)
             with contextlib.closing(condense_stream(batches, job, teacher, pool, isolated)) as statuses:
                 _follow(launch, statuses, pool, compactor, progress)
+        compactor.wait()
 
 
 def _batches(config: CondenseConfig, images: pa.Table) -> Batches:
-    """As many images to a call as is configured, large ones alone where nothing is."""
+    """Batches of the configured size; by default, large images are alone."""
     pool = plan_pool(config.actors, ray.cluster_resources(), images.num_rows)
     most = config.actors.images_per_step
     if most is None:
@@ -283,7 +289,7 @@ def _batches(config: CondenseConfig, images: pa.Table) -> Batches:
 def _pool(launch: _Launch, batches: int) -> PoolPlan:
     actors, resources = launch.job.config.actors, ray.cluster_resources()
     pool = plan_pool(actors, resources, batches)
-    log.info("condensing on %s with %s workers, %d at the start", pool.device, pool.sizes, pool.initial_size)
+    log.info("condensing on %s: %s workers, %d at the start", pool.device, pool.sizes, pool.initial_size)
     if not resources.get("CPU") and actors.gpus is None and pool.device == "CPUs":
         log.warning("the cluster has no CPUs or GPUs yet; if it will add GPUs, give --actors.gpus 1")
     stored = launch.run.device
@@ -295,7 +301,7 @@ def _pool(launch: _Launch, batches: int) -> PoolPlan:
 
 
 def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor, progress: Progress) -> None:
-    """Take status rows as they arrive: show them, track them, compact complete ranges."""
+    """Process status rows as they arrive: show and track them, compact complete shards."""
     logged_at = 0.0
     warn_if_no_room(pool)
     for status in log_until_first(statuses, "no image is done", lambda: what_is_awaited(pool, _work(launch))):
@@ -316,16 +322,16 @@ def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor
 
 
 def _work(launch: _Launch) -> str:
-    """What the workers do, by their own statements."""
+    """What the workers do, from their in-flight records."""
     with contextlib.suppress(OSError, IdcError):  # it is only shown
         return "; ".join(work_in_progress(workers_at_work(launch.job.store, launch.job.launch), time.time()))
     return ""
 
 
 def _finish(launch: _Launch) -> tuple[Manifest, bool]:
-    """Compact what is left, write the manifest last; whether it was written."""
+    """Compact the remaining parts, and write the manifest last; returns it and whether it was written."""
     job, store, tracker = launch.job, launch.job.store, launch.tracker
-    Compactor(store, job.digest, launch.run.shard_count, ()).finish()
+    compact_rest(store, job.digest, launch.run.shard_count)
     for old in (*launch.plan.old_launches, job.launch):
         end_launch(store, old)
     summarise(launch.summary, store, job.digest, launch.plan.done_before + launch.plan.gone)
@@ -346,7 +352,7 @@ def _finish(launch: _Launch) -> tuple[Manifest, bool]:
 
 
 def _is_current(launch: _Launch, manifest: Manifest) -> bool:
-    """Whether the manifest names no image as quarantined which has left the input since."""
+    """Whether all images that the manifest names as quarantined are still in the input."""
     quarantined = quarantined_ids(launch.job.store, launch.job.digest)
     return all(entry["image_id"] in quarantined for entry in manifest.quarantined)
 
@@ -370,6 +376,6 @@ def _check_result(launch: _Launch) -> None:
     """Raise an error if nothing was condensed."""
     summary = launch.summary
     if summary.failed == launch.listing.manifest.num_rows:
-        raise IdcError(f"none of the {summary.failed} images could be condensed; see the reasons above")
+        raise IdcError(f"none of the {summary.failed} images could be condensed; see {launch.job.store.uri}/quarantine")
     if not summary.tiles:
         raise IdcError(f"no tiles were produced; {summary.fix_for_no_tile()}")

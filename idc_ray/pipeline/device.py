@@ -1,4 +1,4 @@
-"""One way to set torch up, wherever images are condensed."""
+"""Devices, and repeatable results of torch."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ __all__ = [
 
 
 def set_up_torch(actors: Actors, has_gpu: bool) -> torch.device:
-    """Choose the device and make torch's results repeatable on it, see :func:`make_repeatable`.
+    """Choose the device and make the results of torch repeatable, see :func:`make_repeatable`.
 
     Args:
         actors: settings of the workers.
-        has_gpu: whether this process was given a GPU.
+        has_gpu: whether Ray assigned a GPU to this process.
 
     Raises:
-        BadRequest: it is to compute on a GPU, and torch finds none that it can use.
+        BadRequest: the device is a GPU, and torch finds no usable one.
     """
     make_repeatable(actors.threads)
     if actors.device == "cuda" or (actors.device == "auto" and has_gpu):
@@ -51,9 +51,9 @@ def set_up_torch(actors: Actors, has_gpu: bool) -> torch.device:
 
 
 def make_repeatable(threads: int) -> None:
-    """Fix what float results depend on: the number of threads, the algorithm that cuDNN finds fastest, and TF32.
+    """Fix what results depend on: the number of threads, cuDNN's choice of algorithms, and TF32.
 
-    The result is then the same on every device of one kind.
+    Results are then the same on all devices of one kind.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     torch.set_num_threads(threads)
@@ -66,7 +66,7 @@ def make_repeatable(threads: int) -> None:
 
 
 def use_deterministic_algorithms(mode: bool, warn_only: bool = False) -> None:
-    """``torch.use_deterministic_algorithms`` without its import of torch's compiler, which takes a second.
+    """``torch.use_deterministic_algorithms`` without the import of torch's compiler, which takes a second.
 
     Where the compiler is imported it is set too. Imported later, it has its default, which is not deterministic:
     condensing compiles nothing, and training asks for no more.
@@ -79,7 +79,7 @@ def use_deterministic_algorithms(mode: bool, warn_only: bool = False) -> None:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute inside with one thread of torch: for a small check several only wait for each other on a busy machine."""
+    """Use one thread of torch inside the block, which is faster for small computations on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -89,7 +89,7 @@ def one_thread() -> Iterator[None]:
 
 
 def device_works(device: torch.device) -> bool:
-    """Whether a device still computes. After some errors a GPU fails at everything until its process ends."""
+    """Whether a device still computes; after some errors, a GPU fails until its process ends."""
     try:
         return float(torch.ones(1, device=device).sum()) == 1
     except torch.OutOfMemoryError:
@@ -99,10 +99,10 @@ def device_works(device: torch.device) -> bool:
 
 
 def find_device(name: str | torch.device, setting: str = "device") -> torch.device:
-    """The device of a name such as ``cuda:1``; ``auto``: the GPU if there is one.
+    """The device with a name such as ``cuda:1``; ``auto``: the GPU if there is one.
 
     Raises:
-        BadRequest: there is none, or it cannot be used; the message names the ``setting``.
+        BadRequest: there is no such device, or it cannot be used; the message names the ``setting``.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -115,12 +115,12 @@ def find_device(name: str | torch.device, setting: str = "device") -> torch.devi
 
 
 def device_kind(device: torch.device) -> str:
-    """Name for records: results are the same bytes on devices of one kind."""
+    """Name of a kind of device; results are byte-identical on devices of one kind."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def machine(device: torch.device, threads: int) -> str:
-    """Kind of machine, such as ``cpu: AMD EPYC 7B13, 1 of 2 cores``."""
+    """Kind of this machine, such as ``cpu: AMD EPYC 7B13, 1 of 2 cores``."""
     if device.type == "cuda":
         return device_kind(device)
     model = platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""What a run would cost: counted and timed on two of its images, nothing started, nothing written."""
+"""Dry run of condensing: counts, sizes, and time extrapolated from two images."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ TIMED_STEPS = 5
 
 
 def estimate(job: Job, listing: ImageListing, teacher: bytes) -> str:
-    """Images, tiles, budget, bytes and time of a run, for a person.
+    """Images, tiles, budget, bytes and time of a run, as text.
 
     Raises:
         BadRequest: no image of the sample can be read.
-        IdcError: one of those that are timed cannot be condensed.
+        IdcError: one of the timed images cannot be condensed.
     """
     config, images = job.config, listing.manifest.num_rows
     rejected: list[str] = []
@@ -61,7 +61,7 @@ def estimate(job: Job, listing: ImageListing, teacher: bytes) -> str:
 
 
 def none_readable(listing: ImageListing, rejected: list[str]) -> str:
-    """Why there is nothing to estimate: the first few reasons."""
+    """Error with the first few reasons why images cannot be read."""
     return f"none of {len(rejected)} images of a sample of {listing.uri} can be used: {_some(rejected)}"
 
 
@@ -71,7 +71,7 @@ def _some(reasons: list[str]) -> str:
 
 
 def seconds_per_image(config: CondenseConfig, samples: list[Instance], teacher: bytes, device: torch.device) -> float:
-    """Time two images with one step and with a few; steps cost the same each."""
+    """Seconds per image, from two images with one step and with a few, as all steps take the same time."""
     plain = config.model_copy(update={"allocation": "per_image"})  # the survey of difficulties would start the job
     tasks = [ImageTask(s.image_id, s.lr, s.hr if needs_hr(config) else None) for s in samples]
     first = int(config.matches)  # none means that nothing is matched, and costs less than the rest

@@ -1,4 +1,4 @@
-"""Images whose files are the same byte for byte: one of each stays in the listing."""
+"""Removes copies, images with identical files, from a listing."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SHOWN_GROUPS, SHOWN_SOURCES = 100, 10
 
 
 def without_copies(listing: ImageListing, max_pixels: int) -> ImageListing:
-    """The listing with the first by source of each group of equal images; its ``duplicates`` say what was left out.
+    """The listing with the first image, by source, of each group of copies; its ``duplicates`` has the others.
 
-    The choice depends on names and bytes only. A file is read if others have its size and its end; Parquet files are
-    read once. An image that cannot be read stays: reading it later says why.
+    The choice depends on names and bytes only. A file is read if others have its size and its last bytes; Parquet
+    files are read once. Unreadable images stay, and are quarantined later.
 
     Args:
-        listing: the images; of pairs, HR and LR have to be equal.
-        max_pixels: as for :func:`idc_ray.images.load_instance`.
+        listing: the images; pairs are copies if HR and LR are equal.
+        max_pixels: see :func:`idc_ray.images.load_instance`.
     """
     kept = suspects = listing.manifest
     rows = _row_digests(listing)
@@ -57,7 +57,7 @@ def without_copies(listing: ImageListing, max_pixels: int) -> ImageListing:
 
 
 def _sharing(table: pa.Table, keys: Sequence[Any]) -> tuple[pa.Table, list[Any]]:
-    """The rows whose key another row has too."""
+    """Rows whose key is not unique."""
     counts = Counter(keys)
     keep = [key is not None and counts[key] > 1 for key in keys]
     return table.filter(pa.array(keep, pa.bool_())), [key for key, kept in zip(keys, keep, strict=True) if kept]

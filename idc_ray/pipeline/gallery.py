@@ -1,4 +1,4 @@
-"""One picture of some condensed images: real tiles, their condensed LR tiles, the HR tiles."""
+"""The gallery: real tiles, condensed LR tiles and HR tiles of some images in one picture."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class GalleryEntry:
     """One image of the gallery.
 
     Attributes:
-        source: its name.
-        real: LR crops of it, RGB, all p x p; as many as there is something to show of.
-        lr: its condensed LR tiles, p x p; empty where only HR is stored.
-        hr: their HR tiles, scale p x scale p; empty where only LR is stored.
+        source: name of the image.
+        real: LR crops of the image, RGB, p x p.
+        lr: condensed LR tiles, p x p; empty if only HR is stored.
+        hr: their HR tiles, scale p x scale p; empty if only LR is stored.
         loss_start: held-out loss of the initial tiles; None if nothing was optimised.
         loss_end: held-out loss of ``lr``.
     """
@@ -41,17 +41,16 @@ class GalleryEntry:
 
 
 def gallery_png(entries: Sequence[GalleryEntry], max_tiles: int = 3) -> Image.Image:
-    """Draw one row for each entry; save the result as PNG.
+    """Draw the gallery with one row per entry, as PNG.
 
-    All tiles have one size on the page. LR is enlarged by pixel repetition, so that what is stored is what is
-    seen; HR by the same rule, by a smaller factor.
+    All tiles are enlarged to one size by pixel repetition.
 
     Args:
-        entries: at least one; all of one tile size and scale.
-        max_tiles: tiles shown of each kind; the caption says if there are more.
+        entries: at least one, with one tile size and scale.
+        max_tiles: maximum number of tiles of each kind; the caption says if there are more.
 
     Raises:
-        ValueError: no entry, or none with a tile.
+        ValueError: there are no entries, or none has a tile.
     """
     entries = [entry for entry in entries if entry.lr or entry.hr]  # an image may get no tile
     if not entries:
@@ -102,7 +101,7 @@ def _draw_caption(draw: ImageDraw.ImageDraw, at: tuple[int, int], entry: Gallery
 
 
 def _shortened(name: str, width: float) -> str:
-    """The end of a name that is too wide: the file matters more than its first folders."""
+    """The end of a name that is too wide."""
     if _font(15).getlength(name) <= width:
         return name
     while name and _font(15).getlength("..." + name) > width:

@@ -1,4 +1,4 @@
-"""What a launch reads: the teacher, the images, and whether a finished image's source has changed since."""
+"""Inputs of an attempt: teacher, images, and changes of the sources of finished images."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -32,15 +33,16 @@ from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
 from idc_ray.pipeline.duplicates import without_copies
 from idc_ray.store import DoneImages, SourceState
+from idc_ray.store.done import id_numbers
 from idc_ray.store.threads import ordered_map
 
 __all__ = [
     "Sizes",
-    "by_range",
     "changed_sources",
     "estimate_sizes",
     "find_input",
     "input_root",
+    "input_samples",
     "only",
     "read_teacher",
     "readable_samples",
@@ -48,15 +50,18 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+#: Images of an object store that are tried when one of them is refused.
+PROBED_IMAGES = 8
+
 #: Bytes of an 8-bit RGB pixel as PNG; natural tiles take 2 to 2.6 of the 3.
 PNG_BYTES_PER_PIXEL = 2.4
 
 
 def read_teacher(config: CondenseConfig) -> bytes:
-    """The teacher's checkpoint, from wherever it is.
+    """Read the teacher's checkpoint.
 
     Raises:
-        BadRequest: it cannot be read, or none is bundled for the scale.
+        BadRequest: it cannot be read, or there is no bundled one for the scale.
     """
     if config.teacher is None:
         return bundled_teacher_bytes(config.scale)
@@ -64,11 +69,11 @@ def read_teacher(config: CondenseConfig) -> bytes:
 
 
 def find_input(config: CondenseConfig, photographs: str | None = None) -> ImageListing:
-    """The images of a configuration, without those in its output; by default photographs that scikit-image ships.
+    """Find the images of a configuration, without those in its output; by default photographs of scikit-image.
 
     Args:
         config: the configuration.
-        photographs: folder to copy the default photographs to; None: one beside the output.
+        photographs: folder for the default photographs; None: a folder next to the output.
 
     Raises:
         BadRequest: there are no images, or they cannot be listed or copied.
@@ -97,12 +102,18 @@ def find_input(config: CondenseConfig, photographs: str | None = None) -> ImageL
 
 
 def input_root(listing: ImageListing) -> str:
-    """What a machine sees if it sees the input: the folder of the first image that was there when it was listed.
+    """A path that every node must see to read the input: the folder of the first existing image.
 
-    A line of a list file may name one that is not, in a folder that is not there either.
+    List files may name missing images, in missing folders.
     """
     there = listing.manifest.filter(pc.greater_equal(listing.manifest["size"], 0))
     return folder_of(str((there if there.num_rows else listing.manifest)["path"][0].as_py()))
+
+
+def input_samples(listing: ImageListing) -> tuple[str, ...]:
+    """Paths of a few images, evenly from all of them."""
+    paths = listing.manifest["path"]
+    return tuple(paths[index].as_py() for index in range(0, len(paths), -(-len(paths) // PROBED_IMAGES)))
 
 
 def readable_samples(
@@ -112,14 +123,14 @@ def readable_samples(
     most_tried: int | None = None,
     on_rejected: Callable[[str], object] = bool,
 ) -> Iterator[Instance]:
-    """Up to ``count`` images that can be read, in the order of their ids: a sample that does not depend on names.
+    """Up to ``count`` readable images in the order of their ids, a sample that does not depend on names.
 
     Args:
         listing: the images.
-        config: how they are read.
-        count: how many are wanted.
-        most_tried: images that are looked at for them; None: four times as many.
-        on_rejected: called with source and reason of each that cannot be read.
+        config: settings for reading them.
+        count: maximum number of images.
+        most_tried: maximum number of images to try; None: four times ``count``.
+        on_rejected: called with source and reason of each unreadable image.
     """
     order = pc.sort_indices(listing.manifest["image_id"])
     readable = 0
@@ -147,10 +158,10 @@ class Sizes:
     """Expected sizes of a whole run, from a few of its images.
 
     Attributes:
-        pixels: of all LR images.
-        candidates: whole tiles in all images.
-        tiles: tiles that will be stored.
-        bytes: of the output.
+        pixels: LR pixels of all images.
+        candidates: number of whole tiles in all images.
+        tiles: number of stored tiles.
+        bytes: size of the output.
     """
 
     pixels: float
@@ -160,7 +171,7 @@ class Sizes:
 
 
 def estimate_sizes(config: CondenseConfig, images: int, samples: list[Instance]) -> Sizes:
-    """Extrapolate from samples; all zero without any."""
+    """Extrapolate sizes from samples; all are 0 without samples."""
     if not samples:
         return Sizes(0, 0, 0, 0)
     size = config.tile_size
@@ -180,17 +191,13 @@ def changed_sources(listing: ImageListing, done: DoneImages) -> list[dict[str, s
     differs, as after copying the input, the content is compared, in threads. Rows of Parquet files have neither, so
     changes inside such files are not detected.
     """
-    manifest = listing.manifest.filter(pc.greater_equal(listing.manifest["size"], 0))
-    listed = set(manifest["image_id"].to_pylist())
-    states = done.states([image_id for image_id in done.in_parts if image_id in listed])
-    suspects: list[tuple[dict[str, Any], SourceState]] = []
-    for batch in manifest.to_batches(max_chunksize=65536):
-        for row in batch.to_pylist():
-            if row["image_id"] not in done:
-                continue
-            state = states.get(row["image_id"]) or done[row["image_id"]]
-            if (state.size, state.mtime_ns) != (row["size"], max(0, row["mtime_ns"])):
-                suspects.append((row, state))
+    manifest, sizes = listing.manifest, listing.manifest["size"].to_numpy()
+    at = done.find(id_numbers(manifest["image_id"]))
+    times = np.maximum(manifest["mtime_ns"].to_numpy(), 0)
+    known = np.flatnonzero((at >= 0) & (sizes >= 0))
+    at = at[known]
+    other = known[(done.sizes[at] != sizes[known]) | (done.times[at] != times[known])]
+    suspects = [(row, done[row["image_id"]]) for row in manifest.take(other).to_pylist()]
     if suspects:
         log.info("%d finished images have a new modification time or size; comparing their content", len(suspects))
     same = ordered_map(lambda suspect: _is_same(listing, *suspect), suspects)
@@ -207,14 +214,6 @@ def _is_same(listing: ImageListing, row: dict[str, Any], state: SourceState) -> 
     return hashlib.sha256(data).hexdigest() == state.sha256
 
 
-def by_range(manifest: pa.Table, image_ids: set[str]) -> pa.Table:
-    """The rows of some images in the order of their ids: so the shards' ranges are complete one after the other.
-
-    In the order of names all of them would be complete at the very end, and a part for every image be there till then.
-    """
-    return only(manifest, image_ids).sort_by("image_id")
-
-
 def only(manifest: pa.Table, image_ids: set[str]) -> pa.Table:
-    """The rows of some images, in the manifest's order."""
+    """Rows of some images, in the manifest's order."""
     return manifest.filter(pc.is_in(manifest["image_id"], pa.array(sorted(image_ids), pa.string())))

@@ -1,4 +1,4 @@
-"""What every process of a job has to know."""
+"""Description of a job for all its processes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ __all__ = ["Job"]
 
 @dataclass(frozen=True)
 class Job:
-    """Sent to all readers and workers; small and picklable.
+    """Description of a job; small and picklable.
 
     Attributes:
-        config: the run's configuration.
+        config: configuration of the run.
         store: the output.
-        digest: the run's digest.
-        launch: id of this launch of the job.
-        filesystem: where the manifest's paths are.
-        lr_filesystem: where the paired LR images are, if any.
-        root: a path that every node must see if it can read the input at all.
-        input_uri: the input, for messages.
-        mean_difficulty: what ``allocation: difficulty`` divides by, for images without a budget.
-        budgets: tiles of images by id, from the survey; None: every image's follow from it alone.
+        digest: digest of the run.
+        launch: id of this attempt.
+        filesystem: file system of the manifest's paths.
+        lr_filesystem: file system of paired LR images, if any.
+        root: a path that every node must see to read the input.
+        input_uri: URI of the input, for messages.
+        samples: paths of images from all over the input, to see whether it can be read.
+        mean_difficulty: mean difficulty of the images, for ``allocation: difficulty``, for images without a budget.
+        budgets: tiles of images by id, from the survey; None: each follows from the image alone.
     """
 
     config: CondenseConfig
@@ -39,6 +40,7 @@ class Job:
     lr_filesystem: pafs.FileSystem | None
     root: str
     input_uri: str
+    samples: tuple[str, ...] = ()
     mean_difficulty: float | None = None
     budgets: dict[str, int] | None = None
 

@@ -1,4 +1,4 @@
-"""What a worker shows to Ray's metrics, and so to the Prometheus endpoint of its node and to Ray's dashboard."""
+"""Metrics of a worker, for Ray's dashboard and the Prometheus endpoint of its node."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SECONDS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]
 
 
 class WorkerMetrics:
-    """Numbers of one worker; Ray adds which process and node it is, Prometheus adds them up.
+    """Metrics of one worker; Ray adds labels for process and node.
 
-    In Prometheus' names they are ``ray_idc_images_done_total``, ``ray_idc_images_failed_total``,
+    Their names in Prometheus are ``ray_idc_images_done_total``, ``ray_idc_images_failed_total``,
     ``ray_idc_busy_seconds_total``, ``ray_idc_image_seconds`` (a histogram, whose sum Ray estimates from its buckets)
     and ``ray_idc_gpu_memory_bytes``, each with the label ``run``.
 
     Args:
-        run: the run's digest, which distinguishes the runs of one cluster.
-        device: what the worker computes on.
+        run: digest of the run, a label.
+        device: device of the worker.
     """
 
     def __init__(self, run: str, device: torch.device) -> None:
@@ -37,7 +37,7 @@ class WorkerMetrics:
             metric.set_default_tags({"run": run})
 
     def update(self, statuses: Iterable[Mapping[str, Any]]) -> None:
-        """Take the status rows of a batch."""
+        """Count the status rows of a batch."""
         for status in statuses:
             if status["outcome"] == "done":
                 self._done.inc()

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest
 from idc_ray.images import ImageListing
 from idc_ray.pipeline.attempts import suspects_of_earlier_launches
 from idc_ray.pipeline.inputs import changed_sources
-from idc_ray.store import DoneImages, QuarantineEntry, find_done, quarantine_image, quarantined_ids, release_quarantined
+from idc_ray.store import (
+    DoneImages,
+    QuarantineEntry,
+    compact,
+    find_done,
+    quarantine_image,
+    quarantined_ids,
+    release_quarantined,
+    shard_of,
+)
+from idc_ray.store.done import id_numbers
 from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.layout import check_image_id
 
 __all__ = ["Plan", "plan_work"]
 
@@ -26,7 +42,8 @@ class Plan:
     """Work of one attempt.
 
     Attributes:
-        together: ids to condense in batches.
+        together: images to condense in batches, rows of the manifest by id: so the shards' ranges are complete one
+            after the other. In the order of names all would be at the very end, and all parts be there till then.
         isolated: ids to run one by one afterwards, as earlier attempts were killed with them in flight.
         done_before: number of finished images.
         gone: number of finished images that the input no longer has; their tiles are kept.
@@ -34,7 +51,7 @@ class Plan:
         old_launches: attempts that left images in flight.
     """
 
-    together: set[str]
+    together: pa.Table
     isolated: list[str]
     done_before: int
     gone: int
@@ -43,11 +60,15 @@ class Plan:
 
     @property
     def todo(self) -> int:
-        return len(self.together) + len(self.isolated)
+        return self.together.num_rows + len(self.isolated)
 
 
-def plan_work(config: CondenseConfig, listing: ImageListing, store: StorageFolder, digest: str, launch: str) -> Plan:
+def plan_work(
+    config: CondenseConfig, listing: ImageListing, store: StorageFolder, digest: str, launch: str, shard_count: int
+) -> Plan:
     """Compare the input with the output. Quarantined images that are no longer in the input are removed.
+
+    Parts that hold a changed image are compacted, so that it is in one part only when it is done again.
 
     Raises:
         BadRequest: a finished image's source has changed, and ``source.on_changed`` is ``error``.
@@ -56,29 +77,46 @@ def plan_work(config: CondenseConfig, listing: ImageListing, store: StorageFolde
         released = release_quarantined(store, digest)
         log.info("retrying %d quarantined images", len(released))
     done = find_done(store, digest)
-    ids = set(listing.manifest["image_id"].to_pylist())
+    numbers = id_numbers(listing.manifest["image_id"])
     quarantined = quarantined_ids(store, digest)
-    if quarantined - ids:
-        released = release_quarantined(store, digest, sorted(quarantined - ids))
+    listed = set(numbers[np.isin(numbers, _numbers(quarantined))].tolist())
+    unlisted = {image_id for image_id in quarantined if int(image_id, 16) not in listed}
+    if unlisted:
+        released = release_quarantined(store, digest, sorted(unlisted))
         log.info("removed %d quarantined images that are no longer in the input", len(released))
-        quarantined &= ids
+        quarantined -= unlisted
     changed = _changed(config, listing, done)
-    finished_or_aside = {i for i in ids if i in quarantined or (i in done and i not in changed)}
-    todo = ids - finished_or_aside
-    suspects = suspects_of_earlier_launches(store, lambda image: image not in todo, config.store.attempts)
+    for shard in {shard_of(image_id, shard_count) for image_id in changed & done.in_parts.keys()}:
+        compact(store, digest, shard, shard_count)
+    aside = np.isin(numbers, _numbers(quarantined))
+    finished = (done.find(numbers) >= 0) & ~np.isin(numbers, _numbers(changed)) & ~aside
+    todo = numbers[~finished & ~aside]
+    suspects = suspects_of_earlier_launches(
+        store, lambda image: not np.isin(_numbers([image]), todo)[0], config.store.attempts
+    )
     if suspects.to_quarantine:
         _quarantine(listing, store, digest, launch, suspects.to_quarantine)
-    gone = sum(image not in ids for image in done)
+    gone = int((~np.isin(done.numbers, numbers)).sum())
     if gone:
         log.warning("%d finished images are no longer in the input; their tiles are kept", gone)
+    suspected = _numbers([*suspects.waiting, *suspects.to_quarantine])
     return Plan(
-        together=todo - set(suspects.waiting) - suspects.to_quarantine.keys(),
+        together=_by_id(listing.manifest, numbers, ~finished & ~aside & ~np.isin(numbers, suspected)),
         isolated=suspects.waiting,
-        done_before=len(finished_or_aside - quarantined),
+        done_before=int(finished.sum()),
         gone=gone,
         quarantined=len(quarantined) + len(suspects.to_quarantine),
         old_launches=suspects.launches,
     )
+
+
+def _numbers(image_ids: Iterable[str]) -> NDArray[np.uint64]:
+    return np.array([int(check_image_id(image_id), 16) for image_id in image_ids], np.uint64)
+
+
+def _by_id(manifest: pa.Table, numbers: NDArray[np.uint64], wanted: NDArray[np.bool_]) -> pa.Table:
+    rows = np.flatnonzero(wanted)
+    return manifest.take(rows[np.argsort(numbers[rows])])
 
 
 def _changed(config: CondenseConfig, listing: ImageListing, done: DoneImages) -> set[str]:

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, elsewhere one line now and then."""
+"""Progress of a job: a bar in a terminal, otherwise lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from idc_ray.units import duration
 
-__all__ = ["LOG_SECONDS", "Heartbeat", "Progress", "Show", "duration", "mark_told", "seconds_silent"]
+__all__ = ["LOG_SECONDS", "Heartbeat", "Progress", "Show", "duration", "mark_shown", "seconds_silent"]
 
 #: Seconds between two lines of a log: a bar redrawn there would flood it, and a silent job looks like one that hangs.
 LOG_SECONDS = 15.0
@@ -30,20 +30,20 @@ WAITING = "waiting for the first images"
 TICK_SECONDS = 1.0  # a bar whose clock stands still looks like a job that hangs
 
 
-class _Told:
-    """When the last line of progress was shown, by whichever part of the process; stages begin and end in between."""
+class _LastShown:
+    """Time of the last line of progress of this process."""
 
-    at = time.monotonic()  # at first: when this module was imported, near the start of the process
+    at = time.monotonic()  # initially the time of the import, near the start of the process
 
 
 def seconds_silent() -> float:
     """Time since the last line of progress of this process."""
-    return time.monotonic() - _Told.at
+    return time.monotonic() - _LastShown.at
 
 
-def mark_told() -> None:
-    """A line of progress was just shown."""
-    _Told.at = time.monotonic()
+def mark_shown() -> None:
+    """Record that a line of progress was shown."""
+    _LastShown.at = time.monotonic()
 
 
 class Heartbeat:
@@ -76,7 +76,7 @@ class Heartbeat:
         while not self._stop.wait(min(self._every, TICK_SECONDS)):
             if seconds_silent() < self._every:
                 continue
-            mark_told()
+            mark_shown()
             with contextlib.suppress(Exception):  # a report must not be able to fail
                 if callable(self._now):
                     log.info("%s", self._now())
@@ -85,21 +85,20 @@ class Heartbeat:
 
 
 class Progress:
-    """Counts status rows and shows them.
+    """Counts and shows status rows. Wait for rows, which may take minutes, inside :meth:`ticking`.
 
     Args:
-        total: images of the whole run.
-        done_before: images that earlier launches finished; they count as progress, not as speed.
-        stream: where it is shown: a bar if it is a terminal, else a line at the first image, now and then, at the end.
-        clock: seconds.
-        show: what does without a terminal, or nothing at all.
-        work: says what the workers do; asked when no row has arrived for a while, from another thread.
-
-    Rows may take minutes, so whoever waits for them does it inside :meth:`ticking`.
+        total: number of images of the whole run.
+        done_before: number of images that earlier attempts finished; they do not count for the rate.
+        stream: output stream: a bar if it is a terminal, else lines.
+        clock: function that returns seconds.
+        show: where progress is shown without a terminal.
+        work: returns what the workers do; called from another thread if no row has arrived for a while.
+        failure: word for images without a result.
 
     Attributes:
-        done: images finished, earlier launches included.
-        failed: images quarantined in this launch.
+        done: number of finished images, with those of earlier attempts.
+        failed: number of images without a result in this attempt.
     """
 
     def __init__(
@@ -110,30 +109,31 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
         show: Show = "lines",
         work: Callable[[], str] = str,
+        failure: str = "quarantined",
     ) -> None:
         self.total, self.done, self.failed = total, done_before, 0
-        self._way = show
+        self._way, self._failure = show, failure
         self._stream = sys.stderr if stream is None else stream
         self._clock, self._started = clock, clock()
-        self._told_at = -math.inf
+        self._shown_at = -math.inf
         self._handled = 0  # by this launch
         self._drops = 0.0
         self._dropped = 0
         self._lock = threading.Lock()  # of the numbers and the stream, which the ticking thread uses too
         self._now = self._step = ""
-        self._ask, self._work, self._asked_at = work, "", self._started  # asked, or not necessary to ask
+        self._ask, self._work, self._asked_at = work, "", self._started
         self._bar = self._make_bar() if self._stream.isatty() and show != "nothing" else None
 
     def begin(self, now: str) -> None:
-        """Name what is worked on from now on, for the lines and the bar; for jobs that do one thing after another."""
+        """Set the current item, for jobs that process one item after another."""
         self._now, self._step = now, ""
 
     def step(self, step: str) -> None:
-        """Name the part of it that is worked on, such as ``tile 3 of 40``."""
+        """Set the current part of the item, such as ``tile 3 of 40``."""
         self._step = step
 
     def update(self, status: Mapping[str, Any]) -> None:
-        """Take one status row."""
+        """Count one status row."""
         with self._lock:
             if status["outcome"] == "quarantined":
                 self.failed += 1
@@ -148,9 +148,9 @@ class Progress:
             self._show()
 
     def tick(self) -> None:
-        """Show that the job lives although no row arrives: the bar's clock, or a line if the last one is long ago.
+        """Refresh the bar, or show a line if there was none for a while.
 
-        Before the first row another line says what is awaited: see ``waiting``.
+        Before the first row, ``waiting`` shows other lines.
         """
         self._ask_for_work()
         with self._lock:
@@ -158,12 +158,12 @@ class Progress:
                 if self._in_hand():
                     self._bar.set_postfix_str(self._in_hand(), False)
                 self._bar.refresh()
-            elif (self._handled or self._now) and self._clock() - self._told_at >= LOG_SECONDS:
-                self._tell()
+            elif (self._handled or self._now) and self._clock() - self._shown_at >= LOG_SECONDS:
+                self._show_line()
 
     @contextlib.contextmanager
     def ticking(self) -> Iterator[None]:
-        """Tick every second, let messages of ``logging`` pass above the bar, and close at the end."""
+        """Call :meth:`tick` every second, show log messages above the bar, and close at the end."""
         stop = threading.Event()
 
         def run() -> None:
@@ -181,7 +181,7 @@ class Progress:
                 self.close()
 
     def metrics(self) -> dict[str, float]:
-        """What is worth a curve over the images done."""
+        """Metrics over the number of finished images."""
         values = {
             "images_done": float(self.done),
             "images_failed": float(self.failed),
@@ -191,15 +191,15 @@ class Progress:
         return values if mean is None else {**values, "mean_loss_drop": mean}
 
     def close(self) -> None:
-        """Show the last state and leave the terminal's line."""
+        """Show the last state."""
         if self._bar is not None:
             self._bar.close()
         else:
-            self._tell()
+            self._show_line()
 
     def line(self) -> str:
-        """Such as ``12 of 200 images, 1 failed, 0.84 images/s, 3 min 43 s left, loss -62 %``."""
-        parts = [f"{self.done} of {self.total} images", f"{self.failed} failed"]
+        """Such as ``12 of 200 images, 1 quarantined, 0.84 images/s, 3 min 43 s left, matching loss -62 %``."""
+        parts = [f"{self.done} of {self.total} images", f"{self.failed} {self._failure}"]
         if self._handled:
             parts.append(f"{self._speed():.3g} images/s")
             left = self.total - self.done - self.failed
@@ -207,7 +207,7 @@ class Progress:
                 parts.append(f"{duration(left / self._speed())} left")
         mean = self._mean_drop()
         if mean is not None:
-            parts.append(f"loss {-100 * mean:+.0f} %")
+            parts.append(f"matching loss {-100 * mean:+.0f} %")
         if self._in_hand() and self.done + self.failed < self.total:
             parts.append(f"now {self._in_hand()}")
         return ", ".join(parts)
@@ -216,7 +216,7 @@ class Progress:
         return ", ".join(part for part in (self._now, self._step, self._work) if part)
 
     def _ask_for_work(self) -> None:
-        """Where an image takes minutes. Outside the lock: an object store may take a while to answer."""
+        """Ask what the workers do; outside the lock, as object stores may be slow."""
         asked_at = self._clock()
         if asked_at - self._asked_at < LOG_SECONDS:
             return
@@ -241,15 +241,16 @@ class Progress:
         if self._bar is not None:
             mean = self._mean_drop()
             self._bar.set_postfix_str(
-                f"{self.failed} failed" + ("" if mean is None else f", loss {-100 * mean:+.0f} %"), False
+                f"{self.failed} {self._failure}" + ("" if mean is None else f", matching loss {-100 * mean:+.0f} %"),
+                False,
             )
             self._bar.update(1)
-        elif self._clock() - self._told_at >= LOG_SECONDS:
-            self._tell()
+        elif self._clock() - self._shown_at >= LOG_SECONDS:
+            self._show_line()
 
-    def _tell(self) -> None:
-        self._told_at = self._clock()
-        mark_told()
+    def _show_line(self) -> None:
+        self._shown_at = self._clock()
+        mark_shown()
         if self._way == "lines":
             print(self.line(), file=self._stream, flush=True)
         elif self._way == "log":
@@ -263,7 +264,7 @@ class Progress:
 
 
 def loss_drop(status: Mapping[str, Any]) -> float | None:
-    """Share of its starting held-out loss that an image lost; None where nothing was optimised."""
+    """Relative decrease of an image's held-out loss; None if nothing was matched."""
     start, end = status.get("loss_start"), status.get("loss_end")
     if status["outcome"] != "done" or not start or end is None:
         return None

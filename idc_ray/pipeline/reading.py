@@ -1,4 +1,4 @@
-"""The CPU stage: a manifest row in, an image ready to be condensed out, or the reason why not."""
+"""The CPU stage: reads the image of a manifest row."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import contextlib
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import fs
 
 from idc_ray.condensation.tasks import needs_hr
 from idc_ray.degradation import reading
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageRef, Instance, load_instance
-from idc_ray.images.names import is_there, printable
-from idc_ray.pipeline.attempts import begin_reading, end_reading
+from idc_ray.images.names import is_there, open_path
+from idc_ray.pipeline.attempts import READING, Death, Ledger
 from idc_ray.pipeline.job import Job
 
-__all__ = ["ENDS_THE_JOB", "NO_IMAGE", "READ_SCHEMA", "ReadImage", "pixels"]
+__all__ = ["ENDS_THE_JOB", "NO_IMAGE", "READ_SCHEMA", "ReadImages", "pixels", "read_image"]
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +43,26 @@ READ_SCHEMA = pa.schema(
 )  # fmt: skip
 
 
-class ReadImage:
-    """Reads, checks and downscales one image; a row function for Ray Data, usable without it.
+def read_image(job: Job, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Read, check and downscale one image: the values of `READ_SCHEMA` for a row of the manifest.
 
     A bad image gives a row with a ``code``, never an exception, which would abort the whole job. If this
-    machine cannot access the input, the code is ``ENDS_THE_JOB``. An image that kills its reader
-    ``store.attempts`` times has the code ``killed_reader``; Ray Data retries without limit.
+    machine cannot access the input, the code is ``ENDS_THE_JOB``.
+    """
+    begin = time.perf_counter()
+    return _named(row, _read(job, ImageRef.from_row(dict(row))), time.perf_counter() - begin)
+
+
+class ReadImages:
+    """Reads batches of the manifest, see :func:`read_image`; a function for Ray Data, which retries without limit.
+
+    An image that kills its reader ``store.attempts`` times has the code ``killed_reader``.
 
     Args:
         job: the job.
-        isolated: whether the images will be condensed alone, as suspects are.
-        node: gives the machine that a call runs on, by its id; without a cluster there is none.
-        node_lives: whether a machine is still part of the cluster.
+        isolated: whether the images will be condensed one by one, as earlier attempts died with them in flight.
+        node: returns the id of the node of a call.
+        node_lives: whether a node is still part of the cluster.
     """
 
     def __init__(
@@ -65,72 +74,95 @@ class ReadImage:
     ) -> None:
         self.job, self.isolated, self.node, self.node_lives = job, isolated, node, node_lives
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        if row["image_id"] is None:
-            return {"image_id": "", "source": "", "mtime_ns": 0, **_row(code=NO_IMAGE), "read_seconds": 0.0}
-        begin = time.perf_counter()
-        attempts = self._state(row["image_id"])
-        if attempts:
-            log.warning("a process died while reading %s, attempt %d", printable(row["source"]), attempts)
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        ledger = Ledger(self.job.store, self.job.launch, self.node(), self.node_lives, READING)
+        rows = batch.to_pylist()
+        images = [row["image_id"] for row in rows if row["image_id"] is not None]
+        # Such as a full disk: the worker, which has to write there, says it best.
+        failing = contextlib.suppress(IdcError, OSError)
+        death: Death | None = None
+        out: list[dict[str, Any]] = []
+        with failing:
+            death = ledger.begin(images, self.isolated, rows[0]["source"])
+        if death is not None:
+            log.warning("a process died while reading %d images; reading them one by one", len(images))
         try:
-            out = _quarantined(attempts) if attempts >= self.job.config.store.attempts else None
-            out = out or self._read(ImageRef.from_row(row))
+            for row in rows:
+                if row["image_id"] is not None and death is not None:
+                    with failing:
+                        ledger.record([row["image_id"]], True, row["source"])
+                out.append(self._row(row, death or Death()))
         finally:
-            with contextlib.suppress(IdcError, OSError):
-                end_reading(self.job.store, self.job.launch, row["image_id"])
-        return {
-            "image_id": row["image_id"],
-            "source": row["source"],
-            "mtime_ns": max(0, row["mtime_ns"]),
-            **out,
-            "read_seconds": time.perf_counter() - begin,
-        }
+            with failing:
+                ledger.end()
+        return pa.Table.from_pylist(out, schema=READ_SCHEMA)
 
-    def _state(self, image_id: str) -> int:
-        try:
-            return begin_reading(self.job.store, self.job.launch, image_id, self.isolated, self.node(), self.node_lives)
-        except (IdcError, OSError):  # such as a full disk: the worker, which has to write there, says it best
-            return 0
+    def _row(self, row: dict[str, Any], death: Death) -> dict[str, Any]:
+        if row["image_id"] is None:
+            return _named({"image_id": "", "source": "", "mtime_ns": 0}, _row(code=NO_IMAGE))
+        if row["image_id"] == death.image and death.attempts >= self.job.config.store.attempts:
+            return _named(row, _quarantined(death.attempts))
+        return read_image(self.job, row)
 
-    def _read(self, ref: ImageRef) -> dict[str, Any]:
-        job, config = self.job, self.job.config
-        try:
-            instance = load_instance(
-                ref,
-                job.filesystem,
-                **reading(config),
-                keep_hr=needs_hr(config),
-                lr_filesystem=job.lr_filesystem,
-            )
-        except RejectedImage as error:
-            # An outage of the input is no image's fault, be it a share that is not mounted or a store that is down.
-            if error.code in ("missing", "unreadable") and not self._input_visible():
-                reason = (
-                    f"a machine of the cluster cannot access the input {job.input_uri} ({error.reason}); use storage "
-                    "that all machines share, such as s3://, gs:// or a network folder, and have credentials for; "
-                    "if it was unavailable, run the same command again: finished images are kept"
-                )
-                return _row(code=ENDS_THE_JOB, reason=reason)
-            return _row(code=error.code, reason=error.reason)
-        except MemoryError as error:
-            return _row(
-                code="out_of_memory",
-                reason=f"not enough memory to read the image: {error}",
-                trace=traceback.format_exc(),
-            )
-        except Exception as error:
-            return _row(
-                code="unexpected",
-                reason=f"{type(error).__name__} while reading the image: {error}",
-                trace=traceback.format_exc(),
-            )
-        return _row(instance)
 
-    def _input_visible(self) -> bool:
-        try:
-            return is_there(self.job.filesystem, self.job.root)
-        except OSError:  # such as no permission
+def _named(row: Mapping[str, Any], out: dict[str, Any], seconds: float = 0.0) -> dict[str, Any]:
+    names = {"image_id": row["image_id"], "source": row["source"], "mtime_ns": max(0, row["mtime_ns"])}
+    return {**names, **out, "read_seconds": seconds}
+
+
+def _read(job: Job, ref: ImageRef) -> dict[str, Any]:
+    config = job.config
+    try:
+        instance = load_instance(
+            ref,
+            job.filesystem,
+            **reading(config),
+            keep_hr=needs_hr(config),
+            lr_filesystem=job.lr_filesystem,
+        )
+    except RejectedImage as error:
+        # An outage of the input is no image's fault, be it a share that is not mounted or a store that is down.
+        if error.code in ("missing", "unreadable") and not _input_visible(job, ref):
+            reason = (
+                f"a machine of the cluster cannot access the input {job.input_uri} ({error.reason}); use storage "
+                "that all machines share, such as s3://, gs:// or a network folder, and have credentials for; "
+                "if it was unavailable, run the same command again: finished images are kept"
+            )
+            return _row(code=ENDS_THE_JOB, reason=reason)
+        return _row(code=error.code, reason=error.reason)
+    except MemoryError as error:
+        return _row(
+            code="out_of_memory",
+            reason=f"not enough memory to read the image: {error}",
+            trace=traceback.format_exc(),
+        )
+    except Exception as error:
+        return _row(
+            code="unexpected",
+            reason=f"{type(error).__name__} while reading the image: {error}",
+            trace=traceback.format_exc(),
+        )
+    return _row(instance)
+
+
+def _input_visible(job: Job, ref: ImageRef) -> bool:
+    """Whether the fault is that of one image. Credentials of an object store may list files and not read them."""
+    try:
+        if not is_there(job.filesystem, job.root):
             return False
+    except OSError:  # such as no permission
+        return False
+    others = [path for path in job.samples if path != ref.path or ref.row >= 0]
+    local = isinstance(job.filesystem, fs.LocalFileSystem)
+    return local or not others or any(_can_read(job.filesystem, path) for path in others)
+
+
+def _can_read(filesystem: fs.FileSystem, path: str) -> bool:
+    try:
+        with open_path(filesystem, path) as file:
+            return bool(file.read(1))
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def _quarantined(attempts: int) -> dict[str, Any]:
@@ -148,7 +180,7 @@ def _row(
     trace: str = "",
     attempts: int = 1,
 ) -> dict[str, Any]:
-    """Every row has every column: blocks of Ray Data have one schema."""
+    """A row with all columns, as blocks of Ray Data have one schema."""
     return {
         "lr": b"" if image is None else image.lr.tobytes(),
         "height": 0 if image is None else image.lr.shape[0],
@@ -165,7 +197,7 @@ def _row(
 
 
 def pixels(row: dict[str, Any], scale: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """The LR image (H, W, 3) of a row that was read, and the HR image (scale H, scale W, 3) if it has one."""
+    """LR image (H, W, 3) of a row, and HR image (scale H, scale W, 3) if it has one."""
     height, width = row["height"], row["width"]
     lr = np.frombuffer(row["lr"], np.uint8).reshape(height, width, 3)
     if not row["hr"]:

@@ -1,4 +1,4 @@
-"""What a job is at its start: its description for all processes, and its record in the output."""
+"""Makes the description of a job and its run record."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import idc_ray
 from idc_ray.config import CondenseConfig
 from idc_ray.images import ImageListing
 from idc_ray.models import teacher_sha256
-from idc_ray.pipeline.inputs import input_root
+from idc_ray.pipeline.inputs import input_root, input_samples
 from idc_ray.pipeline.job import Job
 from idc_ray.store import RunRecord, StorageFolder, shard_count_for
 
@@ -20,7 +20,7 @@ __all__ = ["new_job", "new_launch", "run_record"]
 
 
 def new_job(config: CondenseConfig, store: StorageFolder, listing: ImageListing, teacher: bytes, launch: str) -> Job:
-    """The job of condensing the images of a listing with a teacher's checkpoint."""
+    """Describe the job of condensing a listing with a teacher's checkpoint."""
     return Job(
         config=config,
         store=store,
@@ -30,21 +30,22 @@ def new_job(config: CondenseConfig, store: StorageFolder, listing: ImageListing,
         lr_filesystem=listing.lr_filesystem,
         root=input_root(listing),
         input_uri=listing.uri,
+        samples=input_samples(listing),
     )
 
 
 def new_launch() -> str:
-    """Id of a launch that begins now; it starts with the time, which status reads."""
+    """Id of a new attempt; it starts with the time, which ``idc-ray status`` reads."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
 
 
 def run_record(job: Job, teacher: bytes, expected_bytes: float, **more: Any) -> RunRecord:
-    """What the output of a job says of it at its start.
+    """Run record of a new run.
 
     Args:
         job: the job.
-        teacher: the checkpoint.
-        expected_bytes: of all tiles; says how many shards there will be.
+        teacher: content of the checkpoint.
+        expected_bytes: expected size of all tiles, for the number of shards.
         more: further fields of the record.
     """
     return RunRecord(
@@ -60,7 +61,7 @@ def run_record(job: Job, teacher: bytes, expected_bytes: float, **more: Any) -> 
 
 
 def _versions() -> dict[str, str]:
-    """Of the packages that matter, for records."""
+    """Versions of the main packages, for records."""
     packages = ("torch", "ray", "pyarrow", "numpy", "pillow", "mlflow")
     own = {"idc_ray": idc_ray.__version__, "python": platform.python_version()}
     return own | {name: importlib.metadata.version(name) for name in packages}

@@ -11,12 +11,12 @@ __all__ = ["as_row", "raise_from"]
 
 
 def as_row(error: IdcError) -> dict[str, Any]:
-    """A status row that ends the job."""
+    """Status row of a fatal error."""
     return {"outcome": "stopped", "exit_code": error.exit_code, "reason": str(error)}
 
 
 def raise_from(row: Mapping[str, Any]) -> None:
-    """Raise the error of a status row; nothing for the row of an image."""
+    """Raise the error of a status row, if it has one."""
     if row.get("outcome") == "stopped":
         kind = BadRequest if row["exit_code"] == BadRequest.exit_code else IdcError
         raise kind(row["reason"])

@@ -1,4 +1,4 @@
-"""The Ray Data pipeline: manifest, reading on CPUs, a pool of workers, status rows. Nothing else knows of it."""
+"""The Ray Data pipeline: manifest, readers on CPUs, a pool of workers, status rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from idc_ray.pipeline.batches import Batches, single_images
 from idc_ray.pipeline.cluster import PoolPlan, node_id, node_lives
 from idc_ray.pipeline.job import Job
-from idc_ray.pipeline.reading import ReadImage
+from idc_ray.pipeline.reading import ReadImages
 from idc_ray.pipeline.stopping import raise_from
 from idc_ray.pipeline.worker import CondenseWorker, SurveyWorker
 
@@ -29,17 +29,17 @@ MAX_BLOCKS = 4000
 def condense_stream(
     batches: Batches, job: Job, teacher: ray.ObjectRef[bytes], pool: PoolPlan, isolated: bool
 ) -> Generator[dict[str, Any]]:
-    """Condense images; status rows arrive as batches finish. Whoever stops early has to close it.
+    """Condense images; yields status rows as batches finish. Close the generator to stop early.
 
     Args:
-        batches: what to do; images of a batch are condensed together.
+        batches: images; those of a batch are condensed together.
         job: the job.
-        teacher: the checkpoint's bytes.
+        teacher: content of the checkpoint.
         pool: the workers.
-        isolated: run every image by itself, as suspects are.
+        isolated: condense images one by one, as earlier attempts died with them in flight.
 
     Raises:
-        IdcError: what a worker met that ends the job.
+        IdcError: a fatal error of a worker.
     """
     images = _read(batches, job, pool, isolated)
     statuses = images.map_batches(
@@ -65,24 +65,25 @@ def survey_stream(
 
 
 def _read(batches: Batches, job: Job, pool: PoolPlan, isolated: bool = False) -> Dataset:
-    """Blocks hold whole batches, so that no worker waits for another block to fill its batch."""
+    """Read images in blocks of whole batches, so that no worker waits for another block."""
     rows = batches.size * max(1, math.ceil(batches.count / MAX_BLOCKS))
     blocks = [batches.rows.slice(begin, rows) for begin in range(0, batches.rows.num_rows, rows)]
     # Workers on CPUs read their images themselves: Ray joins two steps of equal resources, and restarts the workers
-    # without end. Readers beside GPUs it would give up after three deaths, and the job with them: ReadImage gives up
+    # without end. Readers beside GPUs it would give up after three deaths, and the job with them: ReadImages gives up
     # the image instead.
     own = pool.options if "num_cpus" in pool.options else {"num_cpus": 1, "max_retries": -1}
     # from_blocks, since from_arrow runs a task for each block first, to learn what is known here: a process for each
     # CPU is started for nothing, and a cluster that grows on demand is waited for.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of max_retries, which has no other name yet
-        return ray.data.from_blocks(blocks).map(ReadImage(job, isolated, node_id, node_lives), **own)
+        read = ReadImages(job, isolated, node_id, node_lives)
+        return ray.data.from_blocks(blocks).map_batches(read, batch_size=batches.size, batch_format="pyarrow", **own)
 
 
 def _working(pool: PoolPlan) -> dict[str, Any]:
-    """How workers run. Beside a GPU Ray Data would have each take a CPU as well, the readers' last one perhaps.
+    """Options of the workers. Ray Data would also give each GPU worker a CPU, perhaps the last one of the readers.
 
-    On CPUs no batch waits at a worker, as another one may be free before it is. A GPU would be idle while it waits.
+    On CPUs batches are not queued at a worker, as another may be free earlier; a GPU would idle meanwhile.
     """
     most = None if pool.may_grow else pool.max_size
     strategy = ActorPoolStrategy(

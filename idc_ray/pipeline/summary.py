@@ -1,4 +1,4 @@
-"""What a run came to: counted image by image in constant memory, printed at its end, logged as numbers."""
+"""Summary of a run, accumulated in constant memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from idc_ray.images.names import printable
+from idc_ray.status_text import STAGES
 from idc_ray.units import duration, size
 
 __all__ = ["RECORD_COLUMNS", "Summary", "size"]
@@ -25,19 +26,19 @@ RATIO_TOLERANCE = 0.1  # of the requested ratio (the design's)
 
 
 class Summary:
-    """Accumulates numbers of images, of this launch or an earlier one.
+    """Accumulates numbers of images of this and earlier attempts.
 
     Args:
-        ratio: the share of the pixels that was asked for.
+        ratio: requested share of the pixels.
         tile_pixels: LR pixels of one tile.
-        bandwidths: one for each entry of a record's losses per bandwidth.
-        clock: seconds; read at the start and whenever the summary is formatted.
+        bandwidths: bandwidths of the losses in records.
+        clock: function that returns seconds.
 
     Attributes:
-        done: images finished by this launch; ``add`` counts every finished image here.
-        done_before: images finished by earlier launches, which whoever adds them moves from ``done``.
-        duplicates: sources of images whose files are the same, in groups.
-        color_profiles: images by the profile that they were converted from, or why it was ignored.
+        done: number of images that this attempt finished; ``add`` counts all images here.
+        done_before: number of images that earlier attempts finished; the caller moves them here from ``done``.
+        duplicates: groups of sources with identical files.
+        color_profiles: number of images by the converted profile, or by the reason why it was ignored.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Summary:
         self._by_bandwidth = [_Means() for _ in self.bandwidths]
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Take the :data:`RECORD_COLUMNS` of a finished image, a row of the store's index."""
+        """Add a finished image: the :data:`RECORD_COLUMNS` of its row in the index."""
         self.done += 1
         self.tiles += record["tiles"]
         self.without_tile += record["tiles"] == 0
@@ -77,18 +78,18 @@ class Summary:
             means.add(before, after)
 
     def add_quarantined(self, source: str, code: str, reason: str) -> None:
-        """Take an image that was quarantined."""
+        """Add a quarantined image."""
         self.failed += 1
         if len(self.quarantined) < KEPT_REASONS:
             self.quarantined.append((source, code, reason))
 
     @property
     def reached_ratio(self) -> float:
-        """LR pixels stored over LR pixels of all finished images; 0 before the first."""
+        """Stored LR pixels over LR pixels of all finished images; 0 without images."""
         return self.tiles * self.tile_pixels / self.lr_pixels if self.lr_pixels else 0.0
 
     def warning(self) -> str | None:
-        """Why the reached ratio is more than a tenth of the requested one away from it, if it is."""
+        """Warning if the reached ratio differs from the requested one by more than a tenth."""
         reached = self.reached_ratio
         if not self.tiles or abs(reached - self.ratio) <= RATIO_TOLERANCE * self.ratio * (1 + 1e-9):
             return None
@@ -98,7 +99,7 @@ class Summary:
         )
 
     def fix_for_no_tile(self) -> str:
-        """What to do where the ratio leaves no tile: one tile's ratio, twice, is met by chance almost always."""
+        """Advice if the ratio gives no tiles: twice the ratio of one tile almost always gives some."""
         enough = 2 * self.tile_pixels / max(1, self.lr_pixels)
         return (
             f"--ratio {self.ratio:.3g} is {self.ratio * self.lr_pixels / self.tile_pixels:.2g} of them: raise it, such "
@@ -107,16 +108,16 @@ class Summary:
         )
 
     def loss(self) -> tuple[float, float] | None:
-        """Mean held-out loss before and after, over the images that were optimised."""
+        """Mean held-out loss before and after matching, over the matched images."""
         return self._losses.pair()
 
     def loss_by_bandwidth(self) -> dict[float, tuple[float, float]]:
-        """The same for each bandwidth."""
+        """Mean losses before and after for each bandwidth."""
         means = [means.pair() for means in self._by_bandwidth]
         return {width: mean for width, mean in zip(self.bandwidths, means, strict=True) if mean is not None}
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, for JSON and MLflow; losses are absent if nothing was optimised."""
+        """Numbers for JSON and MLflow; losses are absent if nothing was matched."""
         values: dict[str, Any] = {
             "images": self.done + self.done_before,
             "images_this_launch": self.done,
@@ -138,7 +139,7 @@ class Summary:
         return values
 
     def format(self) -> str:
-        """The summary for a person, several lines."""
+        """The summary as several lines of text."""
         earlier = f", {self.done_before} of them by earlier attempts" if self.done_before else ""
         lines = [
             _line("images", f"{self.done + self.done_before}{earlier}"),
@@ -182,7 +183,10 @@ class Summary:
         lines = [_line("wall time", duration(self._clock() - self._started))]
         total = sum(self.seconds.values())
         if total > 0:
-            shares = [f"{stage} {duration(s)} ({100 * s / total:.0f} %)" for stage, s in self.seconds.items()]
+            shares = [
+                f"{STAGES.get(stage, stage)} {duration(s)} ({100 * s / total:.0f} %)"
+                for stage, s in self.seconds.items()
+            ]
             lines.append(_line("worker time", ", ".join(shares)))
         return lines
 

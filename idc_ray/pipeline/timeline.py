@@ -1,4 +1,4 @@
-"""Records how many images are done when, for the report's curve of throughput."""
+"""Records the number of finished images over time, for the report."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ POINT_SECONDS, WRITE_SECONDS = 2.0, 30.0
 
 
 class Timeline:
-    """The launches of an output; this one is added to those that were recorded before.
+    """Timelines of the attempts of an output; this one is added to the recorded ones.
 
     Args:
         storage: the output.
-        fresh: forget earlier launches, which were of a run that is discarded.
+        fresh: discard the recorded ones, as the run is discarded.
     """
 
     def __init__(self, storage: StorageFolder, fresh: bool) -> None:
@@ -35,28 +35,28 @@ class Timeline:
             with contextlib.suppress(IdcError, TypeError):  # only a picture depends on it
                 self._launches = list((storage.read_json(TIMELINE, "") or {}).get("launches", []))
         self._launch: dict[str, Any] | None = None
-        self._began = self._told = self._written = 0.0
+        self._began = self._recorded = self._written = 0.0
 
     def begin(self, device: str, workers: int) -> None:
-        """Note when workers begin; a second time in one launch: nothing."""
+        """Record the start of the workers; later calls do nothing."""
         if self._launch is not None:
             return
         started = datetime.now(UTC).isoformat(timespec="seconds")
         self._launch = {"started": started, "device": device, "workers": workers, "points": [(0.0, 0)]}
         self._launches.append(self._launch)
-        self._began = self._told = self._written = time.monotonic()
+        self._began = self._recorded = self._written = time.monotonic()
 
     def add(self) -> None:
         """Record that an image is done or quarantined."""
         self._ended += 1
         now = time.monotonic()
-        if now - self._told >= POINT_SECONDS:
+        if now - self._recorded >= POINT_SECONDS:
             self._point(now)
         if now - self._written >= WRITE_SECONDS:
             self.write()
 
     def write(self) -> None:
-        """Write what is known so far, if there is anything."""
+        """Write the timeline, if the workers have started."""
         if self._launch is None:
             return
         self._point(time.monotonic())
@@ -66,7 +66,7 @@ class Timeline:
 
     def _point(self, now: float) -> None:
         assert self._launch is not None
-        self._told = now
+        self._recorded = now
         points = self._launch["points"]
         if points[-1][1] == self._ended:
             return

@@ -1,4 +1,4 @@
-"""Says what a job waits for until its first image is done: a cluster may have to grow, or have no room."""
+"""Logs what a job waits for until its first image is done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TypeVar
 import ray
 
 from idc_ray.pipeline.cluster import PoolPlan
-from idc_ray.pipeline.progress import LOG_SECONDS, duration, mark_told
+from idc_ray.pipeline.progress import LOG_SECONDS, duration, mark_shown
 
 __all__ = ["EVERY", "log_until_first", "warn_if_no_room", "what_is_awaited"]
 
@@ -26,13 +26,13 @@ Item = TypeVar("Item")
 def log_until_first(
     items: Iterable[Item], missing: str, awaited: Callable[[], str], every: float = EVERY
 ) -> Iterator[Item]:
-    """``items``, with a line in the log now and then until the first of them is there; None does not count as one.
+    """Pass ``items`` on, and log periodically until the first one arrives; None does not count.
 
     Args:
-        items: what a job waits for.
-        missing: what is not there yet, such as ``no image is done``.
-        awaited: what that is due to.
-        every: seconds between two lines.
+        items: the items.
+        missing: text such as ``no image is done``.
+        awaited: returns what the job waits for.
+        every: seconds between log lines.
     """
     first = threading.Event()
 
@@ -40,7 +40,7 @@ def log_until_first(
         begin = time.monotonic()
         while not first.wait(every):
             log.info("%s after %s; %s", missing, duration(time.monotonic() - begin), awaited())
-            mark_told()
+            mark_shown()
 
     threading.Thread(target=report, name="waiting", daemon=True).start()
     try:
@@ -53,7 +53,7 @@ def log_until_first(
 
 
 def warn_if_no_room(pool: PoolPlan) -> None:
-    """A line in the log if the cluster as it is has no room for a single worker."""
+    """Log if the cluster has no resources for a single worker."""
     name, amount = _one_worker(pool)
     if ray.cluster_resources().get(name, 0.0) < amount:
         log.info("waiting for the cluster to grow; %s", what_is_awaited(pool))
@@ -62,15 +62,16 @@ def warn_if_no_room(pool: PoolPlan) -> None:
 def what_is_awaited(pool: PoolPlan, work: str = "") -> str:
     """Such as ``each of 1 to 4 workers takes 1 GPU, of which 0 of 2 are free``.
 
-    Once workers have images, ``work`` says which, and the cluster is not what the job waits for.
+    If workers have images, ``work`` is shown instead.
     """
     if work:
         return f"workers: {work}"
     name, amount = _one_worker(pool)
     total, free = ray.cluster_resources().get(name, 0.0), ray.available_resources().get(name, 0.0)
-    return f"each of {pool.sizes} workers takes {amount:g} {name}, of which {free:g} of {total:g} are free"
+    text = f"each of {pool.sizes} workers takes {amount:g} {name}, of which {free:g} of {total:g} are free"
+    return f"workers are starting, or wait for room: {text}" if free < amount <= total else text
 
 
 def _one_worker(pool: PoolPlan) -> tuple[str, float]:
-    """The resource that limits the pool, and how much of it one worker takes."""
+    """The resource that limits the pool, and the amount for one worker."""
     return next(("GPU", n) if key == "num_gpus" else ("CPU", n) for key, n in pool.options.items())

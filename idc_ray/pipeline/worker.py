@@ -11,7 +11,6 @@ import logging
 import os
 import time
 import traceback
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -35,7 +34,19 @@ from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.metrics import WorkerMetrics
 from idc_ray.pipeline.reading import ENDS_THE_JOB, NO_IMAGE, pixels
 from idc_ray.pipeline.stopping import as_row
-from idc_ray.store import ImageRecord, QuarantineEntry, TileRow, commit_part, quarantine_image, read_part, read_run
+from idc_ray.store import (
+    ImageRecord,
+    QuarantineEntry,
+    RunRecord,
+    TileRow,
+    commit_images,
+    list_parts,
+    part_records,
+    quarantine_image,
+    read_run,
+)
+from idc_ray.store.layout import part_contents
+from idc_ray.store.parts import Finished
 
 __all__ = ["CondenseWorker", "SurveyWorker", "explain"]
 
@@ -60,7 +71,7 @@ class _Worker(ABC):
         self.useless: IdcError | None = None
         try:
             self.device = set_up_torch(job.config.actors, has_gpu=bool(ray.get_gpu_ids()))
-            _check_output_visible(job)
+            self.shard_count = _visible_run(job).shard_count
             self.condenser = load_condenser(job.config, ray.get(teacher), self.device, job.mean_difficulty)
         except IdcError as error:  # raised here, it would be tried again and again
             self.useless = error
@@ -134,7 +145,7 @@ class CondenseWorker(_Worker):
         super().__init__(job, teacher)
         self.isolated = isolated
         self.kind = device_kind(self.device)
-        self.ledger = Ledger(job.store, job.launch, uuid.uuid4().hex[:16], node_id(), node_lives)
+        self.ledger = Ledger(job.store, job.launch, node_id(), node_lives)
         self.metrics = WorkerMetrics(job.digest, self.device)
 
     def work(self, rows: list[Row]) -> list[Row]:
@@ -148,30 +159,23 @@ class CondenseWorker(_Worker):
         return statuses
 
     def _work(self, rows: list[Row]) -> list[Row]:
-        dead = self.ledger.dead_predecessors(row["image_id"] for row in rows)
-        if dead:
-            log.warning(
-                "a worker died with %d images in flight; rerunning them one by one",
-                len({i for d in dead for i in d.images}),
-            )
-        blamed: dict[str, int] = {}
-        self._begin(rows, isolated=False)
-        for record in dead:
-            count = self.ledger.count_death(record)
-            if count:
-                blamed[record.images[0]] = count
+        images = [row["image_id"] for row in rows]
+        death = self.ledger.begin(images, self.isolated, rows[0]["source"])
+        if death is not None:
+            log.warning("a worker died with %d images in flight; rerunning them one by one", len(images))
+        committed = self._committed(images)
         statuses: list[Row] = []
         ready: list[Row] = []
         for row in rows:
-            if self._is_committed(row):  # Ray hands a batch out again when it lost the answer, not the work
+            if row["image_id"] in committed:  # Ray hands a batch out again when it lost the answer, not the work
                 statuses.append(_status(row, "skipped"))
             elif row["code"]:
                 statuses.append(self._set_aside(row, row["code"], row["reason"], row["traceback"], row["attempts"]))
-            elif blamed.get(row["image_id"], 0) >= self.job.config.store.attempts:
-                statuses.append(self._quarantine(row, blamed[row["image_id"]]))
+            elif death and row["image_id"] == death.image and death.attempts >= self.job.config.store.attempts:
+                statuses.append(self._quarantine(row, death.attempts))
             else:
                 ready.append(row)
-        isolated = self.isolated or bool(dead)
+        isolated = self.isolated or death is not None
         for group in [[row] for row in ready] if isolated else [ready]:
             if group:
                 statuses += self._run(group, isolated)
@@ -180,45 +184,54 @@ class CondenseWorker(_Worker):
     def _run(self, rows: list[Row], isolated: bool) -> list[Row]:
         """Condense and commit ``rows`` together; what fails together is tried again one by one."""
         if isolated:
-            self._begin(rows, isolated=True)
+            self.ledger.record([row["image_id"] for row in rows], True, rows[0]["source"])
         tasks = [self._task(row) for row in rows]
-        results = condense_each(self.condenser, tasks)  # each committed before the next is tried alone
-        return [self._finish(row, result) for row, result in zip(rows, results, strict=True)]
-
-    def _begin(self, rows: list[Row], isolated: bool) -> None:
-        self.ledger.begin([row["image_id"] for row in rows], isolated, rows[0]["source"])
+        statuses: list[Row] = []
+        for results in condense_each(self.condenser, tasks):  # committed before the next is tried alone
+            begin = len(statuses)
+            statuses += self._finish(rows[begin : begin + len(results)], results)
+        return statuses
 
     def _task(self, row: Row) -> ImageTask:
         tiles = self.job.tiles_of(row["image_id"], row["height"], row["width"])
         return ImageTask(row["image_id"], *pixels(row, self.job.config.scale), tiles=tiles)
 
-    def _finish(self, row: Row, result: Condensed | Exception) -> Row:
-        if isinstance(result, Exception):
-            self._die_with_device(result)
-            code, reason = explain(result)
-            return self._set_aside(row, code, reason, "".join(traceback.format_exception(result)))
+    def _finish(self, rows: list[Row], results: Sequence[Condensed | Exception]) -> list[Row]:
+        """Commit what was condensed together; the status of each image."""
         begin = time.perf_counter()
-        seconds = {"read": row["read_seconds"], **result.seconds}
+        statuses: list[Row] = []
+        finished: list[Finished] = []
+        for row, result in zip(rows, results, strict=True):
+            try:
+                if isinstance(result, Exception):
+                    raise result
+                seconds = {"read": row["read_seconds"], **result.seconds}
+                record = _record(self.job, row, result, seconds, self.kind)
+                finished.append((record, _tile_rows(self.job, row, result)))
+                losses = {"loss_start": result.loss_start, "loss_end": result.loss_end}
+                statuses.append(_status(row, "done", **losses, seconds=seconds))
+            except Exception as error:  # also of a loss that is not a number
+                self._die_with_device(error)
+                code, reason = explain(error)
+                statuses.append(self._set_aside(row, code, reason, "".join(traceback.format_exception(error))))
         try:
-            tiles, record = _tile_rows(self.job, row, result), _record(self.job, row, result, seconds, self.kind)
-        except ValueError as error:  # such as a loss that is not a number
-            return self._finish(row, error)
-        try:
-            commit_part(self.job.store, self.job.digest, record, tiles)
+            commit_images(self.job.store, self.job.digest, self.shard_count, finished)
         except (OSError, pa.ArrowException) as error:
             raise IdcError(
-                f"the tiles of {row['source']!r} cannot be written to {self.job.store.uri} ({error}); "
+                f"the tiles of {len(finished)} images cannot be written to {self.job.store.uri} ({error}); "
                 "fix this and run the same command again: finished images are kept"
             ) from error
-        seconds["commit"] = time.perf_counter() - begin
-        return _status(row, "done", loss_start=result.loss_start, loss_end=result.loss_end, seconds=seconds)
+        for status in statuses:
+            if status["outcome"] == "done":
+                status["seconds"]["commit"] = (time.perf_counter() - begin) / len(finished)
+        return statuses
 
-    def _is_committed(self, row: Row) -> bool:
-        try:
-            part = read_part(self.job.store, self.job.digest, row["image_id"])
-        except FileNotFoundError:
-            return False
-        return part.record.source_sha256 == row["source_sha256"]
+    def _committed(self, images: Sequence[str]) -> set[str]:
+        """Which images of a batch are finished already."""
+        store = self.job.store
+        names = list_parts(store, self.job.digest, {image_id[:2] for image_id in images})
+        own = [name for name in names if (contents := part_contents(name)) and contents[0] in images]
+        return {image_id for records in part_records(store, own).values() for image_id in records}
 
     def _quarantine(self, row: Row, attempts: int) -> Row:
         reason = (
@@ -242,13 +255,14 @@ class CondenseWorker(_Worker):
         return _status(row, "quarantined", code=code, reason=reason, seconds={"read": row["read_seconds"]})
 
 
-def _check_output_visible(job: Job) -> None:
+def _visible_run(job: Job) -> RunRecord:
     run = read_run(job.store)
     if run is None or run.digest != job.digest:
         raise BadRequest(
             f"a machine of the cluster cannot access the output {job.store.uri}; "
             "use storage that all machines share, such as s3://, gs:// or a network folder"
         )
+    return run
 
 
 def explain(error: Exception) -> tuple[str, str]:

@@ -1,6 +1,6 @@
-"""Reports: one HTML file that shows what an output holds. No Ray, no MLflow, no network.
+"""Reports: self-contained HTML files that show the outputs of jobs. No Ray, no MLflow, no network.
 
-`write_report` reads outputs of condense, train, compare and tune, whether they are finished or not.
+`write_report` reads finished and unfinished outputs of condense, train, compare and tune.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where in its image each part of a tile was taken, recovered from the pixels: a copy is equal to its original."""
+"""Positions of tiles and cells in their source image, found by comparing pixels."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Box:
 
     Attributes:
         top, left, height, width: the rectangle.
-        kind: ``crop``: the whole tile is these pixels; ``cell``: a cell of the tile is; ``start``: the tile began as
-            these pixels, which were changed since.
+        kind: ``crop``: the whole tile has these pixels; ``cell``: one cell of the tile has; ``start``: the position of
+            the initial tile, whose pixels were changed.
     """
 
     top: int
@@ -35,17 +35,17 @@ class Box:
 def boxes_of_tile(
     lr: NDArray[np.uint8], tile: NDArray[np.uint8], corner: tuple[int, int] | None, cells: int, blend: int
 ) -> list[Box]:
-    """Where a tile is from.
+    """Positions of a tile or its cells in an image.
 
     Args:
         lr: uint8 (h, w, 3), the image.
         tile: uint8 (p, p, 3).
-        corner: (top, left) that is stored of the tile; None where it has none.
+        corner: stored (top, left) of the tile; None if it has none.
         cells: cells per side of a tile.
         blend: width of the blend between cells in pixels; the blended pixels are not compared.
 
     Returns:
-        One box of kind ``crop``; or a box for each cell that is found; or where none is, the start; or nothing.
+        One box of kind ``crop``, else one for each cell that is found, else one of kind ``start``, else none.
     """
     side = tile.shape[0]
     if corner is not None:
@@ -75,9 +75,9 @@ def _cells(lr: NDArray[np.uint8], tile: NDArray[np.uint8], cells: int, blend: in
 
 
 def find_patch(image: NDArray[np.uint8], patch: NDArray[np.uint8]) -> tuple[int, int] | None:
-    """(top, left) of the first place where uint8 (h, w, 3) is in an image, pixel for pixel; None if it is nowhere.
+    """(top, left) of the first exact occurrence of a uint8 patch (h, w, 3) in an image; None if there is none.
 
-    A patch of one colour is nowhere: it would be found in any sky.
+    Patches of a single colour are not searched, as they occur in many places.
     """
     if patch.size == 0 or patch.shape[0] > image.shape[0] or patch.shape[1] > image.shape[1]:
         return None
@@ -97,6 +97,6 @@ def find_patch(image: NDArray[np.uint8], patch: NDArray[np.uint8]) -> tuple[int,
 
 
 def _packed(image: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """Red, green and blue in one number."""
+    """Each pixel as one integer: red << 16 | green << 8 | blue."""
     red, green, blue = np.moveaxis(image.astype(np.uint32), -1, 0)
     return np.asarray(red << 16 | green << 8 | blue, np.uint32)

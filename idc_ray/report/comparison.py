@@ -1,21 +1,19 @@
-"""The section of a comparison."""
+"""Report section of a comparison."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
 
-from idc_ray.config.compare import CompareConfig
 from idc_ray.errors import BadRequest, IdcError
+from idc_ray.redact import printable
 from idc_ray.report.condensed import read_tiles, tile_rows
 from idc_ray.report.pictures import data_uri
-from idc_ray.report.section import Card, Chart, Section, rounded, safe_name
-from idc_ray.report.settings import changed_settings, command_line
+from idc_ray.report.section import Card, Chart, Section, make_section, rounded
 from idc_ray.report.state import job_state
-from idc_ray.status_text import STATES
 from idc_ray.store import index_table, read_run
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.units import duration, size
@@ -32,7 +30,7 @@ Result = dict[str, Any]
 
 
 def comparison_section(storage: StorageFolder) -> Section:
-    """What a comparison has found, finished or not.
+    """Section of a comparison, finished or not.
 
     Raises:
         BadRequest: there are no results.
@@ -45,10 +43,10 @@ def comparison_section(storage: StorageFolder) -> Section:
     results: list[Result] = found["results"]
     sets = list(results[0]["sets"]) if results else []
     labels = _labels(results)
-    state = job_state(storage, found["finished"] == found["total"])
     crops = storage.read_json(CROPS, FIX) or {}
+    for picture in (each for crop in crops.get("crops", []) for each in crop["pictures"]):
+        picture["name"] = labels.get(picture["name"], picture["name"])
     facts = {
-        "facts": {name: safe_name(str(text)) for name, text in found["facts"].items()},
         "sets": sets,
         "rows": [*_anchors(found["anchors"], sets), *(_row(arm, results, labels, sets) for arm in found["arms"])],
         "reference": found["reference"],
@@ -56,24 +54,23 @@ def comparison_section(storage: StorageFolder) -> Section:
         "left_out": found["left_out"],
         "tiles": _set_tiles(storage),
         "crops": len(crops.get("crops", [])),
-        "changed": changed_settings(CompareConfig, config),
-        "command": command_line("compare", CompareConfig, config),
     }
-    return Section(
-        kind="comparison",
-        name=safe_name(storage.uri.rstrip("/").rpartition("/")[2]),
-        uri=safe_name(storage.uri),
-        state=state,
-        state_text=f"{STATES[state]}; {found['finished']} of {found['total']} trainings",
-        cards=_cards(found, results, labels, sets),
-        charts=[chart for chart in _charts(found, results, labels, sets) if chart.values],
-        facts=facts,
-        data={"results": results, "arms": found["arms"], "anchors": found["anchors"], "settings": config, **crops},
+    return make_section(
+        "comparison",
+        storage.uri,
+        job_state(storage, found["finished"] == found["total"]),
+        f"; {found['finished']} of {found['total']} trainings",
+        config,
+        found["facts"],
+        _cards(found, results, labels, sets),
+        _charts(found, results, labels, sets),
+        facts,
+        {"results": results, "arms": found["arms"], "anchors": found["anchors"], **crops},
     )
 
 
 def _labels(results: list[Result]) -> dict[str, str]:
-    """Names of arms for people, without a student or an allocation that all have in common."""
+    """Displayed names of arms, without a student or an allocation that all arms share."""
     students = {each["student"] for each in results}
     allocations = {each["allocation"] for each in results} - {""}
     labels = {}
@@ -89,7 +86,7 @@ def _arm(result: Result) -> str:
 
 
 def _series(result: Result, several: bool) -> str:
-    """What arms that differ in their ratio alone have in common."""
+    """Name of the line through arms that differ only in their ratio."""
     return " ".join([result["method"], result["labels"], *([result["student"]] if several else [])])
 
 
@@ -121,9 +118,9 @@ def _row(arm: Mapping[str, Any], results: list[Result], labels: dict[str, str], 
         ],
         "ratio": f"{100 * mean([each['set']['ratio'] for each in mine]):.3g} %",
         "tiles": f"{mean([each['set']['tiles'] for each in mine]):,.0f}",
-        "bytes": size(mean([each["set"]["bytes"] for each in mine])),
-        "condense": duration(mean([each["set"]["seconds"] for each in mine])),
-        "train": duration(mean([each["train_seconds"] for each in mine])),
+        "bytes": _sortable(size, mean([each["set"]["bytes"] for each in mine])),
+        "condense": _sortable(duration, mean([each["set"]["seconds"] for each in mine])),
+        "train": _sortable(duration, mean([each["train_seconds"] for each in mine])),
     }
 
 
@@ -134,9 +131,13 @@ def _anchors(anchors: Mapping[str, Any], sets: list[str]) -> list[dict[str, Any]
             (_fixed(scored[each]["psnr"], 2), ("", False), _fixed(scored[each]["ssim"], 4))
             for each in sets if each in scored
         ]  # fmt: skip
-        rows.append({"label": name, "seeds": "", "scores": scores, **dict.fromkeys(("ratio", "tiles", "bytes"), "")})
-        rows[-1] |= {"condense": "", "train": ""}
+        rows.append({"label": name, "scores": scores, **dict.fromkeys(("seeds", "ratio", "tiles"), "")})
+        rows[-1] |= dict.fromkeys(("bytes", "condense", "train"), ("", ""))
     return rows
+
+
+def _sortable(form: Callable[[float], str], value: float) -> tuple[str, float]:
+    return form(value), value
 
 
 def _fixed(value: float | None, digits: int) -> str:
@@ -149,7 +150,7 @@ def _spread(score: Mapping[str, float | None], digits: int) -> str:
 
 
 def _difference(score: Mapping[str, float | None]) -> tuple[str, bool]:
-    """The paired difference with its interval, and whether that leaves out 0."""
+    """The paired difference with its interval, and whether the interval excludes 0."""
     mean, low, high = score["difference"], score["difference_low"], score["difference_high"]
     if mean is None:
         return "", False
@@ -181,6 +182,7 @@ def _charts(found: Mapping[str, Any], results: list[Result], labels: dict[str, s
                 "megabytes": rounded(sum(each["set"]["bytes"] for each in mine) / count / 1e6, 4),
             }  # fmt: skip
             (whole if first["method"] == "whole" else points).append(point)
+    curves = _curves(results, labels)
     options = {"params.0.bind.options": sets, "params.0.value": sets[0]}
     best = max([*points, *whole], key=lambda each: (each["set"] == sets[0], each["psnr"]), default=None)
     text = "" if best is None else f" Highest on {best['set']}: {best['arm']} with {best['psnr']:.2f} dB."
@@ -190,7 +192,7 @@ def _charts(found: Mapping[str, Any], results: list[Result], labels: dict[str, s
               [*points, *({**each, "whole": True} for each in whole)], options, f"{note} Horizontal: the whole set.",
               series, True),
         Chart("curves", f"PSNR against steps: {found['facts'].get('curve', '')}",
-              f"Lines of PSNR against steps, one for each of {len(labels)} arms.", _curves(results, labels),
+              f"Lines of PSNR against steps, one for each of {len(labels)} arms.{_last(curves)}", curves,
               {}, "Click on a name in the legend to show this arm only; with Shift, several.", len(labels), True),
         Chart("psnr_cost", "PSNR against hours of condensing and training", f"Points of PSNR against hours.{text}",
               [*points, *whole], options, note, series, True),
@@ -202,7 +204,7 @@ def _charts(found: Mapping[str, Any], results: list[Result], labels: dict[str, s
 
 
 def _curves(results: list[Result], labels: dict[str, str]) -> list[dict[str, Any]]:
-    """The mean over the seeds of every arm's curve."""
+    """Curve of every arm, averaged over seeds."""
     sums: dict[tuple[str, int], list[float]] = {}
     for each in results:
         for step, psnr in each["curve"]:
@@ -213,8 +215,15 @@ def _curves(results: list[Result], labels: dict[str, str]) -> list[dict[str, Any
     ]
 
 
+def _last(curves: list[dict[str, Any]]) -> str:
+    """PSNR at the end of each line, for the alternative text."""
+    ends = {each["arm"]: each["psnr"] for each in curves}
+    text = ", ".join(f"{arm} {psnr:.2f} dB" for arm, psnr in sorted(ends.items(), key=lambda end: -end[1]))
+    return f" At the end: {text}." if text else ""
+
+
 def _set_tiles(storage: StorageFolder) -> dict[str, Any]:
-    """LR tiles of the same images in some sets of the comparison; what cannot be read is left out."""
+    """LR tiles of the same images in up to `SETS` sets; unreadable sets are left out."""
     stores: dict[str, StorageFolder] = {}
     for name in storage.folders("sets"):
         seeds = storage.folders(f"sets/{name}")
@@ -238,7 +247,7 @@ def _set_tiles(storage: StorageFolder) -> dict[str, Any]:
         tiles = []
         for image_id in ids:
             mine = tile_rows(rows[image_id])
-            sources |= {image_id: safe_name(mine[0]["source"])} if mine else {}
+            sources |= {image_id: printable(mine[0]["source"])} if mine else {}
             tiles.append({"pictures": [data_uri(row["lr"]["bytes"]) for row in mine[:TILES]], "count": len(mine)})
         columns.append({"name": name.rpartition("-")[0], "tiles": tiles})
     return {"images": [sources.get(image_id, image_id) for image_id in ids], "sets": columns}

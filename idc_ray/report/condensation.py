@@ -1,4 +1,4 @@
-"""The section of a condensed set."""
+"""Report section of a condensed set."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from idc_ray.config import CondenseConfig
 from idc_ray.images import ImageListing
+from idc_ray.redact import printable
 from idc_ray.report.condensed import Sources, picture_of, read_records, read_tiles
 from idc_ray.report.sample import sample_images
-from idc_ray.report.section import Card, Chart, Options, Section, rounded, safe_name
-from idc_ray.report.settings import changed_settings, command_line
+from idc_ray.report.section import Card, Chart, Options, Section, make_section, rounded
 from idc_ray.report.state import is_own
 from idc_ray.report.timeline import read_timeline
-from idc_ray.status_text import STATES
+from idc_ray.status_text import STAGES
 from idc_ray.store import Status, read_status
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.threads import ordered_map
@@ -41,13 +40,13 @@ Record = dict[str, Any]
 def condensation_section(
     store: StorageFolder, options: Options, room: int, listing: ImageListing | None = None
 ) -> Section:
-    """What a condensed set holds, finished or not.
+    """Section of a condensed set, finished or not.
 
     Args:
         store: the output.
         options: what is shown.
-        room: bytes that the section may take.
-        listing: the run's images, if they are known; None: they are listed.
+        room: maximum size of the section in bytes.
+        listing: the run's images; None: they are listed here.
 
     Raises:
         BadRequest: there is no run.
@@ -66,7 +65,7 @@ def condensation_section(
     numbers = _numbers(status, records)
     pictures = _pictures(store, status, records, chosen, sources, room - len(json.dumps(table)))
     quarantined = [
-        {"source": safe_name(each.source), "code": each.code, "reason": safe_name(each.reason),
+        {"source": printable(each.source), "code": each.code, "reason": printable(each.reason),
          "thumbnail": sources.thumbnail(each.image_id) if each.image_id in aside else None}
         for each in status.reasons[:ASIDE]
     ]  # fmt: skip
@@ -76,48 +75,45 @@ def condensation_section(
         "codes": Counter(entry.code for entry in status.reasons).most_common(),
         "duplicates": _duplicates(records),
         "left_out": _left_out(run.duplicates),
-        "changed": changed_settings(CondenseConfig, run.config),
-        "command": command_line("condense", CondenseConfig, run.config),
-        "input": run.input_uri,
-        "digest": run.digest,
-        "teacher": run.teacher_sha256,
-        "created": run.created,
-        "device": run.device,
-        "versions": run.versions,
-        "scale": run.config["scale"],
-        "tile": run.config["tile_size"],
         "images": len(records),
         "listed": len(table["source"]),
         "pictures": len(pictures),
         "unread": unread,
         "missing_sources": sources.missing,
-        "matching": run.config.get("matching"),
     }
     data = {
-        "numbers": numbers, "images": table, "pictures": pictures, "settings": run.config,
+        "numbers": numbers, "images": table, "pictures": pictures,
         "quarantined": [{key: each[key] for key in ("source", "code", "reason")} for each in quarantined],
     }  # fmt: skip
-    return Section(
-        kind="condensation",
-        name=safe_name(status.output.rstrip("/").rpartition("/")[2]),
-        uri=safe_name(status.output),
-        state=status.state,
-        state_text=_state_text(status),
-        cards=_cards(status, numbers),
-        charts=_charts(store, status, records, chosen, numbers),
-        facts=facts,
-        data=data,
+    origin = {
+        "Input": run.input_uri,
+        "Created": run.created,
+        "Computed on": run.device or "not known yet",
+        "Digest of the settings": run.digest,
+        "Teacher, SHA-256": run.teacher_sha256,
+        "Versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
+    }
+    return make_section(
+        "condensation",
+        status.output,
+        status.state,
+        _progress(status),
+        run.config,
+        origin,
+        _cards(status, numbers),
+        [*_loss_charts(status, records, chosen), *_time_charts(store, numbers["worker_seconds"])],
+        facts,
+        data,
     )
 
 
-def _state_text(status: Status) -> str:
-    text = STATES[status.state]
+def _progress(status: Status) -> str:
     if status.state == "finished" and status.manifest is not None:
-        return f"{text} {status.manifest.created}"
+        return f" {status.manifest.created}"
     total = "" if status.run.images is None else f" of {status.run.images:,}"
     rate = "" if status.per_second is None else f", {status.per_second:.3g} images/s"
     left = "" if status.seconds_left is None else f", about {duration(status.seconds_left)} left"
-    return f"{text}; {status.done:,}{total} images done{rate}{left}"
+    return f"; {status.done:,}{total} images done{rate}{left}"
 
 
 def _numbers(status: Status, records: list[Record]) -> dict[str, Any]:
@@ -168,13 +164,13 @@ def _cards(status: Status, found: dict[str, Any]) -> list[Card]:
         cards.append(Card("Held-out loss", f"x {change:.2f}", both))
     if found["wall_seconds"] is not None:
         rate = status.done / found["wall_seconds"] if found["wall_seconds"] else 0
-        cards.append(Card("Last launch", duration(found["wall_seconds"]), f"{rate:.3g} images/s" if rate else ""))
-    cards.append(Card("Set aside", f"{status.quarantined:,}", "with reasons below" if status.quarantined else "none"))
+        cards.append(Card("Last attempt", duration(found["wall_seconds"]), f"{rate:.3g} images/s" if rate else ""))
+    cards.append(Card("Quarantined", f"{status.quarantined:,}", "with reasons below" if status.quarantined else "none"))
     return cards
 
 
 def _table(records: list[Record], chosen: dict[str, str], room: int) -> dict[str, Any]:
-    """Numbers by column, of the chosen images and of as many others as there is room for."""
+    """Numbers of images by column: the chosen images, and as many others as fit."""
     if records:
         bytes_each = 70 + sum(len(each["source"]) for each in records[:1000]) / min(1000, len(records))
         limit = max(len(chosen), int(room / bytes_each))
@@ -183,7 +179,7 @@ def _table(records: list[Record], chosen: dict[str, str], room: int) -> dict[str
             records = [each for each in records if each["image_id"] in chosen] + others
     return {
         "image_id": [each["image_id"] if each["image_id"] in chosen else None for each in records],
-        "source": [safe_name(each["source"]) for each in records],
+        "source": [printable(each["source"]) for each in records],
         "height": [each["lr_height"] for each in records],
         "width": [each["lr_width"] for each in records],
         "tiles": [each["tiles"] for each in records],
@@ -199,7 +195,7 @@ def _table(records: list[Record], chosen: dict[str, str], room: int) -> dict[str
 def _pictures(
     store: StorageFolder, status: Status, records: list[Record], chosen: dict[str, str], sources: Sources, room: int
 ) -> dict[str, Any]:
-    """Pictures of the chosen images by id, as many as there is room for."""
+    """Pictures of the chosen images by id, as many as fit."""
     by_id = {record["image_id"]: record for record in records if record["image_id"] in chosen}
     rows = read_tiles(store, status.run, chosen)
 
@@ -217,24 +213,17 @@ def _pictures(
 
 
 def _left_out(duplicates: dict[str, Any] | None) -> dict[str, Any]:
-    """What ``run.json`` says of copies that were not condensed."""
+    """Copies that were not condensed, from ``run.json``."""
     found = duplicates or {"images": 0, "groups": []}
-    return found | {"groups": [[safe_name(name) for name in group] for group in found["groups"]]}
+    return found | {"groups": [[printable(name) for name in group] for group in found["groups"]]}
 
 
 def _duplicates(records: list[Record]) -> list[list[str]]:
     """Groups of images whose files are equal byte for byte."""
     by_content: dict[str, list[str]] = defaultdict(list)
     for record in records:
-        by_content[record["source_sha256"]].append(safe_name(record["source"]))
+        by_content[record["source_sha256"]].append(printable(record["source"]))
     return [names for names in by_content.values() if len(names) > 1][:GROUPS]
-
-
-def _charts(
-    store: StorageFolder, status: Status, records: list[Record], chosen: dict[str, str], numbers: dict[str, Any]
-) -> list[Chart]:
-    charts = [*_loss_charts(status, records, chosen), *_time_charts(store, numbers["worker_seconds"])]
-    return [chart for chart in charts if chart.values]
 
 
 def _losses(record: Record) -> tuple[float, float] | None:
@@ -249,7 +238,7 @@ def _loss_charts(status: Status, records: list[Record], chosen: dict[str, str]) 
     step = max(1, len(matched) // POINTS)
     shown = [each for i, each in enumerate(matched) if i % step == 0 or each["image_id"] in chosen]
     points = [
-        {"image": safe_name(each["source"]), "before": rounded(each["loss_start"]), "after": rounded(each["loss_end"]),
+        {"image": printable(each["source"]), "before": rounded(each["loss_start"]), "after": rounded(each["loss_end"]),
          "tiles": each["tiles"]}
         for each in shown
     ]  # fmt: skip
@@ -286,7 +275,7 @@ def _loss_charts(status: Status, records: list[Record], chosen: dict[str, str]) 
 
 
 def _histogram(values: list[float], width: float = 0.05, most: float = 2.0) -> list[dict[str, Any]]:
-    """Counts of equal bins from 0; what is above ``most`` is counted in the last one."""
+    """Counts in bins of equal width from 0; values above ``most`` are in the last bin."""
     top = min(most, max(1.0, *values)) if len(values) > 1 else 1.0
     bins = max(1, math.ceil(top / width - 1e-9))
     counts = Counter(min(bins - 1, int(value / width)) for value in values)
@@ -297,6 +286,7 @@ def _histogram(values: list[float], width: float = 0.05, most: float = 2.0) -> l
 
 def _time_charts(store: StorageFolder, stages: dict[str, float]) -> list[Chart]:
     total = sum(stages.values())
+    stages = {STAGES.get(stage, stage): seconds for stage, seconds in stages.items()}
     rows = [{"stage": stage, "seconds": rounded(seconds, 4), "share": rounded(seconds / total, 3)}
             for stage, seconds in sorted(stages.items(), key=lambda item: -item[1]) if total > 0]  # fmt: skip
     text = ", ".join(f"{stage} {100 * seconds / total:.0f} %" for stage, seconds in stages.items() if total > 0)

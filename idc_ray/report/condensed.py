@@ -1,7 +1,8 @@
-"""What is read of a condensed set for a report: its images' numbers, its tiles, and the source images."""
+"""Reads records, tiles and source images of a condensed set for a report."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict
@@ -28,22 +29,23 @@ from idc_ray.images import (
 )
 from idc_ray.images import upscale as bicubic
 from idc_ray.images.locate import locate
+from idc_ray.redact import printable
 from idc_ray.report.cells import boxes_of_tile
 from idc_ray.report.pictures import data_uri, psnr, webp
-from idc_ray.report.section import rounded, safe_name
+from idc_ray.report.section import rounded
+from idc_ray.status_text import STAGES
 from idc_ray.store import RunRecord, index_table, list_parts, shard_of
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.index import list_shards
-from idc_ray.store.layout import shard_name
-from idc_ray.store.parts import read_part, read_record
+from idc_ray.store.layout import part_contents, shard_name
+from idc_ray.store.parts import part_records, read_part
 from idc_ray.store.schema import ROW_SCHEMA, check_types
-from idc_ray.store.threads import ordered_map
 
 __all__ = ["Sources", "picture_of", "read_records", "read_tiles", "tile_rows"]
 
 log = logging.getLogger(__name__)
 
-#: Images that are not in a shard yet are a file each; of more than these the numbers are not read.
+#: Of more parts, images that are not in a shard yet, the numbers are not read.
 PARTS_READ = 2000
 
 #: Longest side of a source image in the page, and of a thumbnail, in pixels.
@@ -51,35 +53,31 @@ SOURCE_SIDE, THUMBNAIL_SIDE = 560, 72
 
 
 def read_records(store: StorageFolder, digest: str) -> tuple[list[dict[str, Any]], int]:
-    """Records of the finished images, sorted by id, and how many more there are that were not read."""
+    """Records of finished images, sorted by id, and the number of those that were not read."""
     records = index_table(store).to_pylist()
     for record in records:
         record["seconds"] = dict(record["seconds"])
     there = {record["image_id"] for record in records}
-    parts = sorted(list_parts(store, digest) - there)
-
-    def read(image_id: str) -> dict[str, Any] | None:
-        try:
-            return asdict(read_record(store, digest, image_id))
-        except FileNotFoundError:  # it has just become part of a shard
-            return None
-
-    records += [found for found in ordered_map(read, parts[:PARTS_READ]) if found is not None]
-    return sorted(records, key=lambda record: str(record["image_id"])), max(0, len(parts) - PARTS_READ)
+    names = list_parts(store, digest)
+    found = part_records(store, names[:PARTS_READ]).values()
+    in_parts = {image_id: record for images in found for image_id, record in images.items() if image_id not in there}
+    records += map(asdict, in_parts.values())
+    unread = sum((part_contents(name) or ("", 0))[1] for name in names[PARTS_READ:])
+    return sorted(records, key=lambda record: str(record["image_id"])), unread
 
 
 def read_tiles(store: StorageFolder, run: RunRecord, image_ids: Collection[str]) -> dict[str, list[dict[str, Any]]]:
-    """Rows of some images by image; of a shard only the row groups that have any are read."""
+    """Rows of some images by image; only row groups with any of them are read."""
     rows: dict[str, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
     for shard in list_shards(store):
         wanted = {image_id for image_id in image_ids if shard_of(image_id, run.shard_count) == shard}
         for row in _rows_of_shard(store, shard, wanted) if wanted else ():
             rows[row["image_id"]].append(row)
-    for image_id in (each for each in image_ids if not rows[each]):
-        try:
-            rows[image_id] = read_part(store, run.digest, image_id).table.to_pylist()
-        except FileNotFoundError:
-            continue
+    missing = {image_id for image_id in image_ids if not rows[image_id]}
+    names = list_parts(store, run.digest) if missing else []
+    for name in (name for name, images in part_records(store, names).items() if missing & images.keys()):
+        with contextlib.suppress(FileNotFoundError):  # compacted meanwhile
+            rows |= {i: table.to_pylist() for i, table in read_part(store, name).tables() if i in missing}
     return rows
 
 
@@ -97,15 +95,15 @@ def _rows_of_shard(store: StorageFolder, shard: int, wanted: set[str]) -> Iterat
 
 
 class Sources:
-    """The source images of a run, where they can still be read.
+    """Source images of a run, if they can still be read.
 
     Args:
         run: the run.
-        listing: its images; None: they are listed.
-        read: whether they are read at all.
+        listing: its images; None: they are listed here.
+        read: False: no source images are read.
 
     Attributes:
-        missing: why there are none; empty if there are.
+        missing: why there are no source images; empty if there are.
     """
 
     def __init__(self, run: RunRecord, listing: ImageListing | None, read: bool) -> None:
@@ -126,7 +124,7 @@ class Sources:
         self._rows: dict[str, dict[str, Any]] = {}
 
     def find(self, image_ids: Collection[str]) -> None:
-        """Look up where some images are."""
+        """Look up the manifest rows of some images."""
         if self._listing is None or self.missing:
             return
         manifest = self._listing.manifest
@@ -134,7 +132,7 @@ class Sources:
         self._rows |= {row["image_id"]: row for row in manifest.filter(keep).to_pylist()}
 
     def lr(self, image_id: str, sha256: str) -> tuple[NDArray[np.uint8] | None, str]:
-        """The LR image uint8 (h, w, 3) that was condensed; or None and why there is none."""
+        """The condensed LR image, uint8 (h, w, 3); or None and the reason."""
         row = self._rows.get(image_id)
         if row is None or self._listing is None or self.config is None:
             return None, self.missing or "it is not in the input any more"
@@ -147,7 +145,7 @@ class Sources:
                 lr_filesystem=self._listing.lr_filesystem,
             )
         except (RejectedImage, OSError) as error:
-            return None, safe_name(str(error))
+            return None, printable(str(error))
         if instance.source_sha256 != sha256:
             return None, "it has changed since it was condensed"
         return instance.lr, ""
@@ -173,12 +171,12 @@ def _condense_config(run: RunRecord) -> CondenseConfig | None:
 
 
 def tile_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows in the order of their tiles."""
+    """Rows sorted by tile index."""
     return sorted(rows, key=lambda row: int(row["tile_index"]))
 
 
 def picture_of(record: dict[str, Any], rows: list[dict[str, Any]], sources: Sources, why: str) -> dict[str, Any]:
-    """Pictures and numbers of one image as the page shows them."""
+    """Pictures and numbers of one image, as JSON values."""
     lr_image, missing = sources.lr(record["image_id"], record["source_sha256"])
     exchange = None if sources.config is None else sources.config.exchange
     tiles = []
@@ -212,7 +210,7 @@ def picture_of(record: dict[str, Any], rows: list[dict[str, Any]], sources: Sour
             "before": [rounded(value) for value in record["bandwidth_loss_start"]],
             "after": [rounded(value) for value in record["bandwidth_loss_end"]],
         },
-        "stages": {stage: rounded(seconds, 3) for stage, seconds in record["seconds"].items()},
+        "stages": {STAGES.get(stage, stage): rounded(seconds, 3) for stage, seconds in record["seconds"].items()},
         "device": record["device"],
         "sha256": record["source_sha256"],
     }

@@ -33,7 +33,7 @@ STYLE: dict[str, Any] = {
 
 
 def draw_figures(sections: Sequence[Section]) -> Iterator[tuple[str, bytes]]:
-    """Name and content of an SVG and a PNG for each chart. A chart with a choice of sets is drawn for the first.
+    """Name and content of an SVG and a PNG for each chart; charts with a choice of sets are drawn for the first set.
 
     Raises:
         BadRequest: the extra ``report`` is not installed.
@@ -50,7 +50,7 @@ def draw_figures(sections: Sequence[Section]) -> Iterator[tuple[str, bytes]]:
 
 
 def _spec(chart: Chart) -> dict[str, Any]:
-    """With a fixed width and its rows, and without controls."""
+    """Specification with a fixed width and its rows, without controls."""
     spec = chart_spec(chart) | {"width": WIDTH, "data": {"values": chart.values}}
     for parameter in spec.get("params", []):
         if "select" not in parameter:

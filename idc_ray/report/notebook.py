@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from idc_ray.errors import IdcError
+from idc_ray.redact import printable
 from idc_ray.report.condensed import read_tiles, tile_rows
 from idc_ray.report.page import template
 from idc_ray.report.pictures import data_uri
-from idc_ray.report.section import safe_name
 from idc_ray.store import index_table, read_run
 from idc_ray.store.filesystem import resolve
 from idc_ray.units import duration, size
@@ -28,7 +28,7 @@ Cell = object
 
 
 def condense_html(result: CondenseResult) -> str:
-    """Numbers, and LR and HR tiles of a few images as far as the output can be read."""
+    """Numbers, and tiles of a few images if the output can be read."""
     numbers: dict[str, Cell] = {
         "images": result.num_images,
         "tiles": result.num_tiles,
@@ -43,7 +43,7 @@ def condense_html(result: CondenseResult) -> str:
 
 
 def train_html(result: TrainResult) -> str:
-    """Numbers."""
+    """Steps, best PSNR and checkpoint."""
     best = "not validated" if result.best_psnr is None else f"{result.best_psnr:.2f} dB at step {result.best_step}"
     return _html(result.output, {"steps": result.num_steps, "best PSNR": best, "checkpoint": result.checkpoint})
 
@@ -91,12 +91,12 @@ def _html(
     pictures: Sequence[tuple[str, list[list[str]]]] = (),
 ) -> str:
     return template("notebook.html").render(
-        output=safe_name(output), numbers=numbers, titles=titles, rows=rows, pictures=pictures
+        output=printable(output), numbers=numbers, titles=titles, rows=rows, pictures=pictures
     )
 
 
 def _pictures(output: str) -> list[tuple[str, list[list[str]]]]:
-    """Names of some images, and of each tile what is stored; none where the output cannot be read (any more)."""
+    """Names and tiles of some images; empty if the output cannot be read."""
     try:
         storage = resolve(output)
         run = read_run(storage)
@@ -111,5 +111,5 @@ def _pictures(output: str) -> list[tuple[str, list[list[str]]]]:
     for each in some:
         tiles = tile_rows(rows[each["image_id"]])[:TILES]
         pairs = [[data_uri(row[name]["bytes"]) for name in run.stored] for row in tiles]
-        found.append((safe_name(each["source"]), pairs))
+        found.append((printable(each["source"]), pairs))
     return found

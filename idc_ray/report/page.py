@@ -1,19 +1,25 @@
-"""The page: one HTML file with its style, script, charts' library, data and pictures."""
+"""The HTML page with its style, script, chart library, data and pictures."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 import idc_ray
+from idc_ray.errors import IdcError
 from idc_ray.extras import require_extra
 from idc_ray.report.section import Section, chart_spec
+from idc_ray.store.filesystem import StorageFolder, resolve
 
 __all__ = ["CHARTS_NEED", "chart_library", "render_page", "template"]
 
@@ -22,11 +28,11 @@ CHARTS_NEED = ("vl_convert",)
 
 
 def render_page(sections: Sequence[Section], title: str) -> str:
-    """HTML that loads nothing from anywhere.
+    """A self-contained HTML page.
 
     Args:
         sections: at least one.
-        title: of the page.
+        title: title of the page.
 
     Raises:
         BadRequest: the extra ``report`` is not installed.
@@ -35,6 +41,7 @@ def render_page(sections: Sequence[Section], title: str) -> str:
     return template("page.html").render(
         title=title,
         sections=sections,
+        differences=_differences(sections),
         version=idc_ray.__version__,
         style=Markup(_read("style.css")),
         script=Markup(_read("report.js")),
@@ -43,8 +50,18 @@ def render_page(sections: Sequence[Section], title: str) -> str:
     )
 
 
+def _differences(sections: Sequence[Section]) -> list[tuple[str, list[str]]]:
+    """Settings in which outputs of one kind differ, each with its value in every output."""
+    if len({section.kind for section in sections}) > 1:
+        return []
+    changed = [{each.name: each.value for each in section.changed} for section in sections]
+    defaults = {each.name: each.default or "-" for section in sections for each in section.changed}
+    rows = [(name, [values.get(name, default) for values in changed]) for name, default in defaults.items()]
+    return [(name, values) for name, values in rows if len(set(values)) > 1 and name not in ("output", "overwrite")]
+
+
 def template(name: str) -> jinja2.Template:
-    """A template by the name of its file; what it is given is escaped, and a name that it is not given is an error."""
+    """Load a template by file name. Values are escaped; undefined names are errors."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -54,7 +71,7 @@ def template(name: str) -> jinja2.Template:
 
 @cache
 def chart_library() -> str:
-    """JavaScript that sets ``window.vegaEmbed``.
+    """JavaScript that sets ``window.vegaEmbed``; cached in the user's cache folder, as bundling takes a second.
 
     Raises:
         BadRequest: the extra ``report`` is not installed.
@@ -62,7 +79,18 @@ def chart_library() -> str:
     require_extra("report", CHARTS_NEED, "a report")
     import vl_convert
 
-    return str(vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;"))
+    name = f"vega-{version('vl-convert-python')}.js"
+    with contextlib.suppress(OSError, RuntimeError, IdcError):  # no home, or one that cannot be read
+        if kept := _cache_folder().read(name):
+            return kept.decode()
+    library = str(vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;"))
+    with contextlib.suppress(OSError, RuntimeError, IdcError):
+        _cache_folder().write(name, library.encode())
+    return library
+
+
+def _cache_folder() -> StorageFolder:
+    return resolve(str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "idc_ray"))
 
 
 def _data(section: Section) -> dict[str, Any]:
@@ -74,7 +102,7 @@ def _data(section: Section) -> dict[str, Any]:
 
 
 def _json(value: Any) -> Markup:
-    """JSON in ASCII that ends no script element, whatever the names in it are."""
+    """ASCII JSON with ``<``, ``>`` and ``&`` escaped, safe inside a script element."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

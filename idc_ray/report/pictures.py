@@ -1,4 +1,4 @@
-"""Pictures as the page holds them: ``data:`` URIs of PNG and WebP."""
+"""Pictures as ``data:`` URIs of PNG and WebP."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _KINDS = {b"\x89PNG": "png", b"RIFF": "webp"}
 
 
 def data_uri(data: bytes) -> str:
-    """A PNG or WebP file as a URI that holds it.
+    """A PNG or WebP file as a ``data:`` URI.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is neither PNG nor WebP.
     """
     kind = _KINDS.get(data[:4])
     if kind is None:
@@ -28,11 +28,11 @@ def data_uri(data: bytes) -> str:
 
 
 def webp(image: NDArray[np.uint8], longest: int | None = None) -> bytes:
-    """uint8 (h, w, 3) as WebP.
+    """Encode uint8 (h, w, 3) as WebP.
 
     Args:
         image: the pixels.
-        longest: longest side in pixels, to which larger images are reduced, with loss; None: all pixels, without loss.
+        longest: longest side in pixels; larger images are reduced, and compression is lossy; None: lossless.
     """
     picture = Image.fromarray(image)
     buffer = io.BytesIO()
@@ -45,6 +45,6 @@ def webp(image: NDArray[np.uint8], longest: int | None = None) -> bytes:
 
 
 def psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float | None:
-    """PSNR of two uint8 images of one shape in dB, over all channels; None where they are equal."""
+    """PSNR of two uint8 images of one shape in dB, over all channels; None if they are equal."""
     error = float(np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2))
     return 10 * math.log10(255**2 / error) if error else None

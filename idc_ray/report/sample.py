@@ -1,4 +1,4 @@
-"""Which images of a condensed set are shown with pictures."""
+"""Selection of the images that a report shows with pictures."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["sample_images"]
 
 
 def sample_images(records: Sequence[dict[str, Any]], count: int, include: Sequence[str] = ()) -> dict[str, str]:
-    """Choose images that got tiles: a third with the largest loss, a third that gained least, the rest evenly.
+    """Choose images with tiles: a third with the largest loss, a third with the smallest gain, the rest evenly spaced.
 
     Args:
-        records: of finished images, sorted by id, as `idc_ray.store.INDEX_SCHEMA` has them.
-        count: most images.
+        records: records of finished images, sorted by id (`idc_ray.store.INDEX_SCHEMA`).
+        count: maximum number of images.
         include: names or patterns of images that come first.
 
     Returns:
-        Why an image was chosen, by its id; the most important first, so that the end may be cut off.
+        Reason of each chosen image by id, the most important first.
     """
     tiled = [record for record in records if record["tiles"]]
     chosen = {

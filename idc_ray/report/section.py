@@ -1,31 +1,44 @@
-"""What every output's part of a report consists of."""
+"""Sections, cards and charts of a report."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
 
-from idc_ray.images.names import printable
+from idc_ray.config import CondenseConfig
+from idc_ray.config import Section as Settings
+from idc_ray.config.compare import CompareConfig
+from idc_ray.config.train import TrainConfig
+from idc_ray.config.tune import TuneConfig
+from idc_ray.redact import printable
+from idc_ray.report.settings import Changed, changed_settings, command_line
+from idc_ray.status_text import STATES
 
-__all__ = ["Card", "Chart", "Options", "Section", "chart_spec", "rounded", "safe_name"]
+__all__ = ["Card", "Chart", "Options", "Section", "chart_spec", "make_section", "rounded"]
 
-#: Marks that reorder the text round them, and invisible ones: a name may not pretend to be another.
-_DIRECTION = re.compile("[\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+Kind = Literal["condensation", "training", "comparison", "sweep"]
+
+#: Command and settings of the job that makes an output of a kind.
+JOBS: dict[Kind, tuple[str, type[Settings]]] = {
+    "condensation": ("condense", CondenseConfig),
+    "training": ("train", TrainConfig),
+    "comparison": ("compare", CompareConfig),
+    "sweep": ("tune", TuneConfig),
+}
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a report holds.
+    """Options of a report.
 
     Attributes:
-        images: most images of a condensed set that are shown with pictures.
-        include: names or patterns (``*``, ``?``) of images that are shown with pictures in any case.
+        images: maximum number of images of a condensed set with pictures.
+        include: names or patterns (``*``, ``?``) of images that are always shown with pictures.
         sources: whether the source images are read.
-        max_bytes: largest size of the whole file.
+        max_bytes: maximum size of the file.
     """
 
     images: int = 60
@@ -36,7 +49,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Card:
-    """A number at the head of a section."""
+    """A number at the top of a section."""
 
     label: str
     value: str
@@ -48,14 +61,14 @@ class Chart:
     """A chart of Vega-Lite.
 
     Attributes:
-        name: of the file of its specification in ``templates/charts``.
-        title: above it.
-        alt: what it shows, in a sentence with its main numbers.
-        values: its rows.
+        name: name of its specification, ``templates/charts/NAME.json``.
+        title: title above the chart.
+        alt: alternative text, a sentence with the main numbers.
+        values: data rows.
         options: replacements in the specification by dotted path, such as ``{"encoding.x.title": "steps"}``.
-        note: below it.
-        legend: entries of its legend; 0: it has none, or one line.
-        wide: whether it takes the whole width.
+        note: text below the chart.
+        legend: number of legend entries; 0: none, or one line.
+        wide: whether the chart takes the whole width.
     """
 
     name: str
@@ -69,49 +82,87 @@ class Chart:
 
     @property
     def least_height(self) -> int:
-        """Pixels that are kept free for it, so that nothing moves when it is drawn."""
+        """Minimum height in pixels, so that the layout does not shift when the chart is drawn."""
         return (350 if self.wide else 262) + 18 * math.ceil(self.legend / 4)
 
 
 @dataclass(frozen=True)
 class Section:
-    """One output.
+    """Section of a report that shows one output.
 
     Attributes:
-        kind: ``condensation``, ``training``, ``comparison`` or ``sweep``; the template has its name.
-        name: of the output, short.
-        uri: of the output.
+        kind: chooses the template, ``KIND.html``.
+        name: last part of the output's path.
+        uri: URI of the output.
         state: ``finished``, ``running``, ``stopped`` or ``unknown``.
-        state_text: the same with the numbers.
-        cards: numbers at the head.
-        charts: in the order of the page.
-        facts: what else the template shows.
-        data: what the page's script reads, and others may take out; JSON values.
+        state_text: state and progress.
+        cards: numbers at the top.
+        charts: charts in the order of the page.
+        changed: settings that differ from their defaults.
+        command: command line with these settings.
+        origin: input, versions and the like, by name.
+        facts: further values for the template.
+        data: JSON values for the page's script, and for other programs.
     """
 
-    kind: Literal["condensation", "training", "comparison", "sweep"]
+    kind: Kind
     name: str
     uri: str
     state: str
     state_text: str
     cards: list[Card]
     charts: list[Chart]
+    changed: list[Changed]
+    command: str
+    origin: dict[str, str]
     facts: dict[str, Any]
     data: dict[str, Any]
 
 
-def safe_name(text: str) -> str:
-    """A file's name in one line, without control characters and without marks that change the order of its letters."""
-    return _DIRECTION.sub(lambda found: f"\\u{ord(found[0]):04x}", printable(text))
+def make_section(
+    kind: Kind,
+    uri: str,
+    state: str,
+    progress: str,
+    config: dict[str, Any],
+    origin: dict[str, Any],
+    cards: list[Card],
+    charts: list[Chart],
+    facts: dict[str, Any],
+    data: dict[str, Any],
+) -> Section:
+    """Make a section from what differs between kinds of output.
+
+    Args:
+        progress: text after the state.
+        config: stored configuration.
+        charts: charts; those without rows are left out.
+        origin: values of any type, shown as printable text.
+    """
+    command, model = JOBS[kind]
+    return Section(
+        kind=kind,
+        name=printable(uri.rstrip("/").rpartition("/")[2]),
+        uri=printable(uri),
+        state=state,
+        state_text=f"{STATES[state]}{progress}",
+        cards=cards,
+        charts=[chart for chart in charts if chart.values],
+        changed=changed_settings(model, config),
+        command=command_line(command, model, config),
+        origin={name: printable(str(value)) for name, value in origin.items()},
+        facts=facts,
+        data=data | {"settings": config},
+    )
 
 
 def rounded(value: float | None, digits: int = 5) -> float | None:
-    """To some significant digits: half the bytes in JSON."""
+    """Round to significant digits, to save bytes in JSON."""
     return None if value is None else float(f"{value:.{digits}g}")
 
 
 def chart_spec(chart: Chart) -> dict[str, Any]:
-    """The Vega-Lite specification of a chart, without its rows, which are the data set ``rows``."""
+    """Vega-Lite specification of a chart; its data set is called ``rows``."""
     text = resources.files("idc_ray.report").joinpath(f"templates/charts/{chart.name}.json").read_text("utf-8")
     spec: dict[str, Any] = json.loads(text)
     for path, value in chart.options.items():

@@ -1,4 +1,4 @@
-"""Settings that differ from their defaults, and the command that asks for the same again."""
+"""Settings that differ from their defaults, and the command line with them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Changed", "changed_settings", "command_line"]
 
 @dataclass(frozen=True)
 class Changed:
-    """A setting that has not its default.
+    """A setting that differs from its default.
 
     Attributes:
-        name: dotted.
-        value: as YAML in one line.
-        default: likewise; empty for a setting without default.
-        text: what the setting means.
+        name: dotted name.
+        value: value as one line of YAML.
+        default: default as one line of YAML; empty if there is none.
+        text: description of the setting.
     """
 
     name: str
@@ -31,9 +31,9 @@ class Changed:
 
 
 def changed_settings(model: type[Section], config: dict[str, Any]) -> list[Changed]:
-    """The settings of a stored configuration that are not the model's defaults, in the model's order.
+    """Settings of a stored configuration that differ from the model's defaults, in the model's order.
 
-    Settings that the stored configuration lacks, since an earlier version wrote it, count as unchanged.
+    Settings that are missing in the configuration of an earlier version count as unchanged.
     """
     found = []
     for setting, value in _values(model, config):

@@ -1,4 +1,4 @@
-"""Whether a job is at work on an output, as its report states it."""
+"""State of an output as reports show it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ State = Literal["finished", "running", "stopped", "unknown"]
 
 
 def is_own(holder: Holder) -> bool:
-    """Whether this process holds the lock: a job writes its report at its end, before it lets go of its output."""
+    """Whether this process holds the lock; a job writes its report before it releases the lock."""
     return holder.state == "held" and holder.name.startswith(holder_text())
 
 
 def job_state(storage: StorageFolder, finished: bool) -> State:
-    """The state of an output; ``finished``: whether nothing is left to do."""
+    """State of an output; ``finished``: whether all work is done."""
     holder = read_holder(storage)
     if holder.state == "held" and not is_own(holder):
         return "running"

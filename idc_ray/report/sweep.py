@@ -1,23 +1,22 @@
-"""The section of a sweep."""
+"""Report section of a sweep."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
+from collections.abc import Iterable
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.report.section import Card, Chart, Section, rounded, safe_name
-from idc_ray.report.settings import changed_settings, command_line
+from idc_ray.report.section import Card, Chart, Section, make_section, rounded
 from idc_ray.report.state import job_state
-from idc_ray.status_text import STATES
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.units import duration
 
@@ -29,17 +28,17 @@ SWEEP, TRIALS, BEST, CONFIG, IMPORTANCE = (
 FIX = "the tune command that made it writes it anew"
 STATUSES = {"finished": "finished", "stopped": "stopped early", "failed": "failed", "running": "unfinished"}
 
-#: Ratio of largest and smallest value from which an axis of parallel coordinates is logarithmic.
+#: Ratio of largest and smallest value from which an axis is logarithmic.
 LOG_FROM = 20.0
 
-#: Most trials whose lines are drawn.
-LINES = 400
+#: Most trials whose lines are drawn, and settings with a chart of their own.
+LINES, SLICES = 400, 6
 
 Trial = dict[str, Any]
 
 
 def sweep_section(storage: StorageFolder) -> Section:
-    """What a sweep has found, finished or not.
+    """Section of a sweep, finished or not.
 
     Raises:
         BadRequest: there is no sweep.
@@ -63,21 +62,19 @@ def sweep_section(storage: StorageFolder) -> Section:
         "trials": sorted(trials, key=_order),
         "statuses": STATUSES,
         "best": None if best is None else best.decode(errors="replace"),
-        "changed": changed_settings(TuneConfig, config),
-        "command": command_line("tune", TuneConfig, config),
         "several": len(objectives) > 1,
-        "seconds": duration(seconds),
     }
-    return Section(
-        kind="sweep",
-        name=safe_name(storage.uri.rstrip("/").rpartition("/")[2]),
-        uri=safe_name(storage.uri),
-        state=state,
-        state_text=f"{STATES[state]}; {ended} of at most {config.get('samples', '?')} trials",
-        cards=_cards(trials, counts, seconds),
-        charts=[chart for chart in _charts(trials, names, importance, objectives) if chart.values],
-        facts=facts,
-        data={"trials": trials, "importance": importance, "settings": config},
+    return make_section(
+        "sweep",
+        storage.uri,
+        state,
+        f"; {ended} of at most {config.get('samples', '?')} trials",
+        config,
+        {name: config[key] for name, key in (("Input", "input"), ("Space", "space")) if config.get(key)},
+        _cards(trials, counts, seconds),
+        _charts(trials, names, importance, objectives),
+        facts,
+        {"trials": trials, "importance": importance},
     )
 
 
@@ -93,7 +90,7 @@ def _read_trials(storage: StorageFolder) -> list[Trial]:
 
 
 def _seconds(journal: bytes) -> float:
-    """Duration of all launches, which the study's journal has in the last line of its kind; 0 if it has none."""
+    """Duration of all attempts: the last ``seconds`` entry of the study's journal; 0 without one."""
     for line in reversed(journal.splitlines()):
         if b'"seconds"' in line:
             try:
@@ -108,7 +105,7 @@ def _finite(value: Any) -> Any:
 
 
 def _order(trial: Trial) -> tuple[bool, int, int]:
-    """By rank; those without one by number."""
+    """Sort key: ranked trials first, then the others by number."""
     return trial["rank"] is None, trial["rank"] or 0, trial["trial"]
 
 
@@ -126,7 +123,7 @@ def _cards(trials: list[Trial], counts: Counter[str], seconds: float) -> list[Ca
         cards.append(Card("Spread", f"{best['psnr'] - worst:.3f} dB", "between best and worst"))
         cards.append(Card("Ratio of the best", f"{100 * best['ratio']:.3g} %", "of the pixels kept"))
         cards.append(Card("Condensing", duration(best["cost"]), "of the best trial"))
-    cards.append(Card("Time", duration(seconds), "of all launches"))
+    cards.append(Card("Time", duration(seconds), "of all attempts"))
     return cards
 
 
@@ -135,7 +132,7 @@ def _charts(trials: list[Trial], names: list[str], importance: dict[str, float],
     top = max((float(each["psnr"]) for each in finished), default=math.nan)
     weights = [{"name": name, "share": rounded(share, 3)} for name, share in importance.items()]
     main = ", ".join(f"{row['name']} {100 * float(row['share'] or 0):.0f} %" for row in weights[:3])
-    lines = f"A line for each of {len(finished)} finished trials over its settings."
+    lines = f"A line for each of {len(finished)} finished trials over its settings; the best has {top:.3f} dB."
     axes = "Each axis from its smallest to its largest value; choices in any order. Point at a line to see its trial."
     bars = f"Bars of the share of each setting in the differences of PSNR: {main}."
     fanova = "Share of the differences in PSNR by fANOVA; settings that not every trial has are left out."
@@ -152,8 +149,31 @@ def _charts(trials: list[Trial], names: list[str], importance: dict[str, float],
             for each in finished if each[name] is not None
         ]  # fmt: skip
         if len({row["value"] for row in rows}) > 1:
-            alt = f"Points of PSNR against {title}, one for each trial."
+            low, high = (end(rows, key=itemgetter("value")) for end in (min, max))
+            alt = f"Points of PSNR against {title}: {low['psnr']:.2f} dB at {low['value']:.3g}, the least, and "
+            alt += f"{high['psnr']:.2f} dB at {high['value']:.3g}, the most."
             charts.append(Chart("pareto", f"PSNR against {title}", alt, rows, {"encoding.x.title": title}))
+    return [*charts, *_slices(finished, names, importance)]
+
+
+def _slices(finished: list[Trial], names: list[str], importance: dict[str, float]) -> list[Chart]:
+    """PSNR against each setting, the most important first."""
+    charts = []
+    for name in sorted(names, key=lambda name: -importance.get(name, 0.0))[:SLICES]:
+        rows = [
+            {"trial": each["trial"], "psnr": rounded(each["psnr"], 6), "value": each[f"param.{name}"]}
+            for each in finished if each[f"param.{name}"] is not None
+        ]  # fmt: skip
+        values = [row["value"] for row in rows]
+        options: dict[str, Any] = {}
+        if not _numeric(values):
+            options = {"encoding.x.type": "nominal", "encoding.x.scale": {}, "encoding.x.axis": {"labelAngle": 0}}
+        elif values and _logarithmic(min(values), max(values)):
+            options = {"encoding.x.scale": {"type": "log"}}
+        if len({str(value) for value in values}) > 1:
+            best = max(rows, key=itemgetter("psnr"))
+            alt = f"Points of PSNR against {name}, one for each trial; the best has {_shown(best['value'])}."
+            charts.append(Chart("slice", f"PSNR against {name}", alt, rows, options))
     return charts
 
 
@@ -168,7 +188,7 @@ def _history(trials: list[Trial]) -> list[dict[str, Any]]:
 
 
 def _parallel(finished: list[Trial], names: list[str]) -> list[dict[str, Any]]:
-    """A row for each trial and axis with its height in [0, 1], and two rows with the ends of each axis."""
+    """A row for each trial and axis with its position in [0, 1], and rows for the labels of each axis."""
     trials = sorted(finished, key=_order)[:LINES]
     rows: list[dict[str, Any]] = []
     for title, column in [*((name, f"param.{name}") for name in names), ("PSNR (dB)", "psnr")]:
@@ -184,8 +204,8 @@ def _parallel(finished: list[Trial], names: list[str]) -> list[dict[str, Any]]:
 
 
 def _heights(values: dict[int, Any]) -> tuple[dict[int, float], list[tuple[float, str]]]:
-    """Where values are on an axis, and what stands at some of its places."""
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values()):
+    """Positions of values on an axis in [0, 1], and (position, text) of the axis labels."""
+    if not _numeric(values.values()):
         choices = sorted({str(value) for value in values.values()})
         places = {choice: round((index + 0.5) / len(choices), 4) for index, choice in enumerate(choices)}
         return {trial: places[str(value)] for trial, value in values.items()}, [(y, text) for text, y in places.items()]
@@ -195,9 +215,17 @@ def _heights(values: dict[int, Any]) -> tuple[dict[int, float], list[tuple[float
     low, high = min(numbers.values()), max(numbers.values())
     if low == high:
         return dict.fromkeys(numbers, 0.5), [(0.5, f"{low:.4g}")]
-    scale = math.log if low > 0 and high / low >= LOG_FROM else float
+    scale = math.log if _logarithmic(low, high) else float
     heights = {trial: (scale(value) - scale(low)) / (scale(high) - scale(low)) for trial, value in numbers.items()}
     return heights, [(0.0, f"{low:.4g}"), (1.0, f"{high:.4g}")]
+
+
+def _numeric(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _logarithmic(low: float, high: float) -> bool:
+    return low > 0 and high / low >= LOG_FROM
 
 
 def _shown(value: Any) -> str:

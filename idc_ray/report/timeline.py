@@ -1,4 +1,4 @@
-"""How many images were done when, as the condense job records it while it runs."""
+"""Number of finished images over time, recorded by the condense job."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PARTS = 60
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch of a condense job.
+    """One attempt of a condense job.
 
     Attributes:
-        started: ISO 8601, UTC.
+        started: start time, ISO 8601, UTC.
         device: ``CPUs`` or ``GPUs``.
-        workers: most workers at a time; 0: not known.
+        workers: maximum number of workers; 0: not known.
         points: (seconds since the start, images done or quarantined by this attempt), ascending.
     """
 
@@ -33,7 +33,7 @@ class Launch:
     points: list[tuple[float, int]]
 
     def rates(self) -> list[tuple[float, float]]:
-        """(seconds, images per second), each a mean over about a `PARTS`-th of the launch."""
+        """(seconds, images per second), averaged over intervals of about 1 / `PARTS` of the attempt."""
         if len(self.points) < 2:
             return []
         least = (self.points[-1][0] - self.points[0][0]) / PARTS
@@ -45,7 +45,7 @@ class Launch:
 
 
 def read_timeline(storage: StorageFolder) -> list[Launch]:
-    """The launches of an output in their order; none if nothing was recorded, or it cannot be read."""
+    """Attempts of an output in order; empty if nothing was recorded or it cannot be read."""
     try:
         stored = storage.read_json(TIMELINE, "") or {}
         return [

@@ -1,17 +1,14 @@
-"""The section of a training."""
+"""Report section of a training."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest
 from idc_ray.report.pictures import data_uri
-from idc_ray.report.section import Card, Chart, Section, rounded, safe_name
-from idc_ray.report.settings import changed_settings, command_line
+from idc_ray.report.section import Card, Chart, Section, make_section, rounded
 from idc_ray.report.state import job_state
 from idc_ray.report.training_files import CURVES, sample_name
-from idc_ray.status_text import STATES
 from idc_ray.store.filesystem import StorageFolder
 
 __all__ = ["RECORD", "training_section"]
@@ -21,10 +18,10 @@ FIX = "name the --output of a training"
 
 
 def training_section(storage: StorageFolder) -> Section:
-    """How a training went, finished or not.
+    """Section of a training, finished or not.
 
     Raises:
-        BadRequest: there is none.
+        BadRequest: there is no training.
         IdcError: its record cannot be read.
     """
     record = storage.read_json(RECORD, FIX)
@@ -37,28 +34,23 @@ def training_section(storage: StorageFolder) -> Section:
     step = max([0, *(int(point[0]) for point in points), *(each for each, _ in validations)])
     if record["tracked"]:
         step = config["iterations"]
-    state = job_state(storage, record["tracked"])
-    text = f"{STATES[state]}; {step:,} of {config['iterations']:,} steps"
-    facts = {
-        "samples": _samples(storage, curves.get("samples", []), dict(validations)),
-        "changed": changed_settings(TrainConfig, config),
-        "command": command_line("train", TrainConfig, config),
-        "data": [safe_name(each) for each in record["data"]],
-        "digest": record["digest"],
-        "created": record["created"],
-        "recorded": bool(points or validations),
-        "files": [(name, size) for name in ("best.safetensors", "last.safetensors") if (size := storage.size(name))],
-    }
-    return Section(
-        kind="training",
-        name=safe_name(storage.uri.rstrip("/").rpartition("/")[2]),
-        uri=safe_name(storage.uri),
-        state=state,
-        state_text=text,
-        cards=_cards(config, step, points, validations),
-        charts=[chart for chart in _charts(config, points, validations) if chart.values],
-        facts=facts,
-        data={"points": points, "validations": validations, "settings": config, "data": record["data"]},
+    files = [(name, size) for name in ("best.safetensors", "last.safetensors") if (size := storage.size(name))]
+    return make_section(
+        "training",
+        storage.uri,
+        job_state(storage, record["tracked"]),
+        f"; {step:,} of {config['iterations']:,} steps",
+        config,
+        {
+            "Data": ", ".join(record["data"]),
+            "Created": record["created"],
+            "Digest of the settings": record["digest"],
+            **{name: f"{size / 1e6:.2f} MB" for name, size in files},
+        },
+        _cards(config, step, points, validations),
+        _charts(config, points, validations),
+        {"samples": _samples(storage, curves.get("samples", []), dict(validations))},
+        {"points": points, "validations": validations, "data": record["data"]},
     )
 
 

@@ -1,4 +1,4 @@
-"""Files of a training that a report reads, besides its record."""
+"""Names of the files of a training that a report reads, besides its record."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ CURVES = "curves.json"
 
 
 def sample_name(step: int) -> str:
-    """Name of the pictures of a validation."""
+    """Name of the file with the sample crops of a validation."""
     return f"samples/{step:08d}.png"

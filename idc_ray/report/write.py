@@ -1,4 +1,4 @@
-"""From outputs to a report."""
+"""Makes and writes reports."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def make_report(outputs: Sequence[StorageFolder], options: Options, listing: Ima
     """HTML of one or several outputs.
 
     Args:
-        outputs: the places.
+        outputs: the outputs.
         options: what is shown.
         listing: the images of a single condensed set, if they are known.
 
     Raises:
-        BadRequest: an output holds nothing that can be shown, or the extra ``report`` is not installed.
+        BadRequest: there is nothing to show in an output, or the extra ``report`` is not installed.
         IdcError: something in an output cannot be read.
     """
     return _rendered(_sections(outputs, options, listing))
@@ -54,7 +54,7 @@ def write_report(outputs: Sequence[str], target: str, options: Options, figures:
         outputs: paths or URIs.
         target: path or URI of the file.
         options: what is shown.
-        figures: folder for the charts as SVG and PNG; None: none are written.
+        figures: folder for the charts as SVG and PNG; None: they are not written.
 
     Raises:
         BadRequest, IdcError: as `make_report`; or the file cannot be written.
@@ -74,7 +74,7 @@ def write_report(outputs: Sequence[str], target: str, options: Options, figures:
 
 
 def write_own_report(storage: StorageFolder, options: Options, listing: ImageListing | None = None) -> dict[str, bytes]:
-    """Write ``report.html`` into an output; what prevents that is logged, as the job's results are there without it.
+    """Write ``report.html`` into an output. Errors are logged, as the job's results do not depend on it.
 
     Args:
         storage: the output.
@@ -82,7 +82,7 @@ def write_own_report(storage: StorageFolder, options: Options, listing: ImageLis
         listing: the images of a condensed set, if they are known.
 
     Returns:
-        The file by its name; nothing if it could not be written.
+        The file's content by name; empty if it could not be written.
     """
     try:
         page = make_report([storage], options, listing).encode()

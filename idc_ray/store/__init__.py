@@ -3,12 +3,12 @@
 An output (local path, ``s3://``, ``gs://``; through pyarrow.fs) holds::
 
     run.json                              which run this is; written first
-    parts/<digest>/<hh>/<id>.parquet      one per finished image
+    parts/<digest>/<hh>/<id>-….parquet    finished images, those of a worker's call together
     shards/part-00000.parquet             the training set: one row per tile
     index/part-00000.parquet              one row per finished image of a shard, and the shard's checksum
     index/part-00000.pending.json         only while that shard is being replaced
     quarantine/<digest>/<id>.json         failed images
-    inflight/<launch>/<actor>.json        what each actor is working on
+    inflight/<launch>/<batch>.json        a batch that a process is working on
     attempts/<id>/<kind>-<token>.json     attempts that count against an image
     manifest.json                         what a finished run holds; written last
     damaged/                              files that a repair took out
@@ -30,7 +30,7 @@ from idc_ray.store.index import ShardInfo, check_shards, list_pending
 from idc_ray.store.inflight import Inflight, clear_inflight, end_launch, find_inflight, read_inflight, write_inflight
 from idc_ray.store.layout import SHARD_BYTES, shard_count_for, shard_of
 from idc_ray.store.manifest import Manifest, finished_run, index_table, read_manifest, write_manifest
-from idc_ray.store.parts import Part, commit_part, list_parts, read_part
+from idc_ray.store.parts import Part, commit_images, commit_part, list_parts, part_records, read_part
 from idc_ray.store.quarantine import (
     QuarantineEntry,
     list_quarantined,
@@ -67,6 +67,7 @@ __all__ = [
     "check_shards",
     "clear_attempts",
     "clear_inflight",
+    "commit_images",
     "commit_part",
     "compact",
     "count_attempt",
@@ -80,6 +81,7 @@ __all__ = [
     "list_parts",
     "list_pending",
     "list_quarantined",
+    "part_records",
     "quarantine_image",
     "quarantined_ids",
     "read_inflight",

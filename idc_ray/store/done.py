@@ -3,104 +3,107 @@
 from __future__ import annotations
 
 import logging
-from array import array
-from bisect import bisect_left
+from binascii import unhexlify
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from idc_ray.errors import IdcError
 from idc_ray.store.filesystem import StorageFolder
-from idc_ray.store.index import IndexEntry, list_index, list_shards, read_index, verify_shard
-from idc_ray.store.layout import FIX_DAMAGE, index_name
+from idc_ray.store.index import list_index, list_shards, read_index, verify_shard
+from idc_ray.store.layout import FIX_DAMAGE, index_name, is_image_id
 from idc_ray.store.manifest import Manifest, read_manifest
-from idc_ray.store.parts import list_parts, read_record
-from idc_ray.store.records import SourceState
+from idc_ray.store.parts import list_parts, part_records
+from idc_ray.store.records import INDEX_SCHEMA, SourceState
 from idc_ray.store.shards import check_footer
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["DoneImages", "find_done"]
+__all__ = ["DoneImages", "find_done", "id_numbers"]
 
 _logger = logging.getLogger(__name__)
 
 _COLUMNS = ("image_id", "source_bytes", "source_mtime_ns", "source_sha256")
+_SCHEMA = pa.schema([INDEX_SCHEMA.field(name) for name in _COLUMNS])
+
+
+def id_numbers(ids: pa.ChunkedArray) -> NDArray[np.uint64]:
+    """Image ids as numbers: 8 bytes instead of 100 of a Python string."""
+    return _from_hex(ids, 16).view(">u8")[:, 0].astype(np.uint64)
+
+
+def _from_hex(column: pa.ChunkedArray, digits: int) -> NDArray[np.uint8]:
+    """Hex strings of equal length as uint8 (n, digits / 2)."""
+    fixed = column.combine_chunks().cast(pa.binary()).cast(pa.binary(digits))
+    data = memoryview(fixed.buffers()[1])[fixed.offset * digits : (fixed.offset + len(fixed)) * digits]
+    return np.frombuffer(unhexlify(data), np.uint8).reshape(len(fixed), digits // 2)
 
 
 class DoneImages(Mapping[str, SourceState]):
-    """Finished images by id: what size, time and checksum their sources had.
-
-    Those in shards take 56 bytes each. Of those that are parts only the id is known; their state is read from the
-    part when asked for: one by one with ``done[image_id]``, in threads with `states`.
+    """Finished images by id: what size, time and checksum their sources had, in 56 bytes each.
 
     Args:
-        storage: the output.
-        digest: the run's digest.
-        entries: the indexes, in the order of their shards: then all ids are in order.
-        in_parts: ids of the images that are not in a shard yet; they win over the same id in an index.
+        tables: columns of the indexes.
+        in_parts: the images that are not in a shard yet; they win over the same id in an index.
+
+    Attributes:
+        numbers: of the ids, sorted.
+        sizes, times: of the sources, in bytes and ns since 1970.
     """
 
-    def __init__(self, storage: StorageFolder, digest: str, entries: Iterable[IndexEntry], in_parts: set[str]) -> None:
-        self.in_parts = frozenset(in_parts)
-        self._place, self._digest = storage, digest
-        self._ids, self._sizes, self._times, self._sums = array("Q"), array("q"), array("q"), bytearray()
-        self._read: dict[str, SourceState] = {}
-        for entry in entries:
-            self._ids.extend(int(image_id, 16) for image_id in entry.table["image_id"].to_pylist())
-            self._sizes.extend(entry.table["source_bytes"].to_pylist())
-            self._times.extend(entry.table["source_mtime_ns"].to_pylist())
-            self._sums += bytes.fromhex("".join(entry.table["source_sha256"].to_pylist()))
-        self._only_in_parts = sum(self._find(image_id) is None for image_id in self.in_parts)
+    def __init__(self, tables: Iterable[pa.Table], in_parts: Mapping[str, SourceState]) -> None:
+        self.in_parts = in_parts
+        parts = [(i, *state) for i, state in in_parts.items()]
+        first = pa.table(dict(zip(_COLUMNS, list(zip(*parts, strict=True)) or ([],) * 4, strict=True)), schema=_SCHEMA)
+        columns = [
+            (id_numbers(table["image_id"]), table["source_bytes"].to_numpy(), table["source_mtime_ns"].to_numpy(),
+             _from_hex(table["source_sha256"], 64))
+            for table in chain([first], tables)
+        ]  # fmt: skip
+        numbers, sizes, times, sums = (np.concatenate(column) for column in zip(*columns, strict=True))
+        self.numbers, where = np.unique(numbers, return_index=True)  # of equal ones the first: that of a part
+        self.sizes, self.times, self._sums = sizes[where], times[where], sums[where]
 
     def __contains__(self, image_id: object) -> bool:
-        return image_id in self.in_parts or (isinstance(image_id, str) and self._find(image_id) is not None)
+        return isinstance(image_id, str) and is_image_id(image_id) and bool(self.find(_number(image_id))[0] >= 0)
 
     def __len__(self) -> int:
-        return len(self._ids) + self._only_in_parts
+        return len(self.numbers)
 
     def __iter__(self) -> Iterator[str]:
-        for number in self._ids:
-            if (image_id := f"{number:016x}") not in self.in_parts:
-                yield image_id
-        yield from sorted(self.in_parts)
+        return (f"{number:016x}" for number in self.numbers.tolist())
 
     def __getitem__(self, image_id: str) -> SourceState:
-        if image_id in self.in_parts:
-            if image_id not in self._read:
-                self._read[image_id] = read_record(self._place, self._digest, image_id).state
-            return self._read[image_id]
-        at = self._find(image_id)
-        if at is None:
+        if image_id not in self:
             raise KeyError(image_id)
-        return SourceState(self._sizes[at], self._times[at], self._sums[32 * at : 32 * (at + 1)].hex())
+        at = int(self.find(_number(image_id))[0])
+        return SourceState(int(self.sizes[at]), int(self.times[at]), self._sums[at].tobytes().hex())
 
-    def states(self, image_ids: Iterable[str] | None = None) -> dict[str, SourceState]:
-        """The states of many images, or of all parts; parts are read in threads.
+    def find(self, numbers: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Positions of images in the attributes, -1 of those that are not finished."""
+        if not len(self.numbers):
+            return np.full(len(numbers), -1)
+        at = np.minimum(np.searchsorted(self.numbers, numbers), len(self.numbers) - 1)
+        return np.where(self.numbers[at] == numbers, at, -1)
 
-        Raises:
-            KeyError: an image is not done.
-            IdcError: a part is damaged.
-        """
-        wanted = list(self.in_parts if image_ids is None else image_ids)
-        return dict(zip(wanted, ordered_map(self.__getitem__, wanted), strict=True))
 
-    def _find(self, image_id: str) -> int | None:
-        try:
-            number = int(image_id, 16)
-        except ValueError:
-            return None
-        at = bisect_left(self._ids, number)
-        return at if at < len(self._ids) and self._ids[at] == number else None
+def _number(image_id: str) -> NDArray[np.uint64]:
+    return np.array([int(image_id, 16)], np.uint64)
 
 
 def find_done(storage: StorageFolder, digest: str) -> DoneImages:
-    """Reads the indexes and lists the parts. The shards' sizes and footers are checked, not their checksums.
+    """Reads the indexes and the parts' footers. The shards' sizes and footers are checked, not their checksums.
 
     Shards that the manifest lists and that are gone with their indexes are logged: their images are not done.
 
     Raises:
         IdcError: a shard is missing, of another size or number of rows than its index states, belongs to another run,
-            or has no index; or the manifest or an index is damaged.
+            or has no index; or the manifest, an index or a part is damaged.
     """
 
-    def entry(shard: int) -> IndexEntry:
+    def entry(shard: int) -> pa.Table:
         found = read_index(storage, shard, _COLUMNS)
         if found is None:
             raise IdcError(
@@ -115,10 +118,11 @@ def find_done(storage: StorageFolder, digest: str) -> DoneImages:
             raise IdcError(f"{index} does not match its checksum in the manifest; {FIX_DAMAGE}")
         fingerprint = verify_shard(storage, shard, found.info, full=False)
         check_footer(storage, shard, found.info.rows if fingerprint == found.info.fingerprint else None)
-        return found
+        return found.table
 
     # Parts first: a compaction that runs meanwhile moves images from parts to indexes, so none is missed.
-    in_parts = list_parts(storage, digest)
+    parts = part_records(storage, list_parts(storage, digest))
+    in_parts = {image_id: record.state for records in parts.values() for image_id, record in records.items()}
     shards = list_index(storage)
     manifest = read_manifest(storage)
     indexes = {} if manifest is None else manifest.index_fingerprints
@@ -126,7 +130,7 @@ def find_done(storage: StorageFolder, digest: str) -> DoneImages:
         verify_shard(storage, shard, None, full=False)
     if manifest is not None:
         _log_missing(manifest, set(shards))
-    return DoneImages(storage, digest, ordered_map(entry, shards), in_parts)
+    return DoneImages(ordered_map(entry, shards), in_parts)
 
 
 def _log_missing(manifest: Manifest, shards: set[int]) -> None:

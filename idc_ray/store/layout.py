@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "ATTEMPTS",
@@ -26,9 +28,9 @@ __all__ = [
     "index_name",
     "inflight_name",
     "is_image_id",
+    "part_contents",
     "part_folder",
     "part_folders_of_shard",
-    "part_id",
     "part_name",
     "pending_name",
     "quarantine_name",
@@ -36,6 +38,7 @@ __all__ = [
     "shard_name",
     "shard_number",
     "shard_of",
+    "shard_parts",
 ]
 
 RUN, MANIFEST, LOCK, SURVEY = "run.json", "manifest.json", ".lock", "survey.json"
@@ -54,7 +57,7 @@ MAX_SHARDS = 99_999  # five digits in the name
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _IMAGE_ID = re.compile(r"[0-9a-f]{16}")
-_PART = re.compile(r"([0-9a-f]{16})\.parquet")
+_PART = re.compile(r"([0-9a-f]{16})(?:-(\d{1,6})-[0-9a-f]{8})?\.parquet")
 _SHARD = re.compile(r"part-(\d{5})\.parquet")
 _HASHES = 2**32
 
@@ -84,15 +87,22 @@ def part_folder(digest: str, prefix: str = "") -> str:
     return f"{folder}/{prefix}" if prefix else folder
 
 
-def part_name(digest: str, image_id: str) -> str:
-    """Name of one finished image's part."""
-    return f"{part_folder(digest, check_image_id(image_id)[:2])}/{image_id}.parquet"
+def part_name(digest: str, image_ids: Sequence[str]) -> str:
+    """Name of the part of these finished images: the first id, their number, and a hash of all.
+
+    Never that of a part of other images, which would be overwritten.
+    """
+    first, key = check_image_id(image_ids[0]), hashlib.sha256("".join(image_ids).encode()).hexdigest()[:8]
+    return f"{part_folder(digest, first[:2])}/{first}-{len(image_ids)}-{key}.parquet"
 
 
-def part_id(file_name: str) -> str | None:
-    """The image id of a part's file name (without folder), None for any other file."""
-    match = _PART.fullmatch(file_name)
-    return match[1] if match else None
+def part_contents(name: str) -> tuple[str, int] | None:
+    """First image id and number of images of a part, from its name; None for any other file.
+
+    Parts of format version 1 hold one image and are named by its id alone.
+    """
+    match = _PART.fullmatch(name.rpartition("/")[2])
+    return (match[1], int(match[2] or 1)) if match else None
 
 
 def shard_name(shard: int) -> str:
@@ -139,6 +149,16 @@ def attempt_name(image_id: str, kind: str, token: str) -> str:
 def shard_of(image_id: str, shard_count: int) -> int:
     """The shard of an image: its id is a hash, and each shard has an equal range of hashes."""
     return int(image_id[:8], 16) * check_shard_count(shard_count) >> 32
+
+
+def shard_parts(names: Iterable[str], shard_count: int) -> dict[int, list[str]]:
+    """The names of parts by the shard that they belong to, in order."""
+    found: dict[int, list[str]] = {}
+    for name in names:
+        contents = part_contents(name)
+        if contents is not None:
+            found.setdefault(shard_of(contents[0], shard_count), []).append(name)
+    return found
 
 
 def part_folders_of_shard(shard: int, shard_count: int) -> list[str]:

@@ -25,6 +25,7 @@ __all__ = ["lease"]
 
 LEASE_S = 90.0  # how long a killed holder blocks the next one
 HEARTBEAT_S = 20.0  # four chances to renew before it expires
+SHARED = "jobs cannot share an output, give each one of its own"
 SETTLE_S = 1.0  # longer than a write takes to arrive
 _logger = logging.getLogger(__name__)
 
@@ -84,10 +85,14 @@ def _refuse_if_held(storage: StorageFolder, token: str) -> None:
     if current is None or current["token"] == token:
         return
     seconds = current["expires"] - time.time()
+    if seconds > LEASE_S + HEARTBEAT_S:  # a clock was set back, or another machine's is ahead: is it still renewed?
+        time.sleep(2 * HEARTBEAT_S)
+        if _read(storage) == current:
+            return
     if seconds > 0:
         raise Locked(
             f"{storage.uri} is in use by {current['holder']}; wait until it ends, or stop it; if it was killed, its "
-            f"lock expires in {seconds:.0f} s (or delete {storage.shown(LOCK)})"
+            f"lock expires in {seconds:.0f} s (or delete {storage.shown(LOCK)}); {SHARED}"
         )
 
 

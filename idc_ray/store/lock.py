@@ -76,7 +76,9 @@ def _flock(storage: StorageFolder, holder: str) -> Iterator[threading.Event]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             other = os.read(descriptor, 4096).decode(errors="replace").strip() or "a process that has just started"
-            raise Locked(f"{storage.uri} is in use by {other}; wait until it ends, or stop it") from None
+            raise Locked(
+                f"{storage.uri} is in use by {other}; wait until it ends, or stop it; {lease.SHARED}"
+            ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
                 raise

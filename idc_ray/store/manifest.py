@@ -40,7 +40,7 @@ class Manifest:
         rows: tiles.
         bytes: size of all shards.
         source_bytes: size of all sources.
-        ratio: tiles over candidate tiles, so pixels stored over pixels of whole tiles; 0 without any.
+        ratio: tiles over candidate tiles, that is, stored pixels over pixels in whole tiles; 0 without any.
         shards: one by one.
         quarantined: image_id, source, code and reason of each quarantined image.
         timing: seconds, as the caller measured them.

@@ -17,7 +17,7 @@ __all__ = ["abandoned", "has_data", "remove_all", "remove_empty_part_folders", "
 _OWNED = {
     SHARDS: (0, re.compile(r"part-\d{5}\.parquet")),
     INDEX: (0, re.compile(r"part-\d{5}\.(parquet|pending\.json)")),
-    PARTS: (2, re.compile(r"[0-9a-f]{16}\.parquet")),
+    PARTS: (2, re.compile(r"[0-9a-f]{16}(-\d{1,6}-[0-9a-f]{8})?\.parquet")),
     QUARANTINE: (1, re.compile(r"[0-9a-f]{16}\.json")),
     INFLIGHT: (1, re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.json")),
     ATTEMPTS: (1, re.compile(r"(worker|launch)-[A-Za-z0-9_-][A-Za-z0-9._-]*\.json")),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -106,15 +105,6 @@ class ImageRecord:
     def state(self) -> SourceState:
         """State of the source file, to detect changes."""
         return SourceState(self.source_bytes, self.source_mtime_ns, self.source_sha256)
-
-    def to_json(self) -> bytes:
-        """The record as JSON."""
-        return json.dumps(asdict(self), allow_nan=False).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> ImageRecord:
-        """The record that `to_json` wrote; ValueError or TypeError for anything else."""
-        return cls(**json.loads(data))
 
 
 def table_from_records(records: Iterable[ImageRecord]) -> pa.Table:

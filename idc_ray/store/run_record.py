@@ -9,18 +9,22 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.redact import redact_all
 from idc_ray.store import owned
 from idc_ray.store.filesystem import StorageFolder
-from idc_ray.store.index import list_index
 from idc_ray.store.layout import FIX_DAMAGE, RUN, check_name, check_shard_count
 from idc_ray.store.sealed import sealed, unsealed
 from idc_ray.store.typed import from_json
 
 __all__ = ["FORMAT_VERSION", "LostRun", "RunRecord", "begin_run", "read_lost", "read_run", "update_run", "write_lost"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # of what is written; 1 had a part for each image
+READABLE_VERSIONS = (1, 2)
 _CLEARING = "clearing"  # in run.json while --overwrite removes the old run
 _LOST = "lost"  # in run.json after a repair: all that the rest of the output says of the run
 #: Largest tile and scale that a record may state.
 MAX_SIDE = 4096
+_ONE_INPUT = (
+    "an output holds the images of one input: condense each input to an output of its own, and train on all of them "
+    "with idc-ray train --data '[a/, b/]'; "
+)
 _FIX = "give --overwrite to start over, or another --output"
 
 
@@ -136,10 +140,14 @@ def begin_run(storage: StorageFolder, record: RunRecord, overwrite: bool = False
     differences = _differences(found, record)
     if differences:
         lines = "\n".join(f"  {line}" for line in differences)
-        raise BadRequest(f"{storage.uri} contains another run; in the output -> requested:\n{lines}\n{_FIX}")
+        shared = _ONE_INPUT if found.digest == record.digest and found.input_uri != record.input_uri else ""
+        raise BadRequest(f"{storage.uri} contains another run; in the output -> requested:\n{lines}\n{shared}{_FIX}")
     if clearing:  # an --overwrite by this very run was killed
         return _replace(storage, record)
     owned.sweep(storage)
+    if found.format_version != FORMAT_VERSION:  # before anything is added that an earlier version does not see
+        found = replace(found, format_version=FORMAT_VERSION)
+        _write(storage, found)
     return found
 
 
@@ -158,18 +166,14 @@ def update_run(storage: StorageFolder, **fields: Any) -> RunRecord:
 
     Raises:
         IdcError: there is no run.
-        ValueError: a field that must not change, or the shard count once there are shards.
+        ValueError: a field that must not change.
     """
     record = read_run(storage)
     if record is None:
         raise IdcError(f"{storage.shown(RUN)} does not exist; begin a run first")
-    fixed = sorted(
-        set(fields) - {"mlflow_run_id", "survey", "versions", "device", "shard_count", "images", "duplicates"}
-    )
+    fixed = sorted(set(fields) - {"mlflow_run_id", "survey", "versions", "device", "images", "duplicates"})
     if fixed:
         raise ValueError(f"fields {fixed} of a run cannot be changed")
-    if fields.get("shard_count", record.shard_count) != record.shard_count and list_index(storage):
-        raise ValueError(f"shard_count is {record.shard_count} and there are shards; it cannot be changed")
     record = _stored_form(replace(record, **fields))
     _write(storage, record)
     return record
@@ -215,10 +219,10 @@ def _read(storage: StorageFolder) -> tuple[RunRecord, bool] | None:
     value = storage.read_json(RUN, _FIX)
     if value is None:
         return None
-    if value.get("format_version") != FORMAT_VERSION:
+    if value.get("format_version") not in READABLE_VERSIONS:
         raise BadRequest(
             f"{storage.shown(RUN)} has format_version {value.get('format_version')!r}; this version reads "
-            f"{FORMAT_VERSION}; use the version that wrote it, or {_FIX}"
+            f"{READABLE_VERSIONS}; use the version that wrote it, or {_FIX}"
         )
     value = unsealed(value, storage.shown(RUN), FIX_DAMAGE)
     if _LOST in value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import io
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -107,18 +107,21 @@ def check_footer(storage: StorageFolder, shard: int, rows: int | None) -> None:
         raise IdcError(f"{storage.shown(name)} has {found} rows, but {rows} in its index; {FIX_DAMAGE}")
 
 
-def merge(shard: pq.ParquetFile | None, replaced: Collection[str], parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The rows of a shard and of parts, sorted by image id and tile index.
+def merge(shard: pq.ParquetFile | None, images: Iterable[tuple[str, pa.Table]]) -> Iterator[pa.Table]:
+    """The rows of a shard and of further images, sorted by image id and tile index.
 
     Args:
         shard: the shard as it is, None if there is none.
-        replaced: ids of the images whose rows come from ``parts``; their rows in the shard are left out.
-        parts: one table per image, sorted by image id; may be empty.
+        images: id and rows of each further image, sorted; they replace its rows in the shard, also by none.
     """
-    old = _images(shard, replaced) if shard is not None else iter(())
-    new = ((table["image_id"][0].as_py(), table) for table in parts if table.num_rows)
-    for _, table in heapq.merge(old, new, key=lambda pair: pair[0]):
-        yield table
+    old = ((image_id, True, table) for image_id, table in (_images(shard) if shard is not None else ()))
+    new = ((image_id, False, table) for image_id, table in images)
+    replaced = None
+    for image_id, is_old, table in heapq.merge(new, old, key=lambda each: each[:2]):
+        if not is_old:
+            replaced = image_id
+        if table.num_rows and not (is_old and image_id == replaced):
+            yield table
 
 
 def sha256_of_file(file: pa.NativeFile) -> str:
@@ -129,7 +132,7 @@ def sha256_of_file(file: pa.NativeFile) -> str:
     return digest.hexdigest()
 
 
-def _images(shard: pq.ParquetFile, replaced: Collection[str]) -> Iterator[tuple[str, pa.Table]]:
+def _images(shard: pq.ParquetFile) -> Iterator[tuple[str, pa.Table]]:
     """Runs of rows of one image, in the shard's order; an image on two row groups comes as two runs."""
     check_types(shard.schema_arrow, ROW_SCHEMA)
     for i in range(shard.num_row_groups):
@@ -138,8 +141,7 @@ def _images(shard: pq.ParquetFile, replaced: Collection[str]) -> Iterator[tuple[
         start = 0
         for end in range(1, len(ids) + 1):
             if end == len(ids) or ids[end] != ids[start]:
-                if ids[start] not in replaced:
-                    yield ids[start], group.slice(start, end - start)
+                yield ids[start], group.slice(start, end - start)
                 start = end
 
 

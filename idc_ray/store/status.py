@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -15,8 +15,9 @@ from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.holder import Holder, read_holder
 from idc_ray.store.index import read_index
 from idc_ray.store.inflight import Inflight, read_inflight
-from idc_ray.store.layout import INDEX, RUN, part_folder, part_id, shard_number, shard_of
+from idc_ray.store.layout import INDEX, RUN, part_contents, part_folder, shard_number, shard_parts
 from idc_ray.store.manifest import Manifest, read_manifest
+from idc_ray.store.parts import part_records
 from idc_ray.store.quarantine import QuarantineEntry, quarantined_ids, read_quarantined
 from idc_ray.store.run_record import RunRecord, read_run
 from idc_ray.store.threads import ordered_map
@@ -47,7 +48,7 @@ class Status:
         in_flight: images that workers of the running attempt have started.
         left: images that killed attempts left in flight; they are done last, one at a time.
         shards: finished shards.
-        latest: ids of the `LATEST` images that were finished last and are not in a shard yet, the newest first.
+        latest: names of the parts with the `LATEST` images that were finished last, the newest first.
         last_commit: when the last image or shard was written, seconds since 1970; None if none was.
         per_second: images finished in a second, over the last `RATE_SECONDS` or since the last shard, at most since
             the start of the launch; None unless it runs and has finished some.
@@ -120,7 +121,7 @@ class Status:
 def read_status(storage: StorageFolder) -> Status:
     """Where the run in an output stands.
 
-    Takes one listing for each of up to 256 folders of parts, and reads one footer for each shard.
+    Takes one listing for each of up to 256 folders of parts, and reads the index of each shard.
 
     Raises:
         BadRequest: there is no run.
@@ -134,13 +135,13 @@ def read_status(storage: StorageFolder) -> Status:
     now, lock = time.time(), read_holder(storage)
     # Parts first: a compaction that runs meanwhile moves images from parts to indexes, so none is missed.
     parts = _parts(storage, run.digest)
+    commits = [mtime for name, mtime in parts.items() for _ in range((part_contents(name) or ("", 0))[1])]
     indexes = {n: each for each in _list(storage, INDEX) if (n := shard_number(each.base_name)) is not None}
-    in_both = {shard_of(image_id, run.shard_count) for image_id in parts} & indexes.keys()
-    in_shards = _images_in_shards(storage, sorted(indexes), in_both, parts.keys())
+    in_shards = _images_in_shards(storage, sorted(indexes), shard_parts(parts, run.shard_count))
     quarantined = sorted(quarantined_ids(storage, run.digest))
     inflight = read_inflight(storage)
     manifest = read_manifest(storage)
-    done = in_shards + len(parts)
+    done = in_shards + len(commits)
     newest_shard = max(map(_mtime, indexes.values()), default=0.0)
     return Status(
         output=storage.uri,
@@ -148,15 +149,15 @@ def read_status(storage: StorageFolder) -> Status:
         run=run,
         lock=lock,
         done=done,
-        in_parts=len(parts),
+        in_parts=len(commits),
         quarantined=len(quarantined),
         reasons=read_quarantined(storage, run.digest, quarantined[:REASONS]),
         in_flight=[one for one in inflight if one.launch == lock.launch and lock.state != "left"],
         left=[one for one in inflight if one.launch != lock.launch or lock.state == "left"],
         shards=len(indexes),
-        latest=sorted(parts, key=lambda image_id: -parts[image_id])[:LATEST],
-        last_commit=max([newest_shard, *parts.values()]) or None,
-        per_second=_rate(lock, parts.values(), newest_shard, now),
+        latest=_latest(parts),
+        last_commit=max([newest_shard, *commits]) or None,
+        per_second=_rate(lock, commits, newest_shard, now),
         manifest=manifest,
         read_at=now,
     )
@@ -171,23 +172,36 @@ def _state(lock: Holder, manifest: Manifest | None, run: RunRecord, handled: int
 
 
 def _parts(storage: StorageFolder, digest: str) -> dict[str, float]:
-    """Times by ids of the images that are not in a shard yet."""
+    """Times by names of the parts."""
     root = part_folder(digest)
     folders = [f"{root}/{name}" for name in storage.folders(root)]
-    listings = ordered_map(lambda folder: _list(storage, folder), folders)
-    infos = ((part_id(info.base_name), info) for listing in listings for info in listing)
-    return {image_id: _mtime(info) for image_id, info in infos if image_id is not None}
+    listings = zip(folders, ordered_map(lambda folder: _list(storage, folder), folders), strict=True)
+    infos = ((folder, info) for folder, listing in listings for info in listing)
+    return {f"{folder}/{info.base_name}": _mtime(info) for folder, info in infos if part_contents(info.base_name)}
 
 
-def _images_in_shards(storage: StorageFolder, shards: list[int], in_both: set[int], parts: Collection[str]) -> int:
-    """Finished images of the shards, without those that are parts too, as while a shard is replaced."""
+def _latest(parts: dict[str, float]) -> list[str]:
+    names: list[str] = []
+    images = 0
+    for name in sorted(parts, key=lambda name: -parts[name]):
+        if images < LATEST:
+            names.append(name)
+            images += (part_contents(name) or ("", 0))[1]
+    return names
+
+
+def _images_in_shards(storage: StorageFolder, shards: list[int], parts: dict[int, list[str]]) -> int:
+    """Finished images of the shards, without those that are in parts too, as while a shard is replaced."""
 
     def count(shard: int) -> int:
-        entry = read_index(storage, shard, ["image_id"] if shard in in_both else [])
+        both = shard in parts
+        entry = read_index(storage, shard, ["image_id"] if both else [])
         if entry is None:  # --overwrite has just removed it
             return 0
-        twice = sum(i in parts for i in entry.table["image_id"].to_pylist()) if shard in in_both else 0
-        return entry.info.images - twice
+        if not both:
+            return entry.info.images
+        ids = {image_id for records in part_records(storage, parts[shard]).values() for image_id in records}
+        return entry.info.images - sum(image_id in ids for image_id in entry.table["image_id"].to_pylist())
 
     return sum(ordered_map(count, shards))
 

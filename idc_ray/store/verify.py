@@ -43,18 +43,18 @@ from idc_ray.store.layout import (
     damaged_name,
     index_name,
     is_image_id,
+    part_contents,
     part_folder,
-    part_id,
-    part_name,
     pending_name,
     quarantine_name,
     shard_name,
     shard_number,
     shard_of,
+    shard_parts,
 )
 from idc_ray.store.lock import lock
 from idc_ray.store.manifest import Manifest, read_manifest
-from idc_ray.store.parts import list_parts, read_part
+from idc_ray.store.parts import list_parts, read_part, read_records
 from idc_ray.store.png import check_png
 from idc_ray.store.quarantine import quarantined_ids, read_quarantined
 from idc_ray.store.run_record import LostRun, RunRecord, read_lost, read_run, write_lost
@@ -130,7 +130,7 @@ class _Expected:
         manifest: None if there is none, or a damaged one.
         stated: what the manifest states of each shard, by its number.
         indexes: what it states of their indexes, which earlier versions did not state.
-        parts: ids of the images that are not in a shard yet.
+        parts: their names.
     """
 
     storage: StorageFolder
@@ -140,7 +140,7 @@ class _Expected:
     manifest: Manifest | None
     stated: dict[int, ShardInfo]
     indexes: dict[int, Fingerprint]
-    parts: frozenset[str]
+    parts: list[str]
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _examined(storage: StorageFolder, deep: bool) -> tuple[Report, LostRun | Non
         manifest=manifest,
         stated={info.shard: info for info in manifest.shards} if manifest is not None else {},
         indexes=manifest.index_fingerprints if manifest is not None else {},
-        parts=frozenset(list_parts(storage, known.digest)),
+        parts=list_parts(storage, known.digest),
     )
     shards = sorted({*list_shards(storage), *list_pending(storage), *expected.stated})
     units = list(ordered_map(partial(_unit, expected), shards, _THREADS))
@@ -343,7 +343,7 @@ def _checked_shard(
     found = verify_shard(storage, shard, None if entry is None else entry.info)
     if pending is not None and (entry is None or entry.info.fingerprint not in pending):
         count = expected.shard_count
-        if not any(count is None or shard_of(image_id, count) == shard for image_id in expected.parts):
+        if not (expected.parts if count is None else shard_parts(expected.parts, count).get(shard)):
             raise _Damage("it was being replaced, and the parts of its images are missing")
     return found
 
@@ -429,28 +429,37 @@ def _part_faults(expected: _Expected) -> Iterator[Fault]:
     """Parts that cannot be read, that are of another run, or that a finished run left."""
     storage, digest = expected.storage, expected.digest
 
-    def check(image_id: str) -> Fault | None:
-        name = part_name(digest, image_id)
+    def check(name: str) -> Fault | None:
         try:
-            table = read_part(storage, digest, image_id).table
-            if set(table["config_digest"].to_pylist()) - {digest}:
+            part = read_part(storage, name)
+            if set(part.table["config_digest"].to_pylist()) - {digest}:
                 raise _Damage("it has rows of another run")
-            _check_pngs(table, expected.sides)
+            if expected.shard_count and len({shard_of(each, expected.shard_count) for each in part.records}) > 1:
+                raise _Damage("it has images of several shards")
+            _check_pngs(part.table, expected.sides)
         except StoreUnavailable:
             raise
         except (IdcError, ValueError) as error:
-            return Fault(name, _what(storage, name, error), (image_id,), (name, MANIFEST))
+            return Fault(name, _what(storage, name, error), _ids_in(storage, name), (name, MANIFEST))
         return None
 
-    yield from (fault for fault in ordered_map(check, sorted(expected.parts)) if fault is not None)
+    yield from (fault for fault in ordered_map(check, expected.parts) if fault is not None)
     if expected.manifest is not None and expected.parts:
-        what = f"{len(expected.parts)} finished images are not in shards yet; the same condense command continues"
+        what = f"{len(expected.parts)} parts are not in shards yet; the same condense command continues"
         yield Fault(part_folder(digest), what, take_out=(MANIFEST,))
     for other in storage.folders(PARTS):
         folders = [f"{PARTS}/{other}/{prefix}" for prefix in storage.folders(f"{PARTS}/{other}")]
-        names = tuple(f"{folder}/{name}" for folder in folders for name in storage.files(folder) if part_id(name))
+        names = tuple(f"{folder}/{name}" for folder in folders for name in storage.files(folder) if part_contents(name))
         if other != digest and names:
             yield Fault(f"{PARTS}/{other}", f"{len(names)} parts of another run are left", take_out=names)
+
+
+def _ids_in(storage: StorageFolder, name: str) -> tuple[str, ...]:
+    """Ids of the images of a part; of a damaged one at least the first."""
+    try:
+        return tuple(read_records(storage, name))
+    except IdcError:
+        return (part_contents(name) or ("", 0))[:1]
 
 
 def _quarantine_faults(expected: _Expected) -> Iterator[Fault]:

@@ -93,7 +93,7 @@ def _check_lr_only(config: TrainConfig, source: CondensedSource) -> None:
 def labelled(
     config: TrainConfig, sources: Sequence[Source], labels: bytes | None, device: torch.device
 ) -> list[Source]:
-    """The same sources with the outputs of the network ``labels`` as HR, as :func:`open_sources` returns them.
+    """Sources with the outputs of the network ``labels`` as HR, as :func:`open_sources` returns them.
 
     With online labels the sources are unchanged, as stored labels are not used.
     """

@@ -17,7 +17,7 @@ import torch
 from idc_ray.config.train import TrainConfig
 from idc_ray.degradation import Degrade
 from idc_ray.images.locate import absolute, holds, locate, read_bytes
-from idc_ray.lifecycle import claimed, closed_if_stopped, cluster, is_real_run
+from idc_ray.lifecycle import fail_run_on_error, locked_output, print_plan, ray_cluster
 from idc_ray.models import bundled_teacher_bytes, teacher_sha256
 from idc_ray.pipeline.progress import Heartbeat, Show
 from idc_ray.results import TrainResult
@@ -69,7 +69,7 @@ def train(config: TrainConfig) -> int:
     Raises:
         IdcError, Interrupted: as :func:`run_train`.
     """
-    if is_real_run(config, lambda photographs: _estimate(_prepare(config))):
+    if print_plan(config, lambda photographs: _estimate(_prepare(config))):
         trained = run_train(config, "lines")
         if trained.best_psnr is not None:
             print(f"best {trained.best_psnr:.2f} dB at step {trained.best_step}: {trained.checkpoint}")
@@ -88,11 +88,11 @@ def run_train(config: TrainConfig, show: Show = "log") -> TrainResult:
         BadRequest: what was asked for cannot be done.
         Locked: another process works on the output.
         Interrupted: SIGINT or SIGTERM.
-        IdcError: anything else that a user can mend.
+        IdcError: any other error that a user can fix.
     """
     ready = _prepare(config)
     config, storage = ready.config, ready.storage
-    with claimed(storage), contextlib.ExitStack() as stack:
+    with locked_output(storage), contextlib.ExitStack() as stack:
         record = begin_training(storage, ready.record, config.overwrite)
         state = read_state(storage)
         finished = state is not None and state.step >= config.iterations
@@ -106,7 +106,7 @@ def run_train(config: TrainConfig, show: Show = "log") -> TrainResult:
                 check_machine(config.workers)
                 worker = stack.enter_context(LocalWorker())  # it imports torch while the tracked run begins
         tracker = _begin_tracking(config, storage, record)
-        with closed_if_stopped(tracker):
+        with fail_run_on_error(tracker):
             if not finished:
                 curves = Curves(storage, fresh=state is None)
                 _run(_job(ready, record), streamed, worker, tracker, curves, show)
@@ -257,7 +257,7 @@ def _run(
             fix=f"lower --workers.count ({workers.count}), --workers.cpus or --workers.gpus",
         )
 
-    with cluster(join_cluster):
+    with ray_cluster(join_cluster):
         _follow(ray_events(job, streamed), job.config, show, tracker, curves)
 
 

@@ -139,10 +139,10 @@ class _Fit:
         precision = self.state.precision if self.state else None  # a continued training keeps its precision
         self.trainer = Trainer(model, config, world.rank, world.wrap(model), feed.patches, precision)
         self.validator: Validator | None = None
-        self.judged_on: str | None = None
+        self.validation_digest: str | None = None
         if validation and world.rank == 0:
             self.validator = Validator(self.spec.build().to(world.device), validation, config.scale)
-            self.judged_on = self.validator.digest
+            self.validation_digest = self.validator.digest
         self.best: tuple[float, int] | None = None
         self.clock = _Clock()
 
@@ -181,7 +181,7 @@ class _Fit:
             return
         self.trainer.restore(state.tensors, state.step)
         # The best PSNR on other validation images cannot be compared, and might never be reached again.
-        same = state.judged_on in (None, self.judged_on)
+        same = state.validation_digest in (None, self.validation_digest)
         if state.best_psnr is not None and state.best_step is not None and same:
             self.best = (state.best_psnr, state.best_step)
         self.clock.start(state.step)
@@ -211,7 +211,7 @@ class _Fit:
         psnr, best_step = self.best or (None, None)
         finished = step == config.iterations
         state = SavedState(
-            step, self.trainer.state(), psnr, best_step, self.judged_on, finished, self.trainer.precision
+            step, self.trainer.state(), psnr, best_step, self.validation_digest, finished, self.trainer.precision
         )
         write_state(self.storage, state)
 

@@ -297,7 +297,10 @@ class Trainer:
         try:
             graph = _Graph(self._step, inputs)
         except RuntimeError as error:
-            log.warning("training without a CUDA graph, which is slower: %s", str(error).splitlines()[0])
+            log.warning(
+                "no CUDA graph, so training is slower (--execution eager does not try one): %s",
+                str(error).splitlines()[0],
+            )
             self._captures, graph = False, None
         for value, old in zip(tensors, before, strict=True):
             value.copy_(old)

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from idc_ray.pipeline.progress import LOG_SECONDS, Show, duration, mark_told
+from idc_ray.pipeline.progress import LOG_SECONDS, Show, duration, mark_shown
 
 __all__ = ["TrainProgress"]
 
@@ -102,5 +102,5 @@ class TrainProgress:
 
     def _log(self) -> None:
         self._logged_at, self._logged = time.monotonic(), self._step
-        mark_told()
+        mark_shown()
         self._say(self.line())

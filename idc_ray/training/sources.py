@@ -264,7 +264,7 @@ def _hr_and_lr_in_store(uri: str, storage: StoragePath, scale: int) -> tuple[str
 
 
 def held_out(fraction: float, seed: int) -> Callable[[str], bool]:
-    """A function that says whether an image id is among the ``fraction`` of images held out of training."""
+    """A predicate of image ids: whether an image is in the ``fraction`` that is held out of training."""
     return lambda image_id: uniform(seed, image_id, "validation") < fraction
 
 

@@ -67,7 +67,7 @@ class SavedState:
         tensors: result of :meth:`idc_ray.training.loop.Trainer.state`.
         best_psnr: highest validation PSNR so far, dB; None without validation.
         best_step: step of ``best_psnr``.
-        judged_on: digest of the validation images of ``best_psnr``; None without validation.
+        validation_digest: digest of the validation images of ``best_psnr``; None without validation.
         finished: whether the training is finished.
         precision: of convolutions and linear layers; None in states of early versions.
     """
@@ -76,7 +76,7 @@ class SavedState:
     tensors: dict[str, Tensor]
     best_psnr: float | None = None
     best_step: int | None = None
-    judged_on: str | None = None
+    validation_digest: str | None = None
     finished: bool = False
     precision: Precision | None = None
 
@@ -94,6 +94,8 @@ class SavedState:
         """
         try:
             notes = json.loads(read_metadata(data)[METADATA_KEY])
+            if "judged_on" in notes:  # its former name
+                notes["validation_digest"] = notes.pop("judged_on")
             return cls(tensors=safetensors.torch.load(data), **notes)
         except (BadRequest, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise ValueError(str(error)) from error

@@ -15,7 +15,7 @@ from idc_ray.config.train import Validation
 from idc_ray.degradation import BICUBIC, Degrade
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import check_size, find_sets, holds_sets
-from idc_ray.evaluation.metrics import mean_psnr, psnr_y
+from idc_ray.evaluation.metrics import mean_psnr, psnr
 from idc_ray.images.color import Colors
 from idc_ray.models import Upscaler
 from idc_ray.training.pairs import Pair
@@ -28,7 +28,7 @@ SHOWN = 4
 
 
 class Scored:
-    """PSNR on Y in dB, mean (:func:`idc_ray.evaluation.metrics.mean_psnr`) and of each image, and the outputs for the
+    """PSNR in dB, mean (:func:`idc_ray.evaluation.metrics.mean_psnr`) and of each image, and the outputs for the
     first few images, uint8 (h, w, 3).
     """
 
@@ -65,7 +65,7 @@ class Validator:
         pictures: list[NDArray[np.uint8]] = []
         for pair in self.pairs:
             picture = self.upscaler.upscale_image(pair.lr)
-            psnrs.append(psnr_y(picture, pair.hr, self.scale))
+            psnrs.append(psnr(picture, pair.hr, self.scale))
             if len(pictures) < SHOWN:
                 pictures.append(picture)
         return Scored(psnrs, pictures)

@@ -1,4 +1,4 @@
-"""What a sweep would cost: its space, its trials, and a time from a few timed images and steps."""
+"""Dry run of a sweep: space, trials, and time extrapolated from a few images and steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["estimate"]
 
 
 def estimate(plan: Plan) -> str:
-    """Parameters, trials and hours, for a person."""
+    """Parameters, trials and hours, as text."""
     config, settings = plan.config, plan.settings
     device = set_up_torch(config.actors, has_gpu=torch.cuda.is_available())
     condense = settings.condense(plan.space.first, config.seeds[0])

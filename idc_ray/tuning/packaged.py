@@ -1,4 +1,4 @@
-"""The search spaces that come with the package, by name."""
+"""Packaged search spaces."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["packaged_spaces", "space_file"]
 
 
 def space_file(text: str) -> Path:
-    """The file that ``--space`` names: a path, or the name of a packaged space, such as ``smoke``.
+    """Path of a search space: ``space`` itself, or that of a packaged space, such as ``smoke``.
 
-    A file of that very name comes first; what ends in .yaml or names a folder can only be a path.
+    An existing file has priority; names with .yaml or a folder are always paths.
 
     Raises:
-        BadRequest: it is a plain name, but neither a file nor a packaged space.
+        BadRequest: neither a file nor a packaged space.
     """
     path = Path(text)
     if path.exists() or path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
@@ -31,7 +31,7 @@ def space_file(text: str) -> Path:
 
 
 def packaged_spaces() -> dict[str, Path]:
-    """Files of the packaged spaces by name: in an installed package inside it, in a clone beside it."""
+    """Files of the packaged spaces by name, from the installed package or the clone."""
     package = Path(idc_ray.__file__).parent
     inside = package / "tune_spaces"
     folder = inside if inside.is_dir() else package.parent / "tune_spaces"

@@ -1,8 +1,8 @@
-"""A space as it is written in YAML.
+"""Reads search spaces from YAML.
 
 ``parameters`` maps names of settings to one of ``choice: [A, B]``, ``uniform: [LOW, HIGH]``, ``log_uniform``,
 ``integers`` and ``log_integers``; ``step: S`` makes uniform and integers coarser; ``when: {NAME: VALUE or [A, B]}``
-draws a parameter only where an earlier one has such a value. A plain list is a choice.
+draws a parameter only if an earlier one has one of these values. A plain list is a choice.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["parse_parameters"]
 
 
 def parse_parameters(values: Mapping[str, Any], where: str) -> Space:
-    """A space from YAML; names are not looked at here.
+    """Parse a space; names of settings are not checked here.
 
     Args:
-        values: section ``parameters``.
-        where: the file, for messages.
+        values: content of the section ``parameters``.
+        where: name of the file, for messages.
 
     Raises:
         BadRequest: an unknown kind, an invalid range, or a condition that refers to no earlier parameter.
@@ -67,7 +67,7 @@ def _choices(what: str, values: Any) -> tuple[Any, ...]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether records can hold it: YAML has dates, too."""
+    """Whether a value is a JSON value; YAML also has dates."""
     if isinstance(value, list):
         return all(map(_is_plain, value))
     if isinstance(value, dict):
@@ -89,7 +89,7 @@ def _ends(what: str, kind: str, values: Any) -> tuple[Any, ...]:
 
 
 def _number(value: Any) -> Any:
-    """``1e-3``, which YAML 1.1 takes for a text because it has no dot, as the number that it is meant to be."""
+    """Parse numbers such as ``1e-3``, which YAML 1.1 reads as text because of the missing dot."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:

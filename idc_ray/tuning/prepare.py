@@ -1,4 +1,4 @@
-"""Preparation of a sweep: what is missing or wrong is refused here, not hours later."""
+"""Preparation of a sweep, with all checks that can be made before it starts."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ BENCHMARK = re.compile(r"(set5|set14|b100|bsds?100|urban100|manga109)([_. -].*)?
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep, ready to be run.
+    """A prepared sweep.
 
     Attributes:
-        settings: what trials are made from.
-        teacher: the checkpoint.
-        images: what a trial condenses, real HR included.
-        validation: what students are scored on.
-        identity: of the sweep: everything that a trial's result depends on, by dotted name.
-        lists: list files of the images and, where they are held out of the input, of those that are scored on.
+        settings: settings of the trials.
+        teacher: content of the teacher's checkpoint.
+        images: images that a trial condenses, with real HR.
+        validation: pairs that students are scored on.
+        identity: everything that the results of trials depend on, by dotted name.
+        lists: list files of the condensed images and of the held-out validation images.
     """
 
     settings: Settings
@@ -68,24 +68,24 @@ class Plan:
 
     @property
     def space(self) -> Space:
-        """What is varied."""
+        """The search space."""
         return self.settings.space
 
     @property
     def pixels(self) -> int:
-        """LR pixels of all images of a trial."""
+        """Number of LR pixels in all images of a trial."""
         return sum(task.lr.shape[0] * task.lr.shape[1] for task in self.images)
 
 
 def prepare(asked: TuneConfig, photographs: str | None = None) -> Plan:
-    """Find, check and read everything.
+    """Find, check and read all inputs.
 
     Args:
-        asked: the settings, without those of the space's file.
-        photographs: where the default photographs are copied to; None: beside the output.
+        asked: the settings, without those of the space file.
+        photographs: folder for the default photographs; None: next to the output.
 
     Raises:
-        BadRequest: anything that a user can mend.
+        BadRequest: any error in settings or input.
     """
     config, space = read_space(asked)
     settings = make_settings(config, space)
@@ -107,7 +107,7 @@ def prepare(asked: TuneConfig, photographs: str | None = None) -> Plan:
 
 
 def _to_condense(rest: ImageListing, reading: CondenseConfig, count: int, validation: list[Pair]) -> list[Instance]:
-    """Up to ``count`` images that can be condensed, and are not scored on."""
+    """Up to ``count`` usable images that are not validation images."""
     there = rest.manifest.num_rows
     if not there:
         raise BadRequest(
@@ -132,7 +132,7 @@ def _to_condense(rest: ImageListing, reading: CondenseConfig, count: int, valida
 
 
 def _validation(config: TuneConfig, found: ImageListing, reading: CondenseConfig) -> tuple[list[Pair], ImageListing]:
-    """What is scored on, and the images that are left to be condensed."""
+    """Validation pairs, and the listing without validation images."""
     if config.validation is not None:
         named = Validation(images=config.validation, max_images=config.validation_images)
         pairs = validation_pairs(named, [], config.scale, 0, MAX_PIXELS)
@@ -157,7 +157,7 @@ def _validation(config: TuneConfig, found: ImageListing, reading: CondenseConfig
 
 
 def _lists(found: ImageListing, named: dict[str, list[str]]) -> dict[str, bytes]:
-    """List files by name, of sources that are files of this machine: others, and rows of Parquet, no list can name."""
+    """List files by name; only local files can be listed."""
     if not isinstance(found.filesystem, LocalFileSystem):
         return {}
     files = {row["source"]: row["path"] for row in found.manifest.to_pylist() if row["row"] < 0}
@@ -170,7 +170,7 @@ def _lists(found: ImageListing, named: dict[str, list[str]]) -> dict[str, bytes]
 
 
 def _refuse_benchmark(setting: str, where: str, pairs: list[Pair]) -> None:
-    """Whether a folder of the path, or of the images that were found below it, is called like a benchmark."""
+    """Raise an error if a folder in the paths of the validation images has the name of a benchmark."""
     folders = {*PurePosixPath(where).parts, *(part for pair in pairs for part in PurePosixPath(pair.name).parts[:-1])}
     found = sorted(filter(BENCHMARK.fullmatch, folders))
     if found:
@@ -190,7 +190,7 @@ def _middle(pair: Pair, side: int | None, scale: int) -> Pair:
 
 
 def _without(instances: list[Instance], validation: list[Pair]) -> list[Instance]:
-    """Those that are not scored on, whatever their names: the same pixels must not be on both sides."""
+    """Images whose pixels are not in the validation set, whatever their names."""
     scored = {_content(pair.lr) for pair in validation}
     kept = [each for each in instances if _content(each.lr) not in scored]
     if len(kept) < len(instances):
@@ -203,7 +203,7 @@ def _content(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
 
 
 def _identity(settings: Settings, teacher: bytes, images: list[Instance], validation: list[Pair]) -> dict[str, Any]:
-    """Everything that a trial's result depends on, by content."""
+    """Everything that the results of trials depend on; data by content."""
     config = settings.config
     space = {each.name: [each.kind, each.values, each.step, dict(each.when)] for each in settings.space.parameters}
     scored = hashlib.sha256("".join(_content(pair.lr) + _content(pair.hr) for pair in validation).encode())

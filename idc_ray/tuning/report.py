@@ -1,4 +1,4 @@
-"""Result files of a sweep: settings that the other jobs accept, a ranked table, importances."""
+"""Result files of a sweep: settings for the other jobs, a ranked table, importances."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FORMATS = {"psnr": "{:.3f} dB", "ratio": "ratio {:.4g}", "cost": "{:.3g} s"}
 
 
 def report_files(plan: Plan, study: optuna.Study) -> dict[str, bytes]:
-    """Content by name; files that there is nothing for are left out."""
+    """Contents by name; files without content are left out."""
     objectives = plan.config.objectives
     training = plan.settings.train.model_copy(update={"seed": plan.config.seeds[0]})
     files = {
@@ -71,17 +71,17 @@ def report_files(plan: Plan, study: optuna.Study) -> dict[str, bytes]:
 
 
 def importance_file(study: optuna.Study) -> dict[str, bytes]:
-    """Content by name of each parameter's importance; empty if too few trials are finished."""
+    """The file of importances by name; empty if too few trials are finished."""
     found = importances(study)
     return {IMPORTANCE: json_bytes(found)} if found else {}
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Share of each parameter in the differences of PSNR by fANOVA, largest first; empty for few trials.
+    """Share of each parameter in the variance of PSNR by fANOVA, largest first; empty for few trials.
 
-    Conditional parameters are left out: they have no value in every trial. Optuna's default, PED-ANOVA, compares with
-    the best tenth only, which of a few dozen trials is too little: of a made-up sweep of 40 in which one parameter
-    mattered it put two others first, fANOVA did not.
+    Conditional parameters are left out, as they have no value in some trials. Optuna's default, PED-ANOVA, uses the
+    best tenth of the trials, too few in a small sweep: with 40 synthetic trials and one relevant parameter it ranked
+    two others first.
     """
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(finished) < MIN_TRIALS or len({_psnr(trial) for trial in finished}) < 2:
@@ -98,7 +98,7 @@ def _psnr(trial: FrozenTrial) -> float:
 
 
 def settings_yaml(plan: Plan, trial: FrozenTrial, head: str) -> bytes:
-    """A trial's settings, all that change the result, as ``idc-ray condense --config`` takes them."""
+    """All result settings of a trial, as YAML for ``idc-ray condense --config``."""
     config = plan.settings.condense(trial.user_attrs["draw"], plan.config.seeds[0])
     head += (
         f"\nTrial {trial.number}: {_values(trial, plan.config.objectives)}, {len(plan.images)} images, "
@@ -123,7 +123,7 @@ def _short(value: Any) -> str:
 
 
 def _to_parquet(plan: Plan, study: optuna.Study) -> bytes:
-    """One row for each trial; a column ``param.NAME`` for each parameter, lists as JSON text."""
+    """One row per trial, with a column ``param.NAME`` per parameter; lists are JSON text."""
     front, order = _front(study), [trial.number for trial in ranked(study)]
     rows = []
     for trial in started(study):
@@ -166,7 +166,7 @@ def _iso(time: datetime | None) -> str:
 
 
 def _column(values: list[Any]) -> pa.Array:
-    """Choices may be numbers and text in one parameter: those become text."""
+    """A column of values; mixed numbers and text become text."""
     kinds = {type(value) for value in values if value is not None}
     mixed = len(kinds) > 1 and kinds != {int, float}
     return pa.array([None if value is None else str(value) for value in values] if mixed else values)
@@ -189,7 +189,7 @@ def _cells(plan: Plan, study: optuna.Study) -> list[list[str]]:
 
 
 def to_text(plan: Plan, study: optuna.Study) -> str:
-    """The ranked table for a screen: trials that came to their end, then those stopped early, then the others."""
+    """The ranked table as text: finished trials, then trials stopped early, then the others."""
     cells = _cells(plan, study)
     shown = [[cell[:60] for cell in row] for row in cells[: SHOWN + 1]]
     widths = [max(len(row[column]) for row in shown) for column in range(len(shown[0]))]
@@ -200,7 +200,7 @@ def to_text(plan: Plan, study: optuna.Study) -> str:
 
 
 def _to_markdown(plan: Plan, study: optuna.Study) -> str:
-    """All trials, ranked."""
+    """All trials, ranked, in Markdown."""
     config, train = plan.config, plan.settings.train
     facts = {
         "searched": f"{', '.join(config.objectives)} by {config.search}{' with ASHA' if config.stops_early else ''}",

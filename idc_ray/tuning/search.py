@@ -1,4 +1,4 @@
-"""Ray Tune runs the trials; what it asks and reports goes to the study."""
+"""Connects Ray Tune, which runs the trials, to the study."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 
 
 class Search(Searcher):
-    """Trials of the study as ``{"number": ..., "draw": ...}``."""
+    """Search algorithm of Ray Tune that takes trials from the study: ``{"number": ..., "draw": ...}``."""
 
     def __init__(self, study: SweepStudy) -> None:
         super().__init__()
         self._study = study
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """A trial, or that there are no more."""
+        """The next trial, or ``FINISHED``."""
         suggested = self._study.suggest()
         if suggested is None:
             return str(Searcher.FINISHED)
@@ -32,28 +32,28 @@ class Search(Searcher):
         return {"number": number, "draw": draw}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the study ends trials by their reports; what the time limit cuts off has not ended."""
+        """Does nothing: the study ends trials by their reports."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: a sweep continues from the study, not from what Tune keeps."""
+        """Does nothing: a sweep continues from the study."""
 
 
 class Deaths(Callback):
-    """Counts lost processes."""
+    """Callback of Ray Tune that counts lost processes."""
 
     def __init__(self, study: SweepStudy) -> None:
         self._study = study
 
     def setup(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing to set up."""
+        """Does nothing."""
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """The process of a trial died, and it is begun again."""
+        """The process of a trial died, and the trial is restarted."""
         log.warning("trial %d lost its process (%s); starting it again", trial.config["number"], _reason(trial))
         self._study.lost(trial.config["number"], _reason(trial), for_good=False)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Its process died once too often."""
+        """The process of a trial died more often than is allowed."""
         self._study.lost(trial.config["number"], _reason(trial), for_good=True)
 
 

@@ -1,4 +1,4 @@
-"""From a configuration and a space's file to settings that every trial can be made from; wrong ones end here."""
+"""Validated settings of trials, from the configuration and the space file."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ USERS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What trials are made from.
+    """Settings of the trials.
 
     Attributes:
-        config: the sweep's, with the settings of the space's file under those of the user.
-        space: what is varied.
-        fixed: settings of the condense job that are not, dotted names.
-        train: the training of a student.
+        config: settings of the sweep; those of the user override those of the space file.
+        space: the search space.
+        fixed: fixed settings of the condense job by dotted name.
+        train: training settings of the students.
     """
 
     config: TuneConfig
@@ -54,10 +54,10 @@ class Settings:
     train: TrainConfig
 
     def condense(self, draw: Draw, seed: int) -> CondenseConfig:
-        """The condense job's settings at a point of the space.
+        """Settings of the condense job at a point of the space.
 
         Raises:
-            BadRequest: they do not go together.
+            BadRequest: the settings are invalid together.
         """
         config = self.config
         off = config.mlflow.model_copy(update={"enabled": False})
@@ -68,7 +68,7 @@ class Settings:
 
     @property
     def defaults(self) -> Draw | None:
-        """The point of the space that the condense job takes by itself, given what is fixed; None: it has none."""
+        """The point of the space with the condense job's defaults; None if it is not in the space."""
         try:
             fixed = load(CondenseConfig, None, {**self.fixed, "scale": self.config.scale})
         except BadRequest:  # what is fixed does not go with the defaults of what is varied
@@ -77,9 +77,9 @@ class Settings:
 
     @property
     def eval_steps(self) -> list[int]:
-        """Steps before its end at which a student is scored: the rungs, or half-way where nothing is stopped.
+        """Steps before the last at which a student is scored: the rungs, or half-way without early stopping.
 
-        No more: to score a small student on whole images costs as much as hundreds of its steps.
+        There are no others, as scoring a small student on whole images costs as much as hundreds of training steps.
         """
         config, end = self.config, self.train.iterations
         shares = [config.reduction**rung for rung in range(config.rungs, 0, -1)] if config.stops_early else [2]
@@ -87,10 +87,10 @@ class Settings:
 
 
 def read_space(config: TuneConfig) -> tuple[TuneConfig, Space]:
-    """Read the space's file; its ``settings`` are taken where the user has set nothing.
+    """Read the space file; its ``settings`` apply unless the user sets them.
 
     Raises:
-        BadRequest: the file cannot be read, or has a name or a value that nothing accepts.
+        BadRequest: the file cannot be read, or has an invalid name or value.
     """
     where = config.space
     content = read_yaml(space_file(where))
@@ -115,10 +115,10 @@ def read_space(config: TuneConfig) -> tuple[TuneConfig, Space]:
 
 
 def make_settings(config: TuneConfig, space: Space) -> Settings:
-    """Everything that trials are made from, checked as far as names and types go.
+    """Settings of the trials, with names and types checked.
 
     Raises:
-        BadRequest: an unknown setting, with the nearest valid one, or one that is not to be varied.
+        BadRequest: an unknown setting, with the nearest valid one, or one that cannot be varied.
     """
     flat = flatten_changes(CondenseConfig, dict.fromkeys(space.names), "parameters", CONDENSE_SETS, "tune")
     fixed = flatten_changes(CondenseConfig, config.condense, "condense", CONDENSE_SETS, "tune")
@@ -137,10 +137,10 @@ def make_settings(config: TuneConfig, space: Space) -> Settings:
 
 
 def check_space(settings: Settings, teacher: bytes) -> None:
-    """Try every choice, every end of a range and every two of them together, teacher included.
+    """Validate all choices and ends of ranges, and all pairs of them, with the teacher.
 
     Raises:
-        BadRequest: one of them is refused; the message names it and says what is expected.
+        BadRequest: an invalid value; the message names it and what is expected.
     """
     tried: set[tuple[str, str, int]] = set()
     for probed, draw in settings.space.probes():

@@ -1,4 +1,4 @@
-"""Inputs that do not change between trials, made once and kept in Ray's object store."""
+"""Inputs that all trials share, in Ray's object store."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ _task: Callable[[Callable[..., Any]], Any] = ray.remote(max_retries=RETRIES, num
 
 @dataclass(frozen=True)
 class SharedInputs:
-    """Sent to every trial; small: large objects stay in the object store until a trial reads them.
+    """References to the inputs of trials; the objects stay in the object store until a trial reads them.
 
     Attributes:
-        settings: of the sweep.
+        settings: settings of the sweep.
         teacher: reference to the checkpoint.
         images: reference to the list of tasks.
-        validation: reference to the pairs that are scored on.
-        teacher_cache: references to lists of measurements, one for each image, by key.
-        pixels: LR pixels of all images.
+        validation: reference to the validation pairs.
+        teacher_cache: references to lists of measurements, one per image, by key.
+        pixels: number of LR pixels of all images.
     """
 
     settings: Settings
@@ -64,7 +64,7 @@ class SharedInputs:
     pixels: int
 
     def tasks(self, condense: CondenseConfig) -> list[ImageTask]:
-        """The images, with the measurements for a trial's settings. Arrays are views of the object store."""
+        """Images with the measurements for the settings of a trial. Arrays are views of the object store."""
         images: list[ImageTask] = ray.get(self.images)
         reference = self.teacher_cache.get(feature_key(condense))
         if reference is None:
@@ -81,10 +81,10 @@ def feature_key(config: CondenseConfig) -> FeatureKey:
 
 
 def share_inputs(plan: Plan, options: dict[str, Any]) -> SharedInputs:
-    """Put everything into the object store; features are computed by tasks with the resources of a trial.
+    """Put all inputs into the object store; features are computed by tasks with the resources of a trial.
 
     Args:
-        plan: the sweep.
+        plan: the prepared sweep.
         options: resources of a trial, for ``task.options``.
 
     Raises:
@@ -107,7 +107,7 @@ def share_inputs(plan: Plan, options: dict[str, Any]) -> SharedInputs:
 
 
 def _key_configs(settings: Settings) -> Iterator[CondenseConfig]:
-    """A configuration for each key that a trial may have; none if there are more than ``MAX_KEYS``."""
+    """A configuration per possible key of a trial; empty if there are more than ``MAX_KEYS``."""
     varied = [replace(each, when={}) for each in settings.space.parameters if each.name in KEY_SETTINGS]
     for draw in Space(tuple(varied)).all_points(MAX_KEYS) or ():
         try:
@@ -135,6 +135,6 @@ def _measured(
 def _measure(
     config: CondenseConfig, teacher: bytes, images: list[ImageTask], room: int
 ) -> tuple[Outcome, list[TeacherCache]]:
-    """Two objects, the second one large; errors are values, since Ray loses their types."""
+    """Measure images; returns the outcome, and as a second object the measurements."""
     status, value = guarded(lambda: _measured(config, teacher, images, room))
     return ((status, value), []) if status == "failed" else (("ok", value[0]), value[1])

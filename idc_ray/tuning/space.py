@@ -1,4 +1,4 @@
-"""The search space: parameters, drawn by Optuna or listed as a grid. Independent of settings and files."""
+"""The search space: parameters that are drawn by Optuna or listed as a grid."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ Draw = dict[str, Any]
 
 
 def label(value: Any) -> Any:
-    """A value for Optuna and tables: lists and mappings, which Optuna cannot compare, as JSON text."""
+    """A value for Optuna and tables; lists and mappings become JSON text, as Optuna cannot compare them."""
     return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One setting that is varied.
+    """One varied setting.
 
     Attributes:
-        name: of the setting.
+        name: name of the setting.
         kind: one of ``KINDS``.
-        values: of a choice; of a range its ends.
-        step: between values of a range; None: any.
-        when: values of earlier parameters, by name, with any of which this one takes part.
+        values: choices, or the ends of a range.
+        step: distance between values of a range; None: any value.
+        when: condition: accepted values of earlier parameters by name.
     """
 
     name: str
@@ -44,20 +44,20 @@ class Parameter:
 
     @property
     def is_range(self) -> bool:
-        """Whether it has a lower and an upper end."""
+        """Whether the parameter is a range."""
         return self.kind != "choice"
 
     @property
     def is_integer(self) -> bool:
-        """Whether it is a range of integers."""
+        """Whether the parameter is a range of integers."""
         return self.kind.endswith("integers")
 
     def takes_part(self, drawn: Mapping[str, Any]) -> bool:
-        """Whether it is drawn, given the earlier ones."""
+        """Whether the condition holds, given the earlier parameters."""
         return all(name in drawn and drawn[name] in values for name, values in self.when.items())
 
     def draw(self, trial: Any) -> Any:
-        """A value for a trial of Optuna."""
+        """Draw a value for a trial of Optuna."""
         if not self.is_range:
             labels = [label(value) for value in self.values]
             chosen = trial.suggest_categorical(self.name, labels)
@@ -68,7 +68,7 @@ class Parameter:
         return suggest(self.name, *self.values, step=step, log=self.kind.startswith("log_"))
 
     def holds(self, value: Any) -> list[Any]:
-        """``value`` as this parameter draws it, in a list; an empty one if it never does."""
+        """``value`` in the parameter's type, in a list; empty if it is not one of its values."""
         if not self.is_range:
             return [each for each in self.values if _plain(each) == _plain(value)][:1]
         low, high = self.values
@@ -80,7 +80,7 @@ class Parameter:
         return [number] if on_grid and number == value else []
 
     def probes(self) -> list[Any]:
-        """Values that must be acceptable: each choice; of a range both ends, and the next step or a point between."""
+        """Values to validate: all choices, or the ends of a range and a value between."""
         if not self.is_range:
             return list(self.values)
         low, high = self.values
@@ -92,7 +92,7 @@ class Parameter:
         return list(dict.fromkeys([low, between, high]))
 
     def grid(self, points: int | None) -> Iterable[Any]:
-        """Each choice, each step, or ``points`` of a range, the ends among them; None: all values."""
+        """All choices, all steps, or ``points`` values of a range with its ends; ``points`` None: all values."""
         if not self.is_range:
             return self.values
         low, high = self.values
@@ -110,22 +110,22 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Space:
-    """Parameters in order: a condition names only earlier ones."""
+    """Ordered parameters; conditions refer to earlier ones."""
 
     parameters: tuple[Parameter, ...]
 
     @property
     def names(self) -> list[str]:
-        """Of the parameters."""
+        """Names of the parameters."""
         return [parameter.name for parameter in self.parameters]
 
     @property
     def first(self) -> Draw:
-        """The point whose parameters have their first choices and lower ends."""
+        """The point of first choices and lower ends."""
         return self._filled({})
 
     def draw(self, trial: Any) -> Draw:
-        """A point for a trial of Optuna; parameters whose conditions do not hold are left out."""
+        """Draw a point for a trial of Optuna; parameters whose conditions do not hold are left out."""
         drawn: Draw = {}
         for parameter in self.parameters:
             if parameter.takes_part(drawn):
@@ -133,7 +133,7 @@ class Space:
         return drawn
 
     def point(self, values: Mapping[str, Any]) -> Draw | None:
-        """The point that has these values, of which those that take no part are left out; None: there is none."""
+        """The point with these values, without parameters whose conditions do not hold; None if there is none."""
         drawn: Draw = {}
         for parameter in self.parameters:
             if parameter.takes_part(drawn):
@@ -144,11 +144,11 @@ class Space:
         return drawn
 
     def grid(self, points: int) -> list[Draw]:
-        """All points of a grid, each once."""
+        """All different points of a grid."""
         return list(self._points(points, {}, 0))
 
     def all_points(self, most: int) -> list[Draw] | None:
-        """All points of the space; None if there are more than ``most``."""
+        """All points of the space; None for more than ``most``."""
         found = list(itertools.islice(self._points(None, {}, 0), most + 1))
         return found if len(found) <= most else None
 
@@ -164,12 +164,12 @@ class Space:
             yield from self._points(points, drawn | {parameter.name: value}, index + 1)
 
     def probes(self) -> Iterator[tuple[Draw, Draw]]:
-        """Points that must be acceptable: every two values of :meth:`Parameter.probes`, the others at their first.
+        """Points to validate: all pairs of values of :meth:`Parameter.probes`, with others at their first.
 
-        Where a value has conditions, they are met.
+        Conditions of the values are met.
 
         Yields:
-            The values that are probed, one or two, and the whole point.
+            The one or two values, and the whole point.
         """
         wanted = [(each, value) for each in self.parameters for value in each.probes()]
         for (one, first), (other, second) in itertools.combinations_with_replacement(wanted, 2):
@@ -193,7 +193,7 @@ class Space:
 
 
 def _plain(value: Any) -> str:
-    """Equal for what a setting takes as equal: tuples and lists, 1 and 1.0."""
+    """A key that is equal for equal values of a setting: tuples and lists, 1 and 1.0."""
     if isinstance(value, list | tuple):
         return json.dumps([_plain(each) for each in value])
     return json.dumps(float(value) if isinstance(value, int) and not isinstance(value, bool) else value)

@@ -1,4 +1,4 @@
-"""The sweep's Optuna study. Its journal in the output is all that a killed sweep continues from."""
+"""The Optuna study of a sweep. A killed sweep continues from its journal in the output."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ MAX_REPEATS = 200
 class Journal(BaseJournalBackend):
     """Optuna's journal in a folder or an object store, for a single writer: :meth:`save` replaces the file atomically.
 
-    Optuna's own file backend appends, which object stores cannot do, and on a full disk leaves half a line.
+    Optuna's file backend appends, which object stores cannot do and which leaves half a line on a full disk.
     """
 
     def __init__(self, storage: StorageFolder, content: bytes = b"") -> None:
         self._storage, self._lines = storage, content.splitlines()
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
-        """Entries from a number on."""
+        """Entries from this number on."""
         return [json.loads(line) for line in self._lines[log_number_from:]]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -63,25 +63,25 @@ class Journal(BaseJournalBackend):
         self._lines += [json.dumps(log, separators=(",", ":")).encode() for log in logs]
 
     def save(self) -> None:
-        """Write all entries."""
+        """Write all entries to the output."""
         self._storage.write(JOURNAL, b"".join(line + b"\n" for line in self._lines))
 
 
 class SweepStudy:
-    """Chooses the settings of trials, keeps what they report, and decides which of them to stop.
+    """Chooses the settings of trials, stores their reports, and decides which to stop.
 
-    What is suggested, and how a trial ends, is on disk when the method that did it returns.
+    Suggestions and ends of trials are stored when the method returns.
 
     Args:
         storage: output of the sweep.
-        content: of its journal; empty: a new sweep.
-        settings: of the sweep.
+        content: content of its journal; empty: a new sweep.
+        settings: settings of the sweep.
 
     Attributes:
-        study: the trials.
+        study: the Optuna study.
         total: number of trials that the limit and the space allow.
-        ended: called with each trial that ended, after it is on disk.
-        error: exception raised here or in ``ended``, which Ray Tune replaces by another one.
+        ended: called with each ended trial, after it is stored.
+        error: exception raised here or in ``ended``, which Ray Tune would replace.
     """
 
     def __init__(self, storage: StorageFolder, content: bytes, settings: Settings) -> None:
@@ -103,7 +103,7 @@ class SweepStudy:
         self._begin = time.monotonic() - self.study.user_attrs.get("seconds", 0.0)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Empty: Ray Tune pickles its arguments for snapshots, which are not used."""
+        """Empty state: Ray Tune pickles its arguments for snapshots, which are not used."""
         return {}
 
     @property
@@ -112,7 +112,7 @@ class SweepStudy:
         return time.monotonic() - self._begin
 
     def save(self, ended: FrozenTrial | None = None) -> None:
-        """Write the journal, then hand on the trial that ended."""
+        """Write the journal, then call ``ended`` with the ended trial."""
         try:
             self.study.set_user_attr("seconds", round(self.seconds, 1))
             self._journal.save()
@@ -123,7 +123,7 @@ class SweepStudy:
             raise
 
     def queue(self, *, retry_failed: bool) -> None:
-        """Queue trials that were cut off, failed ones if they are to be retried, and those that precede any search."""
+        """Queue interrupted trials, failed ones if they are retried, and the first trials of a search."""
         queued = {_key(trial.system_attrs["fixed_params"]) for trial in self._waiting()}
         for trial in started(self.study):
             cut_off = trial.state == TrialState.RUNNING
@@ -163,11 +163,11 @@ class SweepStudy:
         return None
 
     def report(self, number: int, result: dict[str, Any]) -> bool:
-        """Keep a trial's report.
+        """Store a report of a trial.
 
         Args:
-            number: of the trial.
-            result: a :class:`idc_ray.tuning.trial.Report` as a mapping.
+            number: number of the trial.
+            result: a :class:`idc_ray.tuning.trial.TrialReport` as a mapping.
 
         Returns:
             Whether the trial ends here: finished, failed, or stopped early.
@@ -187,7 +187,7 @@ class SweepStudy:
         return False
 
     def lost(self, number: int, reason: str, *, for_good: bool) -> None:
-        """Count the death of a trial's process, after which it is begun again, or has failed."""
+        """Count a lost process of a trial, which is then restarted or fails."""
         trial = self._running.get(number)
         if trial is None:  # it had ended
             return
@@ -212,17 +212,17 @@ class SweepStudy:
 def open_sweep(
     storage: StorageFolder, settings: Settings, identity: dict[str, Any], *, overwrite: bool, files: tuple[str, ...]
 ) -> SweepStudy:
-    """Start a sweep in an output, or continue the one that is there.
+    """Start a sweep in an output, or continue the existing one.
 
     Args:
         storage: the output.
-        settings: of the sweep.
-        identity: everything that a trial's result depends on, by dotted name.
-        overwrite: discard what is there.
-        files: names of files that a sweep leaves besides its journal.
+        settings: settings of the sweep.
+        identity: everything that the results of trials depend on, by dotted name.
+        overwrite: discard an existing sweep.
+        files: names of a sweep's other files, which are deleted with it.
 
     Raises:
-        BadRequest: another sweep is there; the message lists what differs.
+        BadRequest: the output has another sweep; the message lists the differences.
     """
     content = storage.read(JOURNAL)
     if content and not overwrite:
@@ -245,10 +245,10 @@ def open_sweep(
 
 
 def read_study(storage: StorageFolder) -> optuna.Study:
-    """The study of an output, for reading.
+    """The study of an output, read-only.
 
     Raises:
-        BadRequest: there is none.
+        BadRequest: there is no study.
         IdcError: its journal is damaged.
     """
     content = storage.read(JOURNAL)
@@ -265,7 +265,7 @@ def _read(storage: StorageFolder, content: bytes) -> optuna.Study:
 
 
 def started(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that were started, by ascending number; without those that wait for, or had, another attempt."""
+    """Started trials by ascending number, without queued ones and those that were restarted under another number."""
     last: dict[str, FrozenTrial] = {}
     for trial in study.get_trials(deepcopy=False):
         if trial.state == TrialState.WAITING:
@@ -276,7 +276,7 @@ def started(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def ranked(study: optuna.Study) -> list[FrozenTrial]:
-    """Finished trials by PSNR; then those stopped early, the latest first; then the others."""
+    """Trials by rank: finished ones by PSNR, then those stopped early, the latest first, then the others."""
     order = list(STATUSES)
 
     def key(trial: FrozenTrial) -> tuple[int, int, float, int]:
@@ -287,7 +287,7 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def knee(front: Sequence[FrozenTrial], objectives: Sequence[str]) -> FrozenTrial:
-    """The trial nearest to the best of each objective, where the Pareto front spans 0 to 1 in each."""
+    """The trial nearest to the ideal point, with objectives scaled to [0, 1] over the Pareto front."""
     columns = {name: [trial.user_attrs[name] for trial in front] for name in objectives}
     best = {name: max(column) if name == "psnr" else min(column) for name, column in columns.items()}
     spans = {name: max(column) - min(column) or 1.0 for name, column in columns.items()}
@@ -299,10 +299,7 @@ def knee(front: Sequence[FrozenTrial], objectives: Sequence[str]) -> FrozenTrial
 
 
 def _wanted(settings: Settings) -> tuple[list[Draw], bool]:
-    """Settings to try before any search, and whether there are no others: of a grid, or of a small space.
-
-    Else the defaults, with which everything that is found is to be compared.
-    """
+    """Settings of the first trials, and whether they are all: those of a grid or a small space, else the defaults."""
     config, space = settings.config, settings.space
     if config.search == "grid":
         return space.grid(config.grid_points), True
@@ -315,7 +312,7 @@ def _wanted(settings: Settings) -> tuple[list[Draw], bool]:
 
 
 def _key(draw: Draw) -> str:
-    """Equal for equal settings, whatever their order."""
+    """Key of settings, independent of their order."""
     return json.dumps({name: label(value) for name, value in draw.items()}, sort_keys=True)
 
 
@@ -327,7 +324,7 @@ def _sampler(config: TuneConfig, known: int) -> BaseSampler:
 
 
 def _pruner(settings: Settings) -> BasePruner:
-    """ASHA by Optuna; its rungs end with the first seed, then go on over the others."""
+    """Optuna's ASHA; rungs are in the training of the first seed and at the end of each further seed."""
     config = settings.config
     if not config.stops_early:
         return NopPruner()

@@ -1,4 +1,4 @@
-"""MLflow runs of trials, below the run of the sweep."""
+"""MLflow runs of trials, children of the sweep's run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUN_STATUSES: dict[TrialState, Status] = {
 
 
 def track_trial(family: RunFamily, trial: FrozenTrial) -> None:
-    """Log a trial that ended, unless it is logged: parameters, the first seed's curve, the score."""
+    """Log an ended trial once: parameters, the first seed's curve, the score."""
     if trial.state not in RUN_STATUSES:
         return
 

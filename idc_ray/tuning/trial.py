@@ -1,4 +1,4 @@
-"""One trial, in this process: condense the images, train a student on the tiles, score it, for each seed."""
+"""One trial, in this process: for each seed, condenses the images, trains a student on the tiles and scores it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from idc_ray.training.pairs import NO_HR, Pair, PairTable, Patches
 from idc_ray.tuning.shared_inputs import SharedInputs
 from idc_ray.tuning.space import Draw
 
-__all__ = ["Report", "SeedOutcome", "run_trial", "trainable"]
+__all__ = ["SeedOutcome", "TrialReport", "run_trial", "trainable"]
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class SeedOutcome:
     """Result of one seed of a trial, so far.
 
     Attributes:
-        seed: of condensing and training.
-        psnr: mean over the validation images at the last point of the curve, dB.
+        seed: seed of condensing and training.
+        psnr: mean PSNR over the validation images at the last point of the curve, dB.
         ratio: LR pixels of the tiles over those of the images.
         tiles: number of tiles.
-        condense_seconds: without what trials share.
-        train_seconds: with validation.
+        condense_seconds: time of condensing, without shared measurements.
+        train_seconds: time of training and validation.
         left_out: number of images that could not be condensed.
-        curve: (step, PSNR).
+        curve: (step, PSNR in dB) of the validations.
     """
 
     seed: int
@@ -62,18 +62,18 @@ class SeedOutcome:
 
 
 @dataclass(frozen=True)
-class Report:
+class TrialReport:
     """Report of a trial, at each rung of its first seed and at the end of each seed.
 
     Attributes:
-        step: training steps done, over all seeds.
-        psnr: at a rung that of the seed in training; at the end of a seed the mean over the finished ones, dB.
+        step: number of training steps over all seeds.
+        psnr: PSNR of the current seed at a rung; mean over the finished seeds at the end of a seed, dB.
         deviation: standard deviation over the finished seeds; None for fewer than two.
-        ratio: mean over the seeds so far.
+        ratio: mean ratio over the seeds so far.
         cost: mean seconds of condensing.
-        finished: whether nothing is left to do.
-        failed: why it will never be finished; empty if it may.
-        seeds: their results so far.
+        finished: whether the trial is finished.
+        failed: reason of a failure; empty without one.
+        seeds: results of the seeds so far.
     """
 
     step: int = 0
@@ -86,25 +86,25 @@ class Report:
     seeds: list[SeedOutcome] = field(default_factory=list)
 
 
-def run_trial(draw: Draw, inputs: SharedInputs, report: Callable[[Report], None]) -> None:
-    """Run a trial to its end. A failure is a report too, so that Ray Tune does not try it again.
+def run_trial(draw: Draw, inputs: SharedInputs, report: Callable[[TrialReport], None]) -> None:
+    """Run a trial. Failures are reported, so that Ray Tune does not retry them.
 
     Args:
-        draw: the point of the space.
-        inputs: what trials share.
-        report: called with each report; may end the trial by raising ``SystemExit``.
+        draw: point of the space.
+        inputs: shared inputs.
+        report: called with each report; it ends the trial by raising ``SystemExit``.
     """
     status, value = guarded(lambda: _run_seeds(draw, inputs, report))
     if status == "failed":
-        report(Report(failed=value))
+        report(TrialReport(failed=value))
 
 
 def trainable(config: dict[str, Any], inputs: SharedInputs) -> None:
-    """The function that Ray Tune runs, in a process that later trials use again."""
+    """The function that Ray Tune runs; its process is reused by later trials."""
     run_trial(config["draw"], inputs, lambda report: ray_tune.report(asdict(report)))
 
 
-def _run_seeds(draw: Draw, inputs: SharedInputs, report: Callable[[Report], None]) -> None:
+def _run_seeds(draw: Draw, inputs: SharedInputs, report: Callable[[TrialReport], None]) -> None:
     settings = inputs.settings
     seeds = settings.config.seeds
     done: list[SeedOutcome] = []
@@ -121,9 +121,9 @@ def _run_seeds(draw: Draw, inputs: SharedInputs, report: Callable[[Report], None
         report(_report(done, train.iterations * len(done), finished=len(done) == len(seeds)))
 
 
-def _report(seeds: list[SeedOutcome], step: int, finished: bool) -> Report:
+def _report(seeds: list[SeedOutcome], step: int, finished: bool) -> TrialReport:
     psnrs = [each.psnr for each in seeds]
-    return Report(
+    return TrialReport(
         step=step,
         psnr=statistics.fmean(psnrs),
         deviation=statistics.stdev(psnrs) if len(psnrs) > 1 else None,
@@ -174,7 +174,7 @@ def _run_seed(
 
 
 def _condense(config: CondenseConfig, inputs: SharedInputs, device: torch.device) -> tuple[list[Pair], int]:
-    """Tiles of all images, and how many images failed: the condense job would quarantine those and go on."""
+    """Tiles of all images, and the number of failed images, which the condense job would quarantine."""
     tasks = inputs.tasks(config)
     condenser = load_condenser(config, ray.get(inputs.teacher), device)
     weighed = config.allocation == "difficulty"

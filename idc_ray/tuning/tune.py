@@ -1,4 +1,4 @@
-"""The tuning job, from a space to the best settings: trials run by Ray Tune, chosen and recorded by Optuna."""
+"""The tune job: Optuna chooses and records trials, Ray Tune runs them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from idc_ray.config.base import result_digest
 from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily
-from idc_ray.lifecycle import claimed, closed_if_stopped, cluster
+from idc_ray.lifecycle import fail_run_on_error, locked_output, ray_cluster
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.progress import Heartbeat, duration
 from idc_ray.pipeline.waiting import warn_if_no_room
@@ -60,7 +60,7 @@ def tune(config: TuneConfig) -> int:
     """
     with tempfile.TemporaryDirectory() as folder:
         plan = prepared(config, f"{folder}/photographs" if config.dry_run else None)
-        print(plan.config.to_yaml(), flush=True)
+        print(plan.config.to_yaml(defaults=config.dry_run), flush=True)
         if config.dry_run:
             with Heartbeat("timing a few images and steps"):
                 print(estimate(plan))
@@ -70,31 +70,31 @@ def tune(config: TuneConfig) -> int:
 
 
 def run_tune(plan: Plan, say: bool = False) -> TuneResult:
-    """Search; the same call again goes on where it was.
+    """Run a sweep; a repeated call continues it.
 
     Args:
-        plan: of :func:`prepared`.
-        say: print the table.
+        plan: result of :func:`prepared`.
+        say: whether the table is printed.
 
     Raises:
-        BadRequest: what was asked for cannot be done.
+        BadRequest: an error in settings or input.
         Locked: another process works on the output.
         Interrupted: SIGINT or SIGTERM.
-        IdcError: no trial came to its end.
+        IdcError: no trial was finished.
     """
     config = plan.config
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)
     storage = resolve(config.output)
     _quiet_libraries()
-    with claimed(storage):
+    with locked_output(storage):
         study = open_sweep(storage, plan.settings, plan.identity, overwrite=config.overwrite, files=FILES)
         storage.write("config.yaml", config.to_yaml().encode())
         return _Run(plan, storage, study, say).run()
 
 
 def prepared(config: TuneConfig, photographs: str | None = None) -> Plan:
-    """What a sweep does, with the space's own settings; BadRequest if it cannot."""
+    """Prepare a sweep, with the settings of the space file; raises BadRequest for errors in settings or input."""
     with Heartbeat("reading the search space, the teacher and the images"):
         return prepare(config, photographs)
 
@@ -111,7 +111,7 @@ class _Run:
         config = self.config
         log.info("%d of %d trials already done", self.ended_before, self.study.total)
         self.tracking = RunFamily(config.mlflow, config, config.output, self.storage, result_digest(self.plan.identity))
-        with closed_if_stopped(self.tracking):
+        with fail_run_on_error(self.tracking):
             with Heartbeat("logging finished trials to MLflow"):
                 for trial in started(self.study.study):
                     track_trial(self.tracking, trial)
@@ -130,7 +130,7 @@ class _Run:
 
     @property
     def seconds_left(self) -> float:
-        """Time that the limit still allows."""
+        """Seconds until the time limit."""
         return float("inf") if self.config.hours is None else 3600 * self.config.hours - self.study.seconds
 
     def _count(self, *, running: bool) -> int:
@@ -143,7 +143,7 @@ class _Run:
         trials_left = self.study.total - self._count(running=False)
         if trials_left <= 0:
             return
-        with cluster(lambda: join_for(self.config.actors, worker_output=False)) as started_here:
+        with ray_cluster(lambda: join_for(self.config.actors, worker_output=False)) as started_here:
             pool = plan_pool(self.config.actors, ray.cluster_resources(), trials_left)
             log.info("%d trials at a time on %s", pool.max_size, pool.device)
             warn_if_no_room(pool)
@@ -233,7 +233,7 @@ def _line(trial: FrozenTrial) -> str:
 
 
 def _quiet_libraries() -> None:
-    """Turn off messages of Tune and Optuna, some of which only the environment turns off."""
+    """Turn off messages of Tune and Optuna; some of them only through the environment."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for logger in ("ray.tune", "optuna"):

@@ -84,7 +84,7 @@ def test_ids_are_of_the_content_and_seed_what_is_random(condenser: idc_ray.Conde
 
 
 def test_methods_that_compare_with_the_image_get_it(photo: np.ndarray) -> None:
-    """Catches real labels, and a rule that looks at HR, without the HR image."""
+    """Catches real labels, and a rule that needs HR, without the HR image."""
     chooser = idc_ray.Condenser.from_pretrained(
         method="psnr_bicubic", labels="real", tile_size=16, teacher_batch_size=2
     )
@@ -107,7 +107,7 @@ def test_methods_that_compare_with_the_image_get_it(photo: np.ndarray) -> None:
     ],
 )
 def test_what_is_no_image_is_refused(condenser: idc_ray.Condenser, image: object, words: str) -> None:
-    """Catches tiles of pixels in [0, 1], or of an image whose rows are taken for channels."""
+    """Catches tiles of pixels in [0, 1], or of an image whose rows are mistaken for channels."""
     with pytest.raises(BadRequest, match=words):
         condenser(image)  # type: ignore[arg-type]
 

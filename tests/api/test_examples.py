@@ -78,7 +78,7 @@ def callers_torch() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", names())
-def test_an_example_does_what_it_says_and_nothing_else(
+def test_an_example_has_its_documented_result_and_no_side_effects(
     name: str,
     folder: Path,
     ray_cluster: Any,

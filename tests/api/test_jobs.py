@@ -34,8 +34,8 @@ def run(mixed: Path, ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory)
     return idc_ray.condense(mixed, tmp_path_factory.mktemp("condensed") / "out", **SMALL_JOB)
 
 
-def test_the_result_says_what_came_of_the_images(run: idc_ray.CondenseResult) -> None:
-    """Catches numbers of one launch in place of all, and a bad image that is lost without a reason."""
+def test_the_result_has_the_numbers_of_the_run(run: idc_ray.CondenseResult) -> None:
+    """Catches numbers of one attempt in place of all, and a bad image that is lost without a reason."""
     assert (run.num_images, run.num_tiles) == (3, 6)
     assert run.ratio == pytest.approx(6 * 16**2 / (3 * 48**2))
     (torn,) = run.quarantined
@@ -71,7 +71,7 @@ def test_a_condenser_makes_the_tiles_of_the_job(mixed: Path, run: idc_ray.Conden
 
 
 def test_failures_are_exceptions(mixed: Path, run: idc_ray.CondenseResult, tmp_path: Path, ray_cluster: Any) -> None:
-    """Catches a strict job, or one without a single tile, whose result looks like any other."""
+    """Catches a strict job, or one without a single tile, whose result is returned like any other."""
     with pytest.raises(QuarantinedImages, match="1 images were quarantined"):
         idc_ray.condense(mixed, run.output, strict=True, **SMALL_JOB)
     (tmp_path / "in").mkdir()
@@ -129,7 +129,7 @@ def test_keywords_win_over_a_file_of_settings_and_nothing_is_printed(
     ],
 )
 def test_every_job_refuses_a_wrong_setting(call: Callable[[], object], words: str) -> None:
-    """Catches a job whose keywords are not looked at."""
+    """Catches a job that ignores its keywords."""
     with pytest.raises(BadRequest, match=words):
         call()
 

@@ -17,7 +17,7 @@ def model() -> idc_ray.Upscaler:
     return idc_ray.load_model("bundled", scale=2, device="cpu")
 
 
-def test_a_checkpoint_says_its_scale_itself(tmp_path: Path) -> None:
+def test_the_scale_is_read_from_a_checkpoint(tmp_path: Path) -> None:
     """Catches a scale that has to be known beforehand, and another one that passes unseen."""
     spec = ModelSpec("edsr", 3, {"channels": 8, "blocks": 1})
     file = tmp_path / "student.safetensors"
@@ -31,7 +31,7 @@ def test_a_checkpoint_says_its_scale_itself(tmp_path: Path) -> None:
 
 
 def test_an_image_comes_out_as_the_network_makes_it(model: idc_ray.Upscaler) -> None:
-    """Catches an output that is not rounded, and a tensor whose channels are taken for rows."""
+    """Catches an output that is not rounded, and a tensor whose channels are mistaken for rows."""
     image = picture(20, 24)
     expected = model.upscale_image(image)
     assert np.array_equal(idc_ray.upscale(model, image), expected)

@@ -94,7 +94,7 @@ def condenser() -> idc_ray.Condenser:
 
 
 @pytest.mark.parametrize("arrange", [defaults, old_interface, new_interface])
-def test_torch_computes_as_in_workers_and_is_then_as_it_was(
+def test_torch_computes_as_in_workers_and_is_then_restored(
     arrange: Callable[[], None], torch_as_before: None, condenser: idc_ray.Condenser
 ) -> None:
     """Catches tiles that depend on what a notebook did to torch before, and a notebook that is changed by a tile."""

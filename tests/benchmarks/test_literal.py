@@ -84,7 +84,7 @@ def _ours(case: Case, loss: Loss, index: int) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("discrepancy", ["squared", "amplitude_phase"])
 @pytest.mark.parametrize("name", PROJECTIONS)
-def test_loss_and_gradient_are_ours(case: Case, name: str, discrepancy: str, index: int) -> None:
+def test_loss_and_gradient_are_those_of_the_package(case: Case, name: str, discrepancy: str, index: int) -> None:
     """Catches targets of the wrong set or group, positions counted twice, weights on one side only."""
     loss = Loss.model_validate({"discrepancy": discrepancy, "instance": 0.7, "group": 1.3})
     literal, literal_gradient, literal_weights = _literal(case, name, loss, index)
@@ -95,7 +95,7 @@ def test_loss_and_gradient_are_ours(case: Case, name: str, discrepancy: str, ind
 
 
 @pytest.mark.parametrize("level", ["instance", "group"])
-def test_each_level_alone_is_ours(case: Case, level: str) -> None:
+def test_each_level_alone_is_that_of_the_package(case: Case, level: str) -> None:
     """An error of one level must not hide behind the other."""
     loss = Loss.model_validate({"instance": 0.0, "group": 0.0} | {level: 1.0})
     literal, *_ = _literal(case, "convolution", loss, 0)
@@ -108,7 +108,7 @@ def test_convolution_is_unfolding() -> None:
     torch.testing.assert_close(by_convolution(features, frequencies), by_unfolding(features, frequencies))
 
 
-def test_steps_with_fixed_frequencies_go_where_ours_go(case: Case) -> None:
+def test_steps_with_fixed_frequencies_are_those_of_the_package(case: Case) -> None:
     """The whole loop, with one set and no redrawing: the same tiles to a grey level."""
     one_set = FrequencyBank(case.bank.directions[:1], case.bank.held_out, case.bank.bandwidths)
     ours = TileMatcher(case.reader, one_set, Loss(), Optimizer(), BATCHES)

@@ -1,4 +1,4 @@
-"""Several Ray nodes on this machine, beside whatever else of Ray the process has to do with."""
+"""Several Ray nodes on this machine, independent of other clusters of the process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.nodes import several_nodes
 
 
 @pytest.mark.ray
-def test_a_driver_of_this_process_stays_with_its_own_cluster(ray_cluster: Any) -> None:
+def test_a_driver_of_this_process_keeps_its_cluster(ray_cluster: Any) -> None:
     """Catches a driver that asks a cluster that is gone: Ray ends its process a minute later, without a word."""
     before = internal_kv_get_gcs_client()
     with several_nodes(0):

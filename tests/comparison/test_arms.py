@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from idc_ray.comparison.arms import Arm, Data, expand, input_digest, reference_of
+from idc_ray.config.base import settings_of
+from idc_ray.config.compare import CompareConfig
 from idc_ray.config.condense import Loss
 from idc_ray.errors import BadRequest
 from idc_ray.images import encode_png, find_images
@@ -104,7 +106,7 @@ def test_a_configuration_that_asks_for_nothing_is_refused(overrides: dict[str, o
 
 
 def test_condensing_and_training_take_the_seed() -> None:
-    """Catches seeds of which only the student hears."""
+    """Catches seeds that affect only the training."""
     (arm,) = arms_of(methods="random", labels="real")
     condense, train = arm.seeded(7)
     assert (condense.seed, train.seed) == (7, 7)
@@ -122,22 +124,46 @@ def test_the_whole_set_is_the_same_for_every_seed_and_students_share_sets() -> N
     assert random.set_name(DATA, 1) == random_2.set_name(DATA, 1)
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"condense": {**SETTINGS["condense"], "iterations": 3}},  # type: ignore[dict-item]
-        {"train": {**SETTINGS["train"], "iterations": 4}},  # type: ignore[dict-item]
-        {"networks": {"tiny": {"model": "edsr_small", "model_arguments": {"channels": 4, "blocks": 1}}}},
-    ],
-)
-def test_an_arm_that_changes_gets_another_name(changed: dict[str, object]) -> None:
-    """Catches an old result that passes for that of new settings."""
-    (before,), (after,) = (arms_of(methods="idc", labels="teacher", **each) for each in ({}, changed))
-    assert before.result_name(DATA, 0) != after.result_name(DATA, 0)
-    assert before.training_name(DATA) != after.training_name(DATA)
+#: Another value of each setting that results depend on. Images, networks and benchmarks count by content, in `Data`.
+CHANGES: dict[str, object] = {
+    "scale": 4,
+    "degradation": [{"kind": "noise"}],
+    "methods": "random",
+    "ratios": 0.1,
+    "labels": "online",
+    "allocations": "difficulty",
+    "students": "edsr_small",
+    "seeds": 7,
+    "arms": [{"methods": "random"}],
+    "variants": {"mine": {"method": "hardest"}},
+    "networks": {"tiny": {"model": "edsr_small", "model_arguments": {"channels": 4, "blocks": 1}}},
+    "condense": {**SETTINGS["condense"], "iterations": 3},  # type: ignore[dict-item]
+    "train": {**SETTINGS["train"], "iterations": 4},  # type: ignore[dict-item]
+    "curve_points": 1,
+    "actors.threads": 2,
+    "actors.dtype": "bfloat16",
+}
+NEUTRAL: dict[str, object] = {
+    "input": "other", "output": "other", "teacher": None, "benchmarks": "other", "validation": "other",
+    "curve": "none", "reference": "idc", "report": False, "dry_run": True,
+    "actors.min_size": 2, "actors.max_size": 3, "actors.initial_size": 2, "actors.cpus": 2, "actors.gpus": 1,
+    "actors.images_per_step": 2, "actors.device": "cpu", "actors.ray_address": "auto",
+    "mlflow.enabled": True, "mlflow.tracking_uri": "x", "mlflow.experiment": "x", "mlflow.run_name": "x",
+}  # fmt: skip
 
 
-def test_other_data_gets_other_names_and_another_benchmark_trains_nothing_anew() -> None:
+@pytest.mark.parametrize("name", [setting.name for setting in settings_of(CompareConfig)])
+def test_results_have_other_names_exactly_with_what_affects_them(name: str) -> None:
+    """Catches an old result that passes for that of new settings, and hours that are repeated for none."""
+    base = {"methods": ["idc", "mine"], "variants": {"mine": {"method": "random"}}, "labels": "teacher", "seeds": 0}
+    names = []
+    for overrides in (base, base | {name.replace(".", "__"): (CHANGES | NEUTRAL)[name]}):
+        config = compare_config(**overrides)
+        names.append({arm.result_name(DATA, seed) for arm in expand(config, b"teacher")[0] for seed in config.seeds})
+    assert (names[0] != names[1]) == (name in CHANGES)
+
+
+def test_other_data_gets_other_names_and_another_benchmark_keeps_trainings() -> None:
     """Catches hours of training repeated because a benchmark was added, and results of other images or teachers."""
     (arm,) = arms_of(methods="idc", labels="teacher")
     for name in ("images", "teacher", "curve"):
@@ -155,7 +181,7 @@ def test_names_do_not_depend_on_the_other_arms() -> None:
     assert among["random-0.2-real-per_image"].result_name(DATA, 0) == isolated
 
 
-def test_the_reference_is_named_by_its_beginning() -> None:
+def test_the_reference_is_found_by_prefix() -> None:
     """Catches a reference that is any of several arms, and one that is silently none."""
     config = compare_config(ratios=[0.2, 0.25])
     arms = expand(config, b"")[0]
@@ -170,7 +196,7 @@ def test_the_reference_is_named_by_its_beginning() -> None:
 
 
 def test_other_lr_images_are_another_input(tmp_path: Path) -> None:
-    """Catches a whole with the LR of an earlier launch beside sets that are condensed from this one's."""
+    """Catches a whole set with the LR images of an earlier attempt, compared with sets of the present ones."""
     for name, side in (("hr", 32), ("lr", 16), ("other", 16)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(encode_png(np.zeros((side, side, 3), np.uint8)))
@@ -181,7 +207,7 @@ def test_other_lr_images_are_another_input(tmp_path: Path) -> None:
 
 
 def test_a_start_is_checked_and_named_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches trainings that fail after their sets are made, and results of one start taken for those of another."""
+    """Catches trainings that fail after their sets are made, and results of one start mistaken for those of another."""
     monkeypatch.chdir(tmp_path)
     start = {"networks": {"tiny": {"model": "edsr_small", "start": "start.safetensors"}}, "methods": "random"}
     with pytest.raises(BadRequest, match=r"start\.safetensors"):
@@ -199,7 +225,7 @@ def test_a_start_is_checked_and_named_by_its_content(tmp_path: Path, monkeypatch
 
 
 def test_online_labels_train_on_lr_tiles_with_the_comparison_s_teacher() -> None:
-    """Catches a set whose labels nobody reads, and a student that keeps its name when its teacher changes."""
+    """Catches stored labels that are not used, and a student that keeps its name when its teacher changes."""
     stored, online = arms_of(labels=["teacher", "online"], methods="idc")
     assert online.core == "idc-0.2-online-per_image"
     assert (online.condense.store.tiles, stored.condense.store.tiles) == ("lr", "pairs")

@@ -100,7 +100,7 @@ def test_every_arm_has_scores_curve_and_costs(undisturbed: Finished) -> None:
     assert "Tiles of the sets" in report and "<h3>Failed</h3>" in report
 
 
-def test_seeds_condense_anew_and_students_share_a_set(undisturbed: Finished) -> None:
+def test_seeds_have_separate_sets_and_students_share_them(undisturbed: Finished) -> None:
     """Catches one condensed set under all seeds, and a set for each of two students."""
     sets = undisturbed.output / "sets"
     assert sorted(path.name.rpartition("-")[0] for path in sets.iterdir()) == [

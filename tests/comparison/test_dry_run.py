@@ -15,7 +15,7 @@ from tests.comparison.conftest import compare_config, result
 def test_the_time_is_of_what_is_not_done_yet(
     images: Path, benchmark_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches hours that are announced for trainings, and for their sets, that are there."""
+    """Catches an estimate that includes finished trainings and their sets."""
     monkeypatch.setattr(dry_run, "seconds_per_step", lambda config, device: 10.0)
     monkeypatch.setattr(dry_run, "_set_seconds", lambda *given: 1000.0)
     config = compare_config(

@@ -51,7 +51,7 @@ def test_a_killed_training_counts_up_to_the_state_that_it_continues_from(tmp_pat
     assert again.curve == [(10, 30.0), (20, 31.0)]
 
 
-def test_without_a_state_everything_begins_anew(tmp_path: Path) -> None:
+def test_without_a_state_the_history_starts_over(tmp_path: Path) -> None:
     """Catches the points of a training that was killed before its first state."""
     storage = resolve(str(tmp_path))
     History(storage).report(validation(10, 30.0))

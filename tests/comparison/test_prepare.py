@@ -27,7 +27,7 @@ def test_images_to_be_scored_on_are_no_training_images(
     assert prepare(compare_config(input=str(tmp_path / "all" / "*.png"), **scored, **common)).arms
 
 
-def test_images_that_could_not_be_used_are_told(images: Path, benchmark_folder: Path, tmp_path: Path) -> None:
+def test_unusable_images_are_reported(images: Path, benchmark_folder: Path, tmp_path: Path) -> None:
     """Catches arms that are compared on other images than the head says."""
     common = {"output": str(tmp_path / "out"), "methods": "random", "labels": "teacher", "reference": None}
     plan = prepare(

@@ -69,14 +69,14 @@ def test_no_more_tasks_than_slots(ray: FakeRay) -> None:
 
 
 def test_a_cluster_that_grows_gets_more_tasks(ray: FakeRay) -> None:
-    """Catches a comparison that goes on with the machine it began with, one task at a time."""
+    """Catches a comparison that continues with the machine it began with, one task at a time."""
     room = itertools.chain([1, 1, 3], itertools.repeat(3))
     list(run_units([unit(ray, str(i), f"s{i}") for i in range(5)], lambda: next(room)))
     assert ray.most == 3
 
 
 def test_a_failure_ends_only_what_needs_it(ray: FakeRay) -> None:
-    """Catches a comparison that stops at its first failure, and one that waits for ever for a set that failed."""
+    """Catches a comparison that stops at its first failure, and one that waits indefinitely for a set that failed."""
     died = schedule.ray.exceptions.WorkerCrashedError()
     units = [
         unit(ray, "a", "bad", made=("failed", "no images")), unit(ray, "b", "bad"), unit(ray, "c", "good"),
@@ -88,7 +88,7 @@ def test_a_failure_ends_only_what_needs_it(ray: FakeRay) -> None:
     assert outcomes["d"][0] == "failed" and "process died" in outcomes["d"][1]
 
 
-def test_what_runs_is_told(ray: FakeRay) -> None:
+def test_running_tasks_are_listed(ray: FakeRay) -> None:
     """Catches a comparison that cannot say what it is doing."""
     at_work: list[Unit | str] = []
     units = [unit(ray, "a", "s"), unit(ray, "b", "s")]
@@ -99,7 +99,7 @@ def test_what_runs_is_told(ray: FakeRay) -> None:
 
 
 def test_whoever_stops_early_leaves_no_task_behind(ray: FakeRay) -> None:
-    """Catches tasks that go on in a cluster of others after an interrupt."""
+    """Catches tasks that continue in a cluster of others after an interrupt."""
     outcomes = run_units([unit(ray, str(i), f"s{i}") for i in range(4)], lambda: 3)
     next(outcomes)
     outcomes.close()

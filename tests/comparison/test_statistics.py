@@ -45,14 +45,14 @@ def test_one_seed_has_a_difference_without_an_interval() -> None:
 
 
 def test_a_difference_is_clear_on_either_side_of_zero() -> None:
-    """Catches a one-sided look."""
+    """Catches a one-sided interval."""
     for sign in (1, -1):
         found = paired_difference({0: 1.0 * sign, 1: 1.01 * sign, 2: 0.99 * sign}, {0: 0.0, 1: 0.0, 2: 0.0})
         assert found is not None and found.clear
 
 
 def test_spread_is_of_the_sample() -> None:
-    """Catches n for n - 1, which makes three seeds look 1.2 times as steady as they are."""
+    """Catches n for n - 1, which makes the deviation of three seeds 1.2 times too small."""
     found = spread([1.0, 2.0, 3.0])
     assert found is not None
     assert (found.mean, found.deviation, found.count) == (2, pytest.approx(1), 3)

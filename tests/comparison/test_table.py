@@ -9,23 +9,23 @@ from collections.abc import Sequence
 import pytest
 
 from idc_ray.comparison.results import Failure, Result
-from idc_ray.comparison.table import Report, summarise_arms, to_csv, to_json, to_markdown
+from idc_ray.comparison.table import ComparisonTable, summarise_arms, to_csv, to_json, to_markdown
 from tests.comparison.conftest import result
 
 WHOLE, RANDOM, IDC = "whole-real", "random-0.1-real-per_image", "idc-0.1-teacher-per_image"
 
 
-def report(results: Sequence[Result], total: int = 6) -> Report:
+def report(results: Sequence[Result], total: int = 6) -> ComparisonTable:
     arms = summarise_arms(results, [f"{core}-{s}" for core in (WHOLE, RANDOM, IDC) for s in ("tiny", "big")], WHOLE)
     anchors = {"bicubic": {"Set": {"psnr": 28.5, "ssim": 0.8, "images": 2}}}
     failures = [Failure("x", f"{IDC}-tiny", 1, "the loss is\nNaN")]
-    return Report(
+    return ComparisonTable(
         arms, ["Set"], WHOLE, anchors, total, failures, ["idc with real labels"], {"steps": "4", "curve": "c"}
     )
 
 
 @pytest.fixture
-def some() -> Report:
+def some() -> ComparisonTable:
     """The whole and random with two seeds, idc with one of two: its other seed failed."""
     psnrs = {WHOLE: (30.0, 32.0), RANDOM: (29.0, 31.002), IDC: (30.5,)}
     return report([result(arm, seed, psnr) for arm, values in psnrs.items() for seed, psnr in enumerate(values)])
@@ -36,7 +36,7 @@ def row(text: str, begin: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_a_row_has_mean_spread_difference_interval_and_costs(some: Report) -> None:
+def test_a_row_has_mean_spread_difference_interval_and_costs(some: ComparisonTable) -> None:
     """Catches swapped columns, an unpaired interval (which would be wide), and a missing cost."""
     assert row(to_markdown(some), "random 0.1 real") == [
         "random 0.1 real", "2", "30.001 ± 1.416", "**-0.999 [-1.012, -0.986]**", "0.7500 ± 0.0354", "0.1", "7", "2 kB",
@@ -44,7 +44,7 @@ def test_a_row_has_mean_spread_difference_interval_and_costs(some: Report) -> No
     ]  # fmt: skip
 
 
-def test_the_reference_has_no_difference_and_one_seed_no_interval(some: Report) -> None:
+def test_the_reference_has_no_difference_and_one_seed_no_interval(some: ComparisonTable) -> None:
     """Catches a reference that differs from itself by +0.000, and an interval from one number."""
     text = to_markdown(some)
     assert row(text, "whole real")[3] == ""
@@ -52,7 +52,7 @@ def test_the_reference_has_no_difference_and_one_seed_no_interval(some: Report) 
     assert row(text, "*bicubic*")[2] == "28.500"
 
 
-def test_a_partial_table_says_so_and_names_what_failed_and_what_is_left_out(some: Report) -> None:
+def test_a_partial_table_lists_failures_and_what_is_left_out(some: ComparisonTable) -> None:
     """Catches a partial table that is read as the result, and a reason that breaks the list."""
     text = to_markdown(some)
     assert "**Not finished: 5 of 6 trainings.**" in text
@@ -63,7 +63,7 @@ def test_a_partial_table_says_so_and_names_what_failed_and_what_is_left_out(some
 
 
 def test_an_arm_is_compared_with_the_reference_of_its_own_student() -> None:
-    """Catches a large student whose gain over a small one is taken for the method's."""
+    """Catches a large student whose gain over a small one is mistaken for the method's."""
     results = [result(WHOLE, 0, 30.0), result(RANDOM, 0, 29.0)]
     results += [dataclasses.replace(each, student="big", sets={"Set": {"psnr": psnr, "ssim": 0.9, "images": 2}})
                 for each, psnr in zip(results, (35.0, 34.5), strict=True)]  # fmt: skip
@@ -79,7 +79,7 @@ def test_a_perfect_image_does_not_spoil_the_table() -> None:
     assert row(text, "random 0.1 real")[2:4] == ["∞", ""]
 
 
-def test_csv_and_json_hold_the_same_numbers(some: Report) -> None:
+def test_csv_and_json_hold_the_same_numbers(some: ComparisonTable) -> None:
     """Catches a program that reads other numbers than a person, and NaN, which JSON does not have."""
     rows = {each["arm"]: each for each in csv.DictReader(io.StringIO(to_csv(some)))}
     value = json.loads(to_json(some))

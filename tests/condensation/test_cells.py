@@ -80,7 +80,7 @@ def test_windows_of_a_tile_are_its_cells(reader: FeatureReader, bank: FrequencyB
         assert float(columns[index].sum()) == pytest.approx(weight, rel=1e-5)
 
 
-def test_of_too_many_cells_the_heaviest_are_looked_at(
+def test_of_too_many_cells_the_heaviest_are_searched(
     reader: FeatureReader, bank: FrequencyBank, hardness: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And of equal ones not those of one corner; the same ones each time."""

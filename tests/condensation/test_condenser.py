@@ -132,7 +132,7 @@ def test_a_result_has_the_shapes_and_ranges_that_a_row_promises(teacher: Teacher
 
 @pytest.mark.parametrize("method", ["idc", "ncfd", "random"])
 def test_an_image_alone_or_among_others_or_again_gives_the_same_bits(teacher: Teacher, method: str) -> None:
-    """Resume, retries and the number of actors all change who is condensed beside whom."""
+    """Resuming, retries and the number of workers change which images are condensed together."""
     condenser = _condenser(teacher, method=method)
     a, b, c = _task(0), _task(1, 33, 40), _task(2, 40, 90)
     alone = condenser.condense([a])[0]
@@ -341,7 +341,7 @@ def test_a_start_whose_features_are_nan_is_its_images_error(teacher: Teacher) ->
     "settings", [{"method": "random"}, {"method": "hardest"}, {"loss__gamma": 0, "init": "random"}]
 )
 def test_an_output_that_is_nan_for_one_image_is_no_black_label(teacher: Teacher, settings: dict[str, object]) -> None:
-    """NaN becomes 0 when it is rounded to 8 bits: a black label, which nobody sees among thousands."""
+    """NaN becomes 0 when it is rounded to 8 bits: a black label among thousands of tiles."""
     condenser = _condenser(Wrapped(teacher, upscale=_nan_where_white), iterations=1, **settings)
     dark, white, other = condenser.condense([_dark(0), _white(1), _dark(2)])
     assert isinstance(white, ValueError) and "not finite" in str(white)
@@ -349,7 +349,7 @@ def test_an_output_that_is_nan_for_one_image_is_no_black_label(teacher: Teacher,
 
 
 def test_an_image_without_the_hr_that_its_labels_need_is_its_own_error(teacher: Teacher) -> None:
-    """Raised for all of them together, its neighbours would be condensed again one by one."""
+    """Raised for all of them together, the others would be condensed again one by one."""
     results = _condenser(teacher, method="random", labels="real").condense([_task(0, hr=True), _task(1)])
     assert isinstance(results[0], Condensed)
     assert isinstance(results[1], ValueError) and "HR" in str(results[1])
@@ -374,7 +374,7 @@ def test_a_budget_that_cannot_be_weighed_is_its_images_error(teacher: Teacher) -
 )
 @pytest.mark.parametrize("stage", ["features", "upscale"])
 def test_too_little_memory_is_raised_and_blamed_on_no_image(teacher: Teacher, error: Exception, stage: str) -> None:
-    """As an image's own error it would be quarantined; raised, it is tried again with fewer neighbours."""
+    """As an image's own error it would be quarantined; raised, it is retried with fewer images in a call."""
     armed = False
 
     def fail(lr: Tensor, out: Tensor) -> Tensor:
@@ -437,7 +437,7 @@ def test_a_teacher_of_another_scale_is_refused(teacher: Teacher) -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"allocation": "difficulty"}, {"loss__gamma": 0.3, "rlff__kernel_size": 1}])
 def test_what_another_run_measured_changes_no_bit(teacher: Teacher, settings: dict[str, object]) -> None:
-    """Catches features that are taken for another call's, and tiles that depend on whether anything was known."""
+    """Catches features that are mistaken for another call's, and tiles that depend on whether anything was known."""
     teacher_cache = _condenser(teacher, iterations=0).measure(_task().lr)
     condenser = _condenser(teacher, 0.02, **settings)
     plain, spared = _one(condenser, _task()), _one(condenser, replace(_task(), teacher_cache=teacher_cache))

@@ -44,7 +44,7 @@ def test_exchanged_cells_are_crops_of_the_image_that_do_not_overlap_and_match_be
 
 
 def test_blending_changes_pixels_near_the_seams_only() -> None:
-    """Catches a setting that is not looked at, and cells that are chosen otherwise for it.
+    """Catches a setting that is ignored, and cells that it changes.
 
     The image is one that keeps its start with neither: noise is no longer itself when it is blended.
     """
@@ -84,7 +84,7 @@ def test_sets_of_frequencies_that_no_step_uses_are_left_out(teacher: Teacher, se
 
 @pytest.mark.parametrize("kind", ["difficulty", "gradient", "both"])
 def test_without_iterations_the_tiles_are_the_hardest_crops(teacher: Teacher, kind: str) -> None:
-    """What idc begins with is a baseline, whatever places weigh by: the results of one are those of the other."""
+    """What idc begins with is a baseline, whatever the position weights: the results of one are those of the other."""
     settings: tuple[dict[str, object], ...] = ({"iterations": 0, "loss__hardness": kind}, {"method": "hardest"})
     start, hardest = (_one(_condenser(teacher, **one), _task()) for one in settings)
     assert np.array_equal(start.lr_tiles, hardest.lr_tiles) and np.array_equal(start.hr_tiles, hardest.hr_tiles)

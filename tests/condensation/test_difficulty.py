@@ -11,7 +11,7 @@ from tests.condensation.conftest import as_tensor, literal_gradient, picture
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_bicubic_upscale_is_the_packages_own_bicubic_up_to_its_two_roundings(scale: int) -> None:
-    """Another kernel, phase or border than the one that made LR images would look like difficulty."""
+    """Another kernel, phase or border than the one that made LR images would count as difficulty."""
     image = picture(13, 17) // 2 + 64  # nothing is clipped between the two passes
     image[:, -1], image[0] = 190, 64  # borders with contrast, where the rules differ
     smooth = bicubic_upscale(as_tensor(image)[None].float() / 255, scale)[0] * 255
@@ -27,7 +27,7 @@ def test_bicubic_upscale_of_a_constant_is_that_constant_everywhere() -> None:
 
 
 def test_what_bicubic_overshoots_beyond_black_and_white_is_clipped_as_in_a_picture() -> None:
-    """A teacher's output is; unclipped, every black letter on white would look hard for a perfect teacher."""
+    """A teacher's output is; unclipped, every black letter on white would count as difficult with a perfect teacher."""
     lr = torch.zeros(1, 3, 8, 8)
     lr[..., 4:] = 1
     upscaled = bicubic_upscale(lr, 2)

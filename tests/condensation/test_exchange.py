@@ -69,7 +69,7 @@ LOSSES = [
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_one_sweep_takes_the_best_in_every_place_by_brute_force(loss: Loss) -> None:
-    """The whole loss computed anew for every cell in every place."""
+    """The whole loss computed again for every cell in every place."""
     offered, begin, goals = _random(20, 1), _begin(), _goals()
     cells = [(offered.feature_sums[i], offered.weight_sums[i]) for i in range(20)]
     tiles = [
@@ -99,7 +99,7 @@ def test_one_sweep_takes_the_best_in_every_place_by_brute_force(loss: Loss) -> N
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_products_that_are_not_kept_change_nothing(loss: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of very large images; products of a cell that is no longer in use must not be taken for those of another."""
+    """Of very large images; products of a cell that is no longer in use must not be mistaken for those of another."""
     arguments = (_random(60, 2), _begin(), SIDE, *_goals(), loss, 3)
     expected = exchange(*arguments)
     monkeypatch.setattr(module, "KEPT_PRODUCTS", 2 * 66 * 8)

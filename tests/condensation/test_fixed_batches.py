@@ -19,7 +19,7 @@ def test_shared_calls_have_one_size_and_padding_is_dropped(shared: bool, sizes: 
     assert seen == sizes
 
 
-def test_shared_calls_pack_images_and_unshared_start_anew() -> None:
+def test_shared_calls_pack_images_and_unshared_do_not() -> None:
     shared, unshared = (FixedBatches(4, kind) for kind in (True, False))
     assert [(s.start, s.stop) for s in shared.slices([2, 3, 1])] == [(0, 4), (4, 6)]
     assert [(s.start, s.stop) for s in unshared.slices([2, 5, 1])] == [(0, 2), (2, 6), (6, 7), (7, 8)]

@@ -30,7 +30,7 @@ def _condensed(config: CondenseConfig, data: bytes) -> Condensed:
 
 
 @pytest.mark.parametrize("method", ["idc", "ncfd", "hardest", "kcenter"])
-def test_a_guide_makes_its_own_tiles_and_the_teacher_labels_them(checkpoint: bytes, method: str) -> None:
+def test_the_feature_network_determines_tiles_and_the_teacher_labels(checkpoint: bytes, method: str) -> None:
     """Catches features or difficulty of the teacher with a guide, and labels of the guide."""
     guided = _condensed(small_config(method=method, feature_network="bundled"), checkpoint)
     by_bundled = _condensed(small_config(method=method), bundled_teacher_bytes(2))
@@ -52,7 +52,7 @@ def test_difficulty_is_the_guides(checkpoint: bytes) -> None:
 
 
 def test_a_guide_is_another_run() -> None:
-    """Else a run with another guide would go on with the tiles of the first."""
+    """Else a run with another guide would continue with the tiles of the first."""
     assert small_config(feature_network="bundled").digest("0" * 64) != small_config(feature_network="teacher").digest(
         "0" * 64
     )
@@ -62,8 +62,8 @@ def test_a_guide_is_another_run() -> None:
     ("changes", "feature_network"),
     [({}, "bundled"), ({"scale": 3}, "teacher"), ({"scale": 4}, "bundled"), ({"rlff__feature_layer": "a"}, "teacher")],
 )
-def test_who_guides_unless_told_otherwise(changes: dict[str, object], feature_network: str) -> None:
-    """Catches scale 3 without a guide, a layer sought in a network that nobody named, and one run under two digests."""
+def test_the_default_feature_network(changes: dict[str, object], feature_network: str) -> None:
+    """Catches scale 3 without a guide, a layer that is searched in another network, and one run under two digests."""
     config = small_config(**changes)
     assert config.resolved_feature_network == feature_network
     assert config.digest("0" * 64) == small_config(**changes, feature_network=feature_network).digest("0" * 64)
@@ -74,13 +74,13 @@ def test_scales_that_a_guide_is_bundled_for() -> None:
     assert CONFIG_SCALES == BUNDLED_SCALES
 
 
-def test_the_bundled_teacher_is_its_own_guide() -> None:
+def test_the_bundled_teacher_is_its_own_feature_network() -> None:
     """Else each worker holds it twice."""
     guide, labeler = load_networks(small_config(), bundled_teacher_bytes(2), CPU)
     assert guide is labeler
 
 
-def test_what_does_not_go_together_is_told(checkpoint: bytes) -> None:
+def test_incompatible_settings_are_refused(checkpoint: bytes) -> None:
     with pytest.raises(
         BadRequest, match="feature_network is bundled: no teacher is bundled for scale 3.*--feature-network teacher"
     ):

@@ -105,7 +105,7 @@ def test_order_of_tiles_does_not_matter(reader: FeatureReader, bank: FrequencyBa
 
 
 @pytest.mark.parametrize(("shared", "gammas"), [(True, (1.0, 0.0)), (True, (0.0, 0.0)), (False, (1.0, 1.0))])
-def test_an_image_s_tiles_are_the_same_bits_whoever_is_matched_beside_it(
+def test_tiles_of_an_image_do_not_depend_on_images_matched_with_it(
     reader: FeatureReader, bank: FrequencyBank, shared: bool, gammas: tuple[float, float]
 ) -> None:
     """Else a resumed run, or another number of actors, would give other rows."""
@@ -211,7 +211,9 @@ def test_a_flat_image_stays_finite(reader: FeatureReader, bank: FrequencyBank, k
 
 
 @pytest.mark.parametrize(("instance", "group"), [(1.0, 0.0), (0.0, 1.0), (0.3, 2.0)])
-def test_levels_weigh_as_told(reader: FeatureReader, bank: FrequencyBank, instance: float, group: float) -> None:
+def test_levels_have_the_configured_weights(
+    reader: FeatureReader, bank: FrequencyBank, instance: float, group: float
+) -> None:
     problem = _problem(reader, bank, tiles=3)
 
     def start(**weights: float) -> float:

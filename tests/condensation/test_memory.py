@@ -22,5 +22,5 @@ def test_both_named_kinds_are_recognised() -> None:
     "error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("DefaultCPUAllocator")]
 )
 def test_other_failures_are_not(error: Exception) -> None:
-    """Else a broken image would be tried again and again with fewer neighbours, and never quarantined."""
+    """Else a broken image would be tried again and again with fewer images in a call, and never quarantined."""
     assert not is_out_of_memory(error)

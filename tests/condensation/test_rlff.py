@@ -23,7 +23,7 @@ def test_convolution_equals_the_unfolded_definition() -> None:
 
 
 def test_one_hot_kernels_of_an_unfold_convolution_give_the_same_phases() -> None:
-    """The paper unfolds with a one-hot convolution E; ours skips it. Both must give t.u."""
+    """The paper unfolds with a one-hot convolution E; the package skips it. Both must give t.u."""
     features = torch.randn(1, 2, 6, 6)
     one_hot = torch.eye(2 * 9).view(18, 2, 3, 3)
     t = torch.randn(5, 2, 3, 3)

@@ -43,7 +43,7 @@ def _order(method: str, reader: FeatureReader, task: SelectionTask | None = None
 
 
 def test_registry_holds_every_method_that_a_user_can_ask_for() -> None:
-    """A method that the configuration takes but nobody wrote would fail hours later, in a worker."""
+    """A method of the configuration without an implementation would fail hours later, in a worker."""
     named = CondenseConfig.model_fields["method"].annotation.__args__  # type: ignore[union-attr]
     assert set(named) == set(SELECTORS) | {"idc", "ncfd"}
 
@@ -235,7 +235,7 @@ def test_a_teacher_that_gives_nan_is_no_judge(method: str, reader: FeatureReader
 
 @pytest.mark.parametrize("method", ["kcenter", "herding"])
 def test_greedy_rules_name_one_window_after_the_other(method: str, reader: FeatureReader) -> None:
-    """Each costs a look at all windows: a few tiles of a large image must not pay for a ranking of all of it."""
+    """Each tile costs a pass over all windows: for a few tiles of a large image not all windows are ranked."""
     task = _task()
     ranking = SELECTORS[method](task, reader, BATCHES, POSITIONS)
     assert isinstance(ranking, Iterator)

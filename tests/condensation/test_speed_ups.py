@@ -32,7 +32,7 @@ def _sums_and_gradient(
 
 
 @pytest.mark.parametrize("order", [[1, 0, 2], [2, 0, 1], [1, 1, 1]])
-def test_fourier_sums_of_a_map_do_not_depend_on_the_maps_beside_it(order: list[int]) -> None:
+def test_fourier_sums_of_a_map_do_not_depend_on_other_maps(order: list[int]) -> None:
     """On a CPU maps are projected one at a time; a wrong index would mix their weights or gradients."""
     features, kernels, weights = torch.randn(3, 4, 9, 11), torch.randn(8, 4, 3, 3), torch.rand(3, 7, 9)
     alone = _sums_and_gradient(features[1:2], kernels, weights[1:2])
@@ -165,7 +165,7 @@ def test_activations_are_recomputed_only_above_what_is_kept(reader: FeatureReade
 
 
 def test_held_out_targets_are_the_last_ones_however_many_there_are(reader: FeatureReader) -> None:
-    """A held-out set of another size than the optimised ones was looked for at the wrong place."""
+    """A held-out set of another size than the optimised ones was searched at the wrong offset."""
     bank = draw_bank(0, 8, 3, (0.5, 1.0, 2.0, 4.0), num_sets=2, num_frequencies=16, num_held_out=8)
     real = _measured(reader, bank)
     targets_of_image = real.targets(real.weight_sums.unsqueeze(1))

@@ -67,7 +67,7 @@ def test_zero_padding_of_the_network_does_not_reach_features() -> None:
 
 
 @torch.no_grad()
-def test_a_tile_does_not_see_its_neighbours_in_the_call(reader: FeatureReader) -> None:
+def test_a_tile_does_not_depend_on_others_in_the_call(reader: FeatureReader) -> None:
     """Bit for bit: Adam would make several grey levels of a last bit."""
     tiles = _tiles(4)
     others = torch.cat([torch.zeros(1, 3, 16, 16), tiles[2:3], torch.ones(2, 3, 16, 16)])

@@ -43,7 +43,7 @@ def test_equals_adam_where_all_gradients_of_a_tile_are_equally_large() -> None:
 
 
 def test_images_do_not_touch_each_other() -> None:
-    """Bit for bit: an image beside others must end as it would alone."""
+    """Bit for bit: an image next to others must end as it would alone."""
     alone, first, second = tiles(), tiles(), tiles(2, seed=5)
     pair, single = TileAdam([first, second], BETAS), TileAdam([alone], BETAS)
     for seed in range(3):

@@ -14,6 +14,7 @@ import idc_ray
 from idc_ray.config import load, load_config
 from idc_ray.config.train import TrainConfig
 from idc_ray.degradation import Degrade, apply
+from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import find_sets
 from idc_ray.images import decode_png, encode_png, image_id, upscale
 from idc_ray.images.resize import resample
@@ -21,6 +22,8 @@ from idc_ray.photographs import photographs
 from idc_ray.store import index_table, read_shard, resolve
 from idc_ray.training.sources import open_source
 from idc_ray.training.validation import validation_pairs
+from tests.training.conftest import toy_config
+from tests.training.test_driver import train_here
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +66,7 @@ def test_a_condensed_set_records_how_its_images_were_degraded(folder: Path, tmp_
 
 
 def test_training_and_validation_degrade_whole_images(folder: Path) -> None:
-    """Catches LR images beside the HR images that win over the degradation, and a validation on other LR images."""
+    """Catches LR images next to the HR images that win over the degradation, and a validation on other LR images."""
     config = load(TrainConfig, None, {"degradation": "classic", "seed": 3, "validation.images": str(folder)})
     pairs = list(open_source(str(folder), 2, 10**6, degrade=Degrade.of(config)).pairs(lambda _: True))
     for pair in pairs:
@@ -103,3 +106,43 @@ def test_composed_tiles_have_clean_labels_of_the_same_places(folder: Path) -> No
         difference = np.abs(resample(label, (16, 16), "area").astype(int) - lr)
         # Where cells are blended, the share of a cell differs a little between the pixels of a block.
         assert difference.max() <= 10 and difference.mean() < 1
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("scale", "degradation", "margin"), [(1, "noise50", 2.0), (3, "bicubic", -1.0)])
+def test_teacher_set_student_and_scores_of_a_scale_without_a_bundled_teacher(
+    scale: int, degradation: str, margin: float, folder: Path, tmp_path: Path, monkeypatch: Any, ray_cluster: Any
+) -> None:
+    """Catches a step of denoising, or of x3, that is refused or breaks; and a denoiser that is worse than its input."""
+    common: dict[str, Any] = {"scale": scale, "degradation": degradation}
+
+    def trained(data: str | Path, name: str) -> Path:
+        config = toy_config(data=[str(data)], output=str(tmp_path / name), start="interpolation", iterations=60,
+                            patch_size=16, **common)  # fmt: skip
+        train_here(config, monkeypatch)
+        return tmp_path / name / "last.safetensors"
+
+    teacher = trained(folder / "HR", "teacher")
+    quiet = {"mlflow": {"enabled": False}, "gallery_images": 1, "report_images": 0, "actors": {"max_size": 1}}
+    run = idc_ray.condense(folder / "HR", tmp_path / "out", teacher=teacher, tile_size=16, ratio=0.5, **common, **quiet)
+    lr, hr = idc_ray.CondensedDataset(run.output)[0]
+    assert hr.shape[-2:] == (16 * scale, 16 * scale) and lr.shape[-2:] == (16, 16)
+    student = trained(run.output, "student")
+    scores = {model: idc_ray.evaluate(model, folder / "HR", tmp_path / "scores", **common).psnr["HR"]
+              for model in (student, "bicubic")}  # fmt: skip
+    assert scores[student] > scores["bicubic"] + margin
+    if scale == 1:
+        assert scores["bicubic"] == pytest.approx(20 * np.log10(255 / 50), abs=1)  # the noise itself, partly clipped
+    with pytest.raises(BadRequest, match="no teacher is bundled for scale"):
+        idc_ray.condense(folder / "HR", tmp_path / "none", **common, **quiet)
+
+
+def test_nothing_is_restored_that_was_not_lost(folder: Path, tmp_path: Path) -> None:
+    """Catches trainings and scores of the identity, which reach infinity."""
+    for refused in (
+        lambda: load_config(None, {"scale": 1}),
+        lambda: list(open_source(str(folder / "HR"), 1, 10**6).pairs(lambda _: True)),
+        lambda: idc_ray.evaluate("bicubic", folder / "HR", tmp_path, scale=1),
+    ):
+        with pytest.raises(BadRequest, match="scale is 1 and degradation bicubic"):
+            refused()

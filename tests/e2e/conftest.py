@@ -92,7 +92,7 @@ def run(
 
 
 def start(source: Path, output: Path, settings: Mapping[str, object] | None = None) -> subprocess.Popen[str]:
-    """The job in the background, in a process group of its own."""
+    """The job in the background, in a separate process group."""
     return subprocess.Popen(
         command(source, output, settings),
         stdout=subprocess.PIPE,
@@ -105,7 +105,7 @@ def start(source: Path, output: Path, settings: Mapping[str, object] | None = No
 
 
 def end(process: subprocess.Popen[str], number: signal.Signals, seconds: float = 60) -> tuple[int, str, float]:
-    """Send a signal; exit code, what the job said on stderr, and seconds until it was gone."""
+    """Send a signal; exit code, stderr of the job, and seconds until it ended."""
     begin = time.monotonic()
     os.kill(process.pid, number)
     _, told = process.communicate(timeout=seconds)
@@ -139,7 +139,7 @@ def rows(output: Path) -> pa.Table:
 
 @dataclass(frozen=True)
 class Told:
-    """How a job ended and what it said, as of a process."""
+    """Exit code and output of a job, like those of a process."""
 
     returncode: int
     stdout: str

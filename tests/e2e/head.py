@@ -94,7 +94,7 @@ def wait(condition: Callable[[], bool], seconds: float, told: Callable[[], str] 
 
 @contextlib.contextmanager
 def running_head(cpus: int) -> Iterator[Head]:
-    """A head on ports of its own, never Ray's default; ended by the ids of its own processes."""
+    """A head on other ports than Ray's default; its processes are terminated by their ids."""
     ports = free_ports(4)
     folder = Path(tempfile.mkdtemp(prefix="idc"))
     options = ["--head", "--block", "--disable-usage-stats", f"--num-cpus={cpus}", f"--temp-dir={folder}"]
@@ -127,7 +127,7 @@ def running_head(cpus: int) -> Iterator[Head]:
 
 
 def die_with_parent() -> None:
-    """SIGTERM when the test's process is gone: a head that outlives it would work on for ever."""
+    """SIGTERM when the test's process is gone: a head that outlives it would work on indefinitely."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 

@@ -55,7 +55,7 @@ def cluster_file(port: int) -> dict[str, object]:
 
 @contextlib.contextmanager
 def growing_cluster() -> Iterator[str]:
-    """Yields its address. It is a session of processes of its own, ended by their ids."""
+    """Yields its address. Its processes are a separate session and terminated by their ids."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""What is interrupted or locked: how it ends, how soon, and how it goes on."""
+"""Interrupted and locked jobs: exit code, time to exit, and continuation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(600)
 def test_a_second_command_on_the_same_output_is_refused_naming_the_first(
     photos: Path, tmp_path: Path, joined: dict[str, object]
 ) -> None:
-    """Exit 4. Also SIGINT: exit 130 within 2 seconds, and some on a busy machine, and it says how to go on."""
+    """Exit 4. Also SIGINT: exit 130 within 2 seconds, and some on a busy machine, and it says how to continue."""
     output = tmp_path / "out"
     settings = joined | {"iterations": 100}
     first = start(photos, output, settings)

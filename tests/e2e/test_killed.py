@@ -43,7 +43,7 @@ def worker_pids(output: Path) -> list[int]:
 def test_driver_killed_at_random_moments(
     photos: Path, undisturbed: pa.Table, tmp_path: Path, run_here: Callable[..., Told], joined: dict[str, object]
 ) -> None:
-    """kill -9 at the start, then in the work; and no worker goes on for long without its driver.
+    """kill -9 at the start, then in the work; and no worker continues for long without its driver.
 
     First on a cluster that outlives the driver, then on one of its own.
     """
@@ -71,7 +71,7 @@ def test_driver_killed_at_random_moments(
 def test_worker_killed_in_mid_image(
     photos: Path, undisturbed: pa.Table, tmp_path: Path, joined: dict[str, object]
 ) -> None:
-    """The job goes on by itself, and nobody is blamed for being there."""
+    """The job continues, and no image is quarantined."""
     output = tmp_path / "out"
     process = start(photos, output, joined)
     wait_for(lambda: bool(worker_pids(output)), process)

@@ -23,6 +23,7 @@ from idc_ray.evaluation.network import open_network
 from idc_ray.exporting import export_set
 from idc_ray.store import check_shards, read_manifest, read_shard
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.layout import part_contents
 from idc_ray.training.data import open_sources
 from idc_ray.training.fit import fit
 from tests.e2e.conftest import IMAGES, ROOT, SMALL, Told, end, environment, wait_for
@@ -43,14 +44,14 @@ def uploaded(s3: S3, photos: Path) -> S3:
 
 @pytest.fixture
 def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Ray's logs, where nobody else's are; short, for the sockets in it."""
+    """A separate folder for Ray's logs; short, because of the sockets in it."""
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         monkeypatch.setenv("RAY_TMPDIR", folder)
         yield Path(folder)
 
 
 def command(s3: S3, folder: Path) -> list[str]:
-    """Credentials in the URIs of a configuration file: not what we advise, but what people do."""
+    """Credentials in the URIs of a configuration file."""
     settings = SMALL | {
         "input": s3.uri("bucket/in", user=f"{KEY}:{SECRET}@"),
         "output": s3.uri("bucket/out", user=f"{KEY}:{SECRET}@"),
@@ -132,10 +133,11 @@ def rows(s3: S3) -> pa.Table:
 
 
 def check_requests(requests: list[Request]) -> None:
-    """Each image was committed by one PUT, once in all launches; nothing was uploaded in pieces or copied."""
+    """Each image was committed once in all launches, several by one PUT; nothing was uploaded in pieces or copied."""
     ours = [r for r in requests if r.key.startswith("out/") and r.fault not in ("SlowDown", "InternalError")]
     commits = [r.key for r in ours if r.method == "PUT" and r.key.startswith("out/parts/") and r.name]
-    assert len(commits) == len(set(commits)) == IMAGES
+    images = [part_contents(key) for key in commits]
+    assert sum(each[1] for each in images if each) == IMAGES and len(set(commits)) == len(commits) < IMAGES
     assert not [r for r in ours if r.method == "POST" or "uploadId" in r.query or "partNumber" in r.query]
 
 

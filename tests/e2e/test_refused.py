@@ -27,14 +27,14 @@ def test_dry_run_starts_and_writes_nothing(tmp_path: Path) -> None:
         assert told[name].strip().startswith("about ")
 
 
-def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_does_not_answer_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray by itself tries for minutes, and ends with a traceback."""
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(BadRequest, match="no Ray cluster answers at '127.0.0.1:1'"):
         join("127.0.0.1:1")
 
 
-def test_wrong_requests_are_told_at_once(photos: Path, tmp_path: Path, run_here: Callable[..., Told]) -> None:
+def test_invalid_requests_are_refused_at_once(photos: Path, tmp_path: Path, run_here: Callable[..., Told]) -> None:
     """Exit 2, naming the value and the fix; nothing is started or written."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
@@ -61,7 +61,7 @@ def test_wrong_requests_are_told_at_once(photos: Path, tmp_path: Path, run_here:
 
 
 def test_another_run_in_the_same_output_needs_overwrite(tmp_path: Path, run_here: Callable[..., Told]) -> None:
-    """The refusal names what differs; --overwrite takes away what is ours and nothing else."""
+    """The refusal names what differs; --overwrite removes the files of the run only."""
     source, output = write_pictures(tmp_path / "photos", 2), tmp_path / "out"
     quick = {"iterations": 1}
     assert run_here(source, output, quick).returncode == 0
@@ -77,7 +77,7 @@ def test_another_run_in_the_same_output_needs_overwrite(tmp_path: Path, run_here
     assert (output / "mine.txt").read_text() == "keep me"
 
 
-def test_a_changed_image_is_told_and_redone_on_request(tmp_path: Path, run_here: Callable[..., Told]) -> None:
+def test_a_changed_image_is_reported_and_redone_on_request(tmp_path: Path, run_here: Callable[..., Told]) -> None:
     source, output = write_pictures(tmp_path / "photos", 3), tmp_path / "out"
     quick = {"iterations": 1}
     assert run_here(source, output, quick).returncode == 0

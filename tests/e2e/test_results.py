@@ -161,7 +161,7 @@ def test_one_tracked_run_over_all_launches(photos: Path, tmp_path: Path) -> None
 
 
 def test_output_in_the_input_folder(tmp_path: Path) -> None:
-    """Catches a second launch that condenses the gallery of the first."""
+    """Catches a second attempt that condenses the gallery of the first."""
     source = write_pictures(tmp_path / "photos", 2)
     for _ in range(2):
         table = make(source, source / "out", gallery_images=1)

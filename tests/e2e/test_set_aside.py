@@ -132,7 +132,7 @@ def test_nothing_but_bad_images_is_a_failure(tmp_path: Path, run_here: Callable[
     assert "none of the 1 images could be condensed" in done.stderr
 
 
-def test_files_made_to_harm_cost_their_own_image_only(tmp_path: Path, run_here: Callable[..., Told]) -> None:
+def test_malicious_files_affect_their_own_image_only(tmp_path: Path, run_here: Callable[..., Told]) -> None:
     """Catches a driver that waits for a pipe, a reader that is kept busy, and secrets or direction marks in a log."""
     source, output = write_pictures(tmp_path / "photos", 2), tmp_path / "out"
     scan = encoded("JPEG", progressive=True)

@@ -40,7 +40,7 @@ print("temp", ray._private.worker._global_node.get_temp_dir_path())
 """
 
 
-def test_a_long_tmpdir_is_no_obstacle_and_nobody_on_the_network_reaches_the_cluster(tmp_path: Path) -> None:
+def test_a_long_tmpdir_works_and_the_cluster_listens_on_loopback_only(tmp_path: Path) -> None:
     """Catches Ray's "AF_UNIX path length", and its ports that are open on all interfaces."""
     long = tmp_path / ("x" * 110)
     long.mkdir()

@@ -57,7 +57,7 @@ def test_damage_is_found_taken_out_and_done_again(
     assert main([str(output), "--deep"]) == 0
 
 
-def test_a_damaged_run_record_is_made_anew_by_the_same_command(
+def test_a_damaged_run_record_is_rewritten_by_the_same_command(
     photos: Path, tmp_path: Path, run_here: Callable[..., Told]
 ) -> None:
     output = tmp_path / "out"

@@ -36,7 +36,7 @@ def save(path: Path, image: Image) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """SetA with LR given (of one colour, to be told from a made one), SetB with HR alone, and a stray folder."""
+    """SetA with given LR (of one colour, unlike one made by bicubic), SetB with HR only, and another folder."""
     save(tmp_path / "SetA" / "x2" / "HR" / "b.png", picture(30, 40))
     save(tmp_path / "SetA" / "x2" / "HR" / "a.png", picture(31, 41, 1))  # sides that are no multiples
     save(tmp_path / "SetA" / "x2" / "LR" / "b.png", np.full((15, 20, 3), 7, np.uint8))
@@ -94,7 +94,7 @@ def test_a_plain_folder_of_hr_images_is_a_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "count"), [("SetA", 2), ("SetB", 1)])
 def test_the_folder_may_be_one_set(folder: Path, name: str, count: int) -> None:
-    """Catches the set's own xS folders being taken for sets: the scores would appear several times."""
+    """Catches the set's own xS folders being mistaken for sets: the scores would appear several times."""
     (found,) = find_sets(folder / name, 2)
     assert (found.name, len(found.images)) == (name, count)
 
@@ -188,7 +188,7 @@ def test_an_image_too_small_for_ssim_is_a_bad_request(tmp_path: Path) -> None:
 
 
 def test_plain_folders_side_by_side_are_sets(tmp_path: Path) -> None:
-    """Catches the layout that sets are downloaded in, and LR images that are taken for a set of their own."""
+    """Catches the layout that sets are downloaded in, and LR images that are mistaken for a set."""
     for name in ("Urban100", "B100", "x4", "LR_bicubic", "Urban100_LR"):
         save(tmp_path / name / "a.png", picture(24, 24))
     (tmp_path / "empty").mkdir()

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from idc_ray.evaluation.metrics import mean_psnr, psnr_y, rgb_to_y, ssim_y
+from idc_ray.evaluation.metrics import border, mean_psnr, psnr, psnr_y, rgb_to_y, ssim_y
 
 Image = NDArray[np.uint8]
 
@@ -34,6 +34,16 @@ def test_psnr_is_scikit_images_on_the_cropped_y(crop: int) -> None:
     inside = np.s_[crop : 40 - crop, crop : 33 - crop]
     expected = peak_signal_noise_ratio(rgb_to_y(hr)[inside], rgb_to_y(sr)[inside], data_range=255)
     assert psnr_y(sr, hr, crop) == pytest.approx(expected, abs=1e-9)
+
+
+def test_restoration_is_scored_on_whole_rgb_images() -> None:
+    """Catches the luma of super-resolution, which hides coloured noise, and another rule for the other scales."""
+    sr, hr = pair(40, 33)
+    assert psnr(sr, hr, 1) == pytest.approx(peak_signal_noise_ratio(hr, sr, data_range=255), abs=1e-9)
+    assert [psnr(sr, hr, scale) for scale in (2, 4)] == [psnr_y(sr, hr, scale) for scale in (2, 4)]
+    assert [border(scale) for scale in (1, 2, 3)] == [0, 2, 3]
+    with pytest.raises(ValueError, match="shape"):
+        psnr(sr[:-1], hr, 1)
 
 
 @pytest.mark.parametrize(("height", "width", "crop"), [(40, 33, 0), (64, 50, 2), (19, 30, 4), (11, 11, 0), (13, 15, 1)])

@@ -94,7 +94,7 @@ def test_a_dry_run_lists_sets_and_writes_nothing(benchmark: Path, capsys: pytest
 def test_images_of_one_stem_and_of_one_colour(
     benchmark: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Catches a picture that overwrites another one, and an exact image that makes the mean infinite or goes untold."""
+    """Catches a picture that overwrites another one, and an exact image that makes the mean infinite."""
     folder = benchmark / "Tiny" / "HR"
     Pillow.open(folder / "one.png").rotate(180).save(folder / "one.bmp")
     Pillow.new("RGB", (24, 24), (9, 9, 9)).save(folder / "flat.png")

@@ -180,7 +180,7 @@ def test_names_that_differ_in_their_endings_only_keep_them() -> None:
 
 
 def test_an_output_in_the_input_is_no_input_and_one_around_it_is_refused(photos: Path) -> None:
-    """Catches results that are upscaled again by the next launch, and photographs that are overwritten."""
+    """Catches results that are upscaled again by the next attempt, and photographs that are overwritten."""
     inside = photos / "larger"
     run_upscale(config(photos, output=str(inside)))
     run_upscale(config(photos, output=str(inside)))

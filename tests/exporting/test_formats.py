@@ -180,7 +180,7 @@ def test_lmdb_holds_what_basicsrs_meta_info_lists(tmp_path: Path, tiles: str) ->
     assert (out / "LR.lmdb").exists() == (tiles == "pairs")
 
 
-def test_another_format_beside_an_export_is_refused_and_can_replace_it(tmp_path: Path) -> None:
+def test_another_format_in_the_folder_of_an_export_is_refused_and_can_replace_it(tmp_path: Path) -> None:
     out = exported(tmp_path, "folders")
     run, target = resolve(str(tmp_path / "run")), resolve(str(out))
     with pytest.raises(BadRequest, match="an export of another run or format"):
@@ -201,3 +201,22 @@ def test_lmdb_without_its_package_or_a_disk_is_refused_before_anything_is_writte
     with pytest.raises(BadRequest, match="LMDB needs a local disk"):
         export_set(run, resolve("bucket/out", PyFileSystem(ObjectStore())), "lmdb")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", ["folders", "webdataset", "datasets"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_an_export_that_is_killed_at_any_change_is_repeated(tmp_path: Path, form: Format, after: bool) -> None:
+    """Catches files of a killed export that the next one refuses, keeps as they are, or leaves out."""
+    condensed(tmp_path / "run")
+    run, whole = resolve(str(tmp_path / "run")), ObjectStore()
+    export_set(run, resolve("bucket/out", PyFileSystem(whole)), form)
+    for number in range(len(whole.changes)):
+        objects = ObjectStore()
+        objects.fail_at, objects.fail_after = number, after
+        target = resolve("bucket/out", PyFileSystem(objects))
+        with pytest.raises((OSError, BadRequest), match="killed at change"):
+            export_set(run, target, form)
+        objects.fail_at = None
+        assert export_set(run, target, form) == 3
+        left = {name: data for name, data in objects.objects.items() if ".probe-" not in name}
+        assert left == whole.objects, whole.changes[number]

@@ -55,7 +55,7 @@ def read(path: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
 def test_the_images_of_a_webdataset_are_read_one_by_one(tmp_path: Path, format: int) -> None:
-    """Catches labels that are taken for images, and a member that is read from another's place."""
+    """Catches labels that are mistaken for images, and a member that is read at another's offset."""
     path = tar(tmp_path / "shard-0000.tar", FILES, format)
     assert read(path) == {
         "shard-0000.tar#0001.png": FILES["0001.png"],
@@ -76,7 +76,7 @@ def test_a_zip_of_images(tmp_path: Path, method: int) -> None:
 
 
 def test_a_folder_of_archives_and_ids_that_move_with_it(tmp_path: Path) -> None:
-    """Catches one archive's members taken for another's of the same name."""
+    """Catches one archive's members mistaken for another's of the same name."""
     for name in ("x/a.tar", "x/b.tar"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         tar(tmp_path / name, {"1.png": png(1)})

@@ -126,7 +126,7 @@ def test_cmyk_by_its_table_in_a_process_of_its_own() -> None:
         (profile(b"Lab ", P3), "ignored: of Lab pixels"),
     ],
 )
-def test_a_profile_that_cannot_be_used_is_ignored_and_said(icc: bytes, reason: str) -> None:
+def test_an_unusable_profile_is_ignored_and_reported(icc: bytes, reason: str) -> None:
     """Catches good pixels that are lost with a damaged profile."""
     pixels, said = decode_image(saved(picture(), icc), LIMIT)
     np.testing.assert_array_equal(pixels, picture())

@@ -232,7 +232,7 @@ def test_stores_give_the_same_sources_as_disks(root: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("way", ["folder", "below", "file", "above"])
 def test_an_output_that_a_link_in_the_input_leads_to_is_not_read(tmp_path: Path, way: str) -> None:
-    """Catches pictures of an earlier launch, such as the gallery, that are condensed as if they were photographs."""
+    """Catches pictures of an earlier attempt, such as the gallery, that are condensed as if they were photographs."""
     source, output = tmp_path / "in", tmp_path / "all" / "out"
     for path in (source / "a.png", output / "gallery.png", output / "parts" / "b.png", tmp_path / "all" / "c.png"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -247,14 +247,14 @@ def test_an_output_that_a_link_in_the_input_leads_to_is_not_read(tmp_path: Path,
 @pytest.mark.parametrize(
     ("name", "fix"), [("a.zip", "unpack it"), ("a.tar", "unpack it"), ("a.arrow", "as Parquet"), ("a.bin", "rename it")]
 )
-def test_a_file_of_another_kind_says_what_to_do(tmp_path: Path, name: str, fix: str) -> None:
+def test_a_file_of_another_kind_is_refused_with_the_fix(tmp_path: Path, name: str, fix: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(BadRequest, match=fix):
         find_images(str(tmp_path / name))
 
 
 class _Broken(fs.FileSystemHandler):
-    """A file system whose library raises errors of its own."""
+    """A file system whose library raises its own errors."""
 
     def fail(self, *arguments: object, **options: object) -> None:
         raise RuntimeError("https://me:s3cretPassword@host/x: no route")

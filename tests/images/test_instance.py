@@ -123,7 +123,7 @@ def test_a_partner_of_another_size_is_a_mismatch_with_the_numbers(tmp_path: Path
 
 
 def test_a_bad_partner_is_named(tmp_path: Path) -> None:
-    """Catches "does not exist" said of an image that does."""
+    """Catches "does not exist" for an image that exists."""
     hr = write(tmp_path / "hr.png", noise(40, 40))
     (tmp_path / "lr.png").write_bytes(b"no image")
     assert "lr.png" in rejected(ref_to(hr, tmp_path / "lr.png")).reason
@@ -136,7 +136,7 @@ def test_a_file_that_vanished_is_missing_at_once(tmp_path: Path, monkeypatch: py
 
 
 def test_a_file_far_too_long_is_not_read(tmp_path: Path) -> None:
-    """Catches a 100 GB file read into memory before its header is looked at. The file is sparse."""
+    """Catches a 100 GB file read into memory before its header is checked. The file is sparse."""
     path = tmp_path / "a.bmp"
     with path.open("wb") as file:
         file.truncate(10**11)
@@ -170,7 +170,7 @@ Flaky.__abstractmethods__ = frozenset()
 def test_transient_errors_are_retried_three_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int, reads: int
 ) -> None:
-    """Catches one hiccup of an object store that sets an image aside, and a store that is down retried for ever."""
+    """Catches a transient error that quarantines an image, and endless retries of a store that is down."""
     waits: list[float] = []
     monkeypatch.setattr(module.time, "sleep", waits.append)
     flaky = Flaky(write(tmp_path / "a.png", noise(40, 40)), failures)
@@ -228,7 +228,7 @@ print(peak() - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
 def test_a_5k_photograph_needs_no_more_memory_than_stated(tmp_path: Path) -> None:
-    """Catches a decoding or a resizing that makes copies. In a process of its own: Pillow's memory is not Python's."""
+    """Catches a decoding or a resizing that makes copies. In a separate process, as Pillow's memory is not Python's."""
     small, large = tmp_path / "small.jpg", tmp_path / "large.jpg"
     Image.fromarray(noise(200, 200)).save(small)
     Image.fromarray(noise(72, 128)).resize((5120, 2880)).save(large)
@@ -246,3 +246,4 @@ def test_an_lr_image_as_large_as_its_hr_image_is_named_as_such(tmp_path: Path) -
     error = rejected(ref_to(hr, lr))
     assert error.code == "pair_mismatch"
     assert "as large as its HR image, 60 x 40, as in RealSR; expected 30 x 20" in error.reason
+    np.testing.assert_array_equal(load(ref_to(hr, lr), scale=1).lr, noise(40, 60))  # pairs of restoration

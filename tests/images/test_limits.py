@@ -1,4 +1,4 @@
-"""Files that are made to keep their reader busy. Without a limit each of these takes from many seconds to for ever."""
+"""Files that are made to keep their reader busy: without a limit each takes many seconds, or never ends."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_tiff_of_very_many_pages_is_refused_as_one_of_several() -> None:
     assert seconds < 3
 
 
-def test_a_tiff_of_tiny_pages_says_how_many_are_too_many() -> None:
+def test_a_tiff_of_tiny_pages_is_refused_with_the_limit() -> None:
     frames = [Image.new("L", (8, 8), i) for i in range(70)]
     error, _ = cost_of(saved(frames[0], "TIFF", save_all=True, append_images=frames[1:]))
     assert error.code == "animated"

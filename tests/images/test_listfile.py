@@ -95,7 +95,7 @@ def test_what_a_list_may_not_say(root: Path, text: str | bytes, message: str) ->
 
 
 def test_lists_in_a_store(root: Path) -> None:
-    """Nothing is asked about each path there: a million questions would take hours."""
+    """No request is made for each path: a million requests would take hours."""
     (root / "lists" / "train.txt").write_text("sub/b c.png\nelsewhere.png\n../other/d.png")
     storage = StoragePath(
         fs.SubTreeFileSystem(str(root), fs.LocalFileSystem()), "lists/train.txt", "mock://lists/train.txt"

@@ -139,7 +139,7 @@ def test_patterns_are_split_at_the_first_wildcard() -> None:
 
 
 def test_a_folder_that_is_left_out_of_a_store_has_no_neighbours(tmp_path: Path) -> None:
-    """Catches an output in a bucket that becomes input, and a folder beside it whose name begins alike."""
+    """Catches an output in a bucket that becomes input, and a folder next to it whose name begins alike."""
     touch(tmp_path, "data/a.png", "data/out/gallery.png", "data/out-of-town/b.png")
     storage = store(tmp_path)
     out = StoragePath(storage.filesystem, "data/out", "mock://data/out")

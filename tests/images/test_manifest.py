@@ -44,7 +44,7 @@ def test_no_images_give_an_empty_table_of_the_schema() -> None:
     assert table.schema == MANIFEST_SCHEMA
 
 
-def test_two_files_of_one_source_are_told_apart() -> None:
+def test_two_files_of_one_source_are_distinguished() -> None:
     """Catches an input that is refused for a name that is no UTF-8 and one that is spelled as the first is shown."""
     entries = [Entry("caf\\xe9", "/a/2"), Entry("caf\\xe9", "/a/1"), Entry("caf\\xe9~2", "/a/3"), Entry("b", "/a/4")]
     table = build_manifest(entries)

@@ -42,7 +42,7 @@ def test_missing_partners_are_named_and_counted() -> None:
 
 
 def test_lr_of_another_scale_is_hinted_at() -> None:
-    """Catches x4 files taken for x2, and a message that leaves one guessing."""
+    """Catches x4 files mistaken for x2, and a message that leaves one guessing."""
     with pytest.raises(BadRequest, match="end in x4: is the scale right"):
         pairs(["0001.png"], ["0001x4.png"])
 

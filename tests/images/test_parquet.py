@@ -125,8 +125,8 @@ def test_one_row_costs_at_most_a_row_group_or_a_page(
 
 
 @pytest.mark.parametrize("names", [["image", "image"], ["image.bytes", "image"]])
-def test_no_column_of_pickles_is_looked_at(tmp_path: Path, names: list[str]) -> None:
-    """Catches a column chosen by name where a forged file has two of it: a look at the other one runs its code."""
+def test_no_column_of_pickles_is_read(tmp_path: Path, names: list[str]) -> None:
+    """Catches a column chosen by name where a forged file has two of it: reading the other one runs its code."""
     good = structs(b"1") if names[0] != names[1] else pa.array([b"1"])
     with registered():
         pickled()[0].as_py()
@@ -140,7 +140,7 @@ def test_no_column_of_pickles_is_looked_at(tmp_path: Path, names: list[str]) -> 
         assert not ran
 
 
-def test_a_column_of_pickles_beside_the_images_is_left_alone(tmp_path: Path) -> None:
+def test_a_column_of_pickles_next_to_the_images_is_not_read(tmp_path: Path) -> None:
     """Ray Data writes such columns for mixed values: the images of such a file are as good as any."""
     with registered():
         pq.write_table(pa.table({"image": structs(b"1"), "notes": pickled()}), tmp_path / "x.parquet")

@@ -91,7 +91,7 @@ RGB = Image.fromarray(picture())
 
 
 @pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow was built without AVIF")
-def test_avif_is_read_upright_and_told_by_its_content() -> None:
+def test_avif_is_read_upright_and_recognised_by_its_content() -> None:
     """Catches an AVIF that is ignored though Pillow reads it, and one that is read as HEIF."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -160,7 +160,7 @@ def test_grey_becomes_three_equal_channels(mode: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["PNG", "GIF", "BMP", "TIFF"])
 def test_palette_becomes_its_colours(name: str) -> None:
-    """Catches palette indices taken for grey."""
+    """Catches palette indices mistaken for grey."""
     palette = RGB.quantize(64)
     np.testing.assert_array_equal(decode_rgb(saved(palette, name), LIMIT), np.asarray(palette.convert("RGB")))
 
@@ -324,7 +324,7 @@ def test_a_still_gif_or_webp_is_no_animation() -> None:
         (bytes(1000), "not_an_image"),
     ],
 )
-def test_what_is_no_image_is_told_apart(data: bytes, code: str) -> None:
+def test_files_that_are_no_images_are_distinguished(data: bytes, code: str) -> None:
     assert code_of(data) == code
 
 
@@ -429,7 +429,7 @@ def test_a_bomb_costs_no_memory(data: bytes) -> None:
 
 
 def test_a_webp_bomb_is_refused() -> None:
-    """Pillow's own limit stops this one, before ours can."""
+    """Pillow's limit rejects this file before the package's can."""
     vp8x = b"VP8X" + struct.pack("<I", 10) + bytes(4) + (16_383).to_bytes(3, "little") * 2
     body = b"WEBP" + vp8x + b"VP8L" + struct.pack("<I", 5) + b"\x2f" + struct.pack("<I", 16_383 | 16_383 << 14)
     assert code_of(b"RIFF" + struct.pack("<I", len(body)) + body) in ("too_many_pixels", "corrupt")
@@ -489,7 +489,7 @@ def test_nothing_of_pillow_or_warnings_changes() -> None:
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters))
 
 
-def test_pillows_limit_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillows_limit_is_not_the_packages_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a --max-pixels above Pillow's own limit that does not count."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     for name in ("PNG", "JPEG", "BMP"):

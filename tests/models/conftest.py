@@ -15,7 +15,7 @@ from idc_ray.models.spandrel_import import import_spandrel
 
 @pytest.fixture(scope="session")
 def spandrel() -> ModuleType:
-    """The module, by way of our import: plain ``import spandrel`` fails beside a CPU-only torch."""
+    """The module, by way of our import: plain ``import spandrel`` fails next to a CPU-only torch."""
     if importlib.util.find_spec("spandrel") is None:
         pytest.skip("the optional extra 'teachers' is not installed")
     return import_spandrel()

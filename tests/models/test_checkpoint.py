@@ -61,7 +61,7 @@ def test_a_cut_file_is_a_bad_request(path: Path, keep: int) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"PK\x03\x04 a zip file", b"\x80\x02}q\x00.          "])
-def test_other_content_is_told_apart(data: bytes) -> None:
+def test_other_content_is_distinguished(data: bytes) -> None:
     assert not is_safetensors(data)
     with pytest.raises(BadRequest, match="not a safetensors file"):
         read_metadata(data)

@@ -1,4 +1,4 @@
-"""Checkpoints that somebody made to harm, or that were damaged: a message, and little time and memory."""
+"""Malicious and damaged checkpoints: an error message, in little time and memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def with_header(header: str | bytes, rest: bytes = b"") -> bytes:
 
 
 def described(**fields: Any) -> bytes:
-    """A checkpoint of ours with other metadata."""
+    """A checkpoint of the package with other metadata."""
     known = {"format_version": 1, "architecture": "edsr", "scale": 2, "arguments": {"channels": 4, "blocks": 1}}
     return safetensors.torch.save(SPEC.build().state_dict(), {"idc_ray": json.dumps(known | fields)})
 

@@ -15,7 +15,7 @@ def test_parameter_counts_are_the_published_ones(name: str, scale: int, expected
     assert sum(p.numel() for p in create_model(name, scale).parameters()) == expected
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 5), (16, 9)])
 def test_any_size_is_upscaled(scale: int, height: int, width: int) -> None:
     out = EDSR(scale, channels=4, blocks=1)(torch.rand(2, 3, height, width))

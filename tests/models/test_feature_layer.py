@@ -5,11 +5,12 @@ from types import ModuleType
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from idc_ray.errors import BadRequest
-from idc_ray.models import EDSR
+from idc_ray.models import EDSR, load_teacher
 from idc_ray.models.feature_layer import resolve_feature_layer
 
 WIDTH = 12  # = 3 x 2 x 2: as many channels as a pixel shuffle's input at x2 has
@@ -60,7 +61,7 @@ class Upsampling(nn.Module):
         return self.last(self.up(self.act(self.trunk(self.act(self.first(x))))))
 
 
-def test_ours_by_name(edsr: EDSR) -> None:
+def test_layers_of_the_packages_models(edsr: EDSR) -> None:
     assert resolve_feature_layer(edsr, "auto") == ("conv_after_body", 8)
 
 
@@ -123,6 +124,17 @@ def test_the_search_leaves_no_hooks(edsr: EDSR) -> None:
     with pytest.raises(RuntimeError):
         resolve_feature_layer(edsr, "body.0")
     assert all(not module._forward_hooks for module in edsr.modules())
+
+
+def test_restoration_networks_have_features_at_full_resolution(spandrel: ModuleType) -> None:
+    """Catches U-Nets, which enlarge nothing beyond their input, and SCUNet, which pads to multiples of 64."""
+    from spandrel.architectures.NAFNet import NAFNet
+    from spandrel.architectures.SCUNet import SCUNet
+
+    unet = NAFNet(width=8, middle_blk_num=1, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1])
+    assert resolve_feature_layer(unet.eval(), "auto") == ("decoders.1", 8)
+    scunet = {name: value.contiguous() for name, value in SCUNet(config=[1] * 7).state_dict().items()}
+    assert load_teacher(save(scunet), scale=1).feature_layer == "m_up1"
 
 
 @pytest.mark.filterwarnings("ignore:torch.meshgrid")

@@ -126,7 +126,7 @@ def test_a_torch_file_without_a_state_dict_is_a_bad_request() -> None:
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "wrapped half", "safetensors"])
-def test_foreign_checkpoints_are_told_apart_by_content(spandrel: ModuleType, kind: str) -> None:
+def test_foreign_checkpoints_are_recognised_by_content(spandrel: ModuleType, kind: str) -> None:
     """The same weights in every container give the same image; half precision is close."""
     weights = small_swinir()
     half = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}

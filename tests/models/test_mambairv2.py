@@ -146,7 +146,7 @@ def test_any_size_is_upscaled(height: int, width: int) -> None:
     assert out.isfinite().all()
 
 
-def test_evaluation_is_deterministic_and_knows_no_neighbours() -> None:
+def test_evaluation_is_deterministic_and_independent_of_the_batch() -> None:
     """Catches the Gumbel noise of training in evaluation, and sequences that run on into the next image."""
     model = with_given_weights(MambaIRv2(2, **SMALL)).float()
     x = given_images().float()

@@ -8,7 +8,7 @@ from idc_ray.models.permutation import Permutation, reorder
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_it_reorders_and_goes_back(batched: bool) -> None:
-    """Catches an order that is taken for its inverse: values and, as they come back, gradients."""
+    """Catches an order that is mistaken for its inverse: values and, as they come back, gradients."""
     generator = torch.Generator().manual_seed(0)
     orders = [torch.randperm(7, generator=generator) for _ in range(3)]
     permutation = Permutation.of(torch.stack(orders) if batched else orders[0])

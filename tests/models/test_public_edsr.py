@@ -66,7 +66,7 @@ def basicsr_names(weights: dict[str, Tensor], blocks: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("scale", "channels", "blocks"), [(2, 8, 3), (3, 8, 1), (4, 12, 2), (2, 256, 1)])
 @pytest.mark.parametrize("basicsr", [False, True])
-def test_a_public_checkpoint_gives_the_picture_of_its_own_network(
+def test_a_public_checkpoint_gives_the_output_of_the_original_network(
     scale: int, channels: int, blocks: int, basicsr: bool
 ) -> None:
     """Catches biases of the wrong range (a shift of colour), and the large network's forgotten residual factor."""

@@ -24,7 +24,7 @@ def small() -> MambaIRv2:
 
 
 @pytest.mark.parametrize("wrap", [lambda w: w, lambda w: {"params": w}, lambda w: {"params_ema": w, "params": {}}])
-def test_a_public_checkpoint_is_told_apart_and_gives_its_picture(wrap: object) -> None:
+def test_a_public_checkpoint_is_recognised_and_gives_its_output(wrap: object) -> None:
     """Catches a wrong guess of a setting: sizes differ from the defaults in every one."""
     network = small().eval()
     data = saved(wrap(network.state_dict()))  # type: ignore[operator]

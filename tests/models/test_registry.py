@@ -27,14 +27,15 @@ def test_list_models_takes_wildcards() -> None:
     assert set(list_models("edsr*")) <= set(list_models())
 
 
+@pytest.mark.parametrize("scale", [1, 2])
 @pytest.mark.parametrize(
     ("name", "channels"), [("edsr_baseline", 64), ("edsr_small", 32), ("mambairv2_light", 48), ("swinir_light", 60)]
 )
-def test_every_model_can_be_saved_and_used_as_a_teacher(name: str, channels: int, tmp_path: Path) -> None:
+def test_every_model_can_be_saved_and_used_as_a_teacher(name: str, channels: int, scale: int, tmp_path: Path) -> None:
     """Catches a model whose spec does not survive JSON, or of which no features before the upsampler are found."""
-    spec = model_spec(name, 2)
+    spec = model_spec(name, scale)
     save_checkpoint(tmp_path / "a", spec, spec.build().state_dict())
-    teacher = load_teacher(tmp_path / "a", scale=2)
+    teacher = load_teacher(tmp_path / "a", scale=scale)
     assert (teacher.feature_layer, teacher.channels) == ("conv_after_body", channels)
     assert name in list_models()
 

@@ -219,7 +219,7 @@ def test_the_kernel_is_for_float32_on_cuda(installed: ModuleType) -> None:
 
 
 def test_a_kernel_that_does_not_import_is_no_kernel(installed: ModuleType) -> None:
-    """Catches a crash beside a mamba_ssm that was built for another torch."""
+    """Catches a crash next to a mamba_ssm that was built for another torch."""
     del installed.selective_scan_fn
     assert module._installed_kernel() is None
 

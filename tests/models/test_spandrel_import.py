@@ -32,7 +32,7 @@ def run(tmp_path: Path, torchvision: str, program: str) -> subprocess.CompletedP
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_the_known_failure_is_mended_in_a_fresh_process(tmp_path: Path) -> None:
+def test_the_known_import_failure_is_worked_around(tmp_path: Path) -> None:
     """Catches a repair that leaves half-imported modules: ``early`` has to be run again."""
     done = run(tmp_path, BROKEN, "print(import_spandrel().works, import_spandrel().works)")
     assert done.stdout.splitlines() == ["early is run", "early is run", "it works it works"], done.stderr
@@ -46,7 +46,7 @@ def test_another_failure_is_not_hidden(tmp_path: Path) -> None:
     assert "RuntimeError" in done.stderr
 
 
-def test_without_spandrel_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_spandrel_the_message_has_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spandrel", None)
     with pytest.raises(BadRequest, match=r"pip install 'idc_ray\[teachers\]'"):
         import_spandrel()

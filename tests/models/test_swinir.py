@@ -105,7 +105,7 @@ def test_any_size_is_upscaled(height: int, width: int) -> None:
     assert out.isfinite().all()
 
 
-def test_neighbours_in_a_batch_change_no_bit() -> None:
+def test_results_do_not_depend_on_the_rest_of_the_batch() -> None:
     model = with_random_weights(SwinIR(2, **SMALL))
     x = images(16, 16)
     with torch.no_grad():
@@ -168,7 +168,7 @@ def test_what_cannot_be_built_is_a_bad_request(arguments: dict[str, Any], messag
 
 
 def test_scale_5_is_a_bad_request() -> None:
-    with pytest.raises(BadRequest, match="scale is 5; SwinIR supports 2, 3 and 4"):
+    with pytest.raises(BadRequest, match="scale is 5; SwinIR supports 1, 2, 3 and 4"):
         create_model("swinir_light", 5)
 
 

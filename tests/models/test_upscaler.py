@@ -12,7 +12,7 @@ from idc_ray.models.upscaler import reflect_pad
 
 
 class Windowed(nn.Module):
-    """Refuses sides that are no multiple of 8, as a transformer without padding of its own does."""
+    """Refuses sides that are no multiple of 8, as a transformer without padding does."""
 
     def __init__(self) -> None:
         super().__init__()

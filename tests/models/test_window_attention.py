@@ -111,7 +111,7 @@ def test_fused_attention_gets_what_its_kernel_takes(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_fused_kernel_is_for_cuda_and_for_what_its_grid_holds() -> None:
-    """Catches an invalid launch on a large image, which the explicit steps take."""
+    """Catches an invalid attempt on a large image, which the explicit steps take."""
 
     class Shaped:
         def __init__(self, is_cuda: bool, batch: int, windows: int, heads: int) -> None:
@@ -128,7 +128,7 @@ def test_the_fused_kernel_is_for_cuda_and_for_what_its_grid_holds() -> None:
 
 
 @pytest.mark.parametrize("window", [1, 2, 5, 8])
-def test_position_biases_are_looked_up_by_the_published_index(window: int) -> None:
+def test_position_biases_have_the_published_index(window: int) -> None:
     """For several layers at once, with the gradients that indexing has; catches a transposed or mirrored table."""
     generator = torch.Generator().manual_seed(0)
     tables = torch.randn((3, (2 * window - 1) ** 2, 2), generator=generator, dtype=torch.float64).requires_grad_()

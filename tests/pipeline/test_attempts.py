@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from idc_ray.pipeline.attempts import Ledger, begin_reading, end_reading, suspects_of_earlier_launches
-from idc_ray.store import Inflight, list_attempts, read_inflight, write_inflight
+from idc_ray.pipeline import attempts as module
+from idc_ray.pipeline.attempts import READING, Death, Ledger, suspects_of_earlier_launches
+from idc_ray.store import Inflight, list_attempts, write_inflight
 from idc_ray.store.filesystem import StorageFolder, resolve
 from tests.pipeline.conftest import LAUNCH, ids
 
@@ -23,88 +24,87 @@ def store(tmp_path: Path) -> StorageFolder:
     return resolve(str(tmp_path / "out"))
 
 
-def ledger(store: StorageFolder, actor: str, lives: Callable[[str], bool] = bool) -> Ledger:
-    return Ledger(store, LAUNCH, actor, HERE, lives)
+def ledger(store: StorageFolder, lives: Callable[[str], bool] = bool, stage: str = "") -> Ledger:
+    return Ledger(store, LAUNCH, HERE, lives, stage)
 
 
 def left_by(store: StorageFolder, launch: str, images: list[str], isolated: bool) -> None:
-    """What a killed launch leaves."""
+    """What a killed attempt leaves."""
     write_inflight(store, launch, "actor", Inflight(images, isolated, HERE, 7, 0.0))
 
 
-def test_a_death_alone_counts_once_and_its_statement_goes(store: StorageFolder) -> None:
-    """Catches a death that is counted again by each worker that meets it, and one that is never counted."""
-    ledger(store, "dead").begin([A], isolated=True)
-    successor = ledger(store, "successor")
-    successor.begin([A], isolated=False)
-    (record,) = successor.dead_predecessors([A, B])
-    assert successor.count_death(record) == 1
-    assert successor.count_death(record) == 1
-    assert successor.dead_predecessors([A, B]) == []
-    assert [each.actor for each in read_inflight(store, LAUNCH)] == ["successor"]
+def test_every_death_in_isolation_counts_once(store: StorageFolder) -> None:
+    """Catches a death that is never counted, and an image that kills for ever as the tokens of its deaths are alike."""
+    assert ledger(store).begin([A, B], False) is None
+    attempts = []
+    for _ in range(3):
+        successor = ledger(store)
+        death = successor.begin([A, B], False)
+        assert death is not None
+        attempts.append(death.attempts)
+        successor.record([A], True)
+    assert attempts == [0, 1, 2]
 
 
-def test_every_further_death_counts(store: StorageFolder) -> None:
-    """Catches an image that kills its workers for ever because the tokens of its deaths are alike."""
-    counts = []
-    for number in range(3):
-        ledger(store, f"dead{number}").begin([A], isolated=True)
-        successor = ledger(store, "successor")
-        (record,) = successor.dead_predecessors([A])
-        counts.append(successor.count_death(record))
-    assert counts == [1, 2, 3]
+def test_a_death_is_not_counted_again_by_each_successor(store: StorageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches an image that is blamed for its successors, which died before they recorded anything."""
+    ledger(store).begin([A], isolated=True)
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "write_inflight", lambda *args: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                ledger(store).begin([A], isolated=False)
+    assert list_attempts(store) == {A: {"worker": 1, "launch": 0}}
 
 
 def test_a_death_of_several_together_counts_against_none(store: StorageFolder) -> None:
     """Catches an innocent image that is quarantined for its neighbour."""
-    ledger(store, "dead").begin([A, B], isolated=False)
-    successor = ledger(store, "successor")
-    (record,) = successor.dead_predecessors([B])
-    assert successor.count_death(record) == 0
+    ledger(store).begin([A, B], isolated=False)
+    assert ledger(store).begin([A, B], isolated=False) == Death()
     assert list_attempts(store) == {}
-    assert read_inflight(store, LAUNCH) == []
 
 
 def test_a_death_with_its_machine_counts_against_none(store: StorageFolder) -> None:
     """Catches an image that is quarantined because a spot machine was taken away."""
-    ledger(store, "dead").begin([A], isolated=True)
-    successor = ledger(store, "successor", lives=lambda node: node != HERE)
-    (record,) = successor.dead_predecessors([A])
-    assert successor.count_death(record) == 0
+    ledger(store).begin([A], isolated=True)
+    assert ledger(store, lives=lambda node: node != HERE).begin([A], isolated=True) == Death()
     assert list_attempts(store) == {}
 
 
-def test_only_other_workers_of_this_launch_on_these_images_are_predecessors(store: StorageFolder) -> None:
-    """Catches a worker that takes itself, a living neighbour, a reader or an earlier launch for a dead predecessor."""
-    me = ledger(store, "me")
-    me.begin([A], isolated=True)
-    ledger(store, "neighbour").begin([B], isolated=False)
-    begin_reading(store, LAUNCH, A, True, HERE, bool)
+def test_other_batches_stages_and_launches_are_no_deaths(store: StorageFolder) -> None:
+    """Catches a worker that takes a living neighbour, its reader or an earlier launch for a dead predecessor."""
+    ledger(store).begin([B], isolated=False)
+    ledger(store, stage=READING).begin([A], isolated=True)
     left_by(store, "launch0", [A], isolated=True)
-    assert me.dead_predecessors([A]) == []
+    assert ledger(store).begin([A], isolated=True) is None
 
 
-def test_an_ended_worker_suspects_nobody(store: StorageFolder) -> None:
-    worker = ledger(store, "one")
+def test_an_ended_batch_suspects_nobody(store: StorageFolder) -> None:
+    worker = ledger(store)
     worker.begin([A], isolated=True)
     worker.end()
     worker.end()
-    assert ledger(store, "two").dead_predecessors([A]) == []
+    assert ledger(store).begin([A], isolated=True) is None
 
 
-def test_a_death_in_reading_counts_unless_the_machine_died(store: StorageFolder) -> None:
-    """Catches an image whose decoder crashes and is tried again without end, and one blamed for a lost machine."""
-    assert begin_reading(store, LAUNCH, A, False, HERE, bool) == 0
-    assert begin_reading(store, LAUNCH, A, False, HERE, lambda node: False) == 0
-    assert begin_reading(store, LAUNCH, A, False, HERE, bool) == 1
-    assert begin_reading(store, LAUNCH, A, False, HERE, bool) == 2
-    end_reading(store, LAUNCH, A)
-    assert begin_reading(store, LAUNCH, A, False, HERE, bool) == 0
-    assert begin_reading(store, LAUNCH, B, False, HERE, bool) == 0
+def test_a_batch_costs_the_same_however_many_workers_there_are(
+    store: StorageFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches workers that read each other's records: their number squared."""
+    for number in range(50):
+        ledger(store).begin([f"{number:016x}"], isolated=False)
+    read: list[str] = []
+    original = StorageFolder.read
+    monkeypatch.setattr(StorageFolder, "read", lambda self, name: (read.append(name), original(self, name))[1])
+    monkeypatch.setattr(StorageFolder, "files", None)
+    worker = ledger(store)
+    worker.begin([A, B], isolated=False)
+    worker.end()
+    assert len(read) == 1
 
 
 def test_a_launch_counts_once_against_an_image_however_often_it_is_read(store: StorageFolder) -> None:
-    """Catches a launch that is counted again by each later launch that is killed before it clears anything."""
+    """Catches an attempt that is counted again by each later attempt that is killed before it clears anything."""
     left_by(store, "launch0", [A], isolated=True)
     for _ in range(3):
         suspects = suspects_of_earlier_launches(store, nothing_finished, allowed=2)
@@ -130,7 +130,7 @@ def test_what_is_finished_is_never_suspected_but_its_launch_is_forgotten(store: 
 
 
 def test_those_that_ended_fewest_launches_come_first(store: StorageFolder) -> None:
-    """Catches an image that kills every launch before the innocent ones that wait behind it get their turn."""
+    """Catches an image that kills every attempt before the innocent ones that wait behind it get their turn."""
     left_by(store, "launch0", [A], isolated=True)
     left_by(store, "launch1", [A], isolated=True)
     left_by(store, "launch2", [B], isolated=True)

@@ -28,7 +28,7 @@ class Broken(worker._Worker):
 
 
 def test_an_output_that_fails_ends_the_job_with_a_message() -> None:
-    """Catches a disk that is gone, told as a traceback of Ray's."""
+    """Catches a lost disk that is reported as a traceback of Ray."""
     (row,) = Broken(OSError(5, "Input/output error"))(TABLE).to_pylist()
     status = json.loads(row["status"])
     assert (status["outcome"], status["exit_code"]) == ("stopped", 1)

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -62,12 +63,12 @@ def test_gpus_that_are_still_to_come_are_asked_for_at_once(resources: dict[str, 
 
 
 def test_a_cluster_without_anything_grows_by_what_was_asked_for() -> None:
-    """Catches one worker for ever on a cluster that could have a hundred."""
+    """Catches one worker indefinitely on a cluster that could have a hundred."""
     assert plan_pool(Actors(max_size=3), {}, MANY) == PoolPlan({"num_cpus": 1.0}, 1, 3, 3, "CPUs")
     assert plan_pool(Actors(cpus=2), {"CPU": 0.0}, MANY) == PoolPlan({"num_cpus": 2.0}, 1, 1, 1, "CPUs", may_grow=True)
 
 
-def test_what_the_user_says_about_the_pool_holds() -> None:
+def test_configured_pool_sizes_are_kept() -> None:
     """Catches limits that are ignored; more than fits now may start later on a cluster that grows."""
     assert plan_pool(Actors(max_size=2), cpus(64), MANY).initial_size == 2
     assert plan_pool(Actors(max_size=100), cpus(8), MANY) == PoolPlan({"num_cpus": 1.0}, 1, 100, 8, "CPUs")
@@ -77,7 +78,7 @@ def test_what_the_user_says_about_the_pool_holds() -> None:
     )
 
 
-def test_sizes_are_told_as_people_say_them() -> None:
+def test_sizes_as_text() -> None:
     assert [PoolPlan({}, 2, most, 2, "CPUs", grow).sizes for most, grow in ((2, False), (4, False), (4, True))] == [
         "2", "2 to 4", "2 or more"
     ]  # fmt: skip
@@ -103,8 +104,8 @@ def settings() -> dict[str, Any]:
     }
 
 
-def test_rays_own_settings_come_back_also_after_a_failure(data_context: Any) -> None:
-    """Catches a notebook whose own pipelines behave otherwise after a job of ours."""
+def test_rays_settings_are_restored_also_after_a_failure(data_context: Any) -> None:
+    """Catches a notebook whose pipelines behave differently after a job."""
     data_context.execution_no_progress_timeout_s = 77
     before = settings()
     with data_settings():
@@ -117,7 +118,7 @@ def test_rays_own_settings_come_back_also_after_a_failure(data_context: Any) -> 
     assert inside["execution_no_progress_timeout_s"] == -1
 
 
-def test_a_machine_lives_while_the_cluster_says_so_and_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_lives_if_it_is_in_the_cluster_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches deaths that are counted although their machine was taken away, before Ray knows of it or after."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as gone:
         ports = [each.getsockname()[1] for each in (server, gone, server)]
@@ -140,8 +141,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return made
 
 
-def test_a_cluster_is_joined_where_one_is_named(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a submitted job that starts a cluster of its own inside the one it was submitted to."""
+def test_a_configured_cluster_is_joined(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a submitted job that starts another cluster inside the one it was submitted to."""
     with socket.create_server(("127.0.0.1", 0)) as head:
         address = f"127.0.0.1:{head.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", address)
@@ -185,7 +186,7 @@ def test_a_cluster_that_does_not_answer_is_a_wrong_setting(
         cluster.join(address)
 
 
-def test_the_address_for_submissions_is_told_for_what_it_is(calls: list[dict[str, Any]]) -> None:
+def test_the_address_for_submissions_is_refused_with_the_fix(calls: list[dict[str, Any]]) -> None:
     """Catches Ray's traceback in the shell where RAY_ADDRESS was set to submit jobs."""
     with pytest.raises(
         BadRequest, match=r"'http://127.0.0.1:8265' \(this is the address for submitting jobs.*RAY_ADDRESS"
@@ -210,12 +211,46 @@ def busy(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> list[i
     return failures
 
 
-def test_a_machine_too_busy_to_start_ray_is_told_so(calls: list[dict[str, Any]], busy: list[int]) -> None:
-    """Catches a traceback that reads like a bug of ours: Ray gives up when a part of it does not answer within 30 s."""
+def test_a_machine_too_busy_to_start_ray_is_reported(calls: list[dict[str, Any]], busy: list[int]) -> None:
+    """Catches a traceback that reads like a bug of the package: Ray fails if a process takes over 30 s."""
     busy[0] = 9
     with pytest.raises(IdcError, match=r"did not start on this machine \(The current node.*same command again"):
         cluster.join(None)
     assert len(calls) == 2
+
+
+def test_a_full_folder_of_temporary_files_is_named(
+    calls: list[dict[str, Any]], busy: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Catches Ray's "Timed out waiting for file", which says nothing of the disk."""
+    busy[0] = 9
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(cluster.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3000))
+    with pytest.raises(IdcError, match=rf"{tmp_path} has 3 kB left .*set TMPDIR"):
+        cluster.join(None)
+
+
+@pytest.mark.parametrize("case", ["no home", "read-only", "writable", "there"])
+def test_where_ray_cannot_write_its_token_it_gets_one(
+    case: str, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Catches containers whose user has no home folder, or a read-only one: Ray would not start there."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "so that it is restored")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+
+    def home() -> Path:
+        if case == "no home":
+            raise RuntimeError("Could not determine home directory.")
+        return tmp_path
+
+    monkeypatch.setattr(cluster.Path, "home", home)
+    if case == "there":
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("x")
+    if case in ("read-only", "there"):
+        monkeypatch.setattr(cluster.os, "access", lambda *_: False)
+    cluster.join(None)
+    assert len(os.environ.get("RAY_AUTH_TOKEN", "")) == (32 if case in ("no home", "read-only") else 0)
 
 
 def test_ray_that_did_not_start_is_started_again(calls: list[dict[str, Any]], busy: list[int]) -> None:
@@ -225,9 +260,7 @@ def test_ray_that_did_not_start_is_started_again(calls: list[dict[str, Any]], bu
     assert len(calls) == 2 and calls[0] == calls[1]
 
 
-def test_our_own_cluster_is_this_machine_and_is_not_started_twice(
-    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_local_cluster_is_not_started_twice(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a job that ends up in a cluster which somebody else runs on this machine, or fails there."""
     monkeypatch.setattr(cluster.os, "cpu_count", lambda: 8)
     cluster.join(None)
@@ -240,7 +273,7 @@ def test_our_own_cluster_is_this_machine_and_is_not_started_twice(
 
 
 def test_a_cluster_of_this_machine_that_can_never_hold_the_workers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It never grows: the workers would be waited for without end, and without a word."""
+    """It never grows: the workers would be waited for indefinitely, and without a word."""
     ended = []
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 3.0})
     monkeypatch.setattr(cluster.ray, "shutdown", lambda: ended.append(True))

@@ -38,7 +38,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, usable: bool = True) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
 
 
-def test_whatever_changes_float_results_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_that_changes_float_results_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches tiles that differ from run to run, or with the number of cores of a machine."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     torch.use_deterministic_algorithms(False)
@@ -61,7 +61,7 @@ def test_a_worker_does_not_import_the_compiler_of_torch() -> None:
 
 
 def test_the_compiler_knows_of_the_mode_where_it_is_imported() -> None:
-    """Catches a compiled network that chooses by timing although the mode is on, or goes on doing so when it is off."""
+    """Catches a compiled network that chooses by timing although the mode is on, or that does not when it is off."""
     import torch._inductor.config as compiler
 
     for mode in (True, False):
@@ -76,19 +76,19 @@ def test_the_compiler_knows_of_the_mode_where_it_is_imported() -> None:
 def test_the_device_is_the_one_that_was_given(
     monkeypatch: pytest.MonkeyPatch, wanted: str, has_gpu: bool, expected: str
 ) -> None:
-    """Catches a worker without a GPU of its own that takes one from another, and a GPU that is paid for and idle."""
+    """Catches a worker without an assigned GPU that uses that of another, and a GPU that is paid for and idle."""
     gpu(monkeypatch)
     assert set_up_torch(Actors(device=wanted), has_gpu).type == expected  # type: ignore[arg-type]
 
 
-def test_a_gpu_that_torch_cannot_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_torch_cannot_use_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a silent fall back to the CPU, and torch's own words about drivers."""
     gpu(monkeypatch, usable=False)
     with pytest.raises(BadRequest, match="--actors.device cpu"):
         set_up_torch(Actors(), has_gpu=True)
 
 
-def test_a_worker_without_a_usable_gpu_says_so_when_it_is_asked(
+def test_a_worker_without_a_usable_gpu_reports_it_with_its_first_batch(
     monkeypatch: pytest.MonkeyPatch, job_and_found: tuple[Job, ImageListing]
 ) -> None:
     """Catches an exception in its constructor, which Ray repeats instead of telling it."""
@@ -102,7 +102,7 @@ def test_a_worker_without_a_usable_gpu_says_so_when_it_is_asked(
 
 
 def test_the_kind_of_a_device_is_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches records that cannot tell two models of GPU apart, whose results differ in the last bits."""
+    """Catches records that do not distinguish two models of GPU, whose results differ in the last bits."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA X")
     assert device_kind(torch.device("cpu")) == "cpu"
     assert device_kind(torch.device("cuda", 0)) == "NVIDIA X"

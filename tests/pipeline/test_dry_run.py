@@ -31,7 +31,7 @@ def lines(text: str) -> dict[str, str]:
     return {line[:15].strip(): line[16:] for line in text.splitlines()}
 
 
-def test_it_says_what_a_run_costs_and_writes_nothing(job_and_found: tuple[Job, ImageListing]) -> None:
+def test_the_estimate_of_a_run_writes_nothing(job_and_found: tuple[Job, ImageListing]) -> None:
     """Catches numbers that are not those of the whole input, and a dry run that begins a run."""
     job, listing = job_and_found
     before = sorted(path for path in Path(job.root).parent.rglob("*"))
@@ -91,7 +91,7 @@ def test_bad_images_are_passed_over_but_some_must_be_good(job_and_found: tuple[J
         estimate(job, listing, TEACHER)
 
 
-def test_an_image_that_cannot_be_condensed_is_told(
+def test_an_image_that_cannot_be_condensed_is_reported(
     job_and_found: tuple[Job, ImageListing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a traceback, where a real run would set that image aside."""
@@ -101,7 +101,7 @@ def test_an_image_that_cannot_be_condensed_is_told(
         estimate(job, listing, TEACHER)
 
 
-def test_a_teacher_that_does_not_fit_is_told(job_and_found: tuple[Job, ImageListing]) -> None:
+def test_a_teacher_that_does_not_fit_is_reported(job_and_found: tuple[Job, ImageListing]) -> None:
     job, listing = job_and_found
     with pytest.raises(BadRequest, match="is not a checkpoint"):
         estimate(job, listing, b"no checkpoint")
@@ -118,7 +118,7 @@ def test_a_teacher_that_does_not_fit_is_told(job_and_found: tuple[Job, ImageList
         ({"iterations": 7, "method": "ncfd"}, False),
     ],
 )
-def test_steps_that_nobody_takes_are_told(
+def test_unused_steps_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, settings: dict[str, object], told: bool
 ) -> None:
     """Catches a user who raises --iterations for better tiles and gets the same ones without a word."""

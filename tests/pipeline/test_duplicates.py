@@ -41,7 +41,7 @@ def test_the_first_by_name_of_equal_images_stays(tmp_path: Path) -> None:
     assert found.duplicates == {"images": 3, "groups": [["a/z.png", "b.png", "c.png"], ["h.png", "i.png"]]}
 
 
-def test_files_of_a_size_of_their_own_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_unique_size_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a second pass over the whole input."""
     files = {f"{size}.png": b"x" * size for size in range(1, 20)} | {"a.png": b"y" * 100, "b.png": b"z" * 100}
     listing = find_images(str(write(tmp_path, files)))

@@ -80,7 +80,7 @@ def test_no_more_tiles_than_asked_for_and_nothing_over_the_edge() -> None:
         assert (edge == BACKGROUND).all()
 
 
-def test_the_caption_tells_source_and_losses() -> None:
+def test_the_caption_has_source_and_losses() -> None:
     """Catches a caption that is not drawn, or the same for all: equal tiles, other facts, other pixels."""
     one = entry()
     page = np.asarray(gallery_png([one]))

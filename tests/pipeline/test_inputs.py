@@ -53,15 +53,15 @@ def test_a_scale_without_a_bundled_teacher_asks_for_one() -> None:
         read_teacher(small_config(scale=3))
 
 
-def test_without_an_input_photographs_lie_beside_the_output(tmp_path: Path) -> None:
-    """Catches photographs inside the output, where they would be taken for results, and in the working folder."""
+def test_without_an_input_photographs_are_next_to_the_output(tmp_path: Path) -> None:
+    """Catches photographs inside the output, where they would be mistaken for results, and in the working folder."""
     pytest.importorskip("skimage")
     listing = find_input(small_config(output=str(tmp_path / "out")))
     assert listing.manifest["source"].to_pylist() == sorted(PHOTOGRAPHS)
     assert [path.name for path in tmp_path.iterdir()] == ["out.photographs"]
 
 
-def test_photographs_cannot_lie_beside_an_output_in_an_object_store() -> None:
+def test_photographs_cannot_be_next_to_an_output_in_an_object_store() -> None:
     with pytest.raises(BadRequest, match="--input"):
         find_input(small_config(output="s3://anonymous@bucket/out?region=us-east-1"))
 
@@ -75,7 +75,7 @@ def test_photographs_that_cannot_be_copied_ask_for_another_place(tmp_path: Path)
 
 @pytest.mark.parametrize("pattern", ["", "**/*.png"])
 def test_what_earlier_launches_wrote_is_no_input(tmp_path: Path, pattern: str) -> None:
-    """Catches an output below the input whose gallery is condensed by the next launch; a neighbour's name is alike."""
+    """Catches an output below the input whose gallery is condensed by the next attempt; a neighbour's name is alike."""
     for folder in ("in", "in/out", "in/out-of-town"):
         write_pictures(tmp_path / folder, "a")
     source = str(tmp_path / "in" / pattern)
@@ -86,7 +86,7 @@ def test_what_earlier_launches_wrote_is_no_input(tmp_path: Path, pattern: str) -
 
 
 @pytest.mark.parametrize("output", ["link/out", "in/linked", "in/out"])
-def test_an_output_is_no_input_under_whatever_name(tmp_path: Path, output: str) -> None:
+def test_an_output_is_no_input_under_any_name(tmp_path: Path, output: str) -> None:
     """Catches a gallery that is condensed because a link leads to the output."""
     for folder in ("in", "in/out"):
         write_pictures(tmp_path / folder, "a")
@@ -96,8 +96,8 @@ def test_an_output_is_no_input_under_whatever_name(tmp_path: Path, output: str) 
     assert listing.manifest["source"].to_pylist() == ["a.png"]
 
 
-def test_parquet_beside_its_output_is_found_again(tmp_path: Path) -> None:
-    """Catches a second launch that takes the gallery, or the shards, for the input."""
+def test_parquet_next_to_its_output_is_found_again(tmp_path: Path) -> None:
+    """Catches a second attempt that takes the gallery, or the shards, for the input."""
     for folder, column in (("in", "image"), ("in/out/shards", "lr")):
         (tmp_path / folder).mkdir(parents=True)
         pq.write_table(pa.table({column: [b"picture"], "hr": [b"label"]}), tmp_path / folder / "a.parquet")
@@ -164,7 +164,7 @@ def commit(job: Job, name: str, compacted: bool = False) -> Path:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     state = path.stat()
     done = record(path.name, source_bytes=state.st_size, source_mtime_ns=state.st_mtime_ns, source_sha256=digest)
-    commit_part(job.store, DIGEST, done, [])
+    commit_part(job.store, DIGEST, [(done, [])])
     if compacted:
         compact(job.store, DIGEST, 0, 1)
     return path
@@ -192,7 +192,7 @@ def test_content_decides_where_size_or_time_differ(job_and_found: tuple[Job, Ima
 def test_an_unchanged_source_is_not_opened(
     job_and_found: tuple[Job, ImageListing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a resumed launch that reads a million images to learn that there is nothing to do."""
+    """Catches a resumed attempt that reads a million images to learn that there is nothing to do."""
     job = job_and_found[0]
     commit(job, "a")
     monkeypatch.setattr("idc_ray.pipeline.inputs.read_encoded", lambda *args: pytest.fail("a file was opened"))
@@ -229,7 +229,7 @@ def test_a_source_that_can_no_longer_be_read_counts_as_changed(job_and_found: tu
 
 def test_rows_of_parquet_and_unfinished_images_never_count_as_changed(job_and_found: tuple[Job, ImageListing]) -> None:
     job, listing = job_and_found
-    commit_part(job.store, DIGEST, record("a.png"), [])
+    commit_part(job.store, DIGEST, [(record("a.png"), [])])
     rows = [row | {"size": -1, "mtime_ns": -1} for row in listing.manifest.to_pylist()]
     parquet = dataclasses.replace(listing, manifest=type(listing.manifest).from_pylist(rows, listing.manifest.schema))
     assert changed_sources(parquet, find_done(job.store, DIGEST)) == []

@@ -9,10 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from idc_ray.images.manifest import Entry, build_manifest
-from idc_ray.pipeline.inputs import by_range
-from idc_ray.store import shard_of
-
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.timeout(300)
@@ -63,16 +59,3 @@ def test_time_and_memory_grow_with_the_number_of_images_and_no_faster(tmp_path: 
     for stage in ("find", "plan"):
         assert many["seconds"][stage] < 8 * few["seconds"][stage] + 0.5, (few, many)
     assert many["bytes"] / 100_000 < 2000, many
-
-
-def test_ranges_are_complete_one_after_the_other() -> None:
-    """Catches the order of names, in which the first shard is complete when nearly all images are."""
-    manifest = build_manifest(Entry(f"{i:05d}.png", f"/{i:05d}.png") for i in range(5000))
-    ids = manifest["image_id"].to_pylist()
-    wanted = set(ids[1:])
-    ordered = by_range(manifest, wanted)
-    assert set(ordered["image_id"].to_pylist()) == wanted
-    shards = [shard_of(image_id, 40) for image_id in ordered["image_id"].to_pylist()]
-    assert shards == sorted(shards)
-    sources = dict(zip(ids, manifest["source"].to_pylist(), strict=True))
-    assert all(sources[row["image_id"]] == row["source"] for row in ordered.to_pylist())

@@ -10,7 +10,7 @@ from idc_ray.pipeline.metrics import WorkerMetrics
 
 
 class Recorder:
-    """A metric of Ray's that keeps what it is told."""
+    """A metric of Ray that records its values."""
 
     told: dict[str, list[float]]
 

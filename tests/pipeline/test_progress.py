@@ -49,9 +49,9 @@ def test_without_a_terminal_a_line_at_the_first_image_now_and_then_and_at_the_en
     progress.close()
     lines = stream.getvalue().splitlines()
     assert len(lines) == 1 + 99 // int(module.LOG_SECONDS) + 1
-    assert lines[0] == "1 of 100 images, 0 failed, 1 images/s, 1 min 39 s left, loss -75 %"
+    assert lines[0] == "1 of 100 images, 0 quarantined, 1 images/s, 1 min 39 s left, matching loss -75 %"
     assert lines[1].startswith("16 of 100 images")
-    assert lines[-1] == "100 of 100 images, 0 failed, 1 images/s, loss -75 %"
+    assert lines[-1] == "100 of 100 images, 0 quarantined, 1 images/s, matching loss -75 %"
 
 
 def test_what_is_in_hand_is_shown_from_the_start_and_while_it_lasts() -> None:
@@ -68,14 +68,17 @@ def test_what_is_in_hand_is_shown_from_the_start_and_while_it_lasts() -> None:
     clock.now += module.LOG_SECONDS
     progress.tick()
     lines = stream.getvalue().splitlines()
-    assert lines[:2] == ["0 of 2 images, 0 failed, now a.png", "0 of 2 images, 0 failed, now a.png, tile 3 of 40"]
+    assert lines[:2] == [
+        "0 of 2 images, 0 quarantined, now a.png",
+        "0 of 2 images, 0 quarantined, now a.png, tile 3 of 40",
+    ]
     assert lines[2].startswith("1 of 2 images")
     assert lines[2].endswith("now b.png")
     progress.update(row(start=None, end=None))
     assert "now" not in progress.line()
 
 
-def test_within_an_image_that_takes_minutes_it_is_said_what_the_workers_do() -> None:
+def test_the_work_of_workers_is_shown_while_an_image_takes_minutes() -> None:
     """Catches minutes without news of where a large image stands, and an output that is read for every line."""
     asked: list[float] = []
     clock, stream = Clock(), io.StringIO()
@@ -92,9 +95,9 @@ def test_within_an_image_that_takes_minutes_it_is_said_what_the_workers_do() -> 
             progress.update(row())
     assert asked == [120, 135], "15 s after the last row, and 15 s later"
     assert stream.getvalue().splitlines() == [
-        "1 of 9 images, 0 failed, 0.2 images/s, 40 s left, loss -75 %",
-        "1 of 9 images, 0 failed, 0.05 images/s, 2 min 40 s left, loss -75 %, now a.png for 20 s",
-        "1 of 9 images, 0 failed, 0.0286 images/s, 4 min 40 s left, loss -75 %, now a.png for 35 s",
+        "1 of 9 images, 0 quarantined, 0.2 images/s, 40 s left, matching loss -75 %",
+        "1 of 9 images, 0 quarantined, 0.05 images/s, 2 min 40 s left, matching loss -75 %, now a.png for 20 s",
+        "1 of 9 images, 0 quarantined, 0.0286 images/s, 4 min 40 s left, matching loss -75 %, now a.png for 35 s",
     ]
     progress.update(row())
     assert "now" not in progress.line()
@@ -105,7 +108,7 @@ def test_images_of_earlier_launches_are_progress_but_not_speed() -> None:
     progress, clock, _ = without_terminal(total=100, done_before=90)
     clock.now += 10
     progress.update(row())
-    assert progress.line() == "91 of 100 images, 0 failed, 0.1 images/s, 1 min 30 s left, loss -75 %"
+    assert progress.line() == "91 of 100 images, 0 quarantined, 0.1 images/s, 1 min 30 s left, matching loss -75 %"
 
 
 def test_failed_images_count_as_handled_but_not_as_done() -> None:
@@ -139,7 +142,7 @@ def test_on_a_terminal_a_bar_shows_the_same() -> None:
     progress.close()
     last = terminal.getvalue().split("\r")[-1]
     assert "4/4" in last
-    assert "1 failed, loss -75 %" in last
+    assert "1 quarantined, matching loss -75 %" in last
     assert "of 4 images" not in terminal.getvalue()
 
 
@@ -213,7 +216,7 @@ def test_silence_counts_over_stages_and_other_lines_end_it(
     """Catches short stages one after another that are silent together, and a heartbeat between lines of a bar's."""
     caplog.set_level("INFO")
     monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
-    module.mark_told()
+    module.mark_shown()
     deadline = time.monotonic() + 5
     while not caplog.text and time.monotonic() < deadline:
         with Heartbeat("a short stage", every=0.3):

@@ -41,7 +41,7 @@ def commit(job: Job, name: str, tiles: int = 2, corner: tuple[int, int] | None =
         "bandwidth_loss_end": [0.25],
     }  # fmt: skip
     done = record(source, source_bytes=1000, source_sha256=digest, tiles=tiles, **changes)
-    commit_part(job.store, DIGEST, done, rows)
+    commit_part(job.store, DIGEST, [(done, rows)])
     compact(job.store, DIGEST, 0, 1)
 
 
@@ -50,7 +50,7 @@ def job(job_and_found: tuple[Job, ImageListing]) -> Job:
     return job_and_found[0]
 
 
-def test_copies_of_an_image_are_told(job: Job) -> None:
+def test_copies_of_an_image_are_reported(job: Job) -> None:
     """Catches a picture that is stored three times and weighs three times in the set, without a word."""
     root = Path(job.root)
     (root / "b.png").write_bytes((root / "a.png").read_bytes())
@@ -62,7 +62,7 @@ def test_copies_of_an_image_are_told(job: Job) -> None:
     assert "1 of the images are copies of others, whose tiles they repeat: a.png = b.png\n" in summary.format()
 
 
-def test_the_summary_covers_all_launches_and_says_which_images_are_new(job: Job) -> None:
+def test_the_summary_covers_all_attempts_and_counts_new_images(job: Job) -> None:
     """Catches a resumed run that reports only its own images, or all of them as its own."""
     for name, tiles in (("a", 2), ("b", 1), ("c", 0)):
         commit(job, name, tiles)
@@ -103,10 +103,10 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> list[GalleryEntry]:
     return seen
 
 
-def test_the_gallery_shows_tiles_beside_where_they_came_from(
+def test_the_gallery_shows_tiles_next_to_their_source(
     job_and_found: tuple[Job, ImageListing], entries: list[GalleryEntry]
 ) -> None:
-    """Catches tiles of one image beside another, and corners with rows and columns swapped."""
+    """Catches tiles of one image next to another, and corners with rows and columns swapped."""
     job, listing = job_and_found
     commit(job, "a", shade=10)
     commit(job, "b", shade=20, corner=None)
@@ -160,10 +160,10 @@ def test_a_finished_run_does_not_fail_on_its_gallery(
     assert draw_gallery(job.config, listing, job.store) is None
 
 
-def test_a_source_that_changed_meanwhile_is_not_shown_beside_its_old_tiles(
+def test_a_changed_source_is_not_shown_next_to_its_old_tiles(
     job_and_found: tuple[Job, ImageListing], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Catches tiles beside a picture that they are not of, and a corner outside of one that became smaller."""
+    """Catches tiles next to a picture that they are not of, and a corner outside of one that became smaller."""
     job, listing = job_and_found
     commit(job, "a", corner=(20, 19))
     (Path(job.root) / "a.png").write_bytes(grey(7, 32))

@@ -15,7 +15,7 @@ from idc_ray.pipeline import stream
 from idc_ray.pipeline.batches import Batches
 from idc_ray.pipeline.cluster import PoolPlan
 from idc_ray.pipeline.job import Job
-from idc_ray.pipeline.reading import ReadImage
+from idc_ray.pipeline.reading import ReadImages
 from idc_ray.pipeline.stopping import as_row
 from idc_ray.pipeline.stream import condense_stream, survey_stream
 from idc_ray.pipeline.worker import CondenseWorker, SurveyWorker
@@ -31,12 +31,12 @@ class FakeDataset:
         self.blocks, self.answers = blocks, answers
         self.taken, self.ended = 0, False
 
-    def map(self, function: ReadImage, **options: Any) -> FakeDataset:
-        self.reader, self.reading = function, options
-        return self
-
-    def map_batches(self, worker: type, **options: Any) -> FakeDataset:
-        self.worker, self.working = worker, options
+    def map_batches(self, function: Any, **options: Any) -> FakeDataset:
+        if isinstance(function, ReadImages):
+            assert options.pop("batch_format") == "pyarrow"
+            self.reader, self.read_together, self.reading = function, options.pop("batch_size"), options
+        else:
+            self.worker, self.working = function, options
         return self
 
     def iter_batches(self, **options: Any) -> Iterator[pa.Table]:
@@ -99,6 +99,7 @@ def test_workers_get_the_resources_of_the_pool_and_whole_batches(
     assert condensing.working["fn_constructor_kwargs"] == given | {"isolated": True}
     assert surveying.working["fn_constructor_kwargs"] == given
     assert (condensing.working["batch_size"], surveying.working["batch_size"]) == (4, 1)
+    assert (condensing.read_together, surveying.read_together) == (4, 1)
     for made in datasets:
         assert made.working["num_gpus"] == 0.5
         assert made.working["num_cpus"] == 0, "each GPU takes a CPU from the readers, and the job hangs without one"
@@ -108,7 +109,7 @@ def test_workers_get_the_resources_of_the_pool_and_whole_batches(
     assert condensing.reader.isolated and not surveying.reader.isolated
 
 
-def test_readers_of_their_own_are_restarted_without_a_limit(
+def test_separate_readers_are_restarted_without_a_limit(
     datasets: list[FakeDataset], job_and_found: tuple[Job, ImageListing]
 ) -> None:
     """Catches a job that ends because one image crashed the decoder; and workers on CPUs that wait for readers to leave
@@ -143,7 +144,7 @@ def test_rows_arrive_one_by_one_as_blocks_are_finished(
 def test_an_error_of_a_worker_is_raised_as_what_it_was(
     datasets: list[FakeDataset], job_and_found: tuple[Job, ImageListing], error: IdcError
 ) -> None:
-    """Catches an exit code of 1 for what the user has to change, and a row that is taken for an image's."""
+    """Catches an exit code of 1 for what the user has to change, and a row that is mistaken for an image's."""
     rows = condense_stream(batches(2, 1), job_and_found[0], None, CPUS, False)  # type: ignore[arg-type]
     next(rows)
     datasets[0].answers[1] = [as_row(error)]

@@ -42,7 +42,7 @@ def line(text: str, name: str) -> str:
 
 
 def test_counts_of_this_launch_and_of_earlier_ones_add_up() -> None:
-    """Catches a resumed run whose summary is about its last launch only."""
+    """Catches a resumed run whose summary is about its last attempt only."""
     total = summary()
     for tiles in (1, 3, 2):
         total.add(record(tiles=tiles, lr_width=100 * tiles))
@@ -64,14 +64,14 @@ def test_ratio_is_of_pixels_over_all_images_not_a_mean_of_ratios() -> None:
 
 
 @pytest.mark.parametrize(("lr_pixels", "warned"), [(1000, False), (950, False), (900, True), (1200, True)])
-def test_a_ratio_moved_by_more_than_a_tenth_is_told(lr_pixels: int, warned: bool) -> None:
+def test_a_ratio_moved_by_more_than_a_tenth_is_reported(lr_pixels: int, warned: bool) -> None:
     total = summary(ratio=0.1)
     total.add(record(tiles=1, lr_width=lr_pixels // 10))
     assert (total.warning() is not None) == warned
     assert ("Smaller tiles (--tile-size) come nearer" in total.format()) == warned
 
 
-def test_a_ratio_that_leaves_no_tile_is_told_with_one_that_does() -> None:
+def test_a_ratio_without_tiles_is_reported_with_a_larger_one() -> None:
     """Catches the advice of a setting that is in use: without a tile the cause is another."""
     total = summary(ratio=1e-4)
     total.add(record(tiles=0))
@@ -79,7 +79,7 @@ def test_a_ratio_that_leaves_no_tile_is_told_with_one_that_does() -> None:
     assert "--ratio 0.0001 is 0.001 of them: raise it, such as to 0.2" in total.fix_for_no_tile()
 
 
-def test_a_ratio_exactly_a_tenth_off_is_not_told() -> None:
+def test_a_ratio_exactly_a_tenth_off_is_not_reported() -> None:
     """Catches a bound that depends on the last bit of a float: 0.11 is not more than a tenth off 0.1."""
     total = summary(ratio=0.1)
     total.add(record(tiles=11, lr_width=1000))
@@ -118,7 +118,7 @@ def test_an_empty_run_can_be_summed_up() -> None:
     assert line(total.format(), "quarantined") == "none"
 
 
-def test_failures_are_told_with_their_reasons_up_to_a_limit() -> None:
+def test_failures_are_listed_with_reasons_up_to_a_limit() -> None:
     """Catches a screen, or a memory, filled by a folder of ten thousand broken files."""
     total = summary()
     for number in range(KEPT_REASONS + 10):
@@ -149,7 +149,7 @@ def test_times_are_wall_time_and_shares_of_the_stages() -> None:
     total.add(record())
     text = total.format()
     assert line(text, "wall time") == "1 min 30 s"
-    assert line(text, "worker time") == "read 2 s (25 %), optimise 6 s (75 %)"
+    assert line(text, "worker time") == "reading 2 s (25 %), matching 6 s (75 %)"
 
 
 def test_the_numbers_are_plain_json() -> None:

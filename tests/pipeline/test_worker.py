@@ -16,10 +16,12 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import MANIFEST_SCHEMA, ImageListing, decode_png
 from idc_ray.pipeline import worker as module
 from idc_ray.pipeline.job import Job
-from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImage
+from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImages, read_image
 from idc_ray.pipeline.worker import CondenseWorker, SurveyWorker
 from idc_ray.store import (
+    ImageRecord,
     Inflight,
+    find_done,
     list_attempts,
     list_parts,
     list_quarantined,
@@ -56,7 +58,7 @@ def job(job_and_found: tuple[Job, ImageListing]) -> Job:
 def rows(job_and_found: tuple[Job, ImageListing]) -> dict[str, dict[str, Any]]:
     """a, b and c, read."""
     job, listing = job_and_found
-    return {row["image_id"]: ReadImage(job)(row) for row in listing.manifest.to_pylist()}
+    return {row["image_id"]: read_image(job, row) for row in listing.manifest.to_pylist()}
 
 
 def two_tiles(task: ImageTask) -> Condensed:
@@ -101,13 +103,22 @@ def send(worker: CondenseWorker | SurveyWorker, *rows: dict[str, Any]) -> list[d
     return [json.loads(text) for text in worker(pa.Table.from_pylist(list(rows)))["status"].to_pylist()]
 
 
+def part_of(job: Job, image_id: str) -> tuple[list[dict[str, Any]], ImageRecord]:
+    """Tiles and record of a finished image."""
+    parts = [read_part(job.store, name) for name in list_parts(job.store, DIGEST)]
+    (part,) = [part for part in parts if image_id in part.records]
+    return dict(part.tables())[image_id].to_pylist(), part.records[image_id]
+
+
 def outcomes(statuses: list[dict[str, Any]]) -> dict[str, str]:
     return {status["image_id"]: status["outcome"] for status in statuses}
 
 
-def test_rows_that_fill_a_batch_are_no_images(job: Job, rows: dict[str, Any]) -> None:
+def test_rows_that_fill_a_batch_are_no_images(job_and_found: tuple[Job, ImageListing], rows: dict[str, Any]) -> None:
     """Catches an image without a name that is quarantined, or counted."""
-    nothing = ReadImage(job)(dict.fromkeys(MANIFEST_SCHEMA.names))
+    job, listing = job_and_found
+    manifest = pa.Table.from_pylist([listing.manifest.to_pylist()[0], dict.fromkeys(MANIFEST_SCHEMA.names)])
+    _, nothing = ReadImages(job)(manifest).to_pylist()
     assert nothing.keys() == rows[A].keys()
     worker, condenser = worker_with(job)
     assert outcomes(send(worker, nothing, rows[A], nothing)) == {A: "done"}
@@ -119,15 +130,14 @@ def test_what_is_condensed_is_committed_with_all_that_belongs_to_it(job: Job, ro
     """Catches tiles without their image, source or labels, and a status that disagrees with the record."""
     worker, _ = worker_with(job)
     (status,) = send(worker, rows[A])
-    part = read_part(job.store, DIGEST, A)
+    tiles, record = part_of(job, A)
     assert (status["outcome"], status["loss_start"], status["loss_end"]) == ("done", 2.0, 1.0)
     assert {"read", "commit"} <= status["seconds"].keys()
-    record = part.record
     assert (record.source, record.tiles, record.candidate_tiles) == ("a.png", 2, 4)
     assert (record.source_bytes, record.source_sha256) == (rows[A]["source_bytes"], rows[A]["source_sha256"])
     assert record.source_mtime_ns == (Path(job.root) / "a.png").stat().st_mtime_ns
     assert (record.lr_height, record.lr_width, record.loss_start, record.loss_end) == (36, 35, 2.0, 1.0)
-    first, second = part.table.to_pylist()
+    first, second = tiles
     assert (first["tile_index"], first["top"], first["left"]) == (0, 0, 0)
     assert (second["tile_index"], second["top"], second["left"]) == (1, None, None)
     assert decode_png(first["lr"]["bytes"]).shape == (16, 16, 3)
@@ -138,7 +148,7 @@ def test_a_real_teacher_condenses_the_images_of_a_batch(job: Job, rows: dict[str
     """Catches a worker and a condenser that do not fit each other."""
     statuses = send(CondenseWorker(job, TEACHER, False), rows[A], rows[B])
     assert outcomes(statuses) == {A: "done", B: "done"}
-    assert [read_part(job.store, DIGEST, image_id).record.tiles for image_id in (A, B)] == [3, 3]
+    assert [part_of(job, image_id)[1].tiles for image_id in (A, B)] == [3, 3]
     assert read_inflight(job.store) == []
 
 
@@ -169,7 +179,7 @@ def test_an_exception_of_one_image_leaves_the_other_alone(job: Job, rows: dict[s
         "ValueError while condensing the image: flat",
     )
     assert "ValueError" in entry.traceback
-    assert list_parts(job.store, DIGEST) == {B}
+    assert set(find_done(job.store, DIGEST)) == {B}
 
 
 def test_a_loss_that_is_not_a_number_is_one_images_failure(job: Job, rows: dict[str, Any]) -> None:
@@ -184,7 +194,7 @@ def test_a_loss_that_is_not_a_number_is_one_images_failure(job: Job, rows: dict[
 
 
 def test_a_call_that_fails_is_repeated_for_each_image_alone(job: Job, rows: dict[str, Any]) -> None:
-    """Catches neighbours that are quarantined for what one of them did to the whole call."""
+    """Catches images that are quarantined because another one in their call failed."""
 
     def answer(tasks: Sequence[ImageTask], frugal: bool) -> list[Result]:
         if A in (task.image_id for task in tasks):
@@ -239,20 +249,36 @@ def test_a_gpu_that_no_longer_works_ends_the_worker_and_not_its_images(
         send(survey, rows[A])
 
 
-def test_a_committed_image_is_skipped_unless_its_source_is_another(job: Job, rows: dict[str, Any]) -> None:
-    """Catches work that Ray repeats since it lost the answer, and a changed source that keeps its old tiles."""
-    send(worker_with(job)[0], rows[A])
+def test_what_is_committed_is_skipped_when_its_batch_comes_again(job: Job, rows: dict[str, Any]) -> None:
+    """Catches work that Ray repeats since it lost the answer."""
+    send(worker_with(job)[0], rows[A], rows[B])
     worker, fake = worker_with(job)
-    assert outcomes(send(worker, rows[A])) == {A: "skipped"}
-    assert fake.calls == []
-    changed = rows[A] | {"source_sha256": "e" * 64}
-    assert outcomes(send(worker, changed)) == {A: "done"}
-    assert read_part(job.store, DIGEST, A).record.source_sha256 == "e" * 64
+    assert outcomes(send(worker, rows[A], rows[B], rows[C])) == {A: "skipped", B: "skipped", C: "done"}
+    assert fake.calls == [([C], False)]
+
+
+def test_images_that_are_condensed_together_are_one_part(job: Job, rows: dict[str, Any]) -> None:
+    """Catches a file for each image; and, where they are tried alone, a finished image that waits for the next."""
+    send(worker_with(job)[0], rows[A], rows[B], rows[C])
+    assert len(list_parts(job.store, DIGEST)) == 1
+
+    seen: list[int] = []
+
+    def answer(tasks: Sequence[ImageTask], frugal: bool) -> list[Result]:
+        seen.append(len(list_parts(job.store, DIGEST)))
+        if len(tasks) > 1:
+            raise RuntimeError("odd")
+        return [two_tiles(tasks[0])]
+
+    for name in list_parts(job.store, DIGEST):
+        job.store.delete(name)
+    send(worker_with(job, answer)[0], rows[A], rows[B], rows[C])
+    assert seen == [0, 0, 1, 2]
 
 
 def test_after_a_death_each_image_of_its_batch_runs_alone(job: Job, rows: dict[str, Any]) -> None:
     """Catches an image that kills every worker unrecognised, since it always dies in company."""
-    write_inflight(job.store, LAUNCH, "dead", Inflight([A, B], False, HERE, 1, 0.0))
+    write_inflight(job.store, LAUNCH, A, Inflight([A, B], False, HERE, 1, 0.0))
     worker, fake = worker_with(job)
     assert outcomes(send(worker, rows[A], rows[B])) == {A: "done", B: "done"}
     assert fake.calls == [([A], False), ([B], False)]
@@ -262,7 +288,7 @@ def test_after_a_death_each_image_of_its_batch_runs_alone(job: Job, rows: dict[s
 
 
 def test_what_runs_is_stated_while_it_runs(job: Job, rows: dict[str, Any]) -> None:
-    """Catches a statement made too late to tell who killed the process, and suspects that run in company."""
+    """Catches a record that is written too late to identify the image, and suspects that are not run in isolation."""
     worker, fake = worker_with(job)
     send(worker, rows[A], rows[B])
     assert fake.stated == [([A, B], False)]
@@ -277,7 +303,7 @@ def test_an_image_over_which_enough_workers_died_is_quarantined(job: Job, rows: 
     """Catches a job that never ends because one image kills every worker that takes it."""
     outcome = {}
     for number in range(job.config.store.attempts):
-        write_inflight(job.store, LAUNCH, f"dead{number}", Inflight([A], True, HERE, number, 0.0))
+        write_inflight(job.store, LAUNCH, A, Inflight([A], True, HERE, 7, float(number)))
         worker, fake = worker_with(job, lambda tasks, frugal: [ValueError("not now") for _ in tasks])
         outcome = outcomes(send(worker, rows[A]))
     assert outcome == {A: "quarantined"}
@@ -290,12 +316,12 @@ def test_an_image_over_which_enough_workers_died_is_quarantined(job: Job, rows: 
 def test_an_output_that_cannot_be_written_ends_the_job_with_a_row(
     job: Job, rows: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """Catches a full disk that quarantines every image, and an image that is blamed for it at the next launch."""
+    """Catches a full disk that quarantines every image, and an image that is blamed for it at the next attempt."""
 
     def fail(*args: Any) -> None:
         raise error
 
-    monkeypatch.setattr("idc_ray.pipeline.worker.commit_part", fail)
+    monkeypatch.setattr("idc_ray.pipeline.worker.commit_images", fail)
     worker, _ = worker_with(job)
     (status,) = send(worker, rows[A], rows[B])
     assert (status["outcome"], status["exit_code"]) == ("stopped", 1)
@@ -328,7 +354,9 @@ def test_a_machine_without_the_input_ends_the_job(job: Job, rows: dict[str, Any]
 
 
 @pytest.mark.parametrize("kind", ["output", "teacher"])
-def test_a_worker_that_cannot_work_says_so_when_it_is_asked(job: Job, rows: dict[str, Any], kind: str) -> None:
+def test_a_worker_that_failed_to_start_reports_it_with_its_first_batch(
+    job: Job, rows: dict[str, Any], kind: str
+) -> None:
     """Catches an exception in the constructor, which Ray repeats again and again instead of telling it."""
     if kind == "output":  # as on a machine without the shared folder
         job = dataclasses.replace(job, store=resolve(str(Path(job.root).with_name("elsewhere"))))
@@ -370,11 +398,11 @@ def test_real_labels_reach_the_store_pixel_by_pixel(job_and_found: tuple[Job, Im
     """Catches LR and HR of different places."""
     job, listing = job_and_found
     job = dataclasses.replace(job, config=small_config(method="random", labels="real"))
-    row = ReadImage(job)(listing.manifest.to_pylist()[0])
+    row = read_image(job, listing.manifest.to_pylist()[0])
     send(CondenseWorker(job, TEACHER, False), row)
     hr = np.frombuffer(row["hr"], np.uint8).reshape(72, 70, 3)
     lr = np.frombuffer(row["lr"], np.uint8).reshape(36, 35, 3)
-    for tile in read_part(job.store, DIGEST, A).table.to_pylist():
+    for tile in part_of(job, A)[0]:
         top, left = tile["top"], tile["left"]
         assert np.array_equal(decode_png(tile["lr"]["bytes"]), lr[top : top + 16, left : left + 16])
         expected = hr[2 * top : 2 * top + 32, 2 * left : 2 * left + 32]

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ SIDE = 16
 
 
 def picture(seed: int, height: int = 96, width: int = 128) -> NDArray[np.uint8]:
-    """No two places look the same: uint8 (height, width, 3)."""
+    """Random pixels, so that no two crops are equal: uint8 (height, width, 3)."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -94,7 +95,7 @@ class Condensed:
             image_id(source), source, len(data), 0, sha, lr.shape[0], lr.shape[1], 12, len(rows), False, 0.5, loss,
             [0.5] * 4, [loss] * 4, {"read": 0.5, "exchange": 2.0}, "cpu",
         )  # fmt: skip
-        commit_part(self.store, DIGEST, record, rows)
+        commit_part(self.store, DIGEST, [(record, rows)])
 
     def set_aside(self, source: str, reason: str = "the file ends early") -> None:
         entry = QuarantineEntry(image_id(source), source, "truncated", reason, "", 1, "l", "2026-01-01")
@@ -137,6 +138,19 @@ class Page(HTMLParser):
         self.close()
         self.text = " ".join(self.text.split())
         self.data: list[dict[str, Any]] = json.loads(self.scripts[0])
+        self._check_accessible()
+
+    def _check_accessible(self) -> None:
+        """What a screen reader needs: captions, scopes, alternative texts, and references that lead somewhere."""
+        after = {following for (tag, _), (following, _) in pairwise(self.tags) if tag == "table"}
+        assert after <= {"caption"}, "a table without a caption"
+        ids = [attributes["id"] for _, attributes in self.tags if "id" in attributes]
+        assert len(ids) == len(set(ids))
+        for tag, attributes in self.tags:
+            assert tag != "th" or attributes.get("scope"), "a heading without a scope"
+            assert tag != "img" or "alt" in attributes
+            assert attributes.get("role") != "img" or attributes.get("aria-label")
+            assert attributes.get("aria-labelledby", ids[0]) in ids
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))

@@ -8,7 +8,7 @@ from tests.report.conftest import picture
 
 
 def test_a_patch_is_found_where_it_is_and_nowhere_else() -> None:
-    """Catches swapped axes, and probes that are taken for the whole comparison."""
+    """Catches swapped axes, and probes that are mistaken for the whole comparison."""
     image = picture(0, 40, 60)
     assert find_patch(image, image[7:19, 31:40]) == (7, 31)
     assert find_patch(image, image[:40, :60]) == (0, 0)

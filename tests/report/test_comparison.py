@@ -9,7 +9,7 @@ import pytest
 
 from idc_ray.comparison import crops
 from idc_ray.comparison.results import Failure
-from idc_ray.comparison.table import Report, summarise_arms, to_json
+from idc_ray.comparison.table import ComparisonTable, summarise_arms, to_json
 from idc_ray.report import Options, make_report
 from idc_ray.report.comparison import CROPS
 from idc_ray.store.filesystem import StorageFolder, resolve
@@ -25,7 +25,9 @@ def make_output(folder: Path, total: int = 6) -> StorageFolder:
     arms = summarise_arms(results, [f"{arm}-tiny" for arm in ARMS], "whole-real")
     anchors = {"bicubic": {"Set": {"psnr": 28.0, "ssim": 0.8}}, "teacher": {"Set": {"psnr": None, "ssim": 1.0}}}
     failures = [Failure("n", "idc-0.1", 2, "<i>out of memory")]
-    report = Report(arms, ["Set"], "whole-real", anchors, total, failures, ["idc real: <u>no"], {"images": "<s>4"})
+    report = ComparisonTable(
+        arms, ["Set"], "whole-real", anchors, total, failures, ["idc real: <u>no"], {"images": "<s>4"}
+    )
     storage.write("results.json", to_json(report).encode())
     storage.write("config.yaml", compare_config(output=storage.uri).to_yaml().encode())
     return storage
@@ -57,11 +59,11 @@ def test_charts_have_points_for_ratio_steps_hours_and_bytes(tmp_path: Path) -> N
     assert charts["PSNR against ratio"]["spec"]["params"][0]["bind"]["options"] == ["Set"]
 
 
-def test_a_comparison_that_is_not_finished_says_so(tmp_path: Path) -> None:
+def test_the_state_of_an_unfinished_comparison(tmp_path: Path) -> None:
     assert "stopped before its end" in Page(make_report([make_output(tmp_path, 60)], Options())).text
 
 
-def test_tiles_of_the_same_images_are_beside_each_other(tmp_path: Path) -> None:
+def test_tiles_of_the_same_images_are_side_by_side(tmp_path: Path) -> None:
     storage = make_output(tmp_path)
     for name in ("idc-0.1-teacher-per_image-0123abcd", "random-0.1-teacher-per_image-0123abcd"):
         Condensed(tmp_path / name, {"a.png": 1, "b.png": 2}, resolve(f"{storage.uri}/sets/{name}/0")).finish()

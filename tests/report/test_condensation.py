@@ -14,10 +14,10 @@ import pytest
 
 from idc_ray.errors import BadRequest
 from idc_ray.images import decode_rgb, downscale, encode_png
+from idc_ray.redact import printable
 from idc_ray.report import Options, make_report
 from idc_ray.report.notebook import condense_html
 from idc_ray.report.page import chart_library
-from idc_ray.report.section import safe_name
 from idc_ray.report.write import PAGE_BYTES
 from idc_ray.results import CondenseResult
 from idc_ray.store import holder_text, read_status
@@ -85,13 +85,13 @@ def test_an_image_is_shown_with_its_tiles_and_the_places_they_are_from(condensed
         assert tile["lr"].startswith("data:image/png;base64,") and tile["bicubic"].startswith("data:image/webp;base64,")
 
 
-def test_equal_files_are_told(condensed: Condensed) -> None:
+def test_equal_files_are_listed(condensed: Condensed) -> None:
     text = condensed.finish().report().text
     assert "b.png = sub/b again.png" in text or "sub/b again.png = b.png" in text
 
 
-def test_names_of_files_are_text_whatever_they_are(tmp_path: Path) -> None:
-    """Catches a name that ends the data, starts a script, is taken for a template, or turns its letters round."""
+def test_file_names_are_always_text(tmp_path: Path) -> None:
+    """Catches a name that ends the data, starts a script, is mistaken for a template, or turns its letters round."""
     names = {f"{name}.png": seed for name, seed in HOSTILE.items()}
     made = Condensed(tmp_path / "odd <b>name", names)
     made.set_aside(made.sources[0], "<b>bold</b> \u202e reason")
@@ -101,7 +101,7 @@ def test_names_of_files_are_text_whatever_they_are(tmp_path: Path) -> None:
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert not {"\u202e", "\x07"} & set(page.html)
     assert "alert(1)" in page.html
-    assert sorted(only(page)["images"]["source"]) == sorted(safe_name(each) for each in made.sources[1:])
+    assert sorted(only(page)["images"]["source"]) == sorted(printable(each) for each in made.sources[1:])
 
 
 def test_a_name_that_is_no_text_is_shown_escaped(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_nothing_is_loaded_from_anywhere(condensed: Condensed) -> None:
     assert policy is not None and policy.startswith("default-src 'none'")
 
 
-def test_sources_that_are_gone_are_said_to_be(condensed: Condensed) -> None:
+def test_missing_sources_are_reported(condensed: Condensed) -> None:
     """Catches a report that fails where the images are on another machine."""
     condensed.finish()
     shutil.rmtree(condensed.images)
@@ -171,13 +171,13 @@ def test_a_running_job_is_shown_as_running(condensed: Condensed) -> None:
 
 
 def test_a_job_that_writes_its_own_report_is_not_shown_as_running(condensed: Condensed) -> None:
-    """Catches a finished set whose report says for ever that it runs."""
+    """Catches a finished set whose report says indefinitely that it runs."""
     condensed.finish()
     with lock(condensed.store, holder_text("launch1")):
         assert '<span class="badge finished">' in condensed.report().html
 
 
-def test_two_outputs_are_beside_each_other(tmp_path: Path) -> None:
+def test_two_outputs_are_compared_in_one_report(tmp_path: Path) -> None:
     made = [Condensed(tmp_path / name, {f"{name}.png": i}).finish() for i, name in enumerate(("one", "two"))]
     page = Page(make_report([each.store for each in made], Options()))
     assert [output["images"]["source"] for output in page.data] == [["one.png"], ["two.png"]]
@@ -230,7 +230,7 @@ def test_the_pixels_in_the_page_are_the_pixels_of_the_set(condensed: Condensed) 
 
 @pytest.mark.parametrize("stored", ["lr", "hr"])
 def test_a_set_of_one_kind_of_tiles_is_shown(tmp_path: Path, stored: str) -> None:
-    """LR of HR tiles is downscaled for the page; no PSNR is claimed of HR that is not there."""
+    """LR of HR tiles is downscaled for the page; no PSNR is shown without HR."""
     made = Condensed(tmp_path, {"a.png": 1}, tiles=stored).finish()
     tile = pictures(made.report())["a.png"]["tiles"][0]
     lr = decode_rgb(base64.b64decode(tile["lr"].partition(",")[2]), 10**6)

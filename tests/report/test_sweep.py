@@ -59,8 +59,10 @@ def test_every_trial_is_in_the_table_and_on_the_axes(plan: Plan, tmp_path: Path)
     charts = {chart["title"]: chart for chart in found["charts"]}
     assert set(charts) == {
         "Parallel coordinates", "History", "Importance", "PSNR against ratio kept",
-        "PSNR against seconds of condensing",
+        "PSNR against seconds of condensing", *(f"PSNR against {name}" for name in PARAMETERS),
     }  # fmt: skip
+    assert charts["PSNR against init"]["spec"]["encoding"]["x"]["type"] == "nominal"
+    assert {row["value"] for row in charts["PSNR against loss.alpha"]["rows"]} == {0.6, 0.8, 1.0, 1.2, 1.4}
     lines = [row for row in charts["Parallel coordinates"]["rows"] if row["kind"] == "trial"]
     assert {row["trial"] for row in lines} == set(range(10))
     assert {row["trial"] for row in lines if row["axis"] == "loss.alpha"} == {1, 3, 5, 7, 9}

@@ -10,7 +10,7 @@ import pytest
 
 from idc_ray.commands import main
 from idc_ray.errors import BadRequest
-from idc_ray.report import REPORT, Options, write_own_report
+from idc_ray.report import REPORT, Options, make_report, write_own_report
 from idc_ray.report.page import chart_library
 from idc_ray.store.filesystem import resolve
 from tests.report.conftest import Condensed, Page
@@ -56,6 +56,32 @@ def test_without_the_extra_the_command_names_it(condensed: Condensed) -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     expected = "error: a report needs vl_convert; run: pip install 'idc_ray[report]'\n"
     assert (done.returncode, done.stderr) == (2, expected)
+
+
+def test_the_library_of_the_charts_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a second of work at the end of every job, and a report that fails without a home."""
+
+    def library() -> str:
+        chart_library.cache_clear()
+        return chart_library()
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = library()
+    monkeypatch.setattr("vl_convert.javascript_bundle", lambda snippet: "made again")
+    assert library() == made
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert library() == "made again"
+    chart_library.cache_clear()
+
+
+def test_settings_in_which_outputs_differ_are_in_one_table(condensed: Condensed, tmp_path: Path) -> None:
+    other = Condensed(tmp_path / "other", {"a.png": 1})
+    page = Page(make_report([condensed.store, other.store], Options()))
+    assert (
+        f"Settings that differ Settings that differ between the outputs Setting out out input {condensed.images}"
+        in page.text
+    )
 
 
 def test_a_job_ends_well_without_its_report(

@@ -203,7 +203,7 @@ def quarantine_entry(source: str, **changes: Any) -> QuarantineEntry:
 
 
 def commit(store: StorageFolder, source: str, tiles: int = 2, shade: int = 0, **changes: Any) -> None:
-    commit_part(store, DIGEST, record(source, tiles, **changes), rows(source, tiles, shade))
+    commit_part(store, DIGEST, [(record(source, tiles, **changes), rows(source, tiles, shade))])
 
 
 @pytest.fixture

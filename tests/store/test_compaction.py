@@ -29,7 +29,7 @@ from idc_ray.store import (
     write_manifest,
 )
 from idc_ray.store.filesystem import StorageFolder, resolve
-from idc_ray.store.layout import index_name, part_name, pending_name, shard_name
+from idc_ray.store.layout import index_name, pending_name, shard_name
 
 SOURCES = [f"{i}.png" for i in range(6)]
 
@@ -63,7 +63,7 @@ def test_shard_holds_all_rows_in_order_and_the_parts_are_gone(store: StorageFold
     table = read_shard(store, 0)
     keys = list(zip(table["image_id"].to_pylist(), table["tile_index"].to_pylist(), strict=True))
     assert keys == sorted(keys) and len(set(keys)) == 6
-    assert list_parts(store, make.DIGEST) == set() and list_pending(store) == []
+    assert list_parts(store, make.DIGEST) == [] and list_pending(store) == []
     assert set(find_done(store, make.DIGEST)) == {make.image_id(source) for source in SOURCES}
     assert check_shards(store) == [info]
 
@@ -93,6 +93,25 @@ def test_bytes_of_a_shard_do_not_depend_on_history_order_or_timings(tmp_path: Pa
     compact(stores[1], make.DIGEST, 0, 1)
     shards = [store.read(shard_name(0)) for store in stores]
     assert shards[0] == shards[1] is not None
+
+
+def test_parts_of_several_images_are_merged_wherever_they_overlap(store: StorageFolder, make: SimpleNamespace) -> None:
+    """Catches rows out of order, images that two parts hold, and parts that are held in memory until the end."""
+    sources = [f"{i}.png" for i in range(30)]
+    images = {s: (make.record(s, i % 3), make.rows(s, i % 3, shade=i)) for i, s in enumerate(sources)}
+    for source in sources:
+        commit_part(store, make.DIGEST, [images[source]])
+    expected = compact(store, make.DIGEST, 0, 1)
+    whole = _contents(store)
+    for folder in ("shards", "index"):
+        for name in store.files(folder):
+            store.delete(f"{folder}/{name}")
+    for begin in range(7):
+        commit_part(store, make.DIGEST, [images[source] for source in sources[begin::7]])
+    commit_part(store, make.DIGEST, [images[source] for source in sources[3:9]])  # by a worker that was taken for dead
+    assert len(find_done(store, make.DIGEST)) == 30
+    assert compact(store, make.DIGEST, 0, 1) == expected and _contents(store) == whole
+    assert not list_parts(store, make.DIGEST)
 
 
 def test_ranges_are_compacted_independently(store: StorageFolder, make: SimpleNamespace) -> None:
@@ -155,7 +174,7 @@ def test_killed_at_any_change_of_either_round_and_repeated_gives_the_same_bytes(
             assert len(find_done(store, make.DIGEST)) == 7, (i, j)
         compact(store, make.DIGEST, 0, 1)
         assert _contents(store) == expected, (i, j)
-        assert list_parts(store, make.DIGEST) == set() and len(find_done(store, make.DIGEST)) == 7
+        assert list_parts(store, make.DIGEST) == [] and len(find_done(store, make.DIGEST)) == 7
 
 
 def test_killed_at_any_change_of_a_second_round_on_a_finished_shard(make: SimpleNamespace) -> None:
@@ -201,7 +220,7 @@ def test_killed_at_any_change_of_a_local_folder(
         store = run(f"killed{limit}", limit)
         compact(store, make.DIGEST, 0, 1)
         assert _contents(store) == expected, limit
-        assert list_parts(store, make.DIGEST) == set()
+        assert list_parts(store, make.DIGEST) == []
 
 
 def test_a_damaged_shard_is_named_and_not_merged(store: StorageFolder, make: SimpleNamespace) -> None:
@@ -219,7 +238,7 @@ def test_a_damaged_shard_is_named_and_not_merged(store: StorageFolder, make: Sim
 
 
 def test_another_shard_count_or_digest_is_refused(store: StorageFolder, make: SimpleNamespace) -> None:
-    """Resumed with another count, the images of a shard would be looked for in the wrong range."""
+    """Resumed with another count, the images of a shard would be searched in the wrong range."""
     _fill(store, make)
     compact(store, make.DIGEST, 0, 1)
     with pytest.raises(IdcError, match="one of 1 with digest d1; expected 2 with d1"):
@@ -244,7 +263,7 @@ def test_a_stale_manifest_is_gone_before_a_shard_changes(make: SimpleNamespace) 
 
 
 def test_rows_without_a_record_are_an_error(store: StorageFolder, make: SimpleNamespace) -> None:
-    """Killed before the index, then the parts taken away by hand: the shard has rows of images that nobody lists."""
+    """Killed before the index, then the parts taken away by hand: the shard has rows of images that are in no index."""
     _fill(store, make)
     compact(store, make.DIGEST, 0, 1)
     whole = index.read_index(store, 0)
@@ -264,7 +283,7 @@ def test_arrow_holds_a_few_parts_and_a_row_group_not_the_whole_shard(
     monkeypatch.setattr(shards, "ROW_GROUP_BYTES", 2**20)
     png = bytes(range(256)) * 128  # 32 KiB
     for i in range(300):
-        commit_part(store, make.DIGEST, make.record(f"{i}.png", 1), make.rows(f"{i}.png", 1, lr=png, hr=png))
+        commit_part(store, make.DIGEST, [(make.record(f"{i}.png", 1), make.rows(f"{i}.png", 1, lr=png, hr=png))])
     usual = pa.default_memory_pool()
     pool = pa.proxy_memory_pool(usual)
     pa.set_memory_pool(pool)
@@ -277,9 +296,9 @@ def test_arrow_holds_a_few_parts_and_a_row_group_not_the_whole_shard(
 
 
 def test_counted_attempts_outlive_a_compaction(store: StorageFolder, make: SimpleNamespace) -> None:
-    """A later launch must still see them."""
+    """A later attempt must still see them."""
     count_attempt(store, make.image_id("bad.png"), "worker", "t1")
     _fill(store, make)
     compact(store, make.DIGEST, 0, 1)
     assert attempts.count_attempts(store, make.image_id("bad.png"))["worker"] == 1
-    assert store.read(part_name(make.DIGEST, make.image_id("bad.png"))) is None
+    assert not list_parts(store, make.DIGEST)

@@ -95,7 +95,7 @@ def test_torn_json_names_the_file_and_the_fix(store: StorageFolder, text: bytes)
         store.read_json("x.json", "do this")
 
 
-def test_listing_tells_files_from_folders(store: StorageFolder) -> None:
+def test_listing_distinguishes_files_from_folders(store: StorageFolder) -> None:
     for name in ("top", "a/one", "a/two", "a/b/three"):
         store.write(name, b"")
     assert store.files("a") == ["one", "two"]

@@ -20,14 +20,14 @@ from idc_ray.store.lock import lock
 LAUNCH = "20260101T120000-0a1b2c3d"
 
 
-def test_an_output_that_nobody_works_on(store: StorageFolder) -> None:
+def test_an_output_without_a_lock(store: StorageFolder) -> None:
     assert read_holder(store) == Holder("free")
     with lock(store, holder_text()):
         pass
     assert read_holder(store) == Holder("free")
 
 
-def test_a_look_at_a_held_lock_says_who_and_never_takes_it(store: StorageFolder) -> None:
+def test_reading_a_held_lock_gives_its_holder_and_does_not_take_it(store: StorageFolder) -> None:
     """Catches a status that makes a job starting at that moment end with exit code 4."""
     name = holder_text(LAUNCH)
     with lock(store, name):
@@ -45,8 +45,8 @@ def test_the_lock_is_free_after_an_interrupt(store: StorageFolder) -> None:
     assert read_holder(store) == Holder("free")
 
 
-def test_a_killed_holder_is_told_from_one_that_lives(tmp_path: Path) -> None:
-    """Catches a name that is believed for ever, and another process that got the dead one's number."""
+def test_a_killed_holder_is_distinguished_from_a_live_one(tmp_path: Path) -> None:
+    """Catches a name that is believed indefinitely, and another process that got the dead one's number."""
     storage = resolve(str(tmp_path))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()

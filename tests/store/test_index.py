@@ -85,7 +85,7 @@ def test_pending_note_survives(store: StorageFolder) -> None:
 
 
 def forge(store: StorageFolder, name: str, column: str) -> None:
-    """Puts a column of pickles in place of one of ours, as a stranger may who hands on a set."""
+    """Puts a column of pickles in place of a regular one, as in a set from an untrusted source."""
     table = pq.read_table(pa.BufferReader(store.read(name)))
     forged = table.set_column(table.schema.get_field_index(column), column, pickled(table.num_rows))
     sink = pa.BufferOutputStream()
@@ -94,7 +94,7 @@ def forge(store: StorageFolder, name: str, column: str) -> None:
 
 
 @pytest.mark.parametrize("column", ["image_id", "lr", "sample_weight"])
-def test_no_value_of_a_forged_shard_is_looked_at(filled: StorageFolder, column: str) -> None:
+def test_no_value_of_a_forged_shard_is_read(filled: StorageFolder, column: str) -> None:
     """Catches code that runs because a foreign set was trained on or exported: Ray registers such a type."""
     with registered():
         forge(filled, shard_name(0), column)
@@ -103,7 +103,7 @@ def test_no_value_of_a_forged_shard_is_looked_at(filled: StorageFolder, column: 
         assert not ran
 
 
-def test_no_value_of_a_forged_index_is_looked_at(filled: StorageFolder, make: SimpleNamespace) -> None:
+def test_no_value_of_a_forged_index_is_read(filled: StorageFolder, make: SimpleNamespace) -> None:
     with registered():
         forge(filled, index_name(0), "image_id")
         for read in (

@@ -6,12 +6,19 @@ from collections import Counter
 import pytest
 
 from idc_ray.store import SHARD_BYTES, shard_count_for, shard_of
-from idc_ray.store.layout import attempt_name, inflight_name, part_folders_of_shard, part_id, part_name, shard_number
+from idc_ray.store.layout import (
+    attempt_name,
+    inflight_name,
+    part_contents,
+    part_folders_of_shard,
+    part_name,
+    shard_number,
+)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 255, 256, 257, 1000, 99_999])
 def test_every_id_is_in_one_shard_and_its_folder_is_listed_for_it(count: int) -> None:
-    """A border off by one loses the images of a hash: they would stay parts for ever."""
+    """A border off by one loses the images of a hash: they would stay parts indefinitely."""
     borders = (
         {-(-shard * 2**32 // count) + step for shard in range(count) for step in (-1, 0)} if count < 300 else set()
     )
@@ -47,8 +54,8 @@ def test_a_shard_out_of_range_is_refused(shard: int) -> None:
 @pytest.mark.parametrize("bad", ["../x", "", ".hidden", "a/b", "a b", "x" * 129])
 def test_no_name_leaves_its_folder(bad: str) -> None:
     for build in (
-        lambda: part_name("d", bad),
-        lambda: part_name(bad, "0" * 16),
+        lambda: part_name("d", [bad]),
+        lambda: part_name(bad, ["0" * 16]),
         lambda: inflight_name(bad, "a"),
         lambda: inflight_name("a", bad),
         lambda: attempt_name("0" * 16, "worker", bad),
@@ -58,13 +65,16 @@ def test_no_name_leaves_its_folder(bad: str) -> None:
 
 
 def test_other_files_are_no_parts_and_no_shards() -> None:
-    assert part_id("0123456789abcdef.parquet") == "0123456789abcdef"
+    assert part_contents("0123456789abcdef.parquet") == ("0123456789abcdef", 1)
+    name = part_name("d", ["0123456789abcdef", "0" * 16])
+    assert part_contents(name) == part_contents(name.rpartition("/")[2]) == ("0123456789abcdef", 2)
     for name in (
         ".tmp-host-1-" + "0" * 32,
         "0123456789abcdef.parquet.bak",
         "notes.parquet",
         "0123456789ABCDEF.parquet",
+        "0123456789abcdef-2.parquet",
     ):
-        assert part_id(name) is None
+        assert part_contents(name) is None
     assert shard_number("part-00012.parquet") == 12
     assert shard_number("part-00012.pending.json") is None and shard_number("part-1.parquet") is None

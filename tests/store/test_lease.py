@@ -25,7 +25,10 @@ def remote(objects: Any, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch)
 def test_a_second_holder_is_refused_as_long_as_the_first_lives(remote: StorageFolder, objects: Any) -> None:
     with lock(remote, "job 1"):
         time.sleep(1.0)  # longer than the lease: the heartbeat keeps it
-        with pytest.raises(Locked, match=r"in use by job 1; .*expires in"), lock(remote, "job 2"):
+        with (
+            pytest.raises(Locked, match=r"in use by job 1; .*expires in.*cannot share"),
+            lock(remote, "job 2"),
+        ):
             pass
     assert KEY not in objects.objects
     with lock(remote, "job 2"):
@@ -55,7 +58,7 @@ def test_of_two_that_start_together_one_is_refused(
     remote: StorageFolder, objects: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = time.sleep
-    other = json.dumps({"holder": "job 2", "token": "t", "expires": time.time() + 60}).encode()
+    other = json.dumps({"holder": "job 2", "token": "t", "expires": time.time() + 0.6}).encode()
 
     def settle(seconds: float) -> None:
         objects.objects[KEY] = other  # the other one wrote after us
@@ -78,7 +81,7 @@ def test_a_network_fault_does_not_end_the_heartbeat(remote: StorageFolder, objec
 
 
 def test_a_lease_that_expired_without_renewal_is_lost_and_left_alone(remote: StorageFolder, objects: Any) -> None:
-    """Catches a holder that goes on writing while another process may hold the lease."""
+    """Catches a holder that continues writing while another process may hold the lease."""
     with lock(remote, "job 1") as lost:
         objects.fail_at = len(objects.changes)
         assert lost.wait(5)
@@ -96,7 +99,30 @@ def test_a_lease_that_cannot_be_released_does_not_fail_the_work(
         pass
 
 
-def test_an_unreadable_lease_blocks_nobody(remote: StorageFolder, objects: Any) -> None:
+def test_an_unreadable_lease_does_not_block(remote: StorageFolder, objects: Any) -> None:
     objects.objects[KEY] = b"{"
     with lock(remote, "job 1"):
+        pass
+
+
+def test_a_killed_holder_of_before_the_clock_was_set_back_blocks_nobody(remote: StorageFolder, objects: Any) -> None:
+    """Catches an output that is locked for a day, since the lock was written by a clock that was a day ahead."""
+    objects.objects[KEY] = json.dumps({"holder": "dead", "token": "t", "expires": time.time() + 86400}).encode()
+    with lock(remote, "job 2") as lost:
+        assert not lost.wait(0.2)
+
+
+def test_a_live_holder_whose_clock_is_ahead_keeps_its_lock(
+    remote: StorageFolder, objects: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = time.time() + 86400
+    renewed = iter(range(1000))
+
+    def wait(seconds: float) -> None:
+        taken = {"holder": "job 1", "token": "t", "expires": ahead + next(renewed)}
+        objects.objects[KEY] = json.dumps(taken).encode()
+
+    wait(0)
+    monkeypatch.setattr(lease.time, "sleep", wait)
+    with pytest.raises(Locked, match="job 1"), lock(remote, "job 2"):
         pass

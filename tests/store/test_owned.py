@@ -8,7 +8,7 @@ from idc_ray.store.filesystem import resolve
 from idc_ray.store.owned import sweep
 
 
-def test_left_overs_are_swept_from_every_folder_of_ours_and_only_there(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_temporary_files_are_removed_from_the_runs_folders_only(tmp_path: Path, make: SimpleNamespace) -> None:
     store = resolve(str(tmp_path))
     make.commit(store, "a.png")
     count_attempt(store, "a" * 16, "worker", "t")

@@ -13,7 +13,7 @@ from idc_ray.store.sealed import is_as_written, sealed, unsealed
 VALUE: dict[str, Any] = {"a": [1, 2.5, None, True], "b": {"c": "Größe \udc80 \\ud800"}, "d": 1e-300}
 
 
-def test_a_record_comes_back_through_a_file(tmp_path: Path) -> None:
+def test_a_record_is_read_back_from_a_file(tmp_path: Path) -> None:
     """Catches names that are no UTF-8, and floats whose text changes on the way."""
     storage = resolve(str(tmp_path))
     storage.write_json("x.json", sealed(VALUE))

@@ -20,7 +20,7 @@ def test_bytes_depend_on_the_rows_not_on_how_they_came(make: SimpleNamespace) ->
     assert shard_bytes([whole]) == once
     assert shard_bytes([whole.slice(0, 300), whole.slice(300)]) == once
     assert shard_bytes([whole.combine_chunks()]) == once
-    assert shard_bytes(merge(pq.ParquetFile(pa.BufferReader(once)), (), [])) == once
+    assert shard_bytes(merge(pq.ParquetFile(pa.BufferReader(once)), [])) == once
     assert pq.read_table(pa.BufferReader(once)).equals(whole)
 
 
@@ -44,11 +44,9 @@ def test_row_groups_of_large_tiles_are_cut_by_bytes(make: SimpleNamespace, monke
 def test_merge_keeps_order_and_replaces_images_also_across_row_groups(make: SimpleNamespace) -> None:
     names = sorted((f"{i}.png" for i in range(5)), key=make.image_id)
     old = shard_bytes([table_from_rows(make.rows(name, 150)) for name in names[:4]])
-    new = [table_from_rows(make.rows(name, 3, shade=9)) for name in (names[1], names[4])]
-    gone = make.image_id(names[2])  # redone, and now without tiles
-    merged = pa.concat_tables(
-        merge(pq.ParquetFile(pa.BufferReader(old)), {make.image_id(names[1]), make.image_id(names[4]), gone}, new)
-    )
+    counts = {names[1]: 3, names[2]: 0, names[4]: 3}  # one is redone, and now without tiles
+    new = [(make.image_id(name), table_from_rows(make.rows(name, n, shade=9))) for name, n in counts.items()]
+    merged = pa.concat_tables(merge(pq.ParquetFile(pa.BufferReader(old)), new))
     ids = merged["image_id"].to_pylist()
     expected = [(names[0], 150), (names[1], 3), (names[3], 150), (names[4], 3)]
     assert ids == [make.image_id(name) for name, count in expected for _ in range(count)]

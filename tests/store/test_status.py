@@ -95,7 +95,7 @@ def test_what_runs_and_what_was_left(store: StorageFolder, make: SimpleNamespace
 
 
 def test_speed_is_of_this_launch(tmp_path: Path, make: SimpleNamespace) -> None:
-    """Catches a night between two launches that makes the job look slow, and shards that swallow what was counted."""
+    """Catches a pause between two attempts that lowers the rate, and images in shards that do not count."""
     store = resolve(str(tmp_path))
     begin(store, make, 30)
     for number in range(10):
@@ -138,7 +138,7 @@ def test_it_only_reads(make: SimpleNamespace) -> None:
 
 
 def test_thousands_of_parts_and_failures_are_quick(tmp_path: Path, make: SimpleNamespace) -> None:
-    """Catches a look that opens every part: these have no content, and take well under a second."""
+    """Catches a status that opens every part: these are empty files."""
     store = resolve(str(tmp_path))
     begin(store, make, 20_000)
     for number in range(5000):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -80,7 +81,7 @@ def condense(
         tiles = number % 3
         rows = make.rows(source, tiles)
         rows = [dataclasses.replace(row, lr=png(number, SIDE), hr=png(number, 2 * SIDE)) for row in rows]
-        commit_part(store, make.DIGEST, make.record(source, tiles), rows)
+        commit_part(store, make.DIGEST, [(make.record(source, tiles), rows)])
     if finish:
         for shard in range(SHARDS):
             compact(store, make.DIGEST, shard, run.shard_count)
@@ -117,7 +118,7 @@ def change(store: StorageFolder, name: str, edit: Callable[[bytes], bytes]) -> N
 
 
 def edit_json(store: StorageFolder, name: str, edit: Callable[[dict[str, Any]], Any], seal: bool = False) -> None:
-    """Edits a record as a text editor would; with its checksum made anew if asked for."""
+    """Edits a record as a text editor would; with its checksum made again if asked for."""
     value = json.loads(store.read(name) or b"")
     edit(value)
     if seal:
@@ -218,7 +219,7 @@ CASES = damage_table()
 
 
 @pytest.mark.parametrize(("damage", "file", "shards"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_damage_is_named_and_a_repair_and_the_same_job_mend_it(
+def test_damage_is_named_and_fixed_by_repair_and_the_same_job(
     finished: StorageFolder,
     make: SimpleNamespace,
     damage: Callable[[StorageFolder], None],
@@ -243,7 +244,7 @@ def test_damage_is_named_and_a_repair_and_the_same_job_mend_it(
     assert check(finished, deep=True).sound
 
 
-def test_what_has_to_be_done_again_is_named_wherever_something_says_it(
+def test_lost_images_are_named_if_any_file_has_them(
     finished: StorageFolder, make: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(finished, shard_name(1), lambda data: data[:-1])
@@ -288,7 +289,7 @@ def done_or_refused(store: StorageFolder, make: SimpleNamespace) -> set[str]:
 
 @pytest.mark.parametrize("after", [False, True], ids=["before_the_change", "after_it"])
 def test_a_repair_that_is_killed_at_any_change_is_repeated(make: SimpleNamespace, after: bool) -> None:
-    """Catches a repair that deletes what told of other damage; in between, a job refuses or does only what is lost."""
+    """Catches a repair that deletes the evidence of other damage; a job in between refuses or repeats lost images."""
     expected: dict[str, bytes | None] = {}
     changes = None
     kill = -1
@@ -305,7 +306,8 @@ def test_a_repair_that_is_killed_at_any_change_is_repeated(make: SimpleNamespace
             check(store, repair=True)
             changes = len(objects.changes) - before
         else:
-            with pytest.raises(OSError, match="killed"):
+            # The last change gives the lock back; a failure of that is only logged.
+            with contextlib.nullcontext() if kill == changes - 1 else pytest.raises(OSError, match="killed"):
                 check(store, repair=True)
         objects.fail_at = None
         objects.objects.pop("bucket/out/.lock", None)  # a lease that would expire
@@ -352,7 +354,7 @@ def test_a_repair_that_ends_with_its_process_at_any_change_is_repeated(tmp_path:
     assert code == 0 and kill > 8
 
 
-def test_a_damaged_run_record_is_written_anew_by_its_own_command_only(
+def test_a_damaged_run_record_is_rewritten_by_its_own_command_only(
     finished: StorageFolder, make: SimpleNamespace
 ) -> None:
     record = read_run(finished)
@@ -382,7 +384,7 @@ def test_a_missing_run_record_is_damage(finished: StorageFolder) -> None:
 def test_a_run_of_which_nothing_is_known_cannot_be_repaired(store: StorageFolder, make: SimpleNamespace) -> None:
     """Catches guesses: images of two runs, and no word of which one it is."""
     make.commit(store, "a.png")
-    commit_part(store, "d2", make.record("b.png"), make.rows("b.png", config_digest="d2"))
+    commit_part(store, "d2", [(make.record("b.png"), make.rows("b.png", config_digest="d2"))])
     report = check(store, repair=True)
     assert not report.sound and "cannot be repaired" in str(report)
     assert list_parts(store, "d1") and list_parts(store, "d2")
@@ -390,14 +392,14 @@ def test_a_run_of_which_nothing_is_known_cannot_be_repaired(store: StorageFolder
 
 def test_another_version_is_no_damage(finished: StorageFolder) -> None:
     """Catches a repair of what a newer version wrote."""
-    edit_json(finished, "run.json", lambda value: value.update(format_version=2), seal=True)
-    with pytest.raises(BadRequest, match="format_version 2"):
+    edit_json(finished, "run.json", lambda value: value.update(format_version=3), seal=True)
+    with pytest.raises(BadRequest, match="format_version 3"):
         check(finished, repair=True)
     assert not finished.files("damaged")
 
 
 def test_an_output_of_an_earlier_version_is_sound(finished: StorageFolder) -> None:
-    """Catches damage that is told of every set that exists."""
+    """Catches false reports of damage in intact sets."""
     for name in ("manifest.json", "run.json"):
         edit_json(finished, name, lambda value: [value.pop("sha256"), value.pop("indexes", None)])
     report = check(finished)
@@ -417,7 +419,7 @@ def test_an_unfinished_output_is_sound_until_one_of_its_parts_is_not(
     compact(store, make.DIGEST, 0, SHARDS)
     assert check(store, deep=True).sound and not check(store).finished
     bad = next(source for source in SOURCES if shard_of(make.image_id(source), SHARDS) == 1)
-    name = part_name(make.DIGEST, make.image_id(bad))
+    name = part_name(make.DIGEST, [make.image_id(bad)])
     change(store, name, lambda data: data[:-7])
     (fault,) = check(store).faults
     assert fault.file == name and fault.images == (make.image_id(bad),)
@@ -427,18 +429,32 @@ def test_an_unfinished_output_is_sound_until_one_of_its_parts_is_not(
     assert check(store, deep=True).sound
 
 
-def test_parts_that_a_finished_run_has_left_are_named(finished: StorageFolder, make: SimpleNamespace) -> None:
+def test_parts_left_by_a_finished_run_are_named(finished: StorageFolder, make: SimpleNamespace) -> None:
     make.commit(finished, "new.png", tiles=0)
     report = check(finished)
     assert [fault.what for fault in report.faults] == [
-        "1 finished images are not in shards yet; the same condense command continues"
+        "1 parts are not in shards yet; the same condense command continues"
     ]
     assert check(finished, repair=True).sound
     assert make.image_id("new.png") in find_done(finished, make.DIGEST)
 
 
+def test_a_part_of_two_shards_is_taken_out(store: StorageFolder, make: SimpleNamespace) -> None:
+    """Catches images that no compaction finds: as after a repair that lost how many shards there are."""
+    condense(store, make, finish=False)
+    images = [(make.record(source, 0), []) for source in ("x.png", "y.png", "z.png", "u.png")]
+    commit_part(store, make.DIGEST, images)
+    first = min(make.image_id(record.source) for record, _ in images)
+    with pytest.raises(IdcError, match="images of several shards.*--repair"):
+        compact(store, make.DIGEST, shard_of(first, SHARDS), SHARDS)
+    (fault,) = check(store, repair=True).faults
+    assert "several shards" in fault.what and len(fault.images) == 4
+    condense(store, make)
+    assert check(store, deep=True).sound
+
+
 def test_parts_of_another_run_are_named(finished: StorageFolder, make: SimpleNamespace) -> None:
-    commit_part(finished, "d2", make.record("a.png"), make.rows("a.png", config_digest="d2"))
+    commit_part(finished, "d2", [(make.record("a.png"), make.rows("a.png", config_digest="d2"))])
     report = check(finished, repair=True)
     assert [fault.file for fault in report.faults] == ["parts/d2"] and report.sound and report.finished
     assert not list_parts(finished, "d2")
@@ -455,7 +471,7 @@ def test_a_killed_compaction_is_no_damage(make: SimpleNamespace) -> None:
             dataclasses.replace(row, lr=png(99, SIDE), hr=png(99, 2 * SIDE))
             for row in make.rows(source, tiles + 1)
         ]  # fmt: skip
-        commit_part(store, make.DIGEST, make.record(source, tiles + 1), part)
+        commit_part(store, make.DIGEST, [(make.record(source, tiles + 1), part)])
         objects.fail_at = len(objects.changes) + kill
         with pytest.raises(OSError, match="killed"):
             compact(store, make.DIGEST, 1, SHARDS)
@@ -477,14 +493,15 @@ def test_a_shard_that_is_damaged_while_it_was_replaced_goes_and_its_parts_stay(m
     number = int(source[:-4])
     rows = [dataclasses.replace(row, lr=png(number, SIDE), hr=png(number, 2 * SIDE))
             for row in make.rows(source, number % 3)]  # fmt: skip
-    commit_part(store, make.DIGEST, make.record(source, number % 3), rows)
+    commit_part(store, make.DIGEST, [(make.record(source, number % 3), rows)])
     objects.fail_at = len(objects.changes) + 3  # manifest gone, note and shard written
     with pytest.raises(OSError, match="killed"):
         compact(store, make.DIGEST, 1, SHARDS)
     objects.fail_at = None
     change(store, shard_name(1), lambda data: data[:-1])
     assert [fault.file for fault in check(store, repair=True).faults] == [shard_name(1)]
-    assert list_parts(store, make.DIGEST) == {make.image_id(source)} and not list_pending(store)
+    assert list_parts(store, make.DIGEST) == [part_name(make.DIGEST, [make.image_id(source)])]
+    assert not list_pending(store)
     condense(store, make)
     assert contents(store) == expected
 
@@ -525,7 +542,7 @@ def test_what_a_run_does_not_store_is_missed_nowhere_and_found_where_it_is(
     for source, (lr, hr) in stored.items():
         (row,) = make.rows(source, 1)
         images = {"lr": lr and png(lr, SIDE), "hr": hr and png(hr, 2 * SIDE)}
-        commit_part(store, make.DIGEST, make.record(source, 1), [dataclasses.replace(row, labels=None, **images)])
+        commit_part(store, make.DIGEST, [(make.record(source, 1), [dataclasses.replace(row, labels=None, **images)])])
         compact(store, make.DIGEST, 0, 1)
         if source == "b.png":
             write_manifest(store, make.DIGEST, {})
@@ -536,11 +553,11 @@ def test_what_a_run_does_not_store_is_missed_nowhere_and_found_where_it_is(
             _check_pngs(read_shard(store, 0).filter(pc.field("source") == source), {"lr": SIDE})
 
 
-def test_only_a_deep_check_looks_into_pngs(store: StorageFolder, make: SimpleNamespace) -> None:
+def test_only_a_deep_check_decodes_pngs(store: StorageFolder, make: SimpleNamespace) -> None:
     """Tiles of another size, or no PNG at all, written by a bug: the checksums are theirs."""
     condense(store, make, [s for s in SOURCES if s != "1.png"], finish=False)
     rows = [dataclasses.replace(make.rows("1.png", 1)[0], lr=png(1, SIDE), hr=png(1, 2 * SIDE - 1))]
-    commit_part(store, make.DIGEST, make.record("1.png", 1), rows)
+    commit_part(store, make.DIGEST, [(make.record("1.png", 1), rows)])
     assert [fault.images for fault in check(store, deep=True).faults] == [(make.image_id("1.png"),)]
     for shard in range(SHARDS):
         compact(store, make.DIGEST, shard, SHARDS)
@@ -554,7 +571,7 @@ def test_only_a_deep_check_looks_into_pngs(store: StorageFolder, make: SimpleNam
     assert check(store, deep=True).sound
 
 
-def test_a_file_that_readers_would_take_for_a_shard_is_named(finished: StorageFolder) -> None:
+def test_a_foreign_file_with_the_name_of_a_shard_is_named(finished: StorageFolder) -> None:
     """Rows that ``load_dataset("shards/*.parquet")`` would have twice."""
     finished.write("shards/copy.parquet", finished.read(shard_name(0)) or b"")
     finished.write("shards/notes.txt", b"mine")
@@ -563,7 +580,7 @@ def test_a_file_that_readers_would_take_for_a_shard_is_named(finished: StorageFo
     assert finished.files("shards")[0] == "copy.parquet" and report.finished
 
 
-def test_what_dead_writers_left_is_named_and_removed(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_temporary_files_of_dead_writers_are_named_and_removed(tmp_path: Path, make: SimpleNamespace) -> None:
     store = resolve(str(tmp_path / "out"))
     condense(store, make)
     left = tmp_path / "out" / "shards" / f".tmp-host-1-{'0' * 32}"

@@ -134,6 +134,6 @@ def test_online_without_a_network_is_refused(tmp_path: Path) -> None:
 
 
 def test_defaults_keep_the_digests_of_before() -> None:
-    """A training that was begun before these settings existed goes on."""
+    """A training that was begun before these settings existed continues."""
     assert toy_config().digest("data", None) == toy_config(augment__mixup=0.0, labels="stored").digest("data", None)
     assert toy_config().digest("data", None) != toy_config(augment__mixup=0.1).digest("data", None)

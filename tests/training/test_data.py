@@ -26,7 +26,7 @@ def config_for(*places: Path, **overrides: object) -> TrainConfig:
 
 
 def test_sources_of_both_kinds_go_together(tmp_path: Path) -> None:
-    """Catches a second source that is forgotten, and tiles that are taken for photographs."""
+    """Catches a second source that is forgotten, and tiles that are mistaken for photographs."""
     condensed(tmp_path / "set")
     photographs(tmp_path / "photos", 2)
     config = config_for(tmp_path / "set", tmp_path / "photos")
@@ -35,12 +35,12 @@ def test_sources_of_both_kinds_go_together(tmp_path: Path) -> None:
     assert len(resident_patches(config, sources, CPU).table.names) == 3 + 2
 
 
-def test_no_data_at_all_is_told() -> None:
+def test_no_data_at_all_is_reported() -> None:
     with pytest.raises(BadRequest, match="--data"):
         open_sources(toy_config(model="edsr_small"), None, CPU)
 
 
-def test_an_unknown_model_is_told_before_anything_is_read(tmp_path: Path) -> None:
+def test_an_unknown_model_is_reported_before_anything_is_read(tmp_path: Path) -> None:
     config = toy_config(data=[str(tmp_path / "absent")], model="edsr_smal")
     with pytest.raises(BadRequest, match="edsr_small"):
         open_sources(config, None, CPU)
@@ -73,7 +73,7 @@ def test_what_validation_holds_out_is_not_trained_on(tmp_path: Path) -> None:
 
 
 def test_validation_on_other_images_holds_nothing_out(tmp_path: Path) -> None:
-    """Catches data that is neither trained on nor looked at."""
+    """Catches data that is used neither for training nor for validation."""
     photographs(tmp_path / "photos", 4)
     settings = {"validation__fraction": 0.99, "validation__images": str(tmp_path)}
     config = config_for(tmp_path / "photos", **settings)
@@ -82,7 +82,7 @@ def test_validation_on_other_images_holds_nothing_out(tmp_path: Path) -> None:
 
 
 def test_what_is_really_held_out_names_a_training(tmp_path: Path) -> None:
-    """Catches a resume that goes on with the images that were held out before."""
+    """Catches a resume that continues with the images that were held out before."""
     digests = [
         config_for(tmp_path, **settings).digest("data", None)
         for settings in (
@@ -95,7 +95,7 @@ def test_what_is_really_held_out_names_a_training(tmp_path: Path) -> None:
     assert digests[0] != digests[1] == digests[2] == digests[3]
 
 
-def test_a_validation_that_leaves_nothing_to_train_on_is_told(tmp_path: Path) -> None:
+def test_a_validation_that_leaves_nothing_to_train_on_is_reported(tmp_path: Path) -> None:
     photographs(tmp_path / "photos", 1)
     config = config_for(tmp_path / "photos", validation__fraction=0.999)
     with pytest.raises(BadRequest, match="lower --validation.fraction"):

@@ -119,7 +119,7 @@ def test_a_tracked_training_has_curves_config_pictures_and_the_model(
 
 
 def test_a_stream_trains_as_well_as_resident_data(data: Path, ray_cluster: Any, data_context: Any) -> None:
-    """Catches a stream that ends after an epoch, and one whose patches are of no use."""
+    """Catches a stream that ends after an epoch, and one whose patches are useless."""
     config = config_for(data, "stream", iterations=20, resident_bytes=0, validation__fraction=0.2)
     assert train(config) == 0
     state = read_state(resolve(config.output))
@@ -136,8 +136,8 @@ def test_a_nan_is_an_error_of_one_line_and_not_tried_again(data: Path, ray_clust
     assert time.monotonic() - begin < 120
 
 
-def test_an_unreadable_image_in_a_stream_is_told(data: Path, ray_cluster: Any, data_context: Any) -> None:
-    """Catches an error that Ray Data turns into one of its own, tried again three times."""
+def test_an_unreadable_image_in_a_stream_is_reported(data: Path, ray_cluster: Any, data_context: Any) -> None:
+    """Catches an error that Ray Data wraps, and retries three times."""
     picture = data / "photos" / "3.png"
     size = picture.stat().st_size
     picture.write_bytes(b"not a picture".ljust(size))
@@ -146,7 +146,7 @@ def test_an_unreadable_image_in_a_stream_is_told(data: Path, ray_cluster: Any, d
         train(config)
 
 
-def test_wrong_requests_are_told_before_anything_starts(data: Path) -> None:
+def test_invalid_requests_are_refused_before_anything_starts(data: Path) -> None:
     with pytest.raises(BadRequest, match="--patch-size 32 is larger than the tiles"):
         train(config_for(data, "a", patch_size=32))
     with pytest.raises(BadRequest, match="no data"):
@@ -167,10 +167,10 @@ def test_wrong_requests_are_told_before_anything_starts(data: Path) -> None:
     assert not any((data / name).exists() for name in "abcdefgh")
 
 
-def test_the_bundled_network_labels_and_a_doubtful_validation_is_told(
+def test_the_bundled_network_labels_and_a_doubtful_validation_is_reported(
     data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Catches the word for the bundled network that is taken for a file's name; and settings ignored in silence."""
+    """Catches the word for the bundled network that is mistaken for a file's name; and settings ignored in silence."""
     (data / "bundled.safetensors").write_bytes(bundled_teacher_bytes(2))
     photos = str(data / "photos")
     for name, labels in (("word", "bundled"), ("file", str(data / "bundled.safetensors"))):
@@ -196,7 +196,7 @@ def command(data: Path, output: str, *more: str) -> list[str]:
 def test_kill_and_resume_give_the_weights_of_an_undisturbed_run(
     data: Path, joined: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """kill -9 in the middle, then SIGTERM (exit 130 and how to go on), then the end: bit by bit the same files.
+    """kill -9 in the middle, then SIGTERM (exit 130 and how to continue), then the end: bit by bit the same files.
 
     The undisturbed run is one in this process, the first part one in a process of its own, the last one of Ray Train:
     also catches bits that depend on where a training runs.

@@ -24,7 +24,9 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_tells_data_steps_and_bytes_and_writes_nothing(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_estimate_has_data_steps_and_bytes_and_writes_nothing(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Catches a dry run that leaves an output or starts Ray, and numbers of another training."""
     config = toy_config(
         data=[str(data / "set"), str(data / "photos")], output=str(data / "out"), iterations=40, dry_run=True,

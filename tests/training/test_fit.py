@@ -160,7 +160,7 @@ def test_a_nan_stops_with_step_images_and_last_good_state(tmp_path: Path) -> Non
     assert all(bool(value.isfinite().all()) for value in state.tensors.values())
 
 
-def test_progress_and_validation_are_told(tmp_path: Path) -> None:
+def test_progress_and_validation_are_reported(tmp_path: Path) -> None:
     events: list[Event] = []
     train(toy_config(validation__every=6), resolve(str(tmp_path)), events)
     last = [event for event in events if event["kind"] == "progress"][-1]

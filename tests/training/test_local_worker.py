@@ -57,7 +57,7 @@ def test_a_process_that_is_killed_is_started_again_and_the_weights_are_those_of_
 
 
 def test_a_process_that_always_dies_ends_the_training(tmp_path: Path) -> None:
-    """Catches a training that is started again for ever."""
+    """Catches a training that is started again indefinitely."""
     job = job_for(tmp_path, "dies", workers__max_failures=1)
     with LocalWorker() as worker:
         started = worker._start
@@ -89,7 +89,7 @@ def test_a_defect_is_named(tmp_path: Path) -> None:
 
 
 def test_the_process_ends_with_a_driver_that_is_killed(tmp_path: Path) -> None:
-    """Catches a training that nobody follows any more and that writes into the next one's output."""
+    """Catches an orphaned training that writes into the output of the next one."""
     program = (
         "import sys, time; from tests.training.test_local_worker import *; "
         f"job = job_for(Path({str(tmp_path)!r}), 'long', iterations=10**6, checkpoint_every=5)\n"
@@ -108,7 +108,7 @@ def test_the_process_ends_with_a_driver_that_is_killed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "send"), [(signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)])
 def test_a_signal_ends_the_command_and_its_process(tmp_path: Path, number: int, send: Any) -> None:
-    """Catches a training that goes on without its command; by Ctrl-C, both get the signal."""
+    """Catches a training that continues without its command; by Ctrl-C, both get the signal."""
     condensed(tmp_path / "set")
     settings = SETTINGS | {"iterations": 10**6, "data": str(tmp_path / "set"), "output": str(tmp_path / "out")}
     options = [f"--{name}={value}" for name, value in settings.items()]
@@ -132,7 +132,7 @@ def wait_until(condition: Any, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def test_a_machine_too_small_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_too_small_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(local_worker.torch.cuda, "device_count", lambda: 0)
     check_machine(Workers(cpus=2))

@@ -23,7 +23,7 @@ def toy_trainer(config: TrainConfig, model: nn.Module | None = None) -> Trainer:
 
 
 def run(trainer: Trainer, steps: int, seed: int = 0) -> list[float]:
-    """Losses, one for each look at the device."""
+    """Losses, one for each read from the device."""
     feed = toy_patches(trainer.config, seed)
     trainer._patches = feed.patches
     found = [trainer.advance(*feed.inputs(trainer.step)) for _ in range(steps)]
@@ -75,7 +75,7 @@ class Restless(nn.Module):
         return self.net(self.norm(x) + 0.1 * torch.randn_like(x))
 
 
-def test_a_restored_trainer_goes_on_bit_by_bit() -> None:
+def test_a_restored_trainer_continues_bit_by_bit() -> None:
     """Catches a lost moment of Adam, average, counter or random number: weights would differ in the last bits."""
     config = toy_config(iterations=20, schedule__warmup=2)
     straight = toy_trainer(config, Restless())
@@ -270,7 +270,7 @@ class Poisoned(nn.Module):
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_the_first_step_that_is_not_finite_is_named(where: str) -> None:
-    """Catches a look that comes late and blames the step it came at."""
+    """Catches a late check that names the step of the check."""
     trainer = toy_trainer(toy_config(iterations=9), Poisoned(where))
     with pytest.raises(NonFiniteLoss, match="at step 3") as caught:
         run(trainer, 9)

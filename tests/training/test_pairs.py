@@ -10,7 +10,7 @@ SCALE, PATCH = 2, 5
 
 
 def numbered(height: int, width: int, mark: int = 0, weight: float = 1.0) -> Pair:
-    """Every LR pixel has a number of its own (in two channels), and its HR block repeats it."""
+    """Every LR pixel has a unique number (in two channels), and its HR block repeats it."""
     number = np.arange(height * width).reshape(height, width)
     lr = np.stack([number % 256, number // 256, np.full_like(number, mark)], -1).astype(np.uint8)
     return Pair(f"picture {mark}", lr, lr.repeat(SCALE, 0).repeat(SCALE, 1), weight)

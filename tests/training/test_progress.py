@@ -37,8 +37,8 @@ def validation(step: int, psnr: float = 33.812) -> dict[str, Any]:
     return {"kind": "validation", "step": step, "psnr": psnr}
 
 
-def test_a_line_says_all_that_is_known_and_nothing_else() -> None:
-    """Catches nan in a log, and a time left that is wrong or goes on after the last step."""
+def test_a_line_has_all_known_values_only() -> None:
+    """Catches nan in a log, and a wrong time left, or one after the last step."""
     shown = TrainProgress(10_000, io.StringIO())
     assert shown.line() == "0 of 10000 steps"
     shown.update(progress(1200))
@@ -57,7 +57,7 @@ def test_a_training_that_stands_still_has_no_time_left() -> None:
 
 
 def test_without_a_terminal_a_line_now_and_then_and_at_the_end(clock: Clock) -> None:
-    """Catches a bar redrawn into a job's log, and a last state that is never told."""
+    """Catches a bar redrawn into a job's log, and a last state that is not shown."""
     stream = io.StringIO()
     shown = TrainProgress(100, stream)
     for step in range(1, 101):
@@ -71,7 +71,7 @@ def test_without_a_terminal_a_line_now_and_then_and_at_the_end(clock: Clock) -> 
 
 
 def test_without_events_there_are_lines_too(clock: Clock) -> None:
-    """Catches minutes of silence while a slow step or a validation goes on."""
+    """Catches minutes of silence while a slow step or a validation continues."""
     stream = io.StringIO()
     shown = TrainProgress(100, stream)
     shown.update(progress(20))
@@ -81,7 +81,7 @@ def test_without_events_there_are_lines_too(clock: Clock) -> None:
     assert [line.split()[0] for line in stream.getvalue().splitlines()] == ["20", "20", "20"]
 
 
-def test_validation_and_continuing_are_told_at_once(clock: Clock) -> None:
+def test_validation_and_continuing_are_reported_at_once(clock: Clock) -> None:
     stream = io.StringIO()
     shown = TrainProgress(100, stream)
     shown.update({"kind": "resumed", "step": 40})
@@ -95,7 +95,7 @@ def test_validation_and_continuing_are_told_at_once(clock: Clock) -> None:
     ]
 
 
-def test_a_training_that_never_began_says_nothing() -> None:
+def test_a_training_that_never_began_prints_nothing() -> None:
     """Catches "0 of 100 steps" beneath the error that ended it."""
     stream = io.StringIO()
     TrainProgress(100, stream).close()
@@ -132,7 +132,7 @@ def test_a_terminals_bar_shows_no_number_before_there_is_one() -> None:
     assert "nan" not in stream.getvalue()
 
 
-def test_the_last_step_is_told_once() -> None:
+def test_the_last_step_is_reported_once() -> None:
     """Catches a log that ends with the same line twice, and one that lacks the end."""
     stream = io.StringIO()
     progress = TrainProgress(20, stream)

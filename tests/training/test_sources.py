@@ -47,7 +47,7 @@ def condensed(folder: Path, images: int = 3, finished: bool = True, weight: floa
             image_id=image_id(name), source=name, **size, candidate_tiles=1, tiles=1, kept_start=False,
             loss_start=1.0, loss_end=0.5, bandwidth_loss_start=[], bandwidth_loss_end=[], seconds={}, device="cpu",
         )  # fmt: skip
-        commit_part(store, DIGEST, done, [row])
+        commit_part(store, DIGEST, [(done, [row])])
     compact(store, DIGEST, 0, 1)
     if finished:
         write_manifest(store, DIGEST, {}, images)
@@ -96,7 +96,7 @@ def test_an_unfinished_set_is_refused_unless_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
 def test_a_damaged_shard_is_refused_by_every_reader(tmp_path: Path, damage: str) -> None:
-    """Catches trainings on pixels that nobody made: a PNG's checksum does not cover weights or the order of rows."""
+    """Catches trainings on damaged pixels: a PNG's checksum does not cover weights or the order of rows."""
     condensed(tmp_path / "set")
     source = open_source(str(tmp_path / "set"), 2, MAX_PIXELS)
     shard = tmp_path / "set" / "shards" / "part-00000.parquet"

@@ -23,18 +23,26 @@ from idc_ray.training.state import (
 RECORD = TrainRecord({"seed": 0, "optimizer": {"learning_rate": 0.1}}, "a" * 16, ["photos: 3 images"], "2026-01-01")
 
 
-def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_saved_state_is_read_back(tmp_path: Path) -> None:
     storage = resolve(str(tmp_path))
     assert read_state(storage) is None
     tensors = {"model.a": torch.randn(3, 2).T, "adam.step.a": torch.tensor(7.0), "count": torch.tensor(3)}
-    write_state(storage, SavedState(7, tensors, 33.25, 5, judged_on="ab", finished=True))
+    write_state(storage, SavedState(7, tensors, 33.25, 5, validation_digest="ab", finished=True))
     found = read_state(storage)
     assert found is not None
     assert (found.step, found.best_psnr, found.best_step, found.finished) == (7, 33.25, 5, True)
     assert all(torch.equal(found.tensors[name], value) for name, value in tensors.items())
 
 
-def test_a_damaged_state_is_told_with_the_way_out(tmp_path: Path) -> None:
+def test_a_state_of_an_earlier_version_is_read() -> None:
+    """Catches a best PSNR that is forgotten, and a training that starts over, since a field has another name."""
+    now = SavedState(7, {"a": torch.zeros(1)}, validation_digest="ab").to_bytes()
+    before = now.replace(b'validation_digest\\"', b'judged_on\\"        ')
+    assert before != now and len(before) == len(now)
+    assert SavedState.from_bytes(before).validation_digest == "ab"
+
+
+def test_a_damaged_state_is_reported_with_the_fix(tmp_path: Path) -> None:
     storage = resolve(str(tmp_path))
     write_state(storage, SavedState(7, {"a": torch.zeros(1000)}))
     data = storage.read(STATE)

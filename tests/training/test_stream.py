@@ -31,7 +31,7 @@ def config_for(*places: Path, **overrides: object) -> TrainConfig:
 
 
 def numbered(height: int, width: int) -> Pair:
-    """Every LR pixel has a number of its own, and its HR block repeats it."""
+    """Every LR pixel has a unique number, and its HR block repeats it."""
     number = np.arange(height * width).reshape(height, width)
     lr = np.stack([number % 256, number // 256, np.zeros_like(number)], -1).astype(np.uint8)
     return Pair("picture", lr, lr.repeat(2, 0).repeat(2, 1))
@@ -148,7 +148,7 @@ def test_a_weight_is_how_often_a_tile_comes_on_average(tmp_path: Path) -> None:
 
 
 def test_an_image_comes_as_often_as_its_pixels_say(tmp_path: Path) -> None:
-    """Catches photographs that hardly count beside condensed tiles, while in memory they count by their pixels."""
+    """Catches photographs that hardly count next to condensed tiles, while in memory they count by their pixels."""
     photographs(tmp_path / "photos", 1, side=2 * 200)
     photographs(tmp_path / "small", 1, side=2 * 30)
     condensed(tmp_path / "set", images=1)  # a tile of 24
@@ -225,7 +225,7 @@ def test_batches_are_full_epoch_after_epoch() -> None:
 
 
 def test_every_piece_gives_one_patch_of_a_batch() -> None:
-    """Catches patches that are all drawn from one piece: each of these has a colour of its own."""
+    """Catches patches that are all drawn from one piece: each of these has a unique colour."""
     colours = [Pair(f"{i}", np.full((24, 24, 3), i, np.uint8), np.full((48, 48, 3), i, np.uint8)) for i in range(4)]
     one = StreamFeed(config_for(patch_size=PATCH, batch_size=4), FakeShard(_rows(colours, 1, PATCH)), CPU)
     lr, hr = one.inputs(0, 0, 1)
@@ -251,7 +251,7 @@ def test_workers_share_a_batch_and_shuffle_otherwise_each_time() -> None:
 
 
 def test_fewer_pieces_than_a_batch_end_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a training that goes round its data for ever and never makes a step."""
+    """Catches a training that goes round its data indefinitely and never makes a step."""
     one, shard = feed(pieces=3, batch_size=4)
     with pytest.raises(BadRequest, match=r"3 patches .* 4 of a batch.*--batch-size.*--resident-bytes"):
         one.inputs(0, 0, 1)
@@ -310,7 +310,7 @@ def test_many_images_share_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("no_piece_left_out")
-def test_a_damaged_shard_in_a_stream_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_shard_in_a_stream_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a check that only data in memory has: the sources of a stream go to its tasks without their shards."""
     monkeypatch.setattr(stream.ray.data, "from_blocks", FakeDataset)
     condensed(tmp_path / "set")

@@ -100,7 +100,7 @@ def test_what_cannot_be_validated_on_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_pixels_have_another_digest() -> None:
-    """Catches PSNRs of two folders that are compared, and a digest that changes from launch to launch."""
+    """Catches PSNRs of two folders that are compared, and a digest that changes from attempt to attempt."""
     pairs = toy_pairs(2)
     model = EDSR(2, channels=8, blocks=1)
     digests = [Validator(model, each, 2).digest for each in (pairs, toy_pairs(2), pairs[:1], pairs[::-1])]

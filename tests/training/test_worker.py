@@ -65,8 +65,8 @@ def test_workers_that_disagree_all_stream(storage: StorageFolder, monkeypatch: p
     assert record is not None and record.resident is False
 
 
-def test_a_worker_that_does_not_see_the_output_says_so(tmp_path: Path, storage: StorageFolder) -> None:
-    """Catches hours of training that a machine writes to a folder of its own."""
+def test_a_worker_without_access_to_the_output_raises(tmp_path: Path, storage: StorageFolder) -> None:
+    """Catches hours of training that a machine writes to its local folder."""
     elsewhere = resolve(str(tmp_path / "elsewhere"))
     with pytest.raises(
         BadRequest, match=r"does not find the driver.s files in .*elsewhere.*--output that all machines can access"

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from idc_ray.config.base import settings_of
+from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import BadRequest
 from idc_ray.images import encode_png
 from idc_ray.tuning.prepare import Plan, prepare
@@ -108,20 +110,41 @@ def test_why_nothing_is_left_to_condense_is_named(images: Path, tmp_path: Path, 
         prepare(tune_config(write_space(), input=str(images), output=output, validation=str(images)))
 
 
-def test_the_sweep_is_named_by_what_matters(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
+def test_the_identity_of_a_sweep_has_all_that_results_depend_on(
+    images: Path, tmp_path: Path, write_space: WriteSpace
+) -> None:
     """Catches a change that goes unseen, and limits that cannot be raised."""
     base = {"input": str(images), "output": str(tmp_path / "out")}
+    other = tmp_path / "others"
+    other.mkdir()
+    for seed in range(5, 9):
+        (other / f"{seed}.png").write_bytes(encode_png(picture(seed, 72, 70)))
 
     def identity(parameters: object = None, **changes: object) -> dict[str, Any]:
         return prepare(tune_config(write_space(parameters), **base | changes)).identity  # type: ignore[arg-type]
 
     first = identity()
-    for limits in ({"samples": 9}, {"hours": 3}, {"attempts": 9}, {"actors.max_size": 1}, {"mlflow.enabled": True}):
-        assert identity(**limits) == first, limits
-    train = {"iterations": 5, "patch_size": 12}
-    for other in ({"seeds": 1}, {"images": 2}, {"reduction": 3}, {"validation_side": 18}, {"train": train}):
-        assert identity(**other) != first, other
+    # Input, teacher and validation count by their content, which is the same here.
+    limits: dict[str, Any] = {
+        "output": str(tmp_path / "other"), "teacher": None, "samples": 9, "hours": 3, "seed": 1, "report": False,
+        "attempts": 9, "dry_run": True, "overwrite": True, "retry_failed": True, "actors.min_size": 2,
+        "actors.max_size": 3, "actors.initial_size": 2, "actors.cpus": 2, "actors.gpus": 1,
+        "actors.images_per_step": 2, "actors.device": "cpu", "actors.ray_address": "auto", "mlflow.enabled": True,
+        "mlflow.tracking_uri": "x", "mlflow.experiment": "x", "mlflow.run_name": "x",
+    }  # fmt: skip
+    for name, value in limits.items():
+        assert identity(**{name: value}) == first, name
+    others: dict[str, Any] = {
+        "input": str(other), "scale": 4, "search": "random", "grid_points": 2, "objectives": ["psnr", "ratio"],
+        "stopper": "none", "rungs": 2, "reduction": 3, "seeds": 1, "condense": {"tile_size": 16},
+        "train": {"iterations": 5, "patch_size": 12}, "actors.threads": 2, "actors.dtype": "bfloat16", "images": 2,
+        "validation": str(other), "validation_share": 0.5, "validation_images": 1, "validation_side": 18,
+    }  # fmt: skip
+    for name, value in others.items():
+        changes = {"validation_share": 0.5} if name == "validation_images" else {}
+        assert identity(**{name: value}, **changes) != identity(**changes), name
     assert identity({"loss.gamma": [0, 1]}) != first
+    assert {setting.name for setting in settings_of(TuneConfig)} == {"space", *limits, *others}
 
 
 def test_images_that_hold_no_tile_are_refused(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:

@@ -87,7 +87,7 @@ def test_the_table_of_the_screen_is_ranked(plan: Plan) -> None:
 
 
 def test_a_sweep_without_a_finished_trial_has_its_files(plan: Plan) -> None:
-    """Catches a sweep that ends in a traceback because nothing came of it."""
+    """Catches a traceback at the end of a sweep without finished trials."""
     failed = study_of(plan.settings, trial_of(plan.settings, 0, None, "failed", reason="x"))
     assert set(report_files(plan, failed)) == {
         "trials.parquet", "results.md", "train.yaml", "images.txt", "validation.txt",

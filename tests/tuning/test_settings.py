@@ -46,7 +46,7 @@ def test_the_spaces_that_come_with_it_are_accepted(name: str, monkeypatch: pytes
 def test_what_no_setting_accepts_is_refused_before_anything_starts(
     parameters: Any, message: str, write_space: WriteSpace
 ) -> None:
-    """Catches a sweep that finds out hours later, trial by trial."""
+    """Catches errors that appear hours later, trial by trial."""
     condense = {"tile_size": 16, "rlff.num_frequencies": 32, "rlff.num_held_out": 16}
     with pytest.raises(BadRequest, match=re.escape(message)):
         check_space(settings_of(write_space(parameters), condense=condense), bundled_teacher_bytes(2))
@@ -95,7 +95,7 @@ def test_the_space_s_settings_stand_below_the_user_s(write_space: WriteSpace) ->
         ({"settings": {"train": 5}}, "settings.train is 5; expected a mapping, such as {iterations: 1000}"),
     ],
 )
-def test_a_mistake_in_the_file_s_other_parts_is_named(content: Any, message: str, write_space: WriteSpace) -> None:
+def test_an_error_in_the_files_other_parts_is_named(content: Any, message: str, write_space: WriteSpace) -> None:
     with pytest.raises(BadRequest, match=re.escape(message)):
         read_space(TuneConfig(space=write_space(**content)))
 
@@ -137,7 +137,7 @@ def test_a_start_that_cannot_be_used_is_refused(write_space: WriteSpace) -> None
 
 
 def test_defaults_that_do_not_go_with_what_is_fixed_are_no_point(write_space: WriteSpace) -> None:
-    """Catches a space that is accepted, and ends every launch once Ray is up."""
+    """Catches a space that is accepted, and ends every attempt once Ray is up."""
     space = write_space({"method": ["random", "hardest"]})
     assert settings_of(space, condense={"tile_size": 16, "labels": "real"}).defaults is None
 

@@ -19,7 +19,7 @@ def space_of(parameters: Any) -> Space:
     return parse_parameters(parameters, "s.yaml")
 
 
-def test_every_kind_draws_what_it_says() -> None:
+def test_every_kind_draws_its_values() -> None:
     """Catches a log range that is uniform, integers that are floats, and lists that come back as text."""
     space = space_of(
         {
@@ -40,7 +40,7 @@ def test_every_kind_draws_what_it_says() -> None:
         assert 0.2 < sum(low <= draw[name] < high for draw in draws) / 200 < 0.5  # a third of the decades
 
 
-def test_a_conditional_takes_part_only_where_its_parent_says() -> None:
+def test_a_conditional_parameter_follows_its_parent() -> None:
     """Catches a parameter that is drawn, and modelled by the search, where it changes nothing."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(30):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import warnings
 from dataclasses import asdict
@@ -18,8 +19,8 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.tuning.search import Deaths, Search
 from idc_ray.tuning.settings import Settings
-from idc_ray.tuning.study import JOURNAL, SweepStudy, knee, open_sweep, ranked, read_study, started
-from idc_ray.tuning.trial import Report, SeedOutcome
+from idc_ray.tuning.study import JOURNAL, Journal, SweepStudy, knee, open_sweep, ranked, read_study, started
+from idc_ray.tuning.trial import SeedOutcome, TrialReport
 from tests.tuning.conftest import WriteSpace, settings_of, study_of, trial_of
 
 CHOICES = {"init": ["random", "hardest"], "loss.gamma": [0, 1]}
@@ -47,7 +48,7 @@ def suggested(study: SweepStudy) -> tuple[int, dict[str, Any]]:
 def report(psnr: float, **changes: Any) -> dict[str, Any]:
     """A report of a trial that ends well."""
     seed = SeedOutcome(0, psnr, 0.1, 3, 1.0, 2.0, 0, [(4, psnr)])
-    return asdict(Report(step=4, psnr=psnr, ratio=0.1, cost=1.0, finished=True, seeds=[seed])) | changes
+    return asdict(TrialReport(step=4, psnr=psnr, ratio=0.1, cost=1.0, finished=True, seeds=[seed])) | changes
 
 
 def states(storage: StorageFolder) -> list[TrialState]:
@@ -59,7 +60,7 @@ def states(storage: StorageFolder) -> list[TrialState]:
 def test_no_setting_is_tried_twice_and_a_small_space_ends(
     search: str, storage: StorageFolder, write_space: WriteSpace
 ) -> None:
-    """Catches trials that are paid for twice, and a search that asks for ever."""
+    """Catches trials that are paid for twice, and a search that never ends."""
     study = opened(storage, settings_of(write_space(CHOICES), search=search, samples=9))
     assert study.total == 4
     found = [suggested(study) for _ in range(4)]
@@ -96,7 +97,7 @@ def test_settings_that_are_drawn_again_are_not_run(
 def test_the_end_of_a_trial_is_on_disk(
     changes: dict[str, Any], status: str, storage: StorageFolder, write_space: WriteSpace
 ) -> None:
-    """Catches a finished trial that is lost because nobody wrote it down at once, and a rung that counts as an end."""
+    """Catches a finished trial that is lost because it was not stored at once, and a rung that counts as an end."""
     study = opened(storage, settings_of(write_space()))
     ended: list[Any] = []
     study.ended = ended.append
@@ -128,7 +129,41 @@ def test_what_was_cut_off_is_begun_again_first(storage: StorageFolder, write_spa
     assert again.seconds >= study.study.user_attrs["seconds"]
 
 
-def test_a_sweep_in_an_object_store_goes_on(s3: Any, write_space: WriteSpace) -> None:
+def test_a_sweep_that_is_killed_at_any_write_runs_no_finished_trial_again(
+    tmp_path: Path, write_space: WriteSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a trial that is paid for twice or lost, and a journal that the next run cannot read."""
+    settings = settings_of(write_space(CHOICES), samples=4)
+    real, writes, finished = Journal.save, 0, []
+
+    def sweep(storage: StorageFolder) -> list[str]:
+        study = opened(storage, settings)
+        while (found := study.suggest()) is not None:
+            study.report(found[0], report(30.0))
+            finished.append(found[1])
+        return sorted(str(trial.user_attrs["draw"]) for trial in started(study.study) if trial.value is not None)
+
+    expected = sweep(resolve(str(tmp_path / "whole")))
+    for kill_at in range(10):
+        writes, finished = 0, []
+
+        def save(journal: Journal, kill_at: int = kill_at) -> None:
+            nonlocal writes
+            writes += 1
+            if writes == kill_at + 1:
+                raise KeyboardInterrupt
+            real(journal)
+
+        storage = resolve(str(tmp_path / f"killed{kill_at}"))
+        monkeypatch.setattr(Journal, "save", save)
+        with contextlib.suppress(KeyboardInterrupt):
+            sweep(storage)
+        monkeypatch.setattr(Journal, "save", real)
+        assert sweep(storage) == expected
+        assert len(finished) == len(expected), kill_at
+
+
+def test_a_sweep_in_an_object_store_continues(s3: Any, write_space: WriteSpace) -> None:
     """Catches a journal that is appended to, which object stores cannot do."""
     storage, settings = resolve(s3.uri("bucket/sweep")), settings_of(write_space())
     study = opened(storage, settings)
@@ -140,7 +175,7 @@ def test_a_sweep_in_an_object_store_goes_on(s3: Any, write_space: WriteSpace) ->
 
 
 def test_failed_trials_are_run_again_only_if_wanted(storage: StorageFolder, write_space: WriteSpace) -> None:
-    """Catches a trial that fails for ever, and one that cannot be tried again."""
+    """Catches a trial that fails again and again, and one that cannot be tried again."""
     settings = settings_of(write_space(CHOICES), search="grid")
     study = opened(storage, settings)
     number, draw = suggested(study)
@@ -157,8 +192,8 @@ def test_failed_trials_are_run_again_only_if_wanted(storage: StorageFolder, writ
 
 
 @pytest.mark.parametrize("search", ["tpe", "random"])
-def test_a_continued_search_does_not_begin_anew(search: str, storage: StorageFolder, write_space: WriteSpace) -> None:
-    """Catches a sampler that draws its first points again after each launch."""
+def test_a_continued_search_does_not_start_over(search: str, storage: StorageFolder, write_space: WriteSpace) -> None:
+    """Catches a sampler that draws its first points again after each attempt."""
     draws = []
     for _ in range(2):
         study = opened(storage, settings_of(write_space({"loss.gamma": {"uniform": [3, 4]}}), search=search))
@@ -170,7 +205,7 @@ def test_a_continued_search_does_not_begin_anew(search: str, storage: StorageFol
 
 @pytest.mark.parametrize("search", ["tpe", "random"])
 def test_the_defaults_are_tried_first_and_once(search: str, storage: StorageFolder, write_space: WriteSpace) -> None:
-    """Catches a sweep whose best is never compared with what one has without it."""
+    """Catches a sweep whose best is never compared with the defaults."""
     settings = settings_of(write_space(), search=search)
     assert settings.defaults == {"init": "hardest", "loss.gamma": 2.0, "loss.discrepancy": "squared"}
     study = opened(storage, settings)
@@ -253,7 +288,7 @@ def test_stopping_knows_what_earlier_runs_reported(storage: StorageFolder, write
 
 
 @pytest.mark.parametrize("iterations", [90, 100, 2000, 3000])
-def test_stopping_looks_at_the_end_of_the_first_seed(
+def test_early_stopping_uses_the_end_of_the_first_seed(
     iterations: int, storage: StorageFolder, write_space: WriteSpace
 ) -> None:
     """Catches steps that are no multiple of the rungs': a trial would condense and train a second seed first."""
@@ -306,7 +341,7 @@ def test_a_sweep_of_an_earlier_version_is_refused(storage: StorageFolder, write_
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]\n", b'{"op_code": 99}\n', b"a song\n"])
-def test_a_journal_that_is_none_says_which_file_and_what_to_do(
+def test_an_invalid_journal_is_named_with_the_fix(
     content: bytes, storage: StorageFolder, write_space: WriteSpace
 ) -> None:
     """Catches a traceback for a damaged file, or for one of another program."""

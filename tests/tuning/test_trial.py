@@ -20,7 +20,7 @@ from idc_ray.store.filesystem import resolve
 from idc_ray.tuning.prepare import Plan, prepare
 from idc_ray.tuning.report import settings_yaml
 from idc_ray.tuning.shared_inputs import SharedInputs, feature_key, share_inputs
-from idc_ray.tuning.trial import Report, _condense, run_trial
+from idc_ray.tuning.trial import TrialReport, _condense, run_trial
 from tests.tuning.conftest import WriteSpace, trial_of, tune_config
 
 pytestmark = pytest.mark.ray
@@ -33,8 +33,8 @@ def inputs(ray_cluster: Any, plan: Plan) -> SharedInputs:
     return share_inputs(plan, {"num_cpus": 1})
 
 
-def reports_of(draw: dict[str, Any], inputs: SharedInputs) -> list[Report]:
-    reports: list[Report] = []
+def reports_of(draw: dict[str, Any], inputs: SharedInputs) -> list[TrialReport]:
+    reports: list[TrialReport] = []
     run_trial(draw, inputs, reports.append)
     return reports
 
@@ -100,7 +100,7 @@ def test_a_student_can_be_labelled_in_every_step(inputs: SharedInputs) -> None:
 
 
 def test_a_failure_is_reported_and_not_raised(inputs: SharedInputs) -> None:
-    """Catches a trial that Tune tries again and again, and one whose reason nobody learns."""
+    """Catches a trial that Tune tries again and again, and one whose reason is not recorded."""
     (report,) = reports_of(DRAW | {"ratio": 1e-9}, inputs)
     assert "the images gave no tiles" in report.failed and not report.finished
     (report,) = reports_of(DRAW | {"rlff.feature_layer": "body.99"}, inputs)
@@ -109,9 +109,9 @@ def test_a_failure_is_reported_and_not_raised(inputs: SharedInputs) -> None:
 
 def test_a_stopped_trial_stops(inputs: SharedInputs) -> None:
     """Catches a trial that takes its own end for an error."""
-    reports: list[Report] = []
+    reports: list[TrialReport] = []
 
-    def stop(report: Report) -> None:
+    def stop(report: TrialReport) -> None:
         reports.append(report)
         raise SystemExit
 

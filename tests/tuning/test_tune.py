@@ -49,7 +49,7 @@ def statuses(output: Path) -> list[str]:
 def test_a_whole_sweep_with_a_trial_that_throws(
     ray_cluster: Any, images: Path, tmp_path: Path, write_space: WriteSpace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Catches a failure that ends the sweep or goes unseen, children without a parent, a finished sweep begun anew."""
+    """Catches a failure that ends the sweep or is not recorded, children without a parent, a repeated sweep."""
     output = tmp_path / "out"
     config = tune_config(
         write_space(PARAMETERS), input=str(images), output=str(output), search="grid", mlflow__enabled=True,
@@ -103,7 +103,7 @@ def _check_mlflow(output: Path, numbers: set[int]) -> None:
 def test_a_trial_that_is_killed_is_tried_again_and_then_left(
     ray_cluster: Any, images: Path, tmp_path: Path, write_space: WriteSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a trial that is begun for ever, and one that takes the sweep with it; and an interrupt that Tune keeps
+    """Catches a trial that restarts indefinitely, and one that ends the sweep; and an interrupt that Tune keeps
     to itself."""
     output = tmp_path / "out"
     space = write_space({"init": ["random", "hardest", "medoid"]})
@@ -186,8 +186,8 @@ def test_a_typo_and_a_dry_run_start_nothing(
     assert not output.exists()
 
 
-def test_no_time_left_starts_nothing_and_says_so(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
-    """Catches a time limit that each launch begins anew."""
+def test_no_time_left_starts_nothing_and_is_reported(images: Path, tmp_path: Path, write_space: WriteSpace) -> None:
+    """Catches a time limit that starts again with each attempt."""
     config = tune_config(write_space(), input=str(images), output=str(tmp_path / "out"), hours=1e-9)
     with pytest.raises(IdcError, match="no trial finished; raise --hours"):
         tune(config)

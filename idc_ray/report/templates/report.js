@@ -2,6 +2,7 @@
 (() => {
   const outputs = JSON.parse(document.getElementById("report-data").textContent);
   const PAGE = 50;
+  const LINK = "#image=";  // an address that ends so opens this image
 
   // Elements: text is always text, never markup, since names of files may be anything.
   function element(tag, attributes = {}, ...children) {
@@ -34,8 +35,8 @@
   }
   const preferred = matchMedia("(prefers-color-scheme: dark)");
   setTheme(preferred.matches);
-  preferred.addEventListener("change", (event) => { setTheme(event.matches); drawCharts(); });
-  themeButton.addEventListener("click", () => { setTheme(!root.classList.contains("dark")); drawCharts(); });
+  preferred.addEventListener("change", (event) => setTheme(event.matches));
+  themeButton.addEventListener("click", () => setTheme(!root.classList.contains("dark")));
 
   // Data and commands
 
@@ -54,30 +55,65 @@
     });
   }
 
-  // Charts
+  // Tables: a button in each heading sorts the rows
 
-  const views = new Map();
-  function chartStyle() {
-    const style = getComputedStyle(root);
-    const colour = (name) => style.getPropertyValue(name).trim();
-    const text = { labelColor: colour("--quiet"), titleColor: colour("--ink"), titleFontWeight: 500, labelFontSize: 12, titleFontSize: 12 };
-    return {
-      background: "transparent",
-      font: "system-ui, sans-serif",
-      view: { stroke: null },
-      axis: { ...text, gridColor: colour("--line"), domainColor: colour("--line"), tickColor: colour("--line") },
-      legend: { ...text, symbolLimit: 40, labelLimit: 320 },
-      header: text,
-      text: { color: colour("--ink"), fontSize: 12 },
-      rule: { color: colour("--quiet") },
-      mark: { color: colour("--c0") },
-      range: {
-        symbol: ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"],
-        category: [0, 1, 2, 3, 4, 5, 6, 7].map((index) => colour(`--c${index}`)),
-        ramp: root.classList.contains("dark") ? ["#2b3f55", "#4ea6e0", "#e9f6ff"] : ["#d3e8f7", "#3b93cb", "#083a63"],
-      },
-    };
+  function columnsOf(table) {
+    const columns = new Map();
+    const taken = [...table.tHead.rows].map(() => []);
+    [...table.tHead.rows].forEach((row, y) => {
+      for (const cell of row.cells) {
+        let x = 0;
+        while (taken[y][x]) x += 1;
+        for (let dy = 0; dy < cell.rowSpan; dy += 1) for (let dx = 0; dx < cell.colSpan; dx += 1) taken[y + dy][x + dx] = true;
+        if (cell.scope === "col" && !cell.querySelector(".hidden")) columns.set(cell, x);
+      }
+    });
+    return columns;
   }
+
+  function sortKey(row, column) {
+    const cell = row.cells[column];
+    const text = (cell.dataset.value ?? cell.textContent).trim().replace("∞", "Infinity");
+    const value = parseFloat(text.replaceAll(",", ""));
+    return text === "" || text === "–" ? null : Number.isNaN(value) ? text : value;
+  }
+
+  const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const columns = columnsOf(table);
+    for (const [heading, column] of columns) {
+      const button = element("button", { type: "button", class: "sorter" }, ...heading.childNodes);
+      heading.append(button);
+      button.addEventListener("click", () => {
+        const rows = [...table.tBodies[0].rows].map((row) => [sortKey(row, column), row]);
+        const before = heading.getAttribute("aria-sort");
+        const descending = before ? before === "ascending" : rows.some(([key]) => typeof key === "number");
+        for (const other of columns.keys()) other.removeAttribute("aria-sort");
+        heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
+        rows.sort(([a], [b]) => (a === null) - (b === null) || (a === null ? 0 : compare(a, b) * (descending ? -1 : 1)));
+        table.tBodies[0].append(...rows.map(([, row]) => row));
+      });
+    }
+  }
+
+  // Charts: SVG with the page's colours, which follow the theme, and are those of paper in print
+
+  const text = { labelColor: "var(--quiet)", titleColor: "var(--ink)", titleFontWeight: 500, labelFontSize: 12, titleFontSize: 12 };
+  const chartStyle = {
+    background: "transparent",
+    font: "system-ui, sans-serif",
+    view: { stroke: null },
+    axis: { ...text, gridColor: "var(--line)", domainColor: "var(--line)", tickColor: "var(--line)" },
+    legend: { ...text, symbolLimit: 40, labelLimit: 320 },
+    header: text,
+    text: { color: "var(--ink)", fontSize: 12 },
+    rule: { color: "var(--quiet)" },
+    mark: { color: "var(--c0)" },
+    range: {
+      symbol: ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"],
+      category: [0, 1, 2, 3, 4, 5, 6, 7].map((index) => `var(--c${index})`),
+    },
+  };
 
   function setColumns(node, columns) {
     if (node.legend?.columns) node.legend.columns = columns;
@@ -87,14 +123,11 @@
   async function drawChart(plot) {
     const output = outputs[plot.closest("[data-output]").dataset.output];
     const chart = output.charts[plot.dataset.chart];
-    views.get(plot)?.finalize();
     const spec = { ...structuredClone(chart.spec), data: { name: "rows" }, datasets: { rows: chart.rows }, autosize: { type: "fit-x", contains: "padding" } };
     setColumns(spec, Math.max(1, Math.floor(plot.clientWidth / 270)));
     const embedded = await window.vegaEmbed(plot, spec, {
-      mode: "vega-lite", ast: true, actions: false, config: chartStyle(), tooltip: { theme: root.classList.contains("dark") ? "dark" : "light" },
-      renderer: chart.rows.length > 2000 ? "canvas" : "svg",
+      mode: "vega-lite", ast: true, actions: false, config: chartStyle, renderer: "svg", bind: plot.nextElementSibling,
     });
-    views.set(plot, embedded);
     embedded.view.addEventListener("click", (event, item) => {
       if (item?.datum?.image) plot.dispatchEvent(new CustomEvent("choose", { bubbles: true, detail: item.datum.image }));
     });
@@ -107,6 +140,7 @@
       } catch (error) {
         plot.textContent = `This chart cannot be drawn: ${error.message}`;
       }
+      await new Promise((resolve) => setTimeout(resolve)); // the page answers between two charts
     }
   }
 
@@ -185,6 +219,7 @@
       article.addEventListener("choose", (event) => this.jump(event.detail));
       this.list();
       if (this.shown.length) this.choose(this.shown[0]);
+      if (location.hash.startsWith(LINK)) this.jump(decodeURIComponent(location.hash.slice(LINK.length)));
     }
 
     list() {
@@ -212,7 +247,7 @@
       const button = element("button", { type: "button", "aria-current": this.chosen === row ? "true" : null },
         src ? element("img", { src, alt: "", class: "thumb", width: 64, height: 48, loading: "lazy" }) : element("span", { class: "thumb" }),
         element("span", {}, element("bdi", { class: "name", text: row.source }), element("span", { class: "meta", text: facts.join(" · ") })));
-      button.addEventListener("click", () => this.choose(row));
+      button.addEventListener("click", () => this.choose(row, true));
       button.row = row;
       return element("li", {}, button);
     }
@@ -223,7 +258,7 @@
       event.preventDefault();
       const buttons = [...this.find(".rows").querySelectorAll("button")];
       const next = buttons[buttons.indexOf(document.activeElement) + moves[event.key]];
-      if (next) { next.focus(); this.choose(next.row); }
+      if (next) { next.focus(); this.choose(next.row, true); }
     }
 
     jump(source) {
@@ -234,7 +269,8 @@
       this.find(".detail").focus({ preventScroll: true });
     }
 
-    choose(row) {
+    choose(row, linked = false) {
+      if (linked) history.replaceState(null, "", LINK + encodeURIComponent(row.source));
       this.chosen = row;
       this.tile = 0;
       for (const button of this.find(".rows").querySelectorAll("button")) {
