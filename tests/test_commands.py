@@ -149,7 +149,7 @@ def complete(*words: str) -> list[str]:
 def test_completion_offers_commands_options_and_choices() -> None:
     assert complete("idc-ray", "co") == ["condense", "compare", "completion"]
     assert complete("idc-ray", "condense", "--matching", "") == ["none", "cells", "pixels", "both"]
-    assert complete("idc-ray", "condense", "--scale", "") == ["2", "3", "4"]
+    assert complete("idc-ray", "condense", "--scale", "") == ["1", "2", "3", "4"]
     assert complete("idc-ray", "condense", "--source.m") == ["--source.max-pixels"]
     assert complete("idc-ray", "train", "--no-ov") == ["--no-overwrite"]
     assert complete("idc-ray", "condense", "--input", "ph") == []  # bash itself then offers files

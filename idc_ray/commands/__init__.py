@@ -29,6 +29,7 @@ COMMANDS = {
     "tune": "Search for settings of condense that give better students.",
     "export": "Write a condensed set as PNG folders, LMDB, WebDataset or a Hugging Face dataset.",
     "upscale": "Upscale photographs with a network.",
+    "curate": "Cut images into tiles and leave out flat, blurred, blocky, noisy and badly exposed ones.",
     "status": "Show the state of a condense job, running or not, from its output.",
     "report": "Write a self-contained HTML report of one or more outputs.",
     "verify": "Check a condensed set for damage, and remove damaged parts.",
@@ -44,6 +45,7 @@ JOBS = {
     "compare": ("idc_ray.config.compare:CompareConfig", "idc_ray.comparison.compare:compare"),
     "tune": ("idc_ray.config.tune:TuneConfig", "idc_ray.tuning.tune:tune"),
     "export": ("idc_ray.config.export:ExportConfig", "idc_ray.commands.export:export"),
+    "curate": ("idc_ray.config.curate:CurateConfig", "idc_ray.curation.job:run_curate"),
     "upscale": ("idc_ray.config.upscale:UpscaleConfig", "idc_ray.evaluation.upscale_job:run_upscale"),
 }
 

@@ -20,7 +20,7 @@ from idc_ray.report.notebook import condense_html
 from idc_ray.report.page import chart_library
 from idc_ray.report.write import PAGE_BYTES
 from idc_ray.results import CondenseResult
-from idc_ray.store import holder_text, read_status
+from idc_ray.store import holder_text, read_status, update_run
 from idc_ray.store.filesystem import resolve
 from idc_ray.store.lock import lock
 from tests.report.conftest import DIGEST, Condensed, Page, picture
@@ -102,6 +102,15 @@ def test_file_names_are_always_text(tmp_path: Path) -> None:
     assert not {"\u202e", "\x07"} & set(page.html)
     assert "alert(1)" in page.html
     assert sorted(only(page)["images"]["source"]) == sorted(printable(each) for each in made.sources[1:])
+
+
+def test_copies_that_were_left_out_are_listed(condensed: Condensed) -> None:
+    """Catches names of a stranger's files that become markup, and a page for every set about copies it has not."""
+    assert "left out" not in condensed.finish().report().html
+    update_run(condensed.store, duplicates={"images": 2, "groups": [["a.png", "b<i>.png", "c\u202e.png"]]})
+    html = condensed.report().html
+    assert "2 images have the same bytes as others" in html
+    assert "b&lt;i&gt;.png" in html and "<i>" not in html and "\u202e" not in html
 
 
 def test_a_name_that_is_no_text_is_shown_escaped(tmp_path: Path) -> None:
