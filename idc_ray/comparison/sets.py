@@ -97,7 +97,7 @@ def condense_set(job: Job, teacher: bytes, blocks: Iterable[Block], images: int)
             _condense_missing(job, teacher, blocks)
             compact_rest(store, job.digest, run.shard_count)
             end_launch(store, job.launch)
-            write_manifest(store, job.digest, {}, images)
+            write_manifest(store, job.digest, config.tile_size, {}, images)
     return set_facts(store)
 
 

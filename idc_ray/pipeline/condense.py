@@ -347,7 +347,7 @@ def _finish(launch: _Launch) -> tuple[Manifest, bool]:
     if changed or manifest is None:
         timing = {"wall": numbers["wall_seconds"], **numbers["seconds"]}
         expected = launch.listing.manifest.num_rows + launch.plan.gone
-        manifest = write_manifest(store, job.digest, timing, expected)
+        manifest = write_manifest(store, job.digest, job.config.tile_size, timing, expected)
         tracker.log_artifact(json.dumps(asdict(manifest), indent=2), "manifest.json")
         picture = draw_gallery(job.config, launch.listing, store)
         if picture is not None:

@@ -43,7 +43,7 @@ def test_an_output_that_became_read_only_is_named_by_the_error(
     def no_cluster(join: object) -> Iterator[bool]:
         yield True
 
-    monkeypatch.setattr(condense, "cluster", no_cluster)
+    monkeypatch.setattr(condense, "ray_cluster", no_cluster)
     monkeypatch.setattr(condense, "_track", lambda launch: None)
     monkeypatch.setattr(condense, "_condense_all", lambda launch: refuse(IdcError("the output cannot be used")))
     monkeypatch.setattr(condense, "end_launch", lambda *_: refuse(PermissionError("read-only")))
