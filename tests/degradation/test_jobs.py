@@ -68,7 +68,7 @@ def test_a_condensed_set_records_how_its_images_were_degraded(folder: Path, tmp_
 
 
 def test_an_image_is_read_with_the_parameters_that_made_its_lr_image(tmp_path: Path) -> None:
-    """Catches parameters drawn again by a worker of another seed, as in a comparison, where all seeds share LR images."""
+    """Catches parameters drawn again by a worker of another seed, as in a comparison, whose seeds share LR images."""
     write_pictures(tmp_path / "in", "a")
     job, listing = make_job(tmp_path, small_config(degradation="classic", seed=3))
     row = read_image(job, listing.manifest.to_pylist()[0])
