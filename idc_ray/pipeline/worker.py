@@ -24,7 +24,6 @@ from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.memory import is_out_of_memory
 from idc_ray.condensation.retry import condense_each
 from idc_ray.condensation.tasks import Condensed, ImageTask, stored_tiles
-from idc_ray.degradation import Degrade
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images.names import printable
 from idc_ray.pipeline.attempts import Ledger
@@ -206,7 +205,7 @@ class CondenseWorker(_Worker):
                 if isinstance(result, Exception):
                     raise result
                 seconds = {"read": row["read_seconds"], **result.seconds}
-                record = _record(self.job, row, result, seconds, self.kind)
+                record = _record(row, result, seconds, self.kind)
                 finished.append((record, _tile_rows(self.job, row, result)))
                 losses = {"loss_start": result.loss_start, "loss_end": result.loss_end}
                 statuses.append(_status(row, "done", **losses, seconds=seconds))
@@ -275,8 +274,7 @@ def explain(error: Exception) -> tuple[str, str]:
     return "condensation_failed", f"{type(error).__name__} while condensing the image: {error}"
 
 
-def _record(job: Job, row: Row, result: Condensed, seconds: dict[str, float], device: str) -> ImageRecord:
-    degrade = Degrade.of(job.config)
+def _record(row: Row, result: Condensed, seconds: dict[str, float], device: str) -> ImageRecord:
     return ImageRecord(
         image_id=row["image_id"],
         source=row["source"],
@@ -295,7 +293,7 @@ def _record(job: Job, row: Row, result: Condensed, seconds: dict[str, float], de
         seconds=seconds,
         device=device,
         color_profile=row["color_profile"],
-        degradation=None if degrade.steps == "bicubic" else json.dumps(degrade.drawn(row["image_id"])),
+        degradation=row["degradation"],
     )
 
 
