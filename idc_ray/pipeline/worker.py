@@ -110,7 +110,7 @@ class SurveyWorker(_Worker):
     def work(self, rows: list[Row]) -> list[Row]:
         out = []
         for row in rows:
-            status = {"image_id": row["image_id"], "difficulty": None, "pixels": row["height"] * row["width"]}
+            status = {"image_id": row["image_id"], "difficulty": None, "height": row["height"], "width": row["width"]}
             if not row["code"]:
                 status["difficulty"] = self._difficulty(row)
             out.append(status)
@@ -184,12 +184,16 @@ class CondenseWorker(_Worker):
         """Condense and commit ``rows`` together; what fails together is tried again one by one."""
         if isolated:
             self.ledger.record([row["image_id"] for row in rows], True, rows[0]["source"])
-        tasks = [ImageTask(row["image_id"], *pixels(row, self.job.config.scale)) for row in rows]
+        tasks = [self._task(row) for row in rows]
         statuses: list[Row] = []
         for results in condense_each(self.condenser, tasks):  # committed before the next is tried alone
             begin = len(statuses)
             statuses += self._finish(rows[begin : begin + len(results)], results)
         return statuses
+
+    def _task(self, row: Row) -> ImageTask:
+        tiles = self.job.tiles_of(row["image_id"], row["height"], row["width"])
+        return ImageTask(row["image_id"], *pixels(row, self.job.config.scale), tiles=tiles)
 
     def _finish(self, rows: list[Row], results: Sequence[Condensed | Exception]) -> list[Row]:
         """Commit what was condensed together; the status of each image."""
