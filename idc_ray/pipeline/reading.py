@@ -84,7 +84,7 @@ class ReadImages:
         death: Death | None = None
         out: list[dict[str, Any]] = []
         with failing:
-            death = ledger.begin(images, self.isolated, rows[0]["source"])
+            death = ledger.begin(images, self.isolated, rows[0]["source"] or "") if images else None
         if death is not None:
             log.warning("a process died while reading %d images; reading them one by one", len(images))
         try:

@@ -119,6 +119,7 @@ def test_rows_that_fill_a_batch_are_no_images(job_and_found: tuple[Job, ImageLis
     job, listing = job_and_found
     manifest = pa.Table.from_pylist([listing.manifest.to_pylist()[0], dict.fromkeys(MANIFEST_SCHEMA.names)])
     _, nothing = ReadImages(job)(manifest).to_pylist()
+    assert ReadImages(job)(manifest.slice(1)).to_pylist() == [nothing], "a batch of nothing else"
     assert nothing.keys() == rows[A].keys()
     worker, condenser = worker_with(job)
     assert outcomes(send(worker, nothing, rows[A], nothing)) == {A: "done"}
