@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from PIL import Image
 
 # Nothing here may import Ray or Optuna: the loop would pay for it.
 from benchmarks.common import ROOT, blocks, machine, parser, write_result
+from idc_ray.condensation.budget import budgets_of
 from idc_ray.condensation.condenser import Condenser
 from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.config import CondenseConfig, load
@@ -136,8 +138,13 @@ def _tiles(config: CondenseConfig, teacher: bytes, images: list[ImageTask]) -> l
     layer = config.rlff.feature_layer
     network = load_teacher(teacher, scale=config.scale, feature_layer=layer, name="the teacher", device=device)
     condenser = Condenser(network, config, device)
-    measured = [(condenser.difficulty(image.lr), image.lr[..., 0].size) for image in images]
-    condenser.mean_difficulty = sum(mean * pixels for mean, pixels in measured) / sum(pixels for _, pixels in measured)
+    rows = [
+        {"image_id": image.image_id, "difficulty": condenser.difficulty(image.lr), "height": image.lr.shape[0],
+         "width": image.lr.shape[1]}
+        for image in images
+    ]  # fmt: skip
+    budgets = budgets_of(config, rows)
+    images = [replace(image, tiles=budgets[image.image_id]) for image in images]
     tiles: list[Pair] = []
     for first in range(0, len(images), TOGETHER):
         group = images[first : first + TOGETHER]

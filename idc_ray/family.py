@@ -65,7 +65,7 @@ class RunFamily:
         except BadRequest as error:  # the job is worth more than its metrics; a next launch logs it
             log.warning("%s is not in MLflow yet, the next attempt of the job logs it: %s", name, error)
             return
-        if child.run_id != begun:  # a launch that is killed before the end goes on with this run
+        if child.run_id != begun:  # the next attempt continues this run if this one is killed
             self._known["runs"][name] = child.run_id
             self._storage.write_json(FILE, self._known)
         report(child)

@@ -39,7 +39,7 @@ def check_regular(path: str) -> None:
     """Raise :class:`NotRegularFile` unless a local path is that of a file or of nothing."""
     try:
         mode = os.stat(path).st_mode
-    except OSError:  # whoever opens it says it better
+    except OSError:  # opening the file gives a better error
         return
     _check(mode, path)
 

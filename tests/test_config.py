@@ -23,7 +23,7 @@ SETTINGS = list(settings_of(CondenseConfig))
 #: The only settings that may change without a new digest. A setting that is missing here must change it.
 NEUTRAL = {
     "input", "output", "teacher", "dry_run", "strict", "overwrite", "retry_quarantined", "gallery_images",
-    "report_images",
+    "report_images", "method_reason",
     "source.image_column", "source.max_pixels", "source.on_changed",
     "actors.min_size", "actors.max_size", "actors.initial_size", "actors.cpus", "actors.gpus",
     "actors.images_per_step", "actors.device", "actors.ray_address",
@@ -396,3 +396,27 @@ def test_store_is_short_for_what_is_stored_of_a_tile() -> None:
     assert load_config(None, {"store": {"tiles": "lr"}}).store.tiles == "lr"
     parsed = parse(CondenseConfig, ["--store", "lr"], "")
     assert parsed.digest(TEACHER) not in (CondenseConfig().digest(TEACHER), config.digest(TEACHER))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "method"),
+    [
+        ({"ratio": 0.02}, "idc"),
+        ({"ratio": 0.005}, "idc"),
+        ({}, "sobel"),
+        ({"ratio": "0.5"}, "sobel"),
+        ({"ratio": 0.02, "labels": "real"}, "sobel"),
+    ],
+)
+def test_auto_is_the_method_measured_best_for_the_ratio(overrides: dict[str, object], method: str) -> None:
+    """It is recorded with its reason, and continues outputs of the method named by itself."""
+    config = load_config(None, {"method": "auto", **overrides})
+    assert config.method == method
+    assert config.method_reason.startswith("auto, ") and "docs/results.md" in config.method_reason
+    assert config.digest(TEACHER) == load_config(None, {"method": method, **overrides}).digest(TEACHER)
+    assert CondenseConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_auto_leaves_a_wrong_ratio_to_its_own_check() -> None:
+    assert "setting 'ratio' is 2" in refusal({"method": "auto", "ratio": 2})
+    assert "setting 'ratio' is 'half'" in refusal({"method": "auto", "ratio": "half"})

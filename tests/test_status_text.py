@@ -94,7 +94,7 @@ def test_the_job_and_its_exit_codes(store: StorageFolder, tmp_path: Path, capsys
 
 def test_a_finished_run(store: StorageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     update_run(store, images=0)
-    write_manifest(store, DIGEST, {"wall": 3700.0}, 0)
+    write_manifest(store, DIGEST, 24, {"wall": 3700.0}, 0)
     text = format_status(read_status(store))
     assert "state        finished" in text
     assert "0 images, 0 tiles, ratio 0" in text

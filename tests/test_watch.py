@@ -78,7 +78,7 @@ def job(store: StorageFolder, *steps: Callable[[], object]) -> Callable[[float],
 
 def finish(store: StorageFolder) -> None:
     compact(store, DIGEST, 0, 1)
-    write_manifest(store, DIGEST, {"wall": 3.0})
+    write_manifest(store, DIGEST, 24, {"wall": 3.0})
 
 
 def shown(store: StorageFolder, terminal: bool) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.arms.images import Images
 from benchmarks.arms.queue import Arm
-from idc_ray.condensation.budget import SURVEY_IMAGES, mean_difficulty
+from idc_ray.condensation.budget import budgets_of
 from idc_ray.condensation.condenser import Condenser
 from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.tasks import Condensed, ImageTask, TeacherCache, needs_hr
@@ -102,18 +102,22 @@ class SetMaker:
         # The condenser's labels are not used, as labels are made for each training; so any teacher will do here.
         teacher = self._teacher if config.resolved_feature_network == "teacher" else bundled_teacher_bytes(config.scale)
         known: list[TeacherCache | None] = [None] * len(self._images.train)
-        mean = None
         if config.allocation == "difficulty" or config.synthesizes_tiles:
             measured = self._measured(config, teacher)
             if not all(part.done() for part in measured):
                 return
             known = [part.result() for part in measured]
-            mean = self._mean(known)
+        rows = [
+            {"image_id": pair.name, "height": pair.lr.shape[0], "width": pair.lr.shape[1],
+             "difficulty": float(each.difficulties.mean(dtype=np.float64)) if each else None}
+            for pair, each in zip(self._images.train, known, strict=True)
+        ]  # fmt: skip
+        budgets = budgets_of(config, rows)
         tasks = [
-            ImageTask(pair.name, pair.lr, pair.hr if needs_hr(config) else None, each)
+            ImageTask(pair.name, pair.lr, pair.hr if needs_hr(config) else None, each, budgets[pair.name])
             for pair, each in zip(self._images.train, known, strict=True)
         ]
-        self._work[key] = [self._pool.submit(_condense, config, teacher, mean, task) for task in tasks]
+        self._work[key] = [self._pool.submit(_condense, config, teacher, task) for task in tasks]
         log.info("condensing %s: %d images", key, len(self._images.train))
 
     def _measured(self, config: CondenseConfig, teacher: bytes) -> list[Future[TeacherCache]]:
@@ -123,15 +127,6 @@ class SetMaker:
             assert self._pool is not None
             self._surveys[same] = [self._pool.submit(_measure, same, teacher, pair.lr) for pair in self._images.train]
         return self._surveys[same]
-
-    def _mean(self, known: list[TeacherCache | None]) -> float:
-        """Mean difficulty for ``allocation: difficulty``, from the same sample as in the condense job."""
-        maps = [(pair.name, each.difficulties) for pair, each in zip(self._images.train, known, strict=True) if each]
-        rows = [
-            {"image_id": name, "difficulty": float(each.mean(dtype=np.float64)), "pixels": each.size}
-            for name, each in maps[:SURVEY_IMAGES]
-        ]
-        return float(mean_difficulty(rows)["mean_difficulty"])
 
     @property
     def busy(self) -> bool:
@@ -223,8 +218,6 @@ def _measure(config: CondenseConfig, teacher: bytes, lr: NDArray[np.uint8]) -> T
     return _condenser(config, teacher).measure(lr, keep_features=False)
 
 
-def _condense(config: CondenseConfig, teacher: bytes, mean: float | None, task: ImageTask) -> Condensed | str:
-    condenser = _condenser(config, teacher)
-    condenser.mean_difficulty = mean
-    result = condenser.condense([task])[0]
+def _condense(config: CondenseConfig, teacher: bytes, task: ImageTask) -> Condensed | str:
+    result = _condenser(config, teacher).condense([task])[0]
     return f"{task.image_id}: {type(result).__name__}: {result}" if isinstance(result, Exception) else result

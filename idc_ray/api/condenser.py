@@ -83,9 +83,9 @@ class Condenser:
     """Condenses images one by one in this process, without Ray.
 
     Deterministic: the same image gives the same bytes in every call and, on the same kind of device, in the job
-    :func:`idc_ray.condense` with the same settings and image id. During a call torch runs as in the job's workers (by
-    default on one thread, with deterministic algorithms, without TF32); afterwards all settings of torch are restored.
-    Not thread-safe, as torch's settings belong to the process.
+    :func:`idc_ray.condense` with the same settings, image id and number of tiles. During a call torch runs as in the
+    job's workers (by default on one thread, with deterministic algorithms, without TF32); afterwards all settings of
+    torch are restored. Not thread-safe, as torch's settings belong to the process.
 
     Create one with :meth:`from_pretrained`.
 

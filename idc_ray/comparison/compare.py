@@ -21,6 +21,7 @@ from idc_ray.comparison.schedule import Outcome, Unit, run_units
 from idc_ray.comparison.table import ComparisonTable, to_markdown
 from idc_ray.comparison.tasks import Blocks
 from idc_ray.comparison.track import log_result
+from idc_ray.condensation.budget import budgets_of
 from idc_ray.config import METHOD_VERSION, CondenseConfig
 from idc_ray.config.base import result_digest
 from idc_ray.config.compare import CompareConfig
@@ -134,6 +135,7 @@ class _Comparison:
         self.may_grow = False
         self._blocks: dict[int, Blocks] = {}
         self._labelled: dict[str, Blocks] = {}
+        self._surveys: dict[str, list[dict[str, Any]]] = {}
 
     def run(self) -> ComparisonTable:
         plan = self.plan
@@ -177,11 +179,11 @@ class _Comparison:
     def _train_all(self, missing: list[tuple[Arm, int]]) -> None:
         assert self.pool is not None
         log.info("%d tasks at a time on %s", self.pool.max_size, self.pool.device)
-        with Heartbeat("measuring the mean difficulty of the images"):
-            difficulties = self._difficulties([arm for arm, _ in missing])
+        with Heartbeat("measuring the images for their budgets"):
+            self._survey([arm for arm, _ in missing])
         units = {}
         for arm, seed in missing:
-            units[self._unit(arm, seed, difficulties)] = (arm, seed)
+            units[self._unit(arm, seed)] = (arm, seed)
         begin, before = time.monotonic(), len(self.done)
         running: list[Unit | str] = []
 
@@ -266,27 +268,26 @@ class _Comparison:
             self._blocks[size] = Blocks([tasks.read.remote(job, rows) for rows in manifest_blocks(self.plan.listing)])
         return self._blocks[size]
 
-    def _difficulties(self, arms: list[Arm]) -> dict[str, float]:
-        """Mean difficulties by key; measured once and recorded, as all attempts must use the same."""
-        means: dict[str, float] = {}
+    def _survey(self, arms: list[Arm]) -> None:
+        """What budgets depend on; measured once, then recorded: all launches must use the same."""
         for arm in arms:
-            key = self._difficulty_key(arm.condense)
-            if arm.allocation != "difficulty" or key in means:
+            key = self._survey_key(arm.condense)
+            if arm.whole or key in self._surveys:
                 continue
             name = f"surveys/{key}.json"
             stored = self.storage.read_json(name, "delete that file to measure it again")
             if stored is None:
                 job = self.plan.job(arm.condense.model_copy(update={"method": "random"}), "reading/survey")
-                mean = self._value(self._remote(tasks.survey, job, self.teacher, self._images(arm.condense)))
-                stored = {"mean_difficulty": mean}
+                rows = self._value(self._remote(tasks.survey, job, self.teacher, self._images(arm.condense)))
+                stored = {"images": rows}
                 self.storage.write_json(name, stored)
-            means[key] = stored["mean_difficulty"]
-        return means
+            self._surveys[key] = stored["images"]
 
-    def _difficulty_key(self, config: CondenseConfig) -> str:
+    def _survey_key(self, config: CondenseConfig) -> str:
         settings: dict[str, Any] = {"images": self.plan.data.images, "teacher": self.plan.data.teacher}
         settings |= {
             "tile": config.tile_size,
+            "allocation": config.allocation,
             "slots": config.teacher_batch_size,
             "guide": config.resolved_feature_network,
         }
@@ -295,13 +296,13 @@ class _Comparison:
         settings |= {"scale": config.scale, "dtype": config.actors.dtype, "method_version": METHOD_VERSION}
         return result_digest(settings)
 
-    def _unit(self, arm: Arm, seed: int, difficulties: dict[str, float]) -> Unit:
+    def _unit(self, arm: Arm, seed: int) -> Unit:
         plan = self.plan
         condense, training = arm.seeded(seed)
         set_name = arm.set_name(plan.data, seed)
         job = plan.job(condense, f"sets/{set_name}")
-        if arm.allocation == "difficulty":
-            job = replace(job, mean_difficulty=difficulties[self._difficulty_key(arm.condense)])
+        if not arm.whole:
+            job = replace(job, budgets=budgets_of(condense, self._surveys[self._survey_key(condense)]))
         storage = resolve(f"{plan.output.rstrip('/')}/students/{arm.training_name(plan.data)}/{seed}")
 
         def train(facts: Any) -> Any:

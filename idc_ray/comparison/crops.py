@@ -24,7 +24,7 @@ __all__ = ["find_crops"]
 
 log = logging.getLogger(__name__)
 
-#: Most students, images that are looked at, and crops that are kept.
+#: Maximum number of students, of searched images, and of crops.
 STUDENTS, LOOKED_AT, KEPT = 8, 6, 3
 
 #: Longest side of what is upscaled of an image, LR pixels, and side of a crop, HR pixels.

@@ -73,7 +73,7 @@ def run_units(
                     running[unit.make_set()] = unit.set_name
             if at_work is not None:
                 at_work[:] = running.values()
-            yield from ended  # only now: whoever takes them may take his time, and the cluster is busy
+            yield from ended  # after new tasks were started, as the caller may take a while
             ended = []
             ready, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_SECONDS) if running else ([], [])
             for reference in ready:
@@ -85,7 +85,7 @@ def run_units(
                 else:
                     failed[what] = outcome[1]
     finally:
-        for reference in running:  # whoever stops early leaves no task behind; its work so far is on disk
+        for reference in running:  # no task outlives an early stop; its work so far is stored
             ray.cancel(reference, force=True)
 
 

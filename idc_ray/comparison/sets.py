@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -11,10 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-import torch
 
 from idc_ray.comparison.images import Block, relabelled
-from idc_ray.condensation.budget import SURVEY_IMAGES, mean_difficulty
+from idc_ray.condensation.budget import mean_difficulty
 from idc_ray.condensation.load import load_condenser
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import load_upscaler
@@ -40,7 +38,7 @@ from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.lease import LEASE_S
 from idc_ray.store.lock import lock
 
-__all__ = ["SetFacts", "condense_set", "label_whole", "measure_difficulty", "set_facts", "whole_facts"]
+__all__ = ["SetFacts", "condense_set", "label_whole", "measure_images", "set_facts", "whole_facts"]
 
 #: How long to wait for a task of a killed launch, or one whose process died, to let go of the set: in an object store
 #: its lease has to expire.
@@ -74,7 +72,7 @@ def condense_set(job: Job, teacher: bytes, blocks: Iterable[Block], images: int)
     """Condense all images into the store, continuing an earlier attempt; rows are those of the condense job.
 
     Args:
-        job: the run, with its mean difficulty if the allocation needs it.
+        job: the run, with its budgets.
         teacher: content of the checkpoint.
         blocks: the decoded images; iterated more than once.
         images: number of images.
@@ -89,15 +87,14 @@ def condense_set(job: Job, teacher: bytes, blocks: Iterable[Block], images: int)
     known = read_run(store)
     # The set's folder is named by what the images are; where they are may change from launch to launch.
     more = {} if known is None else {"input_uri": known.input_uri}
-    survey = None if job.mean_difficulty is None else {"mean_difficulty": job.mean_difficulty}
-    record = run_record(job, teacher, expected, survey=survey, **more)
+    record = run_record(job, teacher, expected, **more)
     with lock(store, f"the comparison, launch {job.launch}", LOCK_SECONDS):
         run = begin_run(store, record)
         if read_manifest(store) is None:
             _condense_missing(job, teacher, blocks)
             compact_rest(store, job.digest, run.shard_count)
             end_launch(store, job.launch)
-            write_manifest(store, job.digest, {}, images)
+            write_manifest(store, job.digest, config.tile_size, {}, images)
     return set_facts(store)
 
 
@@ -157,21 +154,23 @@ def label_whole(job: Job, teacher: bytes, blocks: Iterable[Block]) -> tuple[list
     return labelled, whole_facts(labelled, time.perf_counter() - begin)
 
 
-def measure_difficulty(job: Job, teacher: bytes, blocks: Iterable[Block]) -> float:
-    """Mean difficulty of a run, from the same sample and arithmetic as the condense job.
+def measure_images(job: Job, teacher: bytes, blocks: Iterable[Block]) -> list[dict[str, Any]]:
+    """What the condense job's survey measures of the images, as rows for :func:`budgets_of`.
 
     Args:
-        job: a run of any method.
+        job: a run of any method; difficulty is measured if its allocation needs it.
         teacher: content of the checkpoint.
-        blocks: the decoded images by ascending id.
+        blocks: the decoded images.
     """
     device = set_up_torch(job.config.actors, has_gpu=bool(ray.get_gpu_ids()))
-    condenser = load_condenser(job.config, teacher, device)
-    rows = []
-    with torch.no_grad():
-        for row in itertools.islice((row for block in blocks for row in block.to_pylist()), SURVEY_IMAGES):
-            status = {"image_id": row["image_id"], "difficulty": None, "pixels": row["height"] * row["width"]}
-            if not row["code"]:
-                status["difficulty"] = condenser.difficulty(pixels(row, job.config.scale)[0])
-            rows.append(status)
-    return float(mean_difficulty(rows)["mean_difficulty"])
+    weighed = job.config.allocation == "difficulty"
+    condenser = load_condenser(job.config, teacher, device) if weighed else None
+    rows: list[dict[str, Any]] = []
+    for row in (row for block in blocks for row in block.to_pylist()):
+        if not row["code"]:
+            rows.append({"image_id": row["image_id"], "height": row["height"], "width": row["width"]})
+            if condenser is not None:
+                rows[-1]["difficulty"] = condenser.difficulty(pixels(row, job.config.scale)[0])
+    if weighed:
+        mean_difficulty(rows)  # raises where there is none
+    return rows

@@ -91,7 +91,7 @@ def _train(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     storage.write_json(DONE, done)
-    for name in (STATE, BEST):  # the best checkpoint is never looked at: it was chosen by the curve
+    for name in (STATE, BEST):  # the best checkpoint is not used, as it was selected by the curve
         storage.delete(name)
     return done
 

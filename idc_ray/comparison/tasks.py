@@ -12,7 +12,7 @@ import torch
 from idc_ray.comparison.images import Block, read_block
 from idc_ray.comparison.schedule import Outcome
 from idc_ray.comparison.scoring import Scoring
-from idc_ray.comparison.sets import SetFacts, condense_set, label_whole, measure_difficulty, whole_facts
+from idc_ray.comparison.sets import SetFacts, condense_set, label_whole, measure_images, whole_facts
 from idc_ray.comparison.students import run_student
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import IdcError
@@ -67,8 +67,8 @@ def read(job: Job, manifest: Any) -> Block:
 
 @_task
 def survey(job: Job, teacher: bytes, blocks: Blocks) -> Outcome:
-    """See :func:`measure_difficulty`."""
-    return guarded(lambda: measure_difficulty(job, teacher, blocks))
+    """See :func:`measure_images`."""
+    return guarded(lambda: measure_images(job, teacher, blocks))
 
 
 @_task

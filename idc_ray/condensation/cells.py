@@ -15,7 +15,7 @@ from idc_ray.condensation.windows import candidate_positions, window_means
 
 __all__ = ["NOWHERE", "CellGrid", "Cells", "cell_side", "cell_windows", "mosaic", "tile_offsets"]
 
-#: Cells of an image that are looked at, and for each cell of its tiles; of more, those of the largest weight.
+#: Maximum number of searched cells of an image, in total and per cell of its tiles; those of the largest weight.
 MOST_CELLS, MOST_PER_CELL = 8192, 16
 
 #: Top and left of a cell that is from no place of the image.

@@ -42,10 +42,13 @@ from idc_ray.condensation.windows import cut
 from idc_ray.config import CondenseConfig
 from idc_ray.images.tiles import grid_count
 
-__all__ = ["Condenser"]
+__all__ = ["SURVEY_CROPS", "Condenser"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+#: Tiles that an image's difficulty is measured on.
+SURVEY_CROPS = 64
 
 #: Tiles of one network call by default: GPUs need many to be busy, caches of CPUs hold few.
 DEFAULT_BATCH_SIZE = {"cpu": 4, "cuda": 32}
@@ -122,7 +125,15 @@ class Condenser:
         self.matcher = TileMatcher(self.reader, self.bank, config.loss, config.optimizer, self.batches)
 
     def difficulty(self, lr: NDArray[np.uint8]) -> float:
-        """Mean difficulty of an image, uint8 (H, W, 3): its budget is weighed by it. NaN if the teacher's output is."""
+        """Mean difficulty of an image, uint8 (H, W, 3): its budget is weighed by it. NaN if the teacher's output is.
+
+        Of an image that holds more than ``SURVEY_CROPS`` tiles, that of as many tiles, evenly spaced.
+        """
+        size, columns = self.config.tile_size, lr.shape[1] // self.config.tile_size
+        count = grid_count(lr.shape[0], lr.shape[1], size)
+        if count > SURVEY_CROPS:
+            places = (divmod(index * count // SURVEY_CROPS, columns) for index in range(SURVEY_CROPS))
+            lr = np.hstack([lr[size * i : size * (i + 1), size * j : size * (j + 1)] for i, j in places])
         return float(difficulty_map(self.reader, self._tensor(lr), self.batches).double().mean())
 
     def measure(self, lr: NDArray[np.uint8], keep_features: bool = True) -> TeacherCache:
@@ -143,10 +154,11 @@ class Condenser:
             For each task its result, or the exception that its own preparation or labels raised.
 
         Raises:
-            ValueError: ``allocation`` is ``difficulty``, and the mean difficulty is not known.
+            ValueError: ``allocation`` is ``difficulty``, and neither an image's tiles nor the mean difficulty is known.
             torch.OutOfMemoryError, MemoryError, RuntimeError: too little memory for all of them together.
         """
-        if self.config.allocation == "difficulty" and not (self.mean_difficulty and self.mean_difficulty > 0):
+        open_budget = self.config.allocation == "difficulty" and any(image.tiles is None for image in images)
+        if open_budget and not (self.mean_difficulty and self.mean_difficulty > 0):
             raise ValueError(f"allocation is difficulty; mean_difficulty is {self.mean_difficulty}, expected above 0")
         self.matcher.kept_calls = 0 if frugal else KEPT_CALLS
         chosen: list[_Chosen | Exception] = []
@@ -171,7 +183,7 @@ class Condenser:
     def _prepare(self, image: ImageTask) -> tuple[_Chosen, MatchingProblem | None]:
         lr = self._tensor(image.lr)
         crops = Crops(self.reader, lr, self.batches, image.teacher_cache)
-        difficulties = self._difficulties(crops)
+        difficulties = self._difficulties(crops, image.tiles is not None)
         count = self._budget(image, difficulties)
         size = self.config.tile_size
         if count == 0:
@@ -202,12 +214,12 @@ class Condenser:
     def _weighs(self) -> bool:
         return self.config.synthesizes_tiles and self.gamma > 0
 
-    def _difficulties(self, crops: Crops) -> Tensor | None:
-        """Difficulty map of an image, if the run needs it."""
+    def _difficulties(self, crops: Crops, has_budget: bool) -> Tensor | None:
+        """Difficulty map of an image, if it is needed."""
         config = self.config
         begins = config.synthesizes_tiles and config.init in ("hardest", "hardest_packed")
         weighs = self._weighs and config.loss.hardness != "gradient"
-        if not begins and not weighs and config.allocation != "difficulty":
+        if not begins and not weighs and (has_budget or config.allocation != "difficulty"):
             return None
         difficulties = crops.difficulties()
         check_finite(difficulties)
@@ -222,6 +234,8 @@ class Condenser:
 
     def _budget(self, image: ImageTask, difficulties: Tensor | None) -> int:
         (height, width), size = image.lr.shape[:2], self.config.tile_size
+        if image.tiles is not None:
+            return min(image.tiles, grid_count(height, width, size))
         expected = expected_tiles(self.config.ratio, height, width, size)
         least = 1
         if self.config.allocation == "difficulty" and difficulties is not None and self.mean_difficulty is not None:

@@ -20,7 +20,7 @@ from idc_ray.config import Loss
 
 __all__ = ["exchange"]
 
-#: Bytes of products of cells with each other that are kept; of more, the rest is computed anew.
+#: Maximum size in bytes of the stored products of cells; further products are computed again.
 KEPT_PRODUCTS = 256 * 2**20
 
 

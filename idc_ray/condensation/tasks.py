@@ -38,12 +38,15 @@ class ImageTask:
         lr: uint8 (H, W, 3), at least one tile large.
         hr: uint8 (scale H, scale W, 3), where :func:`needs_hr` asks for it.
         teacher_cache: spares measuring it again; the result is the same bits.
+        tiles: how many it gets; None: what the configuration says of the image alone, at least one, or more for a
+            harder image.
     """
 
     image_id: str
     lr: NDArray[np.uint8]
     hr: NDArray[np.uint8] | None = None
     teacher_cache: TeacherCache | None = None
+    tiles: int | None = None
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ docs/results.md.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from idc_ray.config.auto import best_method
 from idc_ray.config.base import PathField, Section, result_digest, result_settings, settings_of
 from idc_ray.config.degradation import NOTHING_LOST, Degradation, degradation_digest
 from idc_ray.config.synonyms import RENAMED
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 #: Part of the digest. Raise it when a change of code makes other bytes out of the same settings.
-METHOD_VERSION = 6
+METHOD_VERSION = 7
 
 #: Scales that the package has a network for, as ``idc_ray.models`` has them; that would import torch.
 BUNDLED_SCALES = (2, 4)
@@ -257,9 +258,10 @@ class MethodConfig(Section):
     """What makes LR images: bicubic (MATLAB's), classic, realesrgan, noise15, noise25, noise50, a YAML file of steps,
     or the steps themselves (docs/degradation.md). Parameters are drawn by seed and image id."""
     method: Literal[
-        "idc", "ncfd", "random", "hardest", "sobel", "psnr_bicubic", "loss", "kcenter", "herding", "dcsr_like"
+        "idc", "ncfd", "random", "hardest", "sobel", "psnr_bicubic", "loss", "kcenter", "herding", "dcsr_like", "auto"
     ] = "idc"
-    """Condensation method. idc and ncfd synthesise tiles, ncfd from mean features; the others select crops."""
+    """Condensation method. idc and ncfd synthesise tiles, ncfd from mean features; the others select crops; auto: the
+    one that was measured best for the ratio (docs/results.md)."""
     labels: Literal["teacher", "real"] = "teacher"
     """HR tiles: the teacher's output (paper), or real ones, for tiles that are crops or composed of them."""
     tile_size: int = Field(48, ge=16)
@@ -269,8 +271,8 @@ class MethodConfig(Section):
     bundled: the small network of this package, faster than a large teacher, with better students (docs/results.md);
     auto: bundled if there is one for the scale and rlff.feature_layer is auto, else teacher."""
     allocation: Literal["per_image", "difficulty"] = "per_image"
-    """Tiles per image. per_image: the same fraction of each, at least one (paper); difficulty: more for harder
-    images, also none, so that small ratios of small images are reached."""
+    """Tiles per image. per_image: the same fraction of each; difficulty: more for harder images. Either is rounded so
+    that the run has the ratio, so an image may get none."""
     iterations: int = Field(100, ge=0)
     """Optimisation steps of matching pixels or both; 0: as matching none."""
     matching: Literal["none", "cells", "pixels", "both"] = "cells"
@@ -373,7 +375,7 @@ class CondenseConfig(MethodConfig, Files):
         "scale": "super-resolution factor",
         "ratio": "share of the pixels to keep, in (0, 1]",
         "degradation": "of LR: bicubic, classic, realesrgan, FILE",
-        "method": "idc, or a baseline: random, hardest, sobel, ...",
+        "method": "idc, auto, or a baseline: random, sobel, ...",
         "matching": "how idc makes its tiles: none, cells, pixels or both",
         "allocation": "per_image, or difficulty: more for hard images",
         "tile_size": "side of an LR tile in pixels",
@@ -402,6 +404,8 @@ class CondenseConfig(MethodConfig, Files):
     """Discard an output of another configuration or input."""
     retry_quarantined: bool = False
     """Retry quarantined images."""
+    method_reason: str = ""
+    """Why method: auto took its method; set by it."""
     gallery_images: int = Field(8, ge=0)
     """Images in gallery.png; 0: no gallery."""
     report_images: int = Field(24, ge=0)
@@ -410,6 +414,18 @@ class CondenseConfig(MethodConfig, Files):
     actors: Actors = Actors()
     store: Store = Store()
     mlflow: Mlflow = Mlflow()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_method(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("method") != "auto":
+            return values
+        try:
+            ratio = float(values.get("ratio", cls.model_fields["ratio"].default))
+            method, reason = best_method(ratio, selects=values.get("labels") == "real")
+        except (StopIteration, TypeError, ValueError):
+            return {**values, "method": "idc"}  # the ratio is refused by its own check
+        return {**values, "method": method, "method_reason": f"auto, {reason}"}
 
     @model_validator(mode="after")
     def _one_source_of_lr(self) -> Self:

@@ -9,6 +9,7 @@ mathematical function of the C library differs in the last bit.
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,6 +56,10 @@ class Degrade:
     def drawn(self, image_id: str) -> list[Drawn]:
         """The parameters for an image; none for bicubic."""
         return [] if isinstance(self.steps, str) else draw(self.steps, _random(self.seed, image_id, "degradation"))
+
+    def recorded(self, image_id: str) -> str | None:
+        """The parameters as JSON, for records; None for bicubic."""
+        return None if self.steps == "bicubic" else json.dumps(self.drawn(image_id))
 
     def __call__(self, hr: NDArray[np.uint8], scale: int, image_id: str) -> NDArray[np.uint8]:
         """The LR image.

@@ -18,12 +18,13 @@ from idc_ray.images.color import Colors
 from idc_ray.images.manifest import ImageRef
 from idc_ray.images.names import open_path
 from idc_ray.images.parquet import read_row
-from idc_ray.images.read import Decoded, decode_image
+from idc_ray.images.read import Decoded, decode_image, header_size
 from idc_ray.images.resize import downscale
 from idc_ray.regular import NotRegularFile
 
-__all__ = ["Instance", "cropped_to", "load_instance", "read_encoded"]
+__all__ = ["Instance", "cropped_to", "load_instance", "read_encoded", "read_size"]
 
+_HEADER_BYTES = 2**16
 _RETRY_AFTER_S = (0.5, 1.0, 2.0)  # one try and three more
 _BYTES_PER_PIXEL, _BYTES_BESIDES = 16, 64 << 20  # twice what RGBA of 16 bits takes; metadata
 
@@ -148,6 +149,21 @@ def read_encoded(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> b
         return _read_file(filesystem, ref.path, max_pixels)
 
     return _with_retries(read, ref.path)
+
+
+def read_size(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int) -> tuple[int, int]:
+    """Width and height of an image as its header states them; of a file, the beginning is read, if that suffices.
+
+    Raises:
+        RejectedImage: as :func:`read_encoded` and :func:`idc_ray.images.read.header_size`.
+    """
+    if ref.row < 0:
+        try:
+            with open_path(filesystem, ref.path) as file:
+                return header_size(file.read(_HEADER_BYTES))
+        except (OSError, pa.ArrowException, RejectedImage):
+            pass  # the whole file says why, or has its header at the end
+    return header_size(read_encoded(ref, filesystem, max_pixels))
 
 
 def _read_partner(ref: ImageRef, filesystem: fs.FileSystem, max_pixels: int, colors: Colors) -> NDArray[np.uint8]:

@@ -117,7 +117,7 @@ os.register_at_fork(after_in_child=_forget)
 
 def serve() -> None:
     """Answer requests on standard input until it ends; the process that :func:`decode_isolated` starts."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: whoever started this one ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal: the parent process ends this one
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     while len(header := requests.read(_REQUEST.size)) == _REQUEST.size:

@@ -27,7 +27,7 @@ def image_columns(schema: pa.Schema) -> list[str]:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    # No extension types: Ray registers one whose values are unpickled when they are looked at.
+    # No extension types: Ray registers one whose values are unpickled when they are read.
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 

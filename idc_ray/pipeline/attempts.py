@@ -73,7 +73,8 @@ class Ledger:
 
     def end(self) -> None:
         """Record that the batch is done."""
-        clear_inflight(self._store, self._launch, self._name)
+        if self._name:
+            clear_inflight(self._store, self._launch, self._name)
 
     def _count(self, record: Inflight) -> Death:
         if not record.isolated or not self._node_lives(record.node_id):

@@ -19,6 +19,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private.node import Node
 from ray.data import DataContext
 
 from idc_ray.config import Actors
@@ -36,6 +37,9 @@ SHORT_TEMP_DIRS = ("/tmp", "/var/tmp", "/dev/shm")
 
 #: Ray's logs and sockets take some megabytes.
 LEAST_TEMP_BYTES = 20_000_000
+
+#: Methods that start processes which a cluster of this machine alone does not use.
+UNUSED = ("start_api_server", "start_monitor")
 
 #: How long a machine of a cluster may take to accept a connection.
 ANSWER_SECONDS = 15.0
@@ -87,7 +91,7 @@ def join(
         _have_token()
         # local: a cluster that someone else runs on this machine is joined by its address only
         own = {"address": "local", "num_cpus": (os.cpu_count() or 1) + spare_cpus, "include_dashboard": False}
-        with _loopback():
+        with _loopback(), _without_unused():
             _start_ray(own | short_temp_dir() | common)
     _check_machine(needs or {}, {"CPU": spare_cpus}, fix)
 
@@ -108,6 +112,19 @@ def _loopback() -> Iterator[None]:
         os.environ.pop(name)
         if before[0] is not None:
             os.environ[name] = before[0]
+
+
+@contextlib.contextmanager
+def _without_unused() -> Iterator[None]:
+    """Start Ray without its API server and its autoscaler, for which it has no settings: 2 s of CPU time."""
+    before = {name: getattr(Node, name) for name in UNUSED}
+    try:
+        for name in UNUSED:
+            setattr(Node, name, lambda *_, **__: None)
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(Node, name, method)
 
 
 def short_temp_dir() -> dict[str, str]:

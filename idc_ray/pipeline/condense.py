@@ -175,6 +175,8 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
         log.info("ignored %d lines of the list that name an image again", listing.repeated)
     if listing.duplicates:
         log.info("left out %d copies of other images (--duplicates skip)", listing.duplicates["images"])
+    if config.method_reason:
+        log.info("method %s (%s)", config.method, config.method_reason)
     asked = config.iterations not in (0, CondenseConfig().iterations)
     if asked and config.synthesizes_tiles and not config.pixel_steps:
         log.warning(
@@ -251,9 +253,9 @@ def _condense_all(launch: _Launch) -> None:
     job, plan = launch.job, launch.plan
     config = job.config
     teacher = ray.put(launch.teacher)
-    if config.allocation == "difficulty":
-        with Heartbeat("measuring the mean difficulty of the images"):
-            job = replace(job, mean_difficulty=_mean_difficulty(launch, teacher))
+    with Heartbeat("measuring the images for their budgets"):
+        found = survey(launch.listing, job, teacher)
+    job = replace(job, mean_difficulty=found.mean_difficulty, budgets=found.budgets)
     suspects = only(launch.listing.manifest, set(plan.isolated)).sort_by("image_id")
     unfinished = pa.concat_tables([plan.together, suspects])["image_id"]
     compactor = Compactor(job.store, job.digest, launch.run.shard_count, unfinished)
@@ -298,14 +300,6 @@ def _pool(launch: _Launch, batches: int) -> PoolPlan:
     return pool
 
 
-def _mean_difficulty(launch: _Launch, teacher: ray.ObjectRef[bytes]) -> float:
-    """Mean difficulty from the run record, or measured and recorded: all attempts must use the same."""
-    if launch.run.survey is None:
-        launch.run = update_run(launch.job.store, survey=survey(launch.listing, launch.job, teacher))
-    assert launch.run.survey is not None
-    return float(launch.run.survey["mean_difficulty"])
-
-
 def _follow(launch: _Launch, statuses: Any, pool: PoolPlan, compactor: Compactor, progress: Progress) -> None:
     """Process status rows as they arrive: show and track them, compact complete shards."""
     logged_at = 0.0
@@ -347,7 +341,7 @@ def _finish(launch: _Launch) -> tuple[Manifest, bool]:
     if changed or manifest is None:
         timing = {"wall": numbers["wall_seconds"], **numbers["seconds"]}
         expected = launch.listing.manifest.num_rows + launch.plan.gone
-        manifest = write_manifest(store, job.digest, timing, expected)
+        manifest = write_manifest(store, job.digest, job.config.tile_size, timing, expected)
         tracker.log_artifact(json.dumps(asdict(manifest), indent=2), "manifest.json")
         picture = draw_gallery(job.config, launch.listing, store)
         if picture is not None:

@@ -177,8 +177,7 @@ def estimate_sizes(config: CondenseConfig, images: int, samples: list[Instance])
     size = config.tile_size
     sides = [sample.lr.shape[:2] for sample in samples]
     counts = [grid_count(height, width, size) for height, width in sides]
-    least = 1.0 if config.allocation == "per_image" else 0.0
-    tiles = sum(max(least, expected_tiles(config.ratio, height, width, size)) for height, width in sides)
+    tiles = sum(expected_tiles(config.ratio, height, width, size) for height, width in sides)
     share = images / len(samples)
     pixels = sum(height * width for height, width in sides)
     stored = tiles * size**2 * {"lr": 1, "hr": config.scale**2, "pairs": 1 + config.scale**2}[config.store.tiles]

@@ -70,6 +70,10 @@ class Heartbeat:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Log no more, before the stage ends."""
         self._stop.set()
 
     def _run(self) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from idc_ray.condensation.tasks import needs_hr
-from idc_ray.degradation import reading
+from idc_ray.degradation import Degrade, reading
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageRef, Instance, load_instance
 from idc_ray.images.names import is_there, open_path
@@ -38,7 +38,8 @@ READ_SCHEMA = pa.schema(
         ("image_id", pa.string()), ("source", pa.string()), ("mtime_ns", pa.int64()), ("lr", pa.large_binary()),
         ("height", pa.int64()), ("width", pa.int64()), ("hr", pa.large_binary()), ("source_bytes", pa.int64()),
         ("source_sha256", pa.string()), ("code", pa.string()), ("reason", pa.string()), ("traceback", pa.string()),
-        ("attempts", pa.int64()), ("color_profile", pa.string()), ("read_seconds", pa.float64()),
+        ("attempts", pa.int64()), ("color_profile", pa.string()), ("degradation", pa.string()),
+        ("read_seconds", pa.float64()),
     ]
 )  # fmt: skip
 
@@ -83,7 +84,7 @@ class ReadImages:
         death: Death | None = None
         out: list[dict[str, Any]] = []
         with failing:
-            death = ledger.begin(images, self.isolated, rows[0]["source"])
+            death = ledger.begin(images, self.isolated, rows[0]["source"] or "") if images else None
         if death is not None:
             log.warning("a process died while reading %d images; reading them one by one", len(images))
         try:
@@ -142,7 +143,7 @@ def _read(job: Job, ref: ImageRef) -> dict[str, Any]:
             reason=f"{type(error).__name__} while reading the image: {error}",
             trace=traceback.format_exc(),
         )
-    return _row(instance)
+    return _row(instance) | {"degradation": Degrade.of(config).recorded(ref.image_id)}
 
 
 def _input_visible(job: Job, ref: ImageRef) -> bool:
@@ -189,6 +190,7 @@ def _row(
         "source_bytes": 0 if image is None else image.source_bytes,
         "source_sha256": "" if image is None else image.source_sha256,
         "color_profile": None if image is None else image.color_profile,
+        "degradation": None,
         "code": code,
         "reason": reason,
         "traceback": trace,

@@ -54,7 +54,7 @@ def condense_stream(
 def survey_stream(
     manifest: pa.Table, job: Job, teacher: ray.ObjectRef[bytes], pool: PoolPlan
 ) -> Generator[dict[str, Any]]:
-    """Measure the difficulty of images: rows of image_id, difficulty (None if unreadable), pixels."""
+    """Measure images of a manifest: rows of image_id, difficulty (None if unreadable), height, width."""
     statuses = _read(single_images(manifest), job, pool).map_batches(
         SurveyWorker,
         fn_constructor_kwargs={"job": job, "teacher": teacher},

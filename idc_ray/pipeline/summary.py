@@ -94,8 +94,8 @@ class Summary:
         if not self.tiles or abs(reached - self.ratio) <= RATIO_TOLERANCE * self.ratio * (1 + 1e-9):
             return None
         return (
-            f"the ratio is {reached:.3g}, not {self.ratio:.3g}: an image gets a whole number of tiles. Smaller tiles "
-            "(--tile-size) round less; --allocation difficulty reaches ratios below one tile per image"
+            f"the ratio is {reached:.3g}, not {self.ratio:.3g}: a run has a whole number of tiles, at least one, and "
+            "an image at most those that it holds. Smaller tiles (--tile-size) come nearer"
         )
 
     def fix_for_no_tile(self) -> str:

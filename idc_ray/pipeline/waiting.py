@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -11,7 +10,7 @@ from typing import TypeVar
 import ray
 
 from idc_ray.pipeline.cluster import PoolPlan
-from idc_ray.pipeline.progress import LOG_SECONDS, duration, mark_shown
+from idc_ray.pipeline.progress import LOG_SECONDS, Heartbeat, duration
 
 __all__ = ["EVERY", "log_until_first", "warn_if_no_room", "what_is_awaited"]
 
@@ -34,22 +33,12 @@ def log_until_first(
         awaited: returns what the job waits for.
         every: seconds between log lines.
     """
-    first = threading.Event()
-
-    def report() -> None:
-        begin = time.monotonic()
-        while not first.wait(every):
-            log.info("%s after %s; %s", missing, duration(time.monotonic() - begin), awaited())
-            mark_shown()
-
-    threading.Thread(target=report, name="waiting", daemon=True).start()
-    try:
+    begin = time.monotonic()
+    with Heartbeat(lambda: f"{missing} after {duration(time.monotonic() - begin)}; {awaited()}", every) as heartbeat:
         for item in items:
             if item is not None:
-                first.set()
+                heartbeat.stop()
             yield item
-    finally:
-        first.set()
 
 
 def warn_if_no_room(pool: PoolPlan) -> None:

@@ -24,7 +24,6 @@ from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.memory import is_out_of_memory
 from idc_ray.condensation.retry import condense_each
 from idc_ray.condensation.tasks import Condensed, ImageTask, stored_tiles
-from idc_ray.degradation import Degrade
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images.names import printable
 from idc_ray.pipeline.attempts import Ledger
@@ -111,7 +110,7 @@ class SurveyWorker(_Worker):
     def work(self, rows: list[Row]) -> list[Row]:
         out = []
         for row in rows:
-            status = {"image_id": row["image_id"], "difficulty": None, "pixels": row["height"] * row["width"]}
+            status = {"image_id": row["image_id"], "difficulty": None, "height": row["height"], "width": row["width"]}
             if not row["code"]:
                 status["difficulty"] = self._difficulty(row)
             out.append(status)
@@ -185,12 +184,16 @@ class CondenseWorker(_Worker):
         """Condense and commit ``rows`` together; what fails together is tried again one by one."""
         if isolated:
             self.ledger.record([row["image_id"] for row in rows], True, rows[0]["source"])
-        tasks = [ImageTask(row["image_id"], *pixels(row, self.job.config.scale)) for row in rows]
+        tasks = [self._task(row) for row in rows]
         statuses: list[Row] = []
         for results in condense_each(self.condenser, tasks):  # committed before the next is tried alone
             begin = len(statuses)
             statuses += self._finish(rows[begin : begin + len(results)], results)
         return statuses
+
+    def _task(self, row: Row) -> ImageTask:
+        tiles = self.job.tiles_of(row["image_id"], row["height"], row["width"])
+        return ImageTask(row["image_id"], *pixels(row, self.job.config.scale), tiles=tiles)
 
     def _finish(self, rows: list[Row], results: Sequence[Condensed | Exception]) -> list[Row]:
         """Commit what was condensed together; the status of each image."""
@@ -202,7 +205,7 @@ class CondenseWorker(_Worker):
                 if isinstance(result, Exception):
                     raise result
                 seconds = {"read": row["read_seconds"], **result.seconds}
-                record = _record(self.job, row, result, seconds, self.kind)
+                record = _record(row, result, seconds, self.kind)
                 finished.append((record, _tile_rows(self.job, row, result)))
                 losses = {"loss_start": result.loss_start, "loss_end": result.loss_end}
                 statuses.append(_status(row, "done", **losses, seconds=seconds))
@@ -271,8 +274,7 @@ def explain(error: Exception) -> tuple[str, str]:
     return "condensation_failed", f"{type(error).__name__} while condensing the image: {error}"
 
 
-def _record(job: Job, row: Row, result: Condensed, seconds: dict[str, float], device: str) -> ImageRecord:
-    degrade = Degrade.of(job.config)
+def _record(row: Row, result: Condensed, seconds: dict[str, float], device: str) -> ImageRecord:
     return ImageRecord(
         image_id=row["image_id"],
         source=row["source"],
@@ -291,7 +293,7 @@ def _record(job: Job, row: Row, result: Condensed, seconds: dict[str, float], de
         seconds=seconds,
         device=device,
         color_profile=row["color_profile"],
-        degradation=None if degrade.steps == "bicubic" else json.dumps(degrade.drawn(row["image_id"])),
+        degradation=row["degradation"],
     )
 
 

@@ -1,4 +1,4 @@
-"""What each actor is working on: known to the next launch when this one is killed."""
+"""The batches that processes are working on: known to the next launch when this one is killed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Inflight:
         started: when it began these, seconds since 1970.
         source: path of the first image, to be shown; empty if not known.
         launch: filled in by `write_inflight`.
-        actor: likewise.
+        actor: name of the batch; likewise.
     """
 
     images: list[str]

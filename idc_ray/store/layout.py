@@ -19,6 +19,7 @@ __all__ = [
     "RUN",
     "SHARDS",
     "SHARD_BYTES",
+    "SURVEY",
     "attempt_name",
     "check_image_id",
     "check_name",
@@ -40,7 +41,7 @@ __all__ = [
     "shard_parts",
 ]
 
-RUN, MANIFEST, LOCK = "run.json", "manifest.json", ".lock"
+RUN, MANIFEST, LOCK, SURVEY = "run.json", "manifest.json", ".lock", "survey.json"
 PARTS, SHARDS, INDEX = "parts", "shards", "index"
 QUARANTINE, INFLIGHT, ATTEMPTS = "quarantine", "inflight", "attempts"
 DAMAGED = "damaged"

@@ -40,7 +40,7 @@ class Manifest:
         rows: tiles.
         bytes: size of all shards.
         source_bytes: size of all sources.
-        ratio: tiles over candidate tiles, that is, stored pixels over pixels in whole tiles; 0 without any.
+        ratio: LR pixels of the tiles over LR pixels of the finished images; 0 without any.
         shards: one by one.
         quarantined: image_id, source, code and reason of each quarantined image.
         timing: seconds, as the caller measured them.
@@ -69,13 +69,14 @@ class Manifest:
 
 
 def write_manifest(
-    storage: StorageFolder, digest: str, timing: dict[str, float], expected_images: int | None = None
+    storage: StorageFolder, digest: str, tile_size: int, timing: dict[str, float], expected_images: int | None = None
 ) -> Manifest:
     """Writes the manifest of a run that is compacted.
 
     Args:
         storage: the output.
         digest: the run's digest.
+        tile_size: side of an LR tile, pixels.
         timing: seconds by name.
         expected_images: how many images the input has; finished and quarantined ones must add up to it.
 
@@ -90,7 +91,7 @@ def write_manifest(
     foreign = [info.file for info in shards if info.digest != digest]
     if foreign:
         raise IdcError(f"{storage.uri}: {foreign} do not belong to digest {digest}")
-    columns = ["image_id", "tiles", "candidate_tiles", "source_bytes"]
+    columns = ["image_id", "tiles", "lr_height", "lr_width", "source_bytes"]
     index_entries = _entries(storage, columns)
     table = _joined(index_entries, columns)
     done = set(table["image_id"].to_pylist())
@@ -100,14 +101,14 @@ def write_manifest(
             f"{storage.uri} has {len(done)} finished and {len(entries)} quarantined images, expected {expected_images} "
             "in total; run the same command again to condense the missing ones"
         )
-    tiles, candidates, source_bytes = (_sum(table[name]) for name in ("tiles", "candidate_tiles", "source_bytes"))
+    pixels = _sum(pc.multiply(table["lr_height"].cast(pa.int64()), table["lr_width"].cast(pa.int64())))
     manifest = Manifest(
         digest=digest,
         images=len(done),
         rows=sum(info.rows for info in shards),
         bytes=sum(info.bytes for info in shards),
-        source_bytes=source_bytes,
-        ratio=tiles / candidates if candidates else 0.0,
+        source_bytes=_sum(table["source_bytes"]),
+        ratio=_sum(table["tiles"]) * tile_size**2 / pixels if pixels else 0.0,
         shards=shards,
         quarantined=[{k: getattr(entry, k) for k in ("image_id", "source", "code", "reason")} for entry in entries],
         timing=dict(timing),

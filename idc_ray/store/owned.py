@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from idc_ray.store import atomic
 from idc_ray.store.filesystem import StorageFolder
-from idc_ray.store.layout import ATTEMPTS, DAMAGED, INDEX, INFLIGHT, MANIFEST, PARTS, QUARANTINE, SHARDS
+from idc_ray.store.layout import ATTEMPTS, DAMAGED, INDEX, INFLIGHT, MANIFEST, PARTS, QUARANTINE, SHARDS, SURVEY
 from idc_ray.store.threads import ordered_map
 
 __all__ = ["abandoned", "has_data", "remove_all", "remove_empty_part_folders", "sweep"]
@@ -39,6 +39,7 @@ def has_data(storage: StorageFolder) -> bool:
 def remove_all(storage: StorageFolder) -> None:
     """Removes everything that the store writes, except ``run.json`` and the lock; may be repeated after a kill."""
     storage.delete(MANIFEST)
+    storage.delete(SURVEY)
     storage.sync("")
     for top, (depth, pattern) in _OWNED.items():
         folders = list(_folders(storage, top, depth))

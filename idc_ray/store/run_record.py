@@ -42,7 +42,7 @@ class RunRecord:
         created: when, ISO 8601 with UTC offset.
         device: kind of device.
         mlflow_run_id: the tracked run that a resumed job continues.
-        survey: the sample survey that difficulty is measured against.
+        survey: written by earlier versions; now in ``survey.json``.
         images: of the input, at the start of the last launch; None where that was not recorded.
         duplicates: images that were left out since others have the same bytes: ``images``, how many, and the first
             ``groups`` of sources; None where that was not asked for.

@@ -37,7 +37,7 @@ __all__ = ["Plan", "prepare"]
 
 log = logging.getLogger(__name__)
 
-#: Sets that papers report on, as folders are called: whoever chooses by them has nothing left to test on.
+#: Folder names of common benchmarks, which must not be used for tuning.
 BENCHMARK = re.compile(r"(set5|set14|b100|bsds?100|urban100|manga109)([_. -].*)?", re.IGNORECASE)
 
 

@@ -15,13 +15,14 @@ import torch
 from ray import tune as ray_tune
 
 from idc_ray.comparison.tasks import guarded
-from idc_ray.condensation.budget import mean_difficulty
-from idc_ray.condensation.condenser import Condenser
+from idc_ray.condensation.budget import budgets_of, mean_difficulty
+from idc_ray.condensation.condenser import SURVEY_CROPS, Condenser
 from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.tasks import Condensed, ImageTask
 from idc_ray.config import CondenseConfig
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import IdcError
+from idc_ray.images import grid_count
 from idc_ray.models import load_upscaler
 from idc_ray.pipeline.condense import IMAGES_PER_STEP
 from idc_ray.pipeline.device import set_up_torch
@@ -176,12 +177,16 @@ def _condense(config: CondenseConfig, inputs: SharedInputs, device: torch.device
     """Tiles of all images, and the number of failed images, which the condense job would quarantine."""
     tasks = inputs.tasks(config)
     condenser = load_condenser(config, ray.get(inputs.teacher), device)
-    if config.allocation == "difficulty":
-        rows = (
-            {"image_id": task.image_id, "difficulty": _difficulty(condenser, task), "pixels": task.lr[..., 0].size}
-            for task in tasks
-        )
-        condenser.mean_difficulty = mean_difficulty(rows)["mean_difficulty"]
+    weighed = config.allocation == "difficulty"
+    rows = [
+        {"image_id": task.image_id, "height": task.lr.shape[0], "width": task.lr.shape[1],
+         "difficulty": _difficulty(condenser, task) if weighed else None}
+        for task in tasks
+    ]  # fmt: skip
+    if weighed:
+        mean_difficulty(rows)  # raises where there is none
+    budgets = budgets_of(config, rows)
+    tasks = [replace(task, tiles=budgets[task.image_id]) for task in tasks]
     together = config.actors.images_per_step or IMAGES_PER_STEP["GPUs" if device.type == "cuda" else "CPUs"]
     pairs: list[Pair] = []
     left_out = 0
@@ -196,7 +201,8 @@ def _condense(config: CondenseConfig, inputs: SharedInputs, device: torch.device
 
 
 def _difficulty(condenser: Condenser, task: ImageTask) -> float:
-    if task.teacher_cache is None:
+    height, width = task.lr.shape[:2]
+    if task.teacher_cache is None or grid_count(height, width, condenser.config.tile_size) > SURVEY_CROPS:
         return condenser.difficulty(task.lr)
     return float(torch.tensor(task.teacher_cache.difficulties).double().mean())
 

@@ -22,7 +22,7 @@ def finished(output: Path, sources: str = "abcd", shade: int = 0) -> StorageFold
         commit(store, source, shade=shade)
     for shard in range(2):
         compact(store, DIGEST, shard, 2)
-    write_manifest(store, DIGEST, {})
+    write_manifest(store, DIGEST, 24, {})
     return store
 
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 
-from idc_ray.condensation.budget import expected_tiles, tile_budget
+from idc_ray.condensation.budget import Surveyed, allot, expected_tiles, tile_budget
 from idc_ray.images.tiles import grid_count
 
 
@@ -38,3 +41,64 @@ def test_each_image_may_be_given_a_tile() -> None:
 def test_numbers_that_are_no_budget_are_refused(expected: float) -> None:
     with pytest.raises(ValueError, match="expected tiles"):
         tile_budget(expected, 15, 0, "0" * 16)
+
+
+def folder(kind: str) -> list[Surveyed]:
+    """Images of folders as users have them, LR sizes; difficulties are as widely spread as those of photographs."""
+    random = np.random.default_rng(0)
+    sizes = {
+        "equal": [(160, 240)] * 200,
+        "mixed": [(int(h), int(w)) for h, w in random.integers(60, 900, (60, 2))],
+        "tiny": [(int(h), int(w)) for h, w in random.integers(48, 70, (300, 2))],
+        "one": [(512, 512)],
+        "thousand crops": [(64, 64)] * 1000,
+        "panoramas": [(300, 2400)] * 12,
+        "x4": [(80, 120)] * 200,
+        "with images that are too small": [(40, 40)] * 50 + [(160, 240)] * 100,
+    }[kind]
+    weights = random.gamma(2.4, size=len(sizes))
+    return [Surveyed(f"{i:016x}", *size, weight) for i, (size, weight) in enumerate(zip(sizes, weights, strict=True))]
+
+
+KINDS = ["equal", "mixed", "tiny", "one", "thousand crops", "panoramas", "x4", "with images that are too small"]
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.02, 0.005])
+@pytest.mark.parametrize("weighed", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_reaches_its_ratio_to_half_a_tile(kind: str, weighed: bool, ratio: float) -> None:
+    """Catches rounding errors of images that add up, and shares that hard images cannot hold and that are lost."""
+    images = [each if weighed else Surveyed(each.image_id, each.height, each.width) for each in folder(kind)]
+    usable = [each for each in images if grid_count(each.height, each.width, 48)]
+    wanted = max(1.0, ratio * sum(each.height * each.width for each in usable) / 48**2)
+    tiles = allot(images, ratio, 48, 0)
+    assert abs(sum(tiles.values()) - wanted) <= 0.5 + 1e-9
+    assert all(tiles[each.image_id] <= grid_count(each.height, each.width, 48) for each in images)
+
+
+def test_an_image_gets_its_share_rounded_up_or_down() -> None:
+    """Catches a total that is right because a few images got all."""
+    images = folder("panoramas")
+    tiles = allot(images, 0.02, 48, 0)
+    pixels = sum(each.height * each.width * each.weight for each in images)
+    for each in images:
+        share = 0.02 * 12 * 300 * 2400 / 48**2 * each.height * each.width * each.weight / pixels
+        assert math.floor(share) <= tiles[each.image_id] <= math.ceil(share)
+
+
+def test_what_hard_images_cannot_hold_goes_to_the_others() -> None:
+    images = [Surveyed("a", 96, 96, 100.0), Surveyed("b", 96, 96, 1.0), Surveyed("c", 96, 96, 1.0)]
+    assert allot(images, 0.5, 48, 0) == {"a": 4, "b": 1, "c": 1}
+    assert sum(allot(images, 1.0, 48, 0).values()) == 12
+
+
+def test_which_images_are_rounded_up_depends_on_seed_and_ids_only() -> None:
+    images = folder("equal")
+    assert allot(images, 0.02, 48, 3) == allot(images[::-1], 0.02, 48, 3)
+    assert allot(images, 0.02, 48, 3) != allot(images, 0.02, 48, 4)
+
+
+def test_a_run_has_at_least_one_tile_if_any_image_holds_one() -> None:
+    assert allot([Surveyed("a", 48, 48)], 0.01, 48, 0) == {"a": 1}
+    assert allot([Surveyed("a", 40, 48), Surveyed("b", 48, 48, math.nan)], 0.5, 48, 0) == {"a": 0, "b": 0}
+    assert allot([], 0.5, 48, 0) == {}

@@ -19,9 +19,11 @@ from idc_ray.evaluation.benchmarks import find_sets
 from idc_ray.images import decode_png, encode_png, image_id, upscale
 from idc_ray.images.resize import resample
 from idc_ray.photographs import photographs
+from idc_ray.pipeline.reading import pixels, read_image
 from idc_ray.store import index_table, read_shard, resolve
 from idc_ray.training.sources import open_source
 from idc_ray.training.validation import validation_pairs
+from tests.pipeline.conftest import make_job, picture, small_config, write_pictures
 from tests.training.conftest import toy_config
 from tests.training.test_driver import train_here
 
@@ -63,6 +65,14 @@ def test_a_condensed_set_records_how_its_images_were_degraded(folder: Path, tmp_
             np.testing.assert_array_equal(
                 decode_png(row["hr"]["bytes"]), hr[2 * top : 2 * (top + 16), 2 * left : 2 * (left + 16)]
             )
+
+
+def test_an_image_is_read_with_the_parameters_that_made_its_lr_image(tmp_path: Path) -> None:
+    """Catches parameters drawn again by a worker of another seed, as in a comparison, whose seeds share LR images."""
+    write_pictures(tmp_path / "in", "a")
+    job, listing = make_job(tmp_path, small_config(degradation="classic", seed=3))
+    row = read_image(job, listing.manifest.to_pylist()[0])
+    np.testing.assert_array_equal(pixels(row, 2)[0], apply(json.loads(row["degradation"]), picture(0), 2))
 
 
 def test_training_and_validation_degrade_whole_images(folder: Path) -> None:

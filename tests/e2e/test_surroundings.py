@@ -35,13 +35,15 @@ for name in ("tcp", "tcp6"):
         fields = line.split()
         if fields[3] == "0A" and fields[9] in ours:
             print("listens", fields[1])
+for pid in below(os.getpid()):
+    print("runs", Path(f"/proc/{pid}/cmdline").read_bytes().replace(bytes(1), b" ").decode())
 print("answers", ray.get(ray.remote(lambda: 42).remote()))
 print("temp", ray._private.worker._global_node.get_temp_dir_path())
 """
 
 
 def test_a_long_tmpdir_works_and_the_cluster_listens_on_loopback_only(tmp_path: Path) -> None:
-    """Catches Ray's "AF_UNIX path length", and its ports that are open on all interfaces."""
+    """Catches Ray's "AF_UNIX path length", its ports that are open on all interfaces, and processes without a use."""
     long = tmp_path / ("x" * 110)
     long.mkdir()
     done = subprocess.run(
@@ -55,6 +57,11 @@ def test_a_long_tmpdir_works_and_the_cluster_listens_on_loopback_only(tmp_path: 
     assert ("answers", " ", "42") in said
     addresses = [value.rpartition(":")[0] for what, _, value in said if what == "listens"]
     assert len(addresses) > 2
+    processes = [value for what, _, value in said if what == "runs"]
+    assert any("raylet" in each for each in processes)
+    assert not [
+        each for each in processes if "dashboard/dashboard.py" in each or "autoscaler" in each.partition(" --")[0]
+    ]
     loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
     assert set(addresses) <= loopback, addresses
     assert [value for what, _, value in said if what == "temp"] == [f"/tmp/ray-{os.getuid()}"]

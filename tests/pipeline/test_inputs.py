@@ -147,11 +147,12 @@ def test_sizes_are_those_of_the_samples_times_how_many_more_there_are() -> None:
     assert sizes == Sizes(481_600, 1600, 940.625, 940.625 * 16**2 * 5 * PNG_BYTES_PER_PIXEL)
 
 
-def test_sizes_know_that_an_image_gets_one_tile_at_least_unless_difficulty_decides() -> None:
-    """Catches shards planned too small by far where the ratio is below one tile an image."""
+def test_sizes_follow_the_ratio_below_one_tile_an_image_too() -> None:
+    """Catches an estimate of at least one tile an image, which budgets do not give."""
     samples = [sample(32, 32)]
-    assert estimate_sizes(small_config(ratio=0.01), 10, samples).tiles == 10
-    assert estimate_sizes(small_config(ratio=0.01, allocation="difficulty"), 10, samples).tiles == pytest.approx(0.4)
+    for allocation in ("per_image", "difficulty"):
+        config = small_config(ratio=0.01, allocation=allocation)
+        assert estimate_sizes(config, 1000, samples).tiles == pytest.approx(40)
 
 
 def test_sizes_without_a_sample_are_zero() -> None:

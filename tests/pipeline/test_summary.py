@@ -68,7 +68,7 @@ def test_a_ratio_moved_by_more_than_a_tenth_is_reported(lr_pixels: int, warned: 
     total = summary(ratio=0.1)
     total.add(record(tiles=1, lr_width=lr_pixels // 10))
     assert (total.warning() is not None) == warned
-    assert ("--allocation difficulty" in total.format()) == warned
+    assert ("Smaller tiles (--tile-size) come nearer" in total.format()) == warned
 
 
 def test_a_ratio_without_tiles_is_reported_with_a_larger_one() -> None:

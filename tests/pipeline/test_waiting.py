@@ -36,12 +36,12 @@ def test_lines_are_logged_until_the_first_item_and_never_after(caplog: pytest.Lo
             time.sleep(0.01)
         yield 0
         for thread in threading.enumerate():
-            if thread.name == "waiting":
+            if thread.name == "heartbeat":
                 thread.join(30)
                 assert not thread.is_alive()
         yield from (1, 2)
 
-    with caplog.at_level(logging.INFO, logger=waiting.__name__):
+    with caplog.at_level(logging.INFO, logger="idc_ray.pipeline"):
         items = list(waiting.log_until_first(slow(), "no image is done", lambda: "of this", every=0.1))
     assert items == [0, 1, 2]
     assert "no image is done after 0 s; of this" in caplog.messages
@@ -54,7 +54,7 @@ def test_a_cluster_without_room_is_reported_at_once(
 
     def told() -> list[str]:
         caplog.clear()
-        with caplog.at_level(logging.INFO, logger=waiting.__name__):
+        with caplog.at_level(logging.INFO, logger="idc_ray.pipeline"):
             waiting.warn_if_no_room(POOL)
         return caplog.messages
 
@@ -76,7 +76,7 @@ def test_what_is_none_is_no_first_item(caplog: pytest.LogCaptureFixture) -> None
         time.sleep(0.3)
         yield 0
 
-    with caplog.at_level(logging.INFO, logger=waiting.__name__):
+    with caplog.at_level(logging.INFO, logger="idc_ray.pipeline"):
         assert list(waiting.log_until_first(slow(), "no step", lambda: "of this", every=0.1)) == [None, 0]
     assert "no step after 0 s; of this" in caplog.messages
 
@@ -86,7 +86,7 @@ def test_it_ends_with_a_job_that_fails_before_its_first_image(caplog: pytest.Log
         raise ValueError
         yield
 
-    with caplog.at_level(logging.INFO, logger=waiting.__name__):
+    with caplog.at_level(logging.INFO, logger="idc_ray.pipeline"):
         with pytest.raises(ValueError):
             list(waiting.log_until_first(failing(), "no image is done", lambda: "of this", every=0.05))
         time.sleep(0.2)

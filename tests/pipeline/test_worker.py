@@ -119,6 +119,7 @@ def test_rows_that_fill_a_batch_are_no_images(job_and_found: tuple[Job, ImageLis
     job, listing = job_and_found
     manifest = pa.Table.from_pylist([listing.manifest.to_pylist()[0], dict.fromkeys(MANIFEST_SCHEMA.names)])
     _, nothing = ReadImages(job)(manifest).to_pylist()
+    assert ReadImages(job)(manifest.slice(1)).to_pylist() == [nothing], "a batch of nothing else"
     assert nothing.keys() == rows[A].keys()
     worker, condenser = worker_with(job)
     assert outcomes(send(worker, nothing, rows[A], nothing)) == {A: "done"}
@@ -371,9 +372,9 @@ def test_the_survey_measures_what_can_be_read(job: Job, rows: dict[str, Any]) ->
     """Catches a survey that fails on a bad image, or counts it as easy."""
     bad = rows[B] | {"code": "truncated", "lr": b"", "height": 0, "width": 0}
     first, second = send(SurveyWorker(job, TEACHER), rows[A], bad)
-    assert (first["image_id"], first["pixels"]) == (A, 36 * 35)
+    assert (first["image_id"], first["height"], first["width"]) == (A, 36, 35)
     assert first["difficulty"] > 0
-    assert (second["image_id"], second["difficulty"], second["pixels"]) == (B, None, 0)
+    assert (second["image_id"], second["difficulty"], second["height"]) == (B, None, 0)
     assert read_inflight(job.store) == []
 
 

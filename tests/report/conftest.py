@@ -109,7 +109,7 @@ class Condensed:
             if source not in aside and image_id(source) not in there:
                 self.commit(source)
         compact(self.store, DIGEST, 0, 1)
-        write_manifest(self.store, DIGEST, {"wall": 12.0})
+        write_manifest(self.store, DIGEST, 24, {"wall": 12.0})
         return self
 
     def report(self, **options: Any) -> Page:

@@ -32,7 +32,7 @@ def _everything(store: StorageFolder, make: SimpleNamespace) -> None:
     make.commit(store, "a.png")
     compact(store, make.DIGEST, 0, 1)
     quarantine_image(store, make.DIGEST, make.quarantine_entry("bad.png"))
-    write_manifest(store, make.DIGEST, {})
+    write_manifest(store, make.DIGEST, 24, {})
     make.commit(store, "b.png")
     write_inflight(store, "launch1", "actor0", Inflight(["a" * 16], False, "n", 1, 0.0))
     count_attempt(store, "a" * 16, "worker", "t")

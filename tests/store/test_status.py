@@ -72,7 +72,7 @@ def test_a_run_from_its_start_to_its_end(store: StorageFolder, make: SimpleNames
     for number in (0, 1):
         compact(store, make.DIGEST, number, 2)
     assert read_status(store).state == "stopped", "without a manifest it is not finished"
-    write_manifest(store, make.DIGEST, {"wall": 3.0}, 6)
+    write_manifest(store, make.DIGEST, 24, {"wall": 3.0}, 6)
     status = read_status(store)
     assert (status.state, status.done, status.in_parts) == ("finished", 5, 0)
     update_run(store, images=7)

@@ -85,7 +85,7 @@ def condense(
     if finish:
         for shard in range(SHARDS):
             compact(store, make.DIGEST, shard, run.shard_count)
-        write_manifest(store, make.DIGEST, {"wall": 1.0}, len(SOURCES))
+        write_manifest(store, make.DIGEST, 24, {"wall": 1.0}, len(SOURCES))
 
 
 @pytest.fixture
@@ -545,7 +545,7 @@ def test_what_a_run_does_not_store_is_missed_nowhere_and_found_where_it_is(
         commit_part(store, make.DIGEST, [(make.record(source, 1), [dataclasses.replace(row, labels=None, **images)])])
         compact(store, make.DIGEST, 0, 1)
         if source == "b.png":
-            write_manifest(store, make.DIGEST, {})
+            write_manifest(store, make.DIGEST, 24, {})
             assert check(store, deep=True).sound
             assert read_shard(store, 0)["hr"].null_count == 2
     for source, wrong in (("c.png", "it is stored, but the run stores none"), ("d.png", "it is not stored")):
@@ -561,7 +561,7 @@ def test_only_a_deep_check_decodes_pngs(store: StorageFolder, make: SimpleNamesp
     assert [fault.images for fault in check(store, deep=True).faults] == [(make.image_id("1.png"),)]
     for shard in range(SHARDS):
         compact(store, make.DIGEST, shard, SHARDS)
-    write_manifest(store, make.DIGEST, {})
+    write_manifest(store, make.DIGEST, 24, {})
     assert check(store).sound
     shard = shard_of(make.image_id("1.png"), SHARDS)
     (fault,) = check(store, deep=True).faults
@@ -641,7 +641,7 @@ def test_the_resume_of_a_finished_output_notices_what_is_cheap_to_notice(
     with pytest.raises(IdcError, match=r"manifest\.json does not match its checksum.*idc-ray verify"):
         find_done(finished, make.DIGEST)
     finished.delete("manifest.json")
-    write_manifest(finished, make.DIGEST, {})
+    write_manifest(finished, make.DIGEST, 24, {})
     assert not caplog.text
     finished.delete(shard_name(1))
     finished.delete(index_name(1))

@@ -50,7 +50,7 @@ def condensed(folder: Path, images: int = 3, finished: bool = True, weight: floa
         commit_part(store, DIGEST, [(done, [row])])
     compact(store, DIGEST, 0, 1)
     if finished:
-        write_manifest(store, DIGEST, {}, images)
+        write_manifest(store, DIGEST, 24, {}, images)
 
 
 def test_a_condensed_set_gives_its_tiles_with_their_weights(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from idc_ray.tuning.prepare import Plan, prepare
 from idc_ray.tuning.report import settings_yaml
 from idc_ray.tuning.shared_inputs import SharedInputs, feature_key, share_inputs
 from idc_ray.tuning.trial import TrialReport, _condense, run_trial
-from tests.tuning.conftest import SETTINGS, WriteSpace, trial_of, tune_config
+from tests.tuning.conftest import WriteSpace, trial_of, tune_config
 
 pytestmark = pytest.mark.ray
 
@@ -62,13 +63,15 @@ def test_its_tiles_are_those_of_the_condense_job(
     ray_cluster: Any, images: Path, tmp_path: Path, write_space: WriteSpace
 ) -> None:
     """Catches settings that are found for another method than the one that users get from best.yaml."""
-    alike = SETTINGS["condense"] | {"allocation": "per_image"}  # the other one also depends on which images there are
-    plan = prepare(tune_config(write_space(), input=str(images), output=str(tmp_path / "out"), condense=alike))
+    plan = prepare(tune_config(write_space(), input=str(images), output=str(tmp_path / "out")))
     inputs = share_inputs(plan, {"num_cpus": 1})
     pairs, left_out = _condense(plan.settings.condense(DRAW, 0), inputs, torch.device("cpu"))
     best = tmp_path / "best.yaml"
     best.write_bytes(settings_yaml(plan, trial_of(plan.settings, 0, 30.0, draw=DRAW), "the best"))
-    options = ["--config", str(best), "--input", str(images), "--output", str(tmp_path / "set")]
+    alike = tmp_path / "alike"  # budgets depend on which images there are
+    shutil.copytree(images, alike)
+    (alike / plan.validation[0].name).unlink()
+    options = ["--config", str(best), "--input", str(alike), "--output", str(tmp_path / "set")]
     options += ["--no-mlflow.enabled", "--gallery-images", "0", "--actors.max-size", "1"]
     assert condense(parse(CondenseConfig, options, "")) == 0
     store = resolve(str(tmp_path / "set"))
