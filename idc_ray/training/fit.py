@@ -106,7 +106,9 @@ def fit(
 def _augmented(config: TrainConfig, feed: Feed, device: torch.device, labeler: Upscaler | None) -> Feed:
     online = config.labels == "online"
     if online and labeler is None:
-        raise BadRequest("labels is online, but nothing labels; name a checkpoint with labels_from")
+        raise BadRequest(
+            "labels is online, but there is no network that labels; set labels_from to a checkpoint, or bundled"
+        )
     if not online and not config.augment.active:
         return feed
     low = choose_precision(config.precision, device) == "bfloat16"

@@ -45,7 +45,8 @@ def _order(method: str, reader: FeatureReader, task: SelectionTask | None = None
 def test_registry_holds_every_method_that_a_user_can_ask_for() -> None:
     """A method of the configuration without an implementation would fail hours later, in a worker."""
     named = CondenseConfig.model_fields["method"].annotation.__args__  # type: ignore[union-attr]
-    assert set(named) == set(SELECTORS) | {"idc", "ncfd"}
+    assert set(named) == set(SELECTORS) | {"idc", "ncfd", "auto"}
+    assert CondenseConfig(method="auto").method in set(SELECTORS) | {"idc"}
 
 
 @pytest.mark.parametrize("method", sorted(SELECTORS))

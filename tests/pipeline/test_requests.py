@@ -51,11 +51,13 @@ def test_an_image_costs_at_most_six_billed_requests(s3: S3, tmp_path: Path, caps
     job, _ = make_job(tmp_path)
     data = encode_png(picture(0))
     for i in range(TOGETHER * BATCHES):
-        s3.put("bucket", f"in/{i}.png", data)
-    listing = find_images(s3.uri("bucket/in"))
-    store = resolve(s3.uri("bucket/out"))
+        s3.put("bucket", f"requests/in/{i}.png", data)
+    listing = find_images(s3.uri("bucket/requests/in"))
+    store = resolve(s3.uri("bucket/requests/out"))
     begin_run(store, RunRecord({}, DIGEST, "t", listing.uri, {}, 1, "2026-01-01", "CPUs"))
-    job = dataclasses.replace(job, store=store, filesystem=listing.filesystem, root="bucket/in", input_uri=listing.uri)
+    job = dataclasses.replace(
+        job, store=store, filesystem=listing.filesystem, root="bucket/requests/in", input_uri=listing.uri
+    )
     images = listing.manifest.sort_by("image_id")
     # As in a run of a million, whose batches of 16 images have ids that are close to each other.
     near = pa.array([f"{'ab0' if i < len(images) // 2 else 'ab1'}{i:013x}" for i in range(len(images))])

@@ -129,7 +129,7 @@ def test_online_without_a_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="labels_from"):
         toy_config(labels="online")
     config = toy_config(labels="online", labels_from="bundled")
-    with pytest.raises(BadRequest, match="this job does not support"):
+    with pytest.raises(BadRequest, match="there is no network that labels"):
         fit(config, toy_patches(config), [], resolve(str(tmp_path)), lambda e: None, {})
 
 

@@ -101,8 +101,8 @@ def test_a_student_can_be_labelled_in_every_step(inputs: SharedInputs) -> None:
 
 def test_a_failure_is_reported_and_not_raised(inputs: SharedInputs) -> None:
     """Catches a trial that Tune tries again and again, and one whose reason is not recorded."""
-    (report,) = reports_of(DRAW | {"ratio": 1e-9}, inputs)
-    assert "the images gave no tiles" in report.failed and not report.finished
+    (report,) = reports_of(DRAW | {"loss.gamma": 1e6}, inputs)
+    assert "the images gave no tiles, and 3 of them failed" in report.failed and not report.finished
     (report,) = reports_of(DRAW | {"rlff.feature_layer": "body.99"}, inputs)
     assert "the network has no layer 'body.99'" in report.failed
 
