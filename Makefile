@@ -51,7 +51,7 @@ $(VENV)/.torch: constraints-cpu.txt
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml
-	$(INSTALL) $(CONSTRAINTS) -e .
+	$(INSTALL) $(CONSTRAINTS) -e '.[report]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
@@ -65,7 +65,7 @@ $(VENV)/.docs: $(VENV)/.torch pyproject.toml
 demo: $(VENV)/.demo
 	$(RUN) -m idc_ray condense --output $(DEMO)
 	@echo "Condensed set: $(DEMO)/shards/*.parquet"
-	@echo "Images:        $(DEMO)/gallery.png"
+	@echo "Images:        $(DEMO)/report.html, $(DEMO)/gallery.png"
 
 # Fast tests of the folders without Ray and of the top level, which start no cluster.
 FAST_TESTS := tests/images tests/models tests/condensation tests/store $(wildcard tests/test_*.py)

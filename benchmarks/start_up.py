@@ -81,7 +81,7 @@ def measured(side: str, arguments: Sequence[str]) -> None:
             self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
         ) -> None:
             super().__exit__(kind, error, trace)
-            note(str(self._now))
+            note(self._now if isinstance(self._now, str) else "following the workers")
 
     def noting(update: Callable[..., None]) -> Callable[..., None]:
         def noted(self: Any, event: Any) -> None:
