@@ -153,7 +153,7 @@ def stage_finish(folder: Path, _: str) -> dict[str, float]:
     store = resolve(str(folder / "out"))
     begin = time.perf_counter()
     summarise(Summary(0.1, 256, (0.5, 1, 2, 4)), store, DIGEST, 0)
-    manifest = write_manifest(store, DIGEST, {})
+    manifest = write_manifest(store, DIGEST, 16, {})
     return {"seconds": time.perf_counter() - begin, "images": manifest.images}
 
 

@@ -116,7 +116,7 @@ def write_manifest(
         indexes=[entry.fingerprint for entry in index_entries],
     )
     storage.write_json(MANIFEST, sealed(asdict(manifest)))
-    owned.remove_empty_part_folders(storage)
+    owned.remove_empty_folders(storage)
     return manifest
 
 

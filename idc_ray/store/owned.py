@@ -10,7 +10,7 @@ from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import ATTEMPTS, DAMAGED, INDEX, INFLIGHT, MANIFEST, PARTS, QUARANTINE, SHARDS, SURVEY
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["abandoned", "has_data", "remove_all", "remove_empty_part_folders", "sweep"]
+__all__ = ["abandoned", "has_data", "remove_all", "remove_empty_folders", "sweep"]
 
 # Top folder -> (depth of the files below it, their names). In the order of removal: a reader that sees no manifest
 # and no shard takes nothing for a finished run.
@@ -51,9 +51,9 @@ def remove_all(storage: StorageFolder) -> None:
         _remove_empty(storage, folders)
 
 
-def remove_empty_part_folders(storage: StorageFolder) -> None:
-    """Removes the local folders in which the parts were."""
-    _remove_empty(storage, list(_folders(storage, PARTS, 2)))
+def remove_empty_folders(storage: StorageFolder) -> None:
+    """Removes the local folders of parts and of batches in work that a finished run does not need."""
+    _remove_empty(storage, [*_folders(storage, PARTS, 2), *_folders(storage, INFLIGHT, 1), INFLIGHT])
 
 
 def sweep(storage: StorageFolder) -> int:

@@ -31,5 +31,7 @@ def test_folders_of_compacted_parts_go_and_those_with_something_in_them_stay(
     compact(store, make.DIGEST, 0, 1)
     (tmp_path / "parts" / "mine").mkdir()
     (tmp_path / "parts" / "mine" / "x.txt").touch()
-    owned.remove_empty_part_folders(store)
+    (tmp_path / "inflight" / "launch").mkdir(parents=True)
+    owned.remove_empty_folders(store)
+    assert not (tmp_path / "inflight").exists()
     assert not (tmp_path / "parts" / make.DIGEST).exists() and (tmp_path / "parts" / "mine" / "x.txt").exists()
