@@ -25,7 +25,7 @@ __all__ = ["lease"]
 
 LEASE_S = 90.0  # how long a killed holder blocks the next one
 HEARTBEAT_S = 20.0  # four chances to renew before it expires
-SHARED = "jobs cannot share an output, give each one of its own"
+SHARED = "jobs cannot share an output; give each job a different --output"
 SETTLE_S = 1.0  # longer than a write takes to arrive
 _logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def lease(storage: StorageFolder, holder: str) -> Iterator[threading.Event]:
         try:
             if not lost.is_set() and (_read(storage) or {}).get("token") == token:
                 storage.delete(LOCK)
-        except (OSError, pa.ArrowException) as error:  # the work is done, or failed for a reason of its own
+        except (OSError, pa.ArrowException) as error:  # the work is done, or failed for another reason
             _logger.warning("the lock of %s could not be released, it expires by itself: %s", storage.uri, error)
 
 

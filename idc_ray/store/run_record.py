@@ -22,7 +22,7 @@ _LOST = "lost"  # in run.json after a repair: all that the rest of the output sa
 #: Largest tile and scale that a record may state.
 MAX_SIDE = 4096
 _ONE_INPUT = (
-    "an output holds the images of one input: condense each input to an output of its own, and train on all of them "
+    "an output holds the images of one input: condense each input to a separate output, and train on all of them "
     "with idc-ray train --data '[a/, b/]'; "
 )
 _FIX = "give --overwrite to start over, or another --output"

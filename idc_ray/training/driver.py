@@ -15,7 +15,6 @@ import ray
 import torch
 
 from idc_ray.config.train import TrainConfig
-from idc_ray.degradation import Degrade
 from idc_ray.images.locate import absolute, holds, locate, read_bytes
 from idc_ray.lifecycle import fail_run_on_error, locked_output, print_plan, ray_cluster
 from idc_ray.models import bundled_teacher_bytes, teacher_sha256
@@ -41,7 +40,7 @@ from idc_ray.training.state import (
     read_state,
     update_record,
 )
-from idc_ray.training.validation import validation_pairs
+from idc_ray.training.validation import configured_pairs
 from idc_ray.training.worker import TrainJob
 
 __all__ = ["run_train", "train"]
@@ -141,16 +140,7 @@ def _prepare(config: TrainConfig) -> _Ready:
         new_model(config)
         if config.validation.images is not None:
             one = config.validation.model_copy(update={"max_images": 1})
-            validation_pairs(
-                one,
-                [],
-                config.scale,
-                config.seed,
-                config.max_pixels,
-                config.output,
-                config.color_profile,
-                Degrade.of(config),
-            )
+            configured_pairs(config.model_copy(update={"validation": one}), [])
     for source in sources:
         log.info("training on %s", source.describe())
     if config.mlflow.enabled:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from idc_ray.config.train import Validation
+from idc_ray.config.train import TrainConfig, Validation
 from idc_ray.degradation import BICUBIC, Degrade
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import check_size, find_sets, holds_sets
@@ -21,7 +21,7 @@ from idc_ray.models import Upscaler
 from idc_ray.training.pairs import Pair
 from idc_ray.training.sources import RealSource, Source, held_out, open_source
 
-__all__ = ["Scored", "Validator", "validation_pairs"]
+__all__ = ["Scored", "Validator", "configured_pairs", "validation_pairs"]
 
 #: Number of output images that are kept.
 SHOWN = 4
@@ -69,6 +69,14 @@ class Validator:
             if len(pictures) < SHOWN:
                 pictures.append(picture)
         return Scored(psnrs, pictures)
+
+
+def configured_pairs(config: TrainConfig, sources: Sequence[Source]) -> list[Pair]:
+    """:func:`validation_pairs` of a training's configuration."""
+    return validation_pairs(
+        config.validation, sources, config.scale, config.seed, config.max_pixels, config.output, config.color_profile,
+        Degrade.of(config),
+    )  # fmt: skip
 
 
 def validation_pairs(

@@ -12,7 +12,6 @@ import torch
 import torch.distributed
 
 from idc_ray.config.train import TrainConfig
-from idc_ray.degradation import Degrade
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
 from idc_ray.models import Upscaler, load_upscaler
@@ -23,7 +22,7 @@ from idc_ray.training.fit import Event, World, fit
 from idc_ray.training.pairs import Feed
 from idc_ray.training.sources import Source
 from idc_ray.training.state import TrainRecord, read_record, update_record
-from idc_ray.training.validation import validation_pairs
+from idc_ray.training.validation import configured_pairs
 
 __all__ = ["TrainJob", "gave_up", "train_worker"]
 
@@ -91,16 +90,7 @@ def _data(
 ) -> tuple[Feed, list[Any]]:
     config, device = job.config, world.device
     real = open_sources(config, None, device)  # validation always uses real HR images
-    validation = validation_pairs(
-        config.validation,
-        real,
-        config.scale,
-        config.seed,
-        config.max_pixels,
-        config.output,
-        config.color_profile,
-        Degrade.of(config),
-    )
+    validation = configured_pairs(config, real)
     sources = labelled(config, real, job.labels, device)
     if _resident(job, record, sources, world, local_workers) or stream is None:
         return resident_patches(config, sources, device), validation

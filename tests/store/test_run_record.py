@@ -131,10 +131,14 @@ def test_corrupt_run_json_is_named_and_can_be_overwritten(
     assert begin_run(store, make.run_record(), overwrite=True) == read_run(store)
 
 
-def test_another_input_is_told_to_take_an_output_of_its_own(store: StorageFolder, make: SimpleNamespace) -> None:
+def test_another_input_is_refused_with_advice_to_use_a_separate_output(
+    store: StorageFolder, make: SimpleNamespace
+) -> None:
     """Catches several jobs of disjoint inputs that find out one by one that they cannot share an output."""
     begin_run(store, make.run_record())
-    with pytest.raises(BadRequest, match=r"(?s)input_uri: /pictures -> /more.*of its own.*--data '\[a/, b/\]'"):
+    with pytest.raises(
+        BadRequest, match=r"(?s)input_uri: /pictures -> /more.*to a separate output.*--data '\[a/, b/\]'"
+    ):
         begin_run(store, make.run_record(input_uri="/more"))
 
 
