@@ -56,8 +56,8 @@ def condense(
     """Condense the images of a dataset. Lazy and streaming: nothing runs until the result is consumed.
 
     Each image gives the rows of its tiles, or one row with ``error`` set if it cannot be used; drop the latter with
-    ``.filter(expr=col("error").is_null())``. Each image is condensed to ``ratio`` of its pixels, at least one tile; tiles
-    are the same bytes as those of the job :func:`idc_ray.condense` with the same settings, image id and number of
+    ``.filter(expr=col("error").is_null())``. Each image is condensed to ``ratio`` of its pixels, at least one tile;
+    tiles are the same bytes as those of the job :func:`idc_ray.condense` with the same settings, image id and number of
     tiles, in any batch and on any worker with the same kind of device. The order of rows is not fixed.
 
     Workers use one GPU each if the cluster has any, else one CPU each; ``actors`` changes this. Their number is
