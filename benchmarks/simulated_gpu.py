@@ -1,4 +1,4 @@
-"""A device that exists only in this process, to count what a GPU would wait for, and to find tensors on the wrong device.
+"""A device that exists only in this process, to count the waits for a GPU and find tensors on the wrong device.
 
 Tensors of the device ``SIMULATED`` are computed on the CPU, but cannot be read, indexed with or combined with host
 tensors unless they are copied, as on a GPU. Operations that would make the host wait for a GPU are counted by name:

@@ -158,9 +158,7 @@ class CellGrid:
         chosen[first] = True
         windows = cell_windows(offsets, side, reader)
         weights = weighting.of_tiles(tile_weights)(crops.at_local_features(hardness)).flatten(1)
-        return cls(
-            positions, chosen.view(positions.shape[:2]), to_device(windows, device), to_device(weights, device)
-        )
+        return cls(positions, chosen.view(positions.shape[:2]), to_device(windows, device), to_device(weights, device))
 
     def columns(self, weights: Tensor) -> Tensor:
         """Weights (b, w, P) of the local features in each cell, from those of crops (b, P)."""
@@ -170,5 +168,7 @@ class CellGrid:
         """The chosen cells of some crops, from their Fourier sums (b, w, m, 2) and :meth:`columns`."""
         places, device = self.chosen[crops].flatten().nonzero().squeeze(1), products.device
         positions, index = self.positions[crops].flatten(0, 1)[places], to_device(places, device)
-        feature_sums, weight_sums = (values.flatten(0, 1).index_select(0, index) for values in (products, columns.sum(2)))
+        feature_sums, weight_sums = (
+            values.flatten(0, 1).index_select(0, index) for values in (products, columns.sum(2))
+        )
         return Cells(to_device(positions, device), feature_sums, weight_sums)

@@ -5,8 +5,11 @@ Knows nothing of Ray, files or stores; a notebook can use it as it is.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import ParamSpec, TypeVar
 
@@ -36,7 +39,6 @@ from idc_ray.condensation.teacher_features import (
     Labeler,
     Teacher,
     check_finite,
-    upscale_tiles,
 )
 from idc_ray.condensation.transfer import to_device, to_host
 from idc_ray.condensation.windows import cut
@@ -53,6 +55,9 @@ SURVEY_CROPS = 64
 
 #: Tiles of one network call by default: caches of CPUs hold few, GPUs need many to be busy.
 CPU_BATCH_SIZE, GPU_BATCH_SIZE = 4, 32
+
+#: Images that a GPU computes at once: while the host chooses the start and the groups of one, it computes others.
+IMAGES_IN_FLIGHT = 4
 
 
 @dataclass
@@ -107,7 +112,9 @@ class Condenser:
         # ncfd is the paper's comparison without locality: one feature a tile, all of them alike.
         kind, kernel_size = (GlobalFeatureReader, 1) if config.method == "ncfd" else (FeatureReader, rlff.kernel_size)
         self.gamma = 0.0 if config.method == "ncfd" else config.loss.gamma
-        self.reader = kind(teacher, config.tile_size, rlff.padding, kernel_size, dtype)
+        on_cpu = device.type == "cpu"
+        lock: AbstractContextManager[object] = nullcontext() if on_cpu else threading.Lock()
+        self.reader = kind(teacher, config.tile_size, rlff.padding, kernel_size, dtype, lock)
         bank = draw_bank(
             config.seed,
             teacher.channels,
@@ -119,11 +126,11 @@ class Condenser:
         ).to(device)
         # The other sets are for steps on pixels; measuring an image in all of them takes most of its time.
         self.bank = bank if config.pixel_steps else replace(bank, directions=bank.directions[:1])
-        on_cpu = device.type == "cpu"
         size = config.teacher_batch_size or (CPU_BATCH_SIZE if on_cpu else GPU_BATCH_SIZE)
-        # A CPU gains little from fuller calls, and loses as much by padding them.
-        shared = not on_cpu and calls_are_independent(self.reader, self.bank, size)
+        # Images whose pixels are learned are computed together, others in threads; fuller calls help CPUs little.
+        shared = not on_cpu and config.pixel_steps > 0 and calls_are_independent(self.reader, self.bank, size)
         self.batches = FixedBatches(size, shared)
+        self.threads = None if config.pixel_steps else _threads(device)
         self.matcher = TileMatcher(self.reader, self.bank, config.loss, config.optimizer, self.batches)
 
     def difficulty(self, lr: NDArray[np.uint8]) -> float:
@@ -163,6 +170,13 @@ class Condenser:
         if open_budget and not (self.mean_difficulty and self.mean_difficulty > 0):
             raise ValueError(f"allocation is difficulty; mean_difficulty is {self.mean_difficulty}, expected above 0")
         self.matcher.kept_calls = 0 if frugal else KEPT_CALLS
+        if self.threads is None:
+            return self._condense(images)
+        running = [self.threads.submit(self._condense, [image]) for image in images]
+        wait(running)  # also of those behind one that fails: they use the memory
+        return [result for each in running for result in each.result()]
+
+    def _condense(self, images: Sequence[ImageTask]) -> list[Condensed | Exception]:
         chosen: list[_Chosen | Exception] = []
         problems: dict[int, MatchingProblem] = {}
         for index, image in enumerate(images):
@@ -351,7 +365,7 @@ class Condenser:
 
     @torch.no_grad()
     def _with_teacher_labels(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """On the CPU, the 8-bit tiles (n, 3, p, p), and the teacher's HR for them, 8 bits, by one rule for every method.
+        """The 8-bit tiles (n, 3, p, p), and the teacher's 8-bit HR for them, by one rule for all methods; on the CPU.
 
         Raises:
             ValueError: the teacher's output is not finite.
@@ -360,7 +374,7 @@ class Condenser:
         labels, totals = [tiles.new_empty(0, 3, size, size)], [torch.zeros((), device=tiles.device)]
         for call in self.batches.slices([len(tiles)]):
             unit = self.batches.pad(tiles[call]).float() / 255
-            upscaled = upscale_tiles(self.labeler, unit, self.reader.autocast)[: call.stop - call.start]
+            upscaled = self.reader.upscale(unit, self.labeler)[: call.stop - call.start]
             totals.append(upscaled.sum())
             labels.append(upscaled.mul_(255).round_().to(torch.uint8))
         tiles, joined, sums = to_host(tiles, torch.cat(labels), torch.stack(totals))
@@ -383,6 +397,18 @@ class Condenser:
     def _tensor(self, image: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) to (3, H, W) on the device."""
         return to_device(_planes(image), self.device)
+
+
+def _threads(device: torch.device) -> ThreadPoolExecutor | None:
+    """Threads for images, each with a stream of a GPU of its own; None on a CPU, whose cores one image keeps busy."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)  # the networks are there before other streams read them
+    return ThreadPoolExecutor(
+        IMAGES_IN_FLIGHT,
+        "condense",
+        lambda: torch.cuda.set_stream(torch.cuda.Stream(device)),
+    )
 
 
 def _planes(image: NDArray[np.uint8]) -> Tensor:
