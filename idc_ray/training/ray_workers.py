@@ -1,4 +1,4 @@
-"""Training with Ray Train: with several workers, on a cluster, or with streamed data."""
+"""Training with Ray Train: with several workers, or on a cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from idc_ray.errors import IdcError
 from idc_ray.interrupt import check_interrupted
 from idc_ray.pipeline.waiting import log_until_first
 from idc_ray.training.fit import Event, World
-from idc_ray.training.stream import StreamFeed, stream_of
 from idc_ray.training.worker import TrainJob, gave_up, train_worker
 
 __all__ = ["ray_events"]
@@ -29,12 +28,11 @@ __all__ = ["ray_events"]
 LEAVE_SECONDS = 20.0
 
 
-def ray_events(job: TrainJob, streamed: bool) -> Iterator[Event | None]:
+def ray_events(job: TrainJob) -> Iterator[Event | None]:
     """Train on the connected cluster; yields the workers' events, and None at intervals without events.
 
     Args:
         job: the job.
-        streamed: whether its data may have to be streamed.
 
     Raises:
         IdcError: an error that a retry would not fix, or workers died too often.
@@ -42,7 +40,7 @@ def ray_events(job: TrainJob, streamed: bool) -> Iterator[Event | None]:
     # On this machine, so that the loss of another node does not end the training.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    trainer = _trainer(job, queue, streamed)
+    trainer = _trainer(job, queue)
     outcome: list[BaseException | None] = []
 
     def run() -> None:
@@ -89,10 +87,10 @@ def _awaited(workers: Workers) -> str:
     room = ", ".join(
         f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}" for name, amount in each.items() if amount
     )
-    return f"{workers.count} workers take {one} each; free are {room}; reading streamed data takes one more CPU"
+    return f"{workers.count} workers take {one} each; free are {room}"
 
 
-def _trainer(job: TrainJob, queue: Queue, streamed: bool) -> TorchTrainer:
+def _trainer(job: TrainJob, queue: Queue) -> TorchTrainer:
     workers = job.config.workers
     gpus = workers.gpus
     if gpus is None:
@@ -101,9 +99,7 @@ def _trainer(job: TrainJob, queue: Queue, streamed: bool) -> TorchTrainer:
     name = f"idc_ray_{uuid.uuid4().hex[:8]}"
     return TorchTrainer(
         _run_worker,
-        train_loop_config={"job": job, "queue": queue, "streamed": streamed},
-        # An unused stream would still start processes.
-        datasets={"train": stream_of(job.config, job.labels)} if streamed else {},
+        train_loop_config={"job": job, "queue": queue},
         scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(name=name, failure_config=FailureConfig(max_failures=workers.max_failures)),
     )
@@ -121,13 +117,8 @@ def _run_worker(arguments: dict[str, Any]) -> None:
         device,
         (lambda m: DistributedDataParallel(m, broadcast_buffers=False)) if size > 1 else (lambda m: m),
     )
-
-    def stream() -> StreamFeed:
-        return StreamFeed(job.config, ray.train.get_dataset_shard("train"), device)
-
     try:
-        local_workers = context.get_local_world_size()
-        train_worker(job, world, queue.put, local_workers, stream if arguments["streamed"] else None)
+        train_worker(job, world, queue.put, context.get_local_world_size())
     except IdcError as error:  # not raised, as a retry would not help
         queue.put({"kind": "error", "error": error})
 
