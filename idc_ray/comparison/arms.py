@@ -12,11 +12,10 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from idc_ray.config import CondenseConfig, load
-from idc_ray.config.base import result_digest
+from idc_ray.config import CondenseConfig, MethodConfig, load
+from idc_ray.config.base import result_digest, result_settings
 from idc_ray.config.compare import CompareConfig, Grid
 from idc_ray.config.condense import JOB_SETTINGS
-from idc_ray.config.degradation import degradation_digest
 from idc_ray.config.loading import flatten_changes
 from idc_ray.config.train import TRAIN_JOB_SETTINGS, TrainConfig
 from idc_ray.errors import BadRequest
@@ -101,14 +100,11 @@ class Arm:
     def set_name(self, data: Data, seed: int) -> str:
         """Name of the training set; equal for arms and seeds that share it."""
         if self.whole:
+            known = result_settings(self.condense, MethodConfig, ("degradation",))
             settings: dict[str, Any] = {
-                "input": data.images,
-                "scale": self.condense.scale,
-                "tile_size": self.condense.tile_size,
-                "degradation": self.condense.degradation,
+                name: known[name] for name in ("scale", "tile_size", "degradation") if name in known
             }
-            degradation_digest(settings)
-            settings |= {"teacher": data.teacher if self.labels == "teacher" else None}
+            settings |= {"input": data.images, "teacher": data.teacher if self.labels == "teacher" else None}
             return f"{self.core}-{result_digest(settings)[:8]}"
         digest = result_digest({"input": data.images, "run": self.condense.digest(data.teacher)})
         return f"{self.core}-{digest[:8]}/{seed}"

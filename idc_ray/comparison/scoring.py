@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idc_ray.config.degradation import Step
-from idc_ray.config.train import Validation
+from idc_ray.config.train import TrainConfig, Validation
 from idc_ray.degradation import BICUBIC, Degrade
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import (
-    MAX_PIXELS,
     BenchmarkSet,
     Scores,
     evaluate,
@@ -109,8 +108,11 @@ class Scoring:
     def _validation(self) -> list[Pair]:
         if self.validation is None:
             return []
-        settings = Validation(images=self.validation, max_images=MAX_VALIDATION)
-        pairs = validation_pairs(settings, [], self.scale, 0, MAX_PIXELS, degrade=self.degrade)
+        images = Validation(images=self.validation, max_images=MAX_VALIDATION)
+        config = TrainConfig(
+            scale=self.scale, seed=self.degrade.seed, degradation=self.degrade.steps, validation=images
+        )
+        pairs = validation_pairs(config, [])
         if not pairs:
             raise BadRequest(f"validation {self.validation} contains no images; give a folder with images")
         return pairs

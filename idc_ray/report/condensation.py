@@ -14,7 +14,7 @@ from idc_ray.images import ImageListing
 from idc_ray.redact import printable
 from idc_ray.report.condensed import Sources, picture_of, read_records, read_tiles
 from idc_ray.report.sample import sample_images
-from idc_ray.report.section import Card, Chart, Options, Section, make_section, rounded
+from idc_ray.report.section import Card, Chart, Options, Section, rounded
 from idc_ray.report.state import is_own
 from idc_ray.report.timeline import read_timeline
 from idc_ray.status_text import STAGES
@@ -93,7 +93,7 @@ def condensation_section(
         "Teacher, SHA-256": run.teacher_sha256,
         "Versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
     }
-    return make_section(
+    return Section(
         "condensation",
         status.output,
         status.state,

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.report.section import Card, Chart, Section, make_section, rounded
+from idc_ray.report.section import Card, Chart, Section, rounded
 from idc_ray.report.state import job_state
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.units import duration
@@ -64,7 +64,7 @@ def sweep_section(storage: StorageFolder) -> Section:
         "best": None if best is None else best.decode(errors="replace"),
         "several": len(objectives) > 1,
     }
-    return make_section(
+    return Section(
         "sweep",
         storage.uri,
         state,

@@ -6,7 +6,7 @@ from typing import Any
 
 from idc_ray.errors import BadRequest
 from idc_ray.report.pictures import data_uri
-from idc_ray.report.section import Card, Chart, Section, make_section, rounded
+from idc_ray.report.section import Card, Chart, Section, rounded
 from idc_ray.report.state import job_state
 from idc_ray.report.training_files import CURVES, sample_name
 from idc_ray.store.filesystem import StorageFolder
@@ -35,7 +35,7 @@ def training_section(storage: StorageFolder) -> Section:
     if record["tracked"]:
         step = config["iterations"]
     files = [(name, size) for name in ("best.safetensors", "last.safetensors") if (size := storage.size(name))]
-    return make_section(
+    return Section(
         "training",
         storage.uri,
         job_state(storage, record["tracked"]),
