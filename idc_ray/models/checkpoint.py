@@ -11,7 +11,6 @@ import json
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -21,10 +20,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from idc_ray.errors import BadRequest
-from idc_ray.models.files import write_atomic
 from idc_ray.models.registry import ModelSpec
 
-__all__ = ["Checkpoint", "checkpoint_bytes", "is_safetensors", "load_checkpoint", "read_metadata", "save_checkpoint"]
+__all__ = ["Checkpoint", "checkpoint_bytes", "is_safetensors", "load_checkpoint", "read_metadata"]
 
 METADATA_KEY = "idc_ray"
 FORMAT_VERSION = 1
@@ -100,13 +98,6 @@ def _check_shapes(skeleton: nn.Module, state_dict: Mapping[str, Tensor]) -> None
     for name, value in skeleton.state_dict().items():
         if value.shape != state_dict[name].shape:
             raise RuntimeError(f"{name} is {tuple(state_dict[name].shape)}, expected {tuple(value.shape)}")
-
-
-def save_checkpoint(
-    path: str | Path, spec: ModelSpec, state_dict: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None
-) -> None:
-    """Write :func:`checkpoint_bytes` to ``path`` atomically."""
-    write_atomic(path, checkpoint_bytes(spec, state_dict, notes))
 
 
 def checkpoint_bytes(
