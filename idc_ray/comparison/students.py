@@ -25,7 +25,7 @@ from idc_ray.training.state import BEST, LAST, STATE
 
 __all__ = ["run_student", "score_anchors"]
 
-#: Says that the training is over; its state, which is larger than all the rest, is then gone.
+#: Record of a finished training. Its state, the largest file, is then deleted.
 DONE = "done.json"
 FIX = "delete its folder to start the training again"
 

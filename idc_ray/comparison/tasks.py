@@ -18,7 +18,7 @@ __all__ = ["Blocks", "guarded", "read", "run", "run_with_object", "task_device"]
 
 log = logging.getLogger(__name__)
 
-#: How often a task whose process died is begun again; it continues where it was.
+#: Restarts of a task whose process died; it continues from its last saved state.
 RETRIES = 5
 
 _task: Callable[[Callable[..., Any]], Any] = ray.remote(max_retries=RETRIES)

@@ -120,7 +120,7 @@ class Augment(Section):
     mixup: Probability = 0.0
     """Up to half of another patch of the batch is blended in."""
     channels: Probability = 0.0
-    """Red, green and blue change places."""
+    """Red, green and blue are permuted."""
     contrast: Probability = 0.0
     """Contrast is multiplied by a factor in [0.5, 1.5]."""
 

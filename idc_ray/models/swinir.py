@@ -73,11 +73,11 @@ class ResidualGroup(nn.Module):
         self.blocks = nn.ModuleList(layers)
 
     def forward(self, x: Tensor, windows: Windows, biases: Sequence[Tensor], kept: Sequence[Tensor | None]) -> Tensor:
-        size, places = x.shape[1:3], windows.mask.shape[:2]
+        size, positions = x.shape[1:3], windows.mask.shape[:2]
         x = reorder(x.flatten(1, 2), windows.plain)
         for block, bias, factors in zip(self.blocks, biases, kept, strict=True):
             x = reorder(x, windows.shift) if block.shifted else x
-            x = block(x.unflatten(1, places), bias, windows.mask if block.shifted else None, factors).flatten(1, 2)
+            x = block(x.unflatten(1, positions), bias, windows.mask if block.shifted else None, factors).flatten(1, 2)
             x = reorder(x, windows.shift.back) if block.shifted else x
         return reorder(x, windows.plain.back).unflatten(1, size)
 

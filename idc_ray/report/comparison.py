@@ -21,7 +21,7 @@ from idc_ray.units import duration, size
 __all__ = ["CROPS", "RESULTS", "arm_labels", "comparison_section", "difference_text", "fixed", "spread_text"]
 
 RESULTS, CROPS, CONFIG = "results.json", "crops.json", "config.yaml"
-FIX = "the compare command that made it writes it anew"
+FIX = "the compare command that made it writes it again"
 
 #: Sets whose tiles are shown side by side, images of each, and tiles of an image.
 SETS, IMAGES, TILES = 8, 6, 2

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from idc_ray.errors import IdcError
-from idc_ray.report.training_files import CURVES, sample_name
+from idc_ray.report.training import CURVES, sample_name
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.training.fit import Event
 

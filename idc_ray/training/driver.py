@@ -84,7 +84,7 @@ def run_train(config: TrainConfig, show: Show = "log") -> TrainResult:
         show: where progress is shown.
 
     Raises:
-        BadRequest: what was asked for cannot be done.
+        BadRequest: an error in settings, data or networks.
         Locked: another process works on the output.
         Interrupted: SIGINT or SIGTERM.
         IdcError: any other error that a user can fix.

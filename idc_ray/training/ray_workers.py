@@ -84,10 +84,10 @@ def _awaited(workers: Workers) -> str:
     each = {"CPU": workers.cpus, "GPU": workers.gpus or 0.0}
     total, free = ray.cluster_resources(), ray.available_resources()
     one = " and ".join(f"{amount:g} {name}" for name, amount in each.items() if amount)
-    room = ", ".join(
+    available = ", ".join(
         f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}" for name, amount in each.items() if amount
     )
-    return f"{workers.count} workers take {one} each; free are {room}"
+    return f"{workers.count} workers take {one} each; free are {available}"
 
 
 def _trainer(job: TrainJob, queue: Queue) -> TorchTrainer:

@@ -87,8 +87,8 @@ class StreamFeed:
         epoch, first = divmod(window, self._windows)
         order = np.random.default_rng(integer(self.config.seed, "windows", epoch)).permutation(self._parts)
         # A window whose images are all held out for validation gives way to the next.
-        places = ((first + shift) % self._windows for shift in range(self._windows))
-        sources = (self._some(np.sort(order[place :: self._windows])) for place in places)
+        windows = ((first + shift) % self._windows for shift in range(self._windows))
+        sources = (self._some(np.sort(order[each :: self._windows])) for each in windows)
         tables = (pair_table(self.config, training_pairs(self.config, some)) for some in sources)
         return next((table for table in tables if table is not None), None)
 

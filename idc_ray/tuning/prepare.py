@@ -76,17 +76,17 @@ class Plan:
         return sum(task.lr.shape[0] * task.lr.shape[1] for task in self.images)
 
 
-def prepare(asked: TuneConfig, photographs: str | None = None) -> Plan:
+def prepare(given: TuneConfig, photographs: str | None = None) -> Plan:
     """Find, check and read all inputs.
 
     Args:
-        asked: the settings, without those of the space file.
+        given: the settings, without those of the space file.
         photographs: folder for the default photographs; None: next to the output.
 
     Raises:
         BadRequest: any error in settings or input.
     """
-    config, space = read_space(asked)
+    config, space = read_space(given)
     settings = make_settings(config, space)
     own = {"input": config.input, "output": config.output, "scale": config.scale, "teacher": config.teacher}
     reading = CondenseConfig(**own)

@@ -181,8 +181,8 @@ def _cells(plan: Plan, study: optuna.Study) -> list[list[str]]:
         params = [_short(trial.params[name]) if name in trial.params else "" for name in plan.space.names]
         notes = [NOTES[STATUSES[trial.state]], "front" if trial.number in front else "", values.get("reason", "")]
         note = "; ".join(" ".join(each.split()) for each in notes if each)
-        place = str(rank) if trial.state == TrialState.COMPLETE else ""
-        rows.append([place, str(trial.number), psnr, *numbers, str(values.get("step", 0)), *params, note])
+        shown_rank = str(rank) if trial.state == TrialState.COMPLETE else ""
+        rows.append([shown_rank, str(trial.number), psnr, *numbers, str(values.get("step", 0)), *params, note])
     return rows
 
 

@@ -22,7 +22,7 @@ __all__ = ["run_trials"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at the reports of trials.
+#: Seconds to wait for the end of a trial before reports and signals are checked.
 POLL_SECONDS = 0.5
 
 Report = tuple[int, dict[str, Any]]

@@ -88,9 +88,9 @@ def share_inputs(plan: Plan, options: dict[str, Any]) -> SharedInputs:
     configs = {feature_key(config): config for config in _key_configs(plan.settings)}
     if not configs:
         log.info("the space has more than %d sets of features: each trial computes them separately", MAX_KEYS)
-    room = FEATURE_BYTES // max(1, len(configs))
+    max_bytes = FEATURE_BYTES // max(1, len(configs))
     task = run_with_object.options(name="measure", **options)
-    tasks = [task.remote(_measured, config, teacher, images, room) for config in configs.values()]
+    tasks = [task.remote(_measured, config, teacher, images, max_bytes) for config in configs.values()]
     teacher_cache = {}
     for key, (outcome, measured) in zip(configs, tasks, strict=True):
         status, value = ray.get(outcome)
@@ -112,7 +112,7 @@ def _key_configs(settings: Settings) -> Iterator[CondenseConfig]:
 
 
 def _measured(
-    config: CondenseConfig, teacher: bytes, images: list[ImageTask], room: int
+    config: CondenseConfig, teacher: bytes, images: list[ImageTask], max_bytes: int
 ) -> tuple[str, list[TeacherCache]]:
     """Measurements of images, with a line about them."""
     device = set_up_torch(config.actors, has_gpu=bool(ray.get_gpu_ids()))
@@ -120,7 +120,7 @@ def _measured(
     teacher_cache: list[TeacherCache] = []
     size = 0
     for image in images:
-        measured = condenser.measure(image.lr, keep_features=size < room)
+        measured = condenser.measure(image.lr, keep_features=size < max_bytes)
         size += sum(maps.nbytes for maps in measured.features)
         teacher_cache.append(measured)
     kept = sum(bool(each.features) for each in teacher_cache)
