@@ -17,7 +17,8 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import make_server
 
 ERROR = b"<Error><Code>%s</Code><Message>made by a test</Message></Error>"
-STATUS = {"SlowDown": "503 Slow Down", "InternalError": "500 Internal Server Error", "AccessDenied": "403 Forbidden"}
+STATUS = {"SlowDown": "503 Slow Down", "InternalError": "500 Internal Server Error", "AccessDenied": "403 Forbidden",
+          "ExpiredToken": "400 Bad Request"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,11 @@ class Request:
 
 @dataclass
 class S3:
-    """The server; ``fault`` says of a request which error it gets, ``drop``, or how many seconds it waits."""
+    """The server; ``fault`` says what happens to a request: an error of S3, seconds to wait, or
+
+    - ``drop``: the connection ends before an answer,
+    - ``cut``: it ends in the middle of the answer's body.
+    """
 
     url: str
     requests: list[Request] = field(default_factory=list)
@@ -89,6 +94,13 @@ def fails_first(times: int, error: str, wanted: Callable[[Request], bool] = lamb
     return fault
 
 
+def cut(answer: Iterable[bytes], connection: socket.socket) -> Iterator[bytes]:
+    """The first half of an answer, whose header states its full length."""
+    body = b"".join(answer)
+    yield body[: len(body) // 2]
+    connection.shutdown(socket.SHUT_RDWR)
+
+
 @contextmanager
 def serving() -> Iterator[S3]:
     """A server with an empty bucket ``bucket``."""
@@ -104,12 +116,14 @@ def serving() -> Iterator[S3]:
         if fault == "drop":
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             raise ConnectionResetError
-        if isinstance(fault, str):
+        if fault in STATUS:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response(STATUS[fault], [("Content-Type", "application/xml")])
-            return [ERROR % fault.encode()]
-        time.sleep(fault or 0)
-        return moto(environ, start_response)
+            return [ERROR % str(fault).encode()]
+        if isinstance(fault, float):
+            time.sleep(fault)
+        answer = moto(environ, start_response)
+        return cut(answer, environ["werkzeug.socket"]) if fault == "cut" else answer
 
     server = make_server("127.0.0.1", 0, application, threaded=True)
     s3 = S3(f"http://127.0.0.1:{server.port}")
