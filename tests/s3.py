@@ -13,7 +13,9 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import boto3
+from moto.core import DEFAULT_ACCOUNT_ID
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.s3.models import s3_backends
 from werkzeug.serving import make_server
 
 ERROR = b"<Error><Code>%s</Code><Message>made by a test</Message></Error>"
@@ -58,16 +60,19 @@ class S3:
         return f"s3://{user}{path}?endpoint_override={self.host}&scheme=http&region=us-east-1"
 
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
-        """Names of the objects, without the markers of empty folders."""
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        found = [item["Key"] for page in pages for item in page.get("Contents", [])]
-        return [key for key in found if not key.endswith("/")]
+        """Names of the objects, without the markers of empty folders; no request, so no fault either."""
+        return sorted(key for key in dict(_objects(bucket)) if key.startswith(prefix) and not key.endswith("/"))
 
     def get(self, bucket: str, key: str) -> bytes:
-        return bytes(self.client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        """The content of an object, without a request."""
+        return bytes(_objects(bucket)[key].value)
 
     def put(self, bucket: str, key: str, data: bytes) -> None:
         self.client.put_object(Bucket=bucket, Key=key, Body=data)
+
+    def delete(self, bucket: str, key: str) -> None:
+        """Delete an object, if it is there, without a request."""
+        dict.pop(_objects(bucket), key, None)
 
     @contextmanager
     def counting(self) -> Iterator[list[Request]]:
@@ -76,6 +81,10 @@ class S3:
         seen: list[Request] = []
         yield seen
         seen += self.requests[begin:]
+
+
+def _objects(bucket: str) -> Any:
+    return s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[bucket].keys
 
 
 def fails_first(times: int, error: str, wanted: Callable[[Request], bool] = lambda _: True) -> Callable[[Request], Any]:
