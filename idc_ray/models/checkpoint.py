@@ -54,7 +54,8 @@ class Checkpoint:
         Raises:
             BadRequest: the weights do not fit the spec.
         """
-        self._check_numbers()
+        if _largest(list(self.spec.arguments.values())) > MAX_ARGUMENT:
+            raise BadRequest(f"the checkpoint's metadata is {self.spec}; expected numbers of at most {MAX_ARGUMENT:,}")
         try:
             with torch.device("meta"), _at_most(len(self.state_dict)):  # the metadata may ask for any size
                 _check_shapes(self.spec.build(), self.state_dict)
@@ -63,10 +64,6 @@ class Checkpoint:
         except (RuntimeError, KeyError, RecursionError, OverflowError, MemoryError) as error:
             raise BadRequest(f"the checkpoint's weights do not fit its metadata ({self.spec}): {error}") from None
         return model
-
-    def _check_numbers(self) -> None:
-        if _largest(list(self.spec.arguments.values())) > MAX_ARGUMENT:
-            raise BadRequest(f"the checkpoint's metadata is {self.spec}; expected numbers of at most {MAX_ARGUMENT:,}")
 
 
 def _largest(value: Any) -> float:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -107,7 +106,7 @@ class Fit:
         if self.validation and world.rank == 0:
             self.validator = Validator(self.spec.build().to(world.device), self.validation, config.scale)
             self.validation_digest = self.validator.digest
-        self.clock = _Clock()
+        self._reported = 0, time.perf_counter()  # step and time of the last report, without validations
 
     def run(self) -> None:
         """Train to the last step.
@@ -150,14 +149,17 @@ class Fit:
         same = state.validation_digest in (None, self.validation_digest)
         if state.best_psnr is not None and state.best_step is not None and same:
             self.best = (state.best_psnr, state.best_step)
-        self.clock.start(state.step)
+        self._reported = state.step, time.perf_counter()
         if self.world.rank == 0:
             self.report({"kind": "resumed", "step": state.step})
 
     def _report(self, progress: Progress) -> None:
-        rate = self.clock.rate(progress.step, last=progress.step == self.config.iterations)
-        if rate is None or self.world.rank != 0:
+        (step, begin), now = self._reported, time.perf_counter()
+        last = progress.step == self.config.iterations
+        if self.world.rank != 0 or (now - begin < REPORT_SECONDS and not last):
             return
+        self._reported = progress.step, now
+        rate = (progress.step - step) / max(now - begin, 1e-9)
         event = {"kind": "progress", "step": progress.step, "loss": progress.loss, "steps_per_second": rate}
         self.report({**event, "learning_rate": self.trainer.learning_rate})
 
@@ -167,8 +169,9 @@ class Fit:
             return
         step, config, average = self.trainer.step, self.config, self.trainer.average
         if self.validator is not None and self._validates():
-            with self.clock.paused():
-                psnr, pictures = self.validator.score(average)
+            begin = time.perf_counter()
+            psnr, pictures = self.validator.score(average)
+            self._reported = self._reported[0], self._reported[1] + time.perf_counter() - begin
             self.report({"kind": "validation", "step": step, "psnr": psnr, "pictures": pictures})
             if self.best is None or psnr > self.best[0]:
                 self.best = (psnr, step)
@@ -207,31 +210,6 @@ def _augmented(config: TrainConfig, feed: Feed, device: torch.device, labeler: U
         feed, config.augment, config.seed, config.patch_size, config.batch_size,
         labeler if online else None, torch.bfloat16 if low else None,
     )  # fmt: skip
-
-
-class _Clock:
-    """Measures steps per second, without the time spent on validation."""
-
-    def __init__(self) -> None:
-        self.start(0)
-
-    def start(self, step: int) -> None:
-        self.step, self.time = step, time.perf_counter()
-
-    def rate(self, step: int, last: bool) -> float | None:
-        """Rate since the last result; None if that was less than ``REPORT_SECONDS`` ago, unless this is the last."""
-        elapsed = time.perf_counter() - self.time
-        if elapsed < REPORT_SECONDS and not last:
-            return None
-        rate = (step - self.step) / max(elapsed, 1e-9)
-        self.start(step)
-        return rate
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self.time += time.perf_counter() - begin
 
 
 def new_model(config: TrainConfig) -> nn.Module:

@@ -19,11 +19,10 @@ from pyarrow.fs import FileType
 
 from idc_ray.condensation.seeding import uniform
 from idc_ray.config.train import TrainConfig
-from idc_ray.degradation import BICUBIC, Degrade
+from idc_ray.degradation import Degrade
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.benchmarks import holds_sets, paired_folders
 from idc_ray.images import ImageListing, ImageRef, decode_png, downscale, find_images, load_instance, output_inside
-from idc_ray.images.color import Colors
 from idc_ray.images.locate import StoragePath, joined, locate
 from idc_ray.store import Fingerprint, check_shards, read_manifest, read_run, read_shard
 from idc_ray.store.filesystem import StorageFolder, resolve
@@ -109,14 +108,11 @@ def _labelled(pair: Pair, relabel: Relabel) -> Pair:
 
 @dataclass(frozen=True)
 class RealSource:
-    """High-resolution images; low-resolution images are made of them by ``degrade``, unless given."""
+    """High-resolution images; LR images are made of them by the configured degradation, unless given."""
 
     listing: ImageListing
-    scale: int
-    max_pixels: int
+    config: TrainConfig
     digest: str
-    colors: Colors = "srgb"
-    degrade: Degrade = BICUBIC
     relabel: Relabel | None = None
 
     def describe(self) -> str:
@@ -164,13 +160,13 @@ class RealSource:
             image = load_instance(
                 ref,
                 self.listing.filesystem,
-                scale=self.scale,
+                scale=self.config.scale,
                 tile_size=1,
-                max_pixels=self.max_pixels,
+                max_pixels=self.config.max_pixels,
                 keep_hr=True,
-                degrade=self.degrade,
+                degrade=Degrade.of(self.config),
                 lr_filesystem=self.listing.lr_filesystem,
-                colors=self.colors,
+                colors=self.config.color_profile,
             )
         except RejectedImage as error:
             raise BadRequest(f"{ref.source} cannot be used for training: {error.reason}; repair or remove it") from None
@@ -224,12 +220,10 @@ def open_source(config: TrainConfig, uri: str) -> Source:
 
 
 def _real_source(config: TrainConfig, uri: str) -> RealSource:
-    degrade = Degrade.of(config)
     hr, lr = _hr_and_lr(uri, config.scale)
-    lr = lr if degrade.steps == "bicubic" else None
+    lr = lr if config.degradation == "bicubic" else None
     listing = find_images(hr, lr_input=lr, scale=config.scale, without=output_inside(hr, config.output))
-    digest = _digest(listing.describe(lr_names=True))
-    return RealSource(listing, config.scale, config.max_pixels, digest, config.color_profile, degrade)
+    return RealSource(listing, config, _digest(listing.describe(lr_names=True)))
 
 
 def _hr_and_lr(uri: str, scale: int) -> tuple[str, str | None]:
