@@ -6,7 +6,6 @@ import logging
 import tempfile
 import time
 
-import optuna
 import ray
 from optuna.trial import FrozenTrial, TrialState
 
@@ -72,7 +71,7 @@ def run_tune(plan: Plan, say: bool = False) -> TuneResult:
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)
     storage = resolve(config.output)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("optuna").setLevel(logging.ERROR)
     with locked_output(storage):
         study = open_sweep(storage, plan.settings, plan.identity, overwrite=config.overwrite, files=FILES)
         storage.write("config.yaml", config.to_yaml().encode())
