@@ -84,11 +84,8 @@ def _at_most(tensors: int) -> Iterator[None]:
         if left < 0:
             raise RuntimeError(f"it describes a network of more than the {tensors:,} tensors that it holds")
 
-    handle = register_module_parameter_registration_hook(count)
-    try:
+    with register_module_parameter_registration_hook(count):
         yield
-    finally:
-        handle.remove()
 
 
 def _check_shapes(skeleton: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
