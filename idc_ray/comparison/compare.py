@@ -16,13 +16,12 @@ from idc_ray.comparison.arms import WHOLE, Arm
 from idc_ray.comparison.crops import find_crops
 from idc_ray.comparison.images import manifest_blocks
 from idc_ray.comparison.prepare import Plan, prepare
-from idc_ray.comparison.results import Failure, Result, Results
+from idc_ray.comparison.results import Failure, Result, Results, log_result
 from idc_ray.comparison.schedule import Outcome, Unit, run_units
 from idc_ray.comparison.sets import SetFacts, condense_set, label_whole, measure_images, whole_facts
 from idc_ray.comparison.students import run_student, score_anchors
 from idc_ray.comparison.table import ComparisonTable, make_table, table_files, to_markdown
 from idc_ray.comparison.tasks import Blocks
-from idc_ray.comparison.track import log_result
 from idc_ray.condensation.budget import budgets_of
 from idc_ray.config import METHOD_VERSION, CondenseConfig, MethodConfig
 from idc_ray.config.base import result_digest, result_settings

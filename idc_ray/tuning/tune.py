@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from idc_ray.config.base import result_digest
 from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import IdcError
-from idc_ray.family import RunFamily
+from idc_ray.family import RunFamily, Status
 from idc_ray.lifecycle import fail_run_on_error, locked_output, ray_cluster
 from idc_ray.pipeline.cluster import join_for, plan_pool
 from idc_ray.pipeline.progress import Heartbeat, duration
@@ -20,18 +20,24 @@ from idc_ray.pipeline.waiting import warn_if_no_room
 from idc_ray.report import Options, write_own_report
 from idc_ray.results import Trial, TuneResult
 from idc_ray.store.filesystem import StorageFolder, resolve
-from idc_ray.tracking import tracking_uri
+from idc_ray.tracking import Tracker, tracking_uri
 from idc_ray.tuning.dry_run import estimate
 from idc_ray.tuning.prepare import Plan, prepare
 from idc_ray.tuning.report import FILES, importance_file, report_files, to_text
 from idc_ray.tuning.run_trials import run_trials
 from idc_ray.tuning.shared_inputs import share_inputs
 from idc_ray.tuning.study import STATUSES, SweepStudy, open_sweep, ranked, started
-from idc_ray.tuning.track import track_trial
 
 __all__ = ["prepared", "run_tune", "tune"]
 
 log = logging.getLogger(__name__)
+
+#: Status of the MLflow run of an ended trial.
+RUN_STATUSES: dict[TrialState, Status] = {
+    TrialState.COMPLETE: "FINISHED",
+    TrialState.PRUNED: "KILLED",
+    TrialState.FAIL: "FAILED",
+}
 
 
 def tune(config: TuneConfig) -> int:
@@ -99,7 +105,7 @@ class _Run:
         with fail_run_on_error(self.tracking):
             with Heartbeat("logging finished trials to MLflow"):
                 for trial in started(self.study.study):
-                    track_trial(self.tracking, trial)
+                    _track(self.tracking, trial)
             self._search()
             self._report()
             trials = ranked(self.study.study)
@@ -160,7 +166,7 @@ class _Run:
             self.tracking.report(files, self._count(running=False))
 
     def _ended(self, trial: FrozenTrial) -> None:
-        track_trial(self.tracking, trial)
+        _track(self.tracking, trial)
         self._write(report_files(self.plan, self.study.study))
         log.info("%s; %s", _line(trial), self._progress())
 
@@ -179,6 +185,27 @@ class _Run:
     def _write(self, files: dict[str, bytes]) -> None:
         for name, content in files.items():
             self.storage.write(name, content)
+
+
+def _track(family: RunFamily, trial: FrozenTrial) -> None:
+    """Log an ended trial once: parameters, the first seed's curve, the score."""
+    if trial.state not in RUN_STATUSES:
+        return
+
+    def report(run: Tracker) -> None:
+        values = trial.user_attrs
+        seeds = values.get("seeds", [])
+        run.log_params(trial.params | {"trial": trial.number, "status": STATUSES[trial.state]})
+        if values["reason"]:
+            run.log_params({"reason": values["reason"]})
+        for step, psnr in seeds[0]["curve"] if seeds else []:
+            run.log_metrics(step, {"curve_psnr": psnr})
+        numbers = {name: values.get(name) for name in ("psnr", "deviation", "ratio", "cost")}
+        run.log_metrics(values.get("step", 0), {name: value for name, value in numbers.items() if value is not None})
+        for each in seeds:
+            run.log_metrics(each["seed"], {"seed_psnr": each["psnr"]})
+
+    family.child(f"trial-{trial.number:05d}", report, RUN_STATUSES[trial.state])
 
 
 def _result(trial: FrozenTrial) -> Trial:
