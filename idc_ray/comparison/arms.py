@@ -25,7 +25,7 @@ from idc_ray.models import teacher_sha256
 from idc_ray.models.registry import nearest
 from idc_ray.training.fit import new_model, start_sha256, with_absolute_start
 
-__all__ = ["TRAIN_SETS", "WHOLE", "Arm", "Data", "expand", "input_digest", "reference_of"]
+__all__ = ["TRAIN_SETS", "WHOLE", "Arm", "Data", "expand", "input_digest", "reference_of", "student_config"]
 
 WHOLE = "whole"
 
@@ -144,7 +144,7 @@ def expand(config: CompareConfig, teacher: bytes) -> tuple[list[Arm], list[str]]
         settings = _student(student, config.train, config.networks) | {"scale": config.scale}
         if labels == "online":
             settings |= {"labels": "online", "labels_from": config.teacher or "bundled"}
-        train = _train(settings | {"workers.threads": config.actors.threads}, config.curve_points)
+        train = student_config(settings | {"workers.threads": config.actors.threads}, config.curve_points)
         varied = _method(method, config.variants)
         if labels == "real" and varied["method"] in (("idc", "ncfd") if config.degradation == "bicubic" else ("ncfd",)):
             left_out[f"{method} with real labels is left out: its tiles have no real HR"] = None
@@ -233,7 +233,7 @@ def _student(name: str, common: Mapping[str, Any], networks: Mapping[str, Mappin
     return settings
 
 
-def _train(settings: Mapping[str, Any], curve_points: int) -> TrainConfig:
+def student_config(settings: Mapping[str, Any], curve_points: int) -> TrainConfig:
     """Validated training settings, with a validation and a saved state at each point of the curve."""
     every = max(1, -(-load(TrainConfig, None, settings).iterations // curve_points))
     return with_absolute_start(
