@@ -104,7 +104,7 @@ class TableMaker:
         if name not in self._named:
             raise BadRequest(f"arm {arm.name} trains on the condensed set {name}; give its path: --set {name}=OUT")
         config = arm.train.model_copy(update={"data": (self._named[name],), "labels": "stored", "labels_from": None})
-        return list(open_sources(config, None, self._device))
+        return list(open_sources(config))
 
     @torch.no_grad()
     def _labels(self, tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -150,7 +150,7 @@ class Student:
         config, device = arm.train, table.lr.device
         feed: Feed = Patches(table, config.patch_size, config.batch_size, config.seed)
         online = config.labels == "online"
-        precision = state.precision if state else choose_precision(config.precision, device)
+        precision = state.precision if state else choose_precision(config.precision, device, config.model)
         if online or config.augment.active:
             labeler = teacher if online else None
             low = torch.bfloat16 if precision == "bfloat16" else None

@@ -22,10 +22,10 @@ from pydantic import (
 )
 
 from idc_ray.config.base import Section
+from idc_ray.regular import open_regular
 
 __all__ = [
     "NOTHING_LOST", "PRESETS", "Blur", "Degradation", "Jpeg", "Noise", "Resize", "Shuffle", "Step", "Webp",
-    "degradation_digest",
 ]  # fmt: skip
 
 PRESETS = Path(__file__).parents[1] / "degradation" / "presets"
@@ -146,7 +146,8 @@ class Webp(_Step):
 
 
 def _kind(value: Any) -> Any:
-    return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return kind if isinstance(kind, str) else None  # a message would show all that aliases of YAML stand for
 
 
 _Plain = (
@@ -180,7 +181,7 @@ def _resolved(value: object) -> object:
         path = PRESETS / f"{value}.yaml" if value in _preset_names() else Path(value)
         origin = origin if inline else str(path)
         try:
-            value = yaml.safe_load(value if inline else path.read_text(encoding="utf-8"))
+            value = yaml.safe_load(value if inline else _text(path))
         except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             known = ", ".join(["bicubic", *_preset_names()])
             raise ValueError(f"degradation {origin} cannot be read: {error}; expected {known} or a YAML file") from None
@@ -191,16 +192,13 @@ def _resolved(value: object) -> object:
         raise ValueError(f"{origin} is no list of steps: " + "; ".join(faults)) from None
 
 
+def _text(path: Path) -> str:
+    with open_regular(str(path)) as file:
+        return file.read().decode()
+
+
 def _preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 Degradation = Annotated[Literal["bicubic"] | tuple[Step, ...], BeforeValidator(_resolved)]
-
-
-def degradation_digest(settings: dict[str, Any]) -> None:
-    """Prepare ``degradation`` for a digest: bicubic is left out, so that digests of earlier versions stay."""
-    if settings["degradation"] == "bicubic":
-        del settings["degradation"]
-    else:
-        settings["degradation"] = [step.model_dump(mode="json") for step in settings["degradation"]]

@@ -87,10 +87,6 @@ def make_optimizer(settings: TrainOptimizer, parameters: list[nn.Parameter], rat
     return optimizer
 
 
-def _as_given(lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
-    return lr, hr
-
-
 class _Graph:
     """A function of device tensors as a CUDA graph.
 
@@ -159,14 +155,14 @@ class Trainer:
     ) -> None:
         self.model, self.config, self.rank = model.train(), config, rank
         self.device = next(model.parameters()).device
-        self.precision = precision or choose_precision(config.precision, self.device)
+        self.precision = precision or choose_precision(config.precision, self.device, config.model)
         self.step = 0
         single = wrapped is None or wrapped is model
         self._low = LowPrecisionCopy(model) if single and self.precision == "bfloat16" else None
         self._called = self._low.module if self._low else wrapped or model
         if config.execution == "compiled":
             self._called = torch.compile(self._called, dynamic=False)  # type: ignore[assignment]
-        self._patches = patches or _as_given
+        self._patches = patches or (lambda *given: given)
         if capturable is None:
             capturable = single and self.device.type == "cuda" and config.execution != "eager"
         self._captures = capturable and self.device.type == "cuda"
