@@ -7,7 +7,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from idc_ray.images.names import is_there, open_path
 from idc_ray.pipeline.attempts import READING, Death, Ledger
 from idc_ray.pipeline.job import Job
 
-__all__ = ["ENDS_THE_JOB", "NO_IMAGE", "READ_SCHEMA", "ReadImages", "pixels", "read_image"]
+__all__ = ["ENDS_THE_JOB", "NO_IMAGE", "READ_SCHEMA", "ReadImages", "outage", "pixels", "read_image"]
 
 log = logging.getLogger(__name__)
 
@@ -122,13 +122,7 @@ def _read(job: Job, ref: ImageRef) -> dict[str, Any]:
             lr_filesystem=job.lr_filesystem,
         )
     except RejectedImage as error:
-        # An outage of the input is no image's fault, be it a share that is not mounted or a store that is down.
-        if error.code in ("missing", "unreadable") and not _input_visible(job, ref):
-            reason = (
-                f"a machine of the cluster cannot access the input {job.input_uri} ({error.reason}); use storage "
-                "that all machines share, such as s3://, gs:// or a network folder, and have credentials for; "
-                "if it was unavailable, run the same command again: finished images are kept"
-            )
+        if reason := outage(job, ref, error):
             return _row(code=ENDS_THE_JOB, reason=reason)
         return _row(code=error.code, reason=error.reason)
     except MemoryError as error:
@@ -146,16 +140,38 @@ def _read(job: Job, ref: ImageRef) -> dict[str, Any]:
     return _row(instance) | {"degradation": Degrade.of(config).recorded(ref.image_id)}
 
 
-def _input_visible(job: Job, ref: ImageRef) -> bool:
+class _Input(Protocol):
+    @property
+    def filesystem(self) -> fs.FileSystem: ...
+    @property
+    def root(self) -> str: ...
+    @property
+    def input_uri(self) -> str: ...
+    @property
+    def samples(self) -> tuple[str, ...]: ...
+
+
+def outage(of: _Input, ref: ImageRef, error: RejectedImage) -> str:
+    """The reason why no image of an input can be read from here; empty if the error is that of one image."""
+    if error.code not in ("missing", "unreadable") or _input_visible(of, ref):
+        return ""
+    return (
+        f"a machine of the cluster cannot access the input {of.input_uri} ({error.reason}); use storage "
+        "that all machines share, such as s3://, gs:// or a network folder, and have credentials for; "
+        "if it was unavailable, run the same command again: finished images are kept"
+    )
+
+
+def _input_visible(of: _Input, ref: ImageRef) -> bool:
     """Whether the fault is that of one image. Credentials of an object store may list files and not read them."""
     try:
-        if not is_there(job.filesystem, job.root):
+        if not is_there(of.filesystem, of.root):
             return False
     except OSError:  # such as no permission
         return False
-    others = [path for path in job.samples if path != ref.path or ref.row >= 0]
-    local = isinstance(job.filesystem, fs.LocalFileSystem)
-    return local or not others or any(_can_read(job.filesystem, path) for path in others)
+    others = [path for path in of.samples if path != ref.path or ref.row >= 0]
+    local = isinstance(of.filesystem, fs.LocalFileSystem)
+    return local or not others or any(_can_read(of.filesystem, path) for path in others)
 
 
 def _can_read(filesystem: fs.FileSystem, path: str) -> bool:
