@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, replace
 
 from idc_ray.errors import IdcError
+from idc_ray.objects import StoreUnavailable
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import INFLIGHT, inflight_name
 from idc_ray.store.threads import ordered_map
@@ -12,7 +14,7 @@ from idc_ray.store.typed import from_json
 
 __all__ = ["Inflight", "clear_inflight", "end_launch", "find_inflight", "read_inflight", "write_inflight"]
 
-_FIX = "delete that file: its images are then condensed like others"
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,7 @@ def clear_inflight(storage: StorageFolder, launch: str, actor: str) -> None:
 
 
 def find_inflight(storage: StorageFolder, launch: str, actor: str) -> Inflight | None:
-    """What one actor works on or was killed over, None if nothing.
-
-    Raises:
-        IdcError: its file cannot be read.
-    """
+    """What one actor works on or was killed over, None if nothing."""
     return _read(storage, inflight_name(launch, actor))
 
 
@@ -66,9 +64,6 @@ def read_inflight(storage: StorageFolder, launch: str | None = None, without: st
         storage: the output.
         launch: which one; None: all.
         without: leave out, unread, actors whose names begin so.
-
-    Raises:
-        IdcError: a file cannot be read.
     """
     launches = storage.folders(INFLIGHT) if launch is None else [launch]
     names = [name for one in launches for name in _names(storage, one)]
@@ -91,8 +86,13 @@ def _names(storage: StorageFolder, launch: str) -> list[str]:
 
 
 def _read(storage: StorageFolder, name: str) -> Inflight | None:
-    value = storage.read_json(name, _FIX)  # None: its actor has just finished
+    """A record, None if its actor has just finished; a damaged one, as a power failure leaves, has no images."""
     try:
+        value = storage.read_json(name, "")
         return None if value is None else from_json(Inflight, value)
-    except (TypeError, ValueError) as error:
-        raise IdcError(f"{storage.shown(name)} is not an in-flight record ({error}); {_FIX}") from error
+    except StoreUnavailable:
+        raise
+    except (IdcError, TypeError, ValueError) as error:
+        _logger.warning("%s is ignored, its images are condensed like others: %s", storage.shown(name), error)
+        _, launch, actor = name.split("/")
+        return Inflight([], False, "", 0, 0.0, launch=launch, actor=actor.removesuffix(".json"))
