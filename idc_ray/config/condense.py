@@ -398,7 +398,7 @@ class CondenseConfig(MethodConfig, Files):
         "iterations": "optimiser steps of --matching pixels or both",
         "teacher": "checkpoint of the network that labels tiles; none: the bundled one",
         "feature_network": "features to match come from: auto, teacher, bundled",
-        "labels": "HR tiles: teacher, or real, with a baseline only",
+        "labels": "HR tiles: teacher, or real (not for learned pixels)",
         "store.tiles": "pairs, lr or hr: what is stored of a tile",
         "seed": "seed of everything random",
         "source.lr_input": "folder of given LR images; none: made by degradation",

@@ -43,6 +43,7 @@ from idc_ray.store import (
     shard_of,
     write_manifest,
 )
+from idc_ray.store.checks import check_pngs
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.index import read_index, write_index
 from idc_ray.store.layout import index_name, part_name, pending_name, shard_name
@@ -50,7 +51,7 @@ from idc_ray.store.lock import lock
 from idc_ray.store.records import records_from_table
 from idc_ray.store.sealed import sealed
 from idc_ray.store.shards import shard_bytes
-from idc_ray.store.verify import Report, _check_pngs, verify, verify_output
+from idc_ray.store.verify import Report, verify, verify_output
 from tests.s3 import S3
 
 SHARDS = 3
@@ -550,7 +551,7 @@ def test_what_a_run_does_not_store_is_missed_nowhere_and_found_where_it_is(
             assert read_shard(store, 0)["hr"].null_count == 2
     for source, wrong in (("c.png", "it is stored, but the run stores none"), ("d.png", "it is not stored")):
         with pytest.raises(ValueError, match=wrong):
-            _check_pngs(read_shard(store, 0).filter(pc.field("source") == source), {"lr": SIDE})
+            check_pngs(read_shard(store, 0).filter(pc.field("source") == source), {"lr": SIDE})
 
 
 def test_only_a_deep_check_decodes_pngs(store: StorageFolder, make: SimpleNamespace) -> None:

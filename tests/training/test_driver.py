@@ -14,13 +14,16 @@ import torch
 
 from idc_ray.config.train import TrainConfig, Validation
 from idc_ray.errors import BadRequest, IdcError
+from idc_ray.images import encode_png
 from idc_ray.models import bundled_teacher_bytes, create_model, load_checkpoint, model_spec, save_checkpoint
 from idc_ray.store.filesystem import resolve
 from idc_ray.training import driver, worker
+from idc_ray.training.curves import Curves
 from idc_ray.training.driver import _with_absolute_paths, train
 from idc_ray.training.fit import World, fit
-from idc_ray.training.state import LAST, STATE, read_record, read_state, update_record
+from idc_ray.training.state import BEST, LAST, STATE, read_record, read_state, update_record
 from idc_ray.training.worker import TrainJob
+from tests.killed import Killed, Writes
 from tests.training.conftest import SETTINGS, toy_config
 from tests.training.test_sources import condensed, photographs
 
@@ -39,9 +42,14 @@ def config_for(tmp_path: Path, name: str, **more: object) -> TrainConfig:
 def train_here(config: TrainConfig, patch: pytest.MonkeyPatch) -> None:
     """The whole training in this process: what a worker does, in a fraction of the time."""
 
-    def run(job: TrainJob, *_: object) -> None:
+    def run(job: TrainJob, streamed: bool, local: None, tracker: object, curves: Curves, show: str) -> None:
         feed, validation = worker._data(job, read_record(job.storage), World(), 1, None)
-        fit(job.config, feed, validation, job.storage, lambda event: None, job.notes)
+
+        def report(event: dict[str, Any]) -> None:
+            curves.report({**event, "pictures": [encode_png(each) for each in event.get("pictures", [])]})
+
+        fit(job.config, feed, validation, job.storage, report, job.notes)
+        curves.write()
 
     patch.setattr(driver, "_run", run)
     patch.setattr(driver, "_is_local", lambda *_: False)
@@ -191,6 +199,26 @@ def command(data: Path, output: str, *more: str) -> list[str]:
     settings = SETTINGS | LONG | {"data": f"[{data}/photos, {data}/set]"}
     options = [f"--{name}={value}" for name, value in settings.items()]
     return [sys.executable, str(ROOT / "jobs" / "train.py"), *options, "--output", str(data / output), *more]
+
+
+def test_a_training_that_is_killed_at_any_write_ends_with_the_same_files(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a record, state or checkpoint without which the same command starts anew, refuses, or ends otherwise."""
+    settings = {"validation__fraction": 0.3, "validation__every": 6, "iterations": 12}
+    writes = Writes(monkeypatch)
+    train_here(config_for(data, "whole", **settings), monkeypatch)
+    count = writes.changes
+    assert count > 8
+    for number in range(count):
+        config = config_for(data, f"killed{number}", **settings)
+        writes.changes, writes.limit = 0, number
+        with pytest.raises(Killed):
+            train_here(config, monkeypatch)
+        writes.limit = None
+        train_here(config, monkeypatch)
+        for name in (LAST, BEST, STATE):
+            assert (data / f"killed{number}" / name).read_bytes() == (data / "whole" / name).read_bytes(), number
 
 
 def test_kill_and_resume_give_the_weights_of_an_undisturbed_run(

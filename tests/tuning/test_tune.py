@@ -23,6 +23,7 @@ from idc_ray.tuning import tune as module
 from idc_ray.tuning.study import JOURNAL, STATUSES, SweepStudy, read_study, started
 from idc_ray.tuning.tune import tune
 from tests.e2e.conftest import end, wait_for
+from tests.killed import Killed, Writes
 from tests.tuning import deadly
 from tests.tuning.conftest import SETTINGS, WriteSpace, tune_config
 
@@ -162,6 +163,29 @@ def test_killed_and_continued(joined: dict[str, object], images: Path, tmp_path:
     third = ended()
     assert second.items() <= third.items()
     assert len(third) == len(trials(output)) == 4 and running <= third.keys()
+
+
+def test_killed_after_any_number_of_writes(
+    joined: dict[str, object], images: Path, tmp_path: Path, write_space: WriteSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a trial that is lost or run again, and files of which one is useless without the other."""
+    output = tmp_path / "out"
+    config = tune_config(write_space(), input=str(images), output=str(output))
+    writes = Writes(monkeypatch)
+    launches, finished = 0, set[Any]()
+    while writes.limit is not None or not launches:
+        writes.changes, writes.limit = 0, 3 + 3 * launches
+        try:
+            assert tune(config) == 0
+            writes.limit = None
+        except Killed:
+            launches += 1
+        over = {(str(trial.params), trial.datetime_complete) for trial in trials(output) if trial.value is not None}
+        assert finished <= over
+        finished = over
+    assert launches > 2
+    assert len(finished) == len(trials(output)) == 4
+    assert (output / "best.yaml").exists() and (output / "report.html").exists()
 
 
 def test_a_typo_and_a_dry_run_start_nothing(
