@@ -171,16 +171,17 @@ def _verdicts(storage: StorageFolder, image_id: str) -> list[Any]:
 
 
 def _copies(config: CurateConfig, job: ImageJob) -> dict[str, str]:
-    """The original's id of each near-duplicate: of images that look alike the largest, then the first by name."""
+    """The original's id of each near-duplicate: of images that look alike the largest in pixels, in bytes, by name."""
     if config.near_duplicates is None:
         return {}
-    ids = job.listing.manifest["image_id"].to_pylist()
+    rows = job.listing.manifest.select(["image_id", "size"]).to_pylist()
     with Heartbeat("comparing the images' hashes"):
-        records = ordered_map(lambda image_id: job.storage.read_json(f"{HASHES}/{image_id}.json", FIX), ids)
-        known = [(image_id, record) for image_id, record in zip(ids, records, strict=True) if record is not None]
-        known.sort(key=lambda pair: -pair[1]["pixels"])
+        records = ordered_map(lambda row: job.storage.read_json(f"{HASHES}/{row['image_id']}.json", FIX), rows)
+        known = [(row, record) for row, record in zip(rows, records, strict=True) if record is not None]
+        known.sort(key=lambda pair: (-pair[1]["pixels"], -pair[0]["size"]))
         found = near_duplicates((int(record["hash"], 16) for _, record in known), config.near_duplicates)
-    return {image_id: known[at][0] for (image_id, _), at in zip(known, found, strict=True) if at is not None}
+    ids = [row["image_id"] for row, _ in known]
+    return {image_id: ids[at] for image_id, at in zip(ids, found, strict=True) if at is not None}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 from skimage.data import astronaut
 
 import idc_ray
@@ -114,6 +114,18 @@ def test_changed_images_are_done_again_and_tiles_of_new_near_duplicates_removed(
     Image.fromarray(half).resize((600, 600)).save(folder / "larger.png")
     assert run().num_near_duplicates == 1
     assert not list((tmp_path / "out/tiles").glob(f"{HALF}*")) and not (tmp_path / f"out/images/{HALF}.json").exists()
+
+
+@pytest.mark.ray
+def test_of_two_images_of_one_size_that_with_more_bytes_is_kept(run: Any, folder: Path, tmp_path: Path) -> None:
+    """Catches a blurred copy that is kept as its name is first."""
+    for path in folder.iterdir():
+        path.unlink()
+    photo = Image.fromarray(astronaut()[100:356, 150:406])
+    photo.filter(ImageFilter.GaussianBlur(2)).save(folder / "a.png")
+    photo.save(folder / "b.png")
+    assert run().num_near_duplicates == 1
+    assert {path.name[:16] for path in (tmp_path / "out/tiles").iterdir()} == {image_id("b.png")}
 
 
 @pytest.mark.ray
