@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from idc_ray.config.base import result_digest, result_settings
 from idc_ray.config.condense import Mlflow, Text
-from idc_ray.config.degradation import NOTHING_LOST, Degradation, degradation_digest
+from idc_ray.config.degradation import NOTHING_LOST, Degradation
 from idc_ray.config.images import COMMON, ImageJobConfig, ImageMethod
 
 __all__ = ["DegradeConfig"]
@@ -58,6 +58,4 @@ class DegradeConfig(DegradeMethod, ImageJobConfig):
 
     def digest(self) -> str:
         """16 hex digits of the settings that the LR images depend on."""
-        settings = result_settings(self, DegradeMethod)
-        degradation_digest(settings)
-        return result_digest(settings)
+        return result_digest(result_settings(self, DegradeMethod))

@@ -11,12 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from idc_ray.errors import RejectedImage
+from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageListing, ImageRef, decode_rgb, read_encoded
 from idc_ray.images.clips import clip_of
 from idc_ray.images.names import open_path
 from idc_ray.images.parquet import row_digests
 from idc_ray.images.perceptual import NEAR, near_duplicates, perceptual_hash
+from idc_ray.pipeline.outage import input_root, input_samples, outage
 from idc_ray.store.threads import ordered_map
 
 __all__ = ["without_copies", "without_repeated_frames"]
@@ -36,6 +37,9 @@ def without_copies(listing: ImageListing, max_pixels: int) -> ImageListing:
     Args:
         listing: the images; pairs are copies if HR and LR are equal.
         max_pixels: see :func:`idc_ray.images.load_instance`.
+
+    Raises:
+        IdcError: none can be read, as where a store is down: copies would be condensed too.
     """
     suspects = listing.manifest
     rows = _row_digests(listing)
@@ -65,13 +69,16 @@ def without_repeated_frames(listing: ImageListing, clips: str, max_pixels: int) 
         listing: the images.
         clips: see :func:`idc_ray.images.clips.clip_of`.
         max_pixels: see :func:`idc_ray.images.load_instance`.
+
+    Raises:
+        IdcError: none can be read, as where a store is down.
     """
 
     def hashed(ref: ImageRef) -> int | None:
         try:
             return perceptual_hash(decode_rgb(read_encoded(ref, listing.filesystem, max_pixels), max_pixels))
-        except RejectedImage:
-            return None
+        except RejectedImage as error:
+            return _unreadable(error, ref, listing)
 
     frames: defaultdict[str, list[tuple[str, str, int]]] = defaultdict(list)
     manifest = listing.manifest
@@ -129,7 +136,7 @@ def _tail(ref: ImageRef, listing: ImageListing, max_pixels: int, rows: dict[str,
             file.seek(max(0, file.seek(0, 2) - TAIL))
             return hashlib.sha256(file.read(TAIL)).hexdigest()
     except OSError:
-        return None
+        return _content(ref, listing, max_pixels, rows)  # tries again, and knows an outage
 
 
 def _content(ref: ImageRef, listing: ImageListing, max_pixels: int, rows: dict[str, list[str | None]]) -> str | None:
@@ -140,6 +147,13 @@ def _content(ref: ImageRef, listing: ImageListing, max_pixels: int, rows: dict[s
         if ref.lr_path is not None:
             partner = replace(ref, path=ref.lr_path)
             digest.update(read_encoded(partner, listing.lr_filesystem or listing.filesystem, max_pixels))
-    except RejectedImage:
-        return None
+    except RejectedImage as error:
+        return _unreadable(error, ref, listing)
     return digest.hexdigest()
+
+
+def _unreadable(error: RejectedImage, ref: ImageRef, listing: ImageListing) -> None:
+    """None: the image stays. IdcError: the whole input cannot be read."""
+    reason = outage(error, ref, listing.filesystem, listing.uri, input_root(listing), input_samples(listing))
+    if reason is not None:
+        raise IdcError(reason) from None

@@ -21,9 +21,8 @@ from idc_ray.images import ImageListing, ImageRef, find_images, output_inside
 from idc_ray.images.names import printable
 from idc_ray.interrupt import check_interrupted
 from idc_ray.lifecycle import fail_run_on_error, locked_output
-from idc_ray.pipeline.inputs import input_root, input_samples
+from idc_ray.pipeline.outage import input_root, input_samples, outage
 from idc_ray.pipeline.progress import Heartbeat, Progress, Show
-from idc_ray.pipeline.reading import outage
 from idc_ray.pipeline.start import new_launch
 from idc_ray.redact import redact_all
 from idc_ray.results import Quarantined
@@ -200,7 +199,8 @@ class _Step:
         except (IdcError, OSError) as error:  # as a row: Ray Data would drop the type and message
             return status | {"outcome": "fatal", "reason": str(error)}
         except RejectedImage as error:
-            if reason := outage(self, ref, error):
+            reason = outage(error, ref, self.filesystem, self.input_uri, self.root, self.samples)
+            if reason is not None:
                 return status | {"outcome": "fatal", "reason": reason}
             return status | self._quarantine(ref, error.code, error.reason)
         except MemoryError as error:

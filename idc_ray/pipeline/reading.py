@@ -7,22 +7,21 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import fs
 
 from idc_ray.condensation.tasks import needs_hr
 from idc_ray.degradation import Degrade, reading
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageRef, Instance, load_instance
-from idc_ray.images.names import is_there, open_path
 from idc_ray.pipeline.attempts import READING, Death, Ledger
 from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.outage import outage
 
-__all__ = ["ENDS_THE_JOB", "NO_IMAGE", "READ_SCHEMA", "ReadImages", "outage", "pixels", "read_image"]
+__all__ = ["ENDS_THE_JOB", "NO_IMAGE", "READ_SCHEMA", "ReadImages", "pixels", "read_image"]
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +121,8 @@ def _read(job: Job, ref: ImageRef) -> dict[str, Any]:
             lr_filesystem=job.lr_filesystem,
         )
     except RejectedImage as error:
-        if reason := outage(job, ref, error):
+        reason = outage(error, ref, job.filesystem, job.input_uri, job.root, job.samples)
+        if reason is not None:
             return _row(code=ENDS_THE_JOB, reason=reason)
         return _row(code=error.code, reason=error.reason)
     except MemoryError as error:
@@ -138,48 +138,6 @@ def _read(job: Job, ref: ImageRef) -> dict[str, Any]:
             trace=traceback.format_exc(),
         )
     return _row(instance) | {"degradation": Degrade.of(config).recorded(ref.image_id)}
-
-
-class _Input(Protocol):
-    @property
-    def filesystem(self) -> fs.FileSystem: ...
-    @property
-    def root(self) -> str: ...
-    @property
-    def input_uri(self) -> str: ...
-    @property
-    def samples(self) -> tuple[str, ...]: ...
-
-
-def outage(of: _Input, ref: ImageRef, error: RejectedImage) -> str:
-    """The reason why no image of an input can be read from here; empty if the error is that of one image."""
-    if error.code not in ("missing", "unreadable") or _input_visible(of, ref):
-        return ""
-    return (
-        f"a machine of the cluster cannot access the input {of.input_uri} ({error.reason}); use storage "
-        "that all machines share, such as s3://, gs:// or a network folder, and have credentials for; "
-        "if it was unavailable, run the same command again: finished images are kept"
-    )
-
-
-def _input_visible(of: _Input, ref: ImageRef) -> bool:
-    """Whether the fault is that of one image. Credentials of an object store may list files and not read them."""
-    try:
-        if not is_there(of.filesystem, of.root):
-            return False
-    except OSError:  # such as no permission
-        return False
-    others = [path for path in of.samples if path != ref.path or ref.row >= 0]
-    local = isinstance(of.filesystem, fs.LocalFileSystem)
-    return local or not others or any(_can_read(of.filesystem, path) for path in others)
-
-
-def _can_read(filesystem: fs.FileSystem, path: str) -> bool:
-    try:
-        with open_path(filesystem, path) as file:
-            return bool(file.read(1))
-    except (OSError, pa.ArrowException):
-        return False
 
 
 def _quarantined(attempts: int) -> dict[str, Any]:

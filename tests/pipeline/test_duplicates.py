@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from skimage.data import chelsea, coffee
 
+from idc_ray.errors import IdcError
 from idc_ray.images import encode_png, find_images
 from idc_ray.pipeline import duplicates
 from idc_ray.pipeline.duplicates import without_copies
@@ -99,3 +101,17 @@ def test_frames_that_look_like_another_of_their_clip_are_left_out(tmp_path: Path
     assert both.manifest["source"].to_pylist() == ["a/1.png", "a/2.png", "b/3.png"]
     assert both.duplicates is not None and both.duplicates["images"] == 3
     assert config.digest("0" * 64) != config.model_copy(update={"clips": None}).digest("0" * 64)
+
+
+def test_an_outage_is_no_reason_to_keep_copies(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches copies that are condensed because the store was down when they were compared."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr("idc_ray.images.instance._RETRY_AFTER_S", (0.0,))
+    for name in "abc":
+        s3.put("bucket", f"copies/{name}.png", b"same")
+    listing = find_images(s3.uri("bucket/copies"))
+    s3.fault = lambda request: "AccessDenied" if request.method == "GET" and request.name.endswith("png") else None
+    with pytest.raises(IdcError, match=r"cannot access the input s3://bucket/copies.*same command"):
+        without_copies(listing, LIMIT)
+    s3.fault = lambda request: None
+    assert without_copies(listing, LIMIT).manifest.num_rows == 1
