@@ -78,7 +78,8 @@ def without_repeated_frames(listing: ImageListing, clips: str, max_pixels: int) 
         try:
             return perceptual_hash(decode_rgb(read_encoded(ref, listing.filesystem, max_pixels), max_pixels))
         except RejectedImage as error:
-            return _unreadable(error, ref, listing)
+            _check_outage(error, ref, listing)
+            return None
 
     frames: defaultdict[str, list[tuple[str, str, int]]] = defaultdict(list)
     manifest = listing.manifest
@@ -148,12 +149,13 @@ def _content(ref: ImageRef, listing: ImageListing, max_pixels: int, rows: dict[s
             partner = replace(ref, path=ref.lr_path)
             digest.update(read_encoded(partner, listing.lr_filesystem or listing.filesystem, max_pixels))
     except RejectedImage as error:
-        return _unreadable(error, ref, listing)
+        _check_outage(error, ref, listing)
+        return None
     return digest.hexdigest()
 
 
-def _unreadable(error: RejectedImage, ref: ImageRef, listing: ImageListing) -> None:
-    """None: the image stays. IdcError: the whole input cannot be read."""
+def _check_outage(error: RejectedImage, ref: ImageRef, listing: ImageListing) -> None:
+    """IdcError if no image of the input can be read."""
     reason = outage(error, ref, listing.filesystem, listing.uri, input_root(listing), input_samples(listing))
     if reason is not None:
         raise IdcError(reason) from None

@@ -8,7 +8,7 @@ from typing import Any
 from idc_ray.errors import BadRequest
 from idc_ray.redact import printable
 from idc_ray.report.pictures import data_uri
-from idc_ray.report.section import Card, Chart, Section, make_section
+from idc_ray.report.section import Card, Chart, Section
 from idc_ray.report.state import job_state
 from idc_ray.store.filesystem import StorageFolder
 
@@ -37,7 +37,7 @@ def curation_section(storage: StorageFolder) -> Section:
     counts: dict[str, int] = record.get("counts", {})
     quarantined: list[dict[str, str]] = record.get("quarantined", [])
     limits: dict[str, float | None] = record["settings"]["filters"]
-    return make_section(
+    return Section(
         "curation",
         storage.uri,
         job_state(storage, record["finished"]),
