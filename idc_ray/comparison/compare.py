@@ -36,8 +36,8 @@ from idc_ray.pipeline.waiting import warn_if_no_room
 from idc_ray.report import Options, write_own_report
 from idc_ray.report.comparison import CROPS
 from idc_ray.results import CompareResult, FailedArm
-from idc_ray.store import read_manifest
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.manifest import read_manifest
 from idc_ray.tracking import tracking_uri
 
 __all__ = ["compare", "result_of", "run_compare"]

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from idc_ray.store import Inflight, clear_inflight, count_attempt, find_inflight, read_inflight, write_inflight
+from idc_ray.store.attempts import count_attempt
 from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.inflight import Inflight, clear_inflight, find_inflight, read_inflight, write_inflight
 
 __all__ = ["READING", "Death", "Ledger", "Suspects", "suspects_of_earlier_launches", "workers_at_work"]
 

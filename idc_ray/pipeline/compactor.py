@@ -14,10 +14,12 @@ from ray.exceptions import RayError
 from idc_ray.errors import IdcError
 from idc_ray.interrupt import check_interrupted
 from idc_ray.pipeline.stopping import as_row, raise_from
-from idc_ray.store import compact, list_parts, list_pending
+from idc_ray.store.compaction import compact
 from idc_ray.store.done import id_numbers
 from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.index import list_pending
 from idc_ray.store.layout import shard_of, shard_parts
+from idc_ray.store.parts import list_parts
 
 __all__ = ["Compactor", "compact_rest"]
 

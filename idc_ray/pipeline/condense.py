@@ -50,17 +50,11 @@ from idc_ray.pipeline.waiting import log_until_first, warn_if_no_room, what_is_a
 from idc_ray.report import REPORT, Options, write_own_report
 from idc_ray.results import CondenseResult, Quarantined
 from idc_ray.status_text import work_in_progress
-from idc_ray.store import (
-    Manifest,
-    RunRecord,
-    begin_run,
-    end_launch,
-    quarantined_ids,
-    read_manifest,
-    update_run,
-    write_manifest,
-)
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.inflight import end_launch
+from idc_ray.store.manifest import Manifest, read_manifest, write_manifest
+from idc_ray.store.quarantine import quarantined_ids
+from idc_ray.store.run_record import RunRecord, begin_run, update_run
 from idc_ray.tracking import Tracker, tracking_uri
 
 __all__ = ["condense", "run_condense"]

@@ -32,8 +32,8 @@ from idc_ray.images.names import folder_of, printable
 from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
 from idc_ray.pipeline.duplicates import without_copies
-from idc_ray.store import DoneImages, SourceState
-from idc_ray.store.done import id_numbers
+from idc_ray.store.done import DoneImages, id_numbers
+from idc_ray.store.records import SourceState
 from idc_ray.store.threads import ordered_map
 
 __all__ = [

@@ -16,19 +16,11 @@ from idc_ray.errors import BadRequest
 from idc_ray.images import ImageListing
 from idc_ray.pipeline.attempts import suspects_of_earlier_launches
 from idc_ray.pipeline.inputs import changed_sources
-from idc_ray.store import (
-    DoneImages,
-    QuarantineEntry,
-    compact,
-    find_done,
-    quarantine_image,
-    quarantined_ids,
-    release_quarantined,
-    shard_of,
-)
-from idc_ray.store.done import id_numbers
+from idc_ray.store.compaction import compact
+from idc_ray.store.done import DoneImages, find_done, id_numbers
 from idc_ray.store.filesystem import StorageFolder
-from idc_ray.store.layout import check_image_id
+from idc_ray.store.layout import check_image_id, shard_of
+from idc_ray.store.quarantine import QuarantineEntry, quarantine_image, quarantined_ids, release_quarantined
 
 __all__ = ["Plan", "plan_work"]
 

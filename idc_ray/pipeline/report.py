@@ -17,8 +17,12 @@ from idc_ray.images import ImageListing, ImageRef, decode_png, load_instance
 from idc_ray.pipeline.gallery import GalleryEntry, gallery_png
 from idc_ray.pipeline.inputs import only
 from idc_ray.pipeline.summary import RECORD_COLUMNS, Summary
-from idc_ray.store import check_shards, index_table, list_quarantined, read_shard, shard_of
 from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.index import check_shards
+from idc_ray.store.layout import shard_of
+from idc_ray.store.manifest import index_table
+from idc_ray.store.quarantine import list_quarantined
+from idc_ray.store.shards import read_shard
 
 __all__ = ["GALLERY", "draw_gallery", "summarise"]
 

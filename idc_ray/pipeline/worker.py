@@ -33,19 +33,12 @@ from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.metrics import WorkerMetrics
 from idc_ray.pipeline.reading import ENDS_THE_JOB, NO_IMAGE, pixels
 from idc_ray.pipeline.stopping import as_row
-from idc_ray.store import (
-    ImageRecord,
-    QuarantineEntry,
-    RunRecord,
-    TileRow,
-    commit_images,
-    list_parts,
-    part_records,
-    quarantine_image,
-    read_run,
-)
 from idc_ray.store.layout import part_contents
-from idc_ray.store.parts import Finished
+from idc_ray.store.parts import Finished, commit_images, list_parts, part_records
+from idc_ray.store.quarantine import QuarantineEntry, quarantine_image
+from idc_ray.store.records import ImageRecord
+from idc_ray.store.run_record import RunRecord, read_run
+from idc_ray.store.schema import TileRow
 
 __all__ = ["CondenseWorker", "SurveyWorker", "explain"]
 

@@ -15,9 +15,8 @@ from idc_ray.config.export import Format
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.exporting import META, describe_export, export_set
 from idc_ray.images import decode_png, image_id
-from idc_ray.store import Fingerprint
 from idc_ray.store.filesystem import StorageFolder, resolve
-from idc_ray.store.shards import read_shard
+from idc_ray.store.shards import Fingerprint, read_shard
 from tests.store.conftest import ObjectStore
 from tests.training.conftest import toy_pairs
 from tests.training.test_sources import condensed

@@ -14,7 +14,11 @@ from idc_ray.pipeline.gallery import GalleryEntry
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.report import draw_gallery, summarise
 from idc_ray.pipeline.summary import Summary
-from idc_ray.store import TileRow, check_shards, commit_part, compact, quarantine_image
+from idc_ray.store.compaction import compact
+from idc_ray.store.index import check_shards
+from idc_ray.store.parts import commit_part
+from idc_ray.store.quarantine import quarantine_image
+from idc_ray.store.schema import TileRow
 from tests.pipeline.conftest import DIGEST, ids, picture, quarantine_entry, record, small_config
 
 A, B, C = ids("a", "b", "c")

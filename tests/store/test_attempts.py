@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from idc_ray.store import clear_attempts, count_attempt, list_attempts
-from idc_ray.store.attempts import count_attempts
+from idc_ray.store.attempts import clear_attempts, count_attempt, count_attempts, list_attempts
 from idc_ray.store.filesystem import StorageFolder, resolve
 
 

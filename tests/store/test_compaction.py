@@ -12,24 +12,16 @@ import pyarrow as pa
 import pytest
 
 from idc_ray.errors import IdcError
-from idc_ray.store import (
-    atomic,
-    attempts,
-    check_shards,
-    commit_part,
-    compact,
-    count_attempt,
-    find_done,
-    index,
-    list_parts,
-    list_pending,
-    read_manifest,
-    read_shard,
-    shards,
-    write_manifest,
-)
+from idc_ray.store import atomic, attempts, index, shards
+from idc_ray.store.attempts import count_attempt
+from idc_ray.store.compaction import compact
+from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.index import check_shards, list_pending
 from idc_ray.store.layout import index_name, pending_name, shard_name
+from idc_ray.store.manifest import read_manifest, write_manifest
+from idc_ray.store.parts import commit_part, list_parts
+from idc_ray.store.shards import read_shard
 
 SOURCES = [f"{i}.png" for i in range(6)]
 

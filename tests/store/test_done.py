@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from idc_ray.errors import IdcError
-from idc_ray.store import SourceState, compact, find_done, list_parts
 from idc_ray.store import done as done_module
+from idc_ray.store.compaction import compact
+from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.parts import list_parts
+from idc_ray.store.records import SourceState
 
 
 def test_index_and_parts_together_and_each_image_once(store: StorageFolder, make: SimpleNamespace) -> None:

@@ -12,9 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from idc_ray.errors import Locked
-from idc_ray.store import holder_text
 from idc_ray.store.filesystem import StorageFolder, resolve
-from idc_ray.store.holder import Holder, read_holder
+from idc_ray.store.holder import Holder, holder_text, read_holder
 from idc_ray.store.lock import lock
 
 LAUNCH = "20260101T120000-0a1b2c3d"

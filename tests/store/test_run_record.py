@@ -6,24 +6,14 @@ from types import SimpleNamespace
 import pytest
 
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.store import (
-    Inflight,
-    begin_run,
-    compact,
-    count_attempt,
-    find_done,
-    list_attempts,
-    list_quarantined,
-    quarantine_image,
-    read_inflight,
-    read_manifest,
-    read_run,
-    update_run,
-    write_inflight,
-    write_manifest,
-)
+from idc_ray.store.attempts import count_attempt, list_attempts
+from idc_ray.store.compaction import compact
+from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import StorageFolder, resolve
-from idc_ray.store.run_record import FORMAT_VERSION
+from idc_ray.store.inflight import Inflight, read_inflight, write_inflight
+from idc_ray.store.manifest import read_manifest, write_manifest
+from idc_ray.store.quarantine import list_quarantined, quarantine_image
+from idc_ray.store.run_record import FORMAT_VERSION, begin_run, read_run, update_run
 
 
 def _everything(store: StorageFolder, make: SimpleNamespace) -> None:
