@@ -14,22 +14,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from idc_ray.columns import schema_of
 from idc_ray.errors import BadRequest
 
 __all__ = ["MANIFEST_SCHEMA", "Entry", "ImageRef", "build_manifest", "image_id"]
-
-MANIFEST_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("mtime_ns", pa.int64(), nullable=False),
-        pa.field("lr_path", pa.string()),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("column", pa.string()),
-    ]
-)
 
 
 def image_id(source: str) -> str:
@@ -71,6 +59,9 @@ class ImageRef:
         return cls(**{name: row[name] for name in MANIFEST_SCHEMA.names})
 
 
+MANIFEST_SCHEMA = schema_of(ImageRef)
+
+
 class Entry(NamedTuple):
     """An image as a listing finds it: a manifest row without its id."""
 
@@ -102,7 +93,7 @@ def build_manifest(entries: Iterable[Entry]) -> pa.Table:
     for index, name in enumerate(Entry._fields):
         field = MANIFEST_SCHEMA.field(name)
         table = table.append_column(field, pa.array([entry[index] for entry in ordered], field.type))
-    return table.cast(MANIFEST_SCHEMA)
+    return table
 
 
 def _distinct(ordered: list[Entry]) -> list[Entry]:

@@ -10,34 +10,12 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from idc_ray.columns import Int32, schema_of
 from idc_ray.store.layout import check_image_id
 
 __all__ = ["INDEX_SCHEMA", "ImageRecord", "SourceState", "records_from_table", "table_from_records"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-INDEX_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("source", pa.string()),
-        ("source_bytes", pa.int64()),
-        ("source_mtime_ns", pa.int64()),
-        ("source_sha256", pa.string()),
-        ("lr_height", pa.int32()),
-        ("lr_width", pa.int32()),
-        ("candidate_tiles", pa.int32()),
-        ("tiles", pa.int32()),
-        ("kept_start", pa.bool_()),
-        ("loss_start", pa.float64()),
-        ("loss_end", pa.float64()),
-        ("bandwidth_loss_start", pa.list_(pa.float64())),
-        ("bandwidth_loss_end", pa.list_(pa.float64())),
-        ("seconds", pa.map_(pa.string(), pa.float64())),
-        ("device", pa.string()),
-        ("color_profile", pa.string()),
-        ("degradation", pa.string()),
-    ]
-)
 
 
 class SourceState(NamedTuple):
@@ -78,10 +56,10 @@ class ImageRecord:
     source_bytes: int
     source_mtime_ns: int
     source_sha256: str
-    lr_height: int
-    lr_width: int
-    candidate_tiles: int
-    tiles: int
+    lr_height: Int32
+    lr_width: Int32
+    candidate_tiles: Int32
+    tiles: Int32
     kept_start: bool | None
     loss_start: float | None
     loss_end: float | None
@@ -105,6 +83,9 @@ class ImageRecord:
     def state(self) -> SourceState:
         """State of the source file, to detect changes."""
         return SourceState(self.source_bytes, self.source_mtime_ns, self.source_sha256)
+
+
+INDEX_SCHEMA = schema_of(ImageRecord)
 
 
 def table_from_records(records: Iterable[ImageRecord]) -> pa.Table:
