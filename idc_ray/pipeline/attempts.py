@@ -13,6 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from idc_ray.store.attempts import count_attempt
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.inflight import Inflight, clear_inflight, find_inflight, read_inflight, write_inflight
@@ -104,26 +107,24 @@ class Suspects:
     launches: list[str]
 
 
-def suspects_of_earlier_launches(store: StorageFolder, finished: Callable[[str], bool], allowed: int) -> Suspects:
+def suspects_of_earlier_launches(store: StorageFolder, unfinished: pa.ChunkedArray, allowed: int) -> Suspects:
     """Read what earlier launches were killed over; each launch counts once against an image that ran alone.
 
     Args:
         store: the output; no other launch is running on it.
-        finished: whether an image is done or quarantined.
+        unfinished: ids of the images that are neither done nor quarantined.
         allowed: attempts after which an image is quarantined.
     """
-    counts: dict[str, int] = {}
-    launches = set()
-    for record in read_inflight(store):
-        launches.add(record.launch)
-        for image in record.images:
-            if finished(image):
-                continue
-            counts.setdefault(image, 0)
-            if record.isolated:
-                counts[image] = count_attempt(store, image, "launch", record.launch)
+    records = read_inflight(store)
+    in_flight = pa.array({image for record in records for image in record.images}, pa.string())
+    counts = dict.fromkeys(unfinished.filter(pc.is_in(unfinished, value_set=in_flight)).to_pylist(), 0)
+    for record in records:
+        if record.isolated:
+            for image in record.images:
+                if image in counts:
+                    counts[image] = count_attempt(store, image, "launch", record.launch)
     to_quarantine = {image: count for image, count in counts.items() if count >= allowed}
     waiting = sorted(
         (image for image in counts if image not in to_quarantine), key=lambda image: (counts[image], image)
     )
-    return Suspects(waiting, to_quarantine, sorted(launches))
+    return Suspects(waiting, to_quarantine, sorted({record.launch for record in records}))

@@ -6,24 +6,15 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import pyarrow as pa
 
 from idc_ray.columns import Int32, schema_of
 from idc_ray.store.layout import check_image_id
 
-__all__ = ["INDEX_SCHEMA", "ImageRecord", "SourceState", "records_from_table", "table_from_records"]
+__all__ = ["INDEX_SCHEMA", "ImageRecord", "records_from_table", "table_from_records"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class SourceState(NamedTuple):
-    """State of a source file, to detect changes after its image was finished."""
-
-    size: int
-    mtime_ns: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -78,11 +69,6 @@ class ImageRecord:
         for loss in losses:
             if loss is not None and not math.isfinite(loss):  # a NaN that is stored is a NaN in every mean after it
                 raise ValueError(f"a loss of {self.source} is {loss}; expected finite numbers or None")
-
-    @property
-    def state(self) -> SourceState:
-        """State of the source file, to detect changes."""
-        return SourceState(self.source_bytes, self.source_mtime_ns, self.source_sha256)
 
 
 INDEX_SCHEMA = schema_of(ImageRecord)
