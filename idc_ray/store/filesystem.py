@@ -152,6 +152,21 @@ class StorageFolder:
             raise IdcError(f"{self.shown(name)} contains a JSON {type(value).__name__}; expected an object; {fix}")
         return value
 
+    @contextlib.contextmanager
+    def parsing(self, name: str, fault: str, fix: str) -> Iterator[None]:
+        """Name the file in errors about its content: ``OUT/name FAULT (REASON); FIX``.
+
+        Raises:
+            IdcError: the block failed to read the file, or found another value than expected. A missing file and an
+                object store that does not answer are other errors, which pass.
+        """
+        try:
+            yield
+        except (IdcError, FileNotFoundError):
+            raise
+        except (OSError, pa.ArrowException, LookupError, TypeError, ValueError) as error:
+            raise IdcError(f"{self.shown(name)} {fault} ({error}); {fix}") from error
+
     def check_writable(self) -> None:
         """Writes and deletes a small file.
 

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from idc_ray.errors import IdcError
-from idc_ray.objects import StoreUnavailable
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import FIX_DAMAGE, INDEX, SHARDS, index_name, pending_name, shard_name, shard_number
 from idc_ray.store.records import INDEX_SCHEMA, ImageRecord, table_from_records
@@ -88,10 +87,10 @@ def read_index(storage: StorageFolder, shard: int, columns: Sequence[str] | None
     Raises:
         IdcError: it cannot be read.
     """
-    try:
-        data = storage.read(index_name(shard))  # whole: by columns it would be a request for each of them
-        if data is None:
-            return None
+    data = storage.read(index_name(shard))  # whole: by columns it would be a request for each of them
+    if data is None:
+        return None
+    with storage.parsing(index_name(shard), "is not a complete index", FIX_DAMAGE):
         parquet = pq.ParquetFile(pa.BufferReader(data))
         info = from_json(ShardInfo, json.loads((parquet.metadata.metadata or {})[_SHARD]))
         table = parquet.read(columns=list(columns) if columns is not None else None)
@@ -99,10 +98,6 @@ def read_index(storage: StorageFolder, shard: int, columns: Sequence[str] | None
             if name not in parquet.schema_arrow.names and (columns is None or name in columns):
                 table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
         check_types(table.schema, INDEX_SCHEMA)
-    except StoreUnavailable:
-        raise
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise IdcError(f"{storage.shown(index_name(shard))} is not a complete index ({error}); {FIX_DAMAGE}") from error
     if columns is None and table.schema != INDEX_SCHEMA:
         raise IdcError(f"{storage.shown(index_name(shard))} has other columns than this version writes; {FIX_DAMAGE}")
     return IndexEntry(info, table.replace_schema_metadata(None), fingerprint_of(data))
@@ -128,10 +123,8 @@ def read_pending(storage: StorageFolder, shard: int) -> list[Fingerprint] | None
     value = storage.read_json(pending_name(shard), FIX_DAMAGE)
     if value is None:
         return None
-    try:
+    with storage.parsing(pending_name(shard), "is not a pending note", FIX_DAMAGE):
         return [from_json(Fingerprint, item) for item in value["shard_may_be"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise IdcError(f"{storage.shown(pending_name(shard))} is not a pending note ({error}); {FIX_DAMAGE}") from error
 
 
 def list_pending(storage: StorageFolder) -> list[int]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from idc_ray.errors import IdcError
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import INFLIGHT, inflight_name
 from idc_ray.store.threads import ordered_map
-from idc_ray.store.typed import from_json
+from idc_ray.store.typed import read_record
 
 __all__ = ["Inflight", "clear_inflight", "end_launch", "find_inflight", "read_inflight", "write_inflight"]
 
@@ -91,8 +90,5 @@ def _names(storage: StorageFolder, launch: str) -> list[str]:
 
 
 def _read(storage: StorageFolder, name: str) -> Inflight | None:
-    value = storage.read_json(name, _FIX)  # None: its actor has just finished
-    try:
-        return None if value is None else from_json(Inflight, value)
-    except (TypeError, ValueError) as error:
-        raise IdcError(f"{storage.shown(name)} is not an in-flight record ({error}); {_FIX}") from error
+    # None: its actor has just finished
+    return read_record(storage, name, Inflight, "is not an in-flight record", _FIX)

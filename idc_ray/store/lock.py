@@ -12,8 +12,8 @@ import fcntl
 import logging
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from idc_ray.errors import BadRequest, Locked
 from idc_ray.store import atomic, lease
@@ -22,42 +22,23 @@ from idc_ray.store.layout import LOCK
 
 __all__ = ["lock"]
 
-_POLL_S = 0.5
 _logger = logging.getLogger(__name__)
 
 
-@contextlib.contextmanager
-def lock(storage: StorageFolder, holder: str, wait_s: float = 0.0) -> Iterator[threading.Event]:
-    """Holds the output's lock.
+def lock(storage: StorageFolder, holder: str) -> AbstractContextManager[threading.Event]:
+    """Hold the output's lock.
 
     Args:
         storage: the output.
-        holder: says to others who has it, such as the host, the process and the command.
-        wait_s: how long to wait for it.
+        holder: description for others of who has it, such as the host, the process and the command.
 
-    Yields:
-        An event that is set if the lock is lost meanwhile, which can happen to a lease only.
+    Returns:
+        A context manager with an event that is set if the lock is lost meanwhile, which can happen to a lease only.
 
     Raises:
         Locked: another process has it; the message names that.
     """
-    held = _flock if storage.is_local else lease.lease
-    deadline = time.monotonic() + wait_s
-    with contextlib.ExitStack() as stack:
-        lost = _enter(stack, lambda: held(storage, holder), deadline)
-        yield lost
-
-
-def _enter(
-    stack: contextlib.ExitStack, held: Callable[[], contextlib.AbstractContextManager[threading.Event]], deadline: float
-) -> threading.Event:
-    while True:
-        try:
-            return stack.enter_context(held())
-        except Locked:
-            if time.monotonic() >= deadline:
-                raise
-        time.sleep(_POLL_S)
+    return _flock(storage, holder) if storage.is_local else lease.lease(storage, holder)
 
 
 @contextlib.contextmanager

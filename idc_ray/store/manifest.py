@@ -129,11 +129,8 @@ def read_manifest(storage: StorageFolder) -> Manifest | None:
     value = storage.read_json(MANIFEST, _FIX)
     if value is None:
         return None
-    value = unsealed(value, storage.shown(MANIFEST), _FIX)
-    try:
-        return from_json(Manifest, value)
-    except (TypeError, ValueError) as error:
-        raise IdcError(f"{storage.shown(MANIFEST)} is not a manifest ({error}); {_FIX}") from error
+    with storage.parsing(MANIFEST, "is not a manifest", _FIX):
+        return from_json(Manifest, unsealed(value, storage.shown(MANIFEST), _FIX))
 
 
 def finished_run(storage: StorageFolder) -> tuple[RunRecord, Manifest]:

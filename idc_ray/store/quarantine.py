@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 
-from idc_ray.errors import IdcError
 from idc_ray.redact import redact_within
 from idc_ray.store import attempts
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import QUARANTINE, check_name, is_image_id, quarantine_name
 from idc_ray.store.threads import ordered_map
-from idc_ray.store.typed import from_json
+from idc_ray.store.typed import read_record
 
 __all__ = [
     "QuarantineEntry",
@@ -102,8 +101,4 @@ def release_quarantined(
 
 def _read(storage: StorageFolder, digest: str, image_id: str) -> QuarantineEntry | None:
     name = quarantine_name(digest, image_id)
-    value = storage.read_json(name, _FIX)
-    try:
-        return None if value is None else from_json(QuarantineEntry, value)
-    except (TypeError, ValueError) as error:
-        raise IdcError(f"{storage.shown(name)} is not a quarantine entry ({error}); {_FIX}") from error
+    return read_record(storage, name, QuarantineEntry, "is not a quarantine entry", _FIX)

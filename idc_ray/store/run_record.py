@@ -231,10 +231,8 @@ def _read(storage: StorageFolder) -> tuple[RunRecord, bool] | None:
             f"writes it again; or {_FIX}"
         )
     clearing = bool(value.pop(_CLEARING, False))
-    try:
+    with storage.parsing(RUN, "is not a run record", _FIX):
         return from_json(RunRecord, value), clearing
-    except (TypeError, ValueError) as error:
-        raise IdcError(f"{storage.shown(RUN)} is not a run record ({error}); {_FIX}") from error
 
 
 def _stored_form(record: RunRecord) -> RunRecord:

@@ -7,7 +7,9 @@ import types
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["from_json"]
+from idc_ray.store.filesystem import StorageFolder
+
+__all__ = ["from_json", "read_record"]
 
 T = TypeVar("T")
 
@@ -23,6 +25,13 @@ def from_json(kind: type[T], value: Any) -> T:
         raise TypeError(f"expected a mapping, found a {type(value).__name__}")
     hints = _hints(kind)
     return kind(**{name: _checked(hints.get(name, Any), item, name) for name, item in value.items()})
+
+
+def read_record(storage: StorageFolder, name: str, kind: type[T], fault: str, fix: str) -> T | None:
+    """A dataclass from a JSON file, None if the file is not there; errors as :meth:`StorageFolder.parsing`."""
+    value = storage.read_json(name, fix)
+    with storage.parsing(name, fault, fix):
+        return None if value is None else from_json(kind, value)
 
 
 def _hints(kind: type) -> dict[str, Any]:
