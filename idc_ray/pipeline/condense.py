@@ -37,11 +37,10 @@ from idc_ray.pipeline.inputs import (
     read_teacher,
     readable_samples,
 )
-from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.job import Job, new_job, new_launch, run_record
 from idc_ray.pipeline.plan import Plan, plan_work
 from idc_ray.pipeline.progress import Heartbeat, Progress, Show
 from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise
-from idc_ray.pipeline.start import new_job, new_launch, run_record
 from idc_ray.pipeline.stream import condense_stream
 from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
@@ -165,8 +164,6 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
     log.info("%d images in %s", listing.manifest.num_rows, listing.uri)
     if listing.ignored:
         log.info("ignored %d files without an image extension", listing.ignored)
-    if listing.repeated:
-        log.info("ignored %d lines of the list that name an image again", listing.repeated)
     if listing.duplicates:
         log.info("left out %d copies of other images (--duplicates skip)", listing.duplicates["images"])
     if config.method_reason:

@@ -99,7 +99,7 @@ def test_a_list_file(root: Path) -> None:
     touch(root, "b.png", "a/odd")
     (root / "train.lst").write_text("b.png\na/odd\nb.png\n")
     listing = find_images(str(root / "train.lst"))
-    assert (sources(listing), listing.repeated, listing.ignored) == (["a/odd", "b.png"], 1, 0)
+    assert (sources(listing), listing.ignored) == (["a/odd", "b.png"], 0)
 
 
 def test_one_image(root: Path) -> None:
