@@ -112,7 +112,8 @@ def trainers(
     for seed in range(count):
         feed: Feed = Patches(table, config.patch_size, config.batch_size, seed)
         if labeler is not None:
-            low = torch.bfloat16 if choose_precision(config.precision, bench.device) == "bfloat16" else None
+            precision = choose_precision(config.precision, bench.device, config.model)
+            low = torch.bfloat16 if precision == "bfloat16" else None
             augment = load(TrainConfig, None, {"augment": AUGMENT}).augment
             feed = AugmentedFeed(feed, augment, seed, config.patch_size, config.batch_size, labeler, low)
         model = student_spec(config).build().to(bench.device)

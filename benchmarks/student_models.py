@@ -1,6 +1,7 @@
-"""Training speed of the student networks: python benchmarks/student_models.py --output FILE.json
+"""Training speed of the student networks in both precisions: python benchmarks/student_models.py --output FILE.json
 
-Forward and backward pass of each network on one random batch, on the GPU if there is one, without data and optimizer.
+Steps of the trainer on one random batch, on the GPU if there is one, without reading data. Float32 and bfloat16 take
+turns, so that their ratio does not depend on what else the machine does; on a CPU the CPU time is measured.
 The operations of a step are those dispatched by torch, except views and allocations: about the number of GPU kernels.
 The count of MambaIRv2 is higher on a CPU than on a GPU, as its selective scans have shorter segments there.
 """
@@ -8,7 +9,6 @@ The count of MambaIRv2 is higher on a CPU than on a GPU, as its selective scans 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import statistics
 import sys
 import time
@@ -18,13 +18,15 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.common import parser, write_result
+from idc_ray.config.loading import load
+from idc_ray.config.train import TrainConfig
 from idc_ray.models import create_model
+from idc_ray.training.loop import Trainer
 
-STUDENTS = ("edsr_baseline", "swinir_light", "mambairv2_light")
+STUDENTS = ("edsr_small", "edsr_baseline", "swinir_light", "mambairv2_light")
 
 #: Operations without a kernel: views and allocations.
 NO_KERNEL = {
@@ -51,34 +53,33 @@ def _arguments() -> argparse.Namespace:
     out.add_argument("--patch", type=int, default=48, help="side of the low-resolution patches (default 48)")
     out.add_argument("--scale", type=int, default=2, help="2, 3 or 4 (default 2)")
     out.add_argument("--steps", type=int, default=10, help="timed steps of each network (default 10)")
-    out.add_argument("--bfloat16", action="store_true", help="autocast, as the training job does on a GPU")
     out.add_argument("--threads", type=int, default=1, help="torch threads, on a CPU (default 1)")
     return out.parse_args()
 
 
-def step(model: nn.Module, x: Tensor, bfloat16: bool) -> None:
-    model.zero_grad(set_to_none=True)
-    with torch.autocast(x.device.type, torch.bfloat16) if bfloat16 else contextlib.nullcontext():
-        y = model(x)
-    y.float().abs().mean().backward()
-    if x.is_cuda:
-        torch.cuda.synchronize()
-
-
 def measure(name: str, arguments: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    """Seconds of the fastest and the median step, and operations of a step."""
+    """Median seconds of a step in each precision, and operations of a float32 step."""
     torch.manual_seed(0)
-    model = create_model(name, arguments.scale).train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    x = torch.rand(arguments.batch, 3, arguments.patch, arguments.patch, device=device)
-    seconds = []
+    side, scale = arguments.patch, arguments.scale
+    batch = [torch.rand(arguments.batch, 3, k * side, k * side, device=device) for k in (1, scale)]
+    trainers = {}
+    for precision in ("float32", "bfloat16"):
+        config = load(TrainConfig, None, {"model": name, "scale": scale, "precision": precision, "iterations": 10**6})
+        model = create_model(name, scale).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        trainers[precision] = Trainer(model, config)
+    seconds: dict[str, list[float]] = {precision: [] for precision in trainers}
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     for _ in range(2 + arguments.steps):  # the first two are a warm-up
-        begin = time.perf_counter()
-        step(model, x, arguments.bfloat16)
-        seconds.append(time.perf_counter() - begin)
+        for precision, trainer in trainers.items():
+            begin = clock()
+            trainer.advance(*batch)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds[precision].append(clock() - begin)
     with Operations() as operations:
-        step(model, x, arguments.bfloat16)
-    timed = seconds[2:]
-    return {"fastest": min(timed), "median": statistics.median(timed), "operations": operations.count}
+        trainers["float32"]._step(*batch)
+    medians = {precision: statistics.median(values[2:]) for precision, values in seconds.items()}
+    return {**medians, "operations": operations.count}
 
 
 def main() -> None:
@@ -88,11 +89,15 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    print(f"{arguments.batch} patches of {arguments.patch} x {arguments.patch}, {kind}")
+    print(f"{arguments.batch} patches of {arguments.patch} x {arguments.patch}, {kind}; milliseconds per step")
     networks = {}
     for name in arguments.models:
         networks[name] = found = measure(name, arguments, device)
-        print(f"{name:16} {1 / found['median']:8.3f} steps/s  {found['operations']:6d} operations per step")
+        slow, fast = 1e3 * found["float32"], 1e3 * found["bfloat16"]
+        print(
+            f"{name:16} float32 {slow:8.1f}  bfloat16 {fast:8.1f}  factor {slow / fast:.2f}  "
+            f"{found['operations']:6.0f} operations"
+        )
     write_result("student_models", arguments, {"device": kind, "networks": networks})
 
 

@@ -50,7 +50,7 @@ def settings(data: Path, output: Path, arguments: argparse.Namespace) -> TrainCo
 def loop(config: TrainConfig) -> float:
     """Steps/s of a good hand-written loop, with a CUDA graph on a GPU."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    low = choose_precision(config.precision, device) == "bfloat16"
+    low = choose_precision(config.precision, device, config.model) == "bfloat16"
     set_up_training(config.workers.threads or 1)
     tiles = CondensedDataset(config.data[0])
     lr, hr = (torch.stack([tiles[i][part] for i in range(len(tiles))]).to(device) for part in (0, 1))

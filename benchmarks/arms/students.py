@@ -150,7 +150,7 @@ class Student:
         config, device = arm.train, table.lr.device
         feed: Feed = Patches(table, config.patch_size, config.batch_size, config.seed)
         online = config.labels == "online"
-        precision = state.precision if state else choose_precision(config.precision, device)
+        precision = state.precision if state else choose_precision(config.precision, device, config.model)
         if online or config.augment.active:
             labeler = teacher if online else None
             low = torch.bfloat16 if precision == "bfloat16" else None

@@ -173,7 +173,8 @@ class TrainMethod(Section):
     """Decay of the exponential moving average of the weights, which is validated and saved; 0: none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of convolutions and linear layers; weights and optimiser stay float32. auto: bfloat16 on GPUs and CPUs that
-    multiply it faster (CPUs: AMX or AVX512-BF16). A continued training keeps what it began with."""
+    multiply it faster (CPUs: AMX or AVX512-BF16, except for MambaIRv2). A continued training keeps what it began
+    with."""
     color_profile: Literal["srgb", "keep"] = "srgb"
     """Embedded ICC profiles of images. srgb: they are converted to sRGB; keep: pixels as stored."""
     channels_last: bool = True

@@ -111,7 +111,7 @@ def _augmented(config: TrainConfig, feed: Feed, device: torch.device, labeler: U
         )
     if not online and not config.augment.active:
         return feed
-    low = choose_precision(config.precision, device) == "bfloat16"
+    low = choose_precision(config.precision, device, config.model) == "bfloat16"
     return AugmentedFeed(
         feed, config.augment, config.seed, config.patch_size, config.batch_size,
         labeler if online else None, torch.bfloat16 if low else None,

@@ -159,7 +159,7 @@ class Trainer:
     ) -> None:
         self.model, self.config, self.rank = model.train(), config, rank
         self.device = next(model.parameters()).device
-        self.precision = precision or choose_precision(config.precision, self.device)
+        self.precision = precision or choose_precision(config.precision, self.device, config.model)
         self.step = 0
         single = wrapped is None or wrapped is model
         self._low = LowPrecisionCopy(model) if single and self.precision == "bfloat16" else None

@@ -16,10 +16,11 @@ Precision = Literal["float32", "bfloat16"]
 CAST = (nn.Conv2d, nn.Linear)
 
 
-def choose_precision(setting: str, device: torch.device) -> Precision:
-    """Resolve the setting ``auto``: bfloat16 if the hardware multiplies it faster than float32.
+def choose_precision(setting: str, device: torch.device, model: str = "") -> Precision:
+    """Resolve the setting ``auto``: bfloat16 if training ``model``, a name, is at least 1.5 times as fast with it.
 
-    CPUs need AMX or AVX512-BF16 (figures in benchmarks/README.md); others emulate bfloat16 slowly.
+    CPUs need AMX or AVX512-BF16; others emulate bfloat16 slowly. There MambaIRv2 spends most of its time in scans,
+    which are float32, and is hardly faster (figures in benchmarks/README.md).
     """
     if setting == "float32":
         return "float32"
@@ -28,7 +29,8 @@ def choose_precision(setting: str, device: torch.device) -> Precision:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        supported = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        fast = supported and not model.startswith("mambairv2")
     return "bfloat16" if fast else "float32"
 
 

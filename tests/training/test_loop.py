@@ -14,6 +14,7 @@ from idc_ray.errors import IdcError
 from idc_ray.models import EDSR
 from idc_ray.training import loop
 from idc_ray.training.loop import NonFiniteLoss, Trainer, learning_rate, pixel_loss
+from idc_ray.training.low_precision import choose_precision
 from tests.training.conftest import toy_config, toy_patches
 
 
@@ -275,3 +276,13 @@ def test_the_first_step_that_is_not_finite_is_named(where: str) -> None:
     with pytest.raises(NonFiniteLoss, match="at step 3") as caught:
         run(trainer, 9)
     assert caught.value.step == 2
+
+
+def test_auto_takes_bfloat16_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for fast, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        assert choose_precision("auto", cpu, "edsr_baseline") == expected
+        assert choose_precision("auto", cpu, "mambairv2_light") == "float32"
+    assert choose_precision("bfloat16", cpu, "mambairv2_light") == "bfloat16"
