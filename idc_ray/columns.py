@@ -8,8 +8,6 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import pyarrow as pa
 
-__all__ = ["Int32", "schema_of"]
-
 Int32 = Annotated[int, pa.int32()]
 
 _TYPES = {

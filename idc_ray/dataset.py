@@ -15,8 +15,6 @@ from idc_ray.store.filesystem import resolve
 from idc_ray.store.manifest import finished_run
 from idc_ray.store.shards import read_shard
 
-__all__ = ["CondensedDataset"]
-
 
 class CondensedDataset(Dataset[tuple[Tensor, ...]]):
     """The tiles of a finished output of the condense job; PNGs stay encoded in memory and are decoded on access.

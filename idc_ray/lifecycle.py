@@ -15,8 +15,6 @@ from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.holder import holder_text
 from idc_ray.store.lock import lock
 
-__all__ = ["fail_run_on_error", "locked_output", "print_plan", "ray_cluster"]
-
 
 def print_plan(config: Any, estimate: Callable[[str], str]) -> bool:
     """Print the settings that are not defaults or, in a dry run, all settings and an estimate.

@@ -11,8 +11,6 @@ from pyarrow.fs import AwsStandardS3RetryStrategy, FileSystem, S3FileSystem
 
 from idc_ray.errors import BadRequest, IdcError
 
-__all__ = ["StoreUnavailable", "attempts", "explain", "open_uri", "waits"]
-
 #: Attempts of one request. Waits double up to 20 s and are drawn at random: about 35 s in all on average.
 ATTEMPTS = 8
 #: Seconds to connect, and without a byte before a request is tried again; pyarrow's 1 and 3 are too short for a

@@ -10,8 +10,6 @@ from itertools import groupby
 from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlencode
 
-__all__ = ["HIDDEN", "is_hidden", "learn", "printable", "redact", "redact_all", "redact_quoted", "redact_within"]
-
 #: What stands for a secret.
 HIDDEN = "***"
 

@@ -10,8 +10,6 @@ from idc_ray.store.inflight import Inflight
 from idc_ray.store.status import Status
 from idc_ray.units import duration
 
-__all__ = ["STAGES", "STATES", "format_status", "work_in_progress"]
-
 SHOWN = 3  # images of a kind; the rest is in --json
 
 STATES = {

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-__all__ = ["Tracker", "tracking_uri"]
-
 log = logging.getLogger(__name__)
 
 FLUSH_METRICS = 500  # MLflow takes at most 1000 in a batch

@@ -25,8 +25,6 @@ from idc_ray.store.records import ImageRecord
 from idc_ray.store.status import LATEST, Status, read_status
 from idc_ray.units import duration
 
-__all__ = ["watch"]
-
 #: Least seconds between two readings, and their number for each second that a reading takes.
 PAUSE_SECONDS, PAUSE_SHARE = 2.0, 10.0
 

@@ -24,8 +24,6 @@ from idc_ray.results import (
 if TYPE_CHECKING:
     from idc_ray.store.status import Status
 
-__all__ = ["compare", "condense", "evaluate", "export", "status", "train", "tune"]
-
 log = logging.getLogger(__name__)
 
 

@@ -19,8 +19,6 @@ import torch.utils.deterministic
 
 from idc_ray.pipeline.device import make_repeatable, use_deterministic_algorithms
 
-__all__ = ["preserved", "repeatable_torch"]
-
 #: Prefixes of the environment variables that Ray, MLflow, torch and the jobs set for processes that they start.
 PREFIXES = ("RAY_", "MLFLOW_", "_MLFLOW_", "TUNE_", "CUBLAS_", "KMP_", "TORCH", "PYTHONPATH", "PYTHONBREAKPOINT")
 

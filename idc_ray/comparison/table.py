@@ -13,8 +13,7 @@ from typing import Any
 from idc_ray.comparison.arms import WHOLE
 from idc_ray.comparison.results import Failure, Result
 from idc_ray.comparison.statistics import Difference, Spread, paired_difference, spread
-from idc_ray.pipeline.progress import duration
-from idc_ray.pipeline.summary import size
+from idc_ray.units import duration, size
 
 __all__ = ["ArmSummary", "ComparisonTable", "summarise_arms", "to_csv", "to_json", "to_markdown"]
 

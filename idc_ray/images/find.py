@@ -22,16 +22,6 @@ from idc_ray.images.pairs import pair
 from idc_ray.images.parquet import row_entries
 from idc_ray.redact import redact_within
 
-__all__ = [
-    "IMAGE_ENDINGS",
-    "LIST_ENDINGS",
-    "PARQUET_ENDINGS",
-    "ImageListing",
-    "check_exists",
-    "find_images",
-    "output_inside",
-]
-
 # What a folder is searched for; upper or lower case. What a file *is* is decided by its content when it is read.
 IMAGE_ENDINGS = frozenset(
     ("avif", "bmp", "gif", "heic", "heif", "jfif", "jp2", "jpe", "jpeg", "jpg", "jxl", "pgm", "png", "pnm", "ppm",

@@ -12,8 +12,6 @@ from idc_ray.images.locate import StoragePath
 from idc_ray.images.manifest import Entry
 from idc_ray.images.names import inside, open_path, stored
 
-__all__ = ["read_list"]
-
 log = logging.getLogger(__name__)
 
 _CHUNK = 4096  # paths per status call

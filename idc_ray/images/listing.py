@@ -15,8 +15,6 @@ from idc_ray.images.locate import StoragePath, same_store
 from idc_ray.images.manifest import Entry
 from idc_ray.images.names import shown, stored
 
-__all__ = ["has_wildcard", "matches", "split_pattern", "walk"]
-
 
 def walk(storage: StoragePath, depth: int | None = None, without: StoragePath | None = None) -> Iterator[Entry]:
     """Every file below the folder ``storage``, its ``source`` relative to it; no order is promised.

@@ -14,8 +14,6 @@ from idc_ray.images.names import open_path, shown
 from idc_ray.objects import open_uri
 from idc_ray.redact import learn, redact, redact_quoted
 
-__all__ = ["StoragePath", "absolute", "holds", "joined", "locate", "read_bytes", "same_store"]
-
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _QUERY = re.compile(r"[A-Za-z_]+=[^/]*$")
 #: Most bytes of a file that is read whole; the largest networks for super-resolution in use have 2 GB.

@@ -17,8 +17,6 @@ import pyarrow as pa
 from idc_ray.columns import schema_of
 from idc_ray.errors import BadRequest
 
-__all__ = ["MANIFEST_SCHEMA", "Entry", "ImageRef", "build_manifest", "image_id"]
-
 
 def image_id(source: str) -> str:
     """First 16 hex digits of the SHA-256 of ``source``, the image's relative POSIX path."""

@@ -15,10 +15,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import pyarrow as pa
 from pyarrow import fs
 
-from idc_ray.redact import printable
 from idc_ray.regular import open_regular
-
-__all__ = ["folder_of", "inside", "is_there", "open_path", "printable", "shown", "stored"]
 
 _MARK = "\0"
 _RESERVED = re.compile("@+(up|root)")  # parts of sources that stand for others

@@ -20,8 +20,6 @@ from idc_ray.store.attempts import count_attempt
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.inflight import Inflight, clear_inflight, find_inflight, read_inflight, write_inflight
 
-__all__ = ["READING", "Death", "Ledger", "Suspects", "suspects_of_earlier_launches", "workers_at_work"]
-
 READING = "read-"  # prefix of the records of batches that are read
 
 

@@ -10,8 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-__all__ = ["Batches", "expected_pixels", "plan_batches", "single_images"]
-
 #: Pixels of a small image. As many of these as a batch may have are together in one; of larger images fewer.
 SMALL_PIXELS = 500_000
 

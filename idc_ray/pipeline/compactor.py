@@ -19,8 +19,6 @@ from idc_ray.store.index import list_pending
 from idc_ray.store.layout import shard_of, shard_parts
 from idc_ray.store.parts import list_parts
 
-__all__ = ["Compactor", "compact_rest"]
-
 log = logging.getLogger(__name__)
 
 #: Seconds between two checks of the running tasks.

@@ -21,7 +21,6 @@ from idc_ray.condensation.load import load_networks
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import IdcError, Locked, QuarantinedImages
 from idc_ray.images import ImageListing
-from idc_ray.images.names import printable
 from idc_ray.interrupt import at_forced_end, check_interrupted
 from idc_ray.lifecycle import fail_run_on_error, locked_output, print_plan, ray_cluster
 from idc_ray.pipeline import dry_run
@@ -46,6 +45,7 @@ from idc_ray.pipeline.summary import Summary
 from idc_ray.pipeline.survey import survey
 from idc_ray.pipeline.timeline import Timeline
 from idc_ray.pipeline.waiting import log_until_first, warn_if_no_room, what_is_awaited
+from idc_ray.redact import printable
 from idc_ray.report import REPORT, Options, write_own_report
 from idc_ray.results import CondenseResult, Quarantined
 from idc_ray.status_text import work_in_progress
@@ -55,8 +55,6 @@ from idc_ray.store.manifest import Manifest, read_manifest, write_manifest
 from idc_ray.store.quarantine import quarantined_ids
 from idc_ray.store.run_record import RunRecord, begin_run, update_run
 from idc_ray.tracking import Tracker, tracking_uri
-
-__all__ = ["condense", "run_condense"]
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,7 @@ from idc_ray.images import ImageListing, Instance
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.inputs import estimate_sizes, readable_samples
 from idc_ray.pipeline.job import Job
-from idc_ray.pipeline.progress import duration
-from idc_ray.pipeline.summary import size
-from idc_ray.units import estimate_text
-
-__all__ = ["estimate", "none_readable", "seconds_per_image"]
+from idc_ray.units import duration, estimate_text, size
 
 TIMED_IMAGES = 2
 SHOWN_REASONS = 3

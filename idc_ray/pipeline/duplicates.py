@@ -17,8 +17,6 @@ from idc_ray.images.names import open_path
 from idc_ray.images.parquet import row_digests
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["without_copies"]
-
 #: Bytes at the end of a file that are compared first: the coded pixels of different pictures differ there.
 TAIL = 4096
 #: Groups, and sources of a group, that a run's record names.

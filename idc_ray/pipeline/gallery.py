@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["GalleryEntry", "gallery_png"]
-
 CELL = 144  # least side of a tile on the page, in pixels
 GAP = 6  # between tiles
 GROUP_GAP = 28  # between the groups

@@ -27,24 +27,13 @@ from idc_ray.images import (
     read_encoded,
 )
 from idc_ray.images.locate import locate, read_bytes
-from idc_ray.images.names import folder_of, printable
+from idc_ray.images.names import folder_of
 from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
 from idc_ray.pipeline.duplicates import without_copies
+from idc_ray.redact import printable
 from idc_ray.store.done import DoneImages
 from idc_ray.store.threads import ordered_map
-
-__all__ = [
-    "Sizes",
-    "changed_sources",
-    "estimate_sizes",
-    "find_input",
-    "input_root",
-    "input_samples",
-    "only",
-    "read_teacher",
-    "readable_samples",
-]
 
 log = logging.getLogger(__name__)
 

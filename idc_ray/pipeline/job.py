@@ -21,8 +21,6 @@ from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import shard_count_for
 from idc_ray.store.run_record import RunRecord
 
-__all__ = ["Job", "new_job", "new_launch", "run_record"]
-
 
 @dataclass(frozen=True)
 class Job:

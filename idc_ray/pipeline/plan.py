@@ -20,8 +20,6 @@ from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import shard_of
 from idc_ray.store.quarantine import QuarantineEntry, quarantine_image, quarantined_ids, release_quarantined
 
-__all__ = ["Plan", "plan_work"]
-
 log = logging.getLogger(__name__)
 
 SHOWN = 5  # names in a message

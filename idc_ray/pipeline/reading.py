@@ -24,8 +24,6 @@ from idc_ray.images.names import is_there, open_path
 from idc_ray.pipeline.attempts import READING, Death, Ledger
 from idc_ray.pipeline.job import Job
 
-__all__ = ["ENDS_THE_JOB", "NO_IMAGE", "READ_SCHEMA", "ReadImages", "pixels", "read_image"]
-
 log = logging.getLogger(__name__)
 
 #: Code of a row that is no image's fault: with it the job has to end.

@@ -24,8 +24,6 @@ from idc_ray.store.manifest import index_table
 from idc_ray.store.quarantine import list_quarantined
 from idc_ray.store.shards import read_shard
 
-__all__ = ["GALLERY", "draw_gallery", "summarise"]
-
 log = logging.getLogger(__name__)
 
 GALLERY = "gallery.png"

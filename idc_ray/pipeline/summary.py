@@ -7,11 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from idc_ray.images.names import printable
+from idc_ray.redact import printable
 from idc_ray.status_text import STAGES
 from idc_ray.units import duration, size
-
-__all__ = ["RECORD_COLUMNS", "Summary", "size"]
 
 SHOWN_PROFILES = 5
 SHOWN_COPIES = 3  # groups of images whose files are the same, and images of a group

@@ -23,8 +23,6 @@ from pyarrow.fs import FileSystem, LocalFileSystem
 
 from idc_ray.errors import IdcError
 
-__all__ = ["abandoned", "delete", "is_temporary", "make_folder", "sweep", "sync_folder", "write_bytes"]
-
 ABANDONED_AFTER_S = 3600.0  # no single write takes an hour, so an older temporary file has no writer
 _ATTEMPTS = 3
 _HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname()) or "host"

@@ -11,8 +11,6 @@ from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import ATTEMPTS, attempt_name, check_image_id, is_image_id
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["AttemptKind", "clear_attempts", "count_attempt", "count_attempts", "list_attempts"]
-
 AttemptKind = Literal["worker", "launch"]
 
 

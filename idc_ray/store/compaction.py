@@ -27,8 +27,6 @@ from idc_ray.store.records import ImageRecord, records_from_table
 from idc_ray.store.shards import fingerprint_of, merge, shard_bytes
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["compact"]
-
 READERS = 8  # threads; at most twice as many parts are in memory
 
 

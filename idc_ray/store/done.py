@@ -19,8 +19,6 @@ from idc_ray.store.records import table_from_records
 from idc_ray.store.shards import check_footer
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["DoneImages", "find_done"]
-
 _logger = logging.getLogger(__name__)
 
 _COLUMNS = ("image_id", "source_bytes", "source_mtime_ns", "source_sha256")

@@ -22,8 +22,6 @@ from idc_ray.redact import is_hidden, learn, redact, redact_quoted, redact_withi
 from idc_ray.regular import NotRegularFile, check_regular
 from idc_ray.store import atomic
 
-__all__ = ["StorageFolder", "json_bytes", "resolve"]
-
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _UNUSUAL = re.compile(r"[^\x20-\x7e\n]")
 _SPOILT = "Failed to flush response stream"

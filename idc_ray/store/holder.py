@@ -13,8 +13,6 @@ from typing import Literal
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import LOCK
 
-__all__ = ["Holder", "holder_text", "read_holder"]
-
 LockState = Literal["free", "held", "left", "elsewhere"]
 
 _HOLDER = re.compile(r"process (?P<pid>\d+) on (?P<host>\S+?)(, launch (?P<launch>\S+))?")

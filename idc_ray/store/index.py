@@ -23,10 +23,6 @@ from idc_ray.store.shards import Fingerprint, fingerprint_of, sha256_of_file
 from idc_ray.store.threads import ordered_map
 from idc_ray.store.typed import from_json
 
-__all__ = ["Fingerprint", "IndexEntry", "ShardInfo", "check_shards", "list_index", "list_pending",
-           "list_shards", "read_index",
-           "read_pending", "verify_shard", "write_index", "write_pending"]  # fmt: skip
-
 _SHARD = b"idc_ray.shard"
 _YOUNGER = ("color_profile", "degradation")  # columns that indexes of version 0.1 lack
 

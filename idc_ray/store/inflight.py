@@ -9,8 +9,6 @@ from idc_ray.store.layout import INFLIGHT, inflight_name
 from idc_ray.store.threads import ordered_map
 from idc_ray.store.typed import read_record
 
-__all__ = ["Inflight", "clear_inflight", "end_launch", "find_inflight", "read_inflight", "write_inflight"]
-
 _FIX = "delete that file: its images are then condensed like others"
 
 

@@ -6,41 +6,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = [
-    "ATTEMPTS",
-    "DAMAGED",
-    "FIX_DAMAGE",
-    "INDEX",
-    "INFLIGHT",
-    "LOCK",
-    "MANIFEST",
-    "PARTS",
-    "QUARANTINE",
-    "RUN",
-    "SHARDS",
-    "SHARD_BYTES",
-    "SURVEY",
-    "attempt_name",
-    "check_image_id",
-    "check_name",
-    "check_shard_count",
-    "damaged_name",
-    "index_name",
-    "inflight_name",
-    "is_image_id",
-    "part_contents",
-    "part_folder",
-    "part_folders_of_shard",
-    "part_name",
-    "pending_name",
-    "quarantine_name",
-    "shard_count_for",
-    "shard_name",
-    "shard_number",
-    "shard_of",
-    "shard_parts",
-]
-
 RUN, MANIFEST, LOCK, SURVEY = "run.json", "manifest.json", ".lock", "survey.json"
 PARTS, SHARDS, INDEX = "parts", "shards", "index"
 QUARANTINE, INFLIGHT, ATTEMPTS = "quarantine", "inflight", "attempts"

@@ -21,8 +21,6 @@ from idc_ray.errors import Locked
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import LOCK
 
-__all__ = ["lease"]
-
 LEASE_S = 90.0  # how long a killed holder blocks the next one
 HEARTBEAT_S = 20.0  # four chances to renew before it expires
 SHARED = "jobs cannot share an output; give each job a different --output"

@@ -20,8 +20,6 @@ from idc_ray.store import atomic, lease
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import LOCK
 
-__all__ = ["lock"]
-
 _logger = logging.getLogger(__name__)
 
 

@@ -22,8 +22,6 @@ from idc_ray.store.shards import Fingerprint
 from idc_ray.store.threads import ordered_map
 from idc_ray.store.typed import from_json
 
-__all__ = ["Manifest", "finished_run", "index_table", "read_manifest", "write_manifest"]
-
 _FIX = (
     "check the rest of the output with idc-ray verify, then delete that file and run the same command again, which "
     "writes it again"

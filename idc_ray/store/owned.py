@@ -10,8 +10,6 @@ from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import ATTEMPTS, DAMAGED, INDEX, INFLIGHT, MANIFEST, PARTS, QUARANTINE, SHARDS, SURVEY
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["abandoned", "has_data", "remove_all", "remove_empty_folders", "sweep"]
-
 # Top folder -> (depth of the files below it, their names). In the order of removal: a reader that sees no manifest
 # and no shard takes nothing for a finished run.
 _OWNED = {

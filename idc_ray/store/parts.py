@@ -15,17 +15,6 @@ from idc_ray.store.records import ImageRecord
 from idc_ray.store.schema import ROW_SCHEMA, TileRow, open_writer, table_from_rows
 from idc_ray.store.threads import ordered_map
 
-__all__ = [
-    "Finished",
-    "Part",
-    "commit_images",
-    "commit_part",
-    "list_parts",
-    "part_records",
-    "read_part",
-    "read_records",
-]
-
 _RECORDS = b"idc_ray.records"
 _RECORD = b"idc_ray.record"  # of the one image of a part of format version 1
 

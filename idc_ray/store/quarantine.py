@@ -12,15 +12,6 @@ from idc_ray.store.layout import QUARANTINE, check_name, is_image_id, quarantine
 from idc_ray.store.threads import ordered_map
 from idc_ray.store.typed import read_record
 
-__all__ = [
-    "QuarantineEntry",
-    "list_quarantined",
-    "quarantine_image",
-    "quarantined_ids",
-    "read_quarantined",
-    "release_quarantined",
-]
-
 _FIX = "delete that file to retry the image"
 
 

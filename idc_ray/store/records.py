@@ -12,8 +12,6 @@ import pyarrow as pa
 from idc_ray.columns import Int32, schema_of
 from idc_ray.store.layout import check_image_id
 
-__all__ = ["INDEX_SCHEMA", "ImageRecord", "records_from_table", "table_from_records"]
-
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -13,8 +13,6 @@ from idc_ray.store.layout import FIX_DAMAGE, RUN, check_name, check_shard_count
 from idc_ray.store.sealed import sealed, unsealed
 from idc_ray.store.typed import from_json
 
-__all__ = ["FORMAT_VERSION", "LostRun", "RunRecord", "begin_run", "read_lost", "read_run", "update_run", "write_lost"]
-
 FORMAT_VERSION = 2  # of what is written; 1 had a part for each image
 READABLE_VERSIONS = (1, 2)
 _CLEARING = "clearing"  # in run.json while --overwrite removes the old run

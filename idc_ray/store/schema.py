@@ -12,8 +12,6 @@ import pyarrow.parquet as pq
 
 from idc_ray.columns import Int32, schema_of
 
-__all__ = ["ROW_SCHEMA", "TileRow", "check_types", "open_writer", "rows_from_table", "table_from_rows"]
-
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the Image feature of Hugging Face datasets
 _PNG_COLUMNS = ("lr.bytes", "hr.bytes")
 _REPEATING = ("image_id", "source", "source_sha256", "method", "labels", "config_digest")

@@ -9,8 +9,6 @@ from typing import Any
 from idc_ray.errors import IdcError
 from idc_ray.store.filesystem import StorageFolder, json_bytes
 
-__all__ = ["is_as_written", "sealed", "unsealed"]
-
 _SEAL = "sha256"
 
 

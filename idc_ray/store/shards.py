@@ -17,8 +17,6 @@ from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import FIX_DAMAGE, MANIFEST, shard_name
 from idc_ray.store.schema import ROW_SCHEMA, check_types, open_writer
 
-__all__ = ["Fingerprint", "check_footer", "fingerprint_of", "merge", "read_shard", "sha256_of_file", "shard_bytes"]
-
 ROW_GROUP_ROWS = 256  # a reader that streams holds a few MB
 ROW_GROUP_BYTES = 16 * 2**20  # the same for very large tiles; keeps a column far from Arrow's 2 GB limit
 

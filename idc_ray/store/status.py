@@ -22,8 +22,6 @@ from idc_ray.store.quarantine import QuarantineEntry, quarantined_ids, read_quar
 from idc_ray.store.run_record import RunRecord, read_run
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["Status", "read_status"]
-
 RATE_SECONDS = 600.0  # a rate over the last ten minutes
 LATEST = 4
 REASONS = 1000  # quarantined images whose reasons are read; each is a file

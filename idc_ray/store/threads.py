@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["THREADS", "ordered_map"]
-
 THREADS = 16  # hides an object store's latency; the work itself is small
 
 _In = TypeVar("_In")

@@ -9,8 +9,6 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from idc_ray.store.filesystem import StorageFolder
 
-__all__ = ["from_json", "read_record"]
-
 T = TypeVar("T")
 
 

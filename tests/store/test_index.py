@@ -10,10 +10,10 @@ from idc_ray.errors import IdcError
 from idc_ray.store.compaction import compact
 from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import StorageFolder
-from idc_ray.store.index import Fingerprint, check_shards, list_pending, read_index, read_pending, write_pending
+from idc_ray.store.index import check_shards, list_pending, read_index, read_pending, write_pending
 from idc_ray.store.layout import index_name, shard_name
 from idc_ray.store.manifest import index_table
-from idc_ray.store.shards import read_shard
+from idc_ray.store.shards import Fingerprint, read_shard
 from tests.unpickling import pickled, ran, registered
 
 
