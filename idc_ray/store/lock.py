@@ -12,31 +12,45 @@ import fcntl
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 
 from idc_ray.errors import BadRequest, Locked
 from idc_ray.store import atomic, lease
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import LOCK
 
+_POLL_S = 0.5
 _logger = logging.getLogger(__name__)
 
 
-def lock(storage: StorageFolder, holder: str) -> AbstractContextManager[threading.Event]:
+@contextlib.contextmanager
+def lock(storage: StorageFolder, holder: str, wait_s: float = 0.0) -> Iterator[threading.Event]:
     """Hold the output's lock.
 
     Args:
         storage: the output.
         holder: description for others of who has it, such as the host, the process and the command.
+        wait_s: how long to wait for it.
 
-    Returns:
-        A context manager with an event that is set if the lock is lost meanwhile, which can happen to a lease only.
+    Yields:
+        An event that is set if the lock is lost meanwhile, which can happen to a lease only.
 
     Raises:
         Locked: another process has it; the message names that.
     """
-    return _flock(storage, holder) if storage.is_local else lease.lease(storage, holder)
+    deadline = time.monotonic() + wait_s
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                held = _flock(storage, holder) if storage.is_local else lease.lease(storage, holder)
+                lost = stack.enter_context(held)
+                break
+            except Locked:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_POLL_S)
+        yield lost
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -51,11 +53,43 @@ def test_the_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
         assert not lost.is_set()
 
 
+def test_waiting_for_the_lock(tmp_path: Path) -> None:
+    store = resolve(str(tmp_path))
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock(store, "first"):
+            held.set()
+            release.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(10)
+    threading.Timer(0.2, release.set).start()
+    with lock(store, "second", wait_s=10):
+        assert release.is_set()
+    thread.join()
+
+
 def test_a_longer_name_of_the_holder_before_leaves_no_rest(tmp_path: Path) -> None:
     store = resolve(str(tmp_path))
     (tmp_path / ".lock").write_text("a very long name of a killed holder")
     with lock(store, "b"):
         assert (tmp_path / ".lock").read_text() == "b"
+
+
+def test_an_error_inside_is_not_taken_for_a_held_lock(tmp_path: Path) -> None:
+    """Waiting must not run the body again when the body itself raises Locked."""
+    runs = []
+    start = time.monotonic()
+
+    def body() -> None:
+        runs.append(1)
+        raise Locked("inner")
+
+    with pytest.raises(Locked, match="inner"), lock(resolve(str(tmp_path)), "a", wait_s=5):
+        body()
+    assert runs == [1] and time.monotonic() - start < 2
 
 
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
