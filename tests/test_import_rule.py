@@ -19,6 +19,7 @@ ALLOWED = {
         "numpy",
         "PIL",
         "pyarrow",
+        "idc_ray.columns",
         "idc_ray.errors",
         "idc_ray.objects",
         "idc_ray.redact",
@@ -76,7 +77,9 @@ ALLOWED = {
     "store": {
         "numpy",
         "pyarrow",
+        "idc_ray.columns",
         "idc_ray.errors",
+        "idc_ray.nested",
         "idc_ray.objects",
         "idc_ray.redact",
         "idc_ray.regular",
@@ -85,7 +88,9 @@ ALLOWED = {
 }
 #: Files that must not pull Ray or MLflow in, though they are not in a pure room.
 PURE_FILES = [
+    "columns.py",
     "errors.py",
+    "nested.py",
     "objects.py",
     "redact.py",
     "regular.py",

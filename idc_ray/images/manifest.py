@@ -86,7 +86,7 @@ def build_manifest(entries: Iterable[Entry]) -> pa.Table:
     ids = [image_id(entry.source) for entry in ordered]
     _check_unique(ids, ordered)
     # Column by column: all at once would be a second copy of a million entries.
-    table = pa.table([pa.array(ids)], ["image_id"])
+    table = pa.table([pa.array(ids, pa.string())], ["image_id"])
     del ids
     for index, name in enumerate(Entry._fields):
         field = MANIFEST_SCHEMA.field(name)

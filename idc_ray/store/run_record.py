@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from idc_ray.errors import BadRequest, IdcError
+from idc_ray.nested import differences
 from idc_ray.redact import redact_all
 from idc_ray.store import owned
 from idc_ray.store.filesystem import StorageFolder
@@ -244,24 +245,4 @@ def _differences(found: RunRecord, asked: RunRecord) -> list[str]:
     lines = [f"{key}: {old} -> {new}" for key, old, new in values if old != new]
     if found.digest == asked.digest:  # settings that do not affect the result may differ
         return lines
-    there, here = _flat(found.config), _flat(asked.config)
-    settings = [(key, there.get(key, _ABSENT), here.get(key, _ABSENT)) for key in sorted(there.keys() | here.keys())]
-    return lines + [f"{key}: {old!r} -> {new!r}" for key, old, new in settings if old != new]
-
-
-class _Absent:
-    def __repr__(self) -> str:
-        return "(not set)"
-
-
-_ABSENT = _Absent()
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    return lines + differences(found.config, asked.config)
