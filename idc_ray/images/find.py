@@ -15,11 +15,11 @@ from idc_ray.errors import BadRequest
 from idc_ray.images.archives import ARCHIVE_ENDINGS, member_entries
 from idc_ray.images.listfile import read_list
 from idc_ray.images.listing import has_wildcard, matches, split_pattern, walk
-from idc_ray.images.locate import StoragePath, holds, locate
 from idc_ray.images.manifest import Entry, build_manifest
 from idc_ray.images.names import open_path, stored
 from idc_ray.images.pairs import pair
 from idc_ray.images.parquet import row_entries
+from idc_ray.locate import StoragePath, holds, locate
 from idc_ray.redact import redact_within
 
 # What a folder is searched for; upper or lower case. What a file *is* is decided by its content when it is read.

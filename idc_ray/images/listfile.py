@@ -8,9 +8,9 @@ import posixpath
 from pyarrow import fs
 
 from idc_ray.errors import BadRequest
-from idc_ray.images.locate import StoragePath
 from idc_ray.images.manifest import Entry
 from idc_ray.images.names import inside, open_path, stored
+from idc_ray.locate import StoragePath
 
 log = logging.getLogger(__name__)
 

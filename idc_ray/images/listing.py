@@ -11,9 +11,9 @@ from pathlib import PurePosixPath
 from pyarrow import fs
 
 from idc_ray.errors import BadRequest
-from idc_ray.images.locate import StoragePath, same_store
 from idc_ray.images.manifest import Entry
 from idc_ray.images.names import shown, stored
+from idc_ray.locate import StoragePath, same_store
 
 
 def walk(storage: StoragePath, depth: int | None = None, without: StoragePath | None = None) -> Iterator[Entry]:

@@ -26,8 +26,8 @@ from idc_ray.images import (
     output_inside,
     read_encoded,
 )
-from idc_ray.images.locate import locate, read_bytes
-from idc_ray.images.names import folder_of
+from idc_ray.images.names import folder_of, read_bytes
+from idc_ray.locate import locate
 from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
 from idc_ray.pipeline.duplicates import without_copies

@@ -28,7 +28,7 @@ from idc_ray.images import (
     read_encoded,
 )
 from idc_ray.images import upscale as bicubic
-from idc_ray.images.locate import locate
+from idc_ray.locate import locate
 from idc_ray.redact import printable
 from idc_ray.report.cells import boxes_of_tile
 from idc_ray.report.pictures import data_uri, psnr, webp

@@ -11,18 +11,17 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
-from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem, SubTreeFileSystem
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
 
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.objects import StoreUnavailable, explain, open_uri, waits
-from idc_ray.redact import is_hidden, learn, redact, redact_quoted, redact_within
+from idc_ray.locate import locate
+from idc_ray.objects import StoreUnavailable, explain, waits
+from idc_ray.redact import is_hidden, redact, redact_within
 from idc_ray.regular import NotRegularFile, check_regular
 from idc_ray.store import atomic
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _UNUSUAL = re.compile(r"[^\x20-\x7e\n]")
 _SPOILT = "Failed to flush response stream"
 
@@ -227,49 +226,7 @@ def json_bytes(value: Any, escaped: bool = True) -> bytes:
     return (text + "\n").encode("utf-8", "backslashreplace")
 
 
-def resolve(uri: str, filesystem: FileSystem | None = None) -> StorageFolder:
-    """The place that a path or a URI names; touches nothing.
-
-    Args:
-        uri: a local path, or ``file://``, ``s3://``, ``gs://`` and whatever else pyarrow.fs knows.
-            With ``filesystem``, a path in that.
-        filesystem: where ``uri`` is a path; None: the URI says it.
-
-    Raises:
-        BadRequest: the URI is empty, malformed, or of an unknown kind.
-    """
-    if not uri.strip():
-        raise BadRequest("the output is an empty string; expected a folder or a URI such as s3://bucket/run1")
-    if filesystem is not None:
-        return _in_filesystem(uri.rstrip("/"), filesystem)
-    if _SCHEME.match(uri) is None:
-        return _local(os.path.expanduser(uri))
-    if uri.startswith("file://"):
-        host, _, path = uri.removeprefix("file://").partition("/")
-        if host not in ("", "localhost"):
-            raise BadRequest(f"{redact(uri)} has the host {host!r}; expected file:///absolute/path")
-        return _local("/" + unquote(path))
-    learn(uri)
-    try:
-        fs, root = open_uri(uri)
-    except (OSError, ValueError, NotImplementedError, pa.ArrowException) as error:
-        text = redact_quoted(str(error).partition("\n")[0], uri)
-        # `from None`: the cause's text holds the URI with its credentials
-        raise BadRequest(f"cannot open {redact(uri)} ({text}); expected {_EXPECTED}") from None
-    return StorageFolder(fs, root.rstrip("/"), redact(uri))
-
-
-_EXPECTED = "a local path, file:///absolute/path, s3://bucket/prefix or gs://bucket/prefix"
-
-
-def _local(path: str) -> StorageFolder:
-    root = os.path.abspath(path)  # absolute: actors run in other working directories
-    return StorageFolder(LocalFileSystem(), root, root)
-
-
-def _in_filesystem(path: str, fs: FileSystem) -> StorageFolder:
-    while isinstance(fs, SubTreeFileSystem):
-        fs, path = fs.base_fs, f"{fs.base_path.rstrip('/')}/{path.lstrip('/')}".rstrip("/")
-    if isinstance(fs, LocalFileSystem):
-        return _local(path)
-    return StorageFolder(fs, path, f"{fs.type_name}://{path.lstrip('/')}")
+def resolve(uri: str) -> StorageFolder:
+    """The folder that a path or a URI names; touches nothing. Errors as :func:`idc_ray.locate.locate`."""
+    place = locate(uri)
+    return StorageFolder(place.filesystem, place.path, place.path if place.local else redact(uri))

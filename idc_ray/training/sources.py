@@ -21,7 +21,7 @@ from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.benchmarks import holds_sets, paired_folders
 from idc_ray.images import ImageListing, ImageRef, decode_png, downscale, find_images, load_instance, output_inside
 from idc_ray.images.color import Colors
-from idc_ray.images.locate import StoragePath, joined, locate
+from idc_ray.locate import StoragePath, joined, locate
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.index import check_shards
 from idc_ray.store.manifest import read_manifest

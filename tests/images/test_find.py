@@ -13,8 +13,8 @@ from pyarrow import fs
 from idc_ray.errors import BadRequest
 from idc_ray.images import find as module
 from idc_ray.images.find import IMAGE_ENDINGS, ImageListing, find_images, output_inside
-from idc_ray.images.locate import StoragePath
 from idc_ray.images.manifest import MANIFEST_SCHEMA, image_id
+from idc_ray.locate import StoragePath
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pyarrow import fs
 
 from idc_ray.errors import BadRequest
 from idc_ray.images.listfile import read_list
-from idc_ray.images.locate import StoragePath, locate
+from idc_ray.locate import StoragePath, locate
 
 
 @pytest.fixture

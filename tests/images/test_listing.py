@@ -8,7 +8,7 @@ from pyarrow import fs
 
 from idc_ray.errors import BadRequest
 from idc_ray.images.listing import has_wildcard, matches, split_pattern, walk
-from idc_ray.images.locate import StoragePath, locate
+from idc_ray.locate import StoragePath, locate
 
 
 def touch(root: Path, *names: str) -> None:

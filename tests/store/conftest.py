@@ -230,4 +230,4 @@ def store(request: pytest.FixtureRequest, tmp_path: Any) -> StorageFolder:
     """An empty output in a folder, and one in an object store: both must behave the same."""
     if request.param == "local":
         return resolve(str(tmp_path / "out"))
-    return resolve("bucket/out", PyFileSystem(request.getfixturevalue("objects")))
+    return StorageFolder(PyFileSystem(request.getfixturevalue("objects")), "bucket/out", "mock://bucket/out")

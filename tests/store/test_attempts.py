@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from idc_ray.store.attempts import clear_attempts, count_attempt, count_attempts, list_attempts
-from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.filesystem import StorageFolder
 
 
 def test_the_same_death_counts_once_and_kinds_apart(store: StorageFolder, make: SimpleNamespace) -> None:
@@ -17,7 +17,7 @@ def test_the_same_death_counts_once_and_kinds_apart(store: StorageFolder, make: 
     assert count_attempt(store, bad, "worker", "launch1-actor0-4712") == 2
     assert count_attempt(store, bad, "launch", "launch1") == 1
     assert list_attempts(store) == {bad: {"worker": 2, "launch": 1}}
-    assert list_attempts(resolve(store.root, store.fs)) == list_attempts(store)
+    assert list_attempts(StorageFolder(store.fs, store.root, store.uri)) == list_attempts(store)
 
 
 def test_counts_from_many_threads_are_all_kept(store: StorageFolder, make: SimpleNamespace) -> None:

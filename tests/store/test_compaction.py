@@ -127,7 +127,7 @@ def test_nothing_to_compact_writes_nothing(store: StorageFolder, make: SimpleNam
 def _undisturbed(make: SimpleNamespace) -> tuple[dict[str, bytes | None], int, int]:
     """What the two rounds give, and how many changes the first and the second compaction make."""
     objects = make.ObjectStore()
-    store = resolve("bucket/out", make.PyFileSystem(objects))
+    store = StorageFolder(make.PyFileSystem(objects), "bucket/out", "mock://bucket/out")
     counts = []
     for prepare in (_fill, _redo):
         prepare(store, make)
@@ -149,7 +149,7 @@ def test_killed_at_any_change_of_either_round_and_repeated_gives_the_same_bytes(
     for i, j in kills:
         objects = make.ObjectStore()
         objects.fail_after = after
-        store = resolve("bucket/out", make.PyFileSystem(objects))
+        store = StorageFolder(make.PyFileSystem(objects), "bucket/out", "mock://bucket/out")
         _fill(store, make)
         objects.fail_at = len(objects.changes) + i
         with pytest.raises(OSError, match="killed"):
@@ -173,7 +173,7 @@ def test_killed_at_any_change_of_a_second_round_on_a_finished_shard(make: Simple
     expected, _, second = _undisturbed(make)
     for i in range(second):
         objects = make.ObjectStore()
-        store = resolve("bucket/out", make.PyFileSystem(objects))
+        store = StorageFolder(make.PyFileSystem(objects), "bucket/out", "mock://bucket/out")
         _fill(store, make)
         compact(store, make.DIGEST, 0, 1)
         _redo(store, make)
@@ -239,7 +239,7 @@ def test_another_shard_count_or_digest_is_refused(store: StorageFolder, make: Si
 
 def test_a_stale_manifest_is_gone_before_a_shard_changes(make: SimpleNamespace) -> None:
     objects = make.ObjectStore()
-    store = resolve("bucket/out", make.PyFileSystem(objects))
+    store = StorageFolder(make.PyFileSystem(objects), "bucket/out", "mock://bucket/out")
     _fill(store, make)
     compact(store, make.DIGEST, 0, 1)
     write_manifest(store, make.DIGEST, 24, {})
@@ -271,7 +271,7 @@ def test_arrow_holds_a_few_parts_and_a_row_group_not_the_whole_shard(
     make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All parts at once, and a sorted copy of them, would be twice the shard."""
-    store = resolve("bucket/out", make.PyFileSystem(make.ObjectStore()))
+    store = StorageFolder(make.PyFileSystem(make.ObjectStore()), "bucket/out", "mock://bucket/out")
     monkeypatch.setattr(shards, "ROW_GROUP_BYTES", 2**20)
     png = bytes(range(256)) * 128  # 32 KiB
     for i in range(300):

@@ -64,7 +64,7 @@ def test_a_process_of_another_machine_cannot_be_judged(tmp_path: Path, text: str
 
 def test_a_lease_that_expires_and_one_that_has(make: SimpleNamespace) -> None:
     objects = make.ObjectStore()
-    storage = resolve("bucket/out", make.PyFileSystem(objects))
+    storage = StorageFolder(make.PyFileSystem(objects), "bucket/out", "mock://bucket/out")
     for seconds, state in ((60, "held"), (-5, "left")):
         lease = {"holder": f"process 1 on h, launch {LAUNCH}", "token": "t", "expires": time.time() + seconds}
         objects.objects["bucket/out/.lock"] = json.dumps(lease).encode()

@@ -9,7 +9,7 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.store.attempts import count_attempt, list_attempts
 from idc_ray.store.compaction import compact
 from idc_ray.store.done import find_done
-from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.inflight import Inflight, read_inflight, write_inflight
 from idc_ray.store.manifest import read_manifest, write_manifest
 from idc_ray.store.quarantine import list_quarantined, quarantine_image
@@ -90,7 +90,7 @@ def test_overwrite_killed_at_any_change_leaves_no_mixed_store(make: SimpleNamesp
     """Old shards under the new configuration would be mistaken for its own."""
     for k in range(100):
         objects = make.ObjectStore()
-        store = resolve("bucket/out", make.PyFileSystem(objects))
+        store = StorageFolder(make.PyFileSystem(objects), "bucket/out", "mock://bucket/out")
         _everything(store, make)
         objects.fail_at = len(objects.changes) + k
         new = make.run_record(digest="d2")

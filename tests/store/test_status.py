@@ -125,7 +125,7 @@ def test_as_json(store: StorageFolder, make: SimpleNamespace) -> None:
 
 def test_it_only_reads(make: SimpleNamespace) -> None:
     objects = make.ObjectStore()
-    store = resolve("bucket/out", make.PyFileSystem(objects))
+    store = StorageFolder(make.PyFileSystem(objects), "bucket/out", "mock://bucket/out")
     begin(store, make, 1)
     make.commit(store, "a.png")
     before = list(objects.changes)

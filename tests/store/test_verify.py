@@ -87,7 +87,7 @@ def finished(store: StorageFolder, make: SimpleNamespace) -> StorageFolder:
 def in_memory(make: SimpleNamespace, finish: bool = True) -> tuple[StorageFolder, Any]:
     """An output whose changes are counted, and can be made to fail."""
     objects = make.ObjectStore()
-    store = resolve("bucket/out", PyFileSystem(objects))
+    store = StorageFolder(PyFileSystem(objects), "bucket/out", "mock://bucket/out")
     condense(store, make, finish=finish)
     return store, objects
 
