@@ -238,9 +238,7 @@ def _single(storage: StoragePath) -> tuple[list[Entry], int]:
             f"{storage.uri} is not a folder, list (.txt, .lst), Parquet file (.parquet, .pq), archive (.tar, .zip) or "
             f"image ({' '.join(sorted(IMAGE_ENDINGS))}) by its extension; {_UNKNOWN.get(ending, 'rename it')}"
         )
-    info = storage.filesystem.get_file_info(storage.path)
-    mtime = -1 if info.mtime_ns is None else info.mtime_ns
-    return [Entry(name, stored(storage.path), -1 if info.size is None else info.size, mtime)], 0
+    return [Entry.of(name, stored(storage.path), storage.filesystem.get_file_info(storage.path))], 0
 
 
 def _kind(storage: StoragePath) -> fs.FileType:

@@ -52,8 +52,7 @@ def _walk_store(storage: StoragePath, depth: int | None, without: StoragePath | 
         if left_out is not None and info.path.startswith(left_out):
             continue
         if depth is None or len(parts) <= depth:
-            mtime = info.mtime_ns
-            yield Entry(name, info.path, -1 if info.size is None else info.size, -1 if mtime is None else mtime)
+            yield Entry.of(name, info.path, info)
 
 
 def _walk_disk(base: str, depth: int | None, without: StoragePath | None) -> Iterator[Entry]:

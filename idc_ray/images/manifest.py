@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+from pyarrow.fs import FileInfo
 
 from idc_ray.columns import schema_of
 from idc_ray.errors import BadRequest
@@ -70,6 +71,12 @@ class Entry(NamedTuple):
     lr_path: str | None = None
     row: int = -1
     column: str | None = None
+
+    @classmethod
+    def of(cls, source: str, path: str, info: FileInfo) -> Entry:
+        """A file with the size and time that its file system knows."""
+        size, mtime = (-1 if known is None else known for known in (info.size, info.mtime_ns))
+        return cls(source, path, size, mtime)
 
 
 def build_manifest(entries: Iterable[Entry]) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from idc_ray.store import atomic
 from idc_ray.store.filesystem import StorageFolder
@@ -82,10 +83,6 @@ def _folders(storage: StorageFolder, top: str, depth: int) -> Iterator[str]:
 
 
 def _remove_empty(storage: StorageFolder, folders: list[str]) -> None:
-    parents = {folder[:cut] for folder in folders for cut in _cuts(folder)}
-    for folder in sorted(parents, key=len, reverse=True):  # deepest first: a parent's name is shorter
-        storage.remove_if_empty(folder)
-
-
-def _cuts(folder: str) -> list[int]:
-    return [match.start() for match in re.finditer("/", folder)] + [len(folder)]
+    with_parents = {path for folder in folders for path in (PurePosixPath(folder), *PurePosixPath(folder).parents)}
+    for path in sorted(with_parents - {PurePosixPath(".")}, key=lambda path: -len(path.parts)):  # deepest first
+        storage.remove_if_empty(str(path))
