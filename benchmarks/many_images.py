@@ -150,8 +150,7 @@ def stage_plan(folder: Path, share: str) -> dict[str, float]:
 
 def stage_finish(folder: Path, _: str) -> dict[str, float]:
     """The end of a run: summary and manifest."""
-    from idc_ray.pipeline.report import summarise
-    from idc_ray.pipeline.summary import Summary
+    from idc_ray.pipeline.summary import Summary, summarise
 
     store = resolve(str(folder / "out"))
     begin = time.perf_counter()

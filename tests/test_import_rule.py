@@ -67,6 +67,7 @@ ALLOWED = {
         "idc_ray.errors",
         "idc_ray.extras",
         "idc_ray.images",
+        "idc_ray.locate",
         "idc_ray.redact",
         "idc_ray.report",
         "idc_ray.results",

@@ -29,6 +29,7 @@ from idc_ray.pipeline.batches import Batches, plan_batches, single_images
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join_for, plan_pool
 from idc_ray.pipeline.compactor import Compactor, compact_rest
 from idc_ray.pipeline.device import one_thread
+from idc_ray.pipeline.gallery import GALLERY, draw_gallery
 from idc_ray.pipeline.inputs import (
     estimate_sizes,
     find_input,
@@ -39,9 +40,8 @@ from idc_ray.pipeline.inputs import (
 from idc_ray.pipeline.job import Job, new_job, new_launch, run_record
 from idc_ray.pipeline.plan import Plan, plan_work
 from idc_ray.pipeline.progress import Heartbeat, Progress, Show
-from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise
 from idc_ray.pipeline.stream import condense_stream
-from idc_ray.pipeline.summary import Summary
+from idc_ray.pipeline.summary import Summary, summarise
 from idc_ray.pipeline.survey import survey
 from idc_ray.pipeline.timeline import Timeline
 from idc_ray.pipeline.waiting import log_until_first, warn_if_no_room, what_is_awaited
