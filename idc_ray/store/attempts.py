@@ -1,6 +1,6 @@
-"""Attempts that count against an image: one file each, named by what is counted.
+"""Crashes that count against an image: one file each, named by the crash.
 
-So counting is durable, needs no lock, and the same death is not counted twice. What counts is for the caller to decide.
+So counting is durable, needs no lock, and one crash is not counted twice. The caller decides what counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ AttemptKind = Literal["worker", "launch"]
 
 
 def count_attempt(storage: StorageFolder, image_id: str, kind: AttemptKind, token: str) -> int:
-    """Counts one attempt against an image.
+    """Count one attempt against an image.
 
     Args:
         storage: the output.
@@ -52,7 +52,7 @@ def list_attempts(storage: StorageFolder) -> dict[str, dict[AttemptKind, int]]:
 
 
 def clear_attempts(storage: StorageFolder, image_id: str) -> None:
-    """Forgets all attempts of an image."""
+    """Remove all records of an image."""
     folder = f"{ATTEMPTS}/{check_image_id(image_id)}"
     for name in storage.files(folder):
         if name.endswith(".json"):

@@ -1,4 +1,4 @@
-"""Which images are finished, small enough for a million of them."""
+"""The finished images of an output."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class DoneImages:
 
 
 def find_done(storage: StorageFolder, digest: str) -> DoneImages:
-    """Reads the indexes and the parts' footers. The shards' sizes and footers are checked, not their checksums.
+    """Read the indexes and the parts' footers. The shards' sizes and footers are checked, not their checksums.
 
     Shards that the manifest lists and that are gone with their indexes are logged: their images are not done.
 

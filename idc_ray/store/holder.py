@@ -1,4 +1,4 @@
-"""Who works on an output, read without taking its lock: a look must never stand in a job's way."""
+"""Reads the lock of an output without acquiring it, so that no job is blocked."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Holder:
 
 
 def holder_text(launch: str | None = None) -> str:
-    """How this process calls itself in a lock."""
+    """Name of this process in a lock."""
     return f"process {os.getpid()} on {socket.gethostname()}" + (f", launch {launch}" if launch else "")
 
 
 def read_holder(storage: StorageFolder) -> Holder:
-    """Who has the lock of an output. Writes nothing and takes no lock."""
+    """The holder of an output's lock. Writes nothing and acquires no lock."""
     text = (storage.read(LOCK) or b"").decode(errors="replace").strip()
     if not text:
         return Holder("free")

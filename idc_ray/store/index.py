@@ -29,7 +29,7 @@ _YOUNGER = ("color_profile", "degradation")  # columns that indexes of version 0
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One shard, as its index and the manifest state it.
+    """A shard, as its index and the manifest describe it.
 
     Args:
         file: name below the output.
@@ -70,7 +70,7 @@ class IndexEntry:
 
 
 def write_index(storage: StorageFolder, info: ShardInfo, records: Iterable[ImageRecord]) -> None:
-    """Writes the index of a shard."""
+    """Write the index of a shard."""
     table = table_from_records(records).replace_schema_metadata({_SHARD: json.dumps(asdict(info)).encode()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="snappy")
@@ -110,12 +110,12 @@ def list_shards(storage: StorageFolder) -> list[int]:
 
 
 def write_pending(storage: StorageFolder, shard: int, allowed: Iterable[Fingerprint]) -> None:
-    """Notes what the shard may be while it is replaced."""
+    """Record the fingerprints that a shard may have while it is replaced."""
     storage.write_json(pending_name(shard), {"shard_may_be": [asdict(fingerprint) for fingerprint in allowed]})
 
 
 def read_pending(storage: StorageFolder, shard: int) -> list[Fingerprint] | None:
-    """What a shard that is being replaced may be; None if it is not."""
+    """The fingerprints that a shard may have while it is replaced; None if it is not being replaced."""
     value = storage.read_json(pending_name(shard), FIX_DAMAGE)
     if value is None:
         return None
@@ -130,7 +130,7 @@ def list_pending(storage: StorageFolder) -> list[int]:
 
 
 def verify_shard(storage: StorageFolder, shard: int, info: ShardInfo | None, full: bool = True) -> Fingerprint | None:
-    """Checks a shard against its index and its pending note.
+    """Check a shard against its index and its pending note.
 
     Args:
         storage: the output.
@@ -171,7 +171,7 @@ def verify_shard(storage: StorageFolder, shard: int, info: ShardInfo | None, ful
 
 
 def check_shards(storage: StorageFolder, full: bool = True) -> list[ShardInfo]:
-    """Checks all shards and their indexes against each other, in threads; returns them in order.
+    """Check all shards and their indexes against each other, in threads; returns them in order.
 
     Raises:
         IdcError: one or more are damaged or missing; the message names the first ones.

@@ -18,11 +18,11 @@ class Inflight:
 
     Args:
         images: their ids.
-        isolated: whether an image was rerun by itself, so that a death can be put down to it.
+        isolated: whether an image runs alone, so that a death can be attributed to it.
         node_id: where the actor runs.
         pid: its process.
-        started: when it began these, seconds since 1970.
-        source: path of the first image, to be shown; empty if not known.
+        started: time of their start, seconds since 1970.
+        source: path of the first image, for messages; empty if not known.
         launch: filled in by `write_inflight`.
         actor: name of the batch; likewise.
     """
@@ -38,12 +38,12 @@ class Inflight:
 
 
 def write_inflight(storage: StorageFolder, launch: str, actor: str, inflight: Inflight) -> None:
-    """States what an actor is working on, in place of what it stated before."""
+    """Record what an actor works on, in place of its earlier record."""
     storage.write_json(inflight_name(launch, actor), asdict(replace(inflight, launch=launch, actor=actor)))
 
 
 def clear_inflight(storage: StorageFolder, launch: str, actor: str) -> None:
-    """States that an actor works on nothing."""
+    """Remove the record of an actor."""
     storage.delete(inflight_name(launch, actor))
 
 
@@ -76,7 +76,7 @@ def read_inflight(storage: StorageFolder, launch: str | None = None, without: st
 
 
 def end_launch(storage: StorageFolder, launch: str) -> None:
-    """Forgets a launch that ended cleanly, or whose images have been dealt with."""
+    """Remove the records of a launch that ended cleanly, or whose images have been dealt with."""
     for name in _names(storage, launch):
         storage.delete(name)
     storage.remove_if_empty(f"{INFLIGHT}/{launch}")

@@ -1,4 +1,4 @@
-"""Names of everything in an output, and which image belongs to which shard."""
+"""Names of the files in an output, and the shard of each image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ PARTS, SHARDS, INDEX = "parts", "shards", "index"
 QUARANTINE, INFLIGHT, ATTEMPTS = "quarantine", "inflight", "attempts"
 DAMAGED = "damaged"
 
-#: How messages about damage end.
-FIX_DAMAGE = (
-    "idc-ray verify lists all damage of an output, and --repair removes it, so that the same condense "
-    "command makes those images again; or restore that file from a copy, or start over with --overwrite"
-)
+#: End of messages about damage.
+FIX_DAMAGE = "idc-ray verify --repair OUTPUT removes the damage, and the same condense command makes those images again"
 
 SHARD_BYTES = 128 * 2**20  # large enough to stream well, small enough to rewrite and to hold in memory
 MAX_SHARDS = 99_999  # five digits in the name

@@ -1,4 +1,4 @@
-"""One command at a time on an output. Advisory: no result depends on it, only the time of whoever waits.
+"""Lock of an output, for one command at a time. Advisory: results do not depend on it.
 
 Local: flock on OUT/.lock, which the kernel frees when the holder ends in any way.
 Object store: a lease (`lease`), which expires.

@@ -1,4 +1,4 @@
-"""manifest.json: what a finished run holds; written last."""
+"""manifest.json: contents of a finished run; written last."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Manifest:
         ratio: LR pixels of the tiles over LR pixels of the finished images; 0 without any.
         shards: one by one.
         quarantined: image_id, source, code and reason of each quarantined image.
-        timing: seconds, as the caller measured them.
+        timing: seconds by name, measured by the caller.
         created: when, ISO 8601 with UTC offset.
         format_version: of the store.
         indexes: size and checksum of the index of each shard, in their order; none in manifests of earlier versions.
@@ -69,7 +69,7 @@ class Manifest:
 def write_manifest(
     storage: StorageFolder, digest: str, tile_size: int, timing: dict[str, float], expected_images: int | None = None
 ) -> Manifest:
-    """Writes the manifest of a run that is compacted.
+    """Write the manifest of a run that is compacted.
 
     Args:
         storage: the output.

@@ -1,4 +1,4 @@
-"""Which files of an output folder are the store's own. A user's files beside them are never touched."""
+"""The files of an output that the store writes. A user's files next to them are never touched."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def has_data(storage: StorageFolder) -> bool:
 
 
 def remove_all(storage: StorageFolder) -> None:
-    """Removes everything that the store writes, except ``run.json`` and the lock; may be repeated after a kill."""
+    """Remove everything that the store writes, except ``run.json`` and the lock; may be repeated after a kill."""
     storage.delete(MANIFEST)
     storage.delete(SURVEY)
     storage.sync("")
@@ -51,12 +51,12 @@ def remove_all(storage: StorageFolder) -> None:
 
 
 def remove_empty_folders(storage: StorageFolder) -> None:
-    """Removes the local folders of parts and of batches in work that a finished run does not need."""
+    """Remove the empty local folders of parts and batches, which a finished run does not need."""
     _remove_empty(storage, [*_folders(storage, PARTS, 2), *_folders(storage, INFLIGHT, 1), INFLIGHT])
 
 
 def sweep(storage: StorageFolder) -> int:
-    """Removes temporary files of dead writers, and says how many; an object store has none."""
+    """Remove temporary files of dead writers; returns their number. An object store has none."""
     return sum(atomic.sweep(storage.path(folder)) for folder in _written_folders(storage))
 
 

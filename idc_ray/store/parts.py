@@ -25,7 +25,7 @@ _FAULT = "is not a complete part"
 _FIX = "delete that file and run the same command again: its images are condensed again"
 
 Finished = tuple[ImageRecord, Sequence[TileRow]]
-"""A finished image with its rows, of which there may be none."""
+"""A finished image with its rows, possibly none."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Part:
 
 
 def commit_images(storage: StorageFolder, digest: str, shard_count: int, images: Sequence[Finished]) -> None:
-    """Makes images done, in a part for each shard that they belong to; of large images in several."""
+    """Commit images, in one part for each of their shards, or in several if they are large."""
     pending: list[Finished] = []
     size = 0
     for image in sorted(images, key=_image_id):
@@ -59,7 +59,7 @@ def commit_images(storage: StorageFolder, digest: str, shard_count: int, images:
 
 
 def commit_part(storage: StorageFolder, digest: str, images: Sequence[Finished]) -> None:
-    """Makes images done, all or none. The same again is harmless.
+    """Commit images, all or none. Repeating it is harmless.
 
     Args:
         storage: the output.

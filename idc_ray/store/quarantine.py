@@ -17,16 +17,16 @@ _FIX = "delete that file to retry the image"
 
 @dataclass(frozen=True)
 class QuarantineEntry:
-    """One image that could not be done.
+    """A quarantined image.
 
     Args:
         image_id: first 16 hex digits of sha256 of the source's relative POSIX path.
         source: that path.
         code: short, stable slug of the kind of fault.
         reason: a sentence that a person understands.
-        traceback: for whoever mends the program; empty where there is none.
-        attempts: how often it was tried.
-        launch: the launch that gave up.
+        traceback: for developers; empty where there is none.
+        attempts: number of attempts.
+        launch: the attempt of the job that quarantined it.
         time: when, ISO 8601 with UTC offset.
     """
 
@@ -41,7 +41,7 @@ class QuarantineEntry:
 
 
 def quarantine_image(storage: StorageFolder, digest: str, entry: QuarantineEntry) -> None:
-    """Sets an image aside, durably; a later entry of the same image replaces it."""
+    """Quarantine an image, durably; a later entry of the same image replaces it."""
     entry = replace(entry, reason=redact_within(entry.reason), traceback=redact_within(entry.traceback))
     storage.write_json(quarantine_name(digest, entry.image_id), asdict(entry))
 

@@ -1,4 +1,4 @@
-"""What is kept of a finished image beside its rows, also of one that got no tile."""
+"""Record of a finished image, also of one without tiles."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class ImageRecord:
         source_sha256: its content's sha256, 64 hex digits.
         lr_height: LR rows.
         lr_width: LR columns.
-        candidate_tiles: N, how many whole tiles the image holds.
-        tiles: how many it got; may be 0.
-        kept_start: whether the start was kept; None if nothing was optimised.
+        candidate_tiles: number of whole tiles in the image.
+        tiles: number of its tiles, possibly 0.
+        kept_start: whether the initial tiles were kept; None if nothing was optimised.
         loss_start: held-out loss before optimisation; None without one.
         loss_end: the same afterwards.
         bandwidth_loss_start: the same per bandwidth; empty without one.
         bandwidth_loss_end: likewise.
         seconds: time per stage. Never part of a shard: its bytes depend on its rows only.
-        device: kind of device that did the work.
+        device: kind of device that condensed it.
         color_profile: name of the ICC profile that the image was converted to sRGB from, or ``ignored: ...``.
         degradation: the steps that made the LR image, with their parameters, as JSON; None for bicubic.
     """

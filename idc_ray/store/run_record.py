@@ -1,4 +1,4 @@
-"""run.json: which run an output belongs to; written before anything else."""
+"""run.json identifies the run of an output; it is written first."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FIX = "give --overwrite to start over, or another --output"
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run is. Credentials in URIs are removed before it is stored or compared.
+    """Identity of a run. Credentials in URIs are removed before it is stored or compared.
 
     Args:
         config: all settings, nested; plain JSON values.
@@ -107,7 +107,7 @@ class LostRun:
 
 
 def begin_run(storage: StorageFolder, record: RunRecord, overwrite: bool = False) -> RunRecord:
-    """Starts a run in an output, or continues the one that is there.
+    """Start a run in an output, or continues the one that is there.
 
     Args:
         storage: the output.
@@ -161,7 +161,7 @@ def read_run(storage: StorageFolder) -> RunRecord | None:
 
 
 def update_run(storage: StorageFolder, **fields: Any) -> RunRecord:
-    """Changes fields of the stored record: all that do not say which run it is.
+    """Change fields of the stored record that do not identify the run.
 
     Raises:
         IdcError: there is no run.
@@ -179,7 +179,7 @@ def update_run(storage: StorageFolder, **fields: Any) -> RunRecord:
 
 
 def write_lost(storage: StorageFolder, lost: LostRun) -> None:
-    """Puts what is known of a run in place of its damaged record."""
+    """Replace the damaged record of a run by what is known of the run."""
     storage.write_json(RUN, sealed({"format_version": FORMAT_VERSION, _LOST: asdict(lost)}))
 
 
@@ -239,7 +239,7 @@ def _stored_form(record: RunRecord) -> RunRecord:
 
 
 def _differences(found: RunRecord, asked: RunRecord) -> list[str]:
-    """What makes it another run; no lines if nothing does."""
+    """Differences that make it another run."""
     keys = ["digest", "teacher_sha256", "input_uri"] + (["lr_uri"] if found.lr_uri else [])
     values = [(key, getattr(found, key), getattr(asked, key)) for key in keys]
     lines = [f"{key}: {old} -> {new}" for key, old, new in values if old != new]

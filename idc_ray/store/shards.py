@@ -83,7 +83,7 @@ def _checked(storage: StorageFolder, name: str, expected: Fingerprint) -> bytes:
 
 
 def check_footer(storage: StorageFolder, shard: int, rows: int | None) -> None:
-    """Reads the footer of a shard alone.
+    """Read the footer of a shard alone.
 
     Raises:
         IdcError: it is damaged, or states another number of ``rows``; None: any number will do.

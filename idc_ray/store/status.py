@@ -84,7 +84,7 @@ class Status:
 
     @property
     def seconds_left(self) -> float | None:
-        """How long it takes at this rate; None if that cannot be known."""
+        """Estimated seconds until the end; None if unknown."""
         if not self.per_second or self.run.images is None:
             return None
         return max(0, self.run.images - self.done - self.quarantined) / self.per_second

@@ -1,4 +1,4 @@
-"""Many small reads at once: an object store answers in tens of milliseconds, and there may be a million of them."""
+"""Many small reads at the same time: an object store takes tens of milliseconds for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dataclasses from JSON whose values may be anybody's."""
+"""Dataclasses from untrusted JSON."""
 
 from __future__ import annotations
 
