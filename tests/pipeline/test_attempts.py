@@ -8,9 +8,9 @@ import pytest
 
 from idc_ray.pipeline import attempts as module
 from idc_ray.pipeline.attempts import READING, Death, Ledger, suspects_of_earlier_launches
-from idc_ray.store.attempts import list_attempts
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.inflight import Inflight, write_inflight
+from tests.crashes import list_attempts
 from tests.pipeline.conftest import LAUNCH, ids
 
 A, B, C = ids("a", "b", "c")

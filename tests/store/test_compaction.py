@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from idc_ray.errors import IdcError
-from idc_ray.store import atomic, attempts, index, shards
+from idc_ray.store import atomic, index, shards
 from idc_ray.store.attempts import count_attempt
 from idc_ray.store.compaction import compact
 from idc_ray.store.done import find_done
@@ -22,6 +22,7 @@ from idc_ray.store.layout import index_name, pending_name, shard_name
 from idc_ray.store.manifest import read_manifest, write_manifest
 from idc_ray.store.parts import commit_part, list_parts
 from idc_ray.store.shards import read_shard
+from tests.crashes import list_attempts
 
 SOURCES = [f"{i}.png" for i in range(6)]
 
@@ -292,5 +293,5 @@ def test_counted_attempts_outlive_a_compaction(store: StorageFolder, make: Simpl
     count_attempt(store, make.image_id("bad.png"), "worker", "t1")
     _fill(store, make)
     compact(store, make.DIGEST, 0, 1)
-    assert attempts.count_attempts(store, make.image_id("bad.png"))["worker"] == 1
+    assert list_attempts(store)[make.image_id("bad.png")]["worker"] == 1
     assert not list_parts(store, make.DIGEST)

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from idc_ray.errors import IdcError
-from idc_ray.store.attempts import count_attempt, list_attempts
+from idc_ray.store.attempts import count_attempt
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import quarantine_name
 from idc_ray.store.quarantine import list_quarantined, quarantine_image, quarantined_ids, release_quarantined
+from tests.crashes import list_attempts
 
 
 def test_entry_keeps_its_reason_and_the_latest_one_counts(store: StorageFolder, make: SimpleNamespace) -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.store.attempts import count_attempt, list_attempts
+from idc_ray.store.attempts import count_attempt
 from idc_ray.store.compaction import compact
 from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import StorageFolder
@@ -14,6 +14,7 @@ from idc_ray.store.inflight import Inflight, read_inflight, write_inflight
 from idc_ray.store.manifest import read_manifest, write_manifest
 from idc_ray.store.quarantine import list_quarantined, quarantine_image
 from idc_ray.store.run_record import FORMAT_VERSION, begin_run, read_run, update_run
+from tests.crashes import list_attempts
 
 
 def _everything(store: StorageFolder, make: SimpleNamespace) -> None:
