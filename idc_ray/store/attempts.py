@@ -19,8 +19,8 @@ def count_attempt(storage: StorageFolder, image_id: str, kind: AttemptKind, toke
     Args:
         storage: the output.
         image_id: the image.
-        kind: ``worker``: a process died over this image alone; ``launch``: an attempt of the job was killed while it ran
-            alone.
+        kind: ``worker``: a process died over this image alone; ``launch``: an attempt of the job was killed while it
+            ran alone.
         token: name of the crash; the same token counts once.
 
     Returns:

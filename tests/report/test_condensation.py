@@ -42,7 +42,8 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Holds the lock of an output until its input ends.
 LOCKING = """
 import sys
-from idc_ray.store import holder_text, resolve
+from idc_ray.store.filesystem import resolve
+from idc_ray.store.holder import holder_text
 from idc_ray.store.lock import lock
 with lock(resolve(sys.argv[1]), holder_text()):
     print("locked", flush=True)
