@@ -1,9 +1,19 @@
 """Crash attribution: finding the image that kills a worker or an attempt (a poison pill).
 
-An image that kills its process would be retried forever, but other images in flight must not be quarantined.
-Every process records its batch before it starts. A death counts against an image only if the image ran in
-isolation and the rest of the job survived: after a process's death each image of its batch is rerun in isolation,
-and images that earlier attempts left in flight run last, in isolation.
+An image that kills its process would be retried forever, but other images in flight must not be quarantined. Every
+process records its batch in ``inflight/`` before it starts, so that its successor knows of its death:
+
+=============================================  =======================================================================
+event                                          consequence
+=============================================  =======================================================================
+a process dies over a batch                    its successor runs the images of the batch one by one, isolated
+a process dies over an isolated image          a crash counts against the image (``attempts/ID/worker-*``)
+a machine is lost with its processes           the images are run again; no crash counts
+an attempt of the job is killed                the next one runs the images in flight last, isolated
+an attempt is killed over an isolated image    a crash counts against the image (``attempts/ID/launch-*``)
+the job ends by a signal or an error           its records are removed
+an image has ``store.attempts`` crashes        it is quarantined
+=============================================  =======================================================================
 """
 
 from __future__ import annotations
