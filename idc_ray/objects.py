@@ -23,7 +23,7 @@ _REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "
 class StoreUnavailable(IdcError, OSError):
     """An object store refused a request, or failed to answer it in all attempts.
 
-    An OSError too: whoever may go on without the answer, such as a heartbeat, catches it like a disk's error.
+    Also an OSError: code that can go on without the answer, such as a heartbeat, handles it like an error of a disk.
     """
 
     __str__ = Exception.__str__  # OSError's would look for a number

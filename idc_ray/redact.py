@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlencode
 
-#: What stands for a secret.
+#: Replacement of a secret.
 HIDDEN = "***"
 
 _WITHIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s<>]+")

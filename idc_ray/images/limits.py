@@ -73,7 +73,7 @@ class LimitedBytes(io.BytesIO):
 def check_jpeg(data: bytes) -> None:
     """Refuse a JPEG with more than ``MAX_SCANS`` scans: an empty one has a few bytes and costs a pass over the image.
 
-    Only the first picture is looked at; phones append others.
+    Only the first picture is checked; phones append others.
 
     Raises:
         RejectedImage: ``decompression_bomb``.

@@ -128,6 +128,6 @@ def _match(names: list[str], patterns: list[str]) -> bool:
         return not names
     first, *rest = patterns
     if first == "**":
-        least = 0 if rest else 1  # at the end of a pattern it stands for files too
+        least = 0 if rest else 1  # at the end of a pattern it matches files too
         return any(_match(names[skipped:], rest) for skipped in range(least, len(names) + 1))
     return bool(names) and fnmatchcase(names[0], first) and _match(names[1:], rest)

@@ -49,7 +49,7 @@ class Death:
 class Ledger:
     """Records of the batches that a process begins, each named by the batch's first image.
 
-    Ray gives a batch to one process at a time, and again if that dies: whoever left the record has died.
+    Ray gives a batch to one process at a time, and again if that dies: the process that left a record has died.
 
     Args:
         store: the output.

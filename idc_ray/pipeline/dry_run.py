@@ -52,7 +52,7 @@ def estimate(job: Job, listing: ImageListing, teacher: bytes) -> str:
         "estimated from": f"{len(samples)} images for sizes, {min(len(samples), TIMED_IMAGES)} for time",
     }
     if rejected:
-        lines["unreadable"] = f"{len(rejected)} of {len(rejected) + len(samples)} looked at: {_some(rejected)}"
+        lines["unreadable"] = f"{len(rejected)} of {len(rejected) + len(samples)} sampled images: {_some(rejected)}"
     return estimate_text(lines.items())
 
 

@@ -64,7 +64,7 @@ def _lease(text: str) -> Holder:
         value = json.loads(text)
         name, seconds = str(value["holder"]), float(value["expires"]) - time.time()
     except (ValueError, KeyError, TypeError):
-        return Holder("free")  # as for whoever wants it
+        return Holder("free")  # as a process that acquires it decides
     match = _HOLDER.fullmatch(name)
     return Holder("held" if seconds > 0 else "left", name, match["launch"] if match else None, seconds)
 
