@@ -189,8 +189,8 @@ def stage_follow(folder: Path, images: str) -> dict[str, float]:
     from idc_ray.pipeline.batches import plan_batches
     from idc_ray.pipeline.cluster import PoolPlan, data_settings, join
     from idc_ray.pipeline.compactor import Compactor
-    from idc_ray.pipeline.job import new_job
     from idc_ray.pipeline.progress import Progress
+    from idc_ray.pipeline.start import new_job
     from idc_ray.pipeline.summary import Summary
     from idc_ray.pipeline.timeline import Timeline
     from idc_ray.tracking import Tracker

@@ -19,7 +19,8 @@ from idc_ray.errors import BadRequest
 from idc_ray.images import ImageListing
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.inputs import find_input, read_teacher
-from idc_ray.pipeline.job import Job, new_job, new_launch
+from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.start import new_job, new_launch
 from idc_ray.store.filesystem import resolve
 
 __all__ = ["Plan", "prepare"]

@@ -20,8 +20,9 @@ from idc_ray.pipeline.compactor import compact_rest
 from idc_ray.pipeline.condense import IMAGES_PER_STEP
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.inputs import PNG_BYTES_PER_PIXEL
-from idc_ray.pipeline.job import Job, run_record
+from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import pixels
+from idc_ray.pipeline.start import run_record
 from idc_ray.pipeline.worker import CondenseWorker
 from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import StorageFolder

@@ -37,9 +37,10 @@ from idc_ray.pipeline.inputs import (
     read_teacher,
     readable_samples,
 )
-from idc_ray.pipeline.job import Job, new_job, new_launch, run_record
+from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
 from idc_ray.pipeline.progress import Heartbeat, Progress, Show
+from idc_ray.pipeline.start import new_job, new_launch, run_record
 from idc_ray.pipeline.stream import condense_stream
 from idc_ray.pipeline.summary import Summary, summarise
 from idc_ray.pipeline.survey import survey
