@@ -2,10 +2,11 @@
 
 On a Ray cluster of several nodes on this machine, the job condenses the same images repeatedly into new outputs, while
 workers are killed or paused, the command is killed or stopped and run again, nodes are removed and added, and the
-output's disk is gone for some seconds. The images are in a .tar, some have colour profiles, and there are copies, which
-are skipped. Each finished output is compared with that of an undisturbed run. Lost, duplicated or changed rows, torn
-files, quarantined images (all are good), errors without a reason and waits longer than ``--patience`` are failures, and
-the exit code is 1.
+output's disk is gone for some seconds. With ``--store s3`` images and outputs are in an S3 server in this process. For
+some seconds it is slow, throttles, fails, drops connections before or within an answer, or refuses the credentials. The
+images are in a .tar, some have colour profiles, and there are copies, which are skipped. Each finished output is
+compared with that of an undisturbed run. Lost, duplicated or changed rows, torn files, quarantined images (all are
+good), errors without a reason and waits longer than ``--patience`` are failures, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import os
 import random
@@ -27,10 +29,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from idc_ray.store.filesystem import resolve
+from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.index import check_shards
 from idc_ray.store.manifest import read_manifest
 from idc_ray.store.shards import read_shard
@@ -43,6 +46,7 @@ from PIL import Image, ImageCms
 from benchmarks.common import ROOT, blocks, parser, write_result
 from benchmarks.nodes import Nodes, several_nodes
 from idc_ray.errors import IdcError
+from tests.s3 import S3, serving
 
 #: Small values, so that many images are done in an hour, and all parts of the method run.
 SETTINGS = {
@@ -51,13 +55,110 @@ SETTINGS = {
     "duplicates": "skip",
 }  # fmt: skip
 WORKERS = 2
-#: Seconds that a worker is paused, and that the disk is gone.
+#: Seconds that a worker is paused, and that the disk or the object store has a fault.
 SOME_SECONDS = 5.0
-#: Exit codes after which the command is run again: killed, stopped, and refused or failed while the disk was gone.
+#: Exit codes after which the command is run again: killed, stopped, and refused or failed while the store was gone.
 KILLED, STOPPED, FAILED = -signal.SIGKILL, 130, (1, 2)
 
 #: Prefix of temporary files, which a killed writer may leave until the next attempt.
 SILENT = ".tmp-"
+
+
+#: Faults of an object store: what happens to its requests, in turns.
+OF_S3: dict[str, tuple[str | float | None, ...]] = {
+    "slow": (1.0,), "throttle": ("SlowDown", "SlowDown", None), "fail": ("InternalError", None),
+    "drop": ("drop", None), "cut": ("cut", None),
+}  # fmt: skip
+
+
+class Disk:
+    """Outputs on a disk, below a link to it."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.share, self.disk = scratch / "share", scratch / "disk"
+        self.disk.mkdir()
+        self.share.symlink_to(self.disk)
+
+    def put_images(self, archive: Path) -> str:
+        return str(archive)
+
+    def uri(self, name: str) -> str:
+        return str(self.share / name)
+
+    def files(self, name: str) -> list[str]:
+        """Files of an output; os.walk, unlike glob, accepts that folders disappear meanwhile."""
+        walked = os.walk(self.share / name)
+        return [
+            os.path.relpath(os.path.join(folder, file), self.share / name)
+            for folder, _, files in walked
+            for file in files
+        ]
+
+    def read(self, name: str, file: str) -> bytes:
+        return (self.share / name / file).read_bytes()
+
+    def remove(self, name: str) -> None:
+        shutil.rmtree(self.share / name)
+
+    def unlock(self, name: str) -> None:
+        """The system releases locks of dead processes."""
+
+    def faults(self) -> dict[str, Callable[[], bool]]:
+        """Faults, and whether a command may end because of each."""
+        return {"lose_disk": self._lose}
+
+    def _lose(self) -> bool:
+        """Whatever is accessed below the link to it is "not a directory"."""
+        _relink(self.share, "/dev/null")
+        time.sleep(SOME_SECONDS)
+        _relink(self.share, self.disk)
+        return True
+
+
+class Bucket:
+    """Images and outputs in S3."""
+
+    def __init__(self, s3: S3) -> None:
+        self.s3 = s3
+
+    def put_images(self, archive: Path) -> str:
+        self.s3.put("bucket", archive.name, archive.read_bytes())
+        return self.uri(archive.name)
+
+    def uri(self, name: str) -> str:
+        return self.s3.uri(f"bucket/{name}")
+
+    def files(self, name: str) -> list[str]:
+        return [key.removeprefix(f"{name}/") for key in self.s3.keys("bucket", f"{name}/")]
+
+    def read(self, name: str, file: str) -> bytes:
+        try:
+            return self.s3.get("bucket", f"{name}/{file}")
+        except KeyError as error:
+            raise FileNotFoundError(file) from error
+
+    def remove(self, name: str) -> None:
+        self.s3.fault = lambda _: None
+        for file in self.files(name):
+            resolve(self.uri(name)).delete(file)
+
+    def unlock(self, name: str) -> None:
+        """Delete the lock of a killed command, which expires after 90 s."""
+        self.s3.delete("bucket", f"{name}/.lock")
+
+    def faults(self) -> dict[str, Callable[[], bool]]:
+        faults = {name: partial(self._begin, answers) for name, answers in OF_S3.items()}
+        return faults | {"lose_credentials": partial(self._begin, ("ExpiredToken",), True)}
+
+    def _begin(self, answers: tuple[str | float | None, ...], ends_the_command: bool = False) -> bool:
+        turns = itertools.cycle(answers)
+        self.s3.fault = lambda _: next(turns)
+        threading.Timer(SOME_SECONDS, self._end, (self.s3.fault,)).start()
+        return ends_the_command
+
+    def _end(self, fault: object) -> None:
+        if self.s3.fault is fault:
+            self.s3.fault = lambda _: None
 
 
 @dataclass
@@ -66,6 +167,7 @@ class Chaos:
 
     Attributes:
         nodes: the cluster.
+        place: where the outputs are.
         images: the input.
         scratch: folder for outputs and logs.
         iterations: optimiser steps per image.
@@ -74,7 +176,8 @@ class Chaos:
     """
 
     nodes: Nodes
-    images: Path
+    place: Disk | Bucket
+    images: str
     scratch: Path
     iterations: int
     patience: float
@@ -85,59 +188,67 @@ class Chaos:
     launches: int = 0
     next_fault: float = 0.0
     longest_stop: float = 0.0
-    disk_was_gone: bool = False
+    store_was_gone: bool = False
 
-    def launch(self, output: Path) -> subprocess.Popen[bytes]:
+    def launch(self, name: str) -> subprocess.Popen[bytes]:
         """Start the command."""
         self.launches += 1
-        self.disk_was_gone = False
+        self.store_was_gone = False
+        self.place.unlock(name)
         options = SETTINGS | {"iterations": self.iterations, "actors.ray-address": self.nodes.address}
-        command = [sys.executable, str(ROOT / "jobs" / "condense.py"), "--input", str(self.images)]
-        command += ["--output", str(output), *(f"--{name}={value}" for name, value in options.items())]
-        with (self.scratch / f"{output.name}.log").open("ab") as log:
+        command = [sys.executable, str(ROOT / "jobs" / "condense.py"), "--input", self.images]
+        command += ["--output", self.place.uri(name), *(f"--{option}={value}" for option, value in options.items())]
+        with (self.scratch / f"{name}.log").open("ab") as log:
             return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
-    def run(self, output: Path, until: float = 0.0, pause: float = 1.0) -> None:
+    def run(self, name: str, until: float = 0.0, pause: float = 1.0) -> None:
         """Make one output, with a fault every ``pause`` seconds on average until the time ``until``.
 
         The command is run again until it finishes.
         """
-        process = self.launch(output)
+        process = self.launch(name)
         done, since = -1, time.monotonic()
         while True:
             time.sleep(0.2)
             now = time.monotonic()
-            if (count := _finished(output)) != done:
+            if (count := self._finished(name)) != done:
                 done, since = count, now
             self.longest_wait = max(self.longest_wait, now - since)
             if now - since > self.patience:
-                self.failures.append(f"{output.name}: nothing new for {self.patience:.0f} s with {done} images done")
+                self.failures.append(f"{name}: nothing new for {self.patience:.0f} s with {done} images done")
                 process.kill()
                 process.wait()
                 return
             if process.poll() is not None:
                 if process.returncode == 0:
                     return
-                if (fault := self._wrong_end(process.returncode, output)) is not None:
-                    self.failures.append(f"{output.name}: {fault}, see {output.name}.log")
+                if (fault := self._wrong_end(process.returncode, name)) is not None:
+                    self.failures.append(f"{name}: {fault}, see {name}.log")
                     return
-                process, since = self.launch(output), now
+                process, since = self.launch(name), now
             elif now < until and now >= self.next_fault:
-                name, fault = self.random.choice(sorted(self._faults(process, output).items()))
+                kind, fault = self.random.choice(sorted(self._faults(process, name).items()))
                 if fault():
-                    self.faults[name] += 1
+                    self.faults[kind] += 1
                 self.next_fault = time.monotonic() + self.random.expovariate(1 / pause)
 
-    def _wrong_end(self, code: int, output: Path) -> str | None:
+    def _finished(self, name: str) -> int:
+        """A number that changes whenever an image is done."""
+        files = self.place.files(name)
+        return sum(
+            1 if file.startswith("parts/") else 10_000 for file in files if file.startswith(("parts/", "shards/"))
+        )
+
+    def _wrong_end(self, code: int, name: str) -> str | None:
         """What is wrong with a command that ended before its output was finished."""
         if code in (KILLED, STOPPED):
             return None
-        last = (self.scratch / f"{output.name}.log").read_text(errors="replace").splitlines()[-1:]
-        if code in FAILED and self.disk_was_gone and last and last[0].startswith("error: "):
+        last = (self.scratch / f"{name}.log").read_text(errors="replace").splitlines()[-1:]
+        if code in FAILED and self.store_was_gone and last and last[0].startswith("error: "):
             return None
         return f"exit code {code}"
 
-    def _faults(self, process: subprocess.Popen[bytes], output: Path) -> dict[str, Callable[[], bool]]:
+    def _faults(self, process: subprocess.Popen[bytes], name: str) -> dict[str, Callable[[], bool]]:
         def kill_command() -> bool:
             process.kill()
             process.wait()
@@ -151,22 +262,13 @@ class Chaos:
             return True
 
         def kill_worker() -> bool:
-            return _signal_one(self.random, output, signal.SIGKILL) is not None
+            return self._signal_one(name, signal.SIGKILL) is not None
 
         def pause_worker() -> bool:
-            pid = _signal_one(self.random, output, signal.SIGSTOP)
+            pid = self._signal_one(name, signal.SIGSTOP)
             if pid is not None:
                 threading.Timer(SOME_SECONDS, _signal, (pid, signal.SIGCONT)).start()
             return pid is not None
-
-        def lose_disk() -> bool:
-            """Whatever is accessed below the link to it is "not a directory"."""
-            self.disk_was_gone = True
-            disk = output.parent.readlink()
-            _relink(output.parent, "/dev/null")
-            time.sleep(SOME_SECONDS)
-            _relink(output.parent, disk)
-            return True
 
         def remove_node() -> bool:
             if len(self.nodes.workers) < 2:
@@ -180,30 +282,49 @@ class Chaos:
             self.nodes.add(num_cpus=1)
             return True
 
-        return {each.__name__: each for each in (
-            kill_command, stop_command, kill_worker, pause_worker, remove_node, add_node, lose_disk,
-        )}  # fmt: skip
+        def of_the_store(fault: Callable[[], bool]) -> bool:
+            self.store_was_gone |= fault()
+            return True
 
-    def check(self, output: Path, undisturbed: pa.Table) -> None:
+        own = (kill_command, stop_command, kill_worker, pause_worker, remove_node, add_node)
+        faults = {each.__name__: each for each in own}
+        return faults | {kind: partial(of_the_store, fault) for kind, fault in self.place.faults().items()}
+
+    def _signal_one(self, name: str, what: signal.Signals) -> int | None:
+        """Kill or stop a worker that is recorded as working."""
+        pids = []
+        for file in sorted(self.place.files(name)):
+            if file.startswith("inflight/"):
+                with contextlib.suppress(OSError, ValueError):
+                    pids.append(int(json.loads(self.place.read(name, file))["pid"]))
+        pids = [pid for pid in pids if _is_worker(pid)]  # records can outlive their process, and process ids are reused
+        if not pids:
+            return None
+        pid = self.random.choice(pids)
+        _signal(pid, what)
+        return pid
+
+    def check(self, name: str, undisturbed: pa.Table) -> None:
         """Compare a finished output with the undisturbed one, file by file and row by row."""
         try:
-            table = _rows(output)
+            table = rows_of(resolve(self.place.uri(name)))
         except (IdcError, OSError, pa.ArrowException) as error:
-            self.failures.append(f"{output.name}: torn: {error}")
+            self.failures.append(f"{name}: torn: {error}")
             return
         expected, found = Counter(_keys(undisturbed)), Counter(_keys(table))
         for what, keys in (("lost", expected - found), ("twice or unknown", found - expected)):
             if keys:
-                self.failures.append(f"{output.name}: {sum(keys.values())} rows {what}, such as {next(iter(keys))}")
+                self.failures.append(f"{name}: {sum(keys.values())} rows {what}, such as {next(iter(keys))}")
         if expected == found and not table.equals(undisturbed):
-            self.failures.append(f"{output.name}: rows changed")
-        aside = [path.name for path in _files(output / "quarantine")]
+            self.failures.append(f"{name}: rows changed")
+        files = self.place.files(name)
+        aside = [file for file in files if file.startswith("quarantine/")]
         if aside:
-            self.failures.append(f"{output.name}: {len(aside)} images quarantined, such as {aside[0]}")
-        left = [*_files(output / "parts"), *_files(output / "inflight")]
-        torn = [path for path in left if not path.name.startswith(SILENT)]
+            self.failures.append(f"{name}: {len(aside)} images quarantined, such as {aside[0]}")
+        left = [file for file in files if file.startswith(("parts/", "inflight/"))]
+        torn = [file for file in left if not Path(file).name.startswith(SILENT)]
         if torn:
-            self.failures.append(f"{output.name}: {len(torn)} files left over, such as {torn[0]}")
+            self.failures.append(f"{name}: {len(torn)} files left over, such as {torn[0]}")
 
 
 def _relink(link: Path, target: str | Path) -> None:
@@ -218,20 +339,6 @@ def _signal(pid: int, what: signal.Signals) -> None:
         os.kill(pid, what)
 
 
-def _signal_one(chance: random.Random, output: Path, what: signal.Signals) -> int | None:
-    """Kill or stop a worker that is recorded as working."""
-    pids = []
-    for path in sorted(_files(output / "inflight")):
-        with contextlib.suppress(OSError, ValueError):
-            pids.append(int(json.loads(path.read_text())["pid"]))
-    pids = [pid for pid in pids if _is_worker(pid)]  # records can outlive their process, and process ids are reused
-    if not pids:
-        return None
-    pid = chance.choice(pids)
-    _signal(pid, what)
-    return pid
-
-
 def _is_worker(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::")
@@ -239,18 +346,12 @@ def _is_worker(pid: int) -> bool:
         return False
 
 
-def _finished(output: Path) -> int:
-    """A number that changes whenever an image is done."""
-    return len(_files(output / "parts")) + 10_000 * len(_files(output / "shards"))
+def rows_of(store: StorageFolder) -> pa.Table:
+    """All rows of a finished output, whose shards are checked.
 
-
-def _files(folder: Path) -> list[Path]:
-    """All files below a folder; os.walk, unlike glob, accepts that folders disappear meanwhile."""
-    return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
-
-
-def _rows(output: Path) -> pa.Table:
-    store = resolve(str(output))
+    Raises:
+        IdcError: it is not finished, or damaged.
+    """
     manifest = read_manifest(store)
     if manifest is None:
         raise IdcError("there is no manifest")
@@ -278,29 +379,27 @@ def write_pictures(arguments: argparse.Namespace, archive: Path) -> Path:
 
 
 def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    images = write_pictures(arguments, scratch / "images.tar")
-    (scratch / "disk").mkdir()
-    share = scratch / "share"
-    share.symlink_to(scratch / "disk")
-    chance = random.Random(arguments.seed)
-    with several_nodes(WORKERS, num_cpus=1) as nodes:
-        chaos = Chaos(nodes, images, scratch, arguments.iterations, arguments.patience, chance)
-        calm = share / "undisturbed"
-        chaos.run(calm)
+    with contextlib.ExitStack() as stack:
+        place = Disk(scratch) if arguments.store == "local" else Bucket(stack.enter_context(serving()))
+        images = place.put_images(write_pictures(arguments, scratch / "images.tar"))
+        nodes = stack.enter_context(several_nodes(WORKERS, num_cpus=1))
+        chance = random.Random(arguments.seed)
+        chaos = Chaos(nodes, place, images, scratch, arguments.iterations, arguments.patience, chance)
+        chaos.run("undisturbed")
         if chaos.failures:
             raise SystemExit(f"the undisturbed run failed: {chaos.failures}")
-        undisturbed, calm_wait = _rows(calm), chaos.longest_wait
+        undisturbed, calm_wait = rows_of(resolve(place.uri("undisturbed"))), chaos.longest_wait
         chaos.longest_wait, chaos.launches, number = 0.0, 0, 0
         end = time.monotonic() + 60 * arguments.minutes
         while time.monotonic() < end and not chaos.failures:
-            output = share / f"run{number:03d}"
-            chaos.run(output, until=end, pause=arguments.pause)
+            name = f"run{number:03d}"
+            chaos.run(name, until=end, pause=arguments.pause)
             if not chaos.failures:
-                chaos.check(output, undisturbed)
+                chaos.check(name, undisturbed)
             number += 1
             print(f"{number} outputs, {chaos.launches} attempts, {dict(chaos.faults)}, {chaos.failures}", flush=True)
             if not chaos.failures:
-                shutil.rmtree(output)
+                place.remove(name)
     return {
         "outputs": number,
         "images": number * arguments.images,
@@ -317,6 +416,7 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--minutes", type=float, default=15, help="duration of the faults; default 15")
+    options.add_argument("--store", choices=["local", "s3"], default="local", help="where the outputs are")
     options.add_argument("--seed", type=int, default=0, help="seed of the faults")
     options.add_argument("--pause", type=float, default=20, help="seconds between two faults, on average; default 20")
     options.add_argument("--patience", type=float, default=300, help="longest wait for a new image, in s; default 300")
@@ -326,6 +426,7 @@ def main() -> None:
     if arguments.quick:
         arguments.minutes, arguments.images, arguments.iterations, arguments.pause = 0.5, 10, 10, 5
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", PYTHONPATH=str(ROOT))
+    os.environ.update(AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s", AWS_EC2_METADATA_DISABLED="true")
     scratch = Path(tempfile.mkdtemp(prefix="chaos"))
     figures = measure(arguments, scratch)
     print(json.dumps(figures, indent=2))

@@ -16,8 +16,10 @@ ATTEMPTS = 8
 #: Seconds to connect, and without a byte before a request is tried again; pyarrow's 1 and 3 are too short for a
 #: store that is asked for much.
 CONNECT_S, REQUEST_S = 10.0, 30.0
-_REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "INVALID_SIGNATURE", "EXPIRED_TOKEN",
-            "UNRECOGNIZED_CLIENT", "INVALID_CLIENT_TOKEN", "HTTP status 403")  # fmt: skip
+#: A request for a header has no text of its answer: an expired token is a status of 400 only.
+_REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "INVALID_SIGNATURE",
+            "UNRECOGNIZED_CLIENT", "INVALID_CLIENT_TOKEN", "HTTP status 400", "HTTP status 401",
+            "HTTP status 403")  # fmt: skip
 
 
 class StoreUnavailable(IdcError, OSError):
@@ -51,8 +53,9 @@ def explain(error: Exception) -> str:
     """What to do about an object store's error."""
     if any(mark in str(error) for mark in _REFUSED):
         return (
-            "check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role) "
-            "and that they may list, read, write and delete there"
+            "check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role), "
+            "that they have not expired, and that they may list, read, write and delete there; then run the same "
+            "command again: finished images are kept"
         )
     tried = f"it was tried {attempts()} times (AWS_MAX_ATTEMPTS); " if "AWS Error" in str(error) else ""
     return f"{tried}once the store is available, run the same command again: finished images are kept"

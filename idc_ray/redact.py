@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlencode
 #: Replacement of a secret.
 HIDDEN = "***"
 
-_WITHIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s<>]+")
+_WITHIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s<>]*[^\s<>).,;:]")  # not the sentence's own punctuation
 _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 # What a URI may say about the place itself. All else in a query may be a key, a token or a signature.
 _HARMLESS = {"region", "scheme", "endpoint_override"}

@@ -13,11 +13,14 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import boto3
+from moto.core import DEFAULT_ACCOUNT_ID
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.s3.models import s3_backends
 from werkzeug.serving import make_server
 
 ERROR = b"<Error><Code>%s</Code><Message>made by a test</Message></Error>"
-STATUS = {"SlowDown": "503 Slow Down", "InternalError": "500 Internal Server Error", "AccessDenied": "403 Forbidden"}
+STATUS = {"SlowDown": "503 Slow Down", "InternalError": "500 Internal Server Error", "AccessDenied": "403 Forbidden",
+          "ExpiredToken": "400 Bad Request"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,11 @@ class Request:
 
 @dataclass
 class S3:
-    """The server; ``fault`` says of a request which error it gets, ``drop``, or how many seconds it waits."""
+    """The server; ``fault`` says what happens to a request: an error of S3, seconds to wait, or
+
+    - ``drop``: the connection ends before an answer,
+    - ``cut``: it ends in the middle of the answer's body.
+    """
 
     url: str
     requests: list[Request] = field(default_factory=list)
@@ -53,16 +60,19 @@ class S3:
         return f"s3://{user}{path}?endpoint_override={self.host}&scheme=http&region=us-east-1"
 
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
-        """Names of the objects, without the markers of empty folders."""
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        found = [item["Key"] for page in pages for item in page.get("Contents", [])]
-        return [key for key in found if not key.endswith("/")]
+        """Names of the objects, without the markers of empty folders; no request, so no fault either."""
+        return sorted(key for key in dict(_objects(bucket)) if key.startswith(prefix) and not key.endswith("/"))
 
     def get(self, bucket: str, key: str) -> bytes:
-        return bytes(self.client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        """The content of an object, without a request."""
+        return bytes(_objects(bucket)[key].value)
 
     def put(self, bucket: str, key: str, data: bytes) -> None:
         self.client.put_object(Bucket=bucket, Key=key, Body=data)
+
+    def delete(self, bucket: str, key: str) -> None:
+        """Delete an object, if it is there, without a request."""
+        dict.pop(_objects(bucket), key, None)
 
     @contextmanager
     def counting(self) -> Iterator[list[Request]]:
@@ -71,6 +81,10 @@ class S3:
         seen: list[Request] = []
         yield seen
         seen += self.requests[begin:]
+
+
+def _objects(bucket: str) -> Any:
+    return s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[bucket].keys
 
 
 def fails_first(times: int, error: str, wanted: Callable[[Request], bool] = lambda _: True) -> Callable[[Request], Any]:
@@ -89,6 +103,13 @@ def fails_first(times: int, error: str, wanted: Callable[[Request], bool] = lamb
     return fault
 
 
+def cut(answer: Iterable[bytes], connection: socket.socket) -> Iterator[bytes]:
+    """The first half of an answer, whose header states its full length."""
+    body = b"".join(answer)
+    yield body[: len(body) // 2]
+    connection.shutdown(socket.SHUT_RDWR)
+
+
 @contextmanager
 def serving() -> Iterator[S3]:
     """A server with an empty bucket ``bucket``."""
@@ -104,12 +125,14 @@ def serving() -> Iterator[S3]:
         if fault == "drop":
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             raise ConnectionResetError
-        if isinstance(fault, str):
+        if fault in STATUS:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response(STATUS[fault], [("Content-Type", "application/xml")])
-            return [ERROR % fault.encode()]
-        time.sleep(fault or 0)
-        return moto(environ, start_response)
+            return [ERROR % str(fault).encode()]
+        if isinstance(fault, float):
+            time.sleep(fault)
+        answer = moto(environ, start_response)
+        return cut(answer, environ["werkzeug.socket"]) if fault == "cut" else answer
 
     server = make_server("127.0.0.1", 0, application, threaded=True)
     s3 = S3(f"http://127.0.0.1:{server.port}")

@@ -116,6 +116,7 @@ def test_headers_and_variables_are_recognised_by_their_names(text: str) -> None:
         "mail me@home, line 3: error",
         "a run of digest eb6d0e93f1d2c3b4, but requested is 0123456789abcdef; run it again",
         "the basic idea, a bearer of", "file:///home/a@b/x.png does not exist",
+        "(or delete s3://bucket/.lock?scheme=http&region=us-east-1); jobs",
     ],
 )  # fmt: skip
 def test_what_is_no_secret_stays(text: str) -> None:

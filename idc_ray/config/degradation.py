@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from idc_ray.config.base import Section
+from idc_ray.regular import open_regular
 
 __all__ = [
     "NOTHING_LOST", "PRESETS", "Blur", "Degradation", "Jpeg", "Noise", "Resize", "Shuffle", "Step", "Webp",
@@ -146,7 +147,8 @@ class Webp(_Step):
 
 
 def _kind(value: Any) -> Any:
-    return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return kind if isinstance(kind, str) else None  # a message would show all that aliases of YAML stand for
 
 
 _Plain = (
@@ -180,7 +182,7 @@ def _resolved(value: object) -> object:
         path = PRESETS / f"{value}.yaml" if value in _preset_names() else Path(value)
         origin = origin if inline else str(path)
         try:
-            value = yaml.safe_load(value if inline else path.read_text(encoding="utf-8"))
+            value = yaml.safe_load(value if inline else _text(path))
         except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             known = ", ".join(["bicubic", *_preset_names()])
             raise ValueError(f"degradation {origin} cannot be read: {error}; expected {known} or a YAML file") from None
@@ -189,6 +191,11 @@ def _resolved(value: object) -> object:
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
         raise ValueError(f"{origin} is no list of steps: " + "; ".join(faults)) from None
+
+
+def _text(path: Path) -> str:
+    with open_regular(str(path)) as file:
+        return file.read().decode()
 
 
 def _preset_names() -> list[str]:

@@ -229,6 +229,11 @@ def _check_target(target: StorageFolder, origin: dict[str, str], overwrite: bool
     if found != origin and not overwrite and (found is not None or target.folders("") or others):
         held = "an export of another run or format" if found else "other files"
         raise BadRequest(f"{target.uri} contains {held}; give another --output, or --overwrite to write into it")
+    taken = sorted({*others, *target.folders("")} & {*_CLOSING, *_FOLDERS}) if found is None else []
+    if taken:
+        raise BadRequest(
+            f"{target.uri} contains {', '.join(taken)}, which no export wrote; move it, or give another --output"
+        )
     return found
 
 
@@ -237,9 +242,9 @@ def _claim(target: StorageFolder, origin: dict[str, str], overwrite: bool) -> No
     found = _check_target(target, origin, overwrite)
     if found != origin:
         for folder in _FOLDERS:  # tiles of another export must not mix with these
-            for name in target.files(folder) if found is not None else []:
+            for name in target.files(folder):
                 target.delete(f"{folder}/{name}")
             target.remove_if_empty(folder)
-        for name in _CLOSING if found is not None else (META,):
+        for name in _CLOSING:
             target.delete(name)
     target.write_json(_ORIGIN, origin)

@@ -23,6 +23,7 @@ ARCHIVE_ENDINGS = frozenset(("tar", "zip"))
 #: Archives whose members are listed at the same time: an object store answers once for each member of a tar.
 _THREADS = 16
 _BUFFER = 1 << 16
+_END = 1 << 63  # of what 64 bits hold, as Arrow's columns do
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip's member: mark, lengths of its name and of more
 _FAULTS = (OSError, EOFError, ValueError, LookupError, OverflowError, RuntimeError, NotImplementedError, struct.error,
            tarfile.TarError, zipfile.BadZipFile, pa.ArrowException)  # fmt: skip
@@ -46,6 +47,8 @@ def _members(filesystem: fs.FileSystem, archive: Entry) -> list[Entry]:
     try:
         with open_path(filesystem, archive.path) as file:
             for name, size, offset, how in (_tar if archive.source.lower().endswith("tar") else _zip)(file):
+                if not (0 <= size < _END and 0 <= offset < _END):
+                    raise ValueError(f"it states {size} bytes of a member at {offset}")
                 path = inside(shown(name))
                 if not any(part.startswith(".") for part in path.split("/")):
                     mtime = archive.mtime_ns

@@ -102,7 +102,13 @@ class Upscaler:
         height, width = self._fitting(24), self._fitting(self._fitting(24) + 1)
         expected = (1, 3, height * self.scale, width * self.scale)
         trial = torch.zeros(1, 3, height, width, device=self.device)
-        out = self.model(trial)
+        try:
+            out = self.model(trial)
+        except Exception as error:  # the weights are anybody's, and some hold indices
+            raise BadRequest(
+                f"{self.name} fails on an image of shape {tuple(trial.shape)} ({type(error).__name__}: {error}); "
+                "the file may be damaged: copy it again, or use another network"
+            ) from None
         found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         if found != expected:
             raise BadRequest(

@@ -8,7 +8,8 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +73,8 @@ class StorageFolder:
     def open(self, name: str) -> pa.NativeFile:
         """Open a file for random access; FileNotFoundError if it is not there."""
         with self._translated("read", name):
-            return self._opened(name)
+            file = self._opened(name)
+        return file if self.is_local else pa.PythonFile(_Reads(file, lambda: self._translated("read", name)), mode="r")
 
     def read(self, name: str) -> bytes | None:
         """A whole file, None if it is not there."""
@@ -210,6 +212,20 @@ class StorageFolder:
                 raise
             text = redact_within(str(error).partition("\n")[0])
             raise StoreUnavailable(f"cannot {what} {self.shown(name)} ({text}); {explain(error)}") from error
+
+
+class _Reads:
+    """A file whose failing reads are a `StoreUnavailable`, which readers of Parquet would take for damage."""
+
+    def __init__(self, file: pa.NativeFile, told: Callable[[], AbstractContextManager[None]]) -> None:
+        self.file, self.told = file, told
+
+    def read(self, size: int) -> bytes:
+        with self.told():
+            return bytes(self.file.read(size))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
 
 
 def json_bytes(value: Any, escaped: bool = True) -> bytes:

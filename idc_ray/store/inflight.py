@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, replace
 
+from idc_ray.errors import IdcError
+from idc_ray.objects import StoreUnavailable
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import INFLIGHT, inflight_name
 from idc_ray.store.threads import ordered_map
 from idc_ray.store.typed import read_record
 
-_FIX = "delete that file: its images are then condensed like others"
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,7 @@ def clear_inflight(storage: StorageFolder, launch: str, actor: str) -> None:
 
 
 def find_inflight(storage: StorageFolder, launch: str, actor: str) -> Inflight | None:
-    """What one actor works on or was killed over, None if nothing.
-
-    Raises:
-        IdcError: its file cannot be read.
-    """
+    """What one actor works on or was killed over, None if nothing."""
     return _read(storage, inflight_name(launch, actor))
 
 
@@ -63,9 +62,6 @@ def read_inflight(storage: StorageFolder, launch: str | None = None, without: st
         storage: the output.
         launch: which one; None: all.
         without: leave out, unread, actors whose names begin so.
-
-    Raises:
-        IdcError: a file cannot be read.
     """
     launches = storage.folders(INFLIGHT) if launch is None else [launch]
     names = [name for one in launches for name in _names(storage, one)]
@@ -88,5 +84,12 @@ def _names(storage: StorageFolder, launch: str) -> list[str]:
 
 
 def _read(storage: StorageFolder, name: str) -> Inflight | None:
-    # None: its actor has just finished
-    return read_record(storage, name, Inflight, "is not an in-flight record", _FIX)
+    """A record, None if its actor has just finished; a damaged one, as a power failure leaves, has no images."""
+    try:
+        return read_record(storage, name, Inflight, "is not an in-flight record", "it is ignored")
+    except StoreUnavailable:
+        raise
+    except IdcError as error:
+        _logger.warning("%s is ignored, its images are condensed like others: %s", storage.shown(name), error)
+        _, launch, actor = name.split("/")
+        return Inflight([], False, "", 0, 0.0, launch=launch, actor=actor.removesuffix(".json"))

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import chaos
-from benchmarks.chaos import Chaos
+from benchmarks.chaos import Chaos, Disk, rows_of
 from idc_ray.store.compaction import compact
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.manifest import write_manifest
@@ -50,9 +49,10 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_each_kind_of_damage_is_found(case: str, tmp_path: Path) -> None:
     """Catches a judge that finds every output in order."""
     make, expected = CASES[case]
-    finished(tmp_path / "undisturbed")
-    make(tmp_path / "out")
-    spell = Chaos(None, tmp_path, tmp_path, 1, 1.0, random.Random(0))  # type: ignore[arg-type]
-    spell.check(tmp_path / "out", chaos._rows(tmp_path / "undisturbed"))
+    undisturbed = rows_of(finished(tmp_path / "undisturbed"))
+    place = Disk(tmp_path)
+    make(place.disk / "out")
+    spell = Chaos(None, place, "", tmp_path, 1, 1.0, random.Random(0))  # type: ignore[arg-type]
+    spell.check("out", undisturbed)
     assert len(spell.failures) == bool(expected)
     assert expected in "".join(spell.failures)

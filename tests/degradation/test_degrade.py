@@ -226,12 +226,23 @@ def test_a_name_a_file_and_the_list_itself_are_the_same(tmp_path: Path) -> None:
         ([{"kind": "jpeg", "quality": 101}], ["quality", "100"]),
         ({"kind": "jpeg"}, ["list of steps"]),
         ("[{kind: jpeg", ["cannot be read"]),
+        ("[{kind: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]}]", ["0: "]),
+        ("/dev/zero", ["is a device"]),
     ],
 )
 def test_a_wrong_degradation_is_refused_by_name(degradation: object, parts: list[str]) -> None:
     with pytest.raises(BadRequest) as told:
         degrade(degradation)
     assert [part for part in parts if part not in str(told.value)] == []
+
+
+def test_a_recipe_of_aliases_that_stand_for_billions_of_values_is_refused_in_a_line(tmp_path: Path) -> None:
+    """Catches a message that spells them out."""
+    levels = "".join(f"- {{kind: &{i} [{', '.join([f'*{i - 1}'] * 9)}]}}\n" for i in range(1, 12))
+    (tmp_path / "bomb.yaml").write_text(f"- {{kind: &0 [1, 1, 1, 1, 1, 1, 1, 1, 1]}}\n{levels}")
+    with pytest.raises(BadRequest, match="no list of steps") as told:
+        degrade(str(tmp_path / "bomb.yaml"))
+    assert len(str(told.value)) < 2000
 
 
 def test_given_lr_images_are_not_degraded() -> None:

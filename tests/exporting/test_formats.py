@@ -57,6 +57,21 @@ def test_the_same_again_is_fine_and_another_run_is_refused(tmp_path: Path) -> No
         export_set(run, resolve(str(tmp_path / "mine")))
 
 
+@pytest.mark.parametrize("name", ["README.md", "HR", "meta_info.txt"])
+def test_what_no_export_wrote_is_never_replaced(tmp_path: Path, name: str) -> None:
+    """Catches --overwrite in a folder of the user's own."""
+    condensed(tmp_path / "run")
+    mine = tmp_path / "mine" / name
+    mine.parent.mkdir()
+    if name == "HR":
+        mine.mkdir()
+    else:
+        mine.write_text("my thesis")
+    with pytest.raises(BadRequest, match=f"contains {name}, which no export wrote"):
+        export_set(resolve(str(tmp_path / "run")), resolve(str(mine.parent)), "datasets", overwrite=True)
+    assert sorted(path.name for path in mine.parent.iterdir()) == [name]
+
+
 def test_a_description_writes_nothing_and_refuses_what_the_export_would(tmp_path: Path) -> None:
     condensed(tmp_path / "run")
     run, target = resolve(str(tmp_path / "run")), resolve(str(tmp_path / "export"))

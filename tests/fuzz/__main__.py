@@ -1,7 +1,7 @@
-"""Fuzzes readers for minutes: ``python -m tests.fuzz [READER ...] --minutes 10 --seed 0``.
+"""Fuzzes readers for minutes: ``python -m tests.fuzz [READER ...] --minutes 10``.
 
-An input is made of the reader's name and a number, so that a finding is repeated by ``--first NUMBER --count 1``. What
-is being read lies in ``build/fuzz/READER``, should the process die over it.
+An input is made of the reader's name and a number, so that a finding is repeated by ``--first NUMBER --count 1``, and
+other numbers are other inputs. What is being read lies in ``build/fuzz/READER``, should the process die over it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> int:
 def _fuzz(name: str, reader: Reader, seconds: float, first: int, count: int, folder: Path) -> int:
     kept = Path("build/fuzz")
     kept.mkdir(parents=True, exist_ok=True)
-    begin, number, kinds, refused = time.monotonic(), first, {}, 0
+    begin, started, number, kinds, refused = time.monotonic(), time.process_time(), first, {}, 0
     while time.monotonic() - begin < seconds and number - first < count:
         faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
         cpu = time.process_time()
@@ -57,7 +57,8 @@ def _fuzz(name: str, reader: Reader, seconds: float, first: int, count: int, fol
             kinds[f"slow {number}"] = number
         number += 1
     faulthandler.cancel_dump_traceback_later()
-    print(f"{name}: {number - first} inputs, {refused} refused, {len(kinds)} findings", flush=True)
+    seconds = time.process_time() - started
+    print(f"{name}: {number - first} inputs, {refused} refused, {len(kinds)} findings, {seconds:.0f} s of CPU time")
     return len(kinds)
 
 

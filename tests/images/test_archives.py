@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import re
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -131,6 +132,33 @@ def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.zip").write_bytes(data[:begin] + 3 * entry + tail)
     with pytest.raises(BadRequest, match="overlap"):
         find_images(str(tmp_path / "b.zip"))
+
+
+@pytest.mark.parametrize(("field", "place"), [("size", 24), ("offset", 42)])
+@pytest.mark.parametrize("value", [1 << 63, (1 << 64) - 1])
+def test_a_zip_that_states_impossible_numbers_is_refused(tmp_path: Path, field: str, place: int, value: int) -> None:
+    data = bytearray(zipped(tmp_path / "a.zip", {"a.png": b"x"}).read_bytes())
+    begin = data.index(b"PK\x01\x02")
+    data[begin + place : begin + place + 4] = b"\xff" * 4  # the number is in an extra field
+    data[begin + 30] = 12
+    data[begin + 51 : begin + 51] = struct.pack("<HHQ", 1, 8, value)
+    end = data.index(b"PK\x05\x06")
+    data[end + 12 : end + 16] = struct.pack("<I", end - begin)
+    (tmp_path / "b.zip").write_bytes(data)
+    with pytest.raises(BadRequest, match=f"cannot read the archive 'b.zip'.*{value}"):
+        find_images(str(tmp_path / "b.zip"))
+
+
+@pytest.mark.parametrize("value", [-5, 1 << 40, 1 << 70])
+def test_a_tar_that_states_impossible_numbers_is_refused(tmp_path: Path, value: int) -> None:
+    info = tarfile.TarInfo("a.png")
+    data = bytearray(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    data[124:136] = (b"\xff" if value < 0 else b"\x80") + (value % (1 << 88)).to_bytes(11, "big")
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    (tmp_path / "b.tar").write_bytes(data)
+    with pytest.raises(BadRequest, match=r"cannot read the archive 'b.tar'"):
+        find_images(str(tmp_path / "b.tar"))
 
 
 def test_a_damaged_or_encrypted_member_is_that_images_fault(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from idc_ray.errors import IdcError
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.inflight import Inflight, clear_inflight, end_launch, read_inflight, write_inflight
 from idc_ray.store.layout import inflight_name
@@ -39,7 +38,14 @@ def test_finished_work_and_ended_launches_are_forgotten(store: StorageFolder) ->
     assert store.folders("inflight") == ["launch2"]
 
 
-def test_damaged_record_is_named(store: StorageFolder) -> None:
-    store.write(inflight_name("launch1", "actor0"), b"{")
-    with pytest.raises(IdcError, match=r"inflight/launch1/actor0\.json"):
-        read_inflight(store)
+@pytest.mark.parametrize("data", [b"", b"{", b"\0" * 40, b"[]", b'{"images": 3}'])
+def test_a_damaged_record_is_logged_and_can_be_forgotten(
+    store: StorageFolder, data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches a job that cannot go on after a power failure emptied a record that only says what was in flight."""
+    store.write(inflight_name("launch1", "actor0"), data)
+    (record,) = read_inflight(store)
+    assert (record.images, record.isolated, record.launch, record.actor) == ([], False, "launch1", "actor0")
+    assert "inflight/launch1/actor0.json" in caplog.text
+    end_launch(store, record.launch)
+    assert not store.all_files() if store.is_local else not read_inflight(store)

@@ -32,7 +32,9 @@ def photographs(folder: Path, count: int = 5, side: int = 40) -> None:
         (folder / f"{i}.png").write_bytes(encode_png(random.integers(0, 256, (side, side + 1, 3), np.uint8)))
 
 
-def condensed(folder: Path, images: int = 3, finished: bool = True, weight: float = 1.0, tiles: str = "pairs") -> None:
+def condensed(
+    folder: Path | str, images: int = 3, finished: bool = True, weight: float = 1.0, tiles: str = "pairs"
+) -> None:
     """A small output of the condense job, written through the store."""
     store = resolve(str(folder))
     record = RunRecord(
