@@ -46,7 +46,7 @@ def test_truncated_shard_is_named(filled: StorageFolder, make: SimpleNamespace, 
     data = filled.read(shard_name(1))
     assert data is not None
     filled.write(shard_name(1), data[:-1])
-    with pytest.raises(IdcError, match=r"shards/part-00001\.parquet is damaged: .*another size.*--overwrite"):
+    with pytest.raises(IdcError, match=r"shards/part-00001\.parquet is damaged: .*another size.*verify --repair"):
         check_shards(filled, full)
     with pytest.raises(IdcError, match=r"part-00001\.parquet is damaged"):
         find_done(filled, make.DIGEST)
