@@ -189,6 +189,7 @@ class Chaos:
     next_fault: float = 0.0
     longest_stop: float = 0.0
     store_was_gone: bool = False
+    log_bytes: int = 0
 
     def launch(self, name: str) -> subprocess.Popen[bytes]:
         """Start the command."""
@@ -199,6 +200,7 @@ class Chaos:
         command = [sys.executable, str(ROOT / "jobs" / "condense.py"), "--input", self.images]
         command += ["--output", self.place.uri(name), *(f"--{option}={value}" for option, value in options.items())]
         with (self.scratch / f"{name}.log").open("ab") as log:
+            self.log_bytes = log.tell()
             return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def run(self, name: str, until: float = 0.0, pause: float = 1.0) -> None:
@@ -255,6 +257,8 @@ class Chaos:
             return True
 
         def stop_command() -> bool:
+            if (self.scratch / f"{name}.log").stat().st_size == self.log_bytes:
+                return False  # Python is still starting, and has not been told what to do at a signal
             begin = time.monotonic()
             process.terminate()
             process.wait()

@@ -87,8 +87,8 @@ def train(
     """Train a super-resolution network.
 
     A repeated call continues an interrupted training, or a finished one if ``iterations`` was raised, and otherwise
-    returns the result of the finished one. With one worker and data that fits in memory it runs in a
-    subprocess; otherwise it uses or starts a Ray cluster, as :func:`condense` does.
+    returns the result of the finished one. With one worker it runs in a subprocess, unless a Ray cluster is connected
+    or named; otherwise it uses or starts a cluster, as :func:`condense` does.
 
     Args:
         data: condensed sets, folders of images, or folders of pairs (``HR`` and ``LR``); one or several.
@@ -222,7 +222,7 @@ def tune(
     config: Path | None = None,
     **settings: object,
 ) -> TuneResult:
-    """Search for settings of :func:`condense` that give better students, with Ray Tune and Optuna.
+    """Search for settings of :func:`condense` that give better students, with Optuna on Ray.
 
     Needs the extra ``experiments``. A repeated call continues the search. Uses or starts a Ray cluster as
     :func:`condense` does.

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from idc_ray.config.auto import best_method
 from idc_ray.config.base import PathField, Section, result_digest, result_settings, settings_of
-from idc_ray.config.degradation import NOTHING_LOST, Degradation, degradation_digest
+from idc_ray.config.degradation import NOTHING_LOST, Degradation
 from idc_ray.config.synonyms import RENAMED
 
 __all__ = [
@@ -382,7 +382,7 @@ class CondenseConfig(MethodConfig, Files):
         "iterations": "optimiser steps of --matching pixels or both",
         "teacher": "checkpoint of the network that labels tiles; none: the bundled one",
         "feature_network": "features to match come from: auto, teacher, bundled",
-        "labels": "HR tiles: teacher, or real, with a baseline only",
+        "labels": "HR tiles: teacher, or real (not for learned pixels)",
         "store.tiles": "pairs, lr or hr: what is stored of a tile",
         "seed": "seed of everything random",
         "source.lr_input": "folder of given LR images; none: made by degradation",
@@ -441,19 +441,14 @@ class CondenseConfig(MethodConfig, Files):
         Args:
             teacher_sha256: hash of the teacher's checkpoint, hex digits.
         """
-        settings = result_settings(self, MethodConfig) | {"feature_network": self.resolved_feature_network}
+        settings = result_settings(self, MethodConfig, ("degradation", "color_profile", "duplicates", "store"))
+        settings["feature_network"] = self.resolved_feature_network
         for former, name in RENAMED.items():  # digests of outputs in use have the former names
             settings[former] = settings.pop(name)
-        if self.store.tiles == "pairs":  # younger than digests that are in use
-            del settings["store"]
         if self.matching == "none":  # as it was written before there was this value
             settings |= {"matching": "cells", "iterations": 0}
-        for name in ("color_profile", "duplicates"):  # younger than digests that are in use
-            if getattr(self, name) == type(self).model_fields[name].default:
-                del settings[name]
         # Not where the paired LR images are, but that they are: LR made by bicubic is another LR.
         settings["paired"] = self.source.lr_input is not None
-        degradation_digest(settings)
         settings["teacher_sha256"] = teacher_sha256.lower()
         settings["method_version"] = METHOD_VERSION
         return result_digest(settings)

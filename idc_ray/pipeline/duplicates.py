@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from idc_ray.errors import RejectedImage
+from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageListing, ImageRef, read_encoded
 from idc_ray.images.names import open_path
 from idc_ray.images.parquet import row_digests
+from idc_ray.pipeline.outage import input_root, input_samples, outage
 from idc_ray.store.threads import ordered_map
 
 #: Bytes at the end of a file that are compared first: the coded pixels of different pictures differ there.
@@ -32,6 +33,9 @@ def without_copies(listing: ImageListing, max_pixels: int) -> ImageListing:
     Args:
         listing: the images; pairs are copies if HR and LR are equal.
         max_pixels: see :func:`idc_ray.images.load_instance`.
+
+    Raises:
+        IdcError: none can be read, as where a store is down: copies would be condensed too.
     """
     kept = suspects = listing.manifest
     rows = _row_digests(listing)
@@ -83,7 +87,7 @@ def _tail(ref: ImageRef, listing: ImageListing, max_pixels: int, rows: dict[str,
             file.seek(max(0, file.seek(0, 2) - TAIL))
             return hashlib.sha256(file.read(TAIL)).hexdigest()
     except OSError:
-        return None
+        return _content(ref, listing, max_pixels, rows)  # tries again, and knows an outage
 
 
 def _content(ref: ImageRef, listing: ImageListing, max_pixels: int, rows: dict[str, list[str | None]]) -> str | None:
@@ -94,6 +98,9 @@ def _content(ref: ImageRef, listing: ImageListing, max_pixels: int, rows: dict[s
         if ref.lr_path is not None:
             partner = replace(ref, path=ref.lr_path)
             digest.update(read_encoded(partner, listing.lr_filesystem or listing.filesystem, max_pixels))
-    except RejectedImage:
+    except RejectedImage as error:
+        reason = outage(error, ref, listing.filesystem, listing.uri, input_root(listing), input_samples(listing))
+        if reason is not None:
+            raise IdcError(reason) from None
         return None
     return digest.hexdigest()

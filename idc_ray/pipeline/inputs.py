@@ -26,7 +26,7 @@ from idc_ray.images import (
     output_inside,
     read_encoded,
 )
-from idc_ray.images.names import folder_of, read_bytes
+from idc_ray.images.names import read_bytes
 from idc_ray.locate import locate
 from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
@@ -37,8 +37,6 @@ from idc_ray.store.threads import ordered_map
 
 log = logging.getLogger(__name__)
 
-#: Images of an object store that are tried when one of them is refused.
-PROBED_IMAGES = 8
 
 #: Bytes of an 8-bit RGB pixel as PNG; natural tiles take 2 to 2.6 of the 3.
 PNG_BYTES_PER_PIXEL = 2.4
@@ -86,21 +84,6 @@ def find_input(config: CondenseConfig, photographs: str | None = None) -> ImageL
             f"the default photographs cannot be copied to {folder} ({error}); choose another --output, or name images "
             "with --input"
         ) from None
-
-
-def input_root(listing: ImageListing) -> str:
-    """A path that every node must see to read the input: the folder of the first existing image.
-
-    List files may name missing images, in missing folders.
-    """
-    there = listing.manifest.filter(pc.greater_equal(listing.manifest["size"], 0))
-    return folder_of(str((there if there.num_rows else listing.manifest)["path"][0].as_py()))
-
-
-def input_samples(listing: ImageListing) -> tuple[str, ...]:
-    """Paths of a few images, evenly from all of them."""
-    paths = listing.manifest["path"]
-    return tuple(paths[index].as_py() for index in range(0, len(paths), -(-len(paths) // PROBED_IMAGES)))
 
 
 def readable_samples(

@@ -13,16 +13,15 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import fs
 
 from idc_ray.columns import schema_of
 from idc_ray.condensation.tasks import needs_hr
 from idc_ray.degradation import Degrade, reading
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageRef, load_instance
-from idc_ray.images.names import is_there, open_path
 from idc_ray.pipeline.attempts import READING, Death, Ledger
 from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.outage import outage
 
 log = logging.getLogger(__name__)
 
@@ -149,13 +148,8 @@ def _read(job: Job, ref: ImageRef) -> ReadRow:
             lr_filesystem=job.lr_filesystem,
         )
     except RejectedImage as error:
-        # An outage of the input is no image's fault, be it a share that is not mounted or a store that is down.
-        if error.code in ("missing", "unreadable") and not _input_visible(job, ref):
-            reason = (
-                f"a machine of the cluster cannot access the input {job.input_uri} ({error.reason}); use storage "
-                "that all machines share, such as s3://, gs:// or a network folder, and have credentials for; "
-                "if it was unavailable, run the same command again: finished images are kept"
-            )
+        reason = outage(error, ref, job.filesystem, job.input_uri, job.root, job.samples)
+        if reason is not None:
             return ReadRow(code=ENDS_THE_JOB, reason=reason)
         return ReadRow(code=error.code, reason=error.reason)
     except MemoryError as error:
@@ -174,26 +168,6 @@ def _read(job: Job, ref: ImageRef) -> ReadRow:
         color_profile=instance.color_profile,
         degradation=Degrade.of(config).recorded(ref.image_id),
     )
-
-
-def _input_visible(job: Job, ref: ImageRef) -> bool:
-    """Whether the fault is that of one image. Credentials of an object store may list files and not read them."""
-    try:
-        if not is_there(job.filesystem, job.root):
-            return False
-    except OSError:  # such as no permission
-        return False
-    others = [path for path in job.samples if path != ref.path or ref.row >= 0]
-    local = isinstance(job.filesystem, fs.LocalFileSystem)
-    return local or not others or any(_can_read(job.filesystem, path) for path in others)
-
-
-def _can_read(filesystem: fs.FileSystem, path: str) -> bool:
-    try:
-        with open_path(filesystem, path) as file:
-            return bool(file.read(1))
-    except (OSError, pa.ArrowException):
-        return False
 
 
 def _killed(attempts: int) -> ReadRow:

@@ -12,8 +12,8 @@ import idc_ray
 from idc_ray.config import CondenseConfig
 from idc_ray.images import ImageListing
 from idc_ray.models import teacher_sha256
-from idc_ray.pipeline.inputs import input_root, input_samples
 from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.outage import input_root, input_samples
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import shard_count_for
 from idc_ray.store.run_record import RunRecord

@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 import ray
 
 from idc_ray.condensation.budget import SURVEY_IMAGES, budgets_of, mean_difficulty
-from idc_ray.config import CondenseConfig
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageListing, ImageRef
 from idc_ray.images.instance import read_size
 from idc_ray.pipeline.cluster import plan_pool
 from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.outage import outage
 from idc_ray.pipeline.stream import survey_stream
 from idc_ray.store.layout import SURVEY
 from idc_ray.store.sealed import sealed, unsealed
@@ -69,7 +69,7 @@ def _measure(listing: ImageListing, job: Job, teacher: ray.ObjectRef[bytes]) -> 
     manifest, config = listing.manifest, job.config
     few = manifest.num_rows <= SURVEY_IMAGES
     if config.allocation == "per_image":
-        sizes = _sizes(listing, config) if few else ()
+        sizes = _sizes(listing, job) if few else ()
         return Survey(budgets_of(config, sizes))
     # The smallest ids say nothing about the content.
     sample = manifest if few else manifest.take(pc.sort_indices(manifest["image_id"])[:SURVEY_IMAGES])
@@ -80,13 +80,21 @@ def _measure(listing: ImageListing, job: Job, teacher: ray.ObjectRef[bytes]) -> 
     return Survey(budgets_of(config, rows if few else ()), mean)
 
 
-def _sizes(listing: ImageListing, config: CondenseConfig) -> Iterator[dict[str, Any]]:
-    """LR sizes by the headers of the images; those that cannot be read are left out, and quarantined later."""
+def _sizes(listing: ImageListing, job: Job) -> Iterator[dict[str, Any]]:
+    """LR sizes by the headers of the images; those that cannot be read are left out, and quarantined later.
+
+    Raises:
+        IdcError: none can be read, as where a store is down: without sizes they would have other budgets.
+    """
+    config = job.config
 
     def size(row: dict[str, Any]) -> dict[str, Any] | None:
+        ref = ImageRef.from_row(row)
         try:
-            width, height = read_size(ImageRef.from_row(row), listing.filesystem, config.source.max_pixels)
-        except RejectedImage:
+            width, height = read_size(ref, listing.filesystem, config.source.max_pixels)
+        except RejectedImage as error:
+            if (reason := outage(error, ref, job.filesystem, job.input_uri, job.root, job.samples)) is not None:
+                raise IdcError(reason) from None
             return None
         return {"image_id": row["image_id"], "height": height // config.scale, "width": width // config.scale}
 

@@ -156,7 +156,8 @@ def test_a_queue_with_a_mistake_is_refused_by_name(queue: Path, old: str, new: s
 
 def test_the_queues_that_are_shipped_are_valid() -> None:
     names = sorted(path.stem for path in (ROOT / "campaigns").glob("*.yaml"))
-    assert names == ["cpu_medium_x2", "cpu_x2", "proof_transformers", "proof_x2", "proof_x4", "quick"]
+    cpu = ["cpu_allocation_x2", "cpu_medium_x2", "cpu_x2"]
+    assert names == [*cpu, "proof_transformers", "proof_x2", "proof_x4", "quick"]
     arms = {name: read_queue(ROOT / "campaigns" / f"{name}.yaml").arms for name in names}
     first = ["whole_real", "whole_teacher", "idc_0.1", "random_0.1", "sobel_0.1", "idc_0.02", "sobel_0.02"]
     for name in ("proof_x2", "proof_x4"):

@@ -31,6 +31,7 @@ from idc_ray.store.manifest import read_manifest
 from idc_ray.store.run_record import read_run
 from idc_ray.store.shards import read_shard
 from tests.comparison.conftest import SETTINGS, compare_config
+from tests.killed import Killed, Writes
 
 pytestmark = pytest.mark.ray
 
@@ -235,6 +236,25 @@ def test_killed_and_started_again_equals_undisturbed(
     done = subprocess.run(again, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     assert "2 of 2 trainings" in done.stdout
+    assert_same(output, undisturbed, 2)
+
+
+def test_killed_after_any_number_of_writes_equals_undisturbed(
+    undisturbed: Finished, images: Path, benchmark_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches two files of which one is useless, or harmful, without the other."""
+    output = tmp_path / "out"
+    options = settings(images, benchmark_folder, output, methods="random", labels="real", arms=[], reference=None)
+    writes = Writes(monkeypatch)
+    launches = 0
+    while writes.limit is not None or not launches:
+        writes.changes, writes.limit = 0, 2 + 3 * launches
+        try:
+            assert compare(compare_config(**options)) == 0
+            writes.limit = None
+        except Killed:
+            launches += 1
+    assert launches > 2
     assert_same(output, undisturbed, 2)
 
 

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from idc_ray.errors import IdcError
 from idc_ray.images import find_images
 from idc_ray.pipeline import duplicates
 from idc_ray.pipeline.duplicates import without_copies
@@ -82,3 +84,17 @@ def test_copies_are_left_out_on_request_only(tmp_path: Path) -> None:
     skipping = config.model_copy(update={"duplicates": "skip"})
     assert find_input(skipping).manifest.num_rows == 6
     assert skipping.digest("0" * 64) != config.digest("0" * 64)
+
+
+def test_an_outage_is_no_reason_to_keep_copies(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches copies that are condensed because the store was down when they were compared."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr("idc_ray.images.instance._RETRY_AFTER_S", (0.0,))
+    for name in "abc":
+        s3.put("bucket", f"copies/{name}.png", b"same")
+    listing = find_images(s3.uri("bucket/copies"))
+    s3.fault = lambda request: "AccessDenied" if request.method == "GET" and request.name.endswith("png") else None
+    with pytest.raises(IdcError, match=r"cannot access the input s3://bucket/copies.*same command"):
+        without_copies(listing, LIMIT)
+    s3.fault = lambda request: None
+    assert without_copies(listing, LIMIT).manifest.num_rows == 1

@@ -22,12 +22,12 @@ from idc_ray.pipeline.inputs import (
     changed_sources,
     estimate_sizes,
     find_input,
-    input_root,
     only,
     read_teacher,
     readable_samples,
 )
 from idc_ray.pipeline.job import Job
+from idc_ray.pipeline.outage import input_root
 from idc_ray.store.compaction import compact
 from idc_ray.store.done import find_done
 from idc_ray.store.parts import commit_part

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from idc_ray.errors import BadRequest
+from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import ImageListing, encode_png
 from idc_ray.pipeline import survey as module
 from idc_ray.pipeline.job import Job
@@ -109,3 +109,13 @@ def test_a_later_launch_takes_the_budgets_of_the_first(
     path.write_text(path.read_text().replace('"mean_difficulty": null', '"mean_difficulty": 1'))
     assert survey(listing, job, None).budgets.keys() == set(ids("a", "b"))
     assert "does not match its checksum" in caplog.text
+
+
+def test_an_outage_leaves_no_image_without_a_size(sized: tuple[Job, ImageListing], tmp_path: Path) -> None:
+    """Catches other budgets, for good, because a share was not mounted when sizes were read."""
+    job, listing = sized
+    (tmp_path / "in").rename(tmp_path / "elsewhere")
+    with pytest.raises(IdcError, match=r"cannot access the input .*same command"):
+        survey(listing, job, None)
+    (tmp_path / "elsewhere").rename(tmp_path / "in")
+    assert survey(listing, job, None).budgets.keys() == set(ids("a", "b", "large"))

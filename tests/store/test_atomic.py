@@ -66,15 +66,20 @@ def test_sweep_spares_the_temporary_file_of_a_living_writer_and_of_another_host(
     assert mine.exists() and other_host.exists() and not forgotten.exists()
 
 
-@pytest.mark.parametrize("call", ["write", "fsync", "replace", "open"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT], ids=["space", "quota"])
+@pytest.mark.parametrize("call", ["write", "fsync", "close", "replace", "open"])
 def test_full_disk_is_a_clear_error_and_leaves_nothing_torn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
+    """Network file systems may say at the very end that a quota is used up."""
     path = tmp_path / "file"
     path.write_bytes(b"old")
+    close = os.close
 
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def full(*args: Any, **kwargs: object) -> None:
+        if call == "close":
+            close(*args)
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, call, full)
     with pytest.raises(IdcError, match=r"no space left to write .*file \(3 bytes.*run the same command again"):

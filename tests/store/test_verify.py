@@ -26,6 +26,7 @@ from idc_ray.commands.verify import main
 from idc_ray.errors import BadRequest, IdcError, Locked
 from idc_ray.images import encode_png
 from idc_ray.store import lease
+from idc_ray.store.checks import check_pngs
 from idc_ray.store.compaction import compact
 from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import StorageFolder, resolve
@@ -40,7 +41,7 @@ from idc_ray.store.records import records_from_table
 from idc_ray.store.run_record import begin_run, read_run
 from idc_ray.store.sealed import sealed
 from idc_ray.store.shards import read_shard, shard_bytes
-from idc_ray.store.verify import Report, _check_pngs, verify, verify_output
+from idc_ray.store.verify import Report, verify, verify_output
 from tests.s3 import S3
 
 SHARDS = 3
@@ -540,7 +541,7 @@ def test_what_a_run_does_not_store_is_missed_nowhere_and_found_where_it_is(
             assert read_shard(store, 0)["hr"].null_count == 2
     for source, wrong in (("c.png", "it is stored, but the run stores none"), ("d.png", "it is not stored")):
         with pytest.raises(ValueError, match=wrong):
-            _check_pngs(read_shard(store, 0).filter(pc.field("source") == source), {"lr": SIDE})
+            check_pngs(read_shard(store, 0).filter(pc.field("source") == source), {"lr": SIDE})
 
 
 def test_only_a_deep_check_decodes_pngs(store: StorageFolder, make: SimpleNamespace) -> None:

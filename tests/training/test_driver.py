@@ -14,13 +14,16 @@ import torch
 
 from idc_ray.config.train import TrainConfig, Validation
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.models import bundled_teacher_bytes, create_model, load_checkpoint, model_spec, save_checkpoint
+from idc_ray.models import bundled_teacher_bytes, create_model, load_checkpoint, model_spec
 from idc_ray.store.filesystem import resolve
 from idc_ray.training import driver, worker
+from idc_ray.training.curves import Curves
 from idc_ray.training.driver import _with_absolute_paths, train
-from idc_ray.training.fit import World, fit
-from idc_ray.training.state import LAST, STATE, read_record, read_state, update_record
+from idc_ray.training.fit import World
+from idc_ray.training.state import BEST, LAST, STATE, read_record, update_record
 from idc_ray.training.worker import TrainJob
+from tests.killed import Killed, Writes
+from tests.models.conftest import save_checkpoint
 from tests.training.conftest import SETTINGS, toy_config
 from tests.training.test_sources import condensed, photographs
 
@@ -39,13 +42,12 @@ def config_for(tmp_path: Path, name: str, **more: object) -> TrainConfig:
 def train_here(config: TrainConfig, patch: pytest.MonkeyPatch) -> None:
     """The whole training in this process: what a worker does, in a fraction of the time."""
 
-    def run(job: TrainJob, *_: object) -> None:
-        feed, validation = worker._data(job, read_record(job.storage), World(), 1, None)
-        fit(job.config, feed, validation, job.storage, lambda event: None, job.notes)
+    def run(job: TrainJob, local: None, tracker: object, curves: Curves, show: str) -> None:
+        worker.train_worker(job, World(), curves.report)
+        curves.write()
 
     patch.setattr(driver, "_run", run)
     patch.setattr(driver, "_is_local", lambda *_: False)
-    patch.setattr(worker, "_resident", lambda *_: True)
     assert train(config) == 0
 
 
@@ -118,16 +120,6 @@ def test_a_tracked_training_has_curves_config_pictures_and_the_model(
     assert record is not None and record.tracked
 
 
-def test_a_stream_trains_as_well_as_resident_data(data: Path, ray_cluster: Any, data_context: Any) -> None:
-    """Catches a stream that ends after an epoch, and one whose patches are useless."""
-    config = config_for(data, "stream", iterations=20, resident_bytes=0, validation__fraction=0.2)
-    assert train(config) == 0
-    state = read_state(resolve(config.output))
-    assert state is not None
-    assert state.step == 20
-    assert state.best_psnr is not None
-
-
 def test_a_nan_is_an_error_of_one_line_and_not_tried_again(data: Path, ray_cluster: Any) -> None:
     config = config_for(data, "nan", iterations=40, optimizer__learning_rate=1e30, optimizer__clip_norm=1e30)
     begin = time.monotonic()
@@ -136,14 +128,13 @@ def test_a_nan_is_an_error_of_one_line_and_not_tried_again(data: Path, ray_clust
     assert time.monotonic() - begin < 120
 
 
-def test_an_unreadable_image_in_a_stream_is_reported(data: Path, ray_cluster: Any, data_context: Any) -> None:
-    """Catches an error that Ray Data wraps, and retries three times."""
+@pytest.mark.parametrize("resident_bytes", [None, 0])
+def test_an_unreadable_image_is_reported(data: Path, monkeypatch: pytest.MonkeyPatch, resident_bytes: object) -> None:
+    """Catches an error of a thread that gets lost, and a traceback."""
     picture = data / "photos" / "3.png"
-    size = picture.stat().st_size
-    picture.write_bytes(b"not a picture".ljust(size))
-    config = config_for(data, "unreadable", iterations=60, resident_bytes=0)
+    picture.write_bytes(b"not a picture".ljust(picture.stat().st_size))
     with pytest.raises(BadRequest, match=r"3\.png cannot be used for training: .*; repair or remove it"):
-        train(config)
+        train_here(config_for(data, "unreadable", iterations=60, resident_bytes=resident_bytes), monkeypatch)
 
 
 def test_invalid_requests_are_refused_before_anything_starts(data: Path) -> None:
@@ -191,6 +182,26 @@ def command(data: Path, output: str, *more: str) -> list[str]:
     settings = SETTINGS | LONG | {"data": f"[{data}/photos, {data}/set]"}
     options = [f"--{name}={value}" for name, value in settings.items()]
     return [sys.executable, str(ROOT / "jobs" / "train.py"), *options, "--output", str(data / output), *more]
+
+
+def test_a_training_that_is_killed_at_any_write_ends_with_the_same_files(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a record, state or checkpoint without which the same command starts anew, refuses, or ends otherwise."""
+    settings = {"validation__fraction": 0.3, "validation__every": 6, "iterations": 12}
+    writes = Writes(monkeypatch)
+    train_here(config_for(data, "whole", **settings), monkeypatch)
+    count = writes.changes
+    assert count > 8
+    for number in range(count):
+        config = config_for(data, f"killed{number}", **settings)
+        writes.changes, writes.limit = 0, number
+        with pytest.raises(Killed):
+            train_here(config, monkeypatch)
+        writes.limit = None
+        train_here(config, monkeypatch)
+        for name in (LAST, BEST, STATE):
+            assert (data / f"killed{number}" / name).read_bytes() == (data / "whole" / name).read_bytes(), number
 
 
 def test_kill_and_resume_give_the_weights_of_an_undisturbed_run(

@@ -19,10 +19,11 @@ from optuna.trial import FrozenTrial, TrialState
 from idc_ray.errors import BadRequest, IdcError, Interrupted, Locked
 from idc_ray.store.filesystem import resolve
 from idc_ray.store.lock import lock
-from idc_ray.tuning import tune as module
+from idc_ray.tuning import run_trials
 from idc_ray.tuning.study import JOURNAL, STATUSES, SweepStudy, read_study, started
 from idc_ray.tuning.tune import tune
 from tests.e2e.conftest import end, wait_for
+from tests.killed import Killed, Writes
 from tests.tuning import deadly
 from tests.tuning.conftest import SETTINGS, WriteSpace, tune_config
 
@@ -100,14 +101,13 @@ def _check_mlflow(output: Path, numbers: set[int]) -> None:
 def test_a_trial_that_is_killed_is_tried_again_and_then_left(
     ray_cluster: Any, images: Path, tmp_path: Path, write_space: WriteSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a trial that restarts indefinitely, and one that ends the sweep; and an interrupt that Tune keeps
-    to itself."""
+    """Catches a trial that restarts indefinitely, and one that ends the sweep; and an interrupt that is lost."""
     output = tmp_path / "out"
     space = write_space({"init": ["random", "hardest", "medoid"]})
     config = tune_config(
         space, input=str(images), output=str(output), search="grid", attempts=2, objectives=["psnr", "ratio", "cost"]
     )
-    monkeypatch.setattr(module, "trainable", deadly.trainable)
+    monkeypatch.setattr(run_trials, "_trial", deadly.deadly)
     save = SweepStudy.save
 
     def interrupted(self: SweepStudy, ended: FrozenTrial | None = None) -> None:
@@ -162,6 +162,29 @@ def test_killed_and_continued(joined: dict[str, object], images: Path, tmp_path:
     third = ended()
     assert second.items() <= third.items()
     assert len(third) == len(trials(output)) == 4 and running <= third.keys()
+
+
+def test_killed_after_any_number_of_writes(
+    joined: dict[str, object], images: Path, tmp_path: Path, write_space: WriteSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a trial that is lost or run again, and files of which one is useless without the other."""
+    output = tmp_path / "out"
+    config = tune_config(write_space(), input=str(images), output=str(output))
+    writes = Writes(monkeypatch)
+    launches, finished = 0, set[Any]()
+    while writes.limit is not None or not launches:
+        writes.changes, writes.limit = 0, 3 + 3 * launches
+        try:
+            assert tune(config) == 0
+            writes.limit = None
+        except Killed:
+            launches += 1
+        over = {(str(trial.params), trial.datetime_complete) for trial in trials(output) if trial.value is not None}
+        assert finished <= over
+        finished = over
+    assert launches > 2
+    assert len(finished) == len(trials(output)) == 4
+    assert (output / "best.yaml").exists() and (output / "report.html").exists()
 
 
 def test_a_typo_and_a_dry_run_start_nothing(
