@@ -164,7 +164,7 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
     if listing.ignored:
         log.info("ignored %d files without an image extension", listing.ignored)
     if listing.duplicates:
-        log.info("left out %d copies of other images (--duplicates skip)", listing.duplicates["images"])
+        log.info("left out %d copies of other images (--duplicates, --clips)", listing.duplicates["images"])
     if config.method_reason:
         log.info("method %s (%s)", config.method, config.method_reason)
     asked = config.iterations not in (0, CondenseConfig().iterations)
