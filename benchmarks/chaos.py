@@ -33,8 +33,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from idc_ray.store import check_shards, read_manifest, read_shard
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.index import check_shards
+from idc_ray.store.manifest import read_manifest
+from idc_ray.store.shards import read_shard
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -55,8 +57,8 @@ SETTINGS = {
 WORKERS = 2
 #: Seconds that a worker is paused, and that the disk or the object store has a fault.
 SOME_SECONDS = 5.0
-#: Exit codes after which the command is run again: killed (by SIGTERM too, while Ray is being shut down, which resets its
-#: handler), stopped, and refused or failed while the store was gone.
+#: Exit codes after which the command is run again: killed (by SIGTERM too, while Ray is being shut down, which resets
+#: its handler), stopped, and refused or failed while the store was gone.
 KILLED, STOPPED, FAILED = (-signal.SIGKILL, -signal.SIGTERM), 130, (1, 2)
 
 #: Prefix of temporary files, which a killed writer may leave until the next attempt.

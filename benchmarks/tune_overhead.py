@@ -40,7 +40,7 @@ from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.inputs import find_input, readable_samples
 from idc_ray.store.filesystem import resolve
 from idc_ray.training.device import set_up_training
-from idc_ray.training.fit import fit
+from idc_ray.training.fit import Fit
 from idc_ray.training.pairs import Pair, PairTable, Patches
 from idc_ray.training.validation import validation_pairs
 
@@ -127,7 +127,7 @@ def loop(folder: Path, draws: Sequence[dict[str, Any]], arguments: argparse.Name
     once = {"iterations": steps, "validation.every": steps, "checkpoint_every": steps, "workers.threads": 1}
     training = load(TrainConfig, None, STUDENT | once)
     named = Validation(images=str(folder / "validation"), max_images=SCORED)
-    pairs = validation_pairs(named, [], training.scale, training.seed, training.max_pixels)
+    pairs = validation_pairs(training.model_copy(update={"validation": named}), [])
     teacher = bundled_teacher_bytes(training.scale)
     for config in configs:
         yield _student(training, _tiles(config, teacher, images), pairs)
@@ -161,9 +161,10 @@ def _student(config: TrainConfig, tiles: list[Pair], validation: list[Pair]) -> 
     table = PairTable.build(tiles, config.scale)
     patches = Patches(table, config.patch_size, config.batch_size, config.seed)
     with tempfile.TemporaryDirectory() as folder:
-        psnr = fit(config, patches, validation, resolve(folder), lambda event: None, {}).best_psnr
-    assert psnr is not None
-    return psnr
+        training = Fit(config, patches, validation, resolve(folder), lambda event: None, {})
+        training.run()
+    assert training.best is not None
+    return training.best[0]
 
 
 def largest_difference(trials: Sequence[FrozenTrial], scores: Sequence[float]) -> float:

@@ -26,7 +26,9 @@ def test_the_checkpoint_is_the_best_one_if_there_is_one() -> None:
 def test_a_comparison_gives_means_over_seeds_and_keeps_what_failed() -> None:
     """Catches one seed in place of the mean, and a failure that hides the results of the others."""
     arm = "idc-0.1-teacher-per_image"
+    exact = {"Other": {"psnr": None, "ssim": 1.0, "images": 1}}
     results = [result(arm, 0, 30.0), result(arm, 1, 31.0)]
+    results = [dataclasses.replace(each, sets=each.sets | exact) for each in results]
     arms = summarise_arms(results, [results[0].arm], "whole-real")
     failure = Failure("f", "random-0.1-teacher-per_image-tiny", 1, "too little memory")
     report = ComparisonTable(arms, ["Set", "Other"], "whole-real", {}, 4, [failure], [], {})

@@ -94,18 +94,16 @@ def _rows(lines: Sequence[Line], sets: Sequence[str], reference: str) -> Iterabl
 def _cells(scored: dict[int, Any], base: dict[int, float]) -> list[str]:
     if not scored:
         return ["", "", ""]
-    from idc_ray.comparison.statistics import paired_difference  # needs scipy, which training does not
+    from idc_ray.comparison.statistics import summarise  # needs scipy, which training does not
+    from idc_ray.report.comparison import difference_text, spread_text
 
     psnrs = {seed: score["psnr"] for seed, score in scored.items()}
-    text = f"{statistics.fmean(psnrs.values()):.3f}"
-    if len(psnrs) > 1:
-        text += f" ± {statistics.stdev(psnrs.values()):.3f}"
-    difference = paired_difference(psnrs, base)
-    against = ""
-    if difference is not None:
-        interval = "" if difference.count == 1 else f" [{difference.low:+.3f}, {difference.high:+.3f}]"
-        against = f"{difference.mean:+.3f}{interval}"
-    return [text, against, f"{statistics.fmean(score['ssim'] for score in scored.values()):.4f}"]
+    score = summarise(psnrs, base)
+    return [
+        spread_text(score, 3),
+        difference_text(score, 3)[0],
+        f"{statistics.fmean(score['ssim'] for score in scored.values()):.4f}",
+    ]
 
 
 def _cut_torn_end(file: Path) -> None:

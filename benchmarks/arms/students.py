@@ -104,7 +104,7 @@ class TableMaker:
         if name not in self._named:
             raise BadRequest(f"arm {arm.name} trains on the condensed set {name}; give its path: --set {name}=OUT")
         config = arm.train.model_copy(update={"data": (self._named[name],), "labels": "stored", "labels_from": None})
-        return list(open_sources(config, None, self._device))
+        return list(open_sources(config))
 
     @torch.no_grad()
     def _labels(self, tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:

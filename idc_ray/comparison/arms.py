@@ -12,11 +12,10 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from idc_ray.config import CondenseConfig, load
-from idc_ray.config.base import result_digest
+from idc_ray.config import CondenseConfig, MethodConfig, load
+from idc_ray.config.base import result_digest, result_settings
 from idc_ray.config.compare import CompareConfig, Grid
 from idc_ray.config.condense import JOB_SETTINGS
-from idc_ray.config.degradation import degradation_digest
 from idc_ray.config.loading import flatten_changes
 from idc_ray.config.train import TRAIN_JOB_SETTINGS, TrainConfig
 from idc_ray.errors import BadRequest
@@ -26,7 +25,7 @@ from idc_ray.models import teacher_sha256
 from idc_ray.models.registry import nearest
 from idc_ray.training.fit import new_model, start_sha256, with_absolute_start
 
-__all__ = ["TRAIN_SETS", "WHOLE", "Arm", "Data", "expand", "input_digest", "reference_of"]
+__all__ = ["TRAIN_SETS", "WHOLE", "Arm", "Data", "expand", "input_digest", "reference_of", "student_config"]
 
 WHOLE = "whole"
 
@@ -101,14 +100,11 @@ class Arm:
     def set_name(self, data: Data, seed: int) -> str:
         """Name of the training set; equal for arms and seeds that share it."""
         if self.whole:
+            known = result_settings(self.condense, MethodConfig, ("degradation",))
             settings: dict[str, Any] = {
-                "input": data.images,
-                "scale": self.condense.scale,
-                "tile_size": self.condense.tile_size,
-                "degradation": self.condense.degradation,
+                name: known[name] for name in ("scale", "tile_size", "degradation") if name in known
             }
-            degradation_digest(settings)
-            settings |= {"teacher": data.teacher if self.labels == "teacher" else None}
+            settings |= {"input": data.images, "teacher": data.teacher if self.labels == "teacher" else None}
             return f"{self.core}-{result_digest(settings)[:8]}"
         digest = result_digest({"input": data.images, "run": self.condense.digest(data.teacher)})
         return f"{self.core}-{digest[:8]}/{seed}"
@@ -148,7 +144,7 @@ def expand(config: CompareConfig, teacher: bytes) -> tuple[list[Arm], list[str]]
         settings = _student(student, config.train, config.networks) | {"scale": config.scale}
         if labels == "online":
             settings |= {"labels": "online", "labels_from": config.teacher or "bundled"}
-        train = _train(settings | {"workers.threads": config.actors.threads}, config.curve_points)
+        train = student_config(settings | {"workers.threads": config.actors.threads}, config.curve_points)
         varied = _method(method, config.variants)
         if labels == "real" and varied["method"] in (("idc", "ncfd") if config.degradation == "bicubic" else ("ncfd",)):
             left_out[f"{method} with real labels is left out: its tiles have no real HR"] = None
@@ -217,9 +213,8 @@ def _method(name: str, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, A
             raise BadRequest(f"methods: no method is named {name!r}; {nearest(name, [WHOLE, *known, *variants])}")
         return {"method": name}
     _check_name(name, "variants")
-    own = _flat(
-        CondenseConfig, variants[name], f"variants.{name}", _CONDENSE_SETS | {"source", "color_profile", "duplicates"}
-    )
+    of_the_input = {"source", "clips", "color_profile", "duplicates"}
+    own = _flat(CondenseConfig, variants[name], f"variants.{name}", _CONDENSE_SETS | of_the_input)
     if "method" not in own:
         raise BadRequest(f"variants.{name} has no method; give the method that it varies, such as method: idc")
     return own
@@ -237,7 +232,7 @@ def _student(name: str, common: Mapping[str, Any], networks: Mapping[str, Mappin
     return settings
 
 
-def _train(settings: Mapping[str, Any], curve_points: int) -> TrainConfig:
+def student_config(settings: Mapping[str, Any], curve_points: int) -> TrainConfig:
     """Validated training settings, with a validation and a saved state at each point of the curve."""
     every = max(1, -(-load(TrainConfig, None, settings).iterations // curve_points))
     return with_absolute_start(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
@@ -15,30 +16,30 @@ from idc_ray.comparison.arms import WHOLE, Arm
 from idc_ray.comparison.crops import find_crops
 from idc_ray.comparison.images import manifest_blocks
 from idc_ray.comparison.prepare import Plan, prepare
-from idc_ray.comparison.report import make_report, report_files
-from idc_ray.comparison.results import Failure, Result, Results
+from idc_ray.comparison.results import Failure, Result, Results, log_result
 from idc_ray.comparison.schedule import Outcome, Unit, run_units
-from idc_ray.comparison.table import ComparisonTable, to_markdown
+from idc_ray.comparison.sets import SetFacts, condense_set, label_whole, measure_images, whole_facts
+from idc_ray.comparison.students import run_student, score_anchors
+from idc_ray.comparison.table import ComparisonTable, make_table, table_files, to_markdown
 from idc_ray.comparison.tasks import Blocks
-from idc_ray.comparison.track import log_result
 from idc_ray.condensation.budget import budgets_of
-from idc_ray.config import METHOD_VERSION, CondenseConfig
-from idc_ray.config.base import result_digest
+from idc_ray.config import METHOD_VERSION, CondenseConfig, MethodConfig
+from idc_ray.config.base import result_digest, result_settings
 from idc_ray.config.compare import CompareConfig
-from idc_ray.config.degradation import degradation_digest
 from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily
 from idc_ray.lifecycle import fail_run_on_error, locked_output, print_plan, ray_cluster
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.job import Job
-from idc_ray.pipeline.progress import Heartbeat, duration
+from idc_ray.pipeline.progress import Heartbeat
 from idc_ray.pipeline.waiting import warn_if_no_room
 from idc_ray.report import Options, write_own_report
 from idc_ray.report.comparison import CROPS
 from idc_ray.results import CompareResult, FailedArm
-from idc_ray.store import read_manifest
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.manifest import read_manifest
 from idc_ray.tracking import tracking_uri
+from idc_ray.units import duration
 
 __all__ = ["compare", "result_of", "run_compare"]
 
@@ -95,10 +96,7 @@ def run_compare(config: CompareConfig) -> CompareResult:
 
 def result_of(report: ComparisonTable, output: str) -> CompareResult:
     """The table as the result of the job."""
-    means: dict[str, dict[str, float | None]] = {}
-    for arm in report.arms:
-        spreads = {name: arm.spreads.get((name, "psnr")) for name in report.sets}
-        means[arm.name] = {name: None if found is None else found.mean for name, found in spreads.items()}
+    means = {arm.name: {name: arm.scores[name]["psnr"]["mean"] for name in report.sets} for arm in report.arms}
     failures = tuple(FailedArm(each.arm, each.seed, each.reason) for each in report.failures)
     return CompareResult(output, report.finished, report.total, means, failures, to_markdown(report))
 
@@ -134,6 +132,7 @@ class _Comparison:
         self.pool: PoolPlan | None = None
         self.may_grow = False
         self._blocks: dict[int, Blocks] = {}
+        self._facts: dict[str, SetFacts] = {}
         self._labelled: dict[str, Blocks] = {}
         self._surveys: dict[str, list[dict[str, Any]]] = {}
 
@@ -168,7 +167,7 @@ class _Comparison:
             self.may_grow = self.pool.may_grow and not started
             warn_if_no_room(self.pool)
             self.teacher = ray.put(self.plan.teacher)
-            scored = None if stored else self._remote(tasks.score_anchors, self.teacher, self.plan.scoring)
+            scored = None if stored else self._remote(score_anchors, self.teacher, self.plan.scoring)
             if missing:
                 self._train_all(missing)
             if scored is not None:
@@ -194,7 +193,7 @@ class _Comparison:
         stages = run_units(list(units), self._slots, running)
         with Heartbeat(now), contextlib.closing(stages) as outcomes:
             for unit, outcome in outcomes:
-                self._take(*units[unit], unit.name, outcome)
+                self._take(*units[unit], unit, outcome)
                 self._report()
                 ended = len(self.done) - before + len(self.failures)
                 left = (len(missing) - ended) * (time.monotonic() - begin) / ended
@@ -218,28 +217,28 @@ class _Comparison:
             parts.append(f"about {duration(seconds_left)} left")
         return ", ".join(parts)
 
-    def _take(self, arm: Arm, seed: int, name: str, outcome: Outcome) -> None:
+    def _take(self, arm: Arm, seed: int, unit: Unit, outcome: Outcome) -> None:
         status, value = outcome
         if status == "failed":
-            failure = Failure(name, arm.name, seed, value)
+            failure = Failure(unit.name, arm.name, seed, value)
             log.error("%s failed: %s", _name(arm, seed), value)
             self.failures.append(failure)
             self.results.write_failure(failure)
             return
         result = Result(
-            name=name, core=arm.core, method=arm.method, ratio=arm.ratio, labels=arm.labels,
-            allocation=arm.allocation, student=arm.student, seed=seed, **value,
+            name=unit.name, core=arm.core, method=arm.method, ratio=arm.ratio, labels=arm.labels,
+            allocation=arm.allocation, student=arm.student, seed=seed, set=asdict(self._facts[unit.set_name]), **value,
         )  # fmt: skip
         self.results.write(result)
-        self.done[name] = result
+        self.done[unit.name] = result
         self._track(result)
         scores = ", ".join(f"{each} {scored['psnr'] or float('inf'):.3f} dB" for each, scored in result.sets.items())
         log.info("%s: %s", _name(arm, seed), scores)
 
     def _report(self) -> ComparisonTable:
         workers = self.pool.max_size if self.pool else None
-        report = make_report(self.plan, list(self.done.values()), self.failures, self.anchors, workers)
-        files = report_files(report)
+        report = make_table(self.plan, list(self.done.values()), self.failures, self.anchors, workers)
+        files = table_files(report)
         for name, content in files.items():
             self.storage.write(name, content)
         self.tracking.report(files, report.finished)
@@ -247,9 +246,9 @@ class _Comparison:
 
     # Tasks
 
-    def _remote(self, task: Any, *arguments: Any) -> Any:
+    def _remote(self, work: Callable[..., Any], *arguments: Any, of: Any = tasks.run) -> Any:
         assert self.pool is not None
-        return task.options(**self.pool.options).remote(*arguments)
+        return of.options(name=work.__name__, **self.pool.options).remote(work, *arguments)
 
     def _value(self, reference: ray.ObjectRef[Outcome]) -> Any:
         """Value of a task that all arms need; its error ends the comparison."""
@@ -278,23 +277,19 @@ class _Comparison:
             stored = self.storage.read_json(name, "delete that file to measure it again")
             if stored is None:
                 job = self.plan.job(arm.condense.model_copy(update={"method": "random"}), "reading/survey")
-                rows = self._value(self._remote(tasks.survey, job, self.teacher, self._images(arm.condense)))
+                rows = self._value(self._remote(measure_images, job, self.teacher, self._images(arm.condense)))
                 stored = {"images": rows}
                 self.storage.write_json(name, stored)
             self._surveys[key] = stored["images"]
 
     def _survey_key(self, config: CondenseConfig) -> str:
-        settings: dict[str, Any] = {"images": self.plan.data.images, "teacher": self.plan.data.teacher}
-        settings |= {
-            "tile": config.tile_size,
-            "allocation": config.allocation,
-            "slots": config.teacher_batch_size,
-            "guide": config.resolved_feature_network,
+        known = result_settings(config, MethodConfig, ("degradation",))
+        settings: dict[str, Any] = {
+            name: known[name] for name in ("allocation", "scale", "degradation") if name in known
         }
-        settings["degradation"] = config.degradation
-        degradation_digest(settings)
-        settings |= {"scale": config.scale, "dtype": config.actors.dtype, "method_version": METHOD_VERSION}
-        return result_digest(settings)
+        settings |= {"images": self.plan.data.images, "teacher": self.plan.data.teacher, "tile": config.tile_size}
+        settings |= {"slots": config.teacher_batch_size, "guide": config.resolved_feature_network}
+        return result_digest(settings | {"dtype": config.actors.dtype, "method_version": METHOD_VERSION})
 
     def _unit(self, arm: Arm, seed: int) -> Unit:
         plan = self.plan
@@ -305,7 +300,8 @@ class _Comparison:
             job = replace(job, budgets=budgets_of(condense, self._surveys[self._survey_key(condense)]))
         storage = resolve(f"{plan.output.rstrip('/')}/students/{arm.training_name(plan.data)}/{seed}")
 
-        def train(facts: Any) -> Any:
+        def train(facts: SetFacts) -> Any:
+            self._facts[set_name] = facts
             blocks = None
             config = training
             if not arm.whole:
@@ -313,7 +309,7 @@ class _Comparison:
             else:
                 blocks = self._labelled[set_name] if arm.labels == "teacher" else self._images(condense)
             teacher = self.teacher if arm.labels == "online" else None
-            return self._remote(tasks.train, facts, config, blocks, storage, plan.scoring, teacher)
+            return self._remote(run_student, config, blocks, storage, plan.scoring, teacher)
 
         return Unit(arm.result_name(plan.data, seed), set_name, lambda: self._make_set(arm, job, set_name), train)
 
@@ -321,10 +317,12 @@ class _Comparison:
         if arm.method != WHOLE:
             finished = read_manifest(job.store) is not None
             blocks = Blocks([]) if finished else self._images(job.config)
-            return self._remote(tasks.condense, job, self.teacher, blocks, self.plan.listing.manifest.num_rows)
+            return self._remote(condense_set, job, self.teacher, blocks, self.plan.listing.manifest.num_rows)
         if arm.labels != "teacher":
-            return self._remote(tasks.count_whole, self._images(job.config))
-        outcome, labelled = self._remote(tasks.label, job, self.teacher, self._images(job.config))
+            return self._remote(whole_facts, self._images(job.config))
+        outcome, labelled = self._remote(
+            label_whole, job, self.teacher, self._images(job.config), of=tasks.run_with_object
+        )
         self._labelled[set_name] = Blocks([labelled])
         return outcome
 

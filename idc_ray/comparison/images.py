@@ -19,10 +19,10 @@ from idc_ray.training.pairs import Pair
 
 __all__ = ["BLOCK_IMAGES", "Block", "manifest_blocks", "read_block", "relabelled", "whole_pairs"]
 
-#: Images of one block: what a task holds at a time beside the block in the object store.
+#: Images of one block.
 BLOCK_IMAGES = 16
 
-#: Pillow and pyarrow let other threads work meanwhile.
+#: Decoding threads; Pillow and pyarrow release the GIL.
 THREADS = 4
 
 Block: TypeAlias = pa.Table

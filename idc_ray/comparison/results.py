@@ -1,4 +1,4 @@
-"""Stored results: one file per finished arm and seed; failures with their reasons."""
+"""Results: one file per finished arm and seed, and an MLflow run; failures with their reasons."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 from idc_ray.errors import IdcError
 from idc_ray.store.filesystem import StorageFolder
+from idc_ray.tracking import Tracker
 
-__all__ = ["Failure", "Result", "Results"]
+__all__ = ["Failure", "Result", "Results", "log_result"]
 
 RESULTS, FAILURES = "results", "failures"
 FIX = "delete that file to score the arm again"
@@ -96,3 +97,22 @@ class Results:
     def write_failure(self, failure: Failure) -> None:
         """Write the reason of a failure."""
         self._storage.write_json(f"{FAILURES}/{failure.name}.json", asdict(failure))
+
+
+def log_result(run: Tracker, result: Result) -> None:
+    """Log a finished arm and seed."""
+    names = ("method", "ratio", "labels", "allocation", "student", "seed", "steps", "machine")
+    run.log_params({name: getattr(result, name) for name in names})
+    for step, psnr in result.curve:
+        run.log_metrics(step, {"curve_psnr": psnr})
+    run.log_metrics(result.steps, _numbers(result))
+
+
+def _numbers(result: Result) -> dict[str, float]:
+    numbers = {f"set_{name}": float(value) for name, value in result.set.items()}
+    numbers["train_seconds"] = result.train_seconds
+    for name, scored in result.sets.items():
+        for metric in ("psnr", "ssim"):
+            if scored[metric] is not None:
+                numbers[f"{name}_{metric}"] = scored[metric]
+    return numbers

@@ -12,8 +12,8 @@ from idc_ray.interrupt import check_interrupted
 
 __all__ = ["Unit", "run_units"]
 
-#: How long one look at the running tasks lasts: a signal is noticed after that at the latest.
-LOOK_SECONDS = 1.0
+#: Seconds to wait for a running task before signals are checked.
+POLL_SECONDS = 1.0
 
 Outcome = tuple[str, Any]
 """``ok`` and a value, or ``failed`` and the reason."""
@@ -60,10 +60,10 @@ def run_units(
             for unit in [unit for unit in pending if unit.set_name in failed]:
                 pending.remove(unit)
                 ended.append((unit, ("failed", failed[unit.set_name])))
-            room = slots()
+            most = slots()
             making = {what for what in running.values() if isinstance(what, str)}
             for unit in list(pending):
-                if len(running) >= room:
+                if len(running) >= most:
                     break
                 if unit.set_name in sets:
                     running[unit.train(sets[unit.set_name])] = unit
@@ -75,7 +75,7 @@ def run_units(
                 at_work[:] = running.values()
             yield from ended  # after new tasks were started, as the caller may take a while
             ended = []
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_SECONDS) if running else ([], [])
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS) if running else ([], [])
             for reference in ready:
                 what, outcome = running.pop(reference), _outcome(reference)
                 if isinstance(what, Unit):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,18 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idc_ray.config.degradation import Step
-from idc_ray.config.train import Validation
+from idc_ray.config.train import TrainConfig, Validation
 from idc_ray.degradation import BICUBIC, Degrade
 from idc_ray.errors import BadRequest
-from idc_ray.evaluation.benchmarks import (
-    MAX_PIXELS,
-    BenchmarkSet,
-    Scores,
-    evaluate,
-    find_all_sets,
-    mean_scores,
-    score_image,
-)
+from idc_ray.evaluation.benchmarks import BenchmarkSet, find_all_sets, mean_scores, score_image
 from idc_ray.training.pairs import Pair
 from idc_ray.training.validation import validation_pairs
 
@@ -68,15 +60,8 @@ class Scoring:
 
     def curve_pairs(self) -> list[Pair]:
         """Pairs that the curve is measured on; empty without a curve."""
-        if self.curve == "validation":
-            return self._validation()
-        if self.curve == "none":
-            return []
-        return [
-            Pair(f"{each.name}/{image.hr.name}", *image.read(self.scale, self.degrade))
-            for each in self.sets
-            for image in each.images
-        ]
+        sets = {"validation": [VALIDATION], "benchmarks": [each.name for each in self.sets], "none": []}[self.curve]
+        return [pair for name in sets for pair in self._pairs(name)]
 
     def check(self) -> None:
         """Read the validation images and the curve's pairs, to find errors early.
@@ -89,13 +74,20 @@ class Scoring:
 
     def score(self, upscale: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> Scored:
         """Scores of a network on every set."""
-        results = evaluate(upscale, self.sets, self.scale, degrade=self.degrade)
-        scored = {name: _stored(result, len(result["images"])) for name, result in results.items()}
-        if self.validation is not None:
-            pairs = self._validation()
-            scores = [score_image(pair.name, upscale(pair.lr), pair.hr, self.scale) for pair in pairs]
-            scored[VALIDATION] = _stored(mean_scores(scores), len(pairs))
+        scored: Scored = {}
+        for name in self.names:
+            scores = [score_image(pair.name, upscale(pair.lr), pair.hr, self.scale) for pair in self._pairs(name)]
+            means = mean_scores(scores)
+            psnr = means["psnr"] if math.isfinite(means["psnr"]) else None
+            scored[name] = {"psnr": psnr, "ssim": means["ssim"], "images": len(scores)}
         return scored
+
+    def _pairs(self, name: str) -> Iterable[Pair]:
+        """The pairs of a set, read one by one."""
+        if name == VALIDATION:
+            return self._validation()
+        images = (image for each in self.sets if each.name == name for image in each.images)
+        return (Pair(f"{name}/{image.hr.name}", *image.read(self.scale, self.degrade)) for image in images)
 
     def curve_digest(self) -> str:
         """Digest of the images that the curve is measured on, from names and contents of files."""
@@ -109,8 +101,11 @@ class Scoring:
     def _validation(self) -> list[Pair]:
         if self.validation is None:
             return []
-        settings = Validation(images=self.validation, max_images=MAX_VALIDATION)
-        pairs = validation_pairs(settings, [], self.scale, 0, MAX_PIXELS, degrade=self.degrade)
+        images = Validation(images=self.validation, max_images=MAX_VALIDATION)
+        config = TrainConfig(
+            scale=self.scale, seed=self.degrade.seed, degradation=self.degrade.steps, validation=images
+        )
+        pairs = validation_pairs(config, [])
         if not pairs:
             raise BadRequest(f"validation {self.validation} contains no images; give a folder with images")
         return pairs
@@ -162,8 +157,3 @@ def _sha256(path: Path) -> str:
 
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode("utf-8", "backslashreplace")).hexdigest()[:16]
-
-
-def _stored(scores: Scores, images: int) -> dict[str, Any]:
-    psnr = scores["psnr"] if math.isfinite(scores["psnr"]) else None
-    return {"psnr": psnr, "ssim": scores["ssim"], "images": images}

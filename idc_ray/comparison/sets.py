@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -24,19 +24,14 @@ from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import pixels
 from idc_ray.pipeline.start import run_record
 from idc_ray.pipeline.worker import CondenseWorker
-from idc_ray.store import (
-    begin_run,
-    end_launch,
-    find_done,
-    index_table,
-    quarantined_ids,
-    read_manifest,
-    read_run,
-    write_manifest,
-)
+from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.inflight import end_launch
 from idc_ray.store.lease import LEASE_S
 from idc_ray.store.lock import lock
+from idc_ray.store.manifest import index_table, read_manifest, write_manifest
+from idc_ray.store.quarantine import quarantined_ids
+from idc_ray.store.run_record import begin_run, read_run
 
 __all__ = ["SetFacts", "condense_set", "label_whole", "measure_images", "set_facts", "whole_facts"]
 
@@ -62,10 +57,6 @@ class SetFacts:
     tiles: int
     ratio: float
     quarantined: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self)
 
 
 def condense_set(job: Job, teacher: bytes, blocks: Iterable[Block], images: int) -> SetFacts:
@@ -145,13 +136,13 @@ def whole_facts(blocks: Iterable[Block], seconds: float = 0.0) -> SetFacts:
     return SetFacts(seconds, size, used, 1.0, bad)
 
 
-def label_whole(job: Job, teacher: bytes, blocks: Iterable[Block]) -> tuple[list[Block], SetFacts]:
-    """Label all images with the teacher."""
+def label_whole(job: Job, teacher: bytes, blocks: Iterable[Block]) -> tuple[SetFacts, list[Block]]:
+    """Label all images with the teacher; returns facts and the labelled images."""
     device = set_up_torch(job.config.actors, has_gpu=bool(ray.get_gpu_ids()))
     network = load_upscaler(teacher, scale=job.config.scale, device=device, name="the teacher")
     begin = time.perf_counter()
     labelled = list(relabelled(blocks, network))
-    return labelled, whole_facts(labelled, time.perf_counter() - begin)
+    return whole_facts(labelled, time.perf_counter() - begin), labelled
 
 
 def measure_images(job: Job, teacher: bytes, blocks: Iterable[Block]) -> list[dict[str, Any]]:

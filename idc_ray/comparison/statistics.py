@@ -4,70 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-__all__ = ["CONFIDENCE", "Difference", "Spread", "paired_difference", "spread"]
+__all__ = ["CONFIDENCE", "NUMBERS", "Score", "summarise"]
 
 CONFIDENCE = 0.95
 
+NUMBERS = ("mean", "deviation", "difference", "difference_low", "difference_high")
 
-@dataclass(frozen=True)
-class Spread:
-    """Mean over ``count`` seeds, and sample standard deviation (NaN for one seed)."""
-
-    mean: float
-    deviation: float
-    count: int
+Score = dict[str, float | None]
+"""Values of :data:`NUMBERS`; None where they are not known."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Mean difference over the ``count`` seeds that both arms have; bounds are NaN for one seed."""
+def summarise(values: Mapping[int, float], reference: Mapping[int, float], confidence: float = CONFIDENCE) -> Score:
+    """Mean over seeds, sample standard deviation, and mean difference to a reference, paired by seed.
 
-    mean: float
-    low: float
-    high: float
-    count: int
-
-    @property
-    def clear(self) -> bool:
-        """Whether 0 lies outside the interval."""
-        return self.low > 0 or self.high < 0
-
-
-def spread(values: Sequence[float]) -> Spread | None:
-    """Mean and deviation of one value per seed; None without values."""
-    if not values:
-        return None
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-    return Spread(float(np.mean(values)), deviation, len(values))
-
-
-def paired_difference(
-    values: Mapping[int, float], reference: Mapping[int, float], confidence: float = CONFIDENCE
-) -> Difference | None:
-    """Mean of value minus reference by seed, with Student's interval: mean -/+ t(n - 1) s / sqrt(n).
-
-    Students of one seed have the same initial weights, so differences vary less than values.
+    The bounds of the difference are those of Student's interval: mean -/+ t(n - 1) s / sqrt(n). Students of one seed
+    have the same initial weights, so differences vary less than values. One seed has neither deviation nor bounds.
 
     Args:
         values: values by seed.
-        reference: values by seed; seeds of only one of the two are left out.
+        reference: values by seed; seeds of only one of the two have no difference.
         confidence: level of the two-sided interval.
-
-    Returns:
-        The difference; None if no seed is shared.
     """
     seeds = sorted(values.keys() & reference.keys())
-    if not seeds:
-        return None
-    differences = np.array([values[seed] - reference[seed] for seed in seeds])
-    mean, count = float(differences.mean()), len(seeds)
-    if count == 1:
-        return Difference(mean, math.nan, math.nan, 1)
-    error = float(differences.std(ddof=1)) / math.sqrt(count)
-    margin = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * error
-    return Difference(mean, mean - margin, mean + margin, count)
+    mean, deviation = _mean_and_deviation(list(values.values()))
+    difference, spread = _mean_and_deviation([values[seed] - reference[seed] for seed in seeds])
+    low = high = None
+    if difference is not None and spread is not None:
+        margin = float(stats.t.ppf((1 + confidence) / 2, len(seeds) - 1)) * (spread / math.sqrt(len(seeds)))
+        low, high = difference - margin, difference + margin
+    return dict(zip(NUMBERS, (mean, deviation, difference, low, high), strict=True))
+
+
+def _mean_and_deviation(values: Sequence[float]) -> tuple[float | None, float | None]:
+    mean = float(np.mean(values)) if values else None
+    return mean, float(np.std(values, ddof=1)) if len(values) > 1 else None

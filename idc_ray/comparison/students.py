@@ -8,34 +8,30 @@ from typing import Any
 
 import torch
 
-from idc_ray.comparison.history import History
 from idc_ray.comparison.images import Block, whole_pairs
 from idc_ray.comparison.scoring import Scoring
+from idc_ray.comparison.tasks import task_device
 from idc_ray.config.train import TrainConfig
-from idc_ray.errors import BadRequest
-from idc_ray.models import load_upscaler
+from idc_ray.images import resize
+from idc_ray.models import Upscaler, load_upscaler
 from idc_ray.pipeline.device import machine
 from idc_ray.store.filesystem import StorageFolder
-from idc_ray.training.data import for_training, open_sources, resident_patches
+from idc_ray.training.curves import Curves
+from idc_ray.training.data import open_sources, resident_patches, training_pairs
 from idc_ray.training.device import set_up_training
-from idc_ray.training.fit import World, fit
-from idc_ray.training.pairs import PairTable, Patches
+from idc_ray.training.fit import Event, Fit, World
+from idc_ray.training.pairs import Pair
 from idc_ray.training.state import BEST, LAST, STATE
 
-__all__ = ["run_student", "whole_patches"]
+__all__ = ["run_student", "score_anchors"]
 
-#: Says that the training is over; its state, which is larger than all the rest, is then gone.
+#: Record of a finished training. Its state, the largest file, is then deleted.
 DONE = "done.json"
 FIX = "delete its folder to start the training again"
 
 
 def run_student(
-    config: TrainConfig,
-    blocks: Iterable[Block] | None,
-    storage: StorageFolder,
-    scoring: Scoring,
-    device: torch.device,
-    teacher: bytes | None = None,
+    config: TrainConfig, blocks: Iterable[Block] | None, storage: StorageFolder, scoring: Scoring, teacher: bytes | None
 ) -> dict[str, Any]:
     """Train a student, continuing from its last saved state, and score the weights of the last step.
 
@@ -44,7 +40,6 @@ def run_student(
         blocks: the whole set if there is no condensed one.
         storage: folder of this training's state and weights.
         scoring: images to score on.
-        device: torch device.
         teacher: checkpoint of the network of online labels.
 
     Returns:
@@ -53,40 +48,44 @@ def run_student(
     set_up_training(config.workers.threads or 1)
     done = storage.read_json(DONE, FIX)
     if done is None or storage.size(LAST) is None:
-        done = _train(config, blocks, storage, scoring, device, teacher)
+        done = _train(config, blocks, storage, scoring.curve_pairs(), teacher)
     weights = storage.read(LAST)
     assert weights is not None
-    network = load_upscaler(weights, scale=config.scale, device=device, name="the student")
-    return {**done, "sets": scoring.score(network.upscale_image)}
+    return {**done, "sets": scoring.score(_load(weights, config.scale, "the student").upscale_image)}
+
+
+def score_anchors(teacher: bytes, scoring: Scoring) -> dict[str, Any]:
+    """Scores of bicubic interpolation and of the teacher."""
+    bicubic = scoring.score(lambda lr: resize.upscale(lr, scoring.scale))
+    return {"bicubic": bicubic, "teacher": scoring.score(_load(teacher, scoring.scale, "the teacher").upscale_image)}
+
+
+def _load(checkpoint: bytes, scale: int, name: str) -> Upscaler:
+    return load_upscaler(checkpoint, scale=scale, device=task_device(), name=name)
 
 
 def _train(
     config: TrainConfig,
     blocks: Iterable[Block] | None,
     storage: StorageFolder,
-    scoring: Scoring,
-    device: torch.device,
+    curve: list[Pair],
     teacher: bytes | None,
 ) -> dict[str, Any]:
-    labeler = None
-    if teacher is not None:
-        labeler = load_upscaler(teacher, scale=config.scale, device=device, name="the teacher")
-    patches = whole_patches(config, blocks, device) if blocks is not None else _tiles(config, device)
-    history = History(storage)
-    fit(
-        config,
-        patches,
-        scoring.curve_pairs(),
-        storage,
-        history.report,
-        {"data": list(config.data)},
-        World(device=device),
-        labeler=labeler,
-    )
+    device = task_device()
+    labeler = None if teacher is None else _load(teacher, config.scale, "the teacher")
+    tiles = training_pairs(config, open_sources(config)) if blocks is None else whole_pairs(blocks, config.scale)
+    patches = resident_patches(config, tiles, device)
+    curves = Curves(storage, fresh=storage.size(STATE) is None)
+
+    def report(event: Event) -> None:
+        curves.report({**event, "pictures": []})
+
+    notes = {"data": list(config.data)}
+    Fit(config, patches, curve, storage, report, notes, World(device=device), labeler=labeler).run()
     done = {
         "steps": config.iterations,
-        "train_seconds": history.seconds,
-        "curve": history.curve,
+        "train_seconds": curves.seconds,
+        "curve": curves.psnrs,
         "machine": machine(device, torch.get_num_threads()),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -94,20 +93,3 @@ def _train(
     for name in (STATE, BEST):  # the best checkpoint is not used, as it was selected by the curve
         storage.delete(name)
     return done
-
-
-def _tiles(config: TrainConfig, device: torch.device) -> Patches:
-    return resident_patches(config, open_sources(config, None, device), device)
-
-
-def whole_patches(config: TrainConfig, blocks: Iterable[Block], device: torch.device) -> Patches:
-    """Random patches of all images.
-
-    Raises:
-        BadRequest: an image is smaller than a patch.
-    """
-    try:
-        table = PairTable.build(for_training(config, whole_pairs(blocks, config.scale)), config.scale)
-        return Patches(table.to(device), config.patch_size, config.batch_size, config.seed)
-    except ValueError as error:
-        raise BadRequest(f"{error}; lower train.patch_size ({config.patch_size}), or remove such images") from None

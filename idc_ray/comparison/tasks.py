@@ -11,21 +11,14 @@ import torch
 
 from idc_ray.comparison.images import Block, read_block
 from idc_ray.comparison.schedule import Outcome
-from idc_ray.comparison.scoring import Scoring
-from idc_ray.comparison.sets import SetFacts, condense_set, label_whole, measure_images, whole_facts
-from idc_ray.comparison.students import run_student
-from idc_ray.config.train import TrainConfig
 from idc_ray.errors import IdcError
-from idc_ray.images import resize
-from idc_ray.models import load_upscaler
 from idc_ray.pipeline.job import Job
-from idc_ray.store.filesystem import StorageFolder
 
-__all__ = ["Blocks", "condense", "count_whole", "guarded", "label", "read", "score_anchors", "survey", "train"]
+__all__ = ["Blocks", "guarded", "read", "run", "run_with_object", "task_device"]
 
 log = logging.getLogger(__name__)
 
-#: How often a task whose process died is begun again; it continues where it was.
+#: Restarts of a task whose process died; it continues from its last saved state.
 RETRIES = 5
 
 _task: Callable[[Callable[..., Any]], Any] = ray.remote(max_retries=RETRIES)
@@ -66,61 +59,18 @@ def read(job: Job, manifest: Any) -> Block:
 
 
 @_task
-def survey(job: Job, teacher: bytes, blocks: Blocks) -> Outcome:
-    """See :func:`measure_images`."""
-    return guarded(lambda: measure_images(job, teacher, blocks))
-
-
-@_task
-def condense(job: Job, teacher: bytes, blocks: Blocks, images: int) -> Outcome:
-    """See :func:`condense_set`; returns the facts of the set."""
-    return guarded(lambda: condense_set(job, teacher, blocks, images))
-
-
-@_task
-def count_whole(blocks: Blocks) -> Outcome:
-    """Facts of the whole set without stored teacher labels."""
-    return guarded(lambda: whole_facts(blocks))
+def run(work: Callable[..., Any], *arguments: Any) -> Outcome:
+    """Call a function; references among the arguments are replaced by their objects."""
+    return guarded(lambda: work(*arguments))
 
 
 @_task_with_two_values
-def label(job: Job, teacher: bytes, blocks: Blocks) -> tuple[Outcome, list[Block]]:
-    """See :func:`label_whole`; returns facts and, as a second object, the labelled images."""
-    outcome = guarded(lambda: label_whole(job, teacher, blocks))
-    if outcome[0] == "failed":
-        return outcome, []
-    labelled, facts = outcome[1]
-    return ("ok", facts), labelled
+def run_with_object(work: Callable[..., tuple[Any, Any]], *arguments: Any) -> tuple[Outcome, Any]:
+    """Call a function that returns a value and a large object; the latter stays in the object store."""
+    status, value = guarded(lambda: work(*arguments))
+    return ((status, value), None) if status == "failed" else (("ok", value[0]), value[1])
 
 
-@_task
-def train(
-    facts: SetFacts,
-    config: TrainConfig,
-    blocks: Blocks | None,
-    storage: StorageFolder,
-    scoring: Scoring,
-    teacher: bytes | None,
-) -> Outcome:
-    """Returns JSON: the result of :func:`run_student`, and ``set``, the facts of its set."""
-
-    def work() -> dict[str, Any]:
-        return {**run_student(config, blocks, storage, scoring, _device(), teacher), "set": facts.as_dict()}
-
-    return guarded(work)
-
-
-@_task
-def score_anchors(teacher: bytes, scoring: Scoring) -> Outcome:
-    """Scores of bicubic interpolation and of the teacher."""
-
-    def work() -> dict[str, Any]:
-        network = load_upscaler(teacher, scale=scoring.scale, device=_device(), name="the teacher")
-        bicubic = scoring.score(lambda lr: resize.upscale(lr, scoring.scale))
-        return {"bicubic": bicubic, "teacher": scoring.score(network.upscale_image)}
-
-    return guarded(work)
-
-
-def _device() -> torch.device:
+def task_device() -> torch.device:
+    """The GPU of a task that has one, else the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if ray.get_gpu_ids() else torch.device("cpu")

@@ -12,7 +12,7 @@ _BEST: tuple[tuple[float, str, str], ...] = (
 
 
 def best_method(ratio: float, selects: bool = False) -> tuple[str, str]:
-    """Method for a ratio in (0, 1], and the reason, for people.
+    """Method for a ratio in (0, 1], and the reason as text.
 
     Args:
         ratio: share of the pixels that is kept.

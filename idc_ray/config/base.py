@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from idc_ray.redact import redact_all
@@ -110,20 +110,20 @@ def path_settings(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, st
             yield from ((prefix + name, each) for each in ((value,) if isinstance(value, str) else value))
 
 
-def result_settings(config: BaseModel, method: type[BaseModel]) -> dict[str, Any]:
-    """Values of the settings that affect the result, nested as in ``config``.
+def result_settings(config: BaseModel, method: type[BaseModel], younger: Collection[str] = ()) -> dict[str, Any]:
+    """Values of the settings that affect the result, nested as in ``config``, as JSON values.
 
     Args:
         config: settings of a job.
         method: base class of its type that declares the result settings; so do its sections.
+        younger: settings that are left out at their defaults, as digests in use are older than they are.
     """
-    kept: dict[str, Any] = {}
-    for name, field in method.model_fields.items():
-        value, kind = getattr(config, name), field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            value = result_settings(value, kind)
-        kept[name] = value
-    return kept
+    values: dict[str, Any] = TypeAdapter(method).dump_python(config, mode="json")
+    for name in younger:
+        default = method.model_fields[name].default
+        if values[name] == (default.model_dump(mode="json") if isinstance(default, BaseModel) else default):
+            del values[name]
+    return values
 
 
 def result_digest(settings: dict[str, Any]) -> str:

@@ -88,7 +88,7 @@ class CompareConfig(Section):
     seeds: OneOrSeveral[Seed] = (0, 1, 2)
     """Random seeds. Each arm is condensed and trained once per seed; confidence intervals need at least two."""
     arms: tuple[Grid, ...] = ()
-    """Further grids, beside the main one of methods, ratios, labels, allocations and students."""
+    """Further grids, in addition to that of methods, ratios, labels, allocations and students."""
     variants: dict[Text, Changes] = Field(default={})
     """Named methods with settings, "{idc_start: {method: idc, matching: none}}"."""
     networks: dict[Text, Changes] = Field(default={})

@@ -26,7 +26,6 @@ from idc_ray.regular import open_regular
 
 __all__ = [
     "NOTHING_LOST", "PRESETS", "Blur", "Degradation", "Jpeg", "Noise", "Resize", "Shuffle", "Step", "Webp",
-    "degradation_digest",
 ]  # fmt: skip
 
 PRESETS = Path(__file__).parents[1] / "degradation" / "presets"
@@ -203,11 +202,3 @@ def _preset_names() -> list[str]:
 
 
 Degradation = Annotated[Literal["bicubic"] | tuple[Step, ...], BeforeValidator(_resolved)]
-
-
-def degradation_digest(settings: dict[str, Any]) -> None:
-    """Prepare ``degradation`` for a digest: bicubic is left out, so that digests of earlier versions stay."""
-    if settings["degradation"] == "bicubic":
-        del settings["degradation"]
-    else:
-        settings["degradation"] = [step.model_dump(mode="json") for step in settings["degradation"]]

@@ -70,7 +70,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *settings`, what stands beside it wins
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *settings`; other keys override it
                 continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):

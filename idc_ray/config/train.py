@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from idc_ray.config.base import OneOrSeveral, PathField, Section, result_digest, result_settings, settings_of
 from idc_ray.config.condense import Count, Decay, Mlflow, NotNegative, Positive, Text
-from idc_ray.config.degradation import Degradation, degradation_digest
+from idc_ray.config.degradation import Degradation
 
 __all__ = [
     "TRAIN_JOB_SETTINGS",
@@ -120,7 +120,7 @@ class Augment(Section):
     mixup: Probability = 0.0
     """Up to half of another patch of the batch is blended in."""
     channels: Probability = 0.0
-    """Red, green and blue change places."""
+    """Red, green and blue are permuted."""
     contrast: Probability = 0.0
     """Contrast is multiplied by a factor in [0.5, 1.5]."""
 
@@ -227,7 +227,7 @@ class TrainConfig(TrainMethod, TrainFiles):
     checkpoint_every: Count = 1000
     """Steps between saved states: the most that a kill can cost."""
     resident_bytes: Annotated[int, Field(ge=0)] | None = None
-    """Data up to this size is kept on the device, larger data is streamed by Ray Data; null: half of the device's free
+    """Data up to this size is kept on the device, larger data is read in windows; null: half of the device's free
     memory, and a quarter of the machine's, shared by its workers. Decided once per training."""
     max_pixels: Count = 100_000_000
     """Largest image that is decoded, in pixels."""
@@ -243,7 +243,7 @@ class TrainConfig(TrainMethod, TrainFiles):
 
     @model_validator(mode="after")
     def _check_batch_size(self) -> Self:
-        # With parts of different sizes patches would weigh differently, and streams of equal length run dry one by one.
+        # With parts of different sizes patches would weigh differently.
         batch, count = self.batch_size, self.workers.count
         if batch % count:
             fitting = sorted({max(1, batch // count) * count, (batch // count + 1) * count})
@@ -275,16 +275,12 @@ class TrainConfig(TrainMethod, TrainFiles):
             start_sha256: hash of the checkpoint in ``start``, if it is one.
             with_iterations: whether the number of steps is included; a continued training may change it.
         """
-        settings = result_settings(self, TrainMethod)
+        settings = result_settings(self, TrainMethod, ("degradation", "labels", "augment", "color_profile"))
         settings |= {"data": data, "labels_from": teacher_sha256, "version": TRAIN_VERSION}
         settings["start"] = start_sha256 or self.start
         settings["validation"]["fraction"] = self.held_out_share
         if not with_iterations:
             del settings["iterations"]
-        degradation_digest(settings)
-        for name in ("labels", "augment", "color_profile"):  # younger than digests that are in use
-            if getattr(self, name) == type(self).model_fields[name].default:
-                del settings[name]
         return result_digest(settings)
 
 

@@ -262,7 +262,10 @@ def mean_scores(scores: Collection[Scores]) -> Scores:
 
 def write_metrics(storage: StorageFolder, results: dict[str, SetScores]) -> None:
     """Write ``metrics.json`` atomically. An infinite PSNR becomes null, as JSON has no infinity."""
-    finite = {name: {**_finite(scores), "images": _all_finite(scores["images"])} for name, scores in results.items()}
+    finite = {
+        name: {**_finite(scores), "images": {file: _finite(each) for file, each in scores["images"].items()}}
+        for name, scores in results.items()
+    }
     storage.write("metrics.json", (json.dumps(finite, indent=2, allow_nan=False) + "\n").encode())
 
 
@@ -366,7 +369,3 @@ def _content(path: Path) -> bytes:
 
 def _finite(scores: Scores) -> dict[str, object]:
     return {"psnr": scores["psnr"] if math.isfinite(scores["psnr"]) else None, "ssim": scores["ssim"]}
-
-
-def _all_finite(images: dict[str, Scores]) -> dict[str, object]:
-    return {name: _finite(scores) for name, scores in images.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from idc_ray.models.checkpoint import Checkpoint, checkpoint_bytes, load_checkpoint, read_metadata, save_checkpoint
+from idc_ray.models.checkpoint import Checkpoint, checkpoint_bytes, load_checkpoint, read_metadata
 from idc_ray.models.edsr import EDSR
 from idc_ray.models.load import bundled_teacher_bytes, load_teacher, load_upscaler, teacher_sha256
 from idc_ray.models.mambairv2 import MambaIRv2
@@ -28,6 +28,5 @@ __all__ = [
     "load_upscaler",
     "model_spec",
     "read_metadata",
-    "save_checkpoint",
     "teacher_sha256",
 ]

@@ -11,7 +11,6 @@ import json
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -21,10 +20,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from idc_ray.errors import BadRequest
-from idc_ray.models.files import write_atomic
 from idc_ray.models.registry import ModelSpec
 
-__all__ = ["Checkpoint", "checkpoint_bytes", "is_safetensors", "load_checkpoint", "read_metadata", "save_checkpoint"]
+__all__ = ["Checkpoint", "checkpoint_bytes", "is_safetensors", "load_checkpoint", "read_metadata"]
 
 METADATA_KEY = "idc_ray"
 FORMAT_VERSION = 1
@@ -56,7 +54,8 @@ class Checkpoint:
         Raises:
             BadRequest: the weights do not fit the spec.
         """
-        self._check_numbers()
+        if _largest(list(self.spec.arguments.values())) > MAX_ARGUMENT:
+            raise BadRequest(f"the checkpoint's metadata is {self.spec}; expected numbers of at most {MAX_ARGUMENT:,}")
         try:
             with torch.device("meta"), _at_most(len(self.state_dict)):  # the metadata may ask for any size
                 _check_shapes(self.spec.build(), self.state_dict)
@@ -65,10 +64,6 @@ class Checkpoint:
         except (RuntimeError, KeyError, RecursionError, OverflowError, MemoryError) as error:
             raise BadRequest(f"the checkpoint's weights do not fit its metadata ({self.spec}): {error}") from None
         return model
-
-    def _check_numbers(self) -> None:
-        if _largest(list(self.spec.arguments.values())) > MAX_ARGUMENT:
-            raise BadRequest(f"the checkpoint's metadata is {self.spec}; expected numbers of at most {MAX_ARGUMENT:,}")
 
 
 def _largest(value: Any) -> float:
@@ -89,24 +84,14 @@ def _at_most(tensors: int) -> Iterator[None]:
         if left < 0:
             raise RuntimeError(f"it describes a network of more than the {tensors:,} tensors that it holds")
 
-    handle = register_module_parameter_registration_hook(count)
-    try:
+    with register_module_parameter_registration_hook(count):
         yield
-    finally:
-        handle.remove()
 
 
 def _check_shapes(skeleton: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     for name, value in skeleton.state_dict().items():
         if value.shape != state_dict[name].shape:
             raise RuntimeError(f"{name} is {tuple(state_dict[name].shape)}, expected {tuple(value.shape)}")
-
-
-def save_checkpoint(
-    path: str | Path, spec: ModelSpec, state_dict: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None
-) -> None:
-    """Write :func:`checkpoint_bytes` to ``path`` atomically."""
-    write_atomic(path, checkpoint_bytes(spec, state_dict, notes))
 
 
 def checkpoint_bytes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,22 +130,13 @@ def _record(model: nn.Module, size: tuple[int, int], layers: Sequence[str] | Non
 
     with ExitStack() as stack:
         for module in names:
-            stack.enter_context(_hook(module, on_output))
+            stack.enter_context(module.register_forward_hook(on_output))
         if layers is None:
             stack.enter_context(_Enlargements(size, events))
         parameter = next(model.parameters())
         generator = torch.Generator().manual_seed(0)
         model(torch.rand((1, 3, *size), generator=generator).to(parameter.device, parameter.dtype))
     return events
-
-
-@contextmanager
-def _hook(module: nn.Module, function: Callable[..., None]) -> Iterator[None]:
-    handle = module.register_forward_hook(function)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 class _Enlargements(TorchFunctionMode):

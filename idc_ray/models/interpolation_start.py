@@ -32,7 +32,7 @@ def _copy_colours(conv: nn.Conv2d) -> None:
 
 @torch.no_grad()
 def interpolation_start(model: EDSR) -> None:
-    """Set the weights of a newly created EDSR in place; weights that play no part keep their random values."""
+    """Set the weights of a newly created EDSR in place; weights without an effect keep their random values."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             assert module.bias is not None

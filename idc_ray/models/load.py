@@ -92,33 +92,23 @@ def load_teacher(
     Raises:
         BadRequest: not readable, not RGB, of another scale or an unknown architecture, or no such feature layer.
     """
-    data, name = _content(data, name)
-    network = _read_network(data, name, scale)
-    return Teacher(
-        network.model.to(device),
-        scale=scale,
-        name=name,
-        sha256=teacher_sha256(data),
-        feature_layer=feature_layer,
-        minimum=network.minimum,
-        multiple_of=network.multiple_of,
-    )
+    return Teacher(**_loaded(data, scale, device, name), feature_layer=feature_layer)
 
 
 def load_upscaler(
     data: bytes | str | Path, *, scale: int | None, device: torch.device | str = "cpu", name: str | None = None
 ) -> Upscaler:
     """As :func:`load_teacher`, for a network without feature layer; ``scale`` None: the checkpoint's."""
+    return Upscaler(**_loaded(data, scale, device, name))
+
+
+def _loaded(
+    data: bytes | str | Path, scale: int | None, device: torch.device | str, name: str | None
+) -> dict[str, Any]:
+    """Arguments of :class:`Upscaler`."""
     data, name = _content(data, name)
     network = _read_network(data, name, scale)
-    return Upscaler(
-        network.model.to(device),
-        scale=network.scale,
-        name=name,
-        sha256=teacher_sha256(data),
-        minimum=network.minimum,
-        multiple_of=network.multiple_of,
-    )
+    return vars(network) | {"model": network.model.to(device), "name": name, "sha256": teacher_sha256(data)}
 
 
 def _content(data: bytes | str | Path, name: str | None) -> tuple[bytes, str]:
@@ -161,17 +151,15 @@ def _check_finite(model: nn.Module, name: str) -> None:
 def _parsed(data: bytes, name: str) -> _Network:
     if is_safetensors(data) and METADATA_KEY in read_metadata(data):
         checkpoint = load_checkpoint(data)
-        network = _Network(checkpoint.build(), checkpoint.spec.scale)
-    elif is_safetensors(data):
-        network = _foreign(dict(read_tensors(data)), name, len(data))
-    elif data.startswith((b"PK\x03\x04", b"\x80")):  # torch's zip format, and pickle, as before torch 1.6
-        network = _foreign(_read_torch(data, name), name, len(data))
-    else:
-        raise BadRequest(
-            f"{name} is not a checkpoint by its first bytes; "
-            "expected safetensors or a PyTorch file with a state dict (.pt, .pth)"
-        )
-    return network
+        return _Network(checkpoint.build(), checkpoint.spec.scale)
+    if is_safetensors(data):
+        return _foreign(dict(read_tensors(data)), name, len(data))
+    if data.startswith((b"PK\x03\x04", b"\x80")):  # torch's zip format, and pickle, as before torch 1.6
+        return _foreign(_read_torch(data, name), name, len(data))
+    raise BadRequest(
+        f"{name} is not a checkpoint by its first bytes; "
+        "expected safetensors or a PyTorch file with a state dict (.pt, .pth)"
+    )
 
 
 def _read_torch(data: bytes, name: str) -> dict[str, Any]:

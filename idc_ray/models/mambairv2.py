@@ -16,8 +16,8 @@ from torch.nn import functional
 from idc_ray.models.permutation import Permutation, reorder
 from idc_ray.models.registry import ModelSpec, register_architecture, register_model
 from idc_ray.models.selective_scan import selective_scan
-from idc_ray.models.window_attention import Windows, attend, position_biases, relative_position_index
-from idc_ray.models.windowed import WindowedNetwork, convolve, initialise
+from idc_ray.models.window_attention import Windows, attend, relative_position_index
+from idc_ray.models.windowed import ResidualBlock, WindowedNetwork, convolve, initialise
 
 __all__ = ["MambaIRv2"]
 
@@ -190,18 +190,6 @@ class ResidualGroup(nn.Module):
         return x
 
 
-class AttentiveBlock(nn.Module):
-    """The paper's ASSB: x + conv(attentive layers(x))."""
-
-    def __init__(self, channels: int, layers: list[AttentiveLayer]) -> None:
-        super().__init__()
-        self.residual_group = ResidualGroup(layers)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor, windows: Windows, biases: Sequence[Tensor]) -> Tensor:
-        return x + convolve(self.conv, self.residual_group(x, windows, biases))
-
-
 @register_architecture("mambairv2")
 class MambaIRv2(WindowedNetwork):
     """MambaIRv2 with the gated MLPs and the upsampler of the lightweight networks ("pixelshuffledirect").
@@ -248,13 +236,12 @@ class MambaIRv2(WindowedNetwork):
             shift = index % 2 * (window // 2)
             return AttentiveLayer(channels, heads, window, shift, states, hidden, rank, prompts)
 
-        self.layers = nn.ModuleList(AttentiveBlock(channels, [layer(i) for i in range(layers)]) for _ in range(blocks))
+        groups = (ResidualGroup([layer(i) for i in range(layers)]) for _ in range(blocks))
+        self.layers = nn.ModuleList(ResidualBlock(channels, group) for group in groups)
         self.apply(initialise)
 
     def body(self, x: Tensor, windows: Windows) -> Tensor:
-        attentions = [module for module in self.modules() if isinstance(module, Attention)]
-        tables = torch.stack(tuple(attention.relative_position_bias_table for attention in attentions))
-        biases = position_biases(tables, self.window).unbind()  # of all layers at once
+        biases = self.biases()
         for i, block in enumerate(self.layers):
             x = block(x, windows, biases[i * self.depth : (i + 1) * self.depth])
         return x

@@ -29,7 +29,7 @@ def mambairv2_spec(weights: Mapping[str, Tensor], name: str) -> ModelSpec:
     """
     if "conv_before_upsample.0.weight" in weights:
         raise BadRequest(f"{name} is a large MambaIRv2; only lightweight ones (pixelshuffledirect) are supported")
-    places = [key.split(".") for key in weights if key.startswith("layers.") and key.endswith(".scale1")]
+    scales = [key.split(".") for key in weights if key.startswith("layers.") and key.endswith(".scale1")]
     try:
         channels = weights["conv_first.weight"].shape[0]
         return ModelSpec(
@@ -37,8 +37,8 @@ def mambairv2_spec(weights: Mapping[str, Tensor], name: str) -> ModelSpec:
             math.isqrt(weights["upsample.0.weight"].shape[0] // 3),
             {
                 "channels": channels,
-                "blocks": 1 + max(int(parts[1]) for parts in places),
-                "layers": 1 + max(int(parts[4]) for parts in places),
+                "blocks": 1 + max(int(parts[1]) for parts in scales),
+                "layers": 1 + max(int(parts[4]) for parts in scales),
                 "heads": weights[FIRST + "win_mhsa.relative_position_bias_table"].shape[1],
                 "window": math.isqrt(weights[WINDOW_INDEX].shape[0]),
                 "mlp_ratio": weights[FIRST + "convffn1.fc1.weight"].shape[0] / channels,

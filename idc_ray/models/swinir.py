@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from idc_ray.models.permutation import reorder
 from idc_ray.models.registry import ModelSpec, register_architecture, register_model
-from idc_ray.models.window_attention import Windows, attend, position_biases, relative_position_index, shift_mask
-from idc_ray.models.windowed import WindowedNetwork, convolve, initialise
+from idc_ray.models.window_attention import Windows, attend, relative_position_index, shift_mask
+from idc_ray.models.windowed import ResidualBlock, WindowedNetwork, initialise
 
 __all__ = ["SwinIR"]
 
@@ -73,25 +73,13 @@ class ResidualGroup(nn.Module):
         self.blocks = nn.ModuleList(layers)
 
     def forward(self, x: Tensor, windows: Windows, biases: Sequence[Tensor], kept: Sequence[Tensor | None]) -> Tensor:
-        size, places = x.shape[1:3], windows.mask.shape[:2]
+        size, positions = x.shape[1:3], windows.mask.shape[:2]
         x = reorder(x.flatten(1, 2), windows.plain)
         for block, bias, factors in zip(self.blocks, biases, kept, strict=True):
             x = reorder(x, windows.shift) if block.shifted else x
-            x = block(x.unflatten(1, places), bias, windows.mask if block.shifted else None, factors).flatten(1, 2)
+            x = block(x.unflatten(1, positions), bias, windows.mask if block.shifted else None, factors).flatten(1, 2)
             x = reorder(x, windows.shift.back) if block.shifted else x
         return reorder(x, windows.plain.back).unflatten(1, size)
-
-
-class SwinBlock(nn.Module):
-    """The paper's RSTB: x + conv(Swin layers(x))."""
-
-    def __init__(self, channels: int, layers: list[SwinLayer]) -> None:
-        super().__init__()
-        self.residual_group = ResidualGroup(layers)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor, windows: Windows, biases: Sequence[Tensor], kept: Sequence[Tensor | None]) -> Tensor:
-        return x + convolve(self.conv, self.residual_group(x, windows, biases, kept))
 
 
 def _add(x: Tensor, residual: Tensor, factor: Tensor | None) -> Tensor:
@@ -144,14 +132,11 @@ class SwinIR(WindowedNetwork):
             for i in range(blocks * layers)
         ]
         groups = [made[i : i + layers] for i in range(0, len(made), layers)]
-        self.layers = nn.ModuleList(SwinBlock(channels, group) for group in groups)
+        self.layers = nn.ModuleList(ResidualBlock(channels, ResidualGroup(group)) for group in groups)
         self.apply(initialise)
 
     def body(self, x: Tensor, windows: Windows) -> Tensor:
-        # Computed for all layers at once: one kernel launch instead of one for each layer.
-        attentions = [module for module in self.modules() if isinstance(module, Attention)]
-        tables = torch.stack(tuple(attention.relative_position_bias_table for attention in attentions))
-        biases = position_biases(tables, self.window).unbind()
+        biases = self.biases()
         kept = self._kept(len(x), x.device)
         for i, block in enumerate(self.layers):
             layers = slice(i * self.depth, (i + 1) * self.depth)

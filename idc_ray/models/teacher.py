@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +35,9 @@ class Teacher(Upscaler):
     failed passes leave no state and threads are independent.
 
     Args:
-        model: this and all other arguments but ``feature_layer``: see :class:`Upscaler`.
+        model: see :class:`Upscaler`.
         feature_layer: a module's name, or ``auto`` (see :func:`resolve_feature_layer`).
+        arguments: other arguments of :class:`Upscaler`.
 
     Attributes:
         feature_layer: the feature layer's name.
@@ -45,18 +47,8 @@ class Teacher(Upscaler):
         BadRequest: as :class:`Upscaler` and :func:`resolve_feature_layer`.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        scale: int,
-        name: str,
-        sha256: str,
-        feature_layer: str = "auto",
-        minimum: int = 1,
-        multiple_of: int = 1,
-    ) -> None:
-        super().__init__(model, scale=scale, name=name, sha256=sha256, minimum=minimum, multiple_of=multiple_of)
+    def __init__(self, model: nn.Module, *, feature_layer: str = "auto", **arguments: Any) -> None:
+        super().__init__(model, **arguments)
         self.feature_layer, self.channels = resolve_feature_layer(self.model, feature_layer, self._fitting)
         self._pass = _Pass()
         self.model.get_submodule(self.feature_layer).register_forward_hook(self._on_features)

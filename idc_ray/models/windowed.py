@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from idc_ray.models.edsr import DIV2K_MEAN
 from idc_ray.models.upscaler import reflect_pad
-from idc_ray.models.window_attention import Windows, windows_of
+from idc_ray.models.window_attention import Windows, position_biases, windows_of
 
-__all__ = ["WindowedNetwork", "convolve", "initialise"]
+__all__ = ["ResidualBlock", "WindowedNetwork", "convolve", "initialise"]
 
 
 class PatchEmbed(nn.Module):
@@ -56,6 +58,12 @@ class WindowedNetwork(nn.Module):
         """Apply the blocks to a (B, H, W, C) map; each architecture defines them."""
         raise NotImplementedError
 
+    def biases(self) -> tuple[Tensor, ...]:
+        """Position biases of all attention modules, computed at once: one kernel launch instead of one for each."""
+        named = self.named_parameters()
+        tables = tuple(value for name, value in named if name.endswith(".relative_position_bias_table"))
+        return position_biases(torch.stack(tables), self.window).unbind()
+
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         x = self.conv_first(self._whole_windows(x) - self.mean)
@@ -80,6 +88,18 @@ def _mirrored(length: int, more: int, device: torch.device) -> Tensor:
     """Indices 0 to length - 1 and ``more`` reflected ones, with the border repeated."""
     index = torch.arange(length + more, device=device) % (2 * length)
     return torch.minimum(index, 2 * length - 1 - index)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(layers(x)): a residual group with a convolution."""
+
+    def __init__(self, channels: int, group: nn.Module) -> None:
+        super().__init__()
+        self.residual_group = group
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, *arguments: Any) -> Tensor:
+        return x + convolve(self.conv, self.residual_group(x, *arguments))
 
 
 def convolve(convolution: nn.Module, x: Tensor) -> Tensor:

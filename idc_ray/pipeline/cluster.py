@@ -27,8 +27,6 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.interrupt import keeping_handlers
 from idc_ray.units import size
 
-__all__ = ["PoolPlan", "data_settings", "join", "join_for", "node_id", "node_lives", "plan_pool"]
-
 log = logging.getLogger(__name__)
 
 #: Bytes of a folder to which Ray adds ``/ray/session_<time>_<number>_<process>/sockets/plasma_store``.
@@ -48,7 +46,6 @@ ANSWER_SECONDS = 15.0
 def join(
     address: str | None,
     worker_output: bool = True,
-    spare_cpus: int = 0,
     needs: Mapping[str, float] | None = None,
     fix: str = "",
 ) -> None:
@@ -59,7 +56,6 @@ def join(
     Args:
         address: such as ``auto`` or ``ray://HOST:10001``.
         worker_output: whether the output of workers is shown here.
-        spare_cpus: CPUs in excess of the machine's in a cluster started here, for the readers.
         needs: resources of all workers together, by Ray's names; a cluster started here must have them.
         fix: advice for the error if it does not.
 
@@ -90,10 +86,10 @@ def join(
         _lend_package()
         _have_token()
         # local: a cluster that someone else runs on this machine is joined by its address only
-        own = {"address": "local", "num_cpus": (os.cpu_count() or 1) + spare_cpus, "include_dashboard": False}
+        own = {"address": "local", "num_cpus": os.cpu_count() or 1, "include_dashboard": False}
         with _loopback(), _without_unused():
             _start_ray(own | short_temp_dir() | common)
-    _check_machine(needs or {}, {"CPU": spare_cpus}, fix)
+    _check_machine(needs or {}, fix)
 
 
 @contextlib.contextmanager
@@ -163,11 +159,11 @@ def _way_out() -> str:
     return "if it is very busy or short of memory, run the same command again later: finished images are kept"
 
 
-def _check_machine(needs: Mapping[str, float], spare: Mapping[str, float], fix: str) -> None:
+def _check_machine(needs: Mapping[str, float], fix: str) -> None:
     """Shut down the cluster started here if it lacks the resources that the workers need."""
     have = ray.cluster_resources() if needs else {}
     for name, amount in needs.items():
-        found = have.get(name, 0.0) - spare.get(name, 0.0)
+        found = have.get(name, 0.0)
         if amount > found:
             ray.shutdown()
             raise BadRequest(f"the workers need {amount:g} {name} together, but this machine has {found:g}; {fix}")

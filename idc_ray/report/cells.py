@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Box", "boxes_of_tile", "find_patch"]
 
-#: Pixels compared over the whole image before the places that are left are compared in full.
+#: Pixels compared over the whole image; only positions where these agree are compared in full.
 PROBES = 6
 
 
@@ -67,9 +67,9 @@ def _cells(lr: NDArray[np.uint8], tile: NDArray[np.uint8], cells: int, blend: in
     boxes = []
     for top, bottom, inner_top, inner_bottom in spans:
         for left, right, inner_left, inner_right in spans:
-            place = find_patch(lr, tile[inner_top:inner_bottom, inner_left:inner_right])
-            if place is not None:
-                corner = place[0] - (inner_top - top), place[1] - (inner_left - left)
+            position = find_patch(lr, tile[inner_top:inner_bottom, inner_left:inner_right])
+            if position is not None:
+                corner = position[0] - (inner_top - top), position[1] - (inner_left - left)
                 boxes.append(Box(*corner, bottom - top, right - left, "cell"))
     return boxes
 
@@ -77,7 +77,7 @@ def _cells(lr: NDArray[np.uint8], tile: NDArray[np.uint8], cells: int, blend: in
 def find_patch(image: NDArray[np.uint8], patch: NDArray[np.uint8]) -> tuple[int, int] | None:
     """(top, left) of the first exact occurrence of a uint8 patch (h, w, 3) in an image; None if there is none.
 
-    Patches of a single colour are not searched, as they occur in many places.
+    Patches of a single colour are not searched, as they occur at many positions.
     """
     if patch.size == 0 or patch.shape[0] > image.shape[0] or patch.shape[1] > image.shape[1]:
         return None

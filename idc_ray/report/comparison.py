@@ -12,16 +12,17 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.redact import printable
 from idc_ray.report.condensed import read_tiles, tile_rows
 from idc_ray.report.pictures import data_uri
-from idc_ray.report.section import Card, Chart, Section, make_section, rounded
+from idc_ray.report.section import Card, Chart, Section, rounded
 from idc_ray.report.state import job_state
-from idc_ray.store import index_table, read_run
 from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.manifest import index_table
+from idc_ray.store.run_record import read_run
 from idc_ray.units import duration, size
 
-__all__ = ["CROPS", "RESULTS", "comparison_section"]
+__all__ = ["CROPS", "RESULTS", "arm_labels", "comparison_section", "difference_text", "fixed", "spread_text"]
 
 RESULTS, CROPS, CONFIG = "results.json", "crops.json", "config.yaml"
-FIX = "the compare command that made it writes it anew"
+FIX = "the compare command that made it writes it again"
 
 #: Sets whose tiles are shown side by side, images of each, and tiles of an image.
 SETS, IMAGES, TILES = 8, 6, 2
@@ -42,7 +43,7 @@ def comparison_section(storage: StorageFolder) -> Section:
     config = yaml.safe_load(storage.read(CONFIG) or b"{}") or {}
     results: list[Result] = found["results"]
     sets = list(results[0]["sets"]) if results else []
-    labels = _labels(results)
+    labels = arm_labels(results)
     crops = storage.read_json(CROPS, FIX) or {}
     for picture in (each for crop in crops.get("crops", []) for each in crop["pictures"]):
         picture["name"] = labels.get(picture["name"], picture["name"])
@@ -55,7 +56,7 @@ def comparison_section(storage: StorageFolder) -> Section:
         "tiles": _set_tiles(storage),
         "crops": len(crops.get("crops", [])),
     }
-    return make_section(
+    return Section(
         "comparison",
         storage.uri,
         job_state(storage, found["finished"] == found["total"]),
@@ -69,8 +70,8 @@ def comparison_section(storage: StorageFolder) -> Section:
     )
 
 
-def _labels(results: list[Result]) -> dict[str, str]:
-    """Displayed names of arms, without a student or an allocation that all arms share."""
+def arm_labels(results: list[Result]) -> dict[str, str]:
+    """Displayed names of the arms of results, without a student or an allocation that all arms share."""
     students = {each["student"] for each in results}
     allocations = {each["allocation"] for each in results} - {""}
     labels = {}
@@ -104,7 +105,6 @@ def _cards(found: Mapping[str, Any], results: list[Result], labels: dict[str, st
 
 def _row(arm: Mapping[str, Any], results: list[Result], labels: dict[str, str], sets: list[str]) -> dict[str, Any]:
     mine = [each for each in results if _arm(each) == arm["arm"]]
-    scores = arm["scores"]
 
     def mean(values: list[float]) -> float:
         return sum(values) / len(values)
@@ -113,8 +113,8 @@ def _row(arm: Mapping[str, Any], results: list[Result], labels: dict[str, str], 
         "label": labels[arm["arm"]],
         "seeds": len(mine),
         "scores": [
-            (_spread(scores[name]["psnr"], 2), _difference(scores[name]["psnr"]), _spread(scores[name]["ssim"], 4))
-            for name in sets
+            (spread_text(each["psnr"], 2), difference_text(each["psnr"], 2), spread_text(each["ssim"], 4))
+            for each in (arm["scores"][name] for name in sets)
         ],
         "ratio": f"{100 * mean([each['set']['ratio'] for each in mine]):.3g} %",
         "tiles": f"{mean([each['set']['tiles'] for each in mine]):,.0f}",
@@ -128,7 +128,7 @@ def _anchors(anchors: Mapping[str, Any], sets: list[str]) -> list[dict[str, Any]
     rows = []
     for name, scored in anchors.items():
         scores = [
-            (_fixed(scored[each]["psnr"], 2), ("", False), _fixed(scored[each]["ssim"], 4))
+            (fixed(scored[each]["psnr"], 2), ("", False), fixed(scored[each]["ssim"], 4))
             for each in sets if each in scored
         ]  # fmt: skip
         rows.append({"label": name, "scores": scores, **dict.fromkeys(("seeds", "ratio", "tiles"), "")})
@@ -140,23 +140,25 @@ def _sortable(form: Callable[[float], str], value: float) -> tuple[str, float]:
     return form(value), value
 
 
-def _fixed(value: float | None, digits: int) -> str:
+def fixed(value: float | None, digits: int) -> str:
+    """A score; an infinite PSNR is stored as None."""
     return "∞" if value is None else f"{value:.{digits}f}"
 
 
-def _spread(score: Mapping[str, float | None], digits: int) -> str:
+def spread_text(score: Mapping[str, float | None], digits: int) -> str:
+    """The mean over seeds with its standard deviation."""
     deviation = score["deviation"]
-    return _fixed(score["mean"], digits) + ("" if deviation is None else f" ± {deviation:.{digits}f}")
+    return fixed(score["mean"], digits) + ("" if deviation is None else f" ± {deviation:.{digits}f}")
 
 
-def _difference(score: Mapping[str, float | None]) -> tuple[str, bool]:
+def difference_text(score: Mapping[str, float | None], digits: int) -> tuple[str, bool]:
     """The paired difference with its interval, and whether the interval excludes 0."""
     mean, low, high = score["difference"], score["difference_low"], score["difference_high"]
     if mean is None:
         return "", False
     if low is None or high is None:
-        return f"{mean:+.2f}", False
-    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]", low > 0 or high < 0
+        return f"{mean:+.{digits}f}", False
+    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]", low > 0 or high < 0
 
 
 def _charts(found: Mapping[str, Any], results: list[Result], labels: dict[str, str], sets: list[str]) -> list[Chart]:

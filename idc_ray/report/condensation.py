@@ -14,12 +14,12 @@ from idc_ray.images import ImageListing
 from idc_ray.redact import printable
 from idc_ray.report.condensed import Sources, picture_of, read_records, read_tiles
 from idc_ray.report.sample import sample_images
-from idc_ray.report.section import Card, Chart, Options, Section, make_section, rounded
+from idc_ray.report.section import Card, Chart, Options, Section, rounded
 from idc_ray.report.state import is_own
 from idc_ray.report.timeline import read_timeline
 from idc_ray.status_text import STAGES
-from idc_ray.store import Status, read_status
 from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.status import Status, read_status
 from idc_ray.store.threads import ordered_map
 from idc_ray.units import duration, size
 
@@ -38,14 +38,14 @@ Record = dict[str, Any]
 
 
 def condensation_section(
-    store: StorageFolder, options: Options, room: int, listing: ImageListing | None = None
+    store: StorageFolder, options: Options, max_bytes: int, listing: ImageListing | None = None
 ) -> Section:
     """Section of a condensed set, finished or not.
 
     Args:
         store: the output.
         options: what is shown.
-        room: maximum size of the section in bytes.
+        max_bytes: maximum size of the section in bytes.
         listing: the run's images; None: they are listed here.
 
     Raises:
@@ -61,9 +61,9 @@ def condensation_section(
     chosen = sample_images(records, options.images, options.include)
     aside = [entry.image_id for entry in status.reasons[:THUMBNAILS]]
     sources.find({*chosen, *aside})
-    table = _table(records, chosen, int(room * TABLE_SHARE))
+    table = _table(records, chosen, int(max_bytes * TABLE_SHARE))
     numbers = _numbers(status, records)
-    pictures = _pictures(store, status, records, chosen, sources, room - len(json.dumps(table)))
+    pictures = _pictures(store, status, records, chosen, sources, max_bytes - len(json.dumps(table)))
     quarantined = [
         {"source": printable(each.source), "code": each.code, "reason": printable(each.reason),
          "thumbnail": sources.thumbnail(each.image_id) if each.image_id in aside else None}
@@ -93,7 +93,7 @@ def condensation_section(
         "Teacher, SHA-256": run.teacher_sha256,
         "Versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
     }
-    return make_section(
+    return Section(
         "condensation",
         status.output,
         status.state,
@@ -154,8 +154,8 @@ def _cards(status: Status, found: dict[str, Any]) -> list[Card]:
     cards.append(Card("Tiles", f"{found['tiles']:,}", f"{side} x {side} px{bare}"))
     if found["ratio_reached"] is not None:
         kept = f"{found['tiles'] * side**2 / 1e6:,.3g} of {found['lr_pixels'] / 1e6:,.3g} Mpx"
-        asked = f"{100 * found['ratio_asked']:.3g} % asked for; {kept}"
-        cards.append(Card("Pixels kept", f"{100 * found['ratio_reached']:.3g} %", asked))
+        note = f"{100 * found['ratio_asked']:.3g} % requested; {kept}"
+        cards.append(Card("Pixels kept", f"{100 * found['ratio_reached']:.3g} %", note))
     out = "not finished" if found["bytes_out"] is None else size(found["bytes_out"])
     cards.append(Card("Size", out, f"from {size(found['bytes_in'])} of images"))
     if found["loss_before"]:
@@ -169,11 +169,11 @@ def _cards(status: Status, found: dict[str, Any]) -> list[Card]:
     return cards
 
 
-def _table(records: list[Record], chosen: dict[str, str], room: int) -> dict[str, Any]:
+def _table(records: list[Record], chosen: dict[str, str], max_bytes: int) -> dict[str, Any]:
     """Numbers of images by column: the chosen images, and as many others as fit."""
     if records:
         bytes_each = 70 + sum(len(each["source"]) for each in records[:1000]) / min(1000, len(records))
-        limit = max(len(chosen), int(room / bytes_each))
+        limit = max(len(chosen), int(max_bytes / bytes_each))
         if len(records) > limit:
             others = [each for each in records if each["image_id"] not in chosen][: limit - len(chosen)]
             records = [each for each in records if each["image_id"] in chosen] + others
@@ -193,9 +193,9 @@ def _table(records: list[Record], chosen: dict[str, str], room: int) -> dict[str
 
 
 def _pictures(
-    store: StorageFolder, status: Status, records: list[Record], chosen: dict[str, str], sources: Sources, room: int
+    store: StorageFolder, status: Status, records: list[Record], chosen: dict[str, str], sources: Sources, limit: int
 ) -> dict[str, Any]:
-    """Pictures of the chosen images by id, as many as fit."""
+    """Pictures of the chosen images by id, as many as fit into ``limit`` bytes."""
     by_id = {record["image_id"]: record for record in records if record["image_id"] in chosen}
     rows = read_tiles(store, status.run, chosen)
 
@@ -204,8 +204,8 @@ def _pictures(
 
     pictures: dict[str, Any] = {}
     for image_id, picture in ordered_map(make, (each for each in chosen if rows[each]), threads=2):
-        room -= len(json.dumps(picture))
-        if room < 0:
+        limit -= len(json.dumps(picture))
+        if limit < 0:
             log.info("%d of %d images fit into the report with pictures", len(pictures), len(chosen))
             break
         pictures[image_id] = picture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -28,17 +28,18 @@ from idc_ray.images import (
     read_encoded,
 )
 from idc_ray.images import upscale as bicubic
-from idc_ray.images.locate import locate
+from idc_ray.locate import locate
 from idc_ray.redact import printable
 from idc_ray.report.cells import boxes_of_tile
 from idc_ray.report.pictures import data_uri, psnr, webp
 from idc_ray.report.section import rounded
 from idc_ray.status_text import STAGES
-from idc_ray.store import RunRecord, index_table, list_parts, shard_of
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.index import list_shards
-from idc_ray.store.layout import part_contents, shard_name
-from idc_ray.store.parts import part_records, read_part
+from idc_ray.store.layout import part_contents, shard_name, shard_of
+from idc_ray.store.manifest import index_table
+from idc_ray.store.parts import list_parts, part_records, read_part
+from idc_ray.store.run_record import RunRecord
 from idc_ray.store.schema import ROW_SCHEMA, check_types
 
 __all__ = ["Sources", "picture_of", "read_records", "read_tiles", "tile_rows"]
@@ -81,17 +82,12 @@ def read_tiles(store: StorageFolder, run: RunRecord, image_ids: Collection[str])
     return rows
 
 
-def _rows_of_shard(store: StorageFolder, shard: int, wanted: set[str]) -> Iterator[dict[str, Any]]:
+def _rows_of_shard(store: StorageFolder, shard: int, wanted: set[str]) -> list[dict[str, Any]]:
     with store.open(shard_name(shard)) as opened:
-        file = pq.ParquetFile(opened)
-        check_types(file.schema_arrow, ROW_SCHEMA)
-        column = file.schema_arrow.get_field_index("image_id")
-        for index in range(file.num_row_groups):
-            found = file.metadata.row_group(index).column(column).statistics
-            if found is None or any(found.min <= image_id <= found.max for image_id in wanted):
-                group = file.read_row_group(index)
-                keep = pa.array([each in wanted for each in group["image_id"].to_pylist()])
-                yield from group.filter(keep).to_pylist()
+        check_types(pq.read_schema(opened), ROW_SCHEMA)
+        opened.seek(0)
+        rows: list[dict[str, Any]] = pq.read_table(opened, filters=[("image_id", "in", wanted)]).to_pylist()
+    return rows
 
 
 class Sources:

@@ -23,7 +23,7 @@ def sample_images(records: Sequence[dict[str, Any]], count: int, include: Sequen
     """
     tiled = [record for record in records if record["tiles"]]
     chosen = {
-        each["image_id"]: "asked for"
+        each["image_id"]: "requested"
         for each in tiled
         if any(fnmatchcase(each["source"], pattern) for pattern in include)
     }
@@ -31,13 +31,13 @@ def sample_images(records: Sequence[dict[str, Any]], count: int, include: Sequen
     third = count // 3
     worst = sorted(matched, key=lambda each: -each["loss_end"])[:third]
     least = sorted(matched, key=lambda each: -_change(each))[:third]
-    others = tiled[:: max(1, len(tiled) // max(1, count))]  # ids are hashes: any choice by place is a random one
+    others = tiled[:: max(1, len(tiled) // max(1, count))]  # ids are hashes: every choice by position is random
     reasons = ("large loss", "little gained", "sample")
     for row in zip_longest(worst, least, others):
         for each, reason in zip(row, reasons, strict=True):
             if each is not None and len(chosen) < count:
                 chosen.setdefault(each["image_id"], reason)
-    for each in chain(worst, least, tiled):  # evenly chosen ones that were chosen before leave room
+    for each in chain(worst, least, tiled):  # fill up where evenly spaced ones were chosen already
         if len(chosen) < count:
             chosen.setdefault(each["image_id"], "sample")
     return chosen

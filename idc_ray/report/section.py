@@ -11,15 +11,16 @@ from typing import Any, Literal
 from idc_ray.config import CondenseConfig
 from idc_ray.config import Section as Settings
 from idc_ray.config.compare import CompareConfig
+from idc_ray.config.curate import CurateConfig
 from idc_ray.config.train import TrainConfig
 from idc_ray.config.tune import TuneConfig
 from idc_ray.redact import printable
 from idc_ray.report.settings import Changed, changed_settings, command_line
 from idc_ray.status_text import STATES
 
-__all__ = ["Card", "Chart", "Options", "Section", "chart_spec", "make_section", "rounded"]
+__all__ = ["Card", "Chart", "Options", "Section", "chart_spec", "rounded"]
 
-Kind = Literal["condensation", "training", "comparison", "sweep"]
+Kind = Literal["condensation", "training", "comparison", "sweep", "curation"]
 
 #: Command and settings of the job that makes an output of a kind.
 JOBS: dict[Kind, tuple[str, type[Settings]]] = {
@@ -27,6 +28,7 @@ JOBS: dict[Kind, tuple[str, type[Settings]]] = {
     "training": ("train", TrainConfig),
     "comparison": ("compare", CompareConfig),
     "sweep": ("tune", TuneConfig),
+    "curation": ("curate", CurateConfig),
 }
 
 
@@ -86,74 +88,59 @@ class Chart:
         return (350 if self.wide else 262) + 18 * math.ceil(self.legend / 4)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Section:
     """Section of a report that shows one output.
 
     Attributes:
         kind: chooses the template, ``KIND.html``.
-        name: last part of the output's path.
         uri: URI of the output.
         state: ``finished``, ``running``, ``stopped`` or ``unknown``.
-        state_text: state and progress.
+        progress: text after the state.
+        config: stored configuration.
+        origin: input, versions and the like, by name; values of any type become printable text.
         cards: numbers at the top.
-        charts: charts in the order of the page.
-        changed: settings that differ from their defaults.
-        command: command line with these settings.
-        origin: input, versions and the like, by name.
+        charts: charts in the order of the page; those without rows are left out.
         facts: further values for the template.
         data: JSON values for the page's script, and for other programs.
     """
 
     kind: Kind
-    name: str
     uri: str
     state: str
-    state_text: str
+    progress: str
+    config: dict[str, Any]
+    origin: dict[str, Any]
     cards: list[Card]
     charts: list[Chart]
-    changed: list[Changed]
-    command: str
-    origin: dict[str, str]
     facts: dict[str, Any]
     data: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        self.uri = printable(self.uri)
+        self.origin = {name: printable(str(value)) for name, value in self.origin.items()}
+        self.charts = [chart for chart in self.charts if chart.values]
+        self.data = self.data | {"settings": self.config}
 
-def make_section(
-    kind: Kind,
-    uri: str,
-    state: str,
-    progress: str,
-    config: dict[str, Any],
-    origin: dict[str, Any],
-    cards: list[Card],
-    charts: list[Chart],
-    facts: dict[str, Any],
-    data: dict[str, Any],
-) -> Section:
-    """Make a section from what differs between kinds of output.
+    @property
+    def name(self) -> str:
+        """Last part of the output's path."""
+        return self.uri.rstrip("/").rpartition("/")[2]
 
-    Args:
-        progress: text after the state.
-        config: stored configuration.
-        charts: charts; those without rows are left out.
-        origin: values of any type, shown as printable text.
-    """
-    command, model = JOBS[kind]
-    return Section(
-        kind=kind,
-        name=printable(uri.rstrip("/").rpartition("/")[2]),
-        uri=printable(uri),
-        state=state,
-        state_text=f"{STATES[state]}{progress}",
-        cards=cards,
-        charts=[chart for chart in charts if chart.values],
-        changed=changed_settings(model, config),
-        command=command_line(command, model, config),
-        origin={name: printable(str(value)) for name, value in origin.items()},
-        facts=facts,
-        data=data | {"settings": config},
-    )
+    @property
+    def state_text(self) -> str:
+        """State and progress."""
+        return f"{STATES[self.state]}{self.progress}"
+
+    @property
+    def changed(self) -> list[Changed]:
+        """Settings that differ from their defaults."""
+        return changed_settings(JOBS[self.kind][1], self.config)
+
+    @property
+    def command(self) -> str:
+        """Command line with these settings."""
+        return command_line(*JOBS[self.kind], self.config)
 
 
 def rounded(value: float | None, digits: int = 5) -> float | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import yaml
@@ -35,23 +38,24 @@ def changed_settings(model: type[Section], config: dict[str, Any]) -> list[Chang
 
     Settings that are missing in the configuration of an earlier version count as unchanged.
     """
-    found = []
-    for setting, value in _values(model, config):
-        default = _default(setting)
-        if value != default:
-            text = " ".join((setting.field.description or "").split())
-            shown = "" if setting.field.is_required() else _yaml(default)
-            found.append(Changed(setting.name, _yaml(value), shown, text))
-    return found
+    return [
+        Changed(
+            setting.name,
+            _yaml(value),
+            "" if setting.field.is_required() else _yaml(default),
+            " ".join((setting.field.description or "").split()),
+        )
+        for setting, value, default in _changed(model, config)
+    ]
 
 
 def command_line(command: str, model: type[Section], config: dict[str, Any]) -> str:
     """``idc-ray COMMAND`` with all settings that differ from their defaults, quoted for a shell."""
     words = ["idc-ray", command]
-    for setting, value in _values(model, config):
-        if value == _default(setting) or setting.name in ("dry_run", "overwrite"):
-            continue
+    for setting, value, _ in _changed(model, config):
         option = setting.name.replace("_", "-")
+        if setting.name in ("dry_run", "overwrite"):
+            continue
         if setting.field.annotation is bool:
             words.append(f"--{option}" if value else f"--no-{option}")
         else:
@@ -59,20 +63,17 @@ def command_line(command: str, model: type[Section], config: dict[str, Any]) -> 
     return shlex.join(words)
 
 
-def _values(model: type[Section], config: dict[str, Any]) -> list[tuple[Setting, Any]]:
-    pairs = []
+def _changed(model: type[Section], config: dict[str, Any]) -> Iterator[tuple[Setting, Any, Any]]:
+    """Settings that differ from their defaults, with value and default."""
     for setting in settings_of(model):
-        value: Any = config
-        for key in setting.name.split("."):
-            value = value.get(key, _ABSENT) if isinstance(value, dict) else _ABSENT
-        if value is not _ABSENT:
-            pairs.append((setting, value))
-    return pairs
-
-
-def _default(setting: Setting) -> Any:
-    value = None if setting.field.is_required() else setting.field.get_default(call_default_factory=True)
-    return list(value) if isinstance(value, tuple) else value
+        default = None if setting.field.is_required() else setting.field.get_default(call_default_factory=True)
+        default = list(default) if isinstance(default, tuple) else default
+        try:
+            value = reduce(getitem, setting.name.split("."), config)
+        except (KeyError, TypeError):
+            continue
+        if value != default:
+            yield setting, value, default
 
 
 def _yaml(value: Any) -> str:
@@ -80,6 +81,3 @@ def _yaml(value: Any) -> str:
         return value
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
     return str(text).removesuffix("...\n").strip()
-
-
-_ABSENT = object()

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.report.section import Card, Chart, Section, make_section, rounded
+from idc_ray.report.section import Card, Chart, Section, rounded
 from idc_ray.report.state import job_state
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.units import duration
@@ -25,7 +25,7 @@ __all__ = ["IMPORTANCE", "SWEEP", "sweep_section"]
 SWEEP, TRIALS, BEST, CONFIG, IMPORTANCE = (
     "study.log", "trials.parquet", "best.yaml", "config.yaml", "importance.json",
 )  # fmt: skip
-FIX = "the tune command that made it writes it anew"
+FIX = "the tune command that made it writes it again"
 STATUSES = {"finished": "finished", "stopped": "stopped early", "failed": "failed", "running": "unfinished"}
 
 #: Ratio of largest and smallest value from which an axis is logarithmic.
@@ -64,7 +64,7 @@ def sweep_section(storage: StorageFolder) -> Section:
         "best": None if best is None else best.decode(errors="replace"),
         "several": len(objectives) > 1,
     }
-    return make_section(
+    return Section(
         "sweep",
         storage.uri,
         state,
@@ -207,8 +207,9 @@ def _heights(values: dict[int, Any]) -> tuple[dict[int, float], list[tuple[float
     """Positions of values on an axis in [0, 1], and (position, text) of the axis labels."""
     if not _numeric(values.values()):
         choices = sorted({str(value) for value in values.values()})
-        places = {choice: round((index + 0.5) / len(choices), 4) for index, choice in enumerate(choices)}
-        return {trial: places[str(value)] for trial, value in values.items()}, [(y, text) for text, y in places.items()]
+        positions = {choice: round((index + 0.5) / len(choices), 4) for index, choice in enumerate(choices)}
+        heights = {trial: positions[str(value)] for trial, value in values.items()}
+        return heights, [(height, text) for text, height in positions.items()]
     numbers = {trial: float(value) for trial, value in values.items()}
     if not numbers:
         return {}, []

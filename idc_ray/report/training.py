@@ -6,14 +6,13 @@ from typing import Any
 
 from idc_ray.errors import BadRequest
 from idc_ray.report.pictures import data_uri
-from idc_ray.report.section import Card, Chart, Section, make_section, rounded
+from idc_ray.report.section import Card, Chart, Section, rounded
 from idc_ray.report.state import job_state
-from idc_ray.report.training_files import CURVES, sample_name
 from idc_ray.store.filesystem import StorageFolder
 
-__all__ = ["RECORD", "training_section"]
+__all__ = ["CURVES", "RECORD", "sample_name", "training_section"]
 
-RECORD = "train.json"
+RECORD, CURVES = "train.json", "curves.json"
 FIX = "name the --output of a training"
 
 
@@ -28,14 +27,14 @@ def training_section(storage: StorageFolder) -> Section:
     if record is None:
         raise BadRequest(f"no training in {storage.uri}: {storage.shown(RECORD)} is not there; {FIX}")
     config: dict[str, Any] = record["config"]
-    curves = storage.read_json(CURVES, "delete that file: it is written anew") or {}
+    curves = storage.read_json(CURVES, "delete that file: it is written again") or {}
     points: list[list[Any]] = curves.get("points", [])
     validations: list[tuple[int, float | None]] = [(step, psnr) for step, psnr in curves.get("validations", [])]
     step = max([0, *(int(point[0]) for point in points), *(each for each, _ in validations)])
     if record["tracked"]:
         step = config["iterations"]
     files = [(name, size) for name in ("best.safetensors", "last.safetensors") if (size := storage.size(name))]
-    return make_section(
+    return Section(
         "training",
         storage.uri,
         job_state(storage, record["tracked"]),
@@ -104,3 +103,8 @@ def _curve(title: str, unit: str, rows: list[dict[str, Any]], zero: bool) -> Cha
 def _samples(storage: StorageFolder, steps: list[int], psnrs: dict[int, float | None]) -> list[dict[str, Any]]:
     found = [(step, storage.read(sample_name(step))) for step in steps]
     return [{"step": step, "psnr": psnrs.get(step), "picture": data_uri(data)} for step, data in found if data]
+
+
+def sample_name(step: int) -> str:
+    """Name of the file with the sample crops of a validation."""
+    return f"samples/{step:08d}.png"

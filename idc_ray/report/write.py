@@ -13,6 +13,8 @@ from idc_ray.images import ImageListing
 from idc_ray.redact import redact
 from idc_ray.report.comparison import RESULTS, comparison_section
 from idc_ray.report.condensation import condensation_section
+from idc_ray.report.curation import RECORD as CURATION
+from idc_ray.report.curation import curation_section
 from idc_ray.report.figures import draw_figures
 from idc_ray.report.page import chart_library, render_page
 from idc_ray.report.section import Options, Section
@@ -59,13 +61,13 @@ def write_report(outputs: Sequence[str], target: str, options: Options, figures:
     Raises:
         BadRequest, IdcError: as `make_report`; or the file cannot be written.
     """
-    place = resolve(target)
-    folder, _, name = place.root.rpartition("/")
-    if not folder or target.endswith("/") or (place.is_local and os.path.isdir(place.root)):
+    file = resolve(target)
+    folder, _, name = file.root.rpartition("/")
+    if not folder or target.endswith("/") or (file.is_local and os.path.isdir(file.root)):
         raise BadRequest(f"{redact(target)} is a folder; name a file to write, such as report.html")
     sections = _sections([resolve(output) for output in outputs], options)
     data = _rendered(sections).encode()
-    StorageFolder(place.fs, folder, place.uri).write(name, data)
+    StorageFolder(file.fs, folder, file.uri).write(name, data)
     if figures is not None:
         drawn = resolve(figures)
         for figure, content in draw_figures(sections):
@@ -96,21 +98,25 @@ def write_own_report(storage: StorageFolder, options: Options, listing: ImageLis
 
 
 def _sections(outputs: Sequence[StorageFolder], options: Options, listing: ImageListing | None = None) -> list[Section]:
-    room = (options.max_bytes - len(chart_library()) - PAGE_BYTES) // len(outputs)
-    return [_section(output, options, room, listing) for output in outputs]
+    max_bytes = (options.max_bytes - len(chart_library()) - PAGE_BYTES) // len(outputs)
+    return [_section(output, options, max_bytes, listing) for output in outputs]
 
 
 def _rendered(sections: Sequence[Section]) -> str:
     return render_page(sections, " · ".join(section.name for section in sections))
 
 
-def _section(storage: StorageFolder, options: Options, room: int, listing: ImageListing | None) -> Section:
+def _section(storage: StorageFolder, options: Options, max_bytes: int, listing: ImageListing | None) -> Section:
     if storage.size(RUN) is not None:
-        return condensation_section(storage, options, room, listing)
+        return condensation_section(storage, options, max_bytes, listing)
     if storage.size(RECORD) is not None:
         return training_section(storage)
     if storage.size(RESULTS) is not None:
         return comparison_section(storage)
     if storage.size(SWEEP) is not None:
         return sweep_section(storage)
-    raise BadRequest(f"{storage.uri} has none of {RUN}, {RECORD}, {RESULTS}, {SWEEP}; name the --output of a job")
+    if storage.size(CURATION) is not None:
+        return curation_section(storage)
+    raise BadRequest(
+        f"{storage.uri} has none of {RUN}, {RECORD}, {RESULTS}, {SWEEP}, {CURATION}; name the --output of a job"
+    )

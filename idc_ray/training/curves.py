@@ -1,4 +1,4 @@
-"""Loss, rate, PSNR and samples of a training over its steps, kept in its output for the report."""
+"""Loss, rate, seconds, PSNR and samples of a training over its steps, kept in its output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from idc_ray.errors import IdcError
-from idc_ray.report.training_files import CURVES, sample_name
+from idc_ray.report.training import CURVES, sample_name
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.training.fit import Event
 
@@ -29,11 +29,17 @@ WRITE_SECONDS = 30.0
 
 
 class Curves:
-    """Takes a training's events. A failure to write is no failure of the training.
+    """Records a training's events. A failure to write is no failure of the training.
+
+    Points of earlier attempts are kept up to the state from which the training continues. Seconds are training time:
+    validation, and steps that were lost by a kill, do not count.
 
     Args:
         storage: the training's output.
         fresh: forget what is there, as the training starts from nothing.
+
+    Attributes:
+        seconds: training time up to the last event.
     """
 
     def __init__(self, storage: StorageFolder, fresh: bool) -> None:
@@ -46,16 +52,27 @@ class Curves:
         self._samples: list[int] = stored.get("samples", [])
         if fresh:
             self._rewind(-1)
+        self._step, self.seconds = 0, 0.0
         self._written = time.monotonic()
 
+    @property
+    def psnrs(self) -> list[tuple[int, float]]:
+        """(step, PSNR) of the validations; infinite ones are left out."""
+        return [(int(step or 0), psnr) for step, psnr in self._validations if psnr is not None]
+
     def report(self, event: Event) -> None:
-        """Take an event of :func:`idc_ray.training.fit.fit`, pictures as PNG."""
+        """Record an event of :class:`idc_ray.training.fit.Fit`, pictures as PNG."""
         step = event["step"]
         match event["kind"]:
             case "resumed":
                 self._rewind(step)
+                last = self._points[-1] if self._points else [0, 0.0, 1.0, 0.0, 0.0]
+                seconds = sum(last[4:])  # points of earlier versions have none
+                self._step, self.seconds = step, seconds + (step - last[0]) / last[2]
             case "progress":
-                self._points.append([step, event["loss"], event["steps_per_second"], event["learning_rate"]])
+                rate = max(event["steps_per_second"], 1e-9)
+                self._step, self.seconds = step, self.seconds + (step - self._step) / rate
+                self._points.append([step, event["loss"], rate, event["learning_rate"], self.seconds])
                 if len(self._points) > POINTS:
                     del self._points[1:-1:2]
             case "validation":

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from idc_ray.config.train import TrainConfig
-from idc_ray.degradation import Degrade
 from idc_ray.errors import BadRequest
 from idc_ray.models import load_upscaler, model_spec
 from idc_ray.training.pairs import NO_HR, Pair, PairTable, Patches
@@ -20,18 +19,16 @@ from idc_ray.training.sources import CondensedSource, Source, held_out, open_sou
 __all__ = [
     "available_memory",
     "fits_in_memory",
-    "for_training",
     "labelled",
-    "may_stream",
     "open_sources",
+    "pair_table",
+    "random_patches",
     "resident_patches",
+    "training_pairs",
 ]
 
 #: Share of the free memory that data may take if ``resident_bytes`` is not set.
 SHARE = 0.5
-
-#: Data up to this size always stays in memory if ``resident_bytes`` is not set, which needs no check on the workers.
-ALWAYS = 64 * 2**20
 
 #: Copies of the pixels in main memory while the table is built.
 BUILDING = 2
@@ -39,13 +36,8 @@ BUILDING = 2
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
-def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device) -> list[Source]:
+def open_sources(config: TrainConfig) -> list[Source]:
     """All sources of a training, checked against its settings.
-
-    Args:
-        config: the settings.
-        labels: checkpoint whose outputs replace real HR; None: real HR.
-        device: device of that network.
 
     Raises:
         BadRequest: no data, data of another scale, a patch larger than the tiles, LR tiles that nothing labels.
@@ -53,18 +45,7 @@ def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device
     if not config.data:
         raise BadRequest("no data; give a condensed set or a folder of images with --data")
     model_spec(config.model, config.scale)
-    sources = [
-        open_source(
-            uri,
-            config.scale,
-            config.max_pixels,
-            config.allow_unfinished,
-            config.output,
-            config.color_profile,
-            Degrade.of(config),
-        )
-        for uri in config.data
-    ]
+    sources = [open_source(config, uri) for uri in config.data]
     for source in sources:
         if isinstance(source, CondensedSource) and source.tile_size < config.patch_size:
             raise BadRequest(
@@ -74,7 +55,7 @@ def open_sources(config: TrainConfig, labels: bytes | None, device: torch.device
             )
         if isinstance(source, CondensedSource) and source.stored == ("lr",):
             _check_lr_only(config, source)
-    return labelled(config, sources, labels, device)
+    return sources
 
 
 def _check_lr_only(config: TrainConfig, source: CondensedSource) -> None:
@@ -93,9 +74,16 @@ def _check_lr_only(config: TrainConfig, source: CondensedSource) -> None:
 def labelled(
     config: TrainConfig, sources: Sequence[Source], labels: bytes | None, device: torch.device
 ) -> list[Source]:
-    """Sources with the outputs of the network ``labels`` as HR, as :func:`open_sources` returns them.
+    """Sources with the outputs of a network as HR.
 
-    With online labels the sources are unchanged, as stored labels are not used.
+    Args:
+        config: the settings; with online labels the sources are unchanged, as stored labels are not used.
+        sources: the sources.
+        labels: checkpoint of the network; None: real HR.
+        device: device of the network.
+
+    Raises:
+        BadRequest: the network cannot be used.
     """
     if labels is None or config.labels == "online":
         return list(sources)
@@ -103,66 +91,59 @@ def labelled(
     return [source.labelled_by(network.upscale_image) for source in sources]
 
 
-def resident_patches(config: TrainConfig, sources: Sequence[Source], device: torch.device) -> Patches:
-    """Random patches of all sources, with the pixels on ``device``; images held out for validation are excluded.
+def training_pairs(config: TrainConfig, sources: Sequence[Source]) -> Iterator[Pair]:
+    """The pairs of some sources, except those held out for validation.
 
     Raises:
-        BadRequest: no images are left to train on, or an image is smaller than a patch.
+        BadRequest: an image cannot be read.
     """
     apart = held_out(config.held_out_share, config.seed)
-    stored = (pair for source in sources for pair in source.pairs(lambda image_id: not apart(image_id)))
-    pairs = list(for_training(config, stored))
-    if not pairs:
+    return (pair for source in sources for pair in source.pairs(lambda image_id: not apart(image_id)))
+
+
+def resident_patches(config: TrainConfig, pairs: Iterable[Pair], device: torch.device) -> Patches:
+    """Random patches of pairs, whose pixels are all on ``device``.
+
+    Raises:
+        BadRequest: there are no pairs, or one is smaller than a patch.
+    """
+    return random_patches(config, pair_table(config, pairs), device, config.batch_size, config.seed)
+
+
+def pair_table(config: TrainConfig, pairs: Iterable[Pair]) -> PairTable | None:
+    """A table of pairs; None without any. HR, which takes most of the memory, is left out if labels are online."""
+    found = [replace(pair, hr=NO_HR) if config.labels == "online" else pair for pair in pairs]
+    return PairTable.build(found, config.scale) if found else None
+
+
+def random_patches(
+    config: TrainConfig, table: PairTable | None, device: torch.device, batch_size: int, seed: int
+) -> Patches:
+    """Random patches of a table of :func:`pair_table`, with its pixels on ``device``.
+
+    Raises:
+        BadRequest: there is no table, or an image is smaller than a patch.
+    """
+    if table is None:
         raise BadRequest(
             f"all images are held out for validation; lower --validation.fraction ({config.held_out_share})"
         )
     try:
-        table = PairTable.build(pairs, config.scale)
-        return Patches(table.to(device), config.patch_size, config.batch_size, config.seed)
+        return Patches(table.to(device), config.patch_size, batch_size, seed)
     except ValueError as error:
         raise BadRequest(f"{error}; lower --patch-size ({config.patch_size}), or remove such images") from None
-
-
-def for_training(config: TrainConfig, pairs: Iterable[Pair]) -> Iterator[Pair]:
-    """The pairs, without HR if labels are made online: it would take most of the memory."""
-    return (replace(pair, hr=NO_HR) for pair in pairs) if config.labels == "online" else iter(pairs)
 
 
 def fits_in_memory(
     config: TrainConfig, sources: Sequence[Source], device: torch.device, local_workers: int = 1
 ) -> bool:
     """Whether all pixels fit in memory on ``device``; each of ``local_workers`` on this machine has a copy."""
-    size = _size(sources)
-    if size <= _certain(config):
-        return True
+    size = sum(source.expected_bytes for source in sources)
     if config.resident_bytes is not None:
-        return False
+        return size <= config.resident_bytes
     if device.type == "cuda" and size > SHARE * torch.cuda.mem_get_info(device)[0]:
         return False
     return BUILDING * local_workers * size <= SHARE * available_memory()
-
-
-def may_stream(config: TrainConfig, sources: Sequence[Source], decided: bool | None) -> bool:
-    """Whether workers may have to stream the data, without knowing their memory.
-
-    Args:
-        config: the settings.
-        sources: the training data.
-        decided: the decision of an earlier attempt of the training: True if the data stays in memory; None: no decision
-            yet.
-    """
-    if decided is not None and config.resident_bytes is None:
-        return not decided
-    return _size(sources) > _certain(config)
-
-
-def _certain(config: TrainConfig) -> int:
-    """Size up to which data stays in memory regardless of a worker's free memory."""
-    return ALWAYS if config.resident_bytes is None else config.resident_bytes
-
-
-def _size(sources: Sequence[Source]) -> int:
-    return sum(source.expected_bytes for source in sources)
 
 
 def available_memory() -> int:

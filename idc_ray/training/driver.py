@@ -15,15 +15,16 @@ import ray
 import torch
 
 from idc_ray.config.train import TrainConfig
-from idc_ray.images.locate import absolute, holds, locate, read_bytes
+from idc_ray.images.names import read_bytes
 from idc_ray.lifecycle import fail_run_on_error, locked_output, print_plan, ray_cluster
+from idc_ray.locate import absolute, holds, locate
 from idc_ray.models import bundled_teacher_bytes, teacher_sha256
 from idc_ray.pipeline.progress import Heartbeat, Show
 from idc_ray.results import TrainResult
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.tracking import Tracker, tracking_uri
 from idc_ray.training.curves import Curves
-from idc_ray.training.data import may_stream, open_sources
+from idc_ray.training.data import labelled, open_sources
 from idc_ray.training.dry_run import estimate
 from idc_ray.training.fit import Event, new_model, start_sha256, with_absolute_start
 from idc_ray.training.local_worker import LocalWorker, check_machine
@@ -40,7 +41,7 @@ from idc_ray.training.state import (
     read_state,
     update_record,
 )
-from idc_ray.training.validation import configured_pairs
+from idc_ray.training.validation import validation_pairs
 from idc_ray.training.worker import TrainJob
 
 __all__ = ["run_train", "train"]
@@ -84,7 +85,7 @@ def run_train(config: TrainConfig, show: Show = "log") -> TrainResult:
         show: where progress is shown.
 
     Raises:
-        BadRequest: what was asked for cannot be done.
+        BadRequest: an error in settings, data or networks.
         Locked: another process works on the output.
         Interrupted: SIGINT or SIGTERM.
         IdcError: any other error that a user can fix.
@@ -97,18 +98,15 @@ def run_train(config: TrainConfig, show: Show = "log") -> TrainResult:
         finished = state is not None and state.step >= config.iterations
         if state is not None and finished and record.tracked:
             return _result(storage, config.iterations, state)
-        streamed, worker = False, None
-        if not finished:
-            with Heartbeat("reading a few images for their sizes"):
-                streamed = may_stream(config, ready.sources, record.resident)
-            if _is_local(config, streamed):
-                check_machine(config.workers)
-                worker = stack.enter_context(LocalWorker())  # it imports torch while the tracked run begins
+        worker = None
+        if not finished and _is_local(config):
+            check_machine(config.workers)
+            worker = stack.enter_context(LocalWorker())  # it imports torch while the tracked run begins
         tracker = _begin_tracking(config, storage, record)
         with fail_run_on_error(tracker):
             if not finished:
                 curves = Curves(storage, fresh=state is None)
-                _run(_job(ready, record), streamed, worker, tracker, curves, show)
+                _run(_job(ready, record), worker, tracker, curves, show)
             state = read_state(storage)
             assert state is not None
             with Heartbeat("logging the network to MLflow"):
@@ -136,11 +134,12 @@ def _prepare(config: TrainConfig) -> _Ready:
     _warn_of_validation(config)
     labels = _labelling_network(config)
     with Heartbeat("listing the data and checking network and validation"):
-        sources = open_sources(config, labels, torch.device("cpu"))
+        sources = open_sources(config)
+        labelled(config, sources, labels, torch.device("cpu"))
         new_model(config)
         if config.validation.images is not None:
             one = config.validation.model_copy(update={"max_images": 1})
-            configured_pairs(config.model_copy(update={"validation": one}), [])
+            validation_pairs(config.model_copy(update={"validation": one}), [])
     for source in sources:
         log.info("training on %s", source.describe())
     if config.mlflow.enabled:
@@ -226,9 +225,7 @@ def _track_networks(tracker: Tracker, storage: StorageFolder) -> None:
         tracker.log_folder(Path(scratch, "model"), "model")
 
 
-def _run(
-    job: TrainJob, streamed: bool, worker: LocalWorker | None, tracker: Tracker, curves: Curves, show: Show
-) -> None:
+def _run(job: TrainJob, worker: LocalWorker | None, tracker: Tracker, curves: Curves, show: Show) -> None:
     """Train: in a process on this machine where that is enough, else by Ray Train, which takes longer to start."""
     if worker is not None:
         _follow(worker.train(job), job.config, show, tracker, curves)
@@ -242,19 +239,18 @@ def _run(
         join(
             workers.ray_address,
             worker_output=False,  # events and exceptions say it; Ray Train's own output would bury them
-            spare_cpus=1,  # else readers wait for the workers' CPUs
             needs={"CPU": workers.count * workers.cpus, "GPU": workers.count * (workers.gpus or 0.0)},
             fix=f"lower --workers.count ({workers.count}), --workers.cpus or --workers.gpus",
         )
 
     with ray_cluster(join_cluster):
-        _follow(ray_events(job, streamed), job.config, show, tracker, curves)
+        _follow(ray_events(job), job.config, show, tracker, curves)
 
 
-def _is_local(config: TrainConfig, may_stream: bool) -> bool:
+def _is_local(config: TrainConfig) -> bool:
     """Whether one process on this machine is enough."""
     cluster = config.workers.ray_address or os.environ.get("RAY_ADDRESS") or ray.is_initialized()
-    return config.workers.count == 1 and not may_stream and not cluster
+    return config.workers.count == 1 and not cluster
 
 
 def _follow(events: Iterator[Event | None], config: TrainConfig, show: Show, tracker: Tracker, curves: Curves) -> None:

@@ -10,13 +10,11 @@ import torch
 
 from idc_ray.config.train import TrainConfig
 from idc_ray.pipeline.device import use_deterministic_algorithms
-from idc_ray.pipeline.progress import duration
-from idc_ray.pipeline.summary import size
-from idc_ray.training.data import may_stream
+from idc_ray.training.data import fits_in_memory
 from idc_ray.training.fit import student_spec
 from idc_ray.training.loop import Trainer
 from idc_ray.training.sources import Source
-from idc_ray.units import estimate_text
+from idc_ray.units import duration, estimate_text, size
 
 __all__ = ["count_weights", "estimate", "seconds_per_step"]
 
@@ -46,16 +44,16 @@ def estimate(config: TrainConfig, sources: Sequence[Source], done: int) -> str:
     found = sum(source.expected_bytes for source in sources)
     pixels = found / (3 * (1 + config.scale**2))
     passes = config.iterations * config.batch_size * config.patch_size**2 / max(1.0, pixels)
-    streams = may_stream(config, sources, None)
     spec, weights = student_spec(config), count_weights(config)
     workers = config.workers
     device = torch.device("cuda" if torch.cuda.is_available() and workers.gpus != 0 else "cpu")
+    fits = fits_in_memory(config, sources, device, workers.count)
     log.info("timing a few steps of %s", spec)
     own = config.model_copy(update={"batch_size": config.batch_size // workers.count})
     seconds = seconds_per_step(own, device)
     lines = [("data", source.describe()) for source in sources]
     lines += [
-        ("pixels", f"about {size(found)}, {'streamed unless they fit in memory' if streams else 'kept in memory'}"),
+        ("pixels", f"about {size(found)}, {'kept in memory' if fits else 'read in windows, as memory is too small'}"),
         ("validation", _validation(config)),
         ("network", f"{spec}: {weights:,} weights"),
         ("steps", f"{config.iterations} of {config.batch_size} patches of {config.patch_size} x {config.patch_size}"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images.locate import absolute, read_bytes
+from idc_ray.images.names import read_bytes
+from idc_ray.locate import absolute
 from idc_ray.models import EDSR, ModelSpec, Upscaler, load_checkpoint, model_spec
 from idc_ray.models.interpolation_start import interpolation_start
 from idc_ray.store.filesystem import StorageFolder
@@ -27,7 +27,7 @@ from idc_ray.training.pairs import Feed, Pair
 from idc_ray.training.state import BEST, LAST, SavedState, read_state, write_checkpoint, write_state
 from idc_ray.training.validation import Validator
 
-__all__ = ["Event", "FitResult", "World", "fit", "new_model", "start_sha256", "student_spec", "with_absolute_start"]
+__all__ = ["Event", "Fit", "World", "new_model", "start_sha256", "student_spec", "with_absolute_start"]
 
 #: Least seconds between two reports of progress.
 REPORT_SECONDS = 2.0
@@ -53,102 +53,68 @@ class World:
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model
 
 
-@dataclass(frozen=True)
-class FitResult:
-    """Result of a training: number of steps, best validation PSNR in dB and its step (None without validation)."""
-
-    step: int
-    best_psnr: float | None
-    best_step: int | None
-
-
 def student_spec(config: TrainConfig) -> ModelSpec:
     """Spec of the configured network."""
     spec = model_spec(config.model, config.scale)
     return ModelSpec(spec.architecture, spec.scale, {**spec.arguments, **config.model_arguments})
 
 
-def fit(
-    config: TrainConfig,
-    feed: Feed,
-    validation: list[Pair],
-    storage: StorageFolder,
-    report: Callable[[Event], None],
-    notes: dict[str, Any],
-    world: World | None = None,
-    validate_at: Collection[int] = (),
-    labeler: Upscaler | None = None,
-) -> FitResult:
-    """Train to the last step, continuing from the last saved state if there is one.
+@dataclass
+class Fit:
+    """A whole training; it continues from the last saved state if there is one.
 
     With one CPU worker the weights are bit-identical even if the training was killed and continued.
 
-    Args:
+    Attributes:
         config: settings.
         feed: training patches, on the device of ``world``.
         validation: validation images; may be empty.
         storage: the output; worker 0 writes to it.
         report: called by worker 0 with each event.
         notes: JSON values for the checkpoints, on where the weights come from.
-        world: the workers; None: this is the only one.
+        world: the workers; by default this is the only one.
         validate_at: steps at which to validate, in addition to the configured ones.
         labeler: network for ``labels: online``, on the device of ``world``; otherwise unused.
+        best: highest validation PSNR so far in dB and its step; None without validation.
 
     Raises:
         BadRequest: the configured start cannot be used, or labels are online and there is no ``labeler``.
-        IdcError: the loss became NaN or infinite; the message has the step, the data and the last good state.
     """
-    world = world or World()
-    feed = _augmented(config, feed, world.device, labeler)
-    return _Fit(config, feed, validation, storage, report, notes, world, validate_at).run()
 
+    config: TrainConfig
+    feed: Feed
+    validation: list[Pair]
+    storage: StorageFolder
+    report: Callable[[Event], None]
+    notes: dict[str, Any]
+    world: World = field(default_factory=World)
+    validate_at: Collection[int] = ()
+    labeler: Upscaler | None = None
+    best: tuple[float, int] | None = field(default=None, init=False)
 
-def _augmented(config: TrainConfig, feed: Feed, device: torch.device, labeler: Upscaler | None) -> Feed:
-    online = config.labels == "online"
-    if online and labeler is None:
-        raise BadRequest(
-            "labels is online, but there is no network that labels; set labels_from to a checkpoint, or bundled"
-        )
-    if not online and not config.augment.active:
-        return feed
-    low = choose_precision(config.precision, device, config.model) == "bfloat16"
-    return AugmentedFeed(
-        feed, config.augment, config.seed, config.patch_size, config.batch_size,
-        labeler if online else None, torch.bfloat16 if low else None,
-    )  # fmt: skip
-
-
-class _Fit:
-    def __init__(
-        self,
-        config: TrainConfig,
-        feed: Feed,
-        validation: list[Pair],
-        storage: StorageFolder,
-        report: Callable[[Event], None],
-        notes: dict[str, Any],
-        world: World,
-        validate_at: Collection[int],
-    ) -> None:
-        self.config, self.storage, self.report, self.notes, self.world = config, storage, report, notes, world
-        self.validate_at = validate_at
+    def __post_init__(self) -> None:
+        config, world = self.config, self.world
+        self.feed = _augmented(config, self.feed, world.device, self.labeler)
         self.spec = student_spec(config)
         model = new_model(config).to(world.device)
         if config.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.feed = feed
-        self.state = read_state(storage)
+        self.state = read_state(self.storage)
         precision = self.state.precision if self.state else None  # a continued training keeps its precision
-        self.trainer = Trainer(model, config, world.rank, world.wrap(model), feed.patches, precision)
+        self.trainer = Trainer(model, config, world.rank, world.wrap(model), self.feed.patches, precision)
         self.validator: Validator | None = None
         self.validation_digest: str | None = None
-        if validation and world.rank == 0:
-            self.validator = Validator(self.spec.build().to(world.device), validation, config.scale)
+        if self.validation and world.rank == 0:
+            self.validator = Validator(self.spec.build().to(world.device), self.validation, config.scale)
             self.validation_digest = self.validator.digest
-        self.best: tuple[float, int] | None = None
-        self.clock = _Clock()
+        self._reported = 0, time.perf_counter()  # step and time of the last report, without validations
 
-    def run(self) -> FitResult:
+    def run(self) -> None:
+        """Train to the last step.
+
+        Raises:
+            IdcError: the loss became NaN or infinite; the message has the step, the data and the last good state.
+        """
         self._resume()
         trainer, config = self.trainer, self.config
         while trainer.step < config.iterations:
@@ -163,8 +129,6 @@ class _Fit:
                 self._report(progress)
             if due:
                 self._save()
-        best_psnr, best_step = self.best or (None, None)
-        return FitResult(trainer.step, best_psnr, best_step)
 
     def _due(self) -> bool:
         """Whether to save the state: every ``checkpoint_every`` steps, at validations, and at the end."""
@@ -186,14 +150,17 @@ class _Fit:
         same = state.validation_digest in (None, self.validation_digest)
         if state.best_psnr is not None and state.best_step is not None and same:
             self.best = (state.best_psnr, state.best_step)
-        self.clock.start(state.step)
+        self._reported = state.step, time.perf_counter()
         if self.world.rank == 0:
             self.report({"kind": "resumed", "step": state.step})
 
     def _report(self, progress: Progress) -> None:
-        rate = self.clock.rate(progress.step, last=progress.step == self.config.iterations)
-        if rate is None or self.world.rank != 0:
+        (step, begin), now = self._reported, time.perf_counter()
+        last = progress.step == self.config.iterations
+        if self.world.rank != 0 or (now - begin < REPORT_SECONDS and not last):
             return
+        self._reported = progress.step, now
+        rate = (progress.step - step) / max(now - begin, 1e-9)
         event = {"kind": "progress", "step": progress.step, "loss": progress.loss, "steps_per_second": rate}
         self.report({**event, "learning_rate": self.trainer.learning_rate})
 
@@ -203,17 +170,18 @@ class _Fit:
             return
         step, config, average = self.trainer.step, self.config, self.trainer.average
         if self.validator is not None and self._validates():
-            with self.clock.paused():
-                scored = self.validator.score(average)
-            self.report({"kind": "validation", "step": step, "psnr": scored.psnr, "pictures": scored.pictures})
-            if self.best is None or scored.psnr > self.best[0]:
-                self.best = (scored.psnr, step)
+            begin = time.perf_counter()
+            psnr, pictures = self.validator.score(average)
+            self._reported = self._reported[0], self._reported[1] + time.perf_counter() - begin
+            self.report({"kind": "validation", "step": step, "psnr": psnr, "pictures": pictures})
+            if self.best is None or psnr > self.best[0]:
+                self.best = (psnr, step)
                 self._write(BEST, average)
         self._write(LAST, average)
-        psnr, best_step = self.best or (None, None)
+        best_psnr, best_step = self.best or (None, None)
         finished = step == config.iterations
         state = SavedState(
-            step, self.trainer.state(), psnr, best_step, self.validation_digest, finished, self.trainer.precision
+            step, self.trainer.state(), best_psnr, best_step, self.validation_digest, finished, self.trainer.precision
         )
         write_state(self.storage, state)
 
@@ -221,7 +189,7 @@ class _Fit:
         write_checkpoint(self.storage, name, self.spec, weights, self.notes | {"step": self.trainer.step})
 
     def _explain(self, error: NonFiniteLoss) -> IdcError:
-        names = ", ".join(self.feed.names(error.step)) or "streamed data"
+        names = ", ".join(self.feed.names(error.step))
         saved = read_state(self.storage)
         kept = f"{self.storage.shown(LAST)} is from step {saved.step}" if saved else "No checkpoint was written"
         return IdcError(
@@ -230,29 +198,19 @@ class _Fit:
         )
 
 
-class _Clock:
-    """Measures steps per second, without the time spent on validation."""
-
-    def __init__(self) -> None:
-        self.start(0)
-
-    def start(self, step: int) -> None:
-        self.step, self.time = step, time.perf_counter()
-
-    def rate(self, step: int, last: bool) -> float | None:
-        """Rate since the last result; None if that was less than ``REPORT_SECONDS`` ago, unless this is the last."""
-        elapsed = time.perf_counter() - self.time
-        if elapsed < REPORT_SECONDS and not last:
-            return None
-        rate = (step - self.step) / max(elapsed, 1e-9)
-        self.start(step)
-        return rate
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self.time += time.perf_counter() - begin
+def _augmented(config: TrainConfig, feed: Feed, device: torch.device, labeler: Upscaler | None) -> Feed:
+    online = config.labels == "online"
+    if online and labeler is None:
+        raise BadRequest(
+            "labels is online, but there is no network that labels; set labels_from to a checkpoint, or bundled"
+        )
+    if not online and not config.augment.active:
+        return feed
+    low = choose_precision(config.precision, device, config.model) == "bfloat16"
+    return AugmentedFeed(
+        feed, config.augment, config.seed, config.patch_size, config.batch_size,
+        labeler if online else None, torch.bfloat16 if low else None,
+    )  # fmt: skip
 
 
 def new_model(config: TrainConfig) -> nn.Module:

@@ -9,15 +9,15 @@ import contextlib
 import logging
 import os
 import pickle
-import queue
 import signal
 import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Generator, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 import torch
 
@@ -110,34 +110,26 @@ class LocalWorker:
 
     def _attempt(self, job: TrainJob) -> Generator[Event | None, None, str | None]:
         """Yield events; returns why the process ended early, or None if it trained to the end."""
-        process, events = self._process, queue.SimpleQueue[Event | None]()
+        process = self._process
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             pickle.dump(job, process.stdin)
             process.stdin.flush()
-        threading.Thread(target=_receive, args=(process.stdout, events), name="training events", daemon=True).start()
+        events = Connection(os.dup(process.stdout.fileno()), writable=False)
         while True:
             check_interrupted()
-            try:
-                event = events.get(timeout=0.5)
-            except queue.Empty:
+            if not events.poll(0.5):
                 yield None
                 continue
-            if event is None:
+            try:
+                event = events.recv()
+            except (EOFError, OSError):
                 return _ending(process.wait())
             if event["kind"] == "error":
                 raise event["error"]
             if event["kind"] == "end":
                 return event["reason"]
             yield event
-
-
-def _receive(pipe: IO[bytes], events: queue.SimpleQueue[Event | None]) -> None:
-    """Put the process's events into a queue, followed by None."""
-    with contextlib.suppress(EOFError, OSError, ValueError, pickle.UnpicklingError):  # the process has ended
-        while True:
-            events.put(pickle.load(pipe))
-    events.put(None)
 
 
 def _ending(code: int) -> str:
@@ -147,23 +139,19 @@ def _ending(code: int) -> str:
 def main() -> None:
     """Main function of the process: reads the job from standard input and writes events to standard output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's SIGINT also reaches the driver, which ends this process
-    out = os.fdopen(os.dup(1), "wb")
+    out = Connection(os.dup(1), readable=False)
     os.dup2(2, 1)  # output of libraries must not mix with the events
     job: TrainJob = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_driver, name="driver", daemon=True).start()
 
-    def report(event: Event) -> None:
-        pickle.dump(event, out)
-        out.flush()
-
     try:
-        train_worker(job, World(device=_device(job.config.workers)), report)
-        report({"kind": "end", "reason": None})
+        train_worker(job, World(device=_device(job.config.workers)), out.send)
+        out.send({"kind": "end", "reason": None})
     except IdcError as error:  # a retry would not help
-        report({"kind": "error", "error": error})
+        out.send({"kind": "error", "error": error})
     except Exception as error:
         traceback.print_exc()
-        report({"kind": "end", "reason": f"{type(error).__name__}: {error}"})
+        out.send({"kind": "end", "reason": f"{type(error).__name__}: {error}"})
 
 
 def _end_with_driver() -> None:

@@ -87,10 +87,6 @@ def make_optimizer(settings: TrainOptimizer, parameters: list[nn.Parameter], rat
     return optimizer
 
 
-def _as_given(lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
-    return lr, hr
-
-
 class _Graph:
     """A function of device tensors as a CUDA graph.
 
@@ -166,7 +162,7 @@ class Trainer:
         self._called = self._low.module if self._low else wrapped or model
         if config.execution == "compiled":
             self._called = torch.compile(self._called, dynamic=False)  # type: ignore[assignment]
-        self._patches = patches or _as_given
+        self._patches = patches or (lambda *given: given)
         if capturable is None:
             capturable = single and self.device.type == "cuda" and config.execution != "eager"
         self._captures = capturable and self.device.type == "cuda"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from idc_ray.condensation.seeding import generator
 
-__all__ = ["NO_HR", "Draw", "Feed", "Pair", "PairTable", "Patches", "StepRows"]
+__all__ = ["NO_HR", "Feed", "Pair", "PairTable", "Patches", "StepRows"]
 
 #: HR of a pair that is trained on with online labels.
 NO_HR = np.empty((0, 0, 3), np.uint8)
@@ -146,41 +146,9 @@ class PairTable:
             torch.tensor(weights, dtype=torch.float64),
         )
 
-    @property
-    def num_bytes(self) -> int:
-        """Size of the pixels in bytes."""
-        return self.lr.numel() + self.hr.numel()
-
-    @property
-    def shortest_side(self) -> int:
-        """Side of the largest patch that fits in every pair, in LR pixels."""
-        return int(self.sizes.min())
-
     def to(self, device: torch.device) -> PairTable:
         """Move the pixels to ``device``; patches are drawn on the CPU."""
         return replace(self, lr=self.lr.to(device), hr=self.hr.to(device))
-
-
-@dataclass(frozen=True)
-class Draw:
-    """The patches of a step; all int64 (b,).
-
-    Attributes:
-        pair: index of the pair.
-        top: first row, LR pixels.
-        left: first column, LR pixels.
-        symmetry: flip and rotation, 0 to 7: bit 0 flips rows, bit 1 flips columns, bit 2 transposes.
-    """
-
-    pair: Tensor
-    top: Tensor
-    left: Tensor
-    symmetry: Tensor
-
-    def part(self, rank: int, world: int) -> Draw:
-        """The part of worker ``rank`` of ``world``."""
-        fields = (t.tensor_split(world)[rank] for t in (self.pair, self.top, self.left, self.symmetry))
-        return Draw(*fields)
 
 
 class Patches:
@@ -199,7 +167,7 @@ class Patches:
     """
 
     def __init__(self, table: PairTable, patch_size: int, batch_size: int, seed: int) -> None:
-        if table.shortest_side < patch_size:
+        if int(table.sizes.min()) < patch_size:
             small = int(table.sizes.amin(1).argmin())
             raise ValueError(
                 f"{table.names[small]}: LR of {int(table.sizes[small, 1])} x {int(table.sizes[small, 0])} "
@@ -210,30 +178,28 @@ class Patches:
         self._sides = [torch.arange(patch_size * factor, device=table.lr.device) for factor in (1, table.scale)]
         self._rows: dict[tuple[int, int], StepRows] = {}
 
-    def draw(self, step: int) -> Draw:
-        """The patches of step ``step``: a pure function of (seed, step)."""
-        uniform = self._uniform(step)
+    def draw(self, step: int) -> Tensor:
+        """The patches of step ``step``, a pure function of (seed, step): int64 (4, b).
+
+        Rows: index of the pair; top and left in LR pixels; flip and rotation, 0 to 7: bit 0 flips rows, bit 1 flips
+        columns, bit 2 transposes.
+        """
+        random = generator(self.seed, "patches", step)
+        uniform = torch.rand(4, self.batch_size, dtype=torch.float64, generator=random)
         # right=True: pairs of weight 0 are never drawn
         pair = torch.searchsorted(self._bounds, uniform[0] * self._bounds[-1], right=True)
-        return self._places(pair.clamp_max(len(self._bounds) - 1), uniform)
-
-    def draw_each(self, step: int) -> Draw:
-        """One patch of each pair, in order; ``batch_size`` is the number of pairs."""
-        return self._places(torch.arange(len(self.table.names)), self._uniform(step))
-
-    def _uniform(self, step: int) -> Tensor:
-        return torch.rand(4, self.batch_size, dtype=torch.float64, generator=generator(self.seed, "patches", step))
-
-    def _places(self, pair: Tensor, uniform: Tensor) -> Draw:
-        places = self.table.sizes[pair] - self.patch_size + 1
-        top, left = ((uniform[1 + axis] * places[:, axis]).long() for axis in (0, 1))
-        return Draw(pair, top, left, (uniform[3] * 8).long())
+        pair = pair.clamp_max(len(self._bounds) - 1)
+        positions = self.table.sizes[pair] - self.patch_size + 1
+        top, left = ((uniform[1 + axis] * positions[:, axis]).long() for axis in (0, 1))
+        return torch.stack([pair, top, left, (uniform[3] * 8).long()])
 
     def inputs(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, ...]:
         """See :class:`Feed`; one tensor, int64 (2, 3, b), as :meth:`patches` expects it."""
         if (rank, world) not in self._rows:
             self._rows[rank, world] = StepRows(
-                lambda steps: torch.stack([self._affine(self.draw(step).part(rank, world)) for step in steps]),
+                lambda steps: torch.stack(
+                    [self._affine(self.draw(step).tensor_split(world, 1)[rank]) for step in steps]
+                ),
                 self.table.lr.device,
             )
         return (self._rows[rank, world][step],)
@@ -261,22 +227,19 @@ class Patches:
 
     def names(self, step: int) -> list[str]:
         """Names of the pairs that a step draws from."""
-        return sorted({self.table.names[i] for i in self.draw(step).pair.tolist()})
+        return sorted({self.table.names[i] for i in self.draw(step)[0].tolist()})
 
-    def cut(self, draw: Draw) -> tuple[Tensor, Tensor]:
-        """The patches of a draw."""
-        return self.patches(self._affine(draw).to(self.table.lr.device))
-
-    def _affine(self, draw: Draw) -> Tensor:
+    def _affine(self, draw: Tensor) -> Tensor:
         """(2, 3, b) for :meth:`patches`: position (i, j) of a patch is pixel ``first + i down + j right``."""
-        flip_rows, flip_columns, transpose = (draw.symmetry & bit > 0 for bit in (1, 2, 4))
+        pair, top, left, symmetry = draw
+        flip_rows, flip_columns, transpose = (symmetry & bit > 0 for bit in (1, 2, 4))
         levels = []
         for factor in (1, self.table.scale):
-            begin = self.table.offsets[draw.pair] // 3 * factor**2
-            width = self.table.sizes[draw.pair, 1] * factor
+            begin = self.table.offsets[pair] // 3 * factor**2
+            width = self.table.sizes[pair, 1] * factor
             last = self.patch_size * factor - 1
-            row = draw.top * factor + flip_rows * last
-            column = draw.left * factor + flip_columns * last
+            row = top * factor + flip_rows * last
+            column = left * factor + flip_columns * last
             by_row = torch.where(flip_rows, -width, width)
             by_column = torch.where(flip_columns, -1, 1)
             down, right = torch.where(transpose, by_column, by_row), torch.where(transpose, by_row, by_column)

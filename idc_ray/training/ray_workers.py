@@ -1,4 +1,4 @@
-"""Training with Ray Train: with several workers, on a cluster, or with streamed data."""
+"""Training with Ray Train: with several workers, or on a cluster."""
 
 from __future__ import annotations
 
@@ -20,29 +20,25 @@ from idc_ray.errors import IdcError
 from idc_ray.interrupt import check_interrupted
 from idc_ray.pipeline.waiting import log_until_first
 from idc_ray.training.fit import Event, World
-from idc_ray.training.stream import StreamFeed, stream_of
 from idc_ray.training.worker import TrainJob, gave_up, train_worker
 
-__all__ = ["ray_events"]
+__all__ = ["local_queue", "ray_events"]
 
 #: Time for workers to end by themselves after an error of one.
 LEAVE_SECONDS = 20.0
 
 
-def ray_events(job: TrainJob, streamed: bool) -> Iterator[Event | None]:
+def ray_events(job: TrainJob) -> Iterator[Event | None]:
     """Train on the connected cluster; yields the workers' events, and None at intervals without events.
 
     Args:
         job: the job.
-        streamed: whether its data may have to be streamed.
 
     Raises:
         IdcError: an error that a retry would not fix, or workers died too often.
     """
-    # On this machine, so that the loss of another node does not end the training.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    trainer = _trainer(job, queue, streamed)
+    queue = local_queue()
+    trainer = _trainer(job, queue)
     outcome: list[BaseException | None] = []
 
     def run() -> None:
@@ -68,6 +64,12 @@ def ray_events(job: TrainJob, streamed: bool) -> Iterator[Event | None]:
         raise gave_up(job, f"{_first_line(outcome[0])}; see the logs in Ray's session folder") from outcome[0]
 
 
+def local_queue() -> Queue:
+    """A queue on this machine, so that the loss of another node does not end the job."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+
 def _events(queue: Queue, ended: Callable[[], bool]) -> Iterator[Event | None]:
     """Events until the training has ended; None at intervals without events."""
     while True:
@@ -86,13 +88,13 @@ def _awaited(workers: Workers) -> str:
     each = {"CPU": workers.cpus, "GPU": workers.gpus or 0.0}
     total, free = ray.cluster_resources(), ray.available_resources()
     one = " and ".join(f"{amount:g} {name}" for name, amount in each.items() if amount)
-    room = ", ".join(
+    available = ", ".join(
         f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}" for name, amount in each.items() if amount
     )
-    return f"{workers.count} workers take {one} each; free are {room}; reading streamed data takes one more CPU"
+    return f"{workers.count} workers take {one} each; free are {available}"
 
 
-def _trainer(job: TrainJob, queue: Queue, streamed: bool) -> TorchTrainer:
+def _trainer(job: TrainJob, queue: Queue) -> TorchTrainer:
     workers = job.config.workers
     gpus = workers.gpus
     if gpus is None:
@@ -101,9 +103,7 @@ def _trainer(job: TrainJob, queue: Queue, streamed: bool) -> TorchTrainer:
     name = f"idc_ray_{uuid.uuid4().hex[:8]}"
     return TorchTrainer(
         _run_worker,
-        train_loop_config={"job": job, "queue": queue, "streamed": streamed},
-        # An unused stream would still start processes.
-        datasets={"train": stream_of(job.config, job.labels)} if streamed else {},
+        train_loop_config={"job": job, "queue": queue},
         scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(name=name, failure_config=FailureConfig(max_failures=workers.max_failures)),
     )
@@ -121,13 +121,8 @@ def _run_worker(arguments: dict[str, Any]) -> None:
         device,
         (lambda m: DistributedDataParallel(m, broadcast_buffers=False)) if size > 1 else (lambda m: m),
     )
-
-    def stream() -> StreamFeed:
-        return StreamFeed(job.config, ray.train.get_dataset_shard("train"), device)
-
     try:
-        local_workers = context.get_local_world_size()
-        train_worker(job, world, queue.put, local_workers, stream if arguments["streamed"] else None)
+        train_worker(job, world, queue.put, context.get_local_world_size())
     except IdcError as error:  # not raised, as a retry would not help
         queue.put({"kind": "error", "error": error})
 

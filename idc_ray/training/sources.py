@@ -1,4 +1,7 @@
-"""Training data: condensed sets and real images, detected by content, in any combination."""
+"""Training data: condensed sets and real images, detected by content, in any combination.
+
+Both kinds consist of parts, shards or images, that can be read separately.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,21 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow.fs import FileType
 
 from idc_ray.condensation.seeding import uniform
-from idc_ray.degradation import BICUBIC, Degrade
+from idc_ray.config.train import TrainConfig
+from idc_ray.degradation import Degrade
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.benchmarks import holds_sets, paired_folders
 from idc_ray.images import ImageListing, ImageRef, decode_png, downscale, find_images, load_instance, output_inside
-from idc_ray.images.color import Colors
-from idc_ray.images.locate import StoragePath, joined, locate
-from idc_ray.store import Fingerprint, check_shards, read_manifest, read_run, read_shard
+from idc_ray.locate import StoragePath, joined, locate
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.index import check_shards
+from idc_ray.store.manifest import read_manifest
+from idc_ray.store.run_record import read_run
+from idc_ray.store.shards import Fingerprint, read_shard
 from idc_ray.training.pairs import NO_HR, Pair
 
 __all__ = ["CondensedSource", "RealSource", "Relabel", "Source", "held_out", "open_source"]
@@ -62,9 +67,14 @@ class CondensedSource:
         """Bytes of all pixels in memory."""
         return self.tiles * 3 * self.tile_size**2 * (1 + self.scale**2)
 
-    def only(self, shards: Sequence[int]) -> CondensedSource:
-        """This source with the given shards only."""
-        return replace(self, shards=tuple(shards))
+    @property
+    def num_parts(self) -> int:
+        """Number of shards."""
+        return len(self.shards)
+
+    def only(self, parts: Sequence[int]) -> CondensedSource:
+        """This source with some of its shards only."""
+        return replace(self, shards=tuple(self.shards[part] for part in parts))
 
     def labelled_by(self, relabel: Relabel) -> CondensedSource:
         """This source with labels for a set of LR tiles; else unchanged, as its tiles have labels."""
@@ -101,33 +111,33 @@ def _labelled(pair: Pair, relabel: Relabel) -> Pair:
 
 @dataclass(frozen=True)
 class RealSource:
-    """High-resolution images; low-resolution images are made of them by ``degrade``, unless given."""
+    """High-resolution images; LR images are made of them by the configured degradation, unless given."""
 
     listing: ImageListing
-    scale: int
-    max_pixels: int
+    config: TrainConfig
     digest: str
-    colors: Colors = "srgb"
-    degrade: Degrade = BICUBIC
     relabel: Relabel | None = None
 
     def describe(self) -> str:
         """One line for messages and records."""
         paired = "" if self.listing.lr_uri is None else f" with LR images of {self.listing.lr_uri}"
-        return f"{self.listing.uri}: {self.listing.manifest.num_rows} images{paired}"
+        return f"{self.listing.uri}: {self.num_parts} images{paired}"
 
     @property
     def expected_bytes(self) -> int:
         """Bytes of all pixels in memory, estimated from a few images."""
-        images = self.listing.manifest.num_rows
-        chosen = list(range(images))[:: max(1, images // 8)][:8]
-        sample = [self._load(ref) for ref in self.only(self.listing.manifest.take(chosen))._refs()]
-        pixels = float(np.mean([pair.lr.size + pair.hr.size for pair in sample]))
-        return int(pixels * images)
+        chosen = range(0, self.num_parts, max(1, self.num_parts // 8))[:8]
+        sample = [self._load(ref) for ref in self.only(chosen)._refs()]
+        return int(float(np.mean([pair.lr.size + pair.hr.size for pair in sample])) * self.num_parts)
 
-    def only(self, manifest: pa.Table) -> RealSource:
-        """This source with the given rows of its manifest only."""
-        return replace(self, listing=replace(self.listing, manifest=manifest))
+    @property
+    def num_parts(self) -> int:
+        """Number of images."""
+        return int(self.listing.manifest.num_rows)
+
+    def only(self, parts: Sequence[int]) -> RealSource:
+        """This source with some of its images only."""
+        return replace(self, listing=replace(self.listing, manifest=self.listing.manifest.take(list(parts))))
 
     def labelled_by(self, relabel: Relabel) -> RealSource:
         """This source with HR images made by ``relabel`` instead of the real ones."""
@@ -153,13 +163,13 @@ class RealSource:
             image = load_instance(
                 ref,
                 self.listing.filesystem,
-                scale=self.scale,
+                scale=self.config.scale,
                 tile_size=1,
-                max_pixels=self.max_pixels,
+                max_pixels=self.config.max_pixels,
                 keep_hr=True,
-                degrade=self.degrade,
+                degrade=Degrade.of(self.config),
                 lr_filesystem=self.listing.lr_filesystem,
-                colors=self.colors,
+                colors=self.config.color_profile,
             )
         except RejectedImage as error:
             raise BadRequest(f"{ref.source} cannot be used for training: {error.reason}; repair or remove it") from None
@@ -170,27 +180,15 @@ class RealSource:
 Source = CondensedSource | RealSource
 
 
-def open_source(
-    uri: str,
-    scale: int,
-    max_pixels: int,
-    allow_unfinished: bool = False,
-    output: str | None = None,
-    colors: Colors = "srgb",
-    degrade: Degrade = BICUBIC,
-) -> Source:
+def open_source(config: TrainConfig, uri: str) -> Source:
     """Open a condensed set, or a folder of images if it has no run record of a condense job.
 
-    A folder with HR and LR images, as the export job writes, gives these pairs.
+    A folder with HR and LR images, as the export job writes, gives these pairs; its LR images are ignored if the
+    degradation is not bicubic.
 
     Args:
+        config: settings of a training; images in its output are ignored.
         uri: local path or URI.
-        scale: expected upscaling factor.
-        max_pixels: larger images are rejected.
-        allow_unfinished: accept the finished part of a condensed set.
-        output: output of the training; images in it are ignored.
-        colors: ``keep``: colour profiles of images are not applied.
-        degrade: makes LR images of HR images; LR images of a folder are ignored if it is not bicubic.
 
     Raises:
         BadRequest: no data, another scale, an unfinished set, or several sets of pairs.
@@ -198,13 +196,13 @@ def open_source(
     store = resolve(uri)
     run = read_run(store) if store.files("") else None
     if run is None:
-        return _real_source(uri, scale, max_pixels, output, colors, degrade)
-    if run.side("scale") != scale:
+        return _real_source(config, uri)
+    if run.side("scale") != config.scale:
         raise BadRequest(
-            f"{store.uri} is a set for scale {run.side('scale')}, but the scale is {scale}; change --scale"
+            f"{store.uri} is a set for scale {run.side('scale')}, but the scale is {config.scale}; change --scale"
         )
     manifest = read_manifest(store)
-    if manifest is None and not allow_unfinished:
+    if manifest is None and not config.allow_unfinished:
         raise BadRequest(
             f"{store.uri} is not finished; run the same condense command again, "
             "or give --allow-unfinished to train on the finished part"
@@ -214,7 +212,7 @@ def open_source(
         raise BadRequest(f"{store.uri} has no tiles yet; run the same condense command again")
     return CondensedSource(
         store,
-        scale,
+        config.scale,
         run.side("tile_size"),
         tuple(shard.shard for shard in shards),
         _digest([asdict(shard) for shard in shards]),
@@ -224,14 +222,11 @@ def open_source(
     )
 
 
-def _real_source(
-    uri: str, scale: int, max_pixels: int, output: str | None, colors: Colors, degrade: Degrade
-) -> RealSource:
-    hr, lr = _hr_and_lr(uri, scale)
-    lr = lr if degrade.steps == "bicubic" else None
-    without = None if output is None else output_inside(hr, output)
-    listing = find_images(hr, lr_input=lr, scale=scale, without=without)
-    return RealSource(listing, scale, max_pixels, _digest(listing.describe(lr_names=True)), colors, degrade)
+def _real_source(config: TrainConfig, uri: str) -> RealSource:
+    hr, lr = _hr_and_lr(uri, config.scale)
+    lr = lr if config.degradation == "bicubic" else None
+    listing = find_images(hr, lr_input=lr, scale=config.scale, without=output_inside(hr, config.output))
+    return RealSource(listing, config, _digest(listing.describe(lr_names=True)))
 
 
 def _hr_and_lr(uri: str, scale: int) -> tuple[str, str | None]:

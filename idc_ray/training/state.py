@@ -18,6 +18,7 @@ from torch import Tensor
 
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import ModelSpec, checkpoint_bytes, read_metadata
+from idc_ray.nested import differences
 from idc_ray.redact import redact_all
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.training.low_precision import Precision
@@ -133,16 +134,16 @@ def check_output(storage: StorageFolder, record: TrainRecord, overwrite: bool) -
         return None
     if found.digest == record.digest:
         return found
-    asked = replace(record, config=redact_all(record.config))
+    requested = replace(record, config=redact_all(record.config))
     if not found.family or found.family != record.family:
-        raise BadRequest(f"{storage.uri} contains another training; {_difference(found, asked)}{FRESH}")
+        raise BadRequest(f"{storage.uri} contains another training; {_difference(found, requested)}{FRESH}")
     state = read_state(storage)
     if state is not None and state.step > record.config["iterations"]:
         raise BadRequest(
             f"iterations is {record.config['iterations']}, but the training in {storage.uri} has done {state.step} "
             f"steps; raise --iterations to continue it, or {FRESH}"
         )
-    return replace(found, digest=record.digest, config=asked.config, tracked=False)
+    return replace(found, digest=record.digest, config=requested.config, tracked=False)
 
 
 def read_record(storage: StorageFolder) -> TrainRecord | None:
@@ -187,19 +188,10 @@ def write_checkpoint(
     storage.write(name, checkpoint_bytes(spec, weights, notes))
 
 
-def _difference(found: TrainRecord, asked: TrainRecord) -> str:
-    there, here = _flat(found.config), _flat(asked.config)
-    lines = [f"  {key}: {there.get(key)!r} -> {here.get(key)!r}\n" for key in sorted(there | here)]
-    changed = [line for key, line in zip(sorted(there | here), lines, strict=True) if there.get(key) != here.get(key)]
-    if found.data != asked.data:
-        changed.append(f"  data: {found.data} -> {asked.data}\n")
+def _difference(found: TrainRecord, requested: TrainRecord) -> str:
+    changed = [f"  {line}\n" for line in differences(found.config, requested.config)]
+    if found.data != requested.data:
+        changed.append(f"  data: {found.data} -> {requested.data}\n")
     if not changed:  # the settings are equal, so a file they refer to must have changed
         return "its settings are the same, but the data, the network of the labels or idc_ray has changed; "
     return "in the output -> requested:\n" + "".join(changed)
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

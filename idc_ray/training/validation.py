@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -11,30 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from idc_ray.config.train import TrainConfig, Validation
-from idc_ray.degradation import BICUBIC, Degrade
+from idc_ray.config.train import TrainConfig
+from idc_ray.degradation import Degrade
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.benchmarks import check_size, find_sets, holds_sets
 from idc_ray.evaluation.metrics import mean_psnr, psnr
-from idc_ray.images.color import Colors
 from idc_ray.models import Upscaler
 from idc_ray.training.pairs import Pair
 from idc_ray.training.sources import RealSource, Source, held_out, open_source
 
-__all__ = ["Scored", "Validator", "configured_pairs", "validation_pairs"]
+__all__ = ["Validator", "validation_pairs"]
 
 #: Number of output images that are kept.
 SHOWN = 4
-
-
-class Scored:
-    """PSNR in dB, mean (:func:`idc_ray.evaluation.metrics.mean_psnr`) and of each image, and the outputs for the
-    first few images, uint8 (h, w, 3).
-    """
-
-    def __init__(self, psnrs: list[float], pictures: list[NDArray[np.uint8]]) -> None:
-        self.psnr = mean_psnr(psnrs)
-        self.psnrs, self.pictures = psnrs, pictures
 
 
 class Validator:
@@ -58,8 +47,8 @@ class Validator:
             digest.update(repr(image.shape).encode() + np.ascontiguousarray(image).data)
         return digest.hexdigest()[:16]
 
-    def score(self, weights: dict[str, torch.Tensor]) -> Scored:
-        """Score the given weights."""
+    def score(self, weights: dict[str, torch.Tensor]) -> tuple[float, list[NDArray[np.uint8]]]:
+        """Mean PSNR of some weights in dB, and the outputs for the first few images, uint8 (h, w, 3)."""
         self.model.load_state_dict(weights)
         psnrs: list[float] = []  # not by name: images of two folders may have the same name
         pictures: list[NDArray[np.uint8]] = []
@@ -68,75 +57,45 @@ class Validator:
             psnrs.append(psnr(picture, pair.hr, self.scale))
             if len(pictures) < SHOWN:
                 pictures.append(picture)
-        return Scored(psnrs, pictures)
+        return mean_psnr(psnrs), pictures
 
 
-def configured_pairs(config: TrainConfig, sources: Sequence[Source]) -> list[Pair]:
-    """:func:`validation_pairs` of a training's configuration."""
-    return validation_pairs(
-        config.validation, sources, config.scale, config.seed, config.max_pixels, config.output, config.color_profile,
-        Degrade.of(config),
-    )  # fmt: skip
-
-
-def validation_pairs(
-    settings: Validation,
-    sources: Sequence[Source],
-    scale: int,
-    seed: int,
-    max_pixels: int,
-    output: str | None = None,
-    colors: Colors = "srgb",
-    degrade: Degrade = BICUBIC,
-) -> list[Pair]:
-    """The validation images: those of ``settings.images``, else the held-out part of the data; may be empty.
+def validation_pairs(config: TrainConfig, sources: Sequence[Source]) -> list[Pair]:
+    """The validation images: those of ``validation.images``, else the held-out part of the data; may be empty.
 
     Args:
-        settings: which images, and how many.
-        sources: the training data, of which a part may be held out.
-        scale: upscaling factor.
-        seed: seed of the held-out part.
-        max_pixels: larger images are rejected.
-        output: output of the training; images in it are ignored.
-        colors: ``keep``: colour profiles of images are not applied.
-        degrade: makes LR images of HR images.
+        config: settings of a training.
+        sources: its data, of which a part may be held out.
 
     Raises:
-        BadRequest: no images in ``settings.images``, nothing was held out, or an image is too small.
+        BadRequest: no images in ``validation.images``, nothing was held out, or an image is too small.
     """
-    if settings.images is not None:
-        named = _named(settings.images, scale, max_pixels, output, colors, degrade)
-        pairs = list(islice(named, settings.max_images))
-    else:
-        pairs = _held_out(settings, sources, seed)
-    for pair in pairs:
-        check_size(pair.name, (pair.hr.shape[1], pair.hr.shape[0]), scale)
-    return pairs
-
-
-def _held_out(settings: Validation, sources: Sequence[Source], seed: int) -> list[Pair]:
-    if not settings.fraction:
-        return []
-    apart = held_out(settings.fraction, seed)
-    pairs = list(islice((pair for source in sources for pair in source.pairs(apart)), settings.max_images))
-    if not pairs:
+    settings = config.validation
+    found = _held_out(config, sources) if settings.images is None else _named(config, settings.images)
+    pairs = list(islice(found, settings.max_images))
+    if not pairs and settings.images is None and settings.fraction:
         raise BadRequest(
             f"--validation.fraction {settings.fraction} holds out no image, as there are few; "
             "raise it, or give a folder with --validation.images"
         )
+    for pair in pairs:
+        check_size(pair.name, (pair.hr.shape[1], pair.hr.shape[0]), config.scale)
     return pairs
 
 
-def _named(
-    folder: str, scale: int, max_pixels: int, output: str | None, colors: Colors, degrade: Degrade
-) -> Iterable[Pair]:
+def _held_out(config: TrainConfig, sources: Sequence[Source]) -> Iterator[Pair]:
+    if config.validation.fraction:
+        apart = held_out(config.validation.fraction, config.seed)
+        yield from (pair for source in sources for pair in source.pairs(apart))
+
+
+def _named(config: TrainConfig, folder: str) -> Iterator[Pair]:
     if holds_sets(folder):  # as a plain folder, its LR images would be used as HR images
-        for benchmark in find_sets(folder, scale):
+        for benchmark in find_sets(folder, config.scale):
             for image in benchmark.images:
-                lr, hr = image.read(scale, degrade)
-                yield Pair(f"{benchmark.name}/{image.hr.name}", lr, hr)
+                yield Pair(f"{benchmark.name}/{image.hr.name}", *image.read(config.scale, Degrade.of(config)))
         return
-    source = open_source(folder, scale, max_pixels, output=output, colors=colors, degrade=degrade)
+    source = open_source(config, folder)
     if not isinstance(source, RealSource):
         raise BadRequest(f"--validation.images {folder} is a condensed set; give a folder of real images")
     yield from source.pairs(lambda _: True)

@@ -16,13 +16,14 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
 from idc_ray.models import Upscaler, load_upscaler
 from idc_ray.store.filesystem import StorageFolder
-from idc_ray.training.data import fits_in_memory, labelled, open_sources, resident_patches
+from idc_ray.training.data import fits_in_memory, labelled, open_sources, resident_patches, training_pairs
 from idc_ray.training.device import set_up_training
-from idc_ray.training.fit import Event, World, fit
+from idc_ray.training.fit import Event, Fit, World
 from idc_ray.training.pairs import Feed
 from idc_ray.training.sources import Source
 from idc_ray.training.state import TrainRecord, read_record, update_record
-from idc_ray.training.validation import configured_pairs
+from idc_ray.training.stream import StreamFeed
+from idc_ray.training.validation import validation_pairs
 
 __all__ = ["TrainJob", "gave_up", "train_worker"]
 
@@ -44,13 +45,7 @@ class TrainJob:
     notes: dict[str, Any]
 
 
-def train_worker(
-    job: TrainJob,
-    world: World,
-    report: Callable[[Event], None],
-    local_workers: int = 1,
-    stream: Callable[[], Feed] | None = None,
-) -> None:
+def train_worker(job: TrainJob, world: World, report: Callable[[Event], None], local_workers: int = 1) -> None:
     """Train to the end.
 
     Args:
@@ -58,20 +53,23 @@ def train_worker(
         world: the workers, and which of them this is.
         report: called with each event.
         local_workers: number of workers on this machine, which share its CPUs and memory.
-        stream: returns the stream of data that does not fit in memory; None: all data fits.
 
     Raises:
         IdcError: an error that a retry would not fix.
     """
     set_up_training(job.config.workers.threads or max(1, (os.cpu_count() or 1) // local_workers))
+    record = _record(job)
 
     def reporting(event: Event) -> None:
         if event["kind"] == "validation":
             event = {**event, "pictures": [encode_png(picture) for picture in event["pictures"]]}
         report(event)
 
-    feed, validation = _data(job, _record(job), world, local_workers, stream)
-    fit(job.config, feed, validation, job.storage, reporting, job.notes, world, labeler=_labeler(job, world.device))
+    sources = open_sources(job.config)
+    validation = validation_pairs(job.config, sources)
+    feed = _feed(job, sources, world.device, _resident(job, record, sources, world, local_workers))
+    labeler = _labeler(job, world.device)
+    Fit(job.config, feed, validation, job.storage, reporting, job.notes, world, labeler=labeler).run()
 
 
 def _record(job: TrainJob) -> TrainRecord:
@@ -85,16 +83,12 @@ def _record(job: TrainJob) -> TrainRecord:
     return record
 
 
-def _data(
-    job: TrainJob, record: TrainRecord, world: World, local_workers: int, stream: Callable[[], Feed] | None
-) -> tuple[Feed, list[Any]]:
-    config, device = job.config, world.device
-    real = open_sources(config, None, device)  # validation always uses real HR images
-    validation = configured_pairs(config, real)
-    sources = labelled(config, real, job.labels, device)
-    if _resident(job, record, sources, world, local_workers) or stream is None:
-        return resident_patches(config, sources, device), validation
-    return stream(), validation
+def _feed(job: TrainJob, sources: list[Source], device: torch.device, resident: bool) -> Feed:
+    if resident:
+        sources = labelled(job.config, sources, job.labels, device)
+        return resident_patches(job.config, training_pairs(job.config, sources), device)
+    # Windows are labelled on the CPU, as another thread must not use the GPU while a CUDA graph is captured.
+    return StreamFeed(job.config, labelled(job.config, sources, job.labels, torch.device("cpu")), device)
 
 
 def _labeler(job: TrainJob, device: torch.device) -> Upscaler | None:

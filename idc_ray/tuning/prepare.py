@@ -19,12 +19,11 @@ from idc_ray.condensation.tasks import ImageTask
 from idc_ray.config import CondenseConfig
 from idc_ray.config.base import result_digest, result_settings
 from idc_ray.config.loading import flatten
-from idc_ray.config.train import Validation
+from idc_ray.config.train import TrainConfig, Validation
 from idc_ray.config.tune import SweepConfig, TuneConfig
 from idc_ray.errors import BadRequest
-from idc_ray.evaluation.benchmarks import MAX_PIXELS
 from idc_ray.images import ImageListing, Instance
-from idc_ray.images.locate import absolute
+from idc_ray.locate import absolute
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.inputs import find_input, only, read_teacher, readable_samples
 from idc_ray.training.fit import start_sha256
@@ -77,17 +76,17 @@ class Plan:
         return sum(task.lr.shape[0] * task.lr.shape[1] for task in self.images)
 
 
-def prepare(asked: TuneConfig, photographs: str | None = None) -> Plan:
+def prepare(given: TuneConfig, photographs: str | None = None) -> Plan:
     """Find, check and read all inputs.
 
     Args:
-        asked: the settings, without those of the space file.
+        given: the settings, without those of the space file.
         photographs: folder for the default photographs; None: next to the output.
 
     Raises:
         BadRequest: any error in settings or input.
     """
-    config, space = read_space(asked)
+    config, space = read_space(given)
     settings = make_settings(config, space)
     own = {"input": config.input, "output": config.output, "scale": config.scale, "teacher": config.teacher}
     reading = CondenseConfig(**own)
@@ -135,7 +134,7 @@ def _validation(config: TuneConfig, found: ImageListing, reading: CondenseConfig
     """Validation pairs, and the listing without validation images."""
     if config.validation is not None:
         named = Validation(images=config.validation, max_images=config.validation_images)
-        pairs = validation_pairs(named, [], config.scale, 0, MAX_PIXELS)
+        pairs = validation_pairs(TrainConfig(scale=config.scale, validation=named), [])
         _refuse_benchmark("validation", absolute(config.validation), pairs)
         rest = found
     else:
@@ -217,5 +216,4 @@ def _identity(settings: Settings, teacher: bytes, images: list[Instance], valida
         "training": settings.train.digest("", None, start_sha256(settings.train)),  # a labelling network is the teacher
     }
     chosen = flatten(TuneConfig, result_settings(config, SweepConfig), "the configuration")
-    identity: dict[str, Any] = json.loads(json.dumps(chosen | content, sort_keys=True))
-    return identity
+    return dict(json.loads(json.dumps(chosen | content, sort_keys=True)))

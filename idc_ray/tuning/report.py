@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -109,9 +108,8 @@ def settings_yaml(plan: Plan, trial: FrozenTrial, head: str) -> bytes:
 
 
 def _yaml(settings: dict[str, Any], head: str) -> bytes:
-    plain = json.loads(json.dumps(settings))
     comment = "".join(f"# {line}\n" for line in head.splitlines())
-    return (comment + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)).encode()
+    return (comment + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)).encode()
 
 
 def _values(trial: FrozenTrial, objectives: Sequence[str]) -> str:
@@ -183,8 +181,8 @@ def _cells(plan: Plan, study: optuna.Study) -> list[list[str]]:
         params = [_short(trial.params[name]) if name in trial.params else "" for name in plan.space.names]
         notes = [NOTES[STATUSES[trial.state]], "front" if trial.number in front else "", values.get("reason", "")]
         note = "; ".join(" ".join(each.split()) for each in notes if each)
-        place = str(rank) if trial.state == TrialState.COMPLETE else ""
-        rows.append([place, str(trial.number), psnr, *numbers, str(values.get("step", 0)), *params, note])
+        shown_rank = str(rank) if trial.state == TrialState.COMPLETE else ""
+        rows.append([shown_rank, str(trial.number), psnr, *numbers, str(values.get("step", 0)), *params, note])
     return rows
 
 

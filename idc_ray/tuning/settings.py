@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from idc_ray.comparison.arms import TRAIN_SETS
+from idc_ray.comparison.arms import TRAIN_SETS, student_config
 from idc_ray.condensation.load import load_networks
 from idc_ray.config import CondenseConfig, load
 from idc_ray.config.condense import JOB_SETTINGS
@@ -18,7 +18,7 @@ from idc_ray.config.train import TrainConfig
 from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import BadRequest
 from idc_ray.models.registry import nearest
-from idc_ray.training.fit import new_model, with_absolute_start
+from idc_ray.training.fit import new_model
 from idc_ray.tuning.packaged import space_file
 from idc_ray.tuning.parsing import parse_parameters
 from idc_ray.tuning.space import Draw, Space
@@ -128,10 +128,7 @@ def make_settings(config: TuneConfig, space: Space) -> Settings:
     changes = flatten_changes(TrainConfig, config.train, "train", TRAIN_SETS - {"labels"}, "tune")
     if changes.get("labels") == "online":
         changes["labels_from"] = config.teacher or "bundled"
-    plain = load(TrainConfig, None, changes)
-    end = plain.iterations
-    own: dict[str, Any] = {"scale": config.scale, "validation.every": end, "checkpoint_every": end}
-    train = with_absolute_start(load(TrainConfig, None, {**changes, **own, "workers.threads": config.actors.threads}))
+    train = student_config(changes | {"scale": config.scale, "workers.threads": config.actors.threads}, curve_points=1)
     new_model(train)
     return Settings(config, space, fixed, train)
 

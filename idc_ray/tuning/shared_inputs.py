@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import ray
 
-from idc_ray.comparison.schedule import Outcome
-from idc_ray.comparison.tasks import guarded
+from idc_ray.comparison.tasks import run_with_object
 from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.tasks import ImageTask, TeacherCache
 from idc_ray.config import CondenseConfig
@@ -31,16 +30,11 @@ FEATURE_BYTES = 2**30
 #: Maximum number of keys whose features are computed beforehand; with more, each trial computes its own.
 MAX_KEYS = 16
 
-#: Retries of a task whose process died.
-RETRIES = 3
-
 FeatureKey: TypeAlias = tuple[Any, ...]
 """What a measurement depends on besides teacher and image: layer, tile, padding, batch size, global or local."""
 
 #: Settings of the condense job that the key is made from.
 KEY_SETTINGS = ("feature_network", "rlff.feature_layer", "tile_size", "rlff.padding", "teacher_batch_size", "method")
-
-_task: Callable[[Callable[..., Any]], Any] = ray.remote(max_retries=RETRIES, num_returns=2)
 
 
 @dataclass(frozen=True)
@@ -94,8 +88,9 @@ def share_inputs(plan: Plan, options: dict[str, Any]) -> SharedInputs:
     configs = {feature_key(config): config for config in _key_configs(plan.settings)}
     if not configs:
         log.info("the space has more than %d sets of features: each trial computes them separately", MAX_KEYS)
-    room = FEATURE_BYTES // max(1, len(configs))
-    tasks = [_measure.options(**options).remote(config, teacher, images, room) for config in configs.values()]
+    max_bytes = FEATURE_BYTES // max(1, len(configs))
+    task = run_with_object.options(name="measure", **options)
+    tasks = [task.remote(_measured, config, teacher, images, max_bytes) for config in configs.values()]
     teacher_cache = {}
     for key, (outcome, measured) in zip(configs, tasks, strict=True):
         status, value = ray.get(outcome)
@@ -117,24 +112,16 @@ def _key_configs(settings: Settings) -> Iterator[CondenseConfig]:
 
 
 def _measured(
-    config: CondenseConfig, teacher: bytes, images: list[ImageTask], room: int
+    config: CondenseConfig, teacher: bytes, images: list[ImageTask], max_bytes: int
 ) -> tuple[str, list[TeacherCache]]:
+    """Measurements of images, with a line about them."""
     device = set_up_torch(config.actors, has_gpu=bool(ray.get_gpu_ids()))
     condenser = load_condenser(config, teacher, device)
     teacher_cache: list[TeacherCache] = []
     size = 0
     for image in images:
-        measured = condenser.measure(image.lr, keep_features=size < room)
+        measured = condenser.measure(image.lr, keep_features=size < max_bytes)
         size += sum(maps.nbytes for maps in measured.features)
         teacher_cache.append(measured)
     kept = sum(bool(each.features) for each in teacher_cache)
     return f"features of {kept} kept, {size / 2**20:.0f} MiB", teacher_cache
-
-
-@_task
-def _measure(
-    config: CondenseConfig, teacher: bytes, images: list[ImageTask], room: int
-) -> tuple[Outcome, list[TeacherCache]]:
-    """Measure images; returns the outcome, and as a second object the measurements."""
-    status, value = guarded(lambda: _measured(config, teacher, images, room))
-    return ((status, value), []) if status == "failed" else (("ok", value[0]), value[1])

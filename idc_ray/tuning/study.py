@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import random
 import time
@@ -25,6 +26,8 @@ from idc_ray.tuning.settings import Settings
 from idc_ray.tuning.space import Draw, label
 
 __all__ = ["JOURNAL", "STATUSES", "SweepStudy", "knee", "open_sweep", "ranked", "read_study", "started"]
+
+log = logging.getLogger(__name__)
 
 JOURNAL, NAME = "study.log", "sweep"
 
@@ -81,7 +84,6 @@ class SweepStudy:
         study: the Optuna study.
         total: number of trials that the limit and the space allow.
         ended: called with each ended trial, after it is stored.
-        error: exception raised here or in ``ended``, which Ray Tune would replace.
     """
 
     def __init__(self, storage: StorageFolder, content: bytes, settings: Settings) -> None:
@@ -97,14 +99,9 @@ class SweepStudy:
             self.study.set_metric_names([*settings.config.objectives])
             self.study.sampler = _sampler(settings.config, len(self.study.get_trials(deepcopy=False)))
         self.ended: Callable[[FrozenTrial], None] = lambda trial: None
-        self.error: Exception | None = None
         self._known: set[str] = set()
         self._running: dict[int, optuna.Trial] = {}
         self._begin = time.monotonic() - self.study.user_attrs.get("seconds", 0.0)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Empty state: Ray Tune pickles its arguments for snapshots, which are not used."""
-        return {}
 
     @property
     def seconds(self) -> float:
@@ -113,14 +110,10 @@ class SweepStudy:
 
     def save(self, ended: FrozenTrial | None = None) -> None:
         """Write the journal, then call ``ended`` with the ended trial."""
-        try:
-            self.study.set_user_attr("seconds", round(self.seconds, 1))
-            self._journal.save()
-            if ended is not None:
-                self.ended(ended)
-        except Exception as error:
-            self.error = error
-            raise
+        self.study.set_user_attr("seconds", round(self.seconds, 1))
+        self._journal.save()
+        if ended is not None:
+            self.ended(ended)
 
     def queue(self, *, retry_failed: bool) -> None:
         """Queue interrupted trials, failed ones if they are retried, and the first trials of a search."""
@@ -172,7 +165,9 @@ class SweepStudy:
         Returns:
             Whether the trial ends here: finished, failed, or stopped early.
         """
-        trial, objectives = self._running[number], self._settings.config.objectives
+        trial, objectives = self._running.get(number), self._settings.config.objectives
+        if trial is None:  # it was stopped before it had sent this
+            return False
         if result["failed"]:
             return self._end(trial, TrialState.FAIL, reason=result["failed"])
         for name in REPORTED:
@@ -186,17 +181,18 @@ class SweepStudy:
                 return self._end(trial, TrialState.PRUNED)
         return False
 
-    def lost(self, number: int, reason: str, *, for_good: bool) -> None:
-        """Count a lost process of a trial, which is then restarted or fails."""
+    def lost(self, number: int, reason: str) -> bool:
+        """Count a lost process of a trial, unless the trial has ended; returns whether it is to be restarted."""
         trial = self._running.get(number)
-        if trial is None:  # it had ended
-            return
+        if trial is None:
+            return False
         deaths = trial.user_attrs.get("deaths", 0) + 1
         trial.set_user_attr("deaths", deaths)
-        if for_good:
-            self._end(trial, TrialState.FAIL, reason=f"its process died {deaths} times: {reason}")
-        else:
-            self.save()
+        if deaths >= self._settings.config.attempts:
+            return not self._end(trial, TrialState.FAIL, reason=f"its process died {deaths} times: {reason}")
+        log.warning("trial %d lost its process (%s); starting it again", number, reason)
+        self.save()
+        return True
 
     def _end(self, trial: optuna.Trial, state: TrialState, values: list[float] | None = None, reason: str = "") -> bool:
         trial.set_user_attr("reason", reason)

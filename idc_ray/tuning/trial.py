@@ -7,12 +7,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import ray
 import torch
-from ray import tune as ray_tune
 
 from idc_ray.comparison.tasks import guarded
 from idc_ray.condensation.budget import budgets_of, mean_difficulty
@@ -27,13 +25,14 @@ from idc_ray.models import load_upscaler
 from idc_ray.pipeline.condense import IMAGES_PER_STEP
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.store.filesystem import resolve
+from idc_ray.training.data import resident_patches
 from idc_ray.training.device import set_up_training
-from idc_ray.training.fit import Event, World, fit
-from idc_ray.training.pairs import NO_HR, Pair, PairTable, Patches
+from idc_ray.training.fit import Event, Fit, World
+from idc_ray.training.pairs import NO_HR, Pair
 from idc_ray.tuning.shared_inputs import SharedInputs
 from idc_ray.tuning.space import Draw
 
-__all__ = ["SeedOutcome", "TrialReport", "run_trial", "trainable"]
+__all__ = ["SeedOutcome", "TrialReport", "run_trial"]
 
 
 @dataclass(frozen=True)
@@ -87,21 +86,16 @@ class TrialReport:
 
 
 def run_trial(draw: Draw, inputs: SharedInputs, report: Callable[[TrialReport], None]) -> None:
-    """Run a trial. Failures are reported, so that Ray Tune does not retry them.
+    """Run a trial; a failure is reported.
 
     Args:
         draw: point of the space.
         inputs: shared inputs.
-        report: called with each report; it ends the trial by raising ``SystemExit``.
+        report: called with each report.
     """
     status, value = guarded(lambda: _run_seeds(draw, inputs, report))
     if status == "failed":
         report(TrialReport(failed=value))
-
-
-def trainable(config: dict[str, Any], inputs: SharedInputs) -> None:
-    """The function that Ray Tune runs; its process is reused by later trials."""
-    run_trial(config["draw"], inputs, lambda report: ray_tune.report(asdict(report)))
 
 
 def _run_seeds(draw: Draw, inputs: SharedInputs, report: Callable[[TrialReport], None]) -> None:
@@ -161,15 +155,14 @@ def _run_seed(
         at_rung(outcome)
 
     set_up_training(train.workers.threads or 1)
-    table = PairTable.build(tiles, train.scale).to(device)
-    patches = Patches(table, train.patch_size, train.batch_size, train.seed)
+    patches = resident_patches(train, tiles, device)
     pairs: list[Pair] = ray.get(inputs.validation)
     labeler = None
     if train.labels == "online":
         labeler = load_upscaler(ray.get(inputs.teacher), scale=train.scale, device=device, name="the teacher")
     with tempfile.TemporaryDirectory(prefix="idc_trial_") as folder:
         world = World(device=device)
-        fit(train, patches, pairs, resolve(folder), listen, {}, world, inputs.settings.eval_steps, labeler)
+        Fit(train, patches, pairs, resolve(folder), listen, {}, world, inputs.settings.eval_steps, labeler).run()
     return outcome
 
 

@@ -13,8 +13,9 @@ from idc_ray.config.compare import CompareConfig
 from idc_ray.config.condense import Loss
 from idc_ray.errors import BadRequest
 from idc_ray.images import encode_png, find_images
-from idc_ray.models import model_spec, save_checkpoint
+from idc_ray.models import model_spec
 from tests.comparison.conftest import SETTINGS, compare_config
+from tests.models.conftest import save_checkpoint
 
 DATA = Data("images", "teacher", "curve", "scored")
 

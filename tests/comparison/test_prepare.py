@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from idc_ray.comparison.prepare import prepare
-from idc_ray.comparison.report import make_report, report_files
+from idc_ray.comparison.table import make_table, table_files
 from idc_ray.errors import BadRequest
 from tests.comparison.conftest import compare_config, result
 
@@ -40,6 +40,6 @@ def test_unusable_images_are_reported(images: Path, benchmark_folder: Path, tmp_
         "random-0.2-teacher-difficulty", 0, 30.0, sets=sets, curve=[], name=plan.arms[0].result_name(plan.data, 0)
     )
     lacking = dataclasses.replace(fine, seed=1, set={**fine.set, "quarantined": 2})
-    texts = [report_files(make_report(plan, each, [], {}, 1))["results.md"].decode() for each in ([fine], [lacking])]
+    texts = [table_files(make_table(plan, each, [], {}, 1))["results.md"].decode() for each in ([fine], [lacking])]
     assert "could not be used" not in texts[0]
     assert "- images that could not be used: 2 in random-0.2-teacher-difficulty, seed 1" in texts[1]

@@ -20,7 +20,9 @@ from idc_ray.images import decode_png, encode_png, image_id, upscale
 from idc_ray.images.resize import resample
 from idc_ray.photographs import photographs
 from idc_ray.pipeline.reading import pixels, read_image
-from idc_ray.store import index_table, read_shard, resolve
+from idc_ray.store.filesystem import resolve
+from idc_ray.store.manifest import index_table
+from idc_ray.store.shards import read_shard
 from idc_ray.training.sources import open_source
 from idc_ray.training.validation import validation_pairs
 from tests.pipeline.conftest import make_job, picture, small_config, write_pictures
@@ -78,14 +80,14 @@ def test_an_image_is_read_with_the_parameters_that_made_its_lr_image(tmp_path: P
 def test_training_and_validation_degrade_whole_images(folder: Path) -> None:
     """Catches LR images next to the HR images that win over the degradation, and a validation on other LR images."""
     config = load(TrainConfig, None, {"degradation": "classic", "seed": 3, "validation.images": str(folder)})
-    pairs = list(open_source(str(folder), 2, 10**6, degrade=Degrade.of(config)).pairs(lambda _: True))
+    pairs = list(open_source(config, str(folder)).pairs(lambda _: True))
     for pair in pairs:
         np.testing.assert_array_equal(pair.lr, Degrade.of(config)(pair.hr, 2, image_id(pair.name)))
-    for pair in validation_pairs(config.validation, [], 2, 3, 10**6, degrade=Degrade.of(config)):
+    for pair in validation_pairs(config, []):
         np.testing.assert_array_equal(pair.lr, Degrade.of(config)(pair.hr, 2, image_id(Path(pair.name).name)))
-    given = list(open_source(str(folder), 2, 10**6).pairs(lambda _: True))
-    assert len(pairs) == len(given) == 2 and not any(pair.lr.any() for pair in given)
     other = load(TrainConfig, None, {})
+    given = list(open_source(other, str(folder)).pairs(lambda _: True))
+    assert len(pairs) == len(given) == 2 and not any(pair.lr.any() for pair in given)
     assert config.digest("data", None) != other.digest("data", None)
 
 
@@ -151,7 +153,7 @@ def test_nothing_is_restored_that_was_not_lost(folder: Path, tmp_path: Path) -> 
     """Catches trainings and scores of the identity, which reach infinity."""
     for refused in (
         lambda: load_config(None, {"scale": 1}),
-        lambda: list(open_source(str(folder / "HR"), 1, 10**6).pairs(lambda _: True)),
+        lambda: list(open_source(TrainConfig(scale=1), str(folder / "HR")).pairs(lambda _: True)),
         lambda: idc_ray.evaluate("bicubic", folder / "HR", tmp_path, scale=1),
     ):
         with pytest.raises(BadRequest, match="scale is 1 and degradation bicubic"):

@@ -21,11 +21,13 @@ from idc_ray.config.train import TrainConfig
 from idc_ray.dataset import CondensedDataset
 from idc_ray.evaluation.network import open_network
 from idc_ray.exporting import export_set
-from idc_ray.store import check_shards, read_manifest, read_shard
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.index import check_shards
 from idc_ray.store.layout import part_contents
+from idc_ray.store.manifest import read_manifest
+from idc_ray.store.shards import read_shard
 from idc_ray.training.data import open_sources
-from idc_ray.training.fit import fit
+from idc_ray.training.fit import Fit
 from tests.e2e.conftest import IMAGES, ROOT, SMALL, Told, end, environment, wait_for
 from tests.s3 import S3, Request
 from tests.training.conftest import toy_config, toy_pairs, toy_patches
@@ -158,10 +160,10 @@ def check_readers(s3: S3, folder: Path) -> None:
     uri = s3.uri("bucket/out")
     assert len(CondensedDataset(uri)) == export_set(resolve(uri), resolve(s3.uri("bucket/pairs")))
     assert len(s3.keys("bucket", "pairs/HR")) == len(CondensedDataset(uri))
-    (source,) = open_sources(load(TrainConfig, None, {"data": [uri], "patch_size": 8}), None, "cpu")
+    (source,) = open_sources(load(TrainConfig, None, {"data": [uri], "patch_size": 8}))
     assert len(list(source.pairs(lambda _: True))) == len(CondensedDataset(uri))
     config, storage = toy_config(), resolve(s3.uri("bucket/student"))
-    fit(config, feed=toy_patches(config), validation=toy_pairs(1), storage=storage, report=lambda _: None, notes={})
+    Fit(config, toy_patches(config), toy_pairs(1), storage, lambda _: None, {}).run()
     settings = {"model": s3.uri("bucket/student/last.safetensors"), "benchmarks": str(folder), "output": str(folder)}
     picture = toy_pairs(1)[0].lr
     assert open_network(load(EvaluateConfig, None, settings)).upscale(picture).shape == (48, 48, 3)

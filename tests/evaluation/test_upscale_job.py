@@ -16,7 +16,8 @@ from idc_ray.config.upscale import UpscaleConfig
 from idc_ray.errors import BadRequest, IdcError, QuarantinedImages
 from idc_ray.evaluation.upscale_job import output_names, run_upscale
 from idc_ray.images import decode_png, resize
-from idc_ray.models import ModelSpec, bundled_teacher_bytes, load_upscaler, save_checkpoint
+from idc_ray.models import ModelSpec, bundled_teacher_bytes, load_upscaler
+from tests.models.conftest import save_checkpoint
 
 
 def picture(height: int = 20, width: int = 28, seed: int = 0) -> NDArray[np.uint8]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from idc_ray.models import EDSR, Teacher
+from idc_ray.models import EDSR, ModelSpec, Teacher, checkpoint_bytes
 from idc_ray.models.spandrel_import import import_spandrel
+
+
+def save_checkpoint(path: Path, spec: ModelSpec, state_dict: dict[str, torch.Tensor], notes: Any = None) -> None:
+    path.write_bytes(checkpoint_bytes(spec, state_dict, notes))
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,9 @@ import safetensors.torch
 import torch
 
 from idc_ray.errors import BadRequest
-from idc_ray.models.checkpoint import is_safetensors, load_checkpoint, read_metadata, save_checkpoint
+from idc_ray.models.checkpoint import is_safetensors, load_checkpoint, read_metadata
 from idc_ray.models.registry import ModelSpec
+from tests.models.conftest import save_checkpoint
 
 SPEC = ModelSpec("edsr", 2, {"channels": 4, "blocks": 1, "res_scale": 0.5})
 

@@ -20,10 +20,10 @@ from idc_ray.models import (
     load_checkpoint,
     load_teacher,
     load_upscaler,
-    save_checkpoint,
     teacher_sha256,
 )
 from idc_ray.models.registry import ModelSpec
+from tests.models.conftest import save_checkpoint
 
 
 class Malicious:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from idc_ray.errors import BadRequest
-from idc_ray.models import MambaIRv2, create_model, load_checkpoint, load_teacher, save_checkpoint
+from idc_ray.models import MambaIRv2, create_model, load_checkpoint, load_teacher
 from idc_ray.models.registry import ModelSpec
+from tests.models.conftest import save_checkpoint
 
 SMALL: dict[str, Any] = {
     "channels": 12,

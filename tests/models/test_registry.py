@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from idc_ray.errors import BadRequest
-from idc_ray.models.checkpoint import save_checkpoint
 from idc_ray.models.load import load_teacher
 from idc_ray.models.registry import ModelSpec, create_model, list_models, model_spec, register_model
+from tests.models.conftest import save_checkpoint
 
 
 def test_a_named_model_is_built_with_its_own_arguments() -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from idc_ray.errors import BadRequest
-from idc_ray.models import SwinIR, create_model, load_teacher, model_spec, save_checkpoint
+from idc_ray.models import SwinIR, create_model, load_teacher, model_spec
 from idc_ray.models.registry import ModelSpec
+from tests.models.conftest import save_checkpoint
 
 #: Small, with everything that the large one has.
 SMALL: dict[str, Any] = {"channels": 12, "blocks": 2, "layers": 2, "heads": 2, "window": 8, "image_size": 16}

@@ -34,7 +34,7 @@ def test_all_of_a_few_are_chosen_and_none_without_a_tile() -> None:
 def test_what_was_asked_for_comes_first_even_of_none() -> None:
     assert sample_images(records(100), 0, ["7.png", "9*.png"]) == dict.fromkeys(
         [each["image_id"] for each in records(100) if each["tiles"] and each["source"][0] in "79" and each["source"] in
-         {"7.png", "9.png", *(f"9{i}.png" for i in range(10))}], "asked for"
+         {"7.png", "9.png", *(f"9{i}.png" for i in range(10))}], "requested"
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from idc_ray.errors import BadRequest
 from idc_ray.models import bundled_teacher_bytes, load_upscaler
 from idc_ray.store.filesystem import resolve
 from idc_ray.training.augment import ORDERS, AugmentedFeed, augment, draw_augmentation
-from idc_ray.training.fit import fit
+from idc_ray.training.fit import Fit
 from idc_ray.training.state import read_state
 from tests.training.conftest import toy_config, toy_patches
 
@@ -109,7 +109,7 @@ def test_a_training_with_online_labels_learns_the_teacher_and_resumes(tmp_path: 
 
     def run(name: str, steps: int) -> None:
         settings = config.model_copy(update={"iterations": steps})
-        fit(settings, toy_patches(config), [], resolve(str(tmp_path / name)), lambda e: None, {}, labeler=teacher)
+        Fit(settings, toy_patches(config), [], resolve(str(tmp_path / name)), lambda e: None, {}, labeler=teacher).run()
 
     constant = config.model_copy(update={"schedule": config.schedule.model_copy(update={"kind": "constant"})})
     config = constant
@@ -130,7 +130,7 @@ def test_online_without_a_network_is_refused(tmp_path: Path) -> None:
         toy_config(labels="online")
     config = toy_config(labels="online", labels_from="bundled")
     with pytest.raises(BadRequest, match="there is no network that labels"):
-        fit(config, toy_patches(config), [], resolve(str(tmp_path)), lambda e: None, {})
+        Fit(config, toy_patches(config), [], resolve(str(tmp_path)), lambda e: None, {})
 
 
 def test_defaults_keep_the_digests_of_before() -> None:

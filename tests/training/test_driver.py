@@ -14,16 +14,16 @@ import torch
 
 from idc_ray.config.train import TrainConfig, Validation
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images import encode_png
-from idc_ray.models import bundled_teacher_bytes, create_model, load_checkpoint, model_spec, save_checkpoint
+from idc_ray.models import bundled_teacher_bytes, create_model, load_checkpoint, model_spec
 from idc_ray.store.filesystem import resolve
 from idc_ray.training import driver, worker
 from idc_ray.training.curves import Curves
 from idc_ray.training.driver import _with_absolute_paths, train
-from idc_ray.training.fit import World, fit
-from idc_ray.training.state import BEST, LAST, STATE, read_record, read_state, update_record
+from idc_ray.training.fit import World
+from idc_ray.training.state import BEST, LAST, STATE, read_record, update_record
 from idc_ray.training.worker import TrainJob
 from tests.killed import Killed, Writes
+from tests.models.conftest import save_checkpoint
 from tests.training.conftest import SETTINGS, toy_config
 from tests.training.test_sources import condensed, photographs
 
@@ -42,18 +42,12 @@ def config_for(tmp_path: Path, name: str, **more: object) -> TrainConfig:
 def train_here(config: TrainConfig, patch: pytest.MonkeyPatch) -> None:
     """The whole training in this process: what a worker does, in a fraction of the time."""
 
-    def run(job: TrainJob, streamed: bool, local: None, tracker: object, curves: Curves, show: str) -> None:
-        feed, validation = worker._data(job, read_record(job.storage), World(), 1, None)
-
-        def report(event: dict[str, Any]) -> None:
-            curves.report({**event, "pictures": [encode_png(each) for each in event.get("pictures", [])]})
-
-        fit(job.config, feed, validation, job.storage, report, job.notes)
+    def run(job: TrainJob, local: None, tracker: object, curves: Curves, show: str) -> None:
+        worker.train_worker(job, World(), curves.report)
         curves.write()
 
     patch.setattr(driver, "_run", run)
     patch.setattr(driver, "_is_local", lambda *_: False)
-    patch.setattr(worker, "_resident", lambda *_: True)
     assert train(config) == 0
 
 
@@ -126,16 +120,6 @@ def test_a_tracked_training_has_curves_config_pictures_and_the_model(
     assert record is not None and record.tracked
 
 
-def test_a_stream_trains_as_well_as_resident_data(data: Path, ray_cluster: Any, data_context: Any) -> None:
-    """Catches a stream that ends after an epoch, and one whose patches are useless."""
-    config = config_for(data, "stream", iterations=20, resident_bytes=0, validation__fraction=0.2)
-    assert train(config) == 0
-    state = read_state(resolve(config.output))
-    assert state is not None
-    assert state.step == 20
-    assert state.best_psnr is not None
-
-
 def test_a_nan_is_an_error_of_one_line_and_not_tried_again(data: Path, ray_cluster: Any) -> None:
     config = config_for(data, "nan", iterations=40, optimizer__learning_rate=1e30, optimizer__clip_norm=1e30)
     begin = time.monotonic()
@@ -144,14 +128,13 @@ def test_a_nan_is_an_error_of_one_line_and_not_tried_again(data: Path, ray_clust
     assert time.monotonic() - begin < 120
 
 
-def test_an_unreadable_image_in_a_stream_is_reported(data: Path, ray_cluster: Any, data_context: Any) -> None:
-    """Catches an error that Ray Data wraps, and retries three times."""
+@pytest.mark.parametrize("resident_bytes", [None, 0])
+def test_an_unreadable_image_is_reported(data: Path, monkeypatch: pytest.MonkeyPatch, resident_bytes: object) -> None:
+    """Catches an error of a thread that gets lost, and a traceback."""
     picture = data / "photos" / "3.png"
-    size = picture.stat().st_size
-    picture.write_bytes(b"not a picture".ljust(size))
-    config = config_for(data, "unreadable", iterations=60, resident_bytes=0)
+    picture.write_bytes(b"not a picture".ljust(picture.stat().st_size))
     with pytest.raises(BadRequest, match=r"3\.png cannot be used for training: .*; repair or remove it"):
-        train(config)
+        train_here(config_for(data, "unreadable", iterations=60, resident_bytes=resident_bytes), monkeypatch)
 
 
 def test_invalid_requests_are_refused_before_anything_starts(data: Path) -> None:

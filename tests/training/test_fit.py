@@ -12,9 +12,8 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import load_checkpoint, load_upscaler
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.training import fit as fit_module
-from idc_ray.training.fit import Event, FitResult, fit
+from idc_ray.training.fit import Event, Fit
 from idc_ray.training.state import BEST, LAST, STATE, read_state
-from idc_ray.training.validation import Scored
 from tests.training.conftest import toy_config, toy_pairs, toy_patches
 
 
@@ -22,10 +21,12 @@ class Killed(Exception):
     pass
 
 
-def train(config: TrainConfig, storage: StorageFolder, events: list[Event] | None = None, **more: Any) -> FitResult:
+def train(config: TrainConfig, storage: StorageFolder, events: list[Event] | None = None, **more: Any) -> Fit:
     report = (lambda event: None) if events is None else events.append
     arguments = {"feed": toy_patches(config), "validation": toy_pairs(1), "report": report, "notes": {}} | more
-    return fit(config, storage=storage, **arguments)
+    training = Fit(config, storage=storage, **arguments)
+    training.run()
+    return training
 
 
 def content(storage: StorageFolder, name: str) -> bytes:
@@ -38,7 +39,7 @@ def test_a_training_killed_anywhere_ends_with_the_same_files(tmp_path: Path, mon
     """Catches all that a resume can lose: killed before, between and after every write, the final bytes are equal."""
     config = toy_config(validation__every=3)
     whole = resolve(str(tmp_path / "whole"))
-    expected = train(config, whole)
+    expected = train(config, whole).best
     writes = 0
     real = fit_module.write_checkpoint, fit_module.write_state
 
@@ -62,7 +63,7 @@ def test_a_training_killed_anywhere_ends_with_the_same_files(tmp_path: Path, mon
             train(config, storage)
         monkeypatch.setattr(fit_module, "write_checkpoint", real[0])
         monkeypatch.setattr(fit_module, "write_state", real[1])
-        assert train(config, storage) == expected
+        assert train(config, storage).best == expected
         for name in (LAST, BEST, STATE):
             assert content(storage, name) == content(whole, name), f"{name} after a kill at write {kill_at + 1}"
 
@@ -84,12 +85,12 @@ def test_best_is_the_best_of_what_was_validated(tmp_path: Path, monkeypatch: pyt
     psnrs = iter([20.0, 22.0, 21.0, 21.5])
 
     def score(self: object, weights: object) -> Any:
-        return Scored([next(psnrs)], [])
+        return (next(psnrs), [])
 
     monkeypatch.setattr(fit_module.Validator, "score", score)
     storage = resolve(str(tmp_path))
     result = train(toy_config(validation__every=3), storage)
-    assert (result.best_psnr, result.best_step) == (22.0, 6)
+    assert result.best == (22.0, 6)
     assert load_checkpoint(content(storage, BEST)).notes["step"] == 6
     assert load_checkpoint(content(storage, LAST)).notes["step"] == 12
 
@@ -98,7 +99,7 @@ def test_a_best_of_other_images_is_forgotten(tmp_path: Path, monkeypatch: pytest
     """Catches a best checkpoint that never moves again, since it was scored on easier images."""
     config, storage = toy_config(validation__every=3), resolve(str(tmp_path))
     psnrs = iter([60.0, 20.0, 21.0])
-    monkeypatch.setattr(fit_module.Validator, "score", lambda self, weights: Scored([next(psnrs)], []))
+    monkeypatch.setattr(fit_module.Validator, "score", lambda self, weights: (next(psnrs), []))
 
     def stop(event: Event) -> None:
         if event["kind"] == "validation" and event["step"] == 6:
@@ -108,20 +109,20 @@ def test_a_best_of_other_images_is_forgotten(tmp_path: Path, monkeypatch: pytest
         train(config, storage, report=stop)
     psnrs = iter([22.0, 25.0, 24.0])
     result = train(config, storage, validation=toy_pairs(2))
-    assert (result.best_psnr, result.best_step) == (25.0, 9)
+    assert result.best == (25.0, 9)
 
 
 def test_without_validation_there_is_no_best(tmp_path: Path) -> None:
     storage = resolve(str(tmp_path))
-    assert train(toy_config(), storage, validation=[]).best_psnr is None
+    assert train(toy_config(), storage, validation=[]).best is None
     assert storage.read(BEST) is None
 
 
 def test_a_finished_training_does_nothing_more(tmp_path: Path) -> None:
     storage, events = resolve(str(tmp_path)), []
-    first = train(toy_config(), storage)
+    first = train(toy_config(), storage).best
     before = content(storage, STATE)
-    assert train(toy_config(), storage, events) == first
+    assert train(toy_config(), storage, events).best == first
     assert [event["kind"] for event in events] == ["resumed"]
     assert content(storage, STATE) == before
 
@@ -130,8 +131,8 @@ def test_more_steps_continue_a_finished_training(tmp_path: Path) -> None:
     """With a constant rate the end is that of a training that had as many steps from the first."""
     settings: dict[str, Any] = {"schedule__kind": "constant", "schedule__warmup": 0}
     train(toy_config(iterations=8, **settings), resolve(str(tmp_path / "raised")))
-    result = train(toy_config(iterations=12, **settings), resolve(str(tmp_path / "raised")))
-    assert result == train(toy_config(iterations=12, **settings), resolve(str(tmp_path / "whole")))
+    result = train(toy_config(iterations=12, **settings), resolve(str(tmp_path / "raised"))).best
+    assert result == train(toy_config(iterations=12, **settings), resolve(str(tmp_path / "whole"))).best
     places = [resolve(str(tmp_path / name)) for name in ("raised", "whole")]
     assert content(places[0], LAST) == content(places[1], LAST)
 
@@ -178,8 +179,8 @@ def test_interpolation_is_a_start_far_better_than_random(tmp_path: Path) -> None
     psnr = {}
     for start in ("random", "interpolation"):
         config = toy_config(start=start, iterations=1, optimizer__learning_rate=1e-9)
-        psnr[start] = train(config, resolve(str(tmp_path / start))).best_psnr
-    assert psnr["interpolation"] > psnr["random"] + 10
+        psnr[start] = train(config, resolve(str(tmp_path / start))).best
+    assert psnr["interpolation"] and psnr["random"] and psnr["interpolation"][0] > psnr["random"][0] + 10
 
 
 def test_a_checkpoint_is_a_start(tmp_path: Path) -> None:

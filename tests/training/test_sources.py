@@ -10,14 +10,22 @@ from idc_ray.dataset import CondensedDataset
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.exporting import export_set
 from idc_ray.images import downscale, encode_png, image_id
-from idc_ray.store import ImageRecord, RunRecord, TileRow, begin_run, commit_part, compact, write_manifest
+from idc_ray.store.compaction import compact
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.manifest import write_manifest
+from idc_ray.store.parts import commit_part
+from idc_ray.store.records import ImageRecord
+from idc_ray.store.run_record import RunRecord, begin_run
+from idc_ray.store.schema import TileRow
 from idc_ray.training.pairs import NO_HR
-from idc_ray.training.sources import CondensedSource, RealSource, held_out, open_source
-from tests.training.conftest import toy_pairs
+from idc_ray.training.sources import CondensedSource, RealSource, Source, held_out, open_source
+from tests.training.conftest import toy_config, toy_pairs
 
 DIGEST = "0" * 16
-MAX_PIXELS = 10**6
+
+
+def opened(uri: Path | str, **settings: object) -> Source:
+    return open_source(toy_config(max_pixels=10**6, **settings), str(uri))
 
 
 def photographs(folder: Path, count: int = 5, side: int = 40) -> None:
@@ -57,7 +65,7 @@ def condensed(
 
 def test_a_condensed_set_gives_its_tiles_with_their_weights(tmp_path: Path) -> None:
     condensed(tmp_path, weight=2.5)
-    source = open_source(str(tmp_path), 2, MAX_PIXELS)
+    source = opened(tmp_path)
     assert isinstance(source, CondensedSource)
     found = {pair.name: pair for pair in source.pairs(lambda _: True)}
     assert len(found) == 3
@@ -73,7 +81,7 @@ def test_a_condensed_set_gives_its_tiles_with_their_weights(tmp_path: Path) -> N
 def test_real_images_get_bicubic_lr(tmp_path: Path) -> None:
     """41 columns are cropped to 40."""
     photographs(tmp_path / "photos")
-    source = open_source(str(tmp_path / "photos"), 2, MAX_PIXELS)
+    source = opened(tmp_path / "photos")
     assert isinstance(source, RealSource)
     pairs = list(source.pairs(lambda _: True))
     assert [pair.name for pair in pairs] == [f"{i}.png" for i in range(5)]
@@ -83,7 +91,7 @@ def test_real_images_get_bicubic_lr(tmp_path: Path) -> None:
 
 def test_labels_of_a_network_replace_the_real_hr(tmp_path: Path) -> None:
     photographs(tmp_path / "photos", 1)
-    source = open_source(str(tmp_path / "photos"), 2, MAX_PIXELS)
+    source = opened(tmp_path / "photos")
     (pair,) = source.labelled_by(lambda lr: lr.repeat(2, 0).repeat(2, 1)).pairs(lambda _: True)
     assert np.array_equal(pair.hr[::2, ::2], pair.lr)
 
@@ -91,8 +99,8 @@ def test_labels_of_a_network_replace_the_real_hr(tmp_path: Path) -> None:
 def test_an_unfinished_set_is_refused_unless_asked_for(tmp_path: Path) -> None:
     condensed(tmp_path, finished=False)
     with pytest.raises(BadRequest, match=r"not finished.*--allow-unfinished"):
-        open_source(str(tmp_path), 2, MAX_PIXELS)
-    source = open_source(str(tmp_path), 2, MAX_PIXELS, allow_unfinished=True)
+        opened(tmp_path)
+    source = opened(tmp_path, allow_unfinished=True)
     assert len(list(source.pairs(lambda _: True))) == 3
 
 
@@ -100,7 +108,7 @@ def test_an_unfinished_set_is_refused_unless_asked_for(tmp_path: Path) -> None:
 def test_a_damaged_shard_is_refused_by_every_reader(tmp_path: Path, damage: str) -> None:
     """Catches trainings on damaged pixels: a PNG's checksum does not cover weights or the order of rows."""
     condensed(tmp_path / "set")
-    source = open_source(str(tmp_path / "set"), 2, MAX_PIXELS)
+    source = opened(tmp_path / "set")
     shard = tmp_path / "set" / "shards" / "part-00000.parquet"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
@@ -122,32 +130,32 @@ def test_an_edited_manifest_is_refused(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"rows": 3', '"rows": 2'))
     with pytest.raises(IdcError, match=r"manifest\.json does not match its checksum.*idc-ray verify"):
-        open_source(str(tmp_path), 2, MAX_PIXELS)
+        opened(tmp_path)
 
 
 def test_another_scale_is_refused(tmp_path: Path) -> None:
     condensed(tmp_path)
     with pytest.raises(BadRequest, match="is a set for scale 2, but the scale is 4"):
-        open_source(str(tmp_path), 4, MAX_PIXELS)
+        opened(tmp_path, scale=4)
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     photographs(tmp_path / "photos", 2)
     (tmp_path / "photos" / "bad.png").write_bytes(b"no picture")
     with pytest.raises(BadRequest, match=r"bad.png cannot be used for training.*remove it"):
-        list(open_source(str(tmp_path / "photos"), 2, MAX_PIXELS).pairs(lambda _: True))
+        list(opened(tmp_path / "photos").pairs(lambda _: True))
 
 
 def test_the_digest_follows_the_content(tmp_path: Path) -> None:
     """Catches a resume on other data."""
     for name, weight in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
         condensed(tmp_path / name, weight=weight)
-    a, b, c = (open_source(str(tmp_path / name), 2, MAX_PIXELS).digest for name in "abc")
+    a, b, c = (opened(tmp_path / name).digest for name in "abc")
     assert a == b != c
     photographs(tmp_path / "photos", 3)
-    before = open_source(str(tmp_path / "photos"), 2, MAX_PIXELS).digest
+    before = opened(tmp_path / "photos").digest
     photographs(tmp_path / "photos", 4)
-    assert open_source(str(tmp_path / "photos"), 2, MAX_PIXELS).digest != before
+    assert opened(tmp_path / "photos").digest != before
 
 
 def test_about_the_asked_share_is_held_out_and_always_the_same() -> None:
@@ -165,15 +173,15 @@ def test_a_folder_of_pairs_gives_these_pairs(tmp_path: Path) -> None:
     (tmp_path / "LR").mkdir()
     for i in range(2):
         (tmp_path / "LR" / f"{i}.png").write_bytes(encode_png(np.full((20, 20, 3), 70 + i, np.uint8)))
-    source = open_source(str(tmp_path), 2, MAX_PIXELS)
+    source = opened(tmp_path)
     pairs = list(source.pairs(lambda _: True))
     assert [pair.name for pair in pairs] == ["0.png", "1.png"]
     assert [int(pair.lr.max()) for pair in pairs] == [70, 71]
     assert pairs[0].hr.shape == (40, 40, 3)
-    alone = open_source(str(tmp_path / "HR"), 2, MAX_PIXELS)
+    alone = opened(tmp_path / "HR")
     assert alone.digest != source.digest
     tmp_path.rename(tmp_path.with_name("moved"))
-    assert open_source(str(tmp_path.with_name("moved")), 2, MAX_PIXELS).digest == source.digest
+    assert opened(tmp_path.with_name("moved")).digest == source.digest
 
 
 @pytest.mark.parametrize("prefix", ["", "x2/"])
@@ -182,7 +190,7 @@ def test_a_folder_of_pairs_in_an_object_store_gives_these_pairs(s3: Any, prefix:
     pair, folder = toy_pairs(1)[0], f"pairs{len(prefix)}"
     s3.put("bucket", f"{folder}/{prefix}HR/0.png", encode_png(pair.hr))
     s3.put("bucket", f"{folder}/{prefix}LR/0.png", encode_png(pair.lr))
-    source = open_source(s3.uri(f"bucket/{folder}"), 2, MAX_PIXELS)
+    source = opened(s3.uri(f"bucket/{folder}"))
     (read,) = source.pairs(lambda _: True)
     assert np.array_equal(read.lr, pair.lr) and np.array_equal(read.hr, pair.hr)
 
@@ -192,24 +200,24 @@ def test_several_sets_of_pairs_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         photographs(tmp_path / name / "HR", 1)
     with pytest.raises(BadRequest, match="give one set"):
-        open_source(str(tmp_path), 2, MAX_PIXELS)
+        opened(tmp_path)
 
 
 def test_what_the_training_writes_is_no_data(tmp_path: Path) -> None:
     """Catches validation pictures that are trained on, and the same command that is another training after them."""
     photographs(tmp_path, 3)
     output = str(tmp_path / "student")
-    before = open_source(str(tmp_path), 2, MAX_PIXELS, output=output)
+    before = opened(tmp_path, output=output)
     photographs(tmp_path / "student", 1)
-    after = open_source(str(tmp_path), 2, MAX_PIXELS, output=output)
-    assert before.digest == after.digest != open_source(str(tmp_path), 2, MAX_PIXELS).digest
+    after = opened(tmp_path, output=output)
+    assert before.digest == after.digest != opened(tmp_path).digest
     with pytest.raises(BadRequest, match="the same folder"):
-        open_source(str(tmp_path), 2, MAX_PIXELS, output=str(tmp_path))
+        opened(tmp_path, output=str(tmp_path))
 
 
 def test_a_set_of_lr_tiles_has_the_labels_it_is_given(tmp_path: Path) -> None:
     condensed(tmp_path, tiles="lr")
-    source = open_source(str(tmp_path), 2, MAX_PIXELS)
+    source = opened(tmp_path)
     assert all(pair.hr is NO_HR for pair in source.pairs(lambda _: True))
     enlarged = source.labelled_by(lambda lr: lr.repeat(2, 0).repeat(2, 1))
     for pair in enlarged.pairs(lambda _: True):
@@ -218,6 +226,6 @@ def test_a_set_of_lr_tiles_has_the_labels_it_is_given(tmp_path: Path) -> None:
 
 def test_a_set_of_hr_tiles_is_downscaled_as_images_are(tmp_path: Path) -> None:
     condensed(tmp_path, tiles="hr")
-    pairs = list(open_source(str(tmp_path), 2, MAX_PIXELS).pairs(lambda _: True))
+    pairs = list(opened(tmp_path).pairs(lambda _: True))
     assert len(pairs) == 3
     assert all(np.array_equal(pair.lr, downscale(pair.hr, 2)) for pair in pairs)

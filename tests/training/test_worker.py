@@ -36,8 +36,7 @@ def storage(tmp_path: Path) -> StorageFolder:
 
 def decide(job: TrainJob, monkeypatch: pytest.MonkeyPatch, free: int, rank: int = 0, world: int = 1) -> bool:
     monkeypatch.setattr("idc_ray.training.data.available_memory", lambda: free)
-    monkeypatch.setattr("idc_ray.training.data.ALWAYS", 0)
-    sources = open_sources(job.config, None, CPU)
+    sources = open_sources(job.config)
     return worker._resident(job, worker._record(job), sources, World(rank, world), 1)
 
 
@@ -49,7 +48,7 @@ def test_where_the_data_is_stays_decided(storage: StorageFolder, monkeypatch: py
 
 
 def test_workers_that_disagree_all_stream(storage: StorageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches one worker that waits at the end of an epoch for one that has no epochs."""
+    """Catches workers whose patches are drawn in different ways."""
     told: list[Any] = []
 
     def other_has_no_room(flag: torch.Tensor, how: Any) -> None:
@@ -78,7 +77,7 @@ def test_a_worker_without_access_to_the_output_raises(tmp_path: Path, storage: S
 
 
 def test_parts_of_a_batch_are_equal() -> None:
-    """Catches streams that run dry one by one, a mean of no patches (NaN), and patches that weigh differently."""
+    """Catches a mean of no patches (NaN), and patches that weigh differently."""
     for batch, count, fitting in ((16, 3, "15 or 18"), (2, 4, "4"), (5, 2, "4 or 6")):
         with pytest.raises(ValueError, match=f"equal part of a batch: use batch_size {fitting}, or another number"):
             TrainConfig.model_validate({"batch_size": batch, "workers": {"count": count}})

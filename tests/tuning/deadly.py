@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
+from collections.abc import Callable
 
-from idc_ray.tuning import trial
+import ray
+from ray.util.queue import Queue
+
+from idc_ray.tuning import run_trials
 from idc_ray.tuning.shared_inputs import SharedInputs
+from idc_ray.tuning.space import Draw
 
-ordinary = trial.trainable
+ordinary: Callable[..., None] = run_trials._trial._function
 
 
-def trainable(config: dict[str, Any], inputs: SharedInputs) -> None:
+@ray.remote(max_retries=0, max_calls=0)
+def deadly(number: int, draw: Draw, inputs: SharedInputs, reports: Queue) -> None:
     """A trial like any other, but for one start its process is killed, as running out of memory does."""
-    if config["draw"]["init"] == "random":
+    if draw["init"] == "random":
         os.kill(os.getpid(), signal.SIGKILL)
-    ordinary(config, inputs)
+    ordinary(number, draw, inputs, reports)
