@@ -15,6 +15,7 @@ from idc_ray.config import CondenseConfig
 from idc_ray.results import (
     CompareResult,
     CondenseResult,
+    CurateResult,
     EvaluateResult,
     ExportResult,
     TrainResult,
@@ -24,7 +25,7 @@ from idc_ray.results import (
 if TYPE_CHECKING:
     from idc_ray.store import Status
 
-__all__ = ["compare", "condense", "evaluate", "export", "status", "train", "tune"]
+__all__ = ["compare", "condense", "curate", "evaluate", "export", "status", "train", "tune"]
 
 log = logging.getLogger(__name__)
 
@@ -261,6 +262,50 @@ def tune(
 
     with preserved():
         return run_tune(prepared(made))
+
+
+def curate(
+    input: Path, output: Path, *, config: Path | None = None, progress: bool = True, **settings: object
+) -> CurateResult:
+    """Cut images into tiles, without near-duplicates and tiles that do not meet limits of quality.
+
+    A repeated call continues an interrupted run, or returns the result of the finished one. Uses or starts a Ray
+    cluster as :func:`condense` does.
+
+    Args:
+        input: folder (searched recursively), glob, list file, Parquet or archive of images, local or remote.
+        output: folder or object-store prefix; the tiles are in ``tiles/``.
+        config: YAML file of settings; keywords override it.
+        progress: show a progress bar on a terminal, or log progress elsewhere.
+        settings: settings with the names of ``idc-ray curate``: ``tile=512``, ``near_duplicates=None``,
+            ``filters={"noise": None}``.
+
+    Returns:
+        Numbers of images and tiles, and the quarantined images.
+
+    Raises:
+        BadRequest: an unknown setting (the message suggests a similar one), a wrong type or range, no images, or an
+            output of other settings.
+        Locked: another process is using the output.
+        QuarantinedImages: images were quarantined and ``strict`` is True.
+        IdcError: no image could be used, or another error that a user can fix.
+
+    Example:
+        >>> import idc_ray
+        >>> run = idc_ray.curate("photos/", "curated/", tile=128, mlflow={"enabled": False})
+        >>> run
+        CurateResult(output='.../curated', num_images=2, num_tiles=...)
+        >>> run.quarantined
+        ()
+    """
+    from idc_ray.config.curate import CurateConfig
+
+    made = configure_job(CurateConfig, _given(settings, input=input, output=output), config)
+    from idc_ray.api.state import preserved
+    from idc_ray.curation.job import run_curate
+
+    with preserved():
+        return run_curate(made, "log" if progress else "nothing")
 
 
 def export(run: Path, output: Path, *, config: Path | None = None, **settings: object) -> ExportResult:

@@ -174,7 +174,7 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
     if listing.repeated:
         log.info("ignored %d lines of the list that name an image again", listing.repeated)
     if listing.duplicates:
-        log.info("left out %d copies of other images (--duplicates skip)", listing.duplicates["images"])
+        log.info("left out %d copies of other images (--duplicates, --clips)", listing.duplicates["images"])
     if config.method_reason:
         log.info("method %s (%s)", config.method, config.method_reason)
     asked = config.iterations not in (0, CondenseConfig().iterations)

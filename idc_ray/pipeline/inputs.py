@@ -31,7 +31,7 @@ from idc_ray.images.locate import locate, read_bytes
 from idc_ray.images.names import printable
 from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
-from idc_ray.pipeline.duplicates import without_copies
+from idc_ray.pipeline.duplicates import without_copies, without_repeated_frames
 from idc_ray.store import DoneImages, SourceState
 from idc_ray.store.done import id_numbers
 from idc_ray.store.threads import ordered_map
@@ -83,7 +83,11 @@ def find_input(config: CondenseConfig, photographs: str | None = None) -> ImageL
             image_column=source.image_column,
             without=output_inside(config.input, config.output),
         )
-        return without_copies(listing, source.max_pixels) if config.duplicates == "skip" else listing
+        if config.duplicates == "skip":
+            listing = without_copies(listing, source.max_pixels)
+        if config.clips is not None:
+            listing = without_repeated_frames(listing, config.clips, source.max_pixels)
+        return listing
     output = locate(config.output)
     if photographs is None and not output.local:
         raise BadRequest("the default photographs need a local --output; give images with --input")
