@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from itertools import islice
 from typing import Any
 
 import ray
@@ -43,13 +42,12 @@ def _trial(number: int, draw: Draw, inputs: SharedInputs, reports: Queue) -> Non
 
 
 def run_trials(
-    study: SweepStudy, count: int, inputs: SharedInputs, options: dict[str, Any], slots: Callable[[], int], end: float
+    study: SweepStudy, inputs: SharedInputs, options: dict[str, Any], slots: Callable[[], int], end: float
 ) -> None:
-    """Run trials; those that run at the end of the time stay unfinished.
+    """Run trials until the study suggests no more; trials that run at the end of the time stay unfinished.
 
     Args:
-        study: the study, which suggests trials and ends them by their reports.
-        count: maximum number of trials.
+        study: the study, which ends trials by their reports.
         inputs: shared inputs.
         options: resources of a trial, for ``task.options``.
         slots: returns the number of concurrent trials; called repeatedly, as a cluster may grow.
@@ -61,7 +59,7 @@ def run_trials(
     def start(number: int, draw: Draw) -> None:
         running[_trial.options(**options).remote(number, draw, inputs, reports)] = number, draw
 
-    suggestions = islice(iter(study.suggest, None), count)
+    suggestions = iter(study.suggest, None)
     more = True
     try:
         while (more or running) and time.monotonic() < end:

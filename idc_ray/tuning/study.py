@@ -140,6 +140,8 @@ class SweepStudy:
 
     def suggest(self) -> tuple[int, Draw] | None:
         """Number and settings of a trial to start; None: there are no more."""
+        if len(started(self.study)) >= self.total:
+            return None
         for _ in range(MAX_REPEATS):
             if self._nothing_else and not self._waiting():
                 return None

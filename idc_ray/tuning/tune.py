@@ -153,7 +153,7 @@ class _Run:
 
             try:
                 with Heartbeat(self._progress):
-                    run_trials(self.study, trials_left, inputs, pool.options, slots, end)
+                    run_trials(self.study, inputs, pool.options, slots, end)
             finally:
                 self.study.save()
 
