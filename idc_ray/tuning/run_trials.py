@@ -10,9 +10,9 @@ from typing import Any
 
 import ray
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from idc_ray.interrupt import check_interrupted
-from idc_ray.training.ray_workers import local_queue
 from idc_ray.tuning.shared_inputs import SharedInputs
 from idc_ray.tuning.space import Draw
 from idc_ray.tuning.study import SweepStudy
@@ -53,7 +53,9 @@ def run_trials(
         slots: returns the number of concurrent trials; called repeatedly, as a cluster may grow.
         end: value of ``time.monotonic()`` at which the time is over.
     """
-    reports = local_queue()
+    # On this machine, so that the loss of another node does not end the sweep.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     running: dict[ray.ObjectRef[None], tuple[int, Draw]] = {}
 
     def start(number: int, draw: Draw) -> None:
@@ -71,8 +73,8 @@ def run_trials(
                     start(*suggested)
             ready, _ = ray.wait(list(running), timeout=POLL_SECONDS) if running else ([], [])
             for number, report in _arrived(reports):
-                if study.report(number, report) and not (report["finished"] or report["failed"]):  # stopped early
-                    for reference in [each for each in running if running[each][0] == number]:
+                if study.report(number, report):
+                    for reference in [each for each in running if running[each][0] == number and each not in ready]:
                         ray.cancel(reference)
             for reference in ready:
                 number, draw = running.pop(reference)
