@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from idc_ray import data, errors
     from idc_ray.api.condenser import Condenser, Tiles
-    from idc_ray.api.jobs import compare, condense, evaluate, export, status, train, tune
+    from idc_ray.api.jobs import compare, condense, curate, evaluate, export, status, train, tune
     from idc_ray.api.networks import load_model, upscale
     from idc_ray.dataset import CondensedDataset
     from idc_ray.models import Upscaler, create_model, list_models
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from idc_ray.results import (
         CompareResult,
         CondenseResult,
+        CurateResult,
         EvaluateResult,
         ExportResult,
         TrainResult,
         TuneResult,
     )
-    from idc_ray.store import Status
+    from idc_ray.store.status import Status
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "CondenseResult",
     "CondensedDataset",
     "Condenser",
+    "CurateResult",
     "EvaluateResult",
     "ExportResult",
     "OnlineLabels",
@@ -46,6 +48,7 @@ __all__ = [
     "compare",
     "condense",
     "create_model",
+    "curate",
     "data",
     "errors",
     "evaluate",
@@ -61,15 +64,16 @@ __all__ = [
 #: Names of ``__all__`` by the module that defines them.
 _NAMES = {
     "idc_ray.api.condenser": ("Condenser", "Tiles"),
-    "idc_ray.api.jobs": ("compare", "condense", "evaluate", "export", "status", "train", "tune"),
+    "idc_ray.api.jobs": ("compare", "condense", "curate", "evaluate", "export", "status", "train", "tune"),
     "idc_ray.api.networks": ("load_model", "upscale"),
     "idc_ray.results": (
-        "CompareResult", "CondenseResult", "EvaluateResult", "ExportResult", "TrainResult", "TuneResult",
+        "CompareResult", "CondenseResult", "CurateResult", "EvaluateResult", "ExportResult", "TrainResult",
+        "TuneResult",
     ),
     "idc_ray.dataset": ("CondensedDataset",),
     "idc_ray.models": ("Upscaler", "create_model", "list_models"),
     "idc_ray.online": ("OnlineLabels",),
-    "idc_ray.store": ("Status",),
+    "idc_ray.store.status": ("Status",),
 }  # fmt: skip
 _MODULES = ("data", "errors")
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

@@ -12,11 +12,6 @@ if TYPE_CHECKING:
     from idc_ray.evaluation.benchmarks import SetScores
     from idc_ray.models import Upscaler
 
-__all__ = [
-    "CompareResult", "CondenseResult", "EvaluateResult", "ExportResult", "FailedArm", "Quarantined", "TrainResult",
-    "Trial", "TuneResult",
-]  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Quarantined:
@@ -80,6 +75,35 @@ class CondenseResult:
         from idc_ray.dataset import CondensedDataset  # imports torch
 
         return CondensedDataset(self.output)
+
+
+@dataclass(frozen=True)
+class CurateResult:
+    """Result of :func:`idc_ray.curate`.
+
+    Attributes:
+        output: path of the output, with the tiles in ``tiles/``.
+        num_images: number of images that were cut into tiles.
+        num_tiles: number of tiles that meet all limits.
+        num_near_duplicates: number of images left out, as they look like another.
+        dropped: number of tiles that each filter dropped.
+        quarantined: images that could not be used.
+        summary: readable summary of several lines.
+
+    Example:
+        >>> import idc_ray
+        >>> run = idc_ray.curate("photos/", "curated/", tile=128, mlflow={"enabled": False})
+        >>> run.num_images, run.num_near_duplicates
+        (2, 0)
+    """
+
+    output: str
+    num_images: int
+    num_tiles: int
+    num_near_duplicates: int = field(repr=False)
+    dropped: dict[str, int] = field(repr=False)
+    quarantined: tuple[Quarantined, ...] = field(repr=False)
+    summary: str = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ def other_value(setting: Setting) -> object:
     """A valid value that is not the default."""
     special: dict[str, object] = {
         "degradation": [{"kind": "noise"}],
+        "clips": "folder",
         "labels": "real",
         "rlff.kernel_size": 5,
         "rlff.num_frequencies": 512,

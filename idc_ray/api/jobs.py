@@ -15,6 +15,7 @@ from idc_ray.config import CondenseConfig
 from idc_ray.results import (
     CompareResult,
     CondenseResult,
+    CurateResult,
     EvaluateResult,
     ExportResult,
     TrainResult,
@@ -22,9 +23,7 @@ from idc_ray.results import (
 )
 
 if TYPE_CHECKING:
-    from idc_ray.store import Status
-
-__all__ = ["compare", "condense", "evaluate", "export", "status", "train", "tune"]
+    from idc_ray.store.status import Status
 
 log = logging.getLogger(__name__)
 
@@ -263,6 +262,50 @@ def tune(
         return run_tune(prepared(made))
 
 
+def curate(
+    input: Path, output: Path, *, config: Path | None = None, progress: bool = True, **settings: object
+) -> CurateResult:
+    """Cut images into tiles, without near-duplicates and tiles that do not meet limits of quality.
+
+    A repeated call continues an interrupted run, or returns the result of the finished one. Uses or starts a Ray
+    cluster as :func:`condense` does.
+
+    Args:
+        input: folder (searched recursively), glob, list file, Parquet or archive of images, local or remote.
+        output: folder or object-store prefix; the tiles are in ``tiles/``.
+        config: YAML file of settings; keywords override it.
+        progress: show a progress bar on a terminal, or log progress elsewhere.
+        settings: settings with the names of ``idc-ray curate``: ``tile=512``, ``near_duplicates=None``,
+            ``filters={"noise": None}``.
+
+    Returns:
+        Numbers of images and tiles, and the quarantined images.
+
+    Raises:
+        BadRequest: an unknown setting (the message suggests a similar one), a wrong type or range, no images, or an
+            output of other settings.
+        Locked: another process is using the output.
+        QuarantinedImages: images were quarantined and ``strict`` is True.
+        IdcError: no image could be used, or another error that a user can fix.
+
+    Example:
+        >>> import idc_ray
+        >>> run = idc_ray.curate("photos/", "curated/", tile=128, mlflow={"enabled": False})
+        >>> run
+        CurateResult(output='.../curated', num_images=2, num_tiles=...)
+        >>> run.quarantined
+        ()
+    """
+    from idc_ray.config.curate import CurateConfig
+
+    made = configure_job(CurateConfig, _given(settings, input=input, output=output), config)
+    from idc_ray.api.state import preserved
+    from idc_ray.curation.job import run_curate
+
+    with preserved():
+        return run_curate(made, "log" if progress else "nothing")
+
+
 def export(run: Path, output: Path, *, config: Path | None = None, **settings: object) -> ExportResult:
     """Write a condensed set as PNG folders, LMDB, WebDataset, or a dataset for the Hugging Face hub.
 
@@ -287,7 +330,7 @@ def export(run: Path, output: Path, *, config: Path | None = None, **settings: o
 
     made = configure_job(ExportConfig, _given(settings, run=run, output=output), config)
     from idc_ray.exporting import export_set
-    from idc_ray.store import resolve
+    from idc_ray.store.filesystem import resolve
 
     target = resolve(made.output)
     return ExportResult(target.uri, export_set(resolve(made.run), target, made.format, made.overwrite))
@@ -309,7 +352,8 @@ def status(output: Path) -> Status:
         >>> found.state, found.done, found.quarantined
         ('finished', 2, 0)
     """
-    from idc_ray.store import read_status, resolve
+    from idc_ray.store.filesystem import resolve
+    from idc_ray.store.status import read_status
 
     return read_status(resolve(os.fspath(output)))
 

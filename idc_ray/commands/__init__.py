@@ -18,8 +18,6 @@ from idc_ray.config import Section
 from idc_ray.errors import BadRequest
 from idc_ray.importing import uncollected
 
-__all__ = ["COMMANDS", "JOBS", "configuration", "main", "run"]
-
 #: Every subcommand and its one-line description, in the order in which ``idc-ray --help`` lists them.
 COMMANDS = {
     "condense": "Condense images into a small training set for super-resolution.",
@@ -29,7 +27,8 @@ COMMANDS = {
     "tune": "Search for settings of condense that give better students.",
     "export": "Write a condensed set as PNG folders, LMDB, WebDataset or a Hugging Face dataset.",
     "upscale": "Upscale photographs with a network.",
-    "curate": "Cut images into tiles and leave out flat, blurred, blocky, noisy and badly exposed ones.",
+    "curate": "Cut images into tiles; leave out near-duplicates and flat, blurred, blocky or noisy tiles.",
+    "degrade": "Make low-resolution images by blur, noise and compression.",
     "status": "Show the state of a condense job, running or not, from its output.",
     "report": "Write a self-contained HTML report of one or more outputs.",
     "verify": "Check a condensed set for damage, and remove damaged parts.",
@@ -45,7 +44,8 @@ JOBS = {
     "compare": ("idc_ray.config.compare:CompareConfig", "idc_ray.comparison.compare:compare"),
     "tune": ("idc_ray.config.tune:TuneConfig", "idc_ray.tuning.tune:tune"),
     "export": ("idc_ray.config.export:ExportConfig", "idc_ray.commands.export:export"),
-    "curate": ("idc_ray.config.curate:CurateConfig", "idc_ray.curation.job:run_curate"),
+    "curate": ("idc_ray.config.curate:CurateConfig", "idc_ray.curation.job:curate"),
+    "degrade": ("idc_ray.config.degrade:DegradeConfig", "idc_ray.pipeline.degrade:degrade"),
     "upscale": ("idc_ray.config.upscale:UpscaleConfig", "idc_ray.evaluation.upscale_job:run_upscale"),
 }
 
@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _check_inputs(command: str, config: Any) -> None:
     """Refuse an input that does not exist before the imports, which take seconds."""
-    given = {"condense": ("input",), "train": ("data",)}.get(command, ())
+    given = {"condense": ("input",), "curate": ("input",), "degrade": ("input",), "train": ("data",)}.get(command, ())
     for value in (getattr(config, name) for name in given):
         from idc_ray.images.find import check_exists
 

@@ -213,9 +213,8 @@ def _method(name: str, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, A
             raise BadRequest(f"methods: no method is named {name!r}; {nearest(name, [WHOLE, *known, *variants])}")
         return {"method": name}
     _check_name(name, "variants")
-    own = _flat(
-        CondenseConfig, variants[name], f"variants.{name}", _CONDENSE_SETS | {"source", "color_profile", "duplicates"}
-    )
+    of_the_input = {"source", "clips", "color_profile", "duplicates"}
+    own = _flat(CondenseConfig, variants[name], f"variants.{name}", _CONDENSE_SETS | of_the_input)
     if "method" not in own:
         raise BadRequest(f"variants.{name} has no method; give the method that it varies, such as method: idc")
     return own

@@ -38,12 +38,16 @@ class Surveyed:
         height: of the LR image, in pixels.
         width: the same.
         weight: share of the budget for a pixel, relative to other images: 1, or the image's mean difficulty.
+        clip: name of the clip of which the image is a frame; empty: it is none.
+        frame: name of the frame, by which those of a clip are in order.
     """
 
     image_id: str
     height: int
     width: int
     weight: float = 1.0
+    clip: str = ""
+    frame: str = ""
 
 
 def allot(images: Iterable[Surveyed], ratio: float, tile: int, seed: int) -> dict[str, int]:
@@ -51,7 +55,8 @@ def allot(images: Iterable[Surveyed], ratio: float, tile: int, seed: int) -> dic
 
     Each image gets its expected number rounded up or down. Which ones are rounded up is drawn at random by systematic
     sampling: in an order that is random, but depends on seed and ids only, the sum of the first images is everywhere
-    within one tile of its expectation. What images cannot hold goes to the others.
+    within one tile of its expectation. Frames of a clip follow each other, so that its sum is within one tile too, and
+    its tiles are spread evenly. What images cannot hold goes to the others.
 
     Args:
         images: in any order; those that hold no whole tile, or whose weight is not finite, get none.
@@ -59,7 +64,12 @@ def allot(images: Iterable[Surveyed], ratio: float, tile: int, seed: int) -> dic
         tile: side of a tile in LR pixels.
         seed: the run's seed.
     """
-    order = sorted(images, key=lambda each: (uniform(seed, each.image_id, "budget"), each.image_id))
+
+    def place(each: Surveyed) -> tuple[float, str, str]:
+        together = each.clip or each.image_id
+        return uniform(seed, together, "budget"), together, each.frame
+
+    order = sorted(images, key=place)
     capacity = np.array([grid_count(each.height, each.width, tile) for each in order], float)
     pixels = np.array([each.height * each.width for each in order], float)
     weights = pixels * [each.weight if math.isfinite(each.weight) else 0.0 for each in order] * (capacity > 0)
@@ -110,13 +120,17 @@ def tile_budget(expected: float, candidates: int, seed: int, image_id: str, leas
 
 
 def budgets_of(config: CondenseConfig, rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Budgets from rows of ``image_id``, ``height``, ``width`` and ``difficulty``, which may be None or not needed."""
+    """Budgets from rows of ``image_id``, ``height``, ``width``, and ``difficulty``, which may be None or not needed.
+
+    Rows of frames also have ``clip`` and ``frame``, see `Surveyed`.
+    """
     weighed = config.allocation == "difficulty"
-    images = [
-        Surveyed(row["image_id"], row["height"], row["width"], row["difficulty"] if weighed else 1.0)
-        for row in rows
-        if not weighed or row["difficulty"] is not None
-    ]
+    images = []
+    for row in rows:
+        weight = row["difficulty"] if weighed else 1.0
+        if weight is not None:
+            clip, frame = row.get("clip", ""), row.get("frame", "")
+            images.append(Surveyed(row["image_id"], row["height"], row["width"], weight, clip, frame))
     return allot(images, config.ratio, config.tile_size, config.seed)
 
 

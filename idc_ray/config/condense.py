@@ -6,6 +6,7 @@ docs/results.md.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -287,6 +288,10 @@ class MethodConfig(Section):
     """Embedded ICC profiles. srgb: images are converted to sRGB, as networks expect; keep: pixels as stored."""
     duplicates: Literal["keep", "skip"] = "keep"
     """Images with the same bytes. keep: each is condensed; skip: only the first by name of each group."""
+    clips: Text | None = None
+    """Images that are frames of one video. folder: those of one folder or archive; else a regular expression whose
+    first group in an image's path names its clip. Frames that look like another of their clip are left out, tiles are
+    spread evenly over a clip. null: there are no clips."""
     teacher_batch_size: Annotated[int, Field(ge=2)] | None = None
     """Batch size of the teacher in tiles, at least 2; it affects the last bits; null: 4 on CPUs, 32 on GPUs."""
     rlff: Rlff = Rlff()
@@ -295,6 +300,16 @@ class MethodConfig(Section):
     optimizer: Optimizer = Optimizer()
     actors: Numerics = Numerics()
     store: StoredTiles = StoredTiles()
+
+    @model_validator(mode="after")
+    def _clips_are_named(self) -> Self:
+        try:
+            named = self.clips in (None, "folder") or re.compile(str(self.clips)).groups > 0
+        except re.error as error:
+            raise ValueError(f"clips is {self.clips!r}, no regular expression: {error}") from None
+        if not named:
+            raise ValueError(f"clips is {self.clips!r}; expected folder, or a regular expression with a group ( )")
+        return self
 
     @model_validator(mode="after")
     def _labels_fit_method(self) -> Self:
@@ -378,11 +393,12 @@ class CondenseConfig(MethodConfig, Files):
         "method": "idc, auto, or a baseline: random, sobel, ...",
         "matching": "how idc makes its tiles: none, cells, pixels or both",
         "allocation": "per_image, or difficulty: more for hard images",
+        "clips": "frames of videos: folder, or a pattern",
         "tile_size": "side of an LR tile in pixels",
         "iterations": "optimiser steps of --matching pixels or both",
         "teacher": "checkpoint of the network that labels tiles; none: the bundled one",
         "feature_network": "features to match come from: auto, teacher, bundled",
-        "labels": "HR tiles: teacher, or real (not for learned pixels)",
+        "labels": "HR tiles: teacher or real (not for learned pixels)",
         "store.tiles": "pairs, lr or hr: what is stored of a tile",
         "seed": "seed of everything random",
         "source.lr_input": "folder of given LR images; none: made by degradation",
@@ -441,7 +457,7 @@ class CondenseConfig(MethodConfig, Files):
         Args:
             teacher_sha256: hash of the teacher's checkpoint, hex digits.
         """
-        settings = result_settings(self, MethodConfig, ("degradation", "color_profile", "duplicates", "store"))
+        settings = result_settings(self, MethodConfig, ("degradation", "color_profile", "duplicates", "clips", "store"))
         settings["feature_network"] = self.resolved_feature_network
         for former, name in RENAMED.items():  # digests of outputs in use have the former names
             settings[former] = settings.pop(name)

@@ -1,164 +1,306 @@
-"""The curate job: tiles of images that pass the filters, counts, and a picture of those that do not."""
+"""The curate job: tiles of images that pass the filters, without near-duplicates, and a report on the others."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
-from collections import Counter
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
-import pyarrow as pa
-import ray
-from PIL import Image, ImageDraw
+import numpy as np
+import pyarrow.fs as pafs
+from numpy.typing import NDArray
+from PIL import Image
 
-from idc_ray.config.base import result_digest
 from idc_ray.config.curate import CurateConfig
-from idc_ray.curation.measures import MEASURES, first_fault
-from idc_ray.errors import BadRequest, IdcError, RejectedImage
-from idc_ray.images import ImageListing, ImageRef, crop_starts, encode_png, find_images, load_instance, output_inside
-from idc_ray.lifecycle import locked_output, ray_cluster
+from idc_ray.curation.measures import KEPT, MEASURES, judge
+from idc_ray.errors import RejectedImage
+from idc_ray.images import ImageRef, crop_starts, encode_png, load_instance
+from idc_ray.images.perceptual import near_duplicates, perceptual_hash
+from idc_ray.lifecycle import print_plan, ray_cluster
 from idc_ray.pipeline.cluster import data_settings, join
-from idc_ray.pipeline.progress import Heartbeat, Progress
-from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.pipeline.each_image import ImageJob, find_input_images, image_job
+from idc_ray.pipeline.inputs import only
+from idc_ray.pipeline.progress import Heartbeat, Show
+from idc_ray.report import Options, write_own_report
+from idc_ray.report.curation import COPIES, RECORD
+from idc_ray.report.pictures import webp
+from idc_ray.results import CurateResult, Quarantined
+from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.threads import ordered_map
+from idc_ray.units import duration, estimate_text, size
 
-__all__ = ["run_curate"]
+__all__ = ["curate", "run_curate"]
 
 log = logging.getLogger(__name__)
 
-RECORD, SHEET = "curation.json", "dropped.png"
+#: Folders of the output: kept tiles, verdicts by image, hashes by image, pictures of what was dropped.
+TILES, VERDICTS, HASHES, PICTURES = "tiles", "images", "hashes", "dropped"
 
-#: Dropped tiles that the contact sheet shows of each filter, and their side in pixels.
-SHOWN, SIDE = 10, 128
+#: Dropped tiles or images of a step that the report shows, and their longest side in pixels.
+SHOWN, SIDE = 12, 192
+
+#: Tiles whose values make the histograms, and bars of a histogram.
+HISTOGRAM_TILES, BARS = 20_000, 30
+
+#: Images that a dry run reads.
+SAMPLED_IMAGES = 8
 
 FIX = "delete that file; its image is curated again"
 
+Pixels = NDArray[np.uint8]
 
-def run_curate(config: CurateConfig) -> int:
-    """Curate; a repeated call continues with the images that are missing.
 
-    Writes ``tiles/IMAGE-ID_TOP_LEFT.png``, ``images/IMAGE-ID.json`` with the verdict on each tile, and at the end
-    ``curation.json`` with settings and counts, and ``dropped.png``.
+def curate(config: CurateConfig) -> int:
+    """The command: :func:`run_curate`, or an estimate.
 
     Returns:
         The exit code: 0.
 
     Raises:
-        BadRequest: no images, or an output of other settings.
-        IdcError: a tile could not be written.
+        IdcError, Interrupted: as :func:`run_curate`.
     """
-    print(config.to_yaml(defaults=False), flush=True)
-    storage = resolve(config.output)
-    with Heartbeat("listing the images"):
-        listing = find_images(config.input, without=output_inside(config.input, config.output))
-    settings = config.model_dump(mode="json", exclude={"input", "output", "ray_address", "max_pixels"})
-    record = {"digest": result_digest(settings), "settings": settings}
-    with locked_output(storage):
-        found = storage.read_json(RECORD, "give another --output")
-        if found is not None and found.get("digest") != record["digest"]:
-            raise BadRequest(f"{storage.uri} holds tiles of other settings; give another --output")
-        storage.write_json(RECORD, record)
-        _curate(config, listing, storage)
-        verdicts = _verdicts(listing, storage)
-        counts = Counter(verdict for _, _, verdict, _ in verdicts)
-        stages = {name: counts.pop(name, 0) for name in ("kept", *MEASURES)}
-        record |= {
-            "images": listing.manifest.num_rows,
-            "tiles": stages,
-            "images_left_out": dict(sorted(counts.items())),
-        }
-        storage.write(SHEET, _contact_sheet(config, listing, verdicts))
-        storage.write_json(RECORD, record)
-    width = max(map(len, [*stages, *counts]))
-    for name, count in [*stages.items(), *sorted(counts.items())]:
-        print(f"{name:{width}}  {count:,} {'images left out' if name in counts else 'tiles'}")
-    print(f"tiles in {storage.shown('tiles')}, dropped ones in {storage.shown(SHEET)}")
+    if print_plan(config, lambda _: _estimate(config)):
+        result = run_curate(config, "lines")
+        print(f"{result.summary}\noutput          {result.output}")
     return 0
 
 
-def _curate(config: CurateConfig, listing: ImageListing, storage: StorageFolder) -> None:
-    done = set(storage.files("images"))
-    rows = [row for row in listing.manifest.to_pylist() if f"{row['image_id']}.json" not in done]
-    progress = Progress(listing.manifest.num_rows, listing.manifest.num_rows - len(rows))
-    if not rows:
-        return
-    manifest = pa.Table.from_pylist(rows, schema=listing.manifest.schema)
-    blocks = [manifest.slice(begin, 1 + len(rows) // 4000) for begin in range(0, len(rows), 1 + len(rows) // 4000)]
-    with ray_cluster(lambda: join(config.ray_address)), data_settings(), progress.ticking():
-        statuses = ray.data.from_blocks(blocks).map(_CurateImage(config, listing, storage))
-        for status in statuses.iter_rows():
-            if status["fatal"]:
-                raise IdcError(status["fatal"])
-            progress.update({"outcome": "done"})
+def run_curate(config: CurateConfig, show: Show = "log") -> CurateResult:
+    """Curate; a repeated call continues with the images that are missing or have changed.
+
+    Writes ``tiles/IMAGE-ID_TOP_LEFT.png``, ``images/IMAGE-ID.json`` with the verdict on each tile,
+    ``hashes/IMAGE-ID.json``, and at the end ``curation.json`` with settings and counts, and ``report.html``.
+
+    Args:
+        config: the settings; ``dry_run`` is ignored.
+        show: where progress is shown.
+
+    Raises:
+        BadRequest: no images, or an output of other settings.
+        Locked: another process works on the output.
+        QuarantinedImages: images were quarantined, and ``strict`` is set.
+        Interrupted: SIGINT or SIGTERM.
+        IdcError: no image could be read, or a tile not be written.
+    """
+    with image_job(config, config.digest(), RECORD, show) as job:
+        copies = _on_ray(config, job)
+        with Heartbeat("counting tiles and writing the report"):
+            quarantined = job.quarantined()
+            counts, results = _results(config, job, copies, quarantined)
+            job.finish(counts, results)
+            for name, page in (write_own_report(job.storage, Options()) if config.report else {}).items():
+                job.tracker.log_artifact(page, name)
+    return CurateResult(
+        output=job.storage.uri,
+        num_images=counts["images"] - counts["quarantined"] - counts[COPIES],
+        num_tiles=counts[KEPT],
+        num_near_duplicates=counts[COPIES],
+        dropped={name: count for name, count in counts.items() if name in MEASURES},
+        quarantined=quarantined,
+        summary="\n".join(f"{name:<15} {count:,}" for name, count in counts.items()),
+    )
 
 
-class _CurateImage:
-    """Curates one image; a row function for Ray Data, usable without it."""
-
-    def __init__(self, config: CurateConfig, listing: ImageListing, storage: StorageFolder) -> None:
-        self.config, self.filesystem, self.storage = config, listing.filesystem, storage
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        ref = ImageRef.from_row(row)
-        try:
-            tiles = self._tiles(ref)
-        except RejectedImage as error:
-            tiles = [[0, 0, error.code, 0.0]]
-        except (IdcError, OSError) as error:  # as a row: Ray Data would drop the type and message
-            return {"fatal": str(error)}
-        self.storage.write_json(f"images/{ref.image_id}.json", {"source": ref.source, "tiles": tiles})
-        return {"fatal": ""}
-
-    def _tiles(self, ref: ImageRef) -> list[list[Any]]:
-        size, image = self.config.tile, _read(self.config, self.filesystem, ref)
-        tiles = []
-        for top in crop_starts(image.shape[0], size, size):
-            for left in crop_starts(image.shape[1], size, size):
-                tile = image[top : top + size, left : left + size]
-                fault = first_fault(tile, self.config.filters.model_dump())
-                if fault is None:
-                    self.storage.write(f"tiles/{ref.image_id}_{top:05d}_{left:05d}.png", encode_png(tile))
-                tiles.append([top, left, *(fault or ("kept", 0.0))])
-        return tiles
+def _on_ray(config: CurateConfig, job: ImageJob) -> dict[str, str]:
+    """Hash the images, and cut those that are no near-duplicates; returns the original of each near-duplicate."""
+    filesystem = job.listing.filesystem
+    hashed = job.missing(HASHES)[0] if config.near_duplicates is not None else job.listing.manifest.slice(0, 0)
+    cut, stale = job.missing(VERDICTS)
+    copies = {} if hashed.num_rows else _copies(config, job)
+    if not hashed.num_rows and copies.keys() >= set(cut["image_id"].to_pylist()):
+        return copies
+    with ray_cluster(lambda: join(config.ray_address)), data_settings():
+        job.run(hashed, HASHES, partial(_hash, config, filesystem))
+        copies = _copies(config, job)
+        for image_id in stale | copies.keys():
+            _forget(job.storage, image_id)
+        cut = job.missing(VERDICTS)[0]  # images whose hash was rejected are quarantined by now
+        wanted = set(cut["image_id"].to_pylist()) - copies.keys()
+        job.run(only(cut, wanted), VERDICTS, partial(_cut, config, filesystem, job.storage))
+    return copies
 
 
-def _read(config: CurateConfig, filesystem: Any, ref: ImageRef) -> Any:
-    image = load_instance(
+def _read(config: CurateConfig, filesystem: pafs.FileSystem, ref: ImageRef) -> Pixels:
+    return load_instance(
         ref, filesystem, scale=1, tile_size=config.tile, max_pixels=config.max_pixels, keep_hr=False,
         degrade=lambda hr, scale, _: hr, colors=config.color_profile,
-    )  # fmt: skip
-    return image.lr
+    ).lr  # fmt: skip
 
 
-def _verdicts(listing: ImageListing, storage: StorageFolder) -> list[tuple[ImageRef, tuple[int, int], str, float]]:
-    """Of every tile its image, place, verdict and the value that it was dropped for."""
-    found = []
-    for row in listing.manifest.to_pylist():
-        ref = ImageRef.from_row(row)
-        record = storage.read_json(f"images/{ref.image_id}.json", FIX) or {"tiles": []}
-        found += [(ref, (top, left), verdict, value) for top, left, verdict, value in record["tiles"]]
-    return found
+def _hash(config: CurateConfig, filesystem: pafs.FileSystem, ref: ImageRef) -> dict[str, Any]:
+    image = _read(config, filesystem, ref)
+    return {"hash": f"{perceptual_hash(image):016x}", "pixels": image.shape[0] * image.shape[1]}
 
 
-def _contact_sheet(
-    config: CurateConfig, listing: ImageListing, verdicts: list[tuple[ImageRef, tuple[int, int], str, float]]
-) -> bytes:
-    """Some dropped tiles of each filter, chosen by a hash of image and place."""
-    page = Image.new("RGB", (SHOWN * (SIDE + 4), len(MEASURES) * (SIDE + 36)), "white")
-    draw = ImageDraw.Draw(page)
-    for row, name in enumerate(MEASURES):
-        dropped = [each for each in verdicts if each[2] == name]
-        draw.text((4, row * (SIDE + 36) + 2), f"{name}: {len(dropped):,} tiles dropped", "black")
-        dropped.sort(key=lambda each: hashlib.sha256(f"{each[0].image_id} {each[1]}".encode()).digest())
-        for column, (ref, (top, left), _, value) in enumerate(dropped[:SHOWN]):
+def _tiles(config: CurateConfig, image: Pixels) -> Iterator[tuple[int, int, Pixels]]:
+    for top in crop_starts(image.shape[0], config.tile, config.tile):
+        for left in crop_starts(image.shape[1], config.tile, config.tile):
+            yield top, left, image[top : top + config.tile, left : left + config.tile]
+
+
+def _cut(config: CurateConfig, filesystem: pafs.FileSystem, storage: StorageFolder, ref: ImageRef) -> dict[str, Any]:
+    verdicts = []
+    for top, left, tile in _tiles(config, _read(config, filesystem, ref)):
+        verdict, values = judge(tile, config.filters.model_dump())
+        if verdict == KEPT:
+            storage.write(_tile_name(ref.image_id, top, left), encode_png(tile))
+        verdicts.append([top, left, verdict, values])
+    return {"tiles": verdicts}
+
+
+def _tile_name(image_id: str, top: int, left: int) -> str:
+    return f"{TILES}/{image_id}_{top:05d}_{left:05d}.png"
+
+
+def _forget(storage: StorageFolder, image_id: str) -> None:
+    """Delete an image's tiles, and then its record."""
+    for top, left, verdict, _ in _verdicts(storage, image_id):
+        if verdict == KEPT:
+            storage.delete(_tile_name(image_id, top, left))
+    storage.delete(f"{VERDICTS}/{image_id}.json")
+
+
+def _verdicts(storage: StorageFolder, image_id: str) -> list[Any]:
+    record = storage.read_json(f"{VERDICTS}/{image_id}.json", FIX)
+    return [] if record is None else list(record["tiles"])
+
+
+def _copies(config: CurateConfig, job: ImageJob) -> dict[str, str]:
+    """The original's id of each near-duplicate: of images that look alike the largest in pixels, in bytes, by name."""
+    if config.near_duplicates is None:
+        return {}
+    rows = job.listing.manifest.select(["image_id", "size"]).to_pylist()
+    with Heartbeat("comparing the images' hashes"):
+        records = ordered_map(lambda row: job.storage.read_json(f"{HASHES}/{row['image_id']}.json", FIX), rows)
+        known = [(row, record) for row, record in zip(rows, records, strict=True) if record is not None]
+        known.sort(key=lambda pair: (-pair[1]["pixels"], -pair[0]["size"]))
+        found = near_duplicates((int(record["hash"], 16) for _, record in known), config.near_duplicates)
+    ids = [row["image_id"] for row, _ in known]
+    return {image_id: ids[at] for image_id, at in zip(ids, found, strict=True) if at is not None}
+
+
+@dataclass(frozen=True)
+class _Example:
+    """A dropped tile or image that the report shows."""
+
+    step: str
+    row: dict[str, Any]
+    place: tuple[int, int] | None = None
+    value: float | None = None
+    original: dict[str, Any] | None = None
+
+
+@dataclass
+class _Counted:
+    """What the report states of the verdicts."""
+
+    tiles: Counter[str] = field(default_factory=Counter)
+    values: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    dropped: defaultdict[str, list[_Example]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, row: dict[str, Any], verdicts: list[Any]) -> None:
+        shown = set()
+        for top, left, verdict, values in verdicts:
+            self.tiles[verdict] += 1
+            for name, value in values.items():
+                if len(self.values[name]) < HISTOGRAM_TILES:
+                    self.values[name].append(value)
+            if verdict != KEPT and verdict not in shown and len(self.dropped[verdict]) < SHOWN:
+                shown.add(verdict)  # one tile of an image
+                self.dropped[verdict].append(_Example(verdict, row, (top, left), values[verdict]))
+
+
+def _results(
+    config: CurateConfig, job: ImageJob, copies: dict[str, str], quarantined: tuple[Quarantined, ...]
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Counts, and what else the report shows."""
+    left_out = copies.keys() | {image.image_id for image in quarantined}
+    rows = {row["image_id"]: row for row in job.listing.manifest.sort_by("image_id").to_pylist()}
+    kept = [image_id for image_id in rows if image_id not in left_out]  # ids are hashes: the first ones are a sample
+    counted = _Counted()
+    for image_id, verdicts in zip(kept, ordered_map(partial(_verdicts, job.storage), kept), strict=True):
+        counted.add(rows[image_id], verdicts)
+    examples = [_Example(COPIES, rows[copy], original=rows[copies[copy]]) for copy in sorted(copies)[:SHOWN]]
+    examples += [example for name in MEASURES for example in counted.dropped[name]]
+    pictures = ordered_map(partial(_picture, config, job), examples)
+    applied = [name for name, limit in config.filters.model_dump().items() if limit is not None]
+    tiles = {"tiles": counted.tiles.total()} | {name: counted.tiles[name] for name in (*applied, KEPT)}
+    counts = {"images": len(rows), "quarantined": len(quarantined), COPIES: len(copies), **tiles}
+    return counts, {
+        "dropped": [picture for picture in pictures if picture is not None],
+        "histograms": {name: _histogram(values) for name, values in counted.values.items()},
+        "quarantined": [asdict(image) for image in quarantined],
+    }
+
+
+def _histogram(values: list[float]) -> list[list[float]]:
+    """Begin, end and tiles of each bar; the outermost hundredths are in the bars at the ends."""
+    low, high = np.quantile(values, [0.01, 0.99])
+    counts, edges = np.histogram(np.clip(values, low, high), BARS)
+    return [[round(float(x), 4) for x in bar] for bar in zip(edges, edges[1:], counts, strict=False)]
+
+
+def _picture(config: CurateConfig, job: ImageJob, example: _Example) -> dict[str, Any] | None:
+    """Write the picture of a dropped tile, or of a near-duplicate beside its original; None if it cannot be read."""
+    ref, filesystem = ImageRef.from_row(example.row), job.listing.filesystem
+    entry = {"step": example.step, "source": ref.source, "place": example.place, "value": example.value}
+    try:
+        image = _read(config, filesystem, ref)
+        if example.original is not None:
+            original = ImageRef.from_row(example.original)
+            entry["original"] = original.source
+            picture = webp(_beside(image, _read(config, filesystem, original)), 2 * SIDE)
+        else:
+            assert example.place is not None
+            top, left = example.place
+            picture = webp(image[top : top + config.tile, left : left + config.tile], SIDE)
+    except RejectedImage as error:  # gone since
+        log.warning("%s is not in the report: %s", ref.source, error.reason)
+        return None
+    name = f"{PICTURES}/{example.step}-{ref.image_id}.webp"
+    job.storage.write(name, picture)
+    return entry | {"file": name}
+
+
+def _beside(*images: Pixels) -> Pixels:
+    """Images beside each other, each reduced to ``SIDE`` x ``SIDE`` with a grey border."""
+    page = Image.new("RGB", (len(images) * SIDE, SIDE), "grey")
+    for index, pixels in enumerate(images):
+        image = Image.fromarray(pixels)
+        image.thumbnail((SIDE - 4, SIDE))
+        page.paste(image, (index * SIDE, 0))
+    return np.asarray(page)
+
+
+def _estimate(config: CurateConfig) -> str:
+    """Images, tiles, bytes and time, from a few images."""
+    listing = find_input_images(config)
+    rows = listing.manifest.sort_by("image_id").slice(0, SAMPLED_IMAGES).to_pylist()
+    tiles = kept = written = unreadable = 0
+    begin = time.perf_counter()
+    with Heartbeat("curating a few images"):
+        for row in rows:
             try:
-                tile = _read(config, listing.filesystem, ref)[top : top + config.tile, left : left + config.tile]
-            except RejectedImage as error:  # gone since
-                log.warning("%s is not on the contact sheet: %s", ref.source, error.reason)
+                image = _read(config, listing.filesystem, ImageRef.from_row(row))
+            except RejectedImage:
+                unreadable += 1
                 continue
-            at = (column * (SIDE + 4), row * (SIDE + 36) + 18)
-            page.paste(Image.fromarray(tile).resize((SIDE, SIDE), Image.Resampling.LANCZOS), at)
-            draw.text((at[0], at[1] + SIDE + 2), f"{value:.3g}", "black")
-    buffer = io.BytesIO()
-    page.save(buffer, "PNG")
-    return buffer.getvalue()
+            for _, _, tile in _tiles(config, image):
+                tiles += 1
+                if judge(tile, config.filters.model_dump())[0] == KEPT:
+                    kept, written = kept + 1, written + len(encode_png(tile))
+    images = listing.manifest.num_rows
+    share = images / len(rows)
+    seconds = (time.perf_counter() - begin) * share
+    lines = {
+        "images": f"{images} in {listing.uri}",
+        "tiles": f"about {tiles * share:.0f} of {config.tile} x {config.tile}, of which {kept * share:.0f} are kept",
+        "bytes": f"about {size(written * share)}",
+        "time": f"about {duration(seconds)} of one core, without the search for near-duplicates",
+        "estimated from": f"{len(rows)} images, {unreadable} of which cannot be used",
+    }
+    return estimate_text(lines.items())

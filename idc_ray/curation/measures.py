@@ -1,17 +1,22 @@
-"""Measures of the quality of a tile. numpy and scikit-image only."""
+"""Measures of the quality of a tile."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 
-__all__ = ["MEASURES", "first_fault"]
+__all__ = ["KEPT", "MEASURES", "judge"]
 
 Luma = NDArray[np.float64]
 Image = NDArray[np.uint8]
+
+#: Verdict on a tile that meets all limits.
+KEPT = "kept"
 
 BLOCK = 8  # of JPEG
 CELL = 16  # of which the smoothest tell the noise
@@ -25,6 +30,13 @@ def exposure(image: Image, luma: Luma) -> float:
 def flatness(image: Image, luma: Luma) -> float:
     """Mean gradient magnitude."""
     return float(np.hypot(*np.gradient(luma)).mean())
+
+
+def complexity(image: Image, luma: Luma) -> float:
+    """Bits a pixel of the luma as JPEG of quality 75."""
+    buffer = io.BytesIO()
+    Pillow.fromarray(np.floor(luma + 0.5).astype(np.uint8)).save(buffer, "JPEG", quality=75)
+    return 8 * buffer.tell() / luma.size
 
 
 def blur(image: Image, luma: Luma) -> float:
@@ -61,20 +73,22 @@ def noise(image: Image, luma: Luma) -> float:
 MEASURES: dict[str, tuple[Callable[[Image, Luma], float], bool]] = {
     "exposure": (exposure, True),
     "flatness": (flatness, False),
+    "complexity": (complexity, False),
     "blur": (blur, True),
     "blockiness": (blockiness, True),
     "noise": (noise, True),
 }
 
 
-def first_fault(image: Image, limits: dict[str, float | None]) -> tuple[str, float] | None:
-    """The first limit that a tile, uint8 (H, W, 3), does not meet, and its value; None: it meets all."""
+def judge(image: Image, limits: dict[str, float | None]) -> tuple[str, dict[str, float]]:
+    """The first limit that a tile, uint8 (H, W, 3), does not meet, or `KEPT`; and the values up to that one."""
     luma = image @ np.array([0.299, 0.587, 0.114])
+    values = {}
     for name, (measure, large_is_bad) in MEASURES.items():
         limit = limits[name]
         if limit is None:
             continue
-        value = measure(image, luma)
+        value = values[name] = round(measure(image, luma), 4)
         if (value > limit) if large_is_bad else (value < limit):
-            return name, round(value, 4)
-    return None
+            return name, values
+    return KEPT, values

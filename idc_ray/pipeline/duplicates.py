@@ -1,4 +1,4 @@
-"""Removes copies, images with identical files, from a listing."""
+"""Removes copies from a listing: images with identical files, and frames that look like another one of their clip."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from idc_ray.errors import IdcError, RejectedImage
-from idc_ray.images import ImageListing, ImageRef, read_encoded
+from idc_ray.images import ImageListing, ImageRef, decode_rgb, read_encoded
+from idc_ray.images.clips import clip_of
 from idc_ray.images.names import open_path
 from idc_ray.images.parquet import row_digests
+from idc_ray.images.perceptual import NEAR, near_duplicates, perceptual_hash
 from idc_ray.pipeline.outage import input_root, input_samples, outage
 from idc_ray.store.threads import ordered_map
-
-__all__ = ["without_copies"]
 
 #: Bytes at the end of a file that are compared first: the coded pixels of different pictures differ there.
 TAIL = 4096
@@ -39,25 +39,71 @@ def without_copies(listing: ImageListing, max_pixels: int) -> ImageListing:
     Raises:
         IdcError: none can be read, as where a store is down: copies would be condensed too.
     """
-    kept = suspects = listing.manifest
+    suspects = listing.manifest
     rows = _row_digests(listing)
     keys: Sequence[Any] = suspects["size"].to_pylist()
     for key in (_tail, _content):
         suspects, _ = _sharing(suspects, keys)
         keys = list(ordered_map(lambda ref, key=key: key(ref, listing, max_pixels, rows), _refs(suspects)))  # type: ignore[misc]
     suspects, keys = _sharing(suspects, keys)
-    groups: defaultdict[str, list[str | None]] = defaultdict(list)
-    copies = []
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    copies: list[str] = []
     for source, image_id, key in zip(
         *(suspects[name].to_pylist() for name in ("source", "image_id")), keys, strict=True
     ):
         if key in groups:
             copies.append(image_id)
         groups[key].append(source)
+    return _without(listing, copies, list(groups.values()))
+
+
+def without_repeated_frames(listing: ImageListing, clips: str, max_pixels: int) -> ImageListing:
+    """The listing without frames that look like another one of their clip; its ``duplicates`` has them too.
+
+    The choice depends on names and pixels only. All frames are decoded; unreadable ones stay, and are quarantined
+    later.
+
+    Args:
+        listing: the images.
+        clips: see :func:`idc_ray.images.clips.clip_of`.
+        max_pixels: see :func:`idc_ray.images.load_instance`.
+
+    Raises:
+        IdcError: none can be read, as where a store is down.
+    """
+
+    def hashed(ref: ImageRef) -> int | None:
+        try:
+            return perceptual_hash(decode_rgb(read_encoded(ref, listing.filesystem, max_pixels), max_pixels))
+        except RejectedImage as error:
+            _check_outage(error, ref, listing)
+            return None
+
+    frames: defaultdict[str, list[tuple[str, str, int]]] = defaultdict(list)
+    manifest = listing.manifest
+    for ref, value in zip(_refs(manifest), ordered_map(hashed, _refs(manifest)), strict=True):
+        if value is not None:
+            frames[clip_of(ref.source, clips)].append((ref.image_id, ref.source, value))
+    copies, groups = [], []
+    for clip in frames.values():
+        first = near_duplicates((value for _, _, value in clip), NEAR)
+        group: defaultdict[int, list[str]] = defaultdict(list)
+        for (image_id, source, _), at in zip(clip, first, strict=True):
+            if at is not None:
+                copies.append(image_id)
+                group[at].append(source)
+        groups += [[clip[at][1], *sources] for at, sources in group.items()]
+    return _without(listing, copies, groups)
+
+
+def _without(listing: ImageListing, copies: list[str], groups: list[list[str]]) -> ImageListing:
+    """The listing without some images, which are added to its ``duplicates``."""
     if copies:
-        kept = kept.filter(pc.invert(pc.is_in(kept["image_id"], pa.array(copies))))
-    shown = [sources[:SHOWN_SOURCES] for sources in list(groups.values())[:SHOWN_GROUPS]]
-    return replace(listing, manifest=kept, duplicates={"images": len(copies), "groups": shown})
+        keep = pc.invert(pc.is_in(listing.manifest["image_id"], pa.array(copies)))
+        listing = replace(listing, manifest=listing.manifest.filter(keep))
+    before = listing.duplicates or {"images": 0, "groups": []}
+    shown = [*before["groups"], *(sources[:SHOWN_SOURCES] for sources in groups)][:SHOWN_GROUPS]
+    return replace(listing, duplicates={"images": before["images"] + len(copies), "groups": shown})
 
 
 def _sharing(table: pa.Table, keys: Sequence[Any]) -> tuple[pa.Table, list[Any]]:
@@ -101,8 +147,13 @@ def _content(ref: ImageRef, listing: ImageListing, max_pixels: int, rows: dict[s
             partner = replace(ref, path=ref.lr_path)
             digest.update(read_encoded(partner, listing.lr_filesystem or listing.filesystem, max_pixels))
     except RejectedImage as error:
-        reason = outage(error, ref, listing.filesystem, listing.uri, input_root(listing), input_samples(listing))
-        if reason is not None:
-            raise IdcError(reason) from None
+        _check_outage(error, ref, listing)
         return None
     return digest.hexdigest()
+
+
+def _check_outage(error: RejectedImage, ref: ImageRef, listing: ImageListing) -> None:
+    """IdcError if no image of the input can be read."""
+    reason = outage(error, ref, listing.filesystem, listing.uri, input_root(listing), input_samples(listing))
+    if reason is not None:
+        raise IdcError(reason) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import ray
 from idc_ray.condensation.budget import SURVEY_IMAGES, budgets_of, mean_difficulty
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageListing, ImageRef
+from idc_ray.images.clips import clip_of
 from idc_ray.images.instance import read_size
 from idc_ray.pipeline.cluster import plan_pool
 from idc_ray.pipeline.job import Job
@@ -22,8 +23,6 @@ from idc_ray.pipeline.stream import survey_stream
 from idc_ray.store.layout import SURVEY
 from idc_ray.store.sealed import sealed, unsealed
 from idc_ray.store.threads import ordered_map
-
-__all__ = ["Survey", "survey"]
 
 log = logging.getLogger(__name__)
 
@@ -72,14 +71,14 @@ def _measure(listing: ImageListing, job: Job, teacher: ray.ObjectRef[bytes]) -> 
     few = manifest.num_rows <= SURVEY_IMAGES
     if config.allocation == "per_image":
         sizes = _sizes(listing, job) if few else ()
-        return Survey(budgets_of(config, sizes))
+        return Survey(budgets_of(config, _with_clips(sizes, job, manifest)))
     # The smallest ids say nothing about the content.
     sample = manifest if few else manifest.take(pc.sort_indices(manifest["image_id"])[:SURVEY_IMAGES])
     pool = plan_pool(config.actors, ray.cluster_resources(), sample.num_rows)
     log.info("measuring the difficulty of %d images", sample.num_rows)
     rows = list(survey_stream(sample, job, teacher, pool))
     mean = float(mean_difficulty(rows)["mean_difficulty"])
-    return Survey(budgets_of(config, rows if few else ()), mean)
+    return Survey(budgets_of(config, _with_clips(rows, job, manifest) if few else ()), mean)
 
 
 def _sizes(listing: ImageListing, job: Job) -> Iterator[dict[str, Any]]:
@@ -102,6 +101,15 @@ def _sizes(listing: ImageListing, job: Job) -> Iterator[dict[str, Any]]:
 
     rows = (row for batch in _batches(listing.manifest) for row in batch)
     return (found for found in ordered_map(size, rows) if found is not None)
+
+
+def _with_clips(rows: Iterable[dict[str, Any]], job: Job, manifest: pa.Table) -> Iterable[dict[str, Any]]:
+    clips = job.config.clips
+    if clips is None:
+        return rows
+    sources = dict(zip(manifest["image_id"].to_pylist(), manifest["source"].to_pylist(), strict=True))
+    named = ((row, sources[row["image_id"]]) for row in rows)
+    return ({**row, "clip": clip_of(source, clips), "frame": source} for row, source in named)
 
 
 def _batches(manifest: pa.Table) -> Iterator[list[dict[str, Any]]]:

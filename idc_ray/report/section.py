@@ -11,6 +11,7 @@ from typing import Any, Literal
 from idc_ray.config import CondenseConfig
 from idc_ray.config import Section as Settings
 from idc_ray.config.compare import CompareConfig
+from idc_ray.config.curate import CurateConfig
 from idc_ray.config.train import TrainConfig
 from idc_ray.config.tune import TuneConfig
 from idc_ray.redact import printable
@@ -19,7 +20,7 @@ from idc_ray.status_text import STATES
 
 __all__ = ["Card", "Chart", "Options", "Section", "chart_spec", "rounded"]
 
-Kind = Literal["condensation", "training", "comparison", "sweep"]
+Kind = Literal["condensation", "training", "comparison", "sweep", "curation"]
 
 #: Command and settings of the job that makes an output of a kind.
 JOBS: dict[Kind, tuple[str, type[Settings]]] = {
@@ -27,6 +28,7 @@ JOBS: dict[Kind, tuple[str, type[Settings]]] = {
     "training": ("train", TrainConfig),
     "comparison": ("compare", CompareConfig),
     "sweep": ("tune", TuneConfig),
+    "curation": ("curate", CurateConfig),
 }
 
 

@@ -13,6 +13,8 @@ from idc_ray.images import ImageListing
 from idc_ray.redact import redact
 from idc_ray.report.comparison import RESULTS, comparison_section
 from idc_ray.report.condensation import condensation_section
+from idc_ray.report.curation import RECORD as CURATION
+from idc_ray.report.curation import curation_section
 from idc_ray.report.figures import draw_figures
 from idc_ray.report.page import chart_library, render_page
 from idc_ray.report.section import Options, Section
@@ -113,4 +115,8 @@ def _section(storage: StorageFolder, options: Options, max_bytes: int, listing: 
         return comparison_section(storage)
     if storage.size(SWEEP) is not None:
         return sweep_section(storage)
-    raise BadRequest(f"{storage.uri} has none of {RUN}, {RECORD}, {RESULTS}, {SWEEP}; name the --output of a job")
+    if storage.size(CURATION) is not None:
+        return curation_section(storage)
+    raise BadRequest(
+        f"{storage.uri} has none of {RUN}, {RECORD}, {RESULTS}, {SWEEP}, {CURATION}; name the --output of a job"
+    )

@@ -17,7 +17,7 @@ from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily, Status
 from idc_ray.lifecycle import fail_run_on_error, locked_output, ray_cluster
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
-from idc_ray.pipeline.progress import Heartbeat, duration
+from idc_ray.pipeline.progress import Heartbeat
 from idc_ray.pipeline.waiting import warn_if_no_room
 from idc_ray.report import Options, write_own_report
 from idc_ray.results import Trial, TuneResult
@@ -30,6 +30,7 @@ from idc_ray.tuning.search import Deaths, Search
 from idc_ray.tuning.shared_inputs import SharedInputs, share_inputs
 from idc_ray.tuning.study import STATUSES, SweepStudy, open_sweep, ranked, started
 from idc_ray.tuning.trial import trainable
+from idc_ray.units import duration
 
 __all__ = ["prepared", "run_tune", "tune"]
 

@@ -43,6 +43,18 @@ def test_numbers_that_are_no_budget_are_refused(expected: float) -> None:
         tile_budget(expected, 15, 0, "0" * 16)
 
 
+def test_a_clip_has_its_share_to_one_tile_and_tiles_at_even_distances() -> None:
+    """Catches clips that get many or few tiles by chance, and neighbouring frames that both get one."""
+    frames = [Surveyed(f"{n:016x}", 160, 240, 1.0, f"clip {n % 20}", f"{n // 20:05d}") for n in range(20 * 60)]
+    tiles = allot(frames, 0.01, 48, 0)
+    for clip in range(20):
+        chosen = [place for place, each in enumerate(frames[clip::20]) if tiles[each.image_id]]
+        assert len(chosen) in (10, 11)  # 0.01 * 60 frames are 10 tiles
+        assert set(np.diff(chosen)) <= {5, 6, 7}
+    apart = allot([Surveyed(each.image_id, 160, 240) for each in frames], 0.01, 48, 0)
+    assert len({sum(apart[each.image_id] for each in frames[clip::20]) for clip in range(20)}) > 3
+
+
 def folder(kind: str) -> list[Surveyed]:
     """Images of folders as users have them, LR sizes; difficulties are as widely spread as those of photographs."""
     random = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 from skimage.data import astronaut
 
 from idc_ray.config.curate import Filters
-from idc_ray.curation.measures import MEASURES, first_fault
+from idc_ray.curation.measures import MEASURES, judge
 
 PHOTO: NDArray[np.uint8] = astronaut()[100:356, 150:406]
 
@@ -44,10 +44,10 @@ def test_jpeg_blocks_are_found_wherever_the_grid_begins() -> None:
     assert value("blockiness", stripes) < 1.5
 
 
-def test_blur_flatness_and_exposure_order_images_as_eyes_do() -> None:
-    for name in ("blur", "flatness"):
+def test_blur_flatness_complexity_and_exposure_order_images_as_eyes_do() -> None:
+    for name in ("blur", "flatness", "complexity"):
         values = [value(name, image) for image in (PHOTO, blurred(PHOTO, 1), blurred(PHOTO, 4))]
-        assert values == sorted(values, reverse=name == "flatness")
+        assert values == sorted(values, reverse=name != "blur")
     bright = (PHOTO.astype(int) + 120).clip(0, 255).astype(np.uint8)
     assert value("exposure", PHOTO) < 0.1 < value("exposure", bright)
 
@@ -55,7 +55,8 @@ def test_blur_flatness_and_exposure_order_images_as_eyes_do() -> None:
 def test_the_first_limit_that_is_not_met_is_named() -> None:
     """Catches limits on the wrong side, and a null that still filters."""
     limits = Filters().model_dump()
-    assert first_fault(PHOTO, limits) is None
+    verdict, values = judge(PHOTO, limits)
+    assert verdict == "kept" and set(values) == limits.keys() - {"complexity"}
     noise = np.random.default_rng(0).normal(0, 25, PHOTO.shape)
     spoilt = {
         "exposure": (PHOTO.astype(int) + 120).clip(0, 255).astype(np.uint8),
@@ -65,6 +66,6 @@ def test_the_first_limit_that_is_not_met_is_named() -> None:
         "noise": (128 + (PHOTO / 4 - 32) + noise).clip(1, 254).astype(np.uint8),
     }
     for name, image in spoilt.items():
-        found = first_fault(image, limits)
-        assert found is not None and found[0] == name
-        assert first_fault(image, dict.fromkeys(limits)) is None
+        verdict, values = judge(image, limits)
+        assert verdict == list(values)[-1] == name
+        assert judge(image, dict.fromkeys(limits)) == ("kept", {})

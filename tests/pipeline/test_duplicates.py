@@ -7,9 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from skimage.data import chelsea, coffee
 
 from idc_ray.errors import IdcError
-from idc_ray.images import find_images
+from idc_ray.images import encode_png, find_images
 from idc_ray.pipeline import duplicates
 from idc_ray.pipeline.duplicates import without_copies
 from idc_ray.pipeline.inputs import find_input
@@ -84,6 +85,22 @@ def test_copies_are_left_out_on_request_only(tmp_path: Path) -> None:
     skipping = config.model_copy(update={"duplicates": "skip"})
     assert find_input(skipping).manifest.num_rows == 6
     assert skipping.digest("0" * 64) != config.digest("0" * 64)
+
+
+def test_frames_that_look_like_another_of_their_clip_are_left_out(tmp_path: Path) -> None:
+    """Catches frames compared with other clips, unreadable ones that vanish, and a digest without the setting."""
+    photo = chelsea()
+    brighter = encode_png((photo * 0.9 + 20).astype("uint8"))
+    files = {"a/1.png": encode_png(photo), "a/2.png": encode_png(coffee()), "a/3.png": brighter, "b/1.png": brighter}
+    write(tmp_path / "in", files | {"b/2.png": brighter, "b/3.png": b"torn"})
+    config = small_config(input=str(tmp_path / "in"), output=str(tmp_path / "out"), clips="folder")
+    found = find_input(config)
+    assert found.manifest["source"].to_pylist() == ["a/1.png", "a/2.png", "b/1.png", "b/3.png"]
+    assert found.duplicates == {"images": 2, "groups": [["a/1.png", "a/3.png"], ["b/1.png", "b/2.png"]]}
+    both = find_input(config.model_copy(update={"duplicates": "skip"}))
+    assert both.manifest["source"].to_pylist() == ["a/1.png", "a/2.png", "b/3.png"]
+    assert both.duplicates is not None and both.duplicates["images"] == 3
+    assert config.digest("0" * 64) != config.model_copy(update={"clips": None}).digest("0" * 64)
 
 
 def test_an_outage_is_no_reason_to_keep_copies(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
