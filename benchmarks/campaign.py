@@ -44,7 +44,7 @@ from benchmarks.arms.students import Student, TableMaker, bicubic, score
 from benchmarks.common import ROOT
 from idc_ray.cli import Parser, run_job
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images.locate import read_bytes
+from idc_ray.images.names import read_bytes
 from idc_ray.models import Upscaler, bundled_teacher_bytes, load_upscaler, teacher_sha256
 from idc_ray.pipeline.device import machine
 from idc_ray.training.device import set_up_training

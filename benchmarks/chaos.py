@@ -33,8 +33,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from idc_ray.store import check_shards, read_manifest, read_shard
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.index import check_shards
+from idc_ray.store.manifest import read_manifest
+from idc_ray.store.shards import read_shard
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

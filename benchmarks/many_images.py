@@ -31,8 +31,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from idc_ray.store import commit_part, write_manifest
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.manifest import write_manifest
+from idc_ray.store.parts import commit_part
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -40,8 +41,10 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.common import parser, write_result  # noqa: E402
 from idc_ray.config import CondenseConfig, load_config  # noqa: E402
 from idc_ray.images import encode_png  # noqa: E402
-from idc_ray.store import ImageRecord, ShardInfo, index, shard_of  # noqa: E402
-from idc_ray.store.layout import shard_name  # noqa: E402
+from idc_ray.store import index  # noqa: E402
+from idc_ray.store.index import ShardInfo  # noqa: E402
+from idc_ray.store.layout import shard_name, shard_of  # noqa: E402
+from idc_ray.store.records import ImageRecord  # noqa: E402
 
 DIGEST = "a-million"
 SHARDS = 200
@@ -147,8 +150,7 @@ def stage_plan(folder: Path, share: str) -> dict[str, float]:
 
 def stage_finish(folder: Path, _: str) -> dict[str, float]:
     """The end of a run: summary and manifest."""
-    from idc_ray.pipeline.report import summarise
-    from idc_ray.pipeline.summary import Summary
+    from idc_ray.pipeline.summary import Summary, summarise
 
     store = resolve(str(folder / "out"))
     begin = time.perf_counter()

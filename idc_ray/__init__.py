@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         TrainResult,
         TuneResult,
     )
-    from idc_ray.store import Status
+    from idc_ray.store.status import Status
 
 __version__ = "0.1.0"
 
@@ -73,7 +73,7 @@ _NAMES = {
     "idc_ray.dataset": ("CondensedDataset",),
     "idc_ray.models": ("Upscaler", "create_model", "list_models"),
     "idc_ray.online": ("OnlineLabels",),
-    "idc_ray.store": ("Status",),
+    "idc_ray.store.status": ("Status",),
 }  # fmt: skip
 _MODULES = ("data", "errors")
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

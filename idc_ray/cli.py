@@ -24,8 +24,6 @@ from idc_ray.interrupt import end_process, interruptible
 from idc_ray.redact import printable, redact_within
 from idc_ray.submitted import is_submitted, refuse_relative_paths
 
-__all__ = ["Parser", "parse", "run_job", "start_logging"]
-
 Model = TypeVar("Model", bound=Section)
 
 CONTINUE = "what was finished is kept; the same command continues"

@@ -33,7 +33,7 @@ from idc_ray.pipeline.cluster import PoolPlan, plan_pool
 from idc_ray.pipeline.condense import IMAGES_PER_STEP
 from idc_ray.pipeline.device import device_works, set_up_torch
 from idc_ray.pipeline.worker import explain
-from idc_ray.store import ROW_SCHEMA
+from idc_ray.store.schema import ROW_SCHEMA
 
 __all__ = ["TILES", "condense", "decode"]
 

@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from idc_ray.images import decode_png
-from idc_ray.store import finished_run, read_shard
 from idc_ray.store.filesystem import resolve
-
-__all__ = ["CondensedDataset"]
+from idc_ray.store.manifest import finished_run
+from idc_ray.store.shards import read_shard
 
 
 class CondensedDataset(Dataset[tuple[Tensor, ...]]):

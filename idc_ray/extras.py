@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from idc_ray.errors import BadRequest
 
-__all__ = ["require_extra"]
-
 
 def require_extra(extra: str, modules: Sequence[str], what: str) -> None:
     """Check, without importing them, that the modules of an extra are installed.

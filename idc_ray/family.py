@@ -12,8 +12,6 @@ from idc_ray.errors import BadRequest
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.tracking import Tracker
 
-__all__ = ["RunFamily"]
-
 log = logging.getLogger(__name__)
 
 FILE = "mlflow.json"

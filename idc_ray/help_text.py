@@ -10,8 +10,6 @@ import yaml
 from idc_ray.config import Section, Setting, settings_of
 from idc_ray.config.base import PATH_FIELD
 
-__all__ = ["base_type", "default_text", "kinds_of", "metavar", "short_help"]
-
 #: Longest list of choices, in characters, that the short help shows.
 CHOICES_WIDTH = 16
 

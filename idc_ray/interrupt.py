@@ -16,8 +16,6 @@ from typing import Any
 
 from idc_ray.errors import Interrupted
 
-__all__ = ["at_forced_end", "check_interrupted", "end_process", "interruptible", "keeping_handlers"]
-
 AGAIN_SECONDS = 0.1
 #: From a signal until the process is ended from outside the main thread, and what is done before may take then.
 CLEAN_SECONDS, FORCED_SECONDS = 1.6, 0.3

@@ -11,11 +11,9 @@ from typing import Any, Protocol
 import ray
 
 from idc_ray.pipeline.progress import Heartbeat
-from idc_ray.store import holder_text
 from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.holder import holder_text
 from idc_ray.store.lock import lock
-
-__all__ = ["fail_run_on_error", "locked_output", "print_plan", "ray_cluster"]
 
 
 def print_plan(config: Any, estimate: Callable[[str], str]) -> bool:

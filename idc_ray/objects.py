@@ -11,8 +11,6 @@ from pyarrow.fs import AwsStandardS3RetryStrategy, FileSystem, S3FileSystem
 
 from idc_ray.errors import BadRequest, IdcError
 
-__all__ = ["StoreUnavailable", "attempts", "explain", "open_uri", "waits"]
-
 #: Attempts of one request. Waits double up to 20 s and are drawn at random: about 35 s in all on average.
 ATTEMPTS = 8
 #: Seconds to connect, and without a byte before a request is tried again; pyarrow's 1 and 3 are too short for a
@@ -27,7 +25,7 @@ _REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "
 class StoreUnavailable(IdcError, OSError):
     """An object store refused a request, or failed to answer it in all attempts.
 
-    An OSError too: whoever may go on without the answer, such as a heartbeat, catches it like a disk's error.
+    Also an OSError: code that can go on without the answer, such as a heartbeat, handles it like an error of a disk.
     """
 
     __str__ = Exception.__str__  # OSError's would look for a number

@@ -17,8 +17,6 @@ from idc_ray.models import bundled_teacher_bytes, load_upscaler
 from idc_ray.training.augment import augment, draw_augmentation
 from idc_ray.training.low_precision import choose_precision
 
-__all__ = ["OnlineLabels"]
-
 #: The best values in experiments, see docs/train.md.
 AUGMENT = {"cutmix": 0.4, "mixup": 0.3, "channels": 0.5, "contrast": 0.3}
 

@@ -23,8 +23,6 @@ from pathlib import Path
 
 from idc_ray.errors import IdcError
 
-__all__ = ["PHOTOGRAPHS", "photographs", "write_photographs"]
-
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
 

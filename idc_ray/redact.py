@@ -10,9 +10,7 @@ from itertools import groupby
 from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlencode
 
-__all__ = ["HIDDEN", "is_hidden", "learn", "printable", "redact", "redact_all", "redact_quoted", "redact_within"]
-
-#: What stands for a secret.
+#: Replacement of a secret.
 HIDDEN = "***"
 
 _WITHIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s<>]*[^\s<>).,;:]")  # not the sentence's own punctuation

@@ -7,8 +7,6 @@ import os
 import stat
 from typing import BinaryIO
 
-__all__ = ["NotRegularFile", "check_regular", "open_regular"]
-
 
 class NotRegularFile(OSError):
     """A folder, pipe, socket or device where a file was expected."""

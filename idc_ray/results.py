@@ -12,11 +12,6 @@ if TYPE_CHECKING:
     from idc_ray.evaluation.benchmarks import SetScores
     from idc_ray.models import Upscaler
 
-__all__ = [
-    "CompareResult", "CondenseResult", "CurateResult", "EvaluateResult", "ExportResult", "FailedArm", "Quarantined",
-    "TrainResult", "Trial", "TuneResult",
-]  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Quarantined:

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from idc_ray.redact import printable
-from idc_ray.store import Inflight, Status
+from idc_ray.store.inflight import Inflight
+from idc_ray.store.status import Status
 from idc_ray.units import duration
-
-__all__ = ["STAGES", "STATES", "format_status", "work_in_progress"]
 
 SHOWN = 3  # images of a kind; the rest is in --json
 

@@ -17,8 +17,6 @@ from pydantic import BaseModel
 from idc_ray.config import path_settings
 from idc_ray.errors import BadRequest
 
-__all__ = ["is_submitted", "refuse_relative_paths"]
-
 #: Ray sets it, under this very name, for the process that it starts as a job's entry point, and for no other.
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 SUBMISSION_ID = "job_submission_id"

@@ -15,20 +15,19 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from idc_ray.config import Mlflow
 from idc_ray.errors import BadRequest
 from idc_ray.interrupt import at_forced_end
+from idc_ray.nested import flat
 from idc_ray.redact import learn, printable, redact, redact_within
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
-
-__all__ = ["Tracker", "tracking_uri"]
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +127,8 @@ class Tracker:
 
         MLflow's params never change, so on a resume one with another value becomes the tag ``resumed.NAME``.
         """
-        self._attempt("params", lambda client: self._send_params(client, _flat(params)))
+        texts = {name: _text(value) for name, value in flat(params).items()}
+        self._attempt("params", lambda client: self._send_params(client, texts))
 
     def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record ``values`` at ``step`` (images done). Buffered; sent every few hundred values or seconds.
@@ -309,13 +309,6 @@ def _allowed(name: str) -> str:
     return re.sub(r"[^\w./: -]", "_", name)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = printable(redact(value) if isinstance(value, str) else redact_within(str(value)))[
-                :MAX_TEXT
-            ]
-    return flat
+def _text(value: object) -> str:
+    """A setting as MLflow stores it."""
+    return printable(redact(value) if isinstance(value, str) else redact_within(str(value)))[:MAX_TEXT]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["duration", "estimate_text", "size"]
-
 
 def duration(seconds: float) -> str:
     """Such as ``42 s``, ``3 min 07 s``, ``5 h 12 min``."""

@@ -18,13 +18,12 @@ from rich.text import Text
 
 from idc_ray.redact import printable
 from idc_ray.status_text import STATES, work_in_progress
-from idc_ray.store import ImageRecord, Status, read_part, read_status
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import part_contents
-from idc_ray.store.status import LATEST
+from idc_ray.store.parts import read_part
+from idc_ray.store.records import ImageRecord
+from idc_ray.store.status import LATEST, Status, read_status
 from idc_ray.units import duration
-
-__all__ = ["watch"]
 
 #: Least seconds between two readings, and their number for each second that a reading takes.
 PAUSE_SECONDS, PAUSE_SHARE = 2.0, 10.0

@@ -19,8 +19,9 @@ ALLOWED = {
         "numpy",
         "PIL",
         "pyarrow",
+        "idc_ray.columns",
         "idc_ray.errors",
-        "idc_ray.objects",
+        "idc_ray.locate",
         "idc_ray.redact",
         "idc_ray.regular",
         "idc_ray.images",
@@ -66,6 +67,7 @@ ALLOWED = {
         "idc_ray.errors",
         "idc_ray.extras",
         "idc_ray.images",
+        "idc_ray.locate",
         "idc_ray.redact",
         "idc_ray.report",
         "idc_ray.results",
@@ -76,7 +78,10 @@ ALLOWED = {
     "store": {
         "numpy",
         "pyarrow",
+        "idc_ray.columns",
         "idc_ray.errors",
+        "idc_ray.locate",
+        "idc_ray.nested",
         "idc_ray.objects",
         "idc_ray.redact",
         "idc_ray.regular",
@@ -85,7 +90,10 @@ ALLOWED = {
 }
 #: Files that must not pull Ray or MLflow in, though they are not in a pure room.
 PURE_FILES = [
+    "columns.py",
     "errors.py",
+    "nested.py",
+    "locate.py",
     "objects.py",
     "redact.py",
     "regular.py",

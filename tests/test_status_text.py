@@ -9,20 +9,14 @@ import pytest
 from idc_ray.cli import run_job
 from idc_ray.commands.status import main
 from idc_ray.status_text import format_status, work_in_progress
-from idc_ray.store import (
-    Inflight,
-    QuarantineEntry,
-    RunRecord,
-    begin_run,
-    holder_text,
-    quarantine_image,
-    read_status,
-    update_run,
-    write_inflight,
-    write_manifest,
-)
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.holder import holder_text
+from idc_ray.store.inflight import Inflight, write_inflight
 from idc_ray.store.lock import lock
+from idc_ray.store.manifest import write_manifest
+from idc_ray.store.quarantine import QuarantineEntry, quarantine_image
+from idc_ray.store.run_record import RunRecord, begin_run, update_run
+from idc_ray.store.status import read_status
 
 DIGEST = "0123456789abcdef"
 

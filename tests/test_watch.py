@@ -12,20 +12,16 @@ from rich.console import Console
 from idc_ray import watch as module
 from idc_ray.commands import main
 from idc_ray.images import encode_png
-from idc_ray.store import (
-    ImageRecord,
-    Inflight,
-    RunRecord,
-    TileRow,
-    begin_run,
-    commit_part,
-    compact,
-    holder_text,
-    write_inflight,
-    write_manifest,
-)
+from idc_ray.store.compaction import compact
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.holder import holder_text
+from idc_ray.store.inflight import Inflight, write_inflight
 from idc_ray.store.lock import lock
+from idc_ray.store.manifest import write_manifest
+from idc_ray.store.parts import commit_part
+from idc_ray.store.records import ImageRecord
+from idc_ray.store.run_record import RunRecord, begin_run
+from idc_ray.store.schema import TileRow
 from idc_ray.watch import watch
 
 DIGEST = "0123456789abcdef"

@@ -14,8 +14,6 @@ from idc_ray.errors import BadRequest
 from idc_ray.images.color import ColorProfile
 from idc_ray.images.pixels import check_mode, to_rgb, upright
 
-__all__ = ["ImageLike", "as_rgb"]
-
 ImageLike = Image.Image | NDArray[np.uint8] | Tensor
 """A PIL image, uint8 (H, W, 3), or a tensor (3, H, W), uint8 or floating point in [0, 1]; RGB."""
 

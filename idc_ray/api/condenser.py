@@ -25,8 +25,6 @@ from idc_ray.evaluation.network import read_checkpoint
 from idc_ray.images.instance import cropped_to
 from idc_ray.pipeline.device import find_device
 
-__all__ = ["OF_THE_JOB", "Condenser", "Tiles", "image_task", "pixels_id"]
-
 #: Settings without use where one image is condensed: there are no files, no workers, and no budget to share.
 WITHOUT_USE = JOB_SETTINGS | {"allocation", "clips", "color_profile", "duplicates", "store.tiles"}
 

@@ -23,9 +23,7 @@ from idc_ray.results import (
 )
 
 if TYPE_CHECKING:
-    from idc_ray.store import Status
-
-__all__ = ["compare", "condense", "curate", "evaluate", "export", "status", "train", "tune"]
+    from idc_ray.store.status import Status
 
 log = logging.getLogger(__name__)
 
@@ -332,7 +330,7 @@ def export(run: Path, output: Path, *, config: Path | None = None, **settings: o
 
     made = configure_job(ExportConfig, _given(settings, run=run, output=output), config)
     from idc_ray.exporting import export_set
-    from idc_ray.store import resolve
+    from idc_ray.store.filesystem import resolve
 
     target = resolve(made.output)
     return ExportResult(target.uri, export_set(resolve(made.run), target, made.format, made.overwrite))
@@ -354,7 +352,8 @@ def status(output: Path) -> Status:
         >>> found.state, found.done, found.quarantined
         ('finished', 2, 0)
     """
-    from idc_ray.store import read_status, resolve
+    from idc_ray.store.filesystem import resolve
+    from idc_ray.store.status import read_status
 
     return read_status(resolve(os.fspath(output)))
 

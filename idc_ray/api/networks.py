@@ -17,8 +17,6 @@ from idc_ray.evaluation.upscaling import image_upscale
 from idc_ray.models import Upscaler, load_upscaler
 from idc_ray.pipeline.device import find_device
 
-__all__ = ["load_model", "upscale"]
-
 
 def load_model(checkpoint: Path, scale: int | None = None, device: str | torch.device = "auto") -> Upscaler:
     """Load a super-resolution network.

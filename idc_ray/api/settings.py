@@ -13,8 +13,6 @@ from idc_ray.config.loading import flatten
 from idc_ray.errors import BadRequest
 from idc_ray.submitted import refuse_relative_paths
 
-__all__ = ["Path", "configure", "configure_job", "refuse"]
-
 Model = TypeVar("Model", bound=BaseModel)
 
 Path = str | os.PathLike[str]

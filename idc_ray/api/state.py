@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,12 +19,10 @@ import torch.utils.deterministic
 
 from idc_ray.pipeline.device import make_repeatable, use_deterministic_algorithms
 
-__all__ = ["preserved", "repeatable_torch"]
-
 #: Prefixes of the environment variables that Ray, MLflow, torch and the jobs set for processes that they start.
 PREFIXES = ("RAY_", "MLFLOW_", "_MLFLOW_", "TUNE_", "CUBLAS_", "KMP_", "TORCH", "PYTHONPATH", "PYTHONBREAKPOINT")
 
-Restore = Callable[[], None]
+Restore = Callable[[], object]
 Value = TypeVar("Value")
 
 
@@ -34,7 +33,7 @@ def preserved() -> Iterator[None]:
     Only environment variables that the jobs and their libraries set (:data:`PREFIXES`) are restored, as another
     thread may set others meanwhile.
     """
-    restores = [_random_state(), _environment(), _loggers(), _handlers()]
+    restores = [*_random_state(), _environment(), _loggers(), _handlers()]
     try:
         yield
     finally:
@@ -50,7 +49,7 @@ def repeatable_torch(device: torch.device, threads: int) -> Iterator[None]:
         device: where to compute.
         threads: number of torch's threads, on which float sums depend.
     """
-    restores = [_random_state(), _environment(), _precision(), _flags()]
+    restores = [*_random_state(), _environment(), *_precision(), *_flags()]
     try:
         make_repeatable(threads)
         for module in _precision_modules():
@@ -65,20 +64,24 @@ def repeatable_torch(device: torch.device, threads: int) -> Iterator[None]:
             restore()
 
 
-def _random_state() -> Restore:
+def _kept(*settings: tuple[Callable[[], Any], Callable[[Any], object]]) -> list[Restore]:
+    """For each getter and setter, a function that sets what the getter returns now."""
+    return [partial(put, get()) for get, put in settings]
+
+
+def _attribute(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], object]]:
+    return partial(getattr, owner, name), partial(setattr, owner, name)
+
+
+def _random_state() -> list[Restore]:
     """Random states of Python, numpy and torch, which Ray and the initialisation of networks draw from."""
-    python, array = random.getstate(), np.random.get_state()
-    cpu = torch.get_rng_state()
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-
-    def restore() -> None:
-        random.setstate(python)
-        np.random.set_state(array)
-        torch.set_rng_state(cpu)
-        if gpus is not None:
-            torch.cuda.set_rng_state_all(gpus)
-
-    return restore
+    gpus = (torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all)
+    return _kept(
+        (random.getstate, random.setstate),
+        (np.random.get_state, np.random.set_state),
+        (torch.get_rng_state, torch.set_rng_state),
+        *([gpus] if torch.cuda.is_initialized() else []),
+    )
 
 
 def _environment() -> Restore:
@@ -126,39 +129,31 @@ def _handlers() -> Restore:
     return restore
 
 
-def _flags() -> Restore:
-    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+def _flags() -> list[Restore]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    memory: Any = torch.utils.deterministic
-    fills = memory.fill_uninitialized_memory
-    benchmark = torch.backends.cudnn.benchmark
-
-    def restore() -> None:
-        torch.set_num_threads(threads)
-        torch.set_default_dtype(dtype)
-        use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        memory.fill_uninitialized_memory = fills
-        torch.backends.cudnn.benchmark = benchmark
-
-    return restore
+    return [
+        partial(use_deterministic_algorithms, deterministic, warn_only=warn_only),
+        *_kept(
+            (torch.get_num_threads, torch.set_num_threads),
+            (torch.get_default_dtype, torch.set_default_dtype),
+            _attribute(torch.utils.deterministic, "fill_uninitialized_memory"),
+            _attribute(torch.backends.cudnn, "benchmark"),
+        ),
+    ]
 
 
-def _precision() -> Restore:
+def _precision() -> list[Restore]:
     """Precision of float32 products. torch has an old and a new interface; what was set by the new one, the old one
     may refuse to read, and then its setting can only be the default.
     """
-    matmul = _readable(torch.get_float32_matmul_precision, "highest")
-    cudnn = _readable(lambda: torch.backends.cudnn.allow_tf32, True)
-    new = [(module, module.fp32_precision) for module in _precision_modules()]
-
-    def restore() -> None:
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = cudnn
-        for module, precision in new:  # last, as the old interface writes to the new one
-            module.fp32_precision = precision
-
-    return restore
+    get_tf32, set_tf32 = _attribute(torch.backends.cudnn, "allow_tf32")
+    return _kept(
+        (lambda: _readable(torch.get_float32_matmul_precision, "highest"), torch.set_float32_matmul_precision),
+        (lambda: _readable(get_tf32, True), set_tf32),
+        # last, as the old interface writes to the new one
+        *(_attribute(module, "fp32_precision") for module in _precision_modules()),
+    )
 
 
 def _readable(read: Callable[[], Value], default: Value) -> Value:

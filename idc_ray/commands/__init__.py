@@ -18,8 +18,6 @@ from idc_ray.config import Section
 from idc_ray.errors import BadRequest
 from idc_ray.importing import uncollected
 
-__all__ = ["COMMANDS", "JOBS", "configuration", "main", "run"]
-
 #: Every subcommand and its one-line description, in the order in which ``idc-ray --help`` lists them.
 COMMANDS = {
     "condense": "Condense images into a small training set for super-resolution.",

@@ -19,7 +19,8 @@ def main(argv: Sequence[str]) -> int:
     how.add_argument("--watch", action="store_true", help="renew the state until the job ends, with the latest tiles")
     asked = parser.parse_args(argv)
     from idc_ray.status_text import format_status  # after parsing: pyarrow takes a moment to import
-    from idc_ray.store import read_status, resolve
+    from idc_ray.store.filesystem import resolve
+    from idc_ray.store.status import read_status
 
     storage = resolve(asked.output)
     if asked.watch:

@@ -31,14 +31,15 @@ from idc_ray.family import RunFamily
 from idc_ray.lifecycle import fail_run_on_error, locked_output, print_plan, ray_cluster
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.job import Job
-from idc_ray.pipeline.progress import Heartbeat, duration
+from idc_ray.pipeline.progress import Heartbeat
 from idc_ray.pipeline.waiting import warn_if_no_room
 from idc_ray.report import Options, write_own_report
 from idc_ray.report.comparison import CROPS
 from idc_ray.results import CompareResult, FailedArm
-from idc_ray.store import read_manifest
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.manifest import read_manifest
 from idc_ray.tracking import tracking_uri
+from idc_ray.units import duration
 
 __all__ = ["compare", "result_of", "run_compare"]
 

@@ -16,9 +16,9 @@ from idc_ray.models import load_upscaler
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.dry_run import TIMED_IMAGES, none_readable, seconds_per_image
 from idc_ray.pipeline.inputs import readable_samples
-from idc_ray.pipeline.progress import duration
 from idc_ray.store.filesystem import resolve
 from idc_ray.training.dry_run import seconds_per_step
+from idc_ray.units import duration
 
 __all__ = ["estimate"]
 

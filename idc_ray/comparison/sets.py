@@ -24,19 +24,14 @@ from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import pixels
 from idc_ray.pipeline.start import run_record
 from idc_ray.pipeline.worker import CondenseWorker
-from idc_ray.store import (
-    begin_run,
-    end_launch,
-    find_done,
-    index_table,
-    quarantined_ids,
-    read_manifest,
-    read_run,
-    write_manifest,
-)
+from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.inflight import end_launch
 from idc_ray.store.lease import LEASE_S
 from idc_ray.store.lock import lock
+from idc_ray.store.manifest import index_table, read_manifest, write_manifest
+from idc_ray.store.quarantine import quarantined_ids
+from idc_ray.store.run_record import begin_run, read_run
 
 __all__ = ["SetFacts", "condense_set", "label_whole", "measure_images", "set_facts", "whole_facts"]
 

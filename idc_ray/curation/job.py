@@ -24,15 +24,14 @@ from idc_ray.lifecycle import print_plan, ray_cluster
 from idc_ray.pipeline.cluster import data_settings, join
 from idc_ray.pipeline.each_image import ImageJob, find_input_images, image_job
 from idc_ray.pipeline.inputs import only
-from idc_ray.pipeline.progress import Heartbeat, Show, duration
-from idc_ray.pipeline.summary import size
+from idc_ray.pipeline.progress import Heartbeat, Show
 from idc_ray.report import Options, write_own_report
 from idc_ray.report.curation import COPIES, RECORD
 from idc_ray.report.pictures import webp
 from idc_ray.results import CurateResult, Quarantined
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.threads import ordered_map
-from idc_ray.units import estimate_text
+from idc_ray.units import duration, estimate_text, size
 
 __all__ = ["curate", "run_curate"]
 

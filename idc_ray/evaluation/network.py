@@ -14,7 +14,8 @@ from idc_ray.config.upscale import UpscaleConfig
 from idc_ray.errors import BadRequest
 from idc_ray.evaluation.upscaling import OnTile, image_upscale
 from idc_ray.images import resize
-from idc_ray.images.locate import locate, read_bytes
+from idc_ray.images.names import read_bytes
+from idc_ray.locate import locate
 from idc_ray.models import bundled_teacher_bytes, load_upscaler, teacher_sha256
 from idc_ray.pipeline.device import find_device
 

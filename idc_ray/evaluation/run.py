@@ -24,10 +24,9 @@ from idc_ray.evaluation.benchmarks import (
 )
 from idc_ray.evaluation.network import Network, cost_per_pixel, open_network
 from idc_ray.images import encode_png
-from idc_ray.pipeline.progress import Heartbeat, duration, mark_shown
-from idc_ray.pipeline.summary import size
+from idc_ray.pipeline.progress import Heartbeat, mark_shown
 from idc_ray.store.filesystem import StorageFolder, resolve
-from idc_ray.units import estimate_text
+from idc_ray.units import duration, estimate_text, size
 
 __all__ = ["evaluate_command", "run_evaluation"]
 

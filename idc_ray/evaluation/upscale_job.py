@@ -20,13 +20,13 @@ from idc_ray.config.upscale import UpscaleConfig
 from idc_ray.errors import BadRequest, IdcError, QuarantinedImages, RejectedImage
 from idc_ray.evaluation.network import Network, cost_per_pixel, open_network
 from idc_ray.images import ImageListing, ImageRef, decode_rgb, find_images, output_inside, read_encoded, rgb_profile
-from idc_ray.images.locate import holds, locate
-from idc_ray.images.names import printable
-from idc_ray.pipeline.progress import Heartbeat, Progress, duration
-from idc_ray.pipeline.summary import SHOWN_REASONS, size
+from idc_ray.locate import holds, locate
+from idc_ray.pipeline.progress import Heartbeat, Progress
+from idc_ray.pipeline.summary import SHOWN_REASONS
+from idc_ray.redact import printable
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.threads import ordered_map
-from idc_ray.units import estimate_text
+from idc_ray.units import duration, estimate_text, size
 
 __all__ = ["output_names", "run_upscale"]
 

@@ -16,12 +16,12 @@ from idc_ray.config.export import Format
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.exporting.trainers import SETTINGS, dataset_card, trainer_settings
 from idc_ray.extras import require_extra
-from idc_ray.store import finished_run, read_shard
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import is_image_id
-from idc_ray.store.manifest import Manifest
+from idc_ray.store.manifest import Manifest, finished_run
 from idc_ray.store.run_record import RunRecord
 from idc_ray.store.schema import TileRow, rows_from_table
+from idc_ray.store.shards import read_shard
 from idc_ray.store.threads import ordered_map
 
 __all__ = ["META", "describe_export", "export_set"]

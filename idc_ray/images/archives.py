@@ -19,8 +19,6 @@ from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.images.manifest import Entry, ImageRef
 from idc_ray.images.names import inside, open_path, shown
 
-__all__ = ["ARCHIVE_ENDINGS", "member_entries", "read_member"]
-
 ARCHIVE_ENDINGS = frozenset(("tar", "zip"))
 #: Archives whose members are listed at the same time: an object store answers once for each member of a tar.
 _THREADS = 16

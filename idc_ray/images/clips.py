@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["clip_of"]
-
 
 def clip_of(source: str, clips: str) -> str:
     """Name of the clip that an image belongs to; an image that is no frame is a clip of its own.

@@ -14,8 +14,6 @@ from PIL import Image, ImageCms
 
 from idc_ray.redact import printable
 
-__all__ = ["ColorProfile", "Colors", "has_tables", "read_profile"]
-
 #: sRGB: sRGB pixels, or pixels that state no colours; keep: as stored.
 Colors = Literal["srgb", "keep"]
 

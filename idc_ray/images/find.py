@@ -14,23 +14,13 @@ from pyarrow import fs
 from idc_ray.errors import BadRequest
 from idc_ray.images.archives import ARCHIVE_ENDINGS, member_entries
 from idc_ray.images.listfile import read_list
-from idc_ray.images.listing import has_wildcard, pattern_regex, split_pattern, walk
-from idc_ray.images.locate import StoragePath, holds, locate
+from idc_ray.images.listing import has_wildcard, matches, split_pattern, walk
 from idc_ray.images.manifest import Entry, build_manifest
 from idc_ray.images.names import open_path, stored
 from idc_ray.images.pairs import pair
 from idc_ray.images.parquet import row_entries
+from idc_ray.locate import StoragePath, holds, locate
 from idc_ray.redact import redact_within
-
-__all__ = [
-    "IMAGE_ENDINGS",
-    "LIST_ENDINGS",
-    "PARQUET_ENDINGS",
-    "ImageListing",
-    "check_exists",
-    "find_images",
-    "output_inside",
-]
 
 # What a folder is searched for; upper or lower case. What a file *is* is decided by its content when it is read.
 IMAGE_ENDINGS = frozenset(
@@ -53,7 +43,6 @@ class ImageListing:
         filesystem: where the manifest's paths are; it pickles.
         uri: the input, absolute, without credentials.
         ignored: files that are no images by their ending (hidden files are not counted).
-        repeated: lines of a list file that named an image again.
         lr_filesystem: where the manifest's ``lr_path`` are; None unless the input is paired.
         lr_uri: the LR folder, absolute, without credentials; None unless the input is paired.
         duplicates: what was left out as a copy of others, as ``run.json`` states it; None: not looked for.
@@ -63,7 +52,6 @@ class ImageListing:
     filesystem: fs.FileSystem
     uri: str
     ignored: int = 0
-    repeated: int = 0
     lr_filesystem: fs.FileSystem | None = None
     lr_uri: str | None = None
     duplicates: dict[str, Any] | None = None
@@ -127,7 +115,7 @@ def find_images(
         BadRequest: the input is missing, has no images, or is of an unknown kind; the message has the fix.
     """
     storage = locate(input)
-    files, ignored, repeated = _files(storage, image_column is not None, without)
+    files, ignored = _files(storage, image_column is not None, without)
     if files and _ending(files[0].source) in PARQUET_ENDINGS:
         if lr_input is not None:
             raise BadRequest(f"{storage.uri} is Parquet; lr_input needs image files, matched by name")
@@ -156,7 +144,6 @@ def find_images(
         storage.filesystem,
         storage.uri,
         ignored,
-        repeated,
         lr.filesystem if lr else None,
         lr.uri if lr else None,
     )
@@ -210,20 +197,19 @@ def _folder(storage: StoragePath) -> StoragePath:
     return replace(storage, path=split_pattern(storage.path)[0]) if has_wildcard(storage.path) else storage
 
 
-def _files(storage: StoragePath, prefer_parquet: bool, without: StoragePath | None) -> tuple[list[Entry], int, int]:
-    """Files of one kind, how many were ignored, how many were named again."""
+def _files(storage: StoragePath, prefer_parquet: bool, without: StoragePath | None) -> tuple[list[Entry], int]:
+    """Files of one kind, and how many were ignored."""
     kind = _kind(storage)
     if kind == fs.FileType.Directory:
-        return *_of_one_kind(walk(storage, without=without), prefer_parquet), 0
+        return _of_one_kind(walk(storage, without=without), prefer_parquet)
     if kind == fs.FileType.File:
         return _single(storage)
     if kind == fs.FileType.Unknown:
         raise BadRequest(f"{storage.uri} is a pipe, a socket or a device; give a folder, a glob or a file")
     folder, pattern = _searched(storage)
-    regex = pattern_regex(pattern)
     depth = None if "**" in pattern.split("/") else pattern.count("/") + 1
-    matching = (entry for entry in walk(folder, depth, without) if regex.fullmatch(entry.source))
-    return *_of_one_kind(matching, prefer_parquet), 0
+    matching = (entry for entry in walk(folder, depth, without) if matches(entry.source, pattern))
+    return _of_one_kind(matching, prefer_parquet)
 
 
 def _of_one_kind(entries: Iterable[Entry], prefer_parquet: bool) -> tuple[list[Entry], int]:
@@ -242,20 +228,17 @@ def _of_one_kind(entries: Iterable[Entry], prefer_parquet: bool) -> tuple[list[E
     return chosen, total - len(chosen)
 
 
-def _single(storage: StoragePath) -> tuple[list[Entry], int, int]:
+def _single(storage: StoragePath) -> tuple[list[Entry], int]:
     name = posixpath.basename(storage.path)
     ending = _ending(name)
     if ending in LIST_ENDINGS:
-        entries, repeated = read_list(storage)
-        return entries, 0, repeated
+        return read_list(storage), 0
     if ending not in IMAGE_ENDINGS | PARQUET_ENDINGS | ARCHIVE_ENDINGS:
         raise BadRequest(
             f"{storage.uri} is not a folder, list (.txt, .lst), Parquet file (.parquet, .pq), archive (.tar, .zip) or "
             f"image ({' '.join(sorted(IMAGE_ENDINGS))}) by its extension; {_UNKNOWN.get(ending, 'rename it')}"
         )
-    info = storage.filesystem.get_file_info(storage.path)
-    mtime = -1 if info.mtime_ns is None else info.mtime_ns
-    return [Entry(name, stored(storage.path), -1 if info.size is None else info.size, mtime)], 0, 0
+    return [Entry.of(name, stored(storage.path), storage.filesystem.get_file_info(storage.path))], 0
 
 
 def _kind(storage: StoragePath) -> fs.FileType:

@@ -22,8 +22,6 @@ from idc_ray.images.read import Decoded, decode_image, header_size
 from idc_ray.images.resize import downscale
 from idc_ray.regular import NotRegularFile
 
-__all__ = ["Instance", "cropped_to", "load_instance", "read_encoded", "read_size"]
-
 _HEADER_BYTES = 2**16
 _RETRY_AFTER_S = (0.5, 1.0, 2.0)  # one try and three more
 _BYTES_PER_PIXEL, _BYTES_BESIDES = 16, 64 << 20  # twice what RGBA of 16 bits takes; metadata

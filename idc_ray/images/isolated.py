@@ -23,8 +23,6 @@ from idc_ray.errors import RejectedImage
 from idc_ray.images.color import Colors
 from idc_ray.images.limits import too_costly
 
-__all__ = ["decode_isolated", "serve"]
-
 #: Seconds of processor time, which a busy machine does not use up, for an image of up to ``LARGE_PIXELS``.
 CPU_SECONDS = 300
 LARGE_PIXELS = 100_000_000

@@ -9,8 +9,6 @@ from PIL import ImageFile
 
 from idc_ray.errors import RejectedImage
 
-__all__ = ["MAX_CHUNKS", "MAX_PAGES", "LimitedBytes", "check_jpeg", "is_costly", "too_costly"]
-
 #: Reads while a file is parsed, and one more for so many of its bytes. libpng's chunks take 5 reads for 8 KiB.
 MAX_READS, BYTES_PER_READ = 1_000_000, 256
 #: Each byte may be read so often (a decoder rewinds; Pillow keeps what tags of a TIFF point to), and some more.
@@ -75,7 +73,7 @@ class LimitedBytes(io.BytesIO):
 def check_jpeg(data: bytes) -> None:
     """Refuse a JPEG with more than ``MAX_SCANS`` scans: an empty one has a few bytes and costs a pass over the image.
 
-    Only the first picture is looked at; phones append others.
+    Only the first picture is checked; phones append others.
 
     Raises:
         RejectedImage: ``decompression_bomb``.

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import posixpath
 
 from pyarrow import fs
 
 from idc_ray.errors import BadRequest
-from idc_ray.images.locate import StoragePath
 from idc_ray.images.manifest import Entry
 from idc_ray.images.names import inside, open_path, stored
+from idc_ray.locate import StoragePath
 
-__all__ = ["read_list"]
+log = logging.getLogger(__name__)
 
 _CHUNK = 4096  # paths per status call
 
 
-def read_list(storage: StoragePath) -> tuple[list[Entry], int]:
-    """The images that a list file names, and how many lines named an image again.
+def read_list(storage: StoragePath) -> list[Entry]:
+    """The images that a list file names.
 
     One path per line, UTF-8, relative to the list's folder, or absolute on a disk. Blank lines and lines that begin
     with ``#`` are skipped (write ``./#1.png`` for such a name). Lines may leave the list's folder, by an absolute path
@@ -26,21 +27,22 @@ def read_list(storage: StoragePath) -> tuple[list[Entry], int]:
     ``@@root``. A relative line keeps its id when list and images move together, an absolute one when only the list
     moves.
 
-    A path named twice counts once, under its first spelling: the second adds nothing.
+    A path named twice counts once, under its first spelling, and is logged.
 
-    A single path that does not exist is kept, and loading it says so; endings are not looked at, contents are.
+    A single path that does not exist is kept, and loading it says so; its extension does not matter, its content does.
 
     Raises:
         BadRequest: not UTF-8, a URI or a folder as a line, an absolute line in an object store, or none exists.
     """
     found: dict[str, Entry] = {}
-    again = 0
-    for line in _lines(storage):
+    lines = _lines(storage)
+    for line in lines:
         entry = _entry(line, storage)
-        again += entry.path in found
         found.setdefault(entry.path, entry)
+    if len(found) < len(lines):
+        log.info("ignored %d lines of the list that name an image again", len(lines) - len(found))
     entries = list(found.values())
-    return (_with_status(entries, storage) if storage.local else entries), again
+    return _with_status(entries, storage) if storage.local else entries
 
 
 def _lines(storage: StoragePath) -> list[str]:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from pyarrow import fs
 
 from idc_ray.errors import BadRequest
-from idc_ray.images.locate import StoragePath, same_store
 from idc_ray.images.manifest import Entry
 from idc_ray.images.names import shown, stored
-
-__all__ = ["has_wildcard", "pattern_regex", "split_pattern", "walk"]
+from idc_ray.locate import StoragePath, same_store
 
 
 def walk(storage: StoragePath, depth: int | None = None, without: StoragePath | None = None) -> Iterator[Entry]:
@@ -54,8 +52,7 @@ def _walk_store(storage: StoragePath, depth: int | None, without: StoragePath | 
         if left_out is not None and info.path.startswith(left_out):
             continue
         if depth is None or len(parts) <= depth:
-            mtime = info.mtime_ns
-            yield Entry(name, info.path, -1 if info.size is None else info.size, -1 if mtime is None else mtime)
+            yield Entry.of(name, info.path, info)
 
 
 def _walk_disk(base: str, depth: int | None, without: StoragePath | None) -> Iterator[Entry]:
@@ -119,37 +116,18 @@ def split_pattern(path: str) -> tuple[str, str]:
     return str(PurePosixPath(*parts[:first])), "/".join(parts[first:])
 
 
-def pattern_regex(pattern: str) -> re.Pattern[str]:
-    """A glob over relative POSIX paths: ``*``, ``?`` and ``[ab]`` stay within a name, ``**`` spans folders or none.
-
-    Raises:
-        BadRequest: brackets that make no sense, such as ``[z-a]``.
+def matches(source: str, pattern: str) -> bool:
+    """Whether a relative POSIX path matches a glob: ``*``, ``?`` and ``[ab]`` stay within a name, ``**`` spans folders
+    or none.
     """
-    parts = pattern.split("/")
-    regex = ""
-    for i, part in enumerate(parts):
-        last = i == len(parts) - 1
-        if part == "**":
-            regex += ".+" if last else "(?:[^/]+/)*"
-        else:
-            regex += _name_regex(part) + ("" if last else "/")
-    try:
-        return re.compile(regex, re.DOTALL)  # a name may hold a newline
-    except re.error as error:
-        raise BadRequest(f"the pattern {pattern!r} is malformed: {error}; check its square brackets") from error
+    return _match(source.split("/"), pattern.split("/"))
 
 
-def _name_regex(part: str) -> str:
-    pieces = re.split(r"(\*+|\?|\[!?\]?[^\]]*\])", part)
-    return "".join(_piece_regex(piece) for piece in pieces)
-
-
-def _piece_regex(piece: str) -> str:
-    if piece.startswith("*"):
-        return "[^/]*"
-    if piece == "?":
-        return "[^/]"
-    if piece.startswith("[") and piece.endswith("]") and len(piece) > 2:
-        negate, members = ("^/", piece[2:-1]) if piece[1] == "!" else ("", piece[1:-1])
-        return "[" + negate + re.sub(r"([\\\[\]^&|~])", r"\\\1", members) + "]"
-    return re.escape(piece)
+def _match(names: list[str], patterns: list[str]) -> bool:
+    if not patterns:
+        return not names
+    first, *rest = patterns
+    if first == "**":
+        least = 0 if rest else 1  # at the end of a pattern it matches files too
+        return any(_match(names[skipped:], rest) for skipped in range(least, len(names) + 1))
+    return bool(names) and fnmatchcase(names[0], first) and _match(names[1:], rest)

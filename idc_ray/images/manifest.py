@@ -13,23 +13,10 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+from pyarrow.fs import FileInfo
 
+from idc_ray.columns import schema_of
 from idc_ray.errors import BadRequest
-
-__all__ = ["MANIFEST_SCHEMA", "Entry", "ImageRef", "build_manifest", "image_id"]
-
-MANIFEST_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("mtime_ns", pa.int64(), nullable=False),
-        pa.field("lr_path", pa.string()),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("column", pa.string()),
-    ]
-)
 
 
 def image_id(source: str) -> str:
@@ -71,6 +58,9 @@ class ImageRef:
         return cls(**{name: row[name] for name in MANIFEST_SCHEMA.names})
 
 
+MANIFEST_SCHEMA = schema_of(ImageRef)
+
+
 class Entry(NamedTuple):
     """An image as a listing finds it: a manifest row without its id."""
 
@@ -81,6 +71,12 @@ class Entry(NamedTuple):
     lr_path: str | None = None
     row: int = -1
     column: str | None = None
+
+    @classmethod
+    def of(cls, source: str, path: str, info: FileInfo) -> Entry:
+        """A file with the size and time that its file system knows."""
+        size, mtime = (-1 if known is None else known for known in (info.size, info.mtime_ns))
+        return cls(source, path, size, mtime)
 
 
 def build_manifest(entries: Iterable[Entry]) -> pa.Table:
@@ -97,12 +93,12 @@ def build_manifest(entries: Iterable[Entry]) -> pa.Table:
     ids = [image_id(entry.source) for entry in ordered]
     _check_unique(ids, ordered)
     # Column by column: all at once would be a second copy of a million entries.
-    table = pa.table([pa.array(ids)], ["image_id"])
+    table = pa.table([pa.array(ids, pa.string())], ["image_id"])
     del ids
     for index, name in enumerate(Entry._fields):
         field = MANIFEST_SCHEMA.field(name)
         table = table.append_column(field, pa.array([entry[index] for entry in ordered], field.type))
-    return table.cast(MANIFEST_SCHEMA)
+    return table
 
 
 def _distinct(ordered: list[Entry]) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""File names that are not UTF-8: Linux allows any bytes, Arrow strings and Parquet do not.
+"""Opens files, also those whose names are not UTF-8: Linux allows any bytes, Arrow strings and Parquet do not.
 
 Such a name is *shown* with backslash escapes (``caf\\xe9.png``) and *stored* as a NUL, which no real path can
 contain, followed by the percent-encoded bytes. All other paths are stored as they are.
@@ -15,11 +15,12 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import pyarrow as pa
 from pyarrow import fs
 
-from idc_ray.redact import printable
+from idc_ray.errors import BadRequest
+from idc_ray.locate import locate
 from idc_ray.regular import open_regular
 
-__all__ = ["folder_of", "inside", "is_there", "open_path", "printable", "shown", "stored"]
-
+#: Most bytes of a file that is read whole; the largest networks for super-resolution in use have 2 GB.
+MAX_FILE_BYTES = 4 * 2**30
 _MARK = "\0"
 _RESERVED = re.compile("@+(up|root)")  # parts of sources that stand for others
 
@@ -75,3 +76,27 @@ def is_there(filesystem: fs.FileSystem, path: str) -> bool:
     if path.startswith(_MARK):
         return os.path.exists(unquote_to_bytes(path[1:]))
     return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
+
+
+def read_bytes(text: str, setting: str) -> bytes:
+    """The content of one file, such as a checkpoint, wherever it is.
+
+    Args:
+        text: as for :func:`idc_ray.locate.locate`.
+        setting: the option that named it, for messages.
+
+    Raises:
+        BadRequest: it cannot be read, or is far larger than any checkpoint.
+    """
+    storage = locate(text)
+    try:
+        with open_path(storage.filesystem, storage.path) as file:
+            size = file.seek(0, 2)
+            if size > MAX_FILE_BYTES:
+                raise BadRequest(
+                    f"{storage.uri} has {size:,} bytes; expected at most {MAX_FILE_BYTES:,}: check {setting}"
+                )
+            file.seek(0)
+            return bytes(file.read())
+    except OSError as error:
+        raise BadRequest(f"the checkpoint {storage.uri} cannot be read ({error}); check {setting}") from None

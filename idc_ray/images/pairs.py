@@ -9,8 +9,6 @@ from collections import Counter
 from idc_ray.errors import BadRequest
 from idc_ray.images.manifest import Entry
 
-__all__ = ["pair"]
-
 _SHOWN = 5
 
 

@@ -14,9 +14,6 @@ from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.images.manifest import Entry
 from idc_ray.images.names import open_path
 
-__all__ = ["image_columns", "read_row", "row_digests", "row_entries"]
-
-
 #: Bytes of a file for each row that it states; the smallest PNG has 67, and compresses to half of that.
 LEAST_BYTES = 16
 

@@ -8,8 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["NEAR", "near_duplicates", "perceptual_hash"]
-
 #: Bits in which hashes of like pictures differ at most. Independent hashes come so near once in 2 * 10^11 pairs.
 NEAR = 6
 

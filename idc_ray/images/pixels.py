@@ -9,8 +9,6 @@ from PIL import Image
 from idc_ray.errors import RejectedImage
 from idc_ray.images.color import ColorProfile
 
-__all__ = ["check_mode", "to_rgb", "upright"]
-
 _PLAIN = frozenset(("1", "L", "P", "RGB", "CMYK", "YCbCr"))
 _ALPHA = frozenset(("LA", "La", "PA", "RGBA", "RGBa"))
 _DEEP_GREY = frozenset(("I;16", "I;16L", "I;16B"))

@@ -21,8 +21,6 @@ from idc_ray.images.isolated import decode_isolated
 from idc_ray.images.limits import MAX_CHUNKS, MAX_PAGES, LimitedBytes, check_jpeg, is_costly, too_costly
 from idc_ray.images.pixels import check_mode, to_rgb, upright
 
-__all__ = ["FORMATS", "Decoded", "decode_here", "decode_image", "decode_rgb", "header_size", "rgb_profile"]
-
 # Told apart by content. None of these runs another program, as Pillow's EPS reader does.
 FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 for _module in ("Png", "Jpeg", "WebP", "Tiff", "Bmp", "Gif", "Ppm", "Jpeg2K"):

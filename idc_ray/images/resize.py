@@ -15,8 +15,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["downscale", "resample", "taps", "upscale"]
-
 
 def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Keys' cubic convolution kernel, a = -0.5 (Keys 1981, eq. 4), non-zero on [-2, 2]."""

@@ -1,9 +1,19 @@
 """Crash attribution: finding the image that kills a worker or an attempt (a poison pill).
 
-An image that kills its process would be retried forever, but other images in flight must not be quarantined.
-Every process records its batch before it starts. A death counts against an image only if the image ran in
-isolation and the rest of the job survived: after a process's death each image of its batch is rerun in isolation,
-and images that earlier attempts left in flight run last, in isolation.
+An image that kills its process would be retried forever, but other images in flight must not be quarantined. Every
+process records its batch in ``inflight/`` before it starts, so that its successor knows of its death:
+
+=============================================  =======================================================================
+event                                          consequence
+=============================================  =======================================================================
+a process dies over a batch                    its successor runs the images of the batch one by one, isolated
+a process dies over an isolated image          a crash counts against the image (``attempts/ID/worker-*``)
+a machine is lost with its processes           the images are run again; no crash counts
+an attempt of the job is killed                the next one runs the images in flight last, isolated
+an attempt is killed over an isolated image    a crash counts against the image (``attempts/ID/launch-*``)
+the job ends by a signal or an error           its records are removed
+an image has ``store.attempts`` crashes        it is quarantined
+=============================================  =======================================================================
 """
 
 from __future__ import annotations
@@ -13,10 +23,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from idc_ray.store import Inflight, clear_inflight, count_attempt, find_inflight, read_inflight, write_inflight
-from idc_ray.store.filesystem import StorageFolder
+import pyarrow as pa
+import pyarrow.compute as pc
 
-__all__ = ["READING", "Death", "Ledger", "Suspects", "suspects_of_earlier_launches", "workers_at_work"]
+from idc_ray.store.attempts import count_attempt
+from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.inflight import Inflight, clear_inflight, find_inflight, read_inflight, write_inflight
 
 READING = "read-"  # prefix of the records of batches that are read
 
@@ -37,7 +49,7 @@ class Death:
 class Ledger:
     """Records of the batches that a process begins, each named by the batch's first image.
 
-    Ray gives a batch to one process at a time, and again if that dies: whoever left the record has died.
+    Ray gives a batch to one process at a time, and again if that dies: the process that left a record has died.
 
     Args:
         store: the output.
@@ -103,26 +115,24 @@ class Suspects:
     launches: list[str]
 
 
-def suspects_of_earlier_launches(store: StorageFolder, finished: Callable[[str], bool], allowed: int) -> Suspects:
+def suspects_of_earlier_launches(store: StorageFolder, unfinished: pa.ChunkedArray, allowed: int) -> Suspects:
     """Read what earlier launches were killed over; each launch counts once against an image that ran alone.
 
     Args:
         store: the output; no other launch is running on it.
-        finished: whether an image is done or quarantined.
+        unfinished: ids of the images that are neither done nor quarantined.
         allowed: attempts after which an image is quarantined.
     """
-    counts: dict[str, int] = {}
-    launches = set()
-    for record in read_inflight(store):
-        launches.add(record.launch)
-        for image in record.images:
-            if finished(image):
-                continue
-            counts.setdefault(image, 0)
-            if record.isolated:
-                counts[image] = count_attempt(store, image, "launch", record.launch)
+    records = read_inflight(store)
+    in_flight = pa.array({image for record in records for image in record.images}, pa.string())
+    counts = dict.fromkeys(unfinished.filter(pc.is_in(unfinished, value_set=in_flight)).to_pylist(), 0)
+    for record in records:
+        if record.isolated:
+            for image in record.images:
+                if image in counts:
+                    counts[image] = count_attempt(store, image, "launch", record.launch)
     to_quarantine = {image: count for image, count in counts.items() if count >= allowed}
     waiting = sorted(
         (image for image in counts if image not in to_quarantine), key=lambda image: (counts[image], image)
     )
-    return Suspects(waiting, to_quarantine, sorted(launches))
+    return Suspects(waiting, to_quarantine, sorted({record.launch for record in records}))

@@ -10,8 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-__all__ = ["Batches", "expected_pixels", "plan_batches", "single_images"]
-
 #: Pixels of a small image. As many of these as a batch may have are together in one; of larger images fewer.
 SMALL_PIXELS = 500_000
 
@@ -62,7 +60,6 @@ def plan_batches(manifest: pa.Table, most: int, workers: int, most_pixels: float
         starts = np.cumsum([0, *counts[:-1]])[:, None]
         at = np.minimum(starts + np.arange(size), len(order) - 1)
         order = np.where(np.arange(size) < np.array(counts)[:, None], order[at], -1).ravel()
-        manifest = _nullable(manifest)
     moved = np.flatnonzero(order != np.arange(len(order)))
     head = int(moved[0]) if len(moved) else len(order)  # is not copied
     rest = pa.array(order[head:], mask=order[head:] < 0)
@@ -97,7 +94,3 @@ def _counts(pixels: list[float], size: int, room: float, workers: int) -> list[i
         counts.append(count)
         begin, left = begin + count, left - total
     return counts
-
-
-def _nullable(table: pa.Table) -> pa.Table:
-    return table.cast(pa.schema([field.with_nullable(True) for field in table.schema]))

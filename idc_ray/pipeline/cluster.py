@@ -27,8 +27,6 @@ from idc_ray.errors import BadRequest, IdcError
 from idc_ray.interrupt import keeping_handlers
 from idc_ray.units import size
 
-__all__ = ["PoolPlan", "data_settings", "join", "join_for", "node_id", "node_lives", "plan_pool"]
-
 log = logging.getLogger(__name__)
 
 #: Bytes of a folder to which Ray adds ``/ray/session_<time>_<number>_<process>/sockets/plasma_store``.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 
-import numpy as np
 import pyarrow as pa
 import ray
 from ray.exceptions import RayError
@@ -14,12 +13,11 @@ from ray.exceptions import RayError
 from idc_ray.errors import IdcError
 from idc_ray.interrupt import check_interrupted
 from idc_ray.pipeline.stopping import as_row, raise_from
-from idc_ray.store import compact, list_parts, list_pending
-from idc_ray.store.done import id_numbers
+from idc_ray.store.compaction import compact
 from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.index import list_pending
 from idc_ray.store.layout import shard_of, shard_parts
-
-__all__ = ["Compactor", "compact_rest"]
+from idc_ray.store.parts import list_parts
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +39,7 @@ class Compactor:
 
     def __init__(self, store: StorageFolder, digest: str, shard_count: int, unfinished: pa.ChunkedArray) -> None:
         self._store, self._digest, self._count = store, digest, shard_count
-        shards = (id_numbers(unfinished) >> np.uint64(32)) * np.uint64(shard_count) >> np.uint64(32)
-        self._left = np.bincount(shards.astype(np.int64), minlength=shard_count).tolist()
+        self._left = Counter(shard_of(image_id, shard_count) for image_id in unfinished.to_pylist())
         self._waiting: deque[int] = deque()
         self._running: list[ray.ObjectRef] = []
         self._checked_at = 0.0

@@ -21,7 +21,6 @@ from idc_ray.condensation.load import load_networks
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import IdcError, Locked, QuarantinedImages
 from idc_ray.images import ImageListing
-from idc_ray.images.names import printable
 from idc_ray.interrupt import at_forced_end, check_interrupted
 from idc_ray.lifecycle import fail_run_on_error, locked_output, print_plan, ray_cluster
 from idc_ray.pipeline import dry_run
@@ -30,6 +29,7 @@ from idc_ray.pipeline.batches import Batches, plan_batches, single_images
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join_for, plan_pool
 from idc_ray.pipeline.compactor import Compactor, compact_rest
 from idc_ray.pipeline.device import one_thread
+from idc_ray.pipeline.gallery import GALLERY, draw_gallery
 from idc_ray.pipeline.inputs import (
     estimate_sizes,
     find_input,
@@ -40,30 +40,22 @@ from idc_ray.pipeline.inputs import (
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
 from idc_ray.pipeline.progress import Heartbeat, Progress, Show
-from idc_ray.pipeline.report import GALLERY, draw_gallery, summarise
 from idc_ray.pipeline.start import new_job, new_launch, run_record
 from idc_ray.pipeline.stream import condense_stream
-from idc_ray.pipeline.summary import Summary
+from idc_ray.pipeline.summary import Summary, summarise
 from idc_ray.pipeline.survey import survey
 from idc_ray.pipeline.timeline import Timeline
 from idc_ray.pipeline.waiting import log_until_first, warn_if_no_room, what_is_awaited
+from idc_ray.redact import printable
 from idc_ray.report import REPORT, Options, write_own_report
 from idc_ray.results import CondenseResult, Quarantined
 from idc_ray.status_text import work_in_progress
-from idc_ray.store import (
-    Manifest,
-    RunRecord,
-    begin_run,
-    end_launch,
-    quarantined_ids,
-    read_manifest,
-    update_run,
-    write_manifest,
-)
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.inflight import end_launch
+from idc_ray.store.manifest import Manifest, read_manifest, write_manifest
+from idc_ray.store.quarantine import quarantined_ids
+from idc_ray.store.run_record import RunRecord, begin_run, update_run
 from idc_ray.tracking import Tracker, tracking_uri
-
-__all__ = ["condense", "run_condense"]
 
 log = logging.getLogger(__name__)
 
@@ -171,8 +163,6 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
     log.info("%d images in %s", listing.manifest.num_rows, listing.uri)
     if listing.ignored:
         log.info("ignored %d files without an image extension", listing.ignored)
-    if listing.repeated:
-        log.info("ignored %d lines of the list that name an image again", listing.repeated)
     if listing.duplicates:
         log.info("left out %d copies of other images (--duplicates, --clips)", listing.duplicates["images"])
     if config.method_reason:

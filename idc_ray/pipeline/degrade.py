@@ -17,12 +17,9 @@ from idc_ray.images import IMAGE_ENDINGS, ImageRef, Instance, encode_png, load_i
 from idc_ray.lifecycle import print_plan, ray_cluster
 from idc_ray.pipeline.cluster import data_settings, join
 from idc_ray.pipeline.each_image import ImageJob, find_input_images, image_job
-from idc_ray.pipeline.progress import Show, duration
-from idc_ray.pipeline.summary import size
+from idc_ray.pipeline.progress import Show
 from idc_ray.store.filesystem import StorageFolder
-from idc_ray.units import estimate_text
-
-__all__ = ["degrade", "run_degrade"]
+from idc_ray.units import duration, estimate_text, size
 
 #: Folders of the output: LR images, and the parameters of each. Name of the record.
 IMAGES, PARAMETERS, RECORD = "LR", "parameters", "degradation.json"

@@ -16,17 +16,6 @@ import torch.utils.deterministic
 from idc_ray.config import Actors
 from idc_ray.errors import BadRequest
 
-__all__ = [
-    "device_kind",
-    "device_works",
-    "find_device",
-    "machine",
-    "make_repeatable",
-    "one_thread",
-    "set_up_torch",
-    "use_deterministic_algorithms",
-]
-
 
 def set_up_torch(actors: Actors, has_gpu: bool) -> torch.device:
     """Choose the device and make the results of torch repeatable, see :func:`make_repeatable`.

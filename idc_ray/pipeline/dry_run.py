@@ -16,11 +16,7 @@ from idc_ray.images import ImageListing, Instance
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.inputs import estimate_sizes, readable_samples
 from idc_ray.pipeline.job import Job
-from idc_ray.pipeline.progress import duration
-from idc_ray.pipeline.summary import size
-from idc_ray.units import estimate_text
-
-__all__ = ["estimate", "none_readable", "seconds_per_image"]
+from idc_ray.units import duration, estimate_text, size
 
 TIMED_IMAGES = 2
 SHOWN_REASONS = 3
@@ -56,7 +52,7 @@ def estimate(job: Job, listing: ImageListing, teacher: bytes) -> str:
         "estimated from": f"{len(samples)} images for sizes, {min(len(samples), TIMED_IMAGES)} for time",
     }
     if rejected:
-        lines["unreadable"] = f"{len(rejected)} of {len(rejected) + len(samples)} looked at: {_some(rejected)}"
+        lines["unreadable"] = f"{len(rejected)} of {len(rejected) + len(samples)} sampled images: {_some(rejected)}"
     return estimate_text(lines.items())
 
 

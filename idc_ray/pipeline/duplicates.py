@@ -20,8 +20,6 @@ from idc_ray.images.perceptual import NEAR, near_duplicates, perceptual_hash
 from idc_ray.pipeline.outage import input_root, input_samples, outage
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["without_copies", "without_repeated_frames"]
-
 #: Bytes at the end of a file that are compared first: the coded pixels of different pictures differ there.
 TAIL = 4096
 #: Groups, and sources of a group, that a run's record names.

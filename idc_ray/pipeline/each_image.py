@@ -18,25 +18,22 @@ import ray
 from idc_ray.config.images import ImageJobConfig
 from idc_ray.errors import BadRequest, IdcError, Locked, QuarantinedImages, RejectedImage
 from idc_ray.images import ImageListing, ImageRef, find_images, output_inside
-from idc_ray.images.names import printable
 from idc_ray.interrupt import check_interrupted
 from idc_ray.lifecycle import fail_run_on_error, locked_output
 from idc_ray.pipeline.outage import input_root, input_samples, outage
 from idc_ray.pipeline.progress import Heartbeat, Progress, Show
 from idc_ray.pipeline.start import new_launch
-from idc_ray.redact import redact_all
+from idc_ray.redact import printable, redact_all
 from idc_ray.results import Quarantined
-from idc_ray.store import (
+from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.quarantine import (
     QuarantineEntry,
     list_quarantined,
     quarantine_image,
     quarantined_ids,
     release_quarantined,
 )
-from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.tracking import Tracker, tracking_uri
-
-__all__ = ["ImageJob", "find_input_images", "image_job"]
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,24 +26,14 @@ from idc_ray.images import (
     output_inside,
     read_encoded,
 )
-from idc_ray.images.locate import locate, read_bytes
-from idc_ray.images.names import printable
+from idc_ray.images.names import read_bytes
+from idc_ray.locate import locate
 from idc_ray.models import bundled_teacher_bytes
 from idc_ray.photographs import write_photographs
 from idc_ray.pipeline.duplicates import without_copies, without_repeated_frames
-from idc_ray.store import DoneImages, SourceState
-from idc_ray.store.done import id_numbers
+from idc_ray.redact import printable
+from idc_ray.store.done import DoneImages
 from idc_ray.store.threads import ordered_map
-
-__all__ = [
-    "Sizes",
-    "changed_sources",
-    "estimate_sizes",
-    "find_input",
-    "only",
-    "read_teacher",
-    "readable_samples",
-]
 
 log = logging.getLogger(__name__)
 
@@ -176,29 +165,33 @@ def changed_sources(listing: ImageListing, done: DoneImages) -> list[dict[str, s
     differs, as after copying the input, the content is compared, in threads. Rows of Parquet files have neither, so
     changes inside such files are not detected.
     """
-    manifest, sizes = listing.manifest, listing.manifest["size"].to_numpy()
-    at = done.find(id_numbers(manifest["image_id"]))
-    times = np.maximum(manifest["mtime_ns"].to_numpy(), 0)
-    known = np.flatnonzero((at >= 0) & (sizes >= 0))
-    at = at[known]
-    other = known[(done.sizes[at] != sizes[known]) | (done.times[at] != times[known])]
-    suspects = [(row, done[row["image_id"]]) for row in manifest.take(other).to_pylist()]
+    manifest = listing.manifest
+    then = done.table.select(["source_bytes", "source_mtime_ns"]).take(
+        pc.index_in(manifest["image_id"], value_set=done.table["image_id"])
+    )
+    other = pc.or_(  # null for images that are not finished, which the filter drops
+        pc.not_equal(manifest["size"], then["source_bytes"]),
+        pc.not_equal(pc.max_element_wise(manifest["mtime_ns"], 0), then["source_mtime_ns"]),
+    )
+    suspects = manifest.filter(pc.and_(pc.greater_equal(manifest["size"], 0), other)).to_pylist()
     if suspects:
         log.info("%d finished images have a new modification time or size; comparing their content", len(suspects))
-    same = ordered_map(lambda suspect: _is_same(listing, *suspect), suspects)
-    return [row for (row, _), unchanged in zip(suspects, same, strict=True) if not unchanged]
+    finished = only(done.table, {row["image_id"] for row in suspects}).to_pylist()
+    states = {row["image_id"]: row for row in finished}
+    same = ordered_map(lambda row: _is_same(listing, row, states[row["image_id"]]), suspects)
+    return [row for row, unchanged in zip(suspects, same, strict=True) if not unchanged]
 
 
-def _is_same(listing: ImageListing, row: dict[str, Any], state: SourceState) -> bool:
-    if row["size"] != state.size:
+def _is_same(listing: ImageListing, row: dict[str, Any], finished: dict[str, Any]) -> bool:
+    if row["size"] != finished["source_bytes"]:
         return False
     try:
         data = read_encoded(ImageRef.from_row(row), listing.filesystem, sys.maxsize)
     except RejectedImage:
         return False
-    return hashlib.sha256(data).hexdigest() == state.sha256
+    return hashlib.sha256(data).hexdigest() == finished["source_sha256"]
 
 
-def only(manifest: pa.Table, image_ids: set[str]) -> pa.Table:
-    """Rows of some images, in the manifest's order."""
-    return manifest.filter(pc.is_in(manifest["image_id"], pa.array(sorted(image_ids), pa.string())))
+def only(table: pa.Table, image_ids: set[str]) -> pa.Table:
+    """Rows of some images, in the table's order."""
+    return table.filter(pc.is_in(table["image_id"], pa.array(sorted(image_ids), pa.string())))

@@ -11,8 +11,6 @@ from idc_ray.config import CondenseConfig
 from idc_ray.images import grid_count
 from idc_ray.store.filesystem import StorageFolder
 
-__all__ = ["Job"]
-
 
 @dataclass(frozen=True)
 class Job:

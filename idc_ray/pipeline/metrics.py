@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from ray.util.metrics import Counter, Gauge, Histogram
 
-__all__ = ["WorkerMetrics"]
-
 #: Borders of the histogram, in seconds: a thumbnail on a GPU takes milliseconds, a 2K image on a CPU minutes.
 SECONDS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]
 

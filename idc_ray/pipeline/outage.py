@@ -12,8 +12,6 @@ from idc_ray.errors import RejectedImage
 from idc_ray.images import ImageListing, ImageRef
 from idc_ray.images.names import folder_of, is_there, open_path
 
-__all__ = ["input_root", "input_samples", "outage"]
-
 #: Images of an object store that are tried when one of them is refused.
 PROBED_IMAGES = 8
 

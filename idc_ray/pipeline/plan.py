@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+import pyarrow.compute as pc
 
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest
 from idc_ray.images import ImageListing
 from idc_ray.pipeline.attempts import suspects_of_earlier_launches
 from idc_ray.pipeline.inputs import changed_sources
-from idc_ray.store import (
-    DoneImages,
-    QuarantineEntry,
-    compact,
-    find_done,
-    quarantine_image,
-    quarantined_ids,
-    release_quarantined,
-    shard_of,
-)
-from idc_ray.store.done import id_numbers
+from idc_ray.store.compaction import compact
+from idc_ray.store.done import DoneImages, find_done
 from idc_ray.store.filesystem import StorageFolder
-from idc_ray.store.layout import check_image_id
-
-__all__ = ["Plan", "plan_work"]
+from idc_ray.store.layout import shard_of
+from idc_ray.store.quarantine import QuarantineEntry, quarantine_image, quarantined_ids, release_quarantined
 
 log = logging.getLogger(__name__)
 
@@ -77,46 +65,40 @@ def plan_work(
         released = release_quarantined(store, digest)
         log.info("retrying %d quarantined images", len(released))
     done = find_done(store, digest)
-    numbers = id_numbers(listing.manifest["image_id"])
+    ids = listing.manifest["image_id"]
     quarantined = quarantined_ids(store, digest)
-    listed = set(numbers[np.isin(numbers, _numbers(quarantined))].tolist())
-    unlisted = {image_id for image_id in quarantined if int(image_id, 16) not in listed}
+    unlisted = quarantined - set(ids.filter(_among(ids, quarantined)).to_pylist())
     if unlisted:
         released = release_quarantined(store, digest, sorted(unlisted))
         log.info("removed %d quarantined images that are no longer in the input", len(released))
         quarantined -= unlisted
     changed = _changed(config, listing, done)
-    for shard in {shard_of(image_id, shard_count) for image_id in changed & done.in_parts.keys()}:
+    for shard in {shard_of(image_id, shard_count) for image_id in changed & done.in_parts}:
         compact(store, digest, shard, shard_count)
-    aside = np.isin(numbers, _numbers(quarantined))
-    finished = (done.find(numbers) >= 0) & ~np.isin(numbers, _numbers(changed)) & ~aside
-    todo = numbers[~finished & ~aside]
-    suspects = suspects_of_earlier_launches(
-        store, lambda image: not np.isin(_numbers([image]), todo)[0], config.store.attempts
-    )
+    aside = _among(ids, quarantined)
+    still_there = pc.is_in(ids, value_set=done.table["image_id"])
+    finished = pc.and_not(still_there, pc.or_(aside, _among(ids, changed)))
+    left = listing.manifest.filter(pc.invert(pc.or_(finished, aside)))
+    suspects = suspects_of_earlier_launches(store, left["image_id"], config.store.attempts)
     if suspects.to_quarantine:
         _quarantine(listing, store, digest, launch, suspects.to_quarantine)
-    gone = int((~np.isin(done.numbers, numbers)).sum())
+    gone = len(done) - pc.sum(still_there).as_py()
     if gone:
         log.warning("%d finished images are no longer in the input; their tiles are kept", gone)
-    suspected = _numbers([*suspects.waiting, *suspects.to_quarantine])
+    suspected = _among(left["image_id"], {*suspects.waiting, *suspects.to_quarantine})
     return Plan(
-        together=_by_id(listing.manifest, numbers, ~finished & ~aside & ~np.isin(numbers, suspected)),
+        together=left.filter(pc.invert(suspected)).sort_by("image_id"),
         isolated=suspects.waiting,
-        done_before=int(finished.sum()),
+        done_before=pc.sum(finished).as_py(),
         gone=gone,
         quarantined=len(quarantined) + len(suspects.to_quarantine),
         old_launches=suspects.launches,
     )
 
 
-def _numbers(image_ids: Iterable[str]) -> NDArray[np.uint64]:
-    return np.array([int(check_image_id(image_id), 16) for image_id in image_ids], np.uint64)
-
-
-def _by_id(manifest: pa.Table, numbers: NDArray[np.uint64], wanted: NDArray[np.bool_]) -> pa.Table:
-    rows = np.flatnonzero(wanted)
-    return manifest.take(rows[np.argsort(numbers[rows])])
+def _among(ids: pa.ChunkedArray, image_ids: set[str]) -> pa.ChunkedArray:
+    """For each id, whether it is one of ``image_ids``."""
+    return pc.is_in(ids, value_set=pa.array(sorted(image_ids), pa.string()))
 
 
 def _changed(config: CondenseConfig, listing: ImageListing, done: DoneImages) -> set[str]:

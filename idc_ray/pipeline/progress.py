@@ -17,8 +17,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from idc_ray.units import duration
 
-__all__ = ["LOG_SECONDS", "Heartbeat", "Progress", "Show", "duration", "mark_shown", "seconds_silent"]
-
 #: Seconds between two lines of a log: a bar redrawn there would flood it, and a silent job looks like one that hangs.
 LOG_SECONDS = 15.0
 log = logging.getLogger(__name__)

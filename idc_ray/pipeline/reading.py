@@ -7,21 +7,21 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from idc_ray.columns import schema_of
 from idc_ray.condensation.tasks import needs_hr
 from idc_ray.degradation import Degrade, reading
 from idc_ray.errors import IdcError, RejectedImage
-from idc_ray.images import ImageRef, Instance, load_instance
+from idc_ray.images import ImageRef, load_instance
 from idc_ray.pipeline.attempts import READING, Death, Ledger
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.outage import outage
-
-__all__ = ["ENDS_THE_JOB", "NO_IMAGE", "READ_SCHEMA", "ReadImages", "pixels", "read_image"]
 
 log = logging.getLogger(__name__)
 
@@ -31,26 +31,53 @@ ENDS_THE_JOB = "ends_the_job"
 #: Code of a row that only fills a batch.
 NO_IMAGE = "no_image"
 
-#: Columns of an image that was read, or of the reason why not. 64-bit offsets: blocks of large images exceed 2 GiB.
-READ_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()), ("source", pa.string()), ("mtime_ns", pa.int64()), ("lr", pa.large_binary()),
-        ("height", pa.int64()), ("width", pa.int64()), ("hr", pa.large_binary()), ("source_bytes", pa.int64()),
-        ("source_sha256", pa.string()), ("code", pa.string()), ("reason", pa.string()), ("traceback", pa.string()),
-        ("attempts", pa.int64()), ("color_profile", pa.string()), ("degradation", pa.string()),
-        ("read_seconds", pa.float64()),
-    ]
-)  # fmt: skip
+LargeBytes = Annotated[bytes, pa.large_binary()]  # 64-bit offsets: blocks of large images exceed 2 GiB
+
+
+@dataclass(frozen=True)
+class ReadRow:
+    """What a reader hands to a worker: an image, or the reason why it could not be read.
+
+    Attributes:
+        image_id, source, mtime_ns: of the manifest.
+        lr: uint8 (height, width, 3); ``hr`` likewise, empty if the method needs none.
+        source_bytes, source_sha256, color_profile: see :class:`idc_ray.images.Instance`.
+        code: kind of error; empty for an image that was read.
+        reason, traceback: description of the error.
+        attempts: how often the image was tried.
+        degradation: see :class:`idc_ray.store.records.ImageRecord`.
+        read_seconds: time of reading.
+    """
+
+    image_id: str = ""
+    source: str = ""
+    mtime_ns: int = 0
+    lr: LargeBytes = b""
+    height: int = 0
+    width: int = 0
+    hr: LargeBytes = b""
+    source_bytes: int = 0
+    source_sha256: str = ""
+    code: str = ""
+    reason: str = ""
+    traceback: str = ""
+    attempts: int = 1
+    color_profile: str | None = None
+    degradation: str | None = None
+    read_seconds: float = 0.0
+
+
+READ_SCHEMA = schema_of(ReadRow)
 
 
 def read_image(job: Job, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Read, check and downscale one image: the values of `READ_SCHEMA` for a row of the manifest.
+    """Read, check and downscale one image: a :class:`ReadRow`, as a dictionary, for a row of the manifest.
 
     A bad image gives a row with a ``code``, never an exception, which would abort the whole job. If this
     machine cannot access the input, the code is ``ENDS_THE_JOB``.
     """
     begin = time.perf_counter()
-    return _named(row, _read(job, ImageRef.from_row(dict(row))), time.perf_counter() - begin)
+    return _row(row, _read(job, ImageRef.from_row(row)), time.perf_counter() - begin)
 
 
 class ReadImages:
@@ -99,18 +126,18 @@ class ReadImages:
 
     def _row(self, row: dict[str, Any], death: Death) -> dict[str, Any]:
         if row["image_id"] is None:
-            return _named({"image_id": "", "source": "", "mtime_ns": 0}, _row(code=NO_IMAGE))
+            return asdict(ReadRow(code=NO_IMAGE))
         if row["image_id"] == death.image and death.attempts >= self.job.config.store.attempts:
-            return _named(row, _quarantined(death.attempts))
+            return _row(row, _killed(death.attempts))
         return read_image(self.job, row)
 
 
-def _named(row: Mapping[str, Any], out: dict[str, Any], seconds: float = 0.0) -> dict[str, Any]:
-    names = {"image_id": row["image_id"], "source": row["source"], "mtime_ns": max(0, row["mtime_ns"])}
-    return {**names, **out, "read_seconds": seconds}
+def _row(row: Mapping[str, Any], read: ReadRow, seconds: float = 0.0) -> dict[str, Any]:
+    named = {"image_id": row["image_id"], "source": row["source"], "mtime_ns": max(0, row["mtime_ns"])}
+    return asdict(replace(read, **named, read_seconds=seconds))
 
 
-def _read(job: Job, ref: ImageRef) -> dict[str, Any]:
+def _read(job: Job, ref: ImageRef) -> ReadRow:
     config = job.config
     try:
         instance = load_instance(
@@ -123,53 +150,32 @@ def _read(job: Job, ref: ImageRef) -> dict[str, Any]:
     except RejectedImage as error:
         reason = outage(error, ref, job.filesystem, job.input_uri, job.root, job.samples)
         if reason is not None:
-            return _row(code=ENDS_THE_JOB, reason=reason)
-        return _row(code=error.code, reason=error.reason)
+            return ReadRow(code=ENDS_THE_JOB, reason=reason)
+        return ReadRow(code=error.code, reason=error.reason)
     except MemoryError as error:
-        return _row(
-            code="out_of_memory",
-            reason=f"not enough memory to read the image: {error}",
-            trace=traceback.format_exc(),
-        )
+        reason = f"not enough memory to read the image: {error}"
+        return ReadRow(code="out_of_memory", reason=reason, traceback=traceback.format_exc())
     except Exception as error:
-        return _row(
-            code="unexpected",
-            reason=f"{type(error).__name__} while reading the image: {error}",
-            trace=traceback.format_exc(),
-        )
-    return _row(instance) | {"degradation": Degrade.of(config).recorded(ref.image_id)}
+        reason = f"{type(error).__name__} while reading the image: {error}"
+        return ReadRow(code="unexpected", reason=reason, traceback=traceback.format_exc())
+    return ReadRow(
+        lr=instance.lr.tobytes(),
+        height=instance.lr.shape[0],
+        width=instance.lr.shape[1],
+        hr=b"" if instance.hr is None else instance.hr.tobytes(),
+        source_bytes=instance.source_bytes,
+        source_sha256=instance.source_sha256,
+        color_profile=instance.color_profile,
+        degradation=Degrade.of(config).recorded(ref.image_id),
+    )
 
 
-def _quarantined(attempts: int) -> dict[str, Any]:
+def _killed(attempts: int) -> ReadRow:
     reason = (
         f"the process that read this image died {attempts} times (out of memory, or a crash of the decoder); "
         "give the machine more memory and use --retry-quarantined, or remove the image"
     )
-    return _row(code="killed_reader", reason=reason, attempts=attempts)
-
-
-def _row(
-    image: Instance | None = None,
-    code: str = "",
-    reason: str = "",
-    trace: str = "",
-    attempts: int = 1,
-) -> dict[str, Any]:
-    """A row with all columns, as blocks of Ray Data have one schema."""
-    return {
-        "lr": b"" if image is None else image.lr.tobytes(),
-        "height": 0 if image is None else image.lr.shape[0],
-        "width": 0 if image is None else image.lr.shape[1],
-        "hr": b"" if image is None or image.hr is None else image.hr.tobytes(),
-        "source_bytes": 0 if image is None else image.source_bytes,
-        "source_sha256": "" if image is None else image.source_sha256,
-        "color_profile": None if image is None else image.color_profile,
-        "degradation": None,
-        "code": code,
-        "reason": reason,
-        "traceback": trace,
-        "attempts": attempts,
-    }
+    return ReadRow(code="killed_reader", reason=reason, attempts=attempts)
 
 
 def pixels(row: dict[str, Any], scale: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:

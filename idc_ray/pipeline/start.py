@@ -1,4 +1,4 @@
-"""Makes the description of a job and its run record."""
+"""Makes the description of a job and its run record. Apart from the description, as it imports torch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from idc_ray.images import ImageListing
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.outage import input_root, input_samples
-from idc_ray.store import RunRecord, StorageFolder, shard_count_for
-
-__all__ = ["new_job", "new_launch", "run_record"]
+from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.layout import shard_count_for
+from idc_ray.store.run_record import RunRecord
 
 
 def new_job(config: CondenseConfig, store: StorageFolder, listing: ImageListing, teacher: bytes, launch: str) -> Job:

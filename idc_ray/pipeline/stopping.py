@@ -7,8 +7,6 @@ from typing import Any
 
 from idc_ray.errors import BadRequest, IdcError
 
-__all__ = ["as_row", "raise_from"]
-
 
 def as_row(error: IdcError) -> dict[str, Any]:
     """Status row of a fatal error."""

@@ -20,8 +20,6 @@ from idc_ray.pipeline.reading import ReadImages
 from idc_ray.pipeline.stopping import raise_from
 from idc_ray.pipeline.worker import CondenseWorker, SurveyWorker
 
-__all__ = ["condense_stream", "survey_stream"]
-
 #: Most blocks that the manifest is cut into: each takes the driver 1 ms of CPU time before the first image.
 MAX_BLOCKS = 4000
 

@@ -7,11 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from idc_ray.images.names import printable
-from idc_ray.status_text import STAGES
-from idc_ray.units import duration, size
+import pyarrow.compute as pc
 
-__all__ = ["RECORD_COLUMNS", "Summary", "size"]
+from idc_ray.redact import printable
+from idc_ray.status_text import STAGES
+from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.index import check_shards
+from idc_ray.store.manifest import index_table
+from idc_ray.store.quarantine import list_quarantined
+from idc_ray.units import duration, size
 
 SHOWN_PROFILES = 5
 SHOWN_COPIES = 3  # groups of images whose files are the same, and images of a group
@@ -199,6 +203,27 @@ class Summary:
         if self.failed > len(shown):
             lines.append(f"  and {self.failed - len(shown)} more, in the output's quarantine folder")
         return lines
+
+
+def summarise(summary: Summary, store: StorageFolder, digest: str, done_before: int) -> None:
+    """Add every finished image of the output to a summary, whichever launch did it, and what was quarantined."""
+    for batch in index_table(store, RECORD_COLUMNS).to_batches(max_chunksize=4096):
+        for record in batch.to_pylist():
+            summary.add(record)
+    summary.duplicates = duplicates(store)
+    summary.done -= done_before
+    summary.done_before += done_before
+    summary.bytes_out = sum(info.bytes for info in check_shards(store, full=False))
+    for entry in list_quarantined(store, digest):
+        summary.add_quarantined(entry.source, entry.code, entry.reason)
+
+
+def duplicates(store: StorageFolder) -> list[list[str]]:
+    """Sources of the finished images whose files are the same byte for byte, in groups; all sorted."""
+    table = index_table(store, ["source", "source_sha256"])
+    groups = table.group_by("source_sha256").aggregate([("source", "count"), ("source", "list")])
+    several = groups.filter(pc.greater(groups["source_count"], 1))
+    return sorted(sorted(sources) for sources in several["source_list"].to_pylist())
 
 
 class _Means:

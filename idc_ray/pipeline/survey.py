@@ -24,8 +24,6 @@ from idc_ray.store.layout import SURVEY
 from idc_ray.store.sealed import sealed, unsealed
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["Survey", "survey"]
-
 log = logging.getLogger(__name__)
 
 

@@ -11,8 +11,6 @@ from idc_ray.errors import IdcError
 from idc_ray.report.timeline import TIMELINE
 from idc_ray.store.filesystem import StorageFolder
 
-__all__ = ["Timeline"]
-
 #: Most points of a launch; with more, every second one is dropped.
 POINTS = 400
 

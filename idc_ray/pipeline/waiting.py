@@ -10,9 +10,8 @@ from typing import TypeVar
 import ray
 
 from idc_ray.pipeline.cluster import PoolPlan
-from idc_ray.pipeline.progress import LOG_SECONDS, Heartbeat, duration
-
-__all__ = ["EVERY", "log_until_first", "warn_if_no_room", "what_is_awaited"]
+from idc_ray.pipeline.progress import LOG_SECONDS, Heartbeat
+from idc_ray.units import duration
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,6 @@ from idc_ray.condensation.memory import is_out_of_memory
 from idc_ray.condensation.retry import condense_each
 from idc_ray.condensation.tasks import Condensed, ImageTask, stored_tiles
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images.names import printable
 from idc_ray.pipeline.attempts import Ledger
 from idc_ray.pipeline.cluster import node_id, node_lives
 from idc_ray.pipeline.device import device_kind, device_works, set_up_torch
@@ -33,21 +32,13 @@ from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.metrics import WorkerMetrics
 from idc_ray.pipeline.reading import ENDS_THE_JOB, NO_IMAGE, pixels
 from idc_ray.pipeline.stopping import as_row
-from idc_ray.store import (
-    ImageRecord,
-    QuarantineEntry,
-    RunRecord,
-    TileRow,
-    commit_images,
-    list_parts,
-    part_records,
-    quarantine_image,
-    read_run,
-)
+from idc_ray.redact import printable
 from idc_ray.store.layout import part_contents
-from idc_ray.store.parts import Finished
-
-__all__ = ["CondenseWorker", "SurveyWorker", "explain"]
+from idc_ray.store.parts import Finished, commit_images, list_parts, part_records
+from idc_ray.store.quarantine import QuarantineEntry, quarantine_image
+from idc_ray.store.records import ImageRecord
+from idc_ray.store.run_record import RunRecord, read_run
+from idc_ray.store.schema import TileRow
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ from idc_ray.report.condensed import read_tiles, tile_rows
 from idc_ray.report.pictures import data_uri
 from idc_ray.report.section import Card, Chart, Section, rounded
 from idc_ray.report.state import job_state
-from idc_ray.store import index_table, read_run
 from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.manifest import index_table
+from idc_ray.store.run_record import read_run
 from idc_ray.units import duration, size
 
 __all__ = ["CROPS", "RESULTS", "arm_labels", "comparison_section", "difference_text", "fixed", "spread_text"]

@@ -18,8 +18,8 @@ from idc_ray.report.section import Card, Chart, Options, Section, rounded
 from idc_ray.report.state import is_own
 from idc_ray.report.timeline import read_timeline
 from idc_ray.status_text import STAGES
-from idc_ray.store import Status, read_status
 from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.status import Status, read_status
 from idc_ray.store.threads import ordered_map
 from idc_ray.units import duration, size
 

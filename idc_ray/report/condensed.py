@@ -28,17 +28,18 @@ from idc_ray.images import (
     read_encoded,
 )
 from idc_ray.images import upscale as bicubic
-from idc_ray.images.locate import locate
+from idc_ray.locate import locate
 from idc_ray.redact import printable
 from idc_ray.report.cells import boxes_of_tile
 from idc_ray.report.pictures import data_uri, psnr, webp
 from idc_ray.report.section import rounded
 from idc_ray.status_text import STAGES
-from idc_ray.store import RunRecord, index_table, list_parts, shard_of
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.index import list_shards
-from idc_ray.store.layout import part_contents, shard_name
-from idc_ray.store.parts import part_records, read_part
+from idc_ray.store.layout import part_contents, shard_name, shard_of
+from idc_ray.store.manifest import index_table
+from idc_ray.store.parts import list_parts, part_records, read_part
+from idc_ray.store.run_record import RunRecord
 from idc_ray.store.schema import ROW_SCHEMA, check_types
 
 __all__ = ["Sources", "picture_of", "read_records", "read_tiles", "tile_rows"]

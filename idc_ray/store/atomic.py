@@ -23,8 +23,6 @@ from pyarrow.fs import FileSystem, LocalFileSystem
 
 from idc_ray.errors import IdcError
 
-__all__ = ["abandoned", "delete", "is_temporary", "make_folder", "sweep", "sync_folder", "write_bytes"]
-
 ABANDONED_AFTER_S = 3600.0  # no single write takes an hour, so an older temporary file has no writer
 _ATTEMPTS = 3
 _HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname()) or "host"
@@ -32,7 +30,7 @@ _TEMPORARY = re.compile(r"\.tmp-(?P<host>[A-Za-z0-9]+)-(?P<pid>\d+)-[0-9a-f]{32}
 
 
 def write_bytes(fs: FileSystem, path: str, data: bytes | pa.Buffer) -> None:
-    """Puts ``data`` at ``path``, in place of what was there; missing folders are made.
+    """Replace the content of ``path`` by ``data``; missing folders are made.
 
     Killed or failing at any moment, ``path`` has its old content or the new one, never a part of it.
 
@@ -40,7 +38,7 @@ def write_bytes(fs: FileSystem, path: str, data: bytes | pa.Buffer) -> None:
         IdcError: the disk is full or the quota is used up.
         OSError: anything else that the file system refuses.
     """
-    with _full_disk_is_clear(path, len(data)):
+    with _explain_full_disk(path, len(data)):
         if isinstance(fs, LocalFileSystem):
             _write_local(path, data)
         else:
@@ -50,7 +48,7 @@ def write_bytes(fs: FileSystem, path: str, data: bytes | pa.Buffer) -> None:
 
 
 def delete(fs: FileSystem, path: str) -> None:
-    """Deletes a file; one that is not there is fine. Locally it may come back after a power cut: see `sync_folder`."""
+    """Delete a file; one that is not there is fine. Locally it may come back after a power cut: see `sync_folder`."""
     with contextlib.suppress(FileNotFoundError):
         if isinstance(fs, LocalFileSystem):
             os.unlink(path)
@@ -59,7 +57,7 @@ def delete(fs: FileSystem, path: str) -> None:
 
 
 def make_folder(folder: str) -> None:
-    """Makes a local folder and its parents, so that they survive a power cut."""
+    """Make a local folder and its parents, so that they survive a power cut."""
     if os.path.isdir(folder):
         return
     parent = os.path.dirname(folder)
@@ -70,7 +68,7 @@ def make_folder(folder: str) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file name is one that `write_bytes` uses while it writes."""
+    """Whether ``write_bytes`` uses such a file name while it writes."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
@@ -84,7 +82,7 @@ def abandoned(folder: str) -> list[str]:
 
 
 def sweep(folder: str) -> int:
-    """Removes from a local folder what dead writers left, and says how many files that were."""
+    """Remove temporary files of dead writers from a local folder; returns their number."""
     swept = 0
     for name in abandoned(folder):
         with contextlib.suppress(FileNotFoundError):
@@ -125,7 +123,7 @@ def _write_and_rename(temporary: str, path: str, data: bytes | pa.Buffer) -> Non
 
 
 def sync_folder(folder: str) -> None:
-    """Makes what was created, renamed or deleted in a local folder survive a power cut."""
+    """Make what was created, renamed or deleted in a local folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -160,7 +158,7 @@ def _is_alive(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def _full_disk_is_clear(path: str, size: int) -> Iterator[None]:
+def _explain_full_disk(path: str, size: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:

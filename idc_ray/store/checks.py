@@ -43,11 +43,6 @@ from idc_ray.store.schema import ROW_SCHEMA, check_types
 from idc_ray.store.shards import Fingerprint, fingerprint_of, read_shard
 from idc_ray.store.threads import ordered_map
 
-__all__ = [
-    "Damage", "Expected", "Unit", "check_unit", "description", "manifest_faults", "notes_on", "part_faults",
-    "quarantine_faults", "readable", "stray_files",
-]  # fmt: skip
-
 T = TypeVar("T")
 
 

@@ -27,13 +27,11 @@ from idc_ray.store.records import ImageRecord, records_from_table
 from idc_ray.store.shards import fingerprint_of, merge, shard_bytes
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["compact"]
-
 READERS = 8  # threads; at most twice as many parts are in memory
 
 
 def compact(storage: StorageFolder, digest: str, shard: int, shard_count: int) -> ShardInfo | None:
-    """Merges a shard with the parts of its range, writes its index, deletes the parts.
+    """Merge a shard with the parts of its range, writes its index, deletes the parts.
 
     A part wins over the rows of the same image in the shard: so a redone image replaces its rows. Killed between any
     two steps, it is repeated with the same result. Only one process at a time may do this to a shard.
@@ -113,7 +111,7 @@ def _in_order(
 
 
 def _finish(storage: StorageFolder, shard: int, info: ShardInfo | None) -> ShardInfo | None:
-    """Ends a compaction that was killed after its last part was deleted; without one, changes nothing."""
+    """End a compaction that was killed after its last part was deleted; without one, changes nothing."""
     allowed = index_files.read_pending(storage, shard)
     if allowed is None:
         return info

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Fault", "Report"]
-
 _SHOWN = 5  # image names in a line
 
 

@@ -1,4 +1,4 @@
-"""A place that holds an output: a local folder or a prefix in an object store, through pyarrow.fs."""
+"""The folder of an output: local, or a prefix in an object store, through pyarrow.fs."""
 
 from __future__ import annotations
 
@@ -12,22 +12,19 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
-from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem, SubTreeFileSystem
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
 
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.objects import StoreUnavailable, explain, open_uri, waits
-from idc_ray.redact import is_hidden, learn, redact, redact_quoted, redact_within
+from idc_ray.locate import locate
+from idc_ray.objects import StoreUnavailable, explain, waits
+from idc_ray.redact import is_hidden, redact, redact_within
 from idc_ray.regular import NotRegularFile, check_regular
 from idc_ray.store import atomic
 
-__all__ = ["StorageFolder", "json_bytes", "resolve"]
-
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _UNUSUAL = re.compile(r"[^\x20-\x7e\n]")
-_SPOILT = "Failed to flush response stream"
+_PYARROW_BUFFER_BUG = "Failed to flush response stream"
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class StorageFolder:
     Args:
         fs: the file system.
         root: the root's path in it; absolute if local.
-        uri: the root as people write it, without credentials: for messages and files.
+        uri: the root without credentials, for messages and files.
     """
 
     fs: FileSystem
@@ -59,37 +56,37 @@ class StorageFolder:
         return f"{folder.rstrip('/')}/{name}{mark}{query}"
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
-        """Writes a whole file, atomically and durably (see `atomic.write_bytes`)."""
-        with self._told("write", name):
+        """Write a whole file, atomically and durably (see `atomic.write_bytes`)."""
+        with self._translated("write", name):
             atomic.write_bytes(self.fs, self.path(name), data)
 
     def delete(self, name: str) -> None:
-        """Deletes a file; one that is not there is fine."""
-        with self._told("delete", name):
+        """Delete a file; one that is not there is fine."""
+        with self._translated("delete", name):
             atomic.delete(self.fs, self.path(name))
 
     def sync(self, folder: str) -> None:
-        """Makes deletions right in a local folder survive a power cut; those in an object store do."""
+        """Make deletions right in a local folder survive a power cut; those in an object store do."""
         if self.is_local and os.path.isdir(self.path(folder)):
             atomic.sync_folder(self.path(folder))
 
     def open(self, name: str) -> pa.NativeFile:
-        """Opens a file for random access; FileNotFoundError if it is not there."""
-        with self._told("read", name):
+        """Open a file for random access; FileNotFoundError if it is not there."""
+        with self._translated("read", name):
             file = self._opened(name)
-        return file if self.is_local else pa.PythonFile(_Reads(file, lambda: self._told("read", name)), mode="r")
+        return file if self.is_local else pa.PythonFile(_Reads(file, lambda: self._translated("read", name)), mode="r")
 
     def read(self, name: str) -> bytes | None:
         """A whole file, None if it is not there."""
-        # An error's text that is longer than the file spoils pyarrow's buffer, and it does not ask again.
+        # pyarrow reads a failed request's text into the file's buffer; if it does not fit, there is no retry.
         for wait in (*waits(), None):
             try:
-                with self._told("read", name), self._opened(name) as file:
+                with self._translated("read", name), self._opened(name) as file:
                     return bytes(file.read())
             except (FileNotFoundError, NotADirectoryError):  # or the root is a file
                 return None
             except StoreUnavailable as error:
-                if wait is None or _SPOILT not in str(error):
+                if wait is None or _PYARROW_BUFFER_BUG not in str(error):
                     raise
                 time.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
@@ -104,7 +101,7 @@ class StorageFolder:
 
     def size(self, name: str) -> int | None:
         """A file's size in bytes, None if it is not there."""
-        with self._told("look at", name):
+        with self._translated("read the size of", name):
             info = self.fs.get_file_info(self.path(name))
         return int(info.size) if info.type == FileType.File else None
 
@@ -121,24 +118,24 @@ class StorageFolder:
         if self.is_local:  # pyarrow's listing fails at a name that is not UTF-8
             paths = [os.path.join(folder, name) for folder, _, names in os.walk(self.root) for name in names]
             return {os.path.relpath(path, self.root): os.lstat(path).st_mtime_ns for path in paths}
-        with self._told("list", ""):
+        with self._translated("list", ""):
             infos = self.fs.get_file_info(FileSelector(self.path(""), allow_not_found=True, recursive=True))
         start = len(self.root.rstrip("/")) + 1
         files = (info for info in infos if info.type == FileType.File)
         return {info.path[start:]: -1 if info.mtime_ns is None else info.mtime_ns for info in files}
 
     def remove_if_empty(self, folder: str) -> None:
-        """Removes a local folder that has nothing in it; an object store has no folders."""
+        """Remove a local folder that has nothing in it; an object store has no folders."""
         if self.is_local:
             with contextlib.suppress(OSError):
                 os.rmdir(self.path(folder))
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
-        """Writes a JSON object; NaN is refused, since JSON has none."""
+        """Write a JSON object; NaN is refused, since JSON has none."""
         self.write(name, json_bytes(value))
 
     def read_json(self, name: str, fix: str) -> dict[str, Any] | None:
-        """Reads a JSON object, None if it is not there.
+        """Read a JSON object, None if it is not there.
 
         Raises:
             IdcError: it is no JSON object; the message ends with ``fix``.
@@ -154,8 +151,23 @@ class StorageFolder:
             raise IdcError(f"{self.shown(name)} contains a JSON {type(value).__name__}; expected an object; {fix}")
         return value
 
+    @contextlib.contextmanager
+    def parsing(self, name: str, fault: str, fix: str) -> Iterator[None]:
+        """Name the file in errors about its content: ``OUT/name FAULT (REASON); FIX``.
+
+        Raises:
+            IdcError: the block failed to read the file, or found another value than expected. A missing file and an
+                object store that does not answer are other errors, which pass.
+        """
+        try:
+            yield
+        except (IdcError, FileNotFoundError):
+            raise
+        except (OSError, pa.ArrowException, LookupError, TypeError, ValueError) as error:
+            raise IdcError(f"{self.shown(name)} {fault} ({error}); {fix}") from error
+
     def check_writable(self) -> None:
-        """Writes and deletes a small file.
+        """Write and deletes a small file.
 
         Raises:
             BadRequest: it cannot be written; the message names the fix.
@@ -176,7 +188,7 @@ class StorageFolder:
 
     def infos(self, folder: str) -> list[FileInfo]:
         """Files and folders right in a folder, with their sizes and times; none if it is not there."""
-        with self._told("list", folder):
+        with self._translated("list", folder):
             return list(self.fs.get_file_info(FileSelector(self.path(folder), allow_not_found=True)))
 
     def _list(self, folder: str, kind: FileType) -> list[str]:
@@ -189,8 +201,8 @@ class StorageFolder:
         return sorted(info.base_name for info in self.infos(folder) if info.type == kind)
 
     @contextlib.contextmanager
-    def _told(self, what: str, name: str) -> Iterator[None]:
-        """An object store's error with the name and the fix; a disk's says enough."""
+    def _translated(self, what: str, name: str) -> Iterator[None]:
+        """Add the name and the fix to an object store's error; a disk's error has both."""
         try:
             yield
         except (IdcError, FileNotFoundError):
@@ -230,49 +242,7 @@ def json_bytes(value: Any, escaped: bool = True) -> bytes:
     return (text + "\n").encode("utf-8", "backslashreplace")
 
 
-def resolve(uri: str, filesystem: FileSystem | None = None) -> StorageFolder:
-    """The place that a path or a URI names; touches nothing.
-
-    Args:
-        uri: a local path, or ``file://``, ``s3://``, ``gs://`` and whatever else pyarrow.fs knows.
-            With ``filesystem``, a path in that.
-        filesystem: where ``uri`` is a path; None: the URI says it.
-
-    Raises:
-        BadRequest: the URI is empty, malformed, or of an unknown kind.
-    """
-    if not uri.strip():
-        raise BadRequest("the output is an empty string; expected a folder or a URI such as s3://bucket/run1")
-    if filesystem is not None:
-        return _in_filesystem(uri.rstrip("/"), filesystem)
-    if _SCHEME.match(uri) is None:
-        return _local(os.path.expanduser(uri))
-    if uri.startswith("file://"):
-        host, _, path = uri.removeprefix("file://").partition("/")
-        if host not in ("", "localhost"):
-            raise BadRequest(f"{redact(uri)} has the host {host!r}; expected file:///absolute/path")
-        return _local("/" + unquote(path))
-    learn(uri)
-    try:
-        fs, root = open_uri(uri)
-    except (OSError, ValueError, NotImplementedError, pa.ArrowException) as error:
-        text = redact_quoted(str(error).partition("\n")[0], uri)
-        # `from None`: the cause's text holds the URI with its credentials
-        raise BadRequest(f"cannot open {redact(uri)} ({text}); expected {_EXPECTED}") from None
-    return StorageFolder(fs, root.rstrip("/"), redact(uri))
-
-
-_EXPECTED = "a local path, file:///absolute/path, s3://bucket/prefix or gs://bucket/prefix"
-
-
-def _local(path: str) -> StorageFolder:
-    root = os.path.abspath(path)  # absolute: actors run in other working directories
-    return StorageFolder(LocalFileSystem(), root, root)
-
-
-def _in_filesystem(path: str, fs: FileSystem) -> StorageFolder:
-    while isinstance(fs, SubTreeFileSystem):
-        fs, path = fs.base_fs, f"{fs.base_path.rstrip('/')}/{path.lstrip('/')}".rstrip("/")
-    if isinstance(fs, LocalFileSystem):
-        return _local(path)
-    return StorageFolder(fs, path, f"{fs.type_name}://{path.lstrip('/')}")
+def resolve(uri: str) -> StorageFolder:
+    """The folder that a path or a URI names; touches nothing. Errors as :func:`idc_ray.locate.locate`."""
+    place = locate(uri)
+    return StorageFolder(place.filesystem, place.path, place.path if place.local else redact(uri))

@@ -1,4 +1,4 @@
-"""Who works on an output, read without taking its lock: a look must never stand in a job's way."""
+"""Reads the lock of an output without acquiring it, so that no job is blocked."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from typing import Literal
 
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import LOCK
-
-__all__ = ["Holder", "holder_text", "read_holder"]
 
 LockState = Literal["free", "held", "left", "elsewhere"]
 
@@ -40,12 +38,12 @@ class Holder:
 
 
 def holder_text(launch: str | None = None) -> str:
-    """How this process calls itself in a lock."""
+    """Name of this process in a lock."""
     return f"process {os.getpid()} on {socket.gethostname()}" + (f", launch {launch}" if launch else "")
 
 
 def read_holder(storage: StorageFolder) -> Holder:
-    """Who has the lock of an output. Writes nothing and takes no lock."""
+    """The holder of an output's lock. Writes nothing and acquires no lock."""
     text = (storage.read(LOCK) or b"").decode(errors="replace").strip()
     if not text:
         return Holder("free")
@@ -66,7 +64,7 @@ def _lease(text: str) -> Holder:
         value = json.loads(text)
         name, seconds = str(value["holder"]), float(value["expires"]) - time.time()
     except (ValueError, KeyError, TypeError):
-        return Holder("free")  # as for whoever wants it
+        return Holder("free")  # as a process that acquires it decides
     match = _HOLDER.fullmatch(name)
     return Holder("held" if seconds > 0 else "left", name, match["launch"] if match else None, seconds)
 

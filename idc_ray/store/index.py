@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from idc_ray.errors import IdcError
-from idc_ray.objects import StoreUnavailable
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import FIX_DAMAGE, INDEX, SHARDS, index_name, pending_name, shard_name, shard_number
 from idc_ray.store.records import INDEX_SCHEMA, ImageRecord, table_from_records
@@ -24,17 +23,13 @@ from idc_ray.store.shards import Fingerprint, fingerprint_of, sha256_of_file
 from idc_ray.store.threads import ordered_map
 from idc_ray.store.typed import from_json
 
-__all__ = ["Fingerprint", "IndexEntry", "ShardInfo", "check_shards", "list_index", "list_pending",
-           "list_shards", "read_index",
-           "read_pending", "verify_shard", "write_index", "write_pending"]  # fmt: skip
-
 _SHARD = b"idc_ray.shard"
 _YOUNGER = ("color_profile", "degradation")  # columns that indexes of version 0.1 lack
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One shard, as its index and the manifest state it.
+    """A shard, as its index and the manifest describe it.
 
     Args:
         file: name below the output.
@@ -75,7 +70,7 @@ class IndexEntry:
 
 
 def write_index(storage: StorageFolder, info: ShardInfo, records: Iterable[ImageRecord]) -> None:
-    """Writes the index of a shard."""
+    """Write the index of a shard."""
     table = table_from_records(records).replace_schema_metadata({_SHARD: json.dumps(asdict(info)).encode()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="snappy")
@@ -88,10 +83,10 @@ def read_index(storage: StorageFolder, shard: int, columns: Sequence[str] | None
     Raises:
         IdcError: it cannot be read.
     """
-    try:
-        data = storage.read(index_name(shard))  # whole: by columns it would be a request for each of them
-        if data is None:
-            return None
+    data = storage.read(index_name(shard))  # whole: by columns it would be a request for each of them
+    if data is None:
+        return None
+    with storage.parsing(index_name(shard), "is not a complete index", FIX_DAMAGE):
         parquet = pq.ParquetFile(pa.BufferReader(data))
         info = from_json(ShardInfo, json.loads((parquet.metadata.metadata or {})[_SHARD]))
         table = parquet.read(columns=list(columns) if columns is not None else None)
@@ -99,10 +94,6 @@ def read_index(storage: StorageFolder, shard: int, columns: Sequence[str] | None
             if name not in parquet.schema_arrow.names and (columns is None or name in columns):
                 table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
         check_types(table.schema, INDEX_SCHEMA)
-    except StoreUnavailable:
-        raise
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise IdcError(f"{storage.shown(index_name(shard))} is not a complete index ({error}); {FIX_DAMAGE}") from error
     if columns is None and table.schema != INDEX_SCHEMA:
         raise IdcError(f"{storage.shown(index_name(shard))} has other columns than this version writes; {FIX_DAMAGE}")
     return IndexEntry(info, table.replace_schema_metadata(None), fingerprint_of(data))
@@ -119,19 +110,17 @@ def list_shards(storage: StorageFolder) -> list[int]:
 
 
 def write_pending(storage: StorageFolder, shard: int, allowed: Iterable[Fingerprint]) -> None:
-    """Notes what the shard may be while it is replaced."""
+    """Record the fingerprints that a shard may have while it is replaced."""
     storage.write_json(pending_name(shard), {"shard_may_be": [asdict(fingerprint) for fingerprint in allowed]})
 
 
 def read_pending(storage: StorageFolder, shard: int) -> list[Fingerprint] | None:
-    """What a shard that is being replaced may be; None if it is not."""
+    """The fingerprints that a shard may have while it is replaced; None if it is not being replaced."""
     value = storage.read_json(pending_name(shard), FIX_DAMAGE)
     if value is None:
         return None
-    try:
+    with storage.parsing(pending_name(shard), "is not a pending note", FIX_DAMAGE):
         return [from_json(Fingerprint, item) for item in value["shard_may_be"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise IdcError(f"{storage.shown(pending_name(shard))} is not a pending note ({error}); {FIX_DAMAGE}") from error
 
 
 def list_pending(storage: StorageFolder) -> list[int]:
@@ -141,7 +130,7 @@ def list_pending(storage: StorageFolder) -> list[int]:
 
 
 def verify_shard(storage: StorageFolder, shard: int, info: ShardInfo | None, full: bool = True) -> Fingerprint | None:
-    """Checks a shard against its index and its pending note.
+    """Check a shard against its index and its pending note.
 
     Args:
         storage: the output.
@@ -182,7 +171,7 @@ def verify_shard(storage: StorageFolder, shard: int, info: ShardInfo | None, ful
 
 
 def check_shards(storage: StorageFolder, full: bool = True) -> list[ShardInfo]:
-    """Checks all shards and their indexes against each other, in threads; returns them in order.
+    """Check all shards and their indexes against each other, in threads; returns them in order.
 
     Raises:
         IdcError: one or more are damaged or missing; the message names the first ones.

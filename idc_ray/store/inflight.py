@@ -10,9 +10,7 @@ from idc_ray.objects import StoreUnavailable
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import INFLIGHT, inflight_name
 from idc_ray.store.threads import ordered_map
-from idc_ray.store.typed import from_json
-
-__all__ = ["Inflight", "clear_inflight", "end_launch", "find_inflight", "read_inflight", "write_inflight"]
+from idc_ray.store.typed import read_record
 
 _logger = logging.getLogger(__name__)
 
@@ -23,11 +21,11 @@ class Inflight:
 
     Args:
         images: their ids.
-        isolated: whether an image was rerun by itself, so that a death can be put down to it.
+        isolated: whether an image runs alone, so that a death can be attributed to it.
         node_id: where the actor runs.
         pid: its process.
-        started: when it began these, seconds since 1970.
-        source: path of the first image, to be shown; empty if not known.
+        started: time of their start, seconds since 1970.
+        source: path of the first image, for messages; empty if not known.
         launch: filled in by `write_inflight`.
         actor: name of the batch; likewise.
     """
@@ -43,12 +41,12 @@ class Inflight:
 
 
 def write_inflight(storage: StorageFolder, launch: str, actor: str, inflight: Inflight) -> None:
-    """States what an actor is working on, in place of what it stated before."""
+    """Record what an actor works on, in place of its earlier record."""
     storage.write_json(inflight_name(launch, actor), asdict(replace(inflight, launch=launch, actor=actor)))
 
 
 def clear_inflight(storage: StorageFolder, launch: str, actor: str) -> None:
-    """States that an actor works on nothing."""
+    """Remove the record of an actor."""
     storage.delete(inflight_name(launch, actor))
 
 
@@ -74,7 +72,7 @@ def read_inflight(storage: StorageFolder, launch: str | None = None, without: st
 
 
 def end_launch(storage: StorageFolder, launch: str) -> None:
-    """Forgets a launch that ended cleanly, or whose images have been dealt with."""
+    """Remove the records of a launch that ended cleanly, or whose images have been dealt with."""
     for name in _names(storage, launch):
         storage.delete(name)
     storage.remove_if_empty(f"{INFLIGHT}/{launch}")
@@ -88,11 +86,10 @@ def _names(storage: StorageFolder, launch: str) -> list[str]:
 def _read(storage: StorageFolder, name: str) -> Inflight | None:
     """A record, None if its actor has just finished; a damaged one, as a power failure leaves, has no images."""
     try:
-        value = storage.read_json(name, "")
-        return None if value is None else from_json(Inflight, value)
+        return read_record(storage, name, Inflight, "is not an in-flight record", "it is ignored")
     except StoreUnavailable:
         raise
-    except (IdcError, TypeError, ValueError) as error:
+    except IdcError as error:
         _logger.warning("%s is ignored, its images are condensed like others: %s", storage.shown(name), error)
         _, launch, actor = name.split("/")
         return Inflight([], False, "", 0, 0.0, launch=launch, actor=actor.removesuffix(".json"))

@@ -1,4 +1,4 @@
-"""Names of everything in an output, and which image belongs to which shard."""
+"""Names of the files in an output, and the shard of each image."""
 
 from __future__ import annotations
 
@@ -6,51 +6,13 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = [
-    "ATTEMPTS",
-    "DAMAGED",
-    "FIX_DAMAGE",
-    "INDEX",
-    "INFLIGHT",
-    "LOCK",
-    "MANIFEST",
-    "PARTS",
-    "QUARANTINE",
-    "RUN",
-    "SHARDS",
-    "SHARD_BYTES",
-    "SURVEY",
-    "attempt_name",
-    "check_image_id",
-    "check_name",
-    "check_shard_count",
-    "damaged_name",
-    "index_name",
-    "inflight_name",
-    "is_image_id",
-    "part_contents",
-    "part_folder",
-    "part_folders_of_shard",
-    "part_name",
-    "pending_name",
-    "quarantine_name",
-    "shard_count_for",
-    "shard_name",
-    "shard_number",
-    "shard_of",
-    "shard_parts",
-]
-
 RUN, MANIFEST, LOCK, SURVEY = "run.json", "manifest.json", ".lock", "survey.json"
 PARTS, SHARDS, INDEX = "parts", "shards", "index"
 QUARANTINE, INFLIGHT, ATTEMPTS = "quarantine", "inflight", "attempts"
 DAMAGED = "damaged"
 
-#: How messages about damage end.
-FIX_DAMAGE = (
-    "idc-ray verify lists all damage of an output, and --repair removes it, so that the same condense "
-    "command makes those images again; or restore that file from a copy, or start over with --overwrite"
-)
+#: End of messages about damage.
+FIX_DAMAGE = "idc-ray verify --repair OUTPUT removes the damage, and the same condense command makes those images again"
 
 SHARD_BYTES = 128 * 2**20  # large enough to stream well, small enough to rewrite and to hold in memory
 MAX_SHARDS = 99_999  # five digits in the name

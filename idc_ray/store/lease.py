@@ -21,9 +21,7 @@ from idc_ray.errors import Locked
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import LOCK
 
-__all__ = ["lease"]
-
-LEASE_S = 90.0  # how long a killed holder blocks the next one
+LEASE_S = 90.0  # time that a killed holder blocks the next one
 HEARTBEAT_S = 20.0  # four chances to renew before it expires
 SHARED = "jobs cannot share an output; give each job a different --output"
 SETTLE_S = 1.0  # longer than a write takes to arrive
@@ -32,7 +30,7 @@ _logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def lease(storage: StorageFolder, holder: str) -> Iterator[threading.Event]:
-    """Holds the lease, renewed by a thread; yields an event that is set if it is lost.
+    """Hold the lease, renewed by a thread; yields an event that is set if it is lost.
 
     Raises:
         Locked: another holder has it, and it has not expired.

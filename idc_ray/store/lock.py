@@ -1,4 +1,4 @@
-"""One command at a time on an output. Advisory: no result depends on it, only the time of whoever waits.
+"""Lock of an output, for one command at a time. Advisory: results do not depend on it.
 
 Local: flock on OUT/.lock, which the kernel frees when the holder ends in any way.
 Object store: a lease (`lease`), which expires.
@@ -13,14 +13,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from idc_ray.errors import BadRequest, Locked
 from idc_ray.store import atomic, lease
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import LOCK
-
-__all__ = ["lock"]
 
 _POLL_S = 0.5
 _logger = logging.getLogger(__name__)
@@ -28,11 +26,11 @@ _logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def lock(storage: StorageFolder, holder: str, wait_s: float = 0.0) -> Iterator[threading.Event]:
-    """Holds the output's lock.
+    """Hold the output's lock.
 
     Args:
         storage: the output.
-        holder: says to others who has it, such as the host, the process and the command.
+        holder: description for others of who has it, such as the host, the process and the command.
         wait_s: how long to wait for it.
 
     Yields:
@@ -41,23 +39,18 @@ def lock(storage: StorageFolder, holder: str, wait_s: float = 0.0) -> Iterator[t
     Raises:
         Locked: another process has it; the message names that.
     """
-    held = _flock if storage.is_local else lease.lease
     deadline = time.monotonic() + wait_s
     with contextlib.ExitStack() as stack:
-        lost = _enter(stack, lambda: held(storage, holder), deadline)
+        while True:
+            try:
+                held = _flock(storage, holder) if storage.is_local else lease.lease(storage, holder)
+                lost = stack.enter_context(held)
+                break
+            except Locked:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_POLL_S)
         yield lost
-
-
-def _enter(
-    stack: contextlib.ExitStack, held: Callable[[], contextlib.AbstractContextManager[threading.Event]], deadline: float
-) -> threading.Event:
-    while True:
-        try:
-            return stack.enter_context(held())
-        except Locked:
-            if time.monotonic() >= deadline:
-                raise
-        time.sleep(_POLL_S)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""manifest.json: what a finished run holds; written last."""
+"""manifest.json: contents of a finished run; written last."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from idc_ray.store.shards import Fingerprint
 from idc_ray.store.threads import ordered_map
 from idc_ray.store.typed import from_json
 
-__all__ = ["Manifest", "finished_run", "index_table", "read_manifest", "write_manifest"]
-
 _FIX = (
     "check the rest of the output with idc-ray verify, then delete that file and run the same command again, which "
     "writes it again"
@@ -43,7 +41,7 @@ class Manifest:
         ratio: LR pixels of the tiles over LR pixels of the finished images; 0 without any.
         shards: one by one.
         quarantined: image_id, source, code and reason of each quarantined image.
-        timing: seconds, as the caller measured them.
+        timing: seconds by name, measured by the caller.
         created: when, ISO 8601 with UTC offset.
         format_version: of the store.
         indexes: size and checksum of the index of each shard, in their order; none in manifests of earlier versions.
@@ -71,7 +69,7 @@ class Manifest:
 def write_manifest(
     storage: StorageFolder, digest: str, tile_size: int, timing: dict[str, float], expected_images: int | None = None
 ) -> Manifest:
-    """Writes the manifest of a run that is compacted.
+    """Write the manifest of a run that is compacted.
 
     Args:
         storage: the output.
@@ -129,11 +127,8 @@ def read_manifest(storage: StorageFolder) -> Manifest | None:
     value = storage.read_json(MANIFEST, _FIX)
     if value is None:
         return None
-    value = unsealed(value, storage.shown(MANIFEST), _FIX)
-    try:
-        return from_json(Manifest, value)
-    except (TypeError, ValueError) as error:
-        raise IdcError(f"{storage.shown(MANIFEST)} is not a manifest ({error}); {_FIX}") from error
+    with storage.parsing(MANIFEST, "is not a manifest", _FIX):
+        return from_json(Manifest, unsealed(value, storage.shown(MANIFEST), _FIX))
 
 
 def finished_run(storage: StorageFolder) -> tuple[RunRecord, Manifest]:

@@ -1,16 +1,15 @@
-"""Which files of an output folder are the store's own. A user's files beside them are never touched."""
+"""The files of an output that the store writes. A user's files next to them are never touched."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from idc_ray.store import atomic
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import ATTEMPTS, DAMAGED, INDEX, INFLIGHT, MANIFEST, PARTS, QUARANTINE, SHARDS, SURVEY
 from idc_ray.store.threads import ordered_map
-
-__all__ = ["abandoned", "has_data", "remove_all", "remove_empty_folders", "sweep"]
 
 # Top folder -> (depth of the files below it, their names). In the order of removal: a reader that sees no manifest
 # and no shard takes nothing for a finished run.
@@ -37,7 +36,7 @@ def has_data(storage: StorageFolder) -> bool:
 
 
 def remove_all(storage: StorageFolder) -> None:
-    """Removes everything that the store writes, except ``run.json`` and the lock; may be repeated after a kill."""
+    """Remove everything that the store writes, except ``run.json`` and the lock; may be repeated after a kill."""
     storage.delete(MANIFEST)
     storage.delete(SURVEY)
     storage.sync("")
@@ -52,12 +51,12 @@ def remove_all(storage: StorageFolder) -> None:
 
 
 def remove_empty_folders(storage: StorageFolder) -> None:
-    """Removes the local folders of parts and of batches in work that a finished run does not need."""
+    """Remove the empty local folders of parts and batches, which a finished run does not need."""
     _remove_empty(storage, [*_folders(storage, PARTS, 2), *_folders(storage, INFLIGHT, 1), INFLIGHT])
 
 
 def sweep(storage: StorageFolder) -> int:
-    """Removes temporary files of dead writers, and says how many; an object store has none."""
+    """Remove temporary files of dead writers; returns their number. An object store has none."""
     return sum(atomic.sweep(storage.path(folder)) for folder in _written_folders(storage))
 
 
@@ -84,10 +83,6 @@ def _folders(storage: StorageFolder, top: str, depth: int) -> Iterator[str]:
 
 
 def _remove_empty(storage: StorageFolder, folders: list[str]) -> None:
-    parents = {folder[:cut] for folder in folders for cut in _cuts(folder)}
-    for folder in sorted(parents, key=len, reverse=True):  # deepest first: a parent's name is shorter
-        storage.remove_if_empty(folder)
-
-
-def _cuts(folder: str) -> list[int]:
-    return [match.start() for match in re.finditer("/", folder)] + [len(folder)]
+    with_parents = {path for folder in folders for path in (PurePosixPath(folder), *PurePosixPath(folder).parents)}
+    for path in sorted(with_parents - {PurePosixPath(".")}, key=lambda path: -len(path.parts)):  # deepest first
+        storage.remove_if_empty(str(path))

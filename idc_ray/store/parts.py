@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from idc_ray.errors import IdcError
-from idc_ray.objects import StoreUnavailable
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import part_contents, part_folder, part_name, shard_of
 from idc_ray.store.records import ImageRecord
 from idc_ray.store.schema import ROW_SCHEMA, TileRow, open_writer, table_from_rows
 from idc_ray.store.threads import ordered_map
-
-__all__ = [
-    "Finished",
-    "Part",
-    "commit_images",
-    "commit_part",
-    "list_parts",
-    "part_records",
-    "read_part",
-    "read_records",
-]
 
 _RECORDS = b"idc_ray.records"
 _RECORD = b"idc_ray.record"  # of the one image of a part of format version 1
@@ -35,10 +21,11 @@ _RECORD = b"idc_ray.record"  # of the one image of a part of format version 1
 #: Of PNGs in a part of several images: one PUT to an object store, and little memory where parts are merged.
 PART_BYTES = 8 * 2**20
 
-T = TypeVar("T")
+_FAULT = "is not a complete part"
+_FIX = "delete that file and run the same command again: its images are condensed again"
 
 Finished = tuple[ImageRecord, Sequence[TileRow]]
-"""A finished image with its rows, of which there may be none."""
+"""A finished image with its rows, possibly none."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +44,7 @@ class Part:
 
 
 def commit_images(storage: StorageFolder, digest: str, shard_count: int, images: Sequence[Finished]) -> None:
-    """Makes images done, in a part for each shard that they belong to; of large images in several."""
+    """Commit images, in one part for each of their shards, or in several if they are large."""
     pending: list[Finished] = []
     size = 0
     for image in sorted(images, key=_image_id):
@@ -72,7 +59,7 @@ def commit_images(storage: StorageFolder, digest: str, shard_count: int, images:
 
 
 def commit_part(storage: StorageFolder, digest: str, images: Sequence[Finished]) -> None:
-    """Makes images done, all or none. The same again is harmless.
+    """Commit images, all or none. Repeating it is harmless.
 
     Args:
         storage: the output.
@@ -102,29 +89,23 @@ def read_part(storage: StorageFolder, name: str) -> Part:
         FileNotFoundError: there is no such part.
         IdcError: it cannot be read, or holds other images than its name says.
     """
-
-    def read() -> Part:
-        data = storage.read(name)  # whole: by columns it would be a request for each of them
-        if data is None:
-            raise FileNotFoundError(storage.shown(name))
+    data = storage.read(name)  # whole: by columns it would be a request for each of them
+    if data is None:
+        raise FileNotFoundError(storage.shown(name))
+    with storage.parsing(name, _FAULT, _FIX):
         parquet = pq.ParquetFile(pa.BufferReader(data))
-        return Part(_records(parquet.metadata, name), parquet.read().replace_schema_metadata(ROW_SCHEMA.metadata))
-
-    part = _readable(storage, name, read)
-    wanted = [image_id for image_id, record in part.records.items() for _ in range(record.tiles)]
-    if part.table.schema != ROW_SCHEMA or part.table["image_id"].to_pylist() != wanted:
-        raise _unreadable(storage, name, f"its {part.table.num_rows} rows are not the tiles of its images in order")
-    return part
+        records = _records(parquet.metadata, name)
+        table = parquet.read().replace_schema_metadata(ROW_SCHEMA.metadata)
+        expected = [image_id for image_id, record in records.items() for _ in range(record.tiles)]
+        if table.schema != ROW_SCHEMA or table["image_id"].to_pylist() != expected:
+            raise ValueError(f"its {table.num_rows} rows are not the tiles of its images in order")
+    return Part(records, table)
 
 
 def read_records(storage: StorageFolder, name: str) -> dict[str, ImageRecord]:
     """The records of a part by image id, from its footer alone; errors as `read_part`."""
-
-    def read() -> dict[str, ImageRecord]:
-        with storage.open(name) as file:
-            return _records(pq.read_metadata(file), name)
-
-    return _readable(storage, name, read)
+    with storage.parsing(name, _FAULT, _FIX), storage.open(name) as file:
+        return _records(pq.read_metadata(file), name)
 
 
 def list_parts(storage: StorageFolder, digest: str, prefixes: Iterable[str] | None = None) -> list[str]:
@@ -184,19 +165,3 @@ def _records(metadata: pq.FileMetaData, name: str) -> dict[str, ImageRecord]:
     if (ids[0], len(ids)) != part_contents(name) or ids != sorted(set(ids)):
         raise ValueError(f"it holds the images {', '.join(ids[:3])}, which do not match its name")
     return {record.image_id: record for record in records}
-
-
-def _readable(storage: StorageFolder, name: str, read: Callable[[], T]) -> T:
-    try:
-        return read()
-    except (FileNotFoundError, StoreUnavailable):
-        raise
-    except (OSError, pa.ArrowException, LookupError, TypeError, ValueError) as error:
-        raise _unreadable(storage, name, str(error)) from error
-
-
-def _unreadable(storage: StorageFolder, name: str, why: str) -> IdcError:
-    return IdcError(
-        f"{storage.shown(name)} is not a complete part ({why}); delete that file and run the same command again: "
-        "its images are condensed again"
-    )

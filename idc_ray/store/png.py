@@ -6,8 +6,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-__all__ = ["check_png"]
-
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB = (8, 2, 0, 0, 0)  # bit depth, colour type, compression, filter method, interlacing (PNG 1.2, section 4.1.1)
 _FILTERS = 5

@@ -5,38 +5,28 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 
-from idc_ray.errors import IdcError
 from idc_ray.redact import redact_within
 from idc_ray.store import attempts
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import QUARANTINE, check_name, is_image_id, quarantine_name
 from idc_ray.store.threads import ordered_map
-from idc_ray.store.typed import from_json
-
-__all__ = [
-    "QuarantineEntry",
-    "list_quarantined",
-    "quarantine_image",
-    "quarantined_ids",
-    "read_quarantined",
-    "release_quarantined",
-]
+from idc_ray.store.typed import read_record
 
 _FIX = "delete that file to retry the image"
 
 
 @dataclass(frozen=True)
 class QuarantineEntry:
-    """One image that could not be done.
+    """A quarantined image.
 
     Args:
         image_id: first 16 hex digits of sha256 of the source's relative POSIX path.
         source: that path.
         code: short, stable slug of the kind of fault.
         reason: a sentence that a person understands.
-        traceback: for whoever mends the program; empty where there is none.
-        attempts: how often it was tried.
-        launch: the launch that gave up.
+        traceback: for developers; empty where there is none.
+        attempts: number of attempts.
+        launch: the attempt of the job that quarantined it.
         time: when, ISO 8601 with UTC offset.
     """
 
@@ -51,7 +41,7 @@ class QuarantineEntry:
 
 
 def quarantine_image(storage: StorageFolder, digest: str, entry: QuarantineEntry) -> None:
-    """Sets an image aside, durably; a later entry of the same image replaces it."""
+    """Quarantine an image, durably; a later entry of the same image replaces it."""
     entry = replace(entry, reason=redact_within(entry.reason), traceback=redact_within(entry.traceback))
     storage.write_json(quarantine_name(digest, entry.image_id), asdict(entry))
 
@@ -102,8 +92,4 @@ def release_quarantined(
 
 def _read(storage: StorageFolder, digest: str, image_id: str) -> QuarantineEntry | None:
     name = quarantine_name(digest, image_id)
-    value = storage.read_json(name, _FIX)
-    try:
-        return None if value is None else from_json(QuarantineEntry, value)
-    except (TypeError, ValueError) as error:
-        raise IdcError(f"{storage.shown(name)} is not a quarantine entry ({error}); {_FIX}") from error
+    return read_record(storage, name, QuarantineEntry, "is not a quarantine entry", _FIX)

@@ -1,4 +1,4 @@
-"""What is kept of a finished image beside its rows, also of one that got no tile."""
+"""Record of a finished image, also of one without tiles."""
 
 from __future__ import annotations
 
@@ -6,46 +6,13 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import pyarrow as pa
 
+from idc_ray.columns import Int32, schema_of
 from idc_ray.store.layout import check_image_id
 
-__all__ = ["INDEX_SCHEMA", "ImageRecord", "SourceState", "records_from_table", "table_from_records"]
-
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-INDEX_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("source", pa.string()),
-        ("source_bytes", pa.int64()),
-        ("source_mtime_ns", pa.int64()),
-        ("source_sha256", pa.string()),
-        ("lr_height", pa.int32()),
-        ("lr_width", pa.int32()),
-        ("candidate_tiles", pa.int32()),
-        ("tiles", pa.int32()),
-        ("kept_start", pa.bool_()),
-        ("loss_start", pa.float64()),
-        ("loss_end", pa.float64()),
-        ("bandwidth_loss_start", pa.list_(pa.float64())),
-        ("bandwidth_loss_end", pa.list_(pa.float64())),
-        ("seconds", pa.map_(pa.string(), pa.float64())),
-        ("device", pa.string()),
-        ("color_profile", pa.string()),
-        ("degradation", pa.string()),
-    ]
-)
-
-
-class SourceState(NamedTuple):
-    """State of a source file, to detect changes after its image was finished."""
-
-    size: int
-    mtime_ns: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -60,15 +27,15 @@ class ImageRecord:
         source_sha256: its content's sha256, 64 hex digits.
         lr_height: LR rows.
         lr_width: LR columns.
-        candidate_tiles: N, how many whole tiles the image holds.
-        tiles: how many it got; may be 0.
-        kept_start: whether the start was kept; None if nothing was optimised.
+        candidate_tiles: number of whole tiles in the image.
+        tiles: number of its tiles, possibly 0.
+        kept_start: whether the initial tiles were kept; None if nothing was optimised.
         loss_start: held-out loss before optimisation; None without one.
         loss_end: the same afterwards.
         bandwidth_loss_start: the same per bandwidth; empty without one.
         bandwidth_loss_end: likewise.
         seconds: time per stage. Never part of a shard: its bytes depend on its rows only.
-        device: kind of device that did the work.
+        device: kind of device that condensed it.
         color_profile: name of the ICC profile that the image was converted to sRGB from, or ``ignored: ...``.
         degradation: the steps that made the LR image, with their parameters, as JSON; None for bicubic.
     """
@@ -78,10 +45,10 @@ class ImageRecord:
     source_bytes: int
     source_mtime_ns: int
     source_sha256: str
-    lr_height: int
-    lr_width: int
-    candidate_tiles: int
-    tiles: int
+    lr_height: Int32
+    lr_width: Int32
+    candidate_tiles: Int32
+    tiles: Int32
     kept_start: bool | None
     loss_start: float | None
     loss_end: float | None
@@ -101,10 +68,8 @@ class ImageRecord:
             if loss is not None and not math.isfinite(loss):  # a NaN that is stored is a NaN in every mean after it
                 raise ValueError(f"a loss of {self.source} is {loss}; expected finite numbers or None")
 
-    @property
-    def state(self) -> SourceState:
-        """State of the source file, to detect changes."""
-        return SourceState(self.source_bytes, self.source_mtime_ns, self.source_sha256)
+
+INDEX_SCHEMA = schema_of(ImageRecord)
 
 
 def table_from_records(records: Iterable[ImageRecord]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""run.json: which run an output belongs to; written before anything else."""
+"""run.json identifies the run of an output; it is written first."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from idc_ray.errors import BadRequest, IdcError
+from idc_ray.nested import differences
 from idc_ray.redact import redact_all
 from idc_ray.store import owned
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import FIX_DAMAGE, RUN, check_name, check_shard_count
 from idc_ray.store.sealed import sealed, unsealed
 from idc_ray.store.typed import from_json
-
-__all__ = ["FORMAT_VERSION", "LostRun", "RunRecord", "begin_run", "read_lost", "read_run", "update_run", "write_lost"]
 
 FORMAT_VERSION = 2  # of what is written; 1 had a part for each image
 READABLE_VERSIONS = (1, 2)
@@ -30,7 +29,7 @@ _FIX = "give --overwrite to start over, or another --output"
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run is. Credentials in URIs are removed before it is stored or compared.
+    """Identity of a run. Credentials in URIs are removed before it is stored or compared.
 
     Args:
         config: all settings, nested; plain JSON values.
@@ -108,7 +107,7 @@ class LostRun:
 
 
 def begin_run(storage: StorageFolder, record: RunRecord, overwrite: bool = False) -> RunRecord:
-    """Starts a run in an output, or continues the one that is there.
+    """Start a run in an output, or continues the one that is there.
 
     Args:
         storage: the output.
@@ -162,7 +161,7 @@ def read_run(storage: StorageFolder) -> RunRecord | None:
 
 
 def update_run(storage: StorageFolder, **fields: Any) -> RunRecord:
-    """Changes fields of the stored record: all that do not say which run it is.
+    """Change fields of the stored record that do not identify the run.
 
     Raises:
         IdcError: there is no run.
@@ -180,7 +179,7 @@ def update_run(storage: StorageFolder, **fields: Any) -> RunRecord:
 
 
 def write_lost(storage: StorageFolder, lost: LostRun) -> None:
-    """Puts what is known of a run in place of its damaged record."""
+    """Replace the damaged record of a run by what is known of the run."""
     storage.write_json(RUN, sealed({"format_version": FORMAT_VERSION, _LOST: asdict(lost)}))
 
 
@@ -231,10 +230,8 @@ def _read(storage: StorageFolder) -> tuple[RunRecord, bool] | None:
             f"writes it again; or {_FIX}"
         )
     clearing = bool(value.pop(_CLEARING, False))
-    try:
+    with storage.parsing(RUN, "is not a run record", _FIX):
         return from_json(RunRecord, value), clearing
-    except (TypeError, ValueError) as error:
-        raise IdcError(f"{storage.shown(RUN)} is not a run record ({error}); {_FIX}") from error
 
 
 def _stored_form(record: RunRecord) -> RunRecord:
@@ -242,30 +239,10 @@ def _stored_form(record: RunRecord) -> RunRecord:
 
 
 def _differences(found: RunRecord, asked: RunRecord) -> list[str]:
-    """What makes it another run; no lines if nothing does."""
+    """Differences that make it another run."""
     keys = ["digest", "teacher_sha256", "input_uri"] + (["lr_uri"] if found.lr_uri else [])
     values = [(key, getattr(found, key), getattr(asked, key)) for key in keys]
     lines = [f"{key}: {old} -> {new}" for key, old, new in values if old != new]
     if found.digest == asked.digest:  # settings that do not affect the result may differ
         return lines
-    there, here = _flat(found.config), _flat(asked.config)
-    settings = [(key, there.get(key, _ABSENT), here.get(key, _ABSENT)) for key in sorted(there.keys() | here.keys())]
-    return lines + [f"{key}: {old!r} -> {new!r}" for key, old, new in settings if old != new]
-
-
-class _Absent:
-    def __repr__(self) -> str:
-        return "(not set)"
-
-
-_ABSENT = _Absent()
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    return lines + differences(found.config, asked.config)

@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, BinaryIO
+from dataclasses import dataclass
+from typing import Annotated, Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["ROW_SCHEMA", "TileRow", "check_types", "open_writer", "rows_from_table", "table_from_rows"]
+from idc_ray.columns import Int32, schema_of
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the Image feature of Hugging Face datasets
-_COLUMNS = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("source", pa.string()),
-        ("source_bytes", pa.int64()),
-        ("source_sha256", pa.string()),
-        ("tile_index", pa.int32()),
-        ("top", pa.int32()),
-        ("left", pa.int32()),
-        ("lr", _IMAGE),
-        ("hr", _IMAGE),
-        ("scale", pa.int32()),
-        ("method", pa.string()),
-        ("labels", pa.string()),
-        ("sample_weight", pa.float64()),
-        ("loss_start", pa.float64()),
-        ("loss_end", pa.float64()),
-        ("kept_start", pa.bool_()),
-        ("config_digest", pa.string()),
-    ]
-)
 _PNG_COLUMNS = ("lr.bytes", "hr.bytes")
 _REPEATING = ("image_id", "source", "source_sha256", "method", "labels", "config_digest")
-_PLAIN = tuple(field.name for field in _COLUMNS if field.type != _IMAGE and field.name not in _REPEATING)
+
+Png = Annotated[bytes, _IMAGE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +47,12 @@ class TileRow:
     source: str
     source_bytes: int
     source_sha256: str
-    tile_index: int
-    top: int | None
-    left: int | None
-    lr: bytes | None
-    hr: bytes | None
-    scale: int
+    tile_index: Int32
+    top: Int32 | None
+    left: Int32 | None
+    lr: Png | None
+    hr: Png | None
+    scale: Int32
     method: str
     labels: str | None
     sample_weight: float
@@ -82,10 +62,13 @@ class TileRow:
     config_digest: str
 
 
+_COLUMNS = schema_of(TileRow)
+_PLAIN = tuple(field.name for field in _COLUMNS if field.type != _IMAGE and field.name not in _REPEATING)
+
+
 def table_from_rows(rows: Sequence[TileRow]) -> pa.Table:
     """A table of `ROW_SCHEMA`. Both PNGs of a tile get the same path: tools that unpack them pair by name."""
-    names = [field.name for field in fields(TileRow)]
-    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in names}
+    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in ROW_SCHEMA.names}
     paths = [f"{row.image_id}_{row.tile_index:04d}.png" for row in rows]
     for name in ("lr", "hr"):
         pngs = zip(columns[name], paths, strict=True)
@@ -114,8 +97,7 @@ def check_types(schema: pa.Schema, expected: pa.Schema) -> None:
 
 def rows_from_table(table: pa.Table) -> list[TileRow]:
     """The rows of a part or shard."""
-    names = [field.name for field in fields(TileRow)]
-    rows = table.select(names).to_pylist()
+    rows = table.select(ROW_SCHEMA.names).to_pylist()
     return [TileRow(**{**row, **{name: row[name] and row[name]["bytes"] for name in ("lr", "hr")}}) for row in rows]
 
 

@@ -1,4 +1,4 @@
-"""JSON records that hold their own checksum: damage, and edits by hand, do not go unnoticed."""
+"""JSON records with a checksum, which reveals damage and edits by hand."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 from idc_ray.errors import IdcError
 from idc_ray.store.filesystem import StorageFolder, json_bytes
 
-__all__ = ["is_as_written", "sealed", "unsealed"]
-
 _SEAL = "sha256"
 
 
@@ -20,12 +18,12 @@ def sealed(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(value: dict[str, Any], shown: str, fix: str) -> dict[str, Any]:
-    """What :func:`sealed` was given. A record without a checksum is of an earlier version and passes.
+    """The argument of :func:`sealed`. A record without a checksum is of an earlier version and passes.
 
     Args:
         value: the record as it was read.
         shown: the file's name for the message.
-        fix: how the message ends.
+        fix: end of the message.
 
     Raises:
         IdcError: the checksum is another one.

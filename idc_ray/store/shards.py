@@ -13,12 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from idc_ray.errors import IdcError
-from idc_ray.objects import StoreUnavailable
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import FIX_DAMAGE, MANIFEST, shard_name
 from idc_ray.store.schema import ROW_SCHEMA, check_types, open_writer
-
-__all__ = ["Fingerprint", "check_footer", "fingerprint_of", "merge", "read_shard", "sha256_of_file", "shard_bytes"]
 
 ROW_GROUP_ROWS = 256  # a reader that streams holds a few MB
 ROW_GROUP_BYTES = 16 * 2**20  # the same for very large tiles; keeps a column far from Arrow's 2 GB limit
@@ -62,7 +59,7 @@ def read_shard(storage: StorageFolder, shard: int, expected: Fingerprint | None 
         IdcError: it cannot be read, has other columns, or is not what is expected.
     """
     name = shard_name(shard)
-    try:
+    with storage.parsing(name, "cannot be read as a shard", FIX_DAMAGE):
         if expected is None:
             with storage.open(name) as file:
                 table = pq.ParquetFile(file, pre_buffer=True).read()
@@ -70,10 +67,6 @@ def read_shard(storage: StorageFolder, shard: int, expected: Fingerprint | None 
             table = pq.ParquetFile(pa.BufferReader(_checked(storage, name, expected))).read()
         check_types(table.schema, ROW_SCHEMA)
         return table.select(ROW_SCHEMA.names).replace_schema_metadata(ROW_SCHEMA.metadata)
-    except (FileNotFoundError, StoreUnavailable):
-        raise
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise IdcError(f"{storage.shown(name)} cannot be read as a shard ({error}); {FIX_DAMAGE}") from error
 
 
 def _checked(storage: StorageFolder, name: str, expected: Fingerprint) -> bytes:
@@ -90,19 +83,14 @@ def _checked(storage: StorageFolder, name: str, expected: Fingerprint) -> bytes:
 
 
 def check_footer(storage: StorageFolder, shard: int, rows: int | None) -> None:
-    """Reads the footer of a shard alone.
+    """Read the footer of a shard alone.
 
     Raises:
         IdcError: it is damaged, or states another number of ``rows``; None: any number will do.
     """
     name = shard_name(shard)
-    try:
-        with storage.open(name) as file:
-            found = pq.read_metadata(file).num_rows
-    except StoreUnavailable:
-        raise
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise IdcError(f"{storage.shown(name)} has no complete footer ({error}); {FIX_DAMAGE}") from error
+    with storage.parsing(name, "has no complete footer", FIX_DAMAGE), storage.open(name) as file:
+        found = pq.read_metadata(file).num_rows
     if rows is not None and found != rows:
         raise IdcError(f"{storage.shown(name)} has {found} rows, but {rows} in its index; {FIX_DAMAGE}")
 

@@ -22,8 +22,6 @@ from idc_ray.store.quarantine import QuarantineEntry, quarantined_ids, read_quar
 from idc_ray.store.run_record import RunRecord, read_run
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["Status", "read_status"]
-
 RATE_SECONDS = 600.0  # a rate over the last ten minutes
 LATEST = 4
 REASONS = 1000  # quarantined images whose reasons are read; each is a file
@@ -86,7 +84,7 @@ class Status:
 
     @property
     def seconds_left(self) -> float | None:
-        """How long it takes at this rate; None if that cannot be known."""
+        """Estimated seconds until the end; None if unknown."""
         if not self.per_second or self.run.images is None:
             return None
         return max(0, self.run.images - self.done - self.quarantined) / self.per_second

@@ -1,4 +1,4 @@
-"""Many small reads at once: an object store answers in tens of milliseconds, and there may be a million of them."""
+"""Many small reads at the same time: an object store takes tens of milliseconds for each."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
-
-__all__ = ["THREADS", "ordered_map"]
 
 THREADS = 16  # hides an object store's latency; the work itself is small
 

@@ -1,13 +1,13 @@
-"""Dataclasses from JSON whose values may be anybody's."""
+"""Dataclasses from untrusted JSON."""
 
 from __future__ import annotations
 
 import math
 import types
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["from_json"]
+from idc_ray.store.filesystem import StorageFolder
 
 T = TypeVar("T")
 
@@ -21,13 +21,15 @@ def from_json(kind: type[T], value: Any) -> T:
     """
     if not isinstance(value, dict):
         raise TypeError(f"expected a mapping, found a {type(value).__name__}")
-    hints = _hints(kind)
+    hints = get_type_hints(kind)
     return kind(**{name: _checked(hints.get(name, Any), item, name) for name, item in value.items()})
 
 
-def _hints(kind: type) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+def read_record(storage: StorageFolder, name: str, kind: type[T], fault: str, fix: str) -> T | None:
+    """A dataclass from a JSON file, None if the file is not there; errors as :meth:`StorageFolder.parsing`."""
+    value = storage.read_json(name, fix)
+    with storage.parsing(name, fault, fix):
+        return None if value is None else from_json(kind, value)
 
 
 def _checked(kind: Any, value: Any, name: str) -> Any:

@@ -40,8 +40,6 @@ from idc_ray.store.run_record import LostRun, RunRecord, read_lost, read_run, wr
 from idc_ray.store.sealed import is_as_written, unsealed
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["Report", "verify", "verify_output"]
-
 _THREADS = 4  # each holds a row group
 _ROUNDS = 3  # a damaged pending note hides what is wrong with its shard until it is gone
 

@@ -15,8 +15,9 @@ import ray
 import torch
 
 from idc_ray.config.train import TrainConfig
-from idc_ray.images.locate import absolute, holds, locate, read_bytes
+from idc_ray.images.names import read_bytes
 from idc_ray.lifecycle import fail_run_on_error, locked_output, print_plan, ray_cluster
+from idc_ray.locate import absolute, holds, locate
 from idc_ray.models import bundled_teacher_bytes, teacher_sha256
 from idc_ray.pipeline.progress import Heartbeat, Show
 from idc_ray.results import TrainResult

@@ -10,13 +10,11 @@ import torch
 
 from idc_ray.config.train import TrainConfig
 from idc_ray.pipeline.device import use_deterministic_algorithms
-from idc_ray.pipeline.progress import duration
-from idc_ray.pipeline.summary import size
 from idc_ray.training.data import fits_in_memory
 from idc_ray.training.fit import student_spec
 from idc_ray.training.loop import Trainer
 from idc_ray.training.sources import Source
-from idc_ray.units import estimate_text
+from idc_ray.units import duration, estimate_text, size
 
 __all__ = ["count_weights", "estimate", "seconds_per_step"]
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from idc_ray.config.train import TrainConfig
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.images.locate import absolute, read_bytes
+from idc_ray.images.names import read_bytes
+from idc_ray.locate import absolute
 from idc_ray.models import EDSR, ModelSpec, Upscaler, load_checkpoint, model_spec
 from idc_ray.models.interpolation_start import interpolation_start
 from idc_ray.store.filesystem import StorageFolder

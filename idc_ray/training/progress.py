@@ -11,7 +11,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from idc_ray.pipeline.progress import LOG_SECONDS, Show, duration, mark_shown
+from idc_ray.pipeline.progress import LOG_SECONDS, Show, mark_shown
+from idc_ray.units import duration
 
 __all__ = ["TrainProgress"]
 

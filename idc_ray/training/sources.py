@@ -23,9 +23,12 @@ from idc_ray.degradation import Degrade
 from idc_ray.errors import BadRequest, RejectedImage
 from idc_ray.evaluation.benchmarks import holds_sets, paired_folders
 from idc_ray.images import ImageListing, ImageRef, decode_png, downscale, find_images, load_instance, output_inside
-from idc_ray.images.locate import StoragePath, joined, locate
-from idc_ray.store import Fingerprint, check_shards, read_manifest, read_run, read_shard
+from idc_ray.locate import StoragePath, joined, locate
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.index import check_shards
+from idc_ray.store.manifest import read_manifest
+from idc_ray.store.run_record import read_run
+from idc_ray.store.shards import Fingerprint, read_shard
 from idc_ray.training.pairs import NO_HR, Pair
 
 __all__ = ["CondensedSource", "RealSource", "Relabel", "Source", "held_out", "open_source"]

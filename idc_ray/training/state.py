@@ -18,6 +18,7 @@ from torch import Tensor
 
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import ModelSpec, checkpoint_bytes, read_metadata
+from idc_ray.nested import differences
 from idc_ray.redact import redact_all
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.training.low_precision import Precision
@@ -188,16 +189,9 @@ def write_checkpoint(
 
 
 def _difference(found: TrainRecord, requested: TrainRecord) -> str:
-    there, here = _flat(found.config) | {"data": found.data}, _flat(requested.config) | {"data": requested.data}
-    names = [name for name in sorted(there | here) if there.get(name) != here.get(name)]
-    changed = [f"  {name}: {there.get(name)!r} -> {here.get(name)!r}\n" for name in names]
+    changed = [f"  {line}\n" for line in differences(found.config, requested.config)]
+    if found.data != requested.data:
+        changed.append(f"  data: {found.data} -> {requested.data}\n")
     if not changed:  # the settings are equal, so a file they refer to must have changed
         return "its settings are the same, but the data, the network of the labels or idc_ray has changed; "
     return "in the output -> requested:\n" + "".join(changed)
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

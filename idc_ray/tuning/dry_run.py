@@ -11,10 +11,10 @@ import torch
 from idc_ray.images import Instance
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.dry_run import TIMED_IMAGES, seconds_per_image
-from idc_ray.pipeline.progress import duration
 from idc_ray.training.dry_run import seconds_per_step
 from idc_ray.tuning.prepare import Plan
 from idc_ray.tuning.space import Parameter
+from idc_ray.units import duration
 
 __all__ = ["estimate"]
 

@@ -23,7 +23,7 @@ from idc_ray.config.train import TrainConfig, Validation
 from idc_ray.config.tune import SweepConfig, TuneConfig
 from idc_ray.errors import BadRequest
 from idc_ray.images import ImageListing, Instance
-from idc_ray.images.locate import absolute
+from idc_ray.locate import absolute
 from idc_ray.models import teacher_sha256
 from idc_ray.pipeline.inputs import find_input, only, read_teacher, readable_samples
 from idc_ray.training.fit import start_sha256

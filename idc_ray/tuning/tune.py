@@ -15,7 +15,7 @@ from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily, Status
 from idc_ray.lifecycle import fail_run_on_error, locked_output, ray_cluster
 from idc_ray.pipeline.cluster import join_for, plan_pool
-from idc_ray.pipeline.progress import Heartbeat, duration
+from idc_ray.pipeline.progress import Heartbeat
 from idc_ray.pipeline.waiting import warn_if_no_room
 from idc_ray.report import Options, write_own_report
 from idc_ray.results import Trial, TuneResult
@@ -27,6 +27,7 @@ from idc_ray.tuning.report import FILES, importance_file, report_files, to_text
 from idc_ray.tuning.run_trials import run_trials
 from idc_ray.tuning.shared_inputs import share_inputs
 from idc_ray.tuning.study import STATUSES, SweepStudy, open_sweep, ranked, started
+from idc_ray.units import duration
 
 __all__ = ["prepared", "run_tune", "tune"]
 

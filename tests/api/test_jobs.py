@@ -14,8 +14,8 @@ import pytest
 import idc_ray
 from idc_ray.errors import BadRequest, IdcError, QuarantinedImages
 from idc_ray.images import decode_png, decode_rgb, image_id
-from idc_ray.store import read_shard
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.shards import read_shard
 from tests.api.conftest import SMALL, SMALL_JOB
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.chaos import Chaos, Disk, rows_of
-from idc_ray.store import begin_run, compact, quarantine_image, write_manifest
+from idc_ray.store.compaction import compact
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.manifest import write_manifest
+from idc_ray.store.quarantine import quarantine_image
+from idc_ray.store.run_record import begin_run
 from tests.store.conftest import DIGEST, commit, quarantine_entry, run_record
 
 

@@ -26,8 +26,10 @@ from idc_ray.comparison.compare import compare
 from idc_ray.comparison.results import Result, Results
 from idc_ray.errors import Interrupted
 from idc_ray.pipeline.condense import condense
-from idc_ray.store import read_manifest, read_run, read_shard
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.manifest import read_manifest
+from idc_ray.store.run_record import read_run
+from idc_ray.store.shards import read_shard
 from tests.comparison.conftest import SETTINGS, compare_config
 from tests.killed import Killed, Writes
 

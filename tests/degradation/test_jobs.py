@@ -20,7 +20,9 @@ from idc_ray.images import decode_png, encode_png, image_id, upscale
 from idc_ray.images.resize import resample
 from idc_ray.photographs import photographs
 from idc_ray.pipeline.reading import pixels, read_image
-from idc_ray.store import index_table, read_shard, resolve
+from idc_ray.store.filesystem import resolve
+from idc_ray.store.manifest import index_table
+from idc_ray.store.shards import read_shard
 from idc_ray.training.sources import open_source
 from idc_ray.training.validation import validation_pairs
 from tests.pipeline.conftest import make_job, picture, small_config, write_pictures

@@ -21,8 +21,10 @@ from idc_ray.commands import main
 from idc_ray.config import load_config
 from idc_ray.images import encode_png
 from idc_ray.pipeline.condense import condense
-from idc_ray.store import check_shards, read_manifest, read_shard
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.index import check_shards
+from idc_ray.store.manifest import read_manifest
+from idc_ray.store.shards import read_shard
 from tests.conftest import restored_data_context
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pytest
 
 from idc_ray.images import image_id
-from idc_ray.store import list_quarantined
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.quarantine import list_quarantined
 from tests.e2e.conftest import Told, end, parts, rows, run, start, wait_for
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]

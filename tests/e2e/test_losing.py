@@ -16,8 +16,9 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.nodes import Nodes, several_nodes
-from idc_ray.store import list_attempts, list_quarantined
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.quarantine import list_quarantined
+from tests.crashes import list_attempts
 from tests.e2e.conftest import environment, rows, start, wait_for
 
 pytestmark = pytest.mark.timeout(600)

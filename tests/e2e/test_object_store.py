@@ -21,9 +21,11 @@ from idc_ray.config.train import TrainConfig
 from idc_ray.dataset import CondensedDataset
 from idc_ray.evaluation.network import open_network
 from idc_ray.exporting import export_set
-from idc_ray.store import check_shards, read_manifest, read_shard
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.index import check_shards
 from idc_ray.store.layout import part_contents
+from idc_ray.store.manifest import read_manifest
+from idc_ray.store.shards import read_shard
 from idc_ray.training.data import open_sources
 from idc_ray.training.fit import Fit
 from tests.e2e.conftest import IMAGES, ROOT, SMALL, Told, end, environment, wait_for

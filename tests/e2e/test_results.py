@@ -18,8 +18,8 @@ from idc_ray.config import load_config
 from idc_ray.images import downscale, encode_png
 from idc_ray.photographs import photographs
 from idc_ray.pipeline.condense import condense
-from idc_ray.store import read_manifest
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.manifest import read_manifest
 from idc_ray.store.verify import verify
 from tests.e2e.conftest import IMAGES, SMALL, picture, rows, write_pictures
 

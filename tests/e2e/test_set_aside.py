@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from idc_ray.images import image_id
-from idc_ray.store import list_quarantined, read_manifest
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.manifest import read_manifest
+from idc_ray.store.quarantine import list_quarantined
 from tests.e2e.conftest import Told, picture, rows, write_pictures
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]

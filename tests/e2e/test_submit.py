@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from idc_ray.store import read_status
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.status import read_status
 from tests.e2e.conftest import IMAGES, command, parts, rows
 from tests.e2e.head import Head, running_head, wait
 from tests.e2e.test_interrupted import tracked_runs

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from idc_ray.commands.verify import main
-from idc_ray.store import read_manifest
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.manifest import read_manifest
 from tests.e2e.conftest import IMAGES, Told
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]

@@ -15,9 +15,8 @@ from idc_ray.config.export import Format
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.exporting import META, describe_export, export_set
 from idc_ray.images import decode_png, image_id
-from idc_ray.store import Fingerprint
 from idc_ray.store.filesystem import StorageFolder, resolve
-from idc_ray.store.shards import read_shard
+from idc_ray.store.shards import Fingerprint, read_shard
 from tests.store.conftest import ObjectStore
 from tests.training.conftest import toy_pairs
 from tests.training.test_sources import condensed
@@ -214,7 +213,7 @@ def test_lmdb_without_its_package_or_a_disk_is_refused_before_anything_is_writte
         export_set(run, resolve(str(tmp_path / "out")), "lmdb")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
     with pytest.raises(BadRequest, match="LMDB needs a local disk"):
-        export_set(run, resolve("bucket/out", PyFileSystem(ObjectStore())), "lmdb")
+        export_set(run, StorageFolder(PyFileSystem(ObjectStore()), "bucket/out", "mock://bucket/out"), "lmdb")
     assert not (tmp_path / "out").exists()
 
 
@@ -224,11 +223,11 @@ def test_an_export_that_is_killed_at_any_change_is_repeated(tmp_path: Path, form
     """Catches files of a killed export that the next one refuses, keeps as they are, or leaves out."""
     condensed(tmp_path / "run")
     run, whole = resolve(str(tmp_path / "run")), ObjectStore()
-    export_set(run, resolve("bucket/out", PyFileSystem(whole)), form)
+    export_set(run, StorageFolder(PyFileSystem(whole), "bucket/out", "mock://bucket/out"), form)
     for number in range(len(whole.changes)):
         objects = ObjectStore()
         objects.fail_at, objects.fail_after = number, after
-        target = resolve("bucket/out", PyFileSystem(objects))
+        target = StorageFolder(PyFileSystem(objects), "bucket/out", "mock://bucket/out")
         with pytest.raises((OSError, BadRequest), match="killed at change"):
             export_set(run, target, form)
         objects.fail_at = None

@@ -34,9 +34,9 @@ from idc_ray.images.parquet import read_row
 from idc_ray.models import load_teacher
 from idc_ray.models.checkpoint import checkpoint_bytes
 from idc_ray.models.registry import ModelSpec
-from idc_ray.store import read_status, resolve
-from idc_ray.store.filesystem import json_bytes
+from idc_ray.store.filesystem import json_bytes, resolve
 from idc_ray.store.sealed import sealed
+from idc_ray.store.status import read_status
 from idc_ray.store.verify import verify
 from tests.fuzz.mutate import damaged, damaged_json, damaged_text, with_checksums
 from tests.training.test_sources import condensed

@@ -13,8 +13,8 @@ from pyarrow import fs
 from idc_ray.errors import BadRequest
 from idc_ray.images import find as module
 from idc_ray.images.find import IMAGE_ENDINGS, ImageListing, find_images, output_inside
-from idc_ray.images.locate import StoragePath
 from idc_ray.images.manifest import MANIFEST_SCHEMA, image_id
+from idc_ray.locate import StoragePath
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_list_file(root: Path) -> None:
     touch(root, "b.png", "a/odd")
     (root / "train.lst").write_text("b.png\na/odd\nb.png\n")
     listing = find_images(str(root / "train.lst"))
-    assert (sources(listing), listing.repeated, listing.ignored) == (["a/odd", "b.png"], 1, 0)
+    assert (sources(listing), listing.ignored) == (["a/odd", "b.png"], 0)
 
 
 def test_one_image(root: Path) -> None:

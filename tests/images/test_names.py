@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from idc_ray.images.names import folder_of, is_there, open_path, printable, shown, stored
+from idc_ray.images.names import folder_of, is_there, open_path, shown, stored
+from idc_ray.redact import printable
 
 LATIN = b"caf\xe9 #1.png"
 

@@ -14,8 +14,10 @@ from idc_ray.config import CondenseConfig, load_config
 from idc_ray.images import ImageListing, encode_png, find_images, image_id
 from idc_ray.models import ModelSpec, checkpoint_bytes
 from idc_ray.pipeline.job import Job
-from idc_ray.store import ImageRecord, QuarantineEntry, RunRecord, begin_run
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.quarantine import QuarantineEntry
+from idc_ray.store.records import ImageRecord
+from idc_ray.store.run_record import RunRecord, begin_run
 
 DIGEST = "0123456789abcdef"
 LAUNCH = "launch1"

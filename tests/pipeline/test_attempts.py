@@ -3,20 +3,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from idc_ray.pipeline import attempts as module
 from idc_ray.pipeline.attempts import READING, Death, Ledger, suspects_of_earlier_launches
-from idc_ray.store import Inflight, list_attempts, write_inflight
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.inflight import Inflight, write_inflight
+from tests.crashes import list_attempts
 from tests.pipeline.conftest import LAUNCH, ids
 
 A, B, C = ids("a", "b", "c")
 HERE = "node1"
-
-
-def nothing_finished(image_id: str) -> bool:
-    return False
+UNFINISHED = pa.chunked_array([[A, B, C]])
 
 
 @pytest.fixture
@@ -107,16 +106,16 @@ def test_a_launch_counts_once_against_an_image_however_often_it_is_read(store: S
     """Catches an attempt that is counted again by each later attempt that is killed before it clears anything."""
     left_by(store, "launch0", [A], isolated=True)
     for _ in range(3):
-        suspects = suspects_of_earlier_launches(store, nothing_finished, allowed=2)
+        suspects = suspects_of_earlier_launches(store, UNFINISHED, allowed=2)
         assert (suspects.waiting, suspects.to_quarantine, suspects.launches) == ([A], {}, ["launch0"])
     left_by(store, "launch1", [A], isolated=True)
-    assert suspects_of_earlier_launches(store, nothing_finished, allowed=2).to_quarantine == {A: 2}
+    assert suspects_of_earlier_launches(store, UNFINISHED, allowed=2).to_quarantine == {A: 2}
 
 
 def test_a_launch_that_died_over_several_counts_against_none_of_them(store: StorageFolder) -> None:
     for number in range(4):
         left_by(store, f"launch{number}", [A, B], isolated=False)
-    suspects = suspects_of_earlier_launches(store, nothing_finished, allowed=1)
+    suspects = suspects_of_earlier_launches(store, UNFINISHED, allowed=1)
     assert (suspects.waiting, suspects.to_quarantine) == (sorted([A, B]), {})
     assert list_attempts(store) == {}
 
@@ -124,7 +123,7 @@ def test_a_launch_that_died_over_several_counts_against_none_of_them(store: Stor
 def test_what_is_finished_is_never_suspected_but_its_launch_is_forgotten(store: StorageFolder) -> None:
     """Catches a finished image that is condensed again or quarantined, since it was committed just before the kill."""
     left_by(store, "launch0", [A], isolated=True)
-    suspects = suspects_of_earlier_launches(store, lambda image: image == A, allowed=1)
+    suspects = suspects_of_earlier_launches(store, UNFINISHED.slice(1), allowed=1)
     assert (suspects.waiting, suspects.to_quarantine, suspects.launches) == ([], {}, ["launch0"])
     assert list_attempts(store) == {}
 
@@ -135,6 +134,6 @@ def test_those_that_ended_fewest_launches_come_first(store: StorageFolder) -> No
     left_by(store, "launch1", [A], isolated=True)
     left_by(store, "launch2", [B], isolated=True)
     left_by(store, "launch3", [C, A], isolated=False)
-    suspects = suspects_of_earlier_launches(store, nothing_finished, allowed=3)
+    suspects = suspects_of_earlier_launches(store, UNFINISHED, allowed=3)
     assert suspects.waiting == [C, B, A]
     assert suspects.launches == [f"launch{number}" for number in range(4)]

@@ -10,8 +10,11 @@ from idc_ray.errors import IdcError
 from idc_ray.images import image_id
 from idc_ray.pipeline import compactor as module
 from idc_ray.pipeline.compactor import Compactor, compact_rest
-from idc_ray.store import check_shards, commit_part, find_done, list_parts, shard_of
+from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.index import check_shards
+from idc_ray.store.layout import shard_of
+from idc_ray.store.parts import commit_part, list_parts
 from tests.pipeline.conftest import DIGEST, record
 
 SHARDS = 2

@@ -82,7 +82,7 @@ def test_bad_images_are_passed_over_but_some_must_be_good(job_and_found: tuple[J
     (Path(job.root) / "a.png").write_bytes(b"no picture")
     told = lines(estimate(job, listing, TEACHER))
     assert told["estimated from"] == "2 images for sizes, 2 for time"
-    assert re.fullmatch(r"1 of 3 looked at: a\.png: the content .* \[not_an_image\]", told["unreadable"])
+    assert re.fullmatch(r"1 of 3 sampled images: a\.png: the content .* \[not_an_image\]", told["unreadable"])
     for name in "bc":
         (Path(job.root) / f"{name}.png").write_bytes(b"no picture")
     with pytest.raises(

@@ -28,7 +28,9 @@ from idc_ray.pipeline.inputs import (
 )
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.outage import input_root
-from idc_ray.store import commit_part, compact, find_done
+from idc_ray.store.compaction import compact
+from idc_ray.store.done import find_done
+from idc_ray.store.parts import commit_part
 from tests.pipeline.conftest import DIGEST, ids, record, small_config, write_pictures
 
 A, B, C = ids("a", "b", "c")

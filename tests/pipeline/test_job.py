@@ -5,7 +5,7 @@ import pickle
 from idc_ray.images import ImageListing
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ReadImages
-from idc_ray.store import read_run
+from idc_ray.store.run_record import read_run
 from tests.pipeline.conftest import DIGEST
 
 

@@ -12,19 +12,13 @@ from idc_ray.errors import BadRequest
 from idc_ray.images import encode_png
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.plan import Plan, plan_work
-from idc_ray.store import (
-    Inflight,
-    commit_part,
-    compact,
-    count_attempt,
-    find_done,
-    list_attempts,
-    list_parts,
-    list_quarantined,
-    quarantine_image,
-    quarantined_ids,
-    write_inflight,
-)
+from idc_ray.store.attempts import count_attempt
+from idc_ray.store.compaction import compact
+from idc_ray.store.done import find_done
+from idc_ray.store.inflight import Inflight, write_inflight
+from idc_ray.store.parts import commit_part, list_parts
+from idc_ray.store.quarantine import list_quarantined, quarantine_image, quarantined_ids
+from tests.crashes import list_attempts
 from tests.pipeline.conftest import (
     DIGEST,
     LAUNCH,

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from idc_ray.pipeline import progress as module
-from idc_ray.pipeline.progress import Heartbeat, Progress, duration, loss_drop
+from idc_ray.pipeline.progress import Heartbeat, Progress, loss_drop
+from idc_ray.units import duration
 
 
 def row(outcome: str = "done", start: float | None = 4.0, end: float | None = 1.0) -> dict[str, Any]:

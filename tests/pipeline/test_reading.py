@@ -16,7 +16,7 @@ from idc_ray.pipeline import reading
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImages, pixels, read_image
 from idc_ray.regular import open_regular
-from idc_ray.store import Inflight, read_inflight, write_inflight
+from idc_ray.store.inflight import Inflight, read_inflight, write_inflight
 from tests.pipeline.conftest import LAUNCH, ids, picture, small_config
 
 A, B, C = ids("a", "b", "c")

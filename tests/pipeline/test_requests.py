@@ -18,8 +18,10 @@ from idc_ray.images import encode_png, find_images
 from idc_ray.pipeline import worker as module
 from idc_ray.pipeline.reading import ReadImages
 from idc_ray.pipeline.worker import CondenseWorker
-from idc_ray.store import RunRecord, begin_run, compact, find_done
+from idc_ray.store.compaction import compact
+from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.run_record import RunRecord, begin_run
 from tests.pipeline.conftest import DIGEST, make_job, picture, teacher_bytes, write_pictures
 from tests.s3 import S3, Request
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from idc_ray.pipeline.summary import KEPT_REASONS, SHOWN_REASONS, Summary, size
+from idc_ray.pipeline.summary import KEPT_REASONS, SHOWN_REASONS, Summary
+from idc_ray.units import size
 
 BANDWIDTHS = (0.5, 2.0)
 

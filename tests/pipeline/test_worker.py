@@ -18,19 +18,13 @@ from idc_ray.pipeline import worker as module
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImages, read_image
 from idc_ray.pipeline.worker import CondenseWorker, SurveyWorker
-from idc_ray.store import (
-    ImageRecord,
-    Inflight,
-    find_done,
-    list_attempts,
-    list_parts,
-    list_quarantined,
-    quarantined_ids,
-    read_inflight,
-    read_part,
-    write_inflight,
-)
+from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.inflight import Inflight, read_inflight, write_inflight
+from idc_ray.store.parts import list_parts, read_part
+from idc_ray.store.quarantine import list_quarantined, quarantined_ids
+from idc_ray.store.records import ImageRecord
+from tests.crashes import list_attempts
 from tests.pipeline.conftest import DIGEST, LAUNCH, ids, small_config, teacher_bytes
 
 A, B, C = ids("a", "b", "c")

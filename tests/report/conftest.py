@@ -17,20 +17,14 @@ from numpy.typing import NDArray
 from idc_ray.config import CondenseConfig, load_config
 from idc_ray.images import decode_rgb, downscale, encode_png, find_images, image_id, upscale
 from idc_ray.report import Options, make_report
-from idc_ray.store import (
-    ImageRecord,
-    QuarantineEntry,
-    RunRecord,
-    TileRow,
-    begin_run,
-    commit_part,
-    compact,
-    list_parts,
-    list_quarantined,
-    quarantine_image,
-    write_manifest,
-)
+from idc_ray.store.compaction import compact
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.manifest import write_manifest
+from idc_ray.store.parts import commit_part, list_parts
+from idc_ray.store.quarantine import QuarantineEntry, list_quarantined, quarantine_image
+from idc_ray.store.records import ImageRecord
+from idc_ray.store.run_record import RunRecord, begin_run
+from idc_ray.store.schema import TileRow
 
 DIGEST = "0123456789abcdef"
 SIDE = 16

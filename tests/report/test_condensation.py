@@ -20,9 +20,11 @@ from idc_ray.report.notebook import condense_html
 from idc_ray.report.page import chart_library
 from idc_ray.report.write import PAGE_BYTES
 from idc_ray.results import CondenseResult
-from idc_ray.store import holder_text, read_status, update_run
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.holder import holder_text
 from idc_ray.store.lock import lock
+from idc_ray.store.run_record import update_run
+from idc_ray.store.status import read_status
 from tests.report.conftest import DIGEST, Condensed, Page, picture
 
 HOSTILE = {
@@ -40,7 +42,8 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Holds the lock of an output until its input ends.
 LOCKING = """
 import sys
-from idc_ray.store import holder_text, resolve
+from idc_ray.store.filesystem import resolve
+from idc_ray.store.holder import holder_text
 from idc_ray.store.lock import lock
 with lock(resolve(sys.argv[1]), holder_text()):
     print("locked", flush=True)

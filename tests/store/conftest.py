@@ -16,8 +16,12 @@ import pyarrow as pa
 import pytest
 from pyarrow.fs import FileInfo, FileSelector, FileSystemHandler, FileType, PyFileSystem
 
-from idc_ray.store import ImageRecord, QuarantineEntry, RunRecord, TileRow, commit_part
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.parts import commit_part
+from idc_ray.store.quarantine import QuarantineEntry
+from idc_ray.store.records import ImageRecord
+from idc_ray.store.run_record import RunRecord
+from idc_ray.store.schema import TileRow
 
 DIGEST = "d1"
 SHA = "ab" * 32
@@ -226,4 +230,4 @@ def store(request: pytest.FixtureRequest, tmp_path: Any) -> StorageFolder:
     """An empty output in a folder, and one in an object store: both must behave the same."""
     if request.param == "local":
         return resolve(str(tmp_path / "out"))
-    return resolve("bucket/out", PyFileSystem(request.getfixturevalue("objects")))
+    return StorageFolder(PyFileSystem(request.getfixturevalue("objects")), "bucket/out", "mock://bucket/out")

@@ -14,7 +14,8 @@ import pytest
 from pyarrow.fs import LocalFileSystem, PyFileSystem
 
 from idc_ray.errors import IdcError
-from idc_ray.store import atomic, find_done
+from idc_ray.store import atomic
+from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import resolve
 from idc_ray.store.owned import sweep
 

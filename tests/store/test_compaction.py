@@ -12,24 +12,17 @@ import pyarrow as pa
 import pytest
 
 from idc_ray.errors import IdcError
-from idc_ray.store import (
-    atomic,
-    attempts,
-    check_shards,
-    commit_part,
-    compact,
-    count_attempt,
-    find_done,
-    index,
-    list_parts,
-    list_pending,
-    read_manifest,
-    read_shard,
-    shards,
-    write_manifest,
-)
+from idc_ray.store import atomic, index, shards
+from idc_ray.store.attempts import count_attempt
+from idc_ray.store.compaction import compact
+from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.index import check_shards, list_pending
 from idc_ray.store.layout import index_name, pending_name, shard_name
+from idc_ray.store.manifest import read_manifest, write_manifest
+from idc_ray.store.parts import commit_part, list_parts
+from idc_ray.store.shards import read_shard
+from tests.crashes import list_attempts
 
 SOURCES = [f"{i}.png" for i in range(6)]
 
@@ -135,7 +128,7 @@ def test_nothing_to_compact_writes_nothing(store: StorageFolder, make: SimpleNam
 def _undisturbed(make: SimpleNamespace) -> tuple[dict[str, bytes | None], int, int]:
     """What the two rounds give, and how many changes the first and the second compaction make."""
     objects = make.ObjectStore()
-    store = resolve("bucket/out", make.PyFileSystem(objects))
+    store = StorageFolder(make.PyFileSystem(objects), "bucket/out", "mock://bucket/out")
     counts = []
     for prepare in (_fill, _redo):
         prepare(store, make)
@@ -157,7 +150,7 @@ def test_killed_at_any_change_of_either_round_and_repeated_gives_the_same_bytes(
     for i, j in kills:
         objects = make.ObjectStore()
         objects.fail_after = after
-        store = resolve("bucket/out", make.PyFileSystem(objects))
+        store = StorageFolder(make.PyFileSystem(objects), "bucket/out", "mock://bucket/out")
         _fill(store, make)
         objects.fail_at = len(objects.changes) + i
         with pytest.raises(OSError, match="killed"):
@@ -181,7 +174,7 @@ def test_killed_at_any_change_of_a_second_round_on_a_finished_shard(make: Simple
     expected, _, second = _undisturbed(make)
     for i in range(second):
         objects = make.ObjectStore()
-        store = resolve("bucket/out", make.PyFileSystem(objects))
+        store = StorageFolder(make.PyFileSystem(objects), "bucket/out", "mock://bucket/out")
         _fill(store, make)
         compact(store, make.DIGEST, 0, 1)
         _redo(store, make)
@@ -247,7 +240,7 @@ def test_another_shard_count_or_digest_is_refused(store: StorageFolder, make: Si
 
 def test_a_stale_manifest_is_gone_before_a_shard_changes(make: SimpleNamespace) -> None:
     objects = make.ObjectStore()
-    store = resolve("bucket/out", make.PyFileSystem(objects))
+    store = StorageFolder(make.PyFileSystem(objects), "bucket/out", "mock://bucket/out")
     _fill(store, make)
     compact(store, make.DIGEST, 0, 1)
     write_manifest(store, make.DIGEST, 24, {})
@@ -279,7 +272,7 @@ def test_arrow_holds_a_few_parts_and_a_row_group_not_the_whole_shard(
     make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All parts at once, and a sorted copy of them, would be twice the shard."""
-    store = resolve("bucket/out", make.PyFileSystem(make.ObjectStore()))
+    store = StorageFolder(make.PyFileSystem(make.ObjectStore()), "bucket/out", "mock://bucket/out")
     monkeypatch.setattr(shards, "ROW_GROUP_BYTES", 2**20)
     png = bytes(range(256)) * 128  # 32 KiB
     for i in range(300):
@@ -300,5 +293,5 @@ def test_counted_attempts_outlive_a_compaction(store: StorageFolder, make: Simpl
     count_attempt(store, make.image_id("bad.png"), "worker", "t1")
     _fill(store, make)
     compact(store, make.DIGEST, 0, 1)
-    assert attempts.count_attempts(store, make.image_id("bad.png"))["worker"] == 1
+    assert list_attempts(store)[make.image_id("bad.png")]["worker"] == 1
     assert not list_parts(store, make.DIGEST)

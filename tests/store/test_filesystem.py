@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.store.filesystem import StorageFolder, resolve
@@ -53,11 +52,6 @@ def test_credentials_appear_in_no_message(uri: str) -> None:
     assert "s3cr3t" not in text and "AKIAKEY" not in text and "bucket/run" in text
 
 
-def test_folder_inside_a_sub_tree_is_local_and_written_with_rename(tmp_path: Path) -> None:
-    storage = resolve("out", SubTreeFileSystem(str(tmp_path), LocalFileSystem()))
-    assert storage.is_local and storage.root == str(tmp_path / "out")
-
-
 def test_store_can_be_pickled_into_an_actor(tmp_path: Path) -> None:
     store = pickle.loads(pickle.dumps(resolve(str(tmp_path / "out"))))
     store.write("x", b"1")
@@ -79,7 +73,7 @@ def test_output_below_a_file_is_refused_with_the_fix(tmp_path: Path) -> None:
 def test_object_store_that_refuses_writes_is_refused_with_the_fix(objects: Any, make: SimpleNamespace) -> None:
     objects.fail_at = 0
     with pytest.raises(BadRequest, match="bucket exists"):
-        resolve("bucket/out", make.PyFileSystem(objects)).check_writable()
+        StorageFolder(make.PyFileSystem(objects), "bucket/out", "mock://bucket/out").check_writable()
 
 
 def test_json_keeps_names_that_are_not_utf8(store: StorageFolder) -> None:

@@ -12,9 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from idc_ray.errors import Locked
-from idc_ray.store import holder_text
 from idc_ray.store.filesystem import StorageFolder, resolve
-from idc_ray.store.holder import Holder, read_holder
+from idc_ray.store.holder import Holder, holder_text, read_holder
 from idc_ray.store.lock import lock
 
 LAUNCH = "20260101T120000-0a1b2c3d"
@@ -65,7 +64,7 @@ def test_a_process_of_another_machine_cannot_be_judged(tmp_path: Path, text: str
 
 def test_a_lease_that_expires_and_one_that_has(make: SimpleNamespace) -> None:
     objects = make.ObjectStore()
-    storage = resolve("bucket/out", make.PyFileSystem(objects))
+    storage = StorageFolder(make.PyFileSystem(objects), "bucket/out", "mock://bucket/out")
     for seconds, state in ((60, "held"), (-5, "left")):
         lease = {"holder": f"process 1 on h, launch {LAUNCH}", "token": "t", "expires": time.time() + seconds}
         objects.objects["bucket/out/.lock"] = json.dumps(lease).encode()

@@ -7,10 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from idc_ray.errors import IdcError
-from idc_ray.store import check_shards, compact, find_done, index_table, list_pending, read_shard
+from idc_ray.store.compaction import compact
+from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import StorageFolder
-from idc_ray.store.index import Fingerprint, read_index, read_pending, write_pending
+from idc_ray.store.index import check_shards, list_pending, read_index, read_pending, write_pending
 from idc_ray.store.layout import index_name, shard_name
+from idc_ray.store.manifest import index_table
+from idc_ray.store.shards import Fingerprint, read_shard
 from tests.unpickling import pickled, ran, registered
 
 
@@ -43,7 +46,7 @@ def test_truncated_shard_is_named(filled: StorageFolder, make: SimpleNamespace, 
     data = filled.read(shard_name(1))
     assert data is not None
     filled.write(shard_name(1), data[:-1])
-    with pytest.raises(IdcError, match=r"shards/part-00001\.parquet is damaged: .*another size.*--overwrite"):
+    with pytest.raises(IdcError, match=r"shards/part-00001\.parquet is damaged: .*another size.*verify --repair"):
         check_shards(filled, full)
     with pytest.raises(IdcError, match=r"part-00001\.parquet is damaged"):
         find_done(filled, make.DIGEST)

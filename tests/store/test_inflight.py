@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from idc_ray.store import Inflight, clear_inflight, end_launch, read_inflight, write_inflight
 from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.inflight import Inflight, clear_inflight, end_launch, read_inflight, write_inflight
 from idc_ray.store.layout import inflight_name
 
 WORK = Inflight(images=["a" * 16, "b" * 16], isolated=False, node_id="n1", pid=4711, started=1.5)

@@ -5,14 +5,16 @@ from collections import Counter
 
 import pytest
 
-from idc_ray.store import SHARD_BYTES, shard_count_for, shard_of
 from idc_ray.store.layout import (
+    SHARD_BYTES,
     attempt_name,
     inflight_name,
     part_contents,
     part_folders_of_shard,
     part_name,
+    shard_count_for,
     shard_number,
+    shard_of,
 )
 
 

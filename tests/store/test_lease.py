@@ -9,7 +9,7 @@ import pytest
 
 from idc_ray.errors import Locked
 from idc_ray.store import lease
-from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.lock import lock
 
 KEY = "bucket/out/.lock"
@@ -19,7 +19,7 @@ KEY = "bucket/out/.lock"
 def remote(objects: Any, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> StorageFolder:
     for name, seconds in (("LEASE_S", 0.6), ("HEARTBEAT_S", 0.05), ("SETTLE_S", 0.05)):
         monkeypatch.setattr(lease, name, seconds)
-    return resolve("bucket/out", make.PyFileSystem(objects))
+    return StorageFolder(make.PyFileSystem(objects), "bucket/out", "mock://bucket/out")
 
 
 def test_a_second_holder_is_refused_as_long_as_the_first_lives(remote: StorageFolder, objects: Any) -> None:

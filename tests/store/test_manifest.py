@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from idc_ray.errors import IdcError
-from idc_ray.store import compact, quarantine_image, read_manifest, write_manifest
+from idc_ray.store.compaction import compact
 from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.manifest import read_manifest, write_manifest
+from idc_ray.store.quarantine import quarantine_image
 
 
 def test_manifest_adds_up(store: StorageFolder, make: SimpleNamespace) -> None:

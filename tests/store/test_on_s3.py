@@ -11,10 +11,14 @@ import pytest
 
 from idc_ray.errors import Locked
 from idc_ray.objects import StoreUnavailable
-from idc_ray.store import begin_run, commit_part, compact, lease, list_parts, read_status
+from idc_ray.store import lease
+from idc_ray.store.compaction import compact
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.layout import part_name
 from idc_ray.store.lock import lock
+from idc_ray.store.parts import commit_part, list_parts
+from idc_ray.store.run_record import begin_run
+from idc_ray.store.status import read_status
 from tests.s3 import S3
 
 

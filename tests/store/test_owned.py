@@ -3,7 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from idc_ray.store import atomic, compact, count_attempt, owned
+from idc_ray.store import atomic, owned
+from idc_ray.store.attempts import count_attempt
+from idc_ray.store.compaction import compact
 from idc_ray.store.filesystem import resolve
 from idc_ray.store.owned import sweep
 

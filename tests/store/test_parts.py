@@ -13,22 +13,13 @@ import pyarrow as pa
 import pytest
 
 from idc_ray.errors import IdcError
-from idc_ray.store import (
-    ROW_SCHEMA,
-    commit_images,
-    commit_part,
-    compact,
-    find_done,
-    list_parts,
-    parts,
-    read_part,
-    rows_from_table,
-    shard_of,
-)
+from idc_ray.store import parts
+from idc_ray.store.compaction import compact
+from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import StorageFolder, resolve
-from idc_ray.store.layout import part_contents, part_name
-from idc_ray.store.parts import read_records
-from idc_ray.store.schema import open_writer, table_from_rows
+from idc_ray.store.layout import part_contents, part_name, shard_of
+from idc_ray.store.parts import commit_images, commit_part, list_parts, read_part, read_records
+from idc_ray.store.schema import ROW_SCHEMA, open_writer, rows_from_table, table_from_rows
 
 
 def test_part_gives_back_what_was_committed_and_a_second_commit_is_harmless(

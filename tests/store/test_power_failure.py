@@ -9,8 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from idc_ray.store import atomic, compact, find_done, quarantine_image, release_quarantined, write_manifest
+from idc_ray.store import atomic
+from idc_ray.store.compaction import compact
+from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.manifest import write_manifest
+from idc_ray.store.quarantine import quarantine_image, release_quarantined
 from idc_ray.store.verify import verify_output
 from tests.store.test_verify import SHARDS, SOURCES, condense, contents
 

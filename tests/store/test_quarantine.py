@@ -6,16 +6,11 @@ from typing import Any
 import pytest
 
 from idc_ray.errors import IdcError
-from idc_ray.store import (
-    count_attempt,
-    list_attempts,
-    list_quarantined,
-    quarantine_image,
-    quarantined_ids,
-    release_quarantined,
-)
-from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.attempts import count_attempt
+from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import quarantine_name
+from idc_ray.store.quarantine import list_quarantined, quarantine_image, quarantined_ids, release_quarantined
+from tests.crashes import list_attempts
 
 
 def test_entry_keeps_its_reason_and_the_latest_one_counts(store: StorageFolder, make: SimpleNamespace) -> None:
@@ -51,7 +46,7 @@ def test_release_of_some_leaves_the_others_aside(store: StorageFolder, make: Sim
 
 
 def test_release_that_is_killed_leaves_the_image_in_quarantine(objects: Any, make: SimpleNamespace) -> None:
-    store = resolve("bucket/out", make.PyFileSystem(objects))
+    store = StorageFolder(make.PyFileSystem(objects), "bucket/out", "mock://bucket/out")
     quarantine_image(store, make.DIGEST, make.quarantine_entry("a.png"))
     count_attempt(store, make.image_id("a.png"), "worker", "t1")
     objects.fail_at = len(objects.changes) + 1  # attempts cleared, entry not yet deleted

@@ -5,8 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from idc_ray.store import INDEX_SCHEMA
-from idc_ray.store.records import records_from_table, table_from_records
+from idc_ray.store.records import INDEX_SCHEMA, records_from_table, table_from_records
 
 
 def test_record_survives_the_index(make: SimpleNamespace) -> None:

@@ -6,24 +6,15 @@ from types import SimpleNamespace
 import pytest
 
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.store import (
-    Inflight,
-    begin_run,
-    compact,
-    count_attempt,
-    find_done,
-    list_attempts,
-    list_quarantined,
-    quarantine_image,
-    read_inflight,
-    read_manifest,
-    read_run,
-    update_run,
-    write_inflight,
-    write_manifest,
-)
-from idc_ray.store.filesystem import StorageFolder, resolve
-from idc_ray.store.run_record import FORMAT_VERSION
+from idc_ray.store.attempts import count_attempt
+from idc_ray.store.compaction import compact
+from idc_ray.store.done import find_done
+from idc_ray.store.filesystem import StorageFolder
+from idc_ray.store.inflight import Inflight, read_inflight, write_inflight
+from idc_ray.store.manifest import read_manifest, write_manifest
+from idc_ray.store.quarantine import list_quarantined, quarantine_image
+from idc_ray.store.run_record import FORMAT_VERSION, begin_run, read_run, update_run
+from tests.crashes import list_attempts
 
 
 def _everything(store: StorageFolder, make: SimpleNamespace) -> None:
@@ -100,7 +91,7 @@ def test_overwrite_killed_at_any_change_leaves_no_mixed_store(make: SimpleNamesp
     """Old shards under the new configuration would be mistaken for its own."""
     for k in range(100):
         objects = make.ObjectStore()
-        store = resolve("bucket/out", make.PyFileSystem(objects))
+        store = StorageFolder(make.PyFileSystem(objects), "bucket/out", "mock://bucket/out")
         _everything(store, make)
         objects.fail_at = len(objects.changes) + k
         new = make.run_record(digest="d2")

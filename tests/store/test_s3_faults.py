@@ -7,8 +7,8 @@ import pytest
 from idc_ray.errors import IdcError
 from idc_ray.exporting import export_set
 from idc_ray.objects import StoreUnavailable
-from idc_ray.store import read_manifest
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.manifest import read_manifest
 from idc_ray.store.verify import verify
 from idc_ray.training.fit import fit
 from idc_ray.training.pairs import PairTable, Patches

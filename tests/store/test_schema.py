@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from idc_ray.store import ROW_SCHEMA, TileRow, compact, rows_from_table
+from idc_ray.store.compaction import compact
 from idc_ray.store.filesystem import StorageFolder, resolve
-from idc_ray.store.schema import table_from_rows
+from idc_ray.store.schema import ROW_SCHEMA, TileRow, rows_from_table, table_from_rows
 
 
 def test_every_field_survives_a_round_trip_also_those_without_a_value(make: SimpleNamespace) -> None:

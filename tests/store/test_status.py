@@ -10,20 +10,16 @@ from types import SimpleNamespace
 import pytest
 
 from idc_ray.errors import BadRequest
-from idc_ray.store import (
-    Inflight,
-    begin_run,
-    compact,
-    holder_text,
-    quarantine_image,
-    read_status,
-    shard_of,
-    update_run,
-    write_inflight,
-    write_manifest,
-)
+from idc_ray.store.compaction import compact
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.store.holder import holder_text
+from idc_ray.store.inflight import Inflight, write_inflight
+from idc_ray.store.layout import shard_of
 from idc_ray.store.lock import lock
+from idc_ray.store.manifest import write_manifest
+from idc_ray.store.quarantine import quarantine_image
+from idc_ray.store.run_record import begin_run, update_run
+from idc_ray.store.status import read_status
 
 
 def launch(seconds_ago: float) -> str:
@@ -129,7 +125,7 @@ def test_as_json(store: StorageFolder, make: SimpleNamespace) -> None:
 
 def test_it_only_reads(make: SimpleNamespace) -> None:
     objects = make.ObjectStore()
-    store = resolve("bucket/out", make.PyFileSystem(objects))
+    store = StorageFolder(make.PyFileSystem(objects), "bucket/out", "mock://bucket/out")
     begin(store, make, 1)
     make.commit(store, "a.png")
     before = list(objects.changes)

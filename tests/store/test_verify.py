@@ -25,32 +25,22 @@ from pyarrow.fs import PyFileSystem
 from idc_ray.commands.verify import main
 from idc_ray.errors import BadRequest, IdcError, Locked
 from idc_ray.images import encode_png
-from idc_ray.store import (
-    begin_run,
-    check_shards,
-    commit_part,
-    compact,
-    find_done,
-    holder_text,
-    lease,
-    list_parts,
-    list_pending,
-    quarantine_image,
-    quarantined_ids,
-    read_manifest,
-    read_run,
-    read_shard,
-    shard_of,
-    write_manifest,
-)
+from idc_ray.store import lease
 from idc_ray.store.checks import check_pngs
+from idc_ray.store.compaction import compact
+from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import StorageFolder, resolve
-from idc_ray.store.index import read_index, write_index
-from idc_ray.store.layout import index_name, part_name, pending_name, shard_name
+from idc_ray.store.holder import holder_text
+from idc_ray.store.index import check_shards, list_pending, read_index, write_index
+from idc_ray.store.layout import index_name, part_name, pending_name, shard_name, shard_of
 from idc_ray.store.lock import lock
+from idc_ray.store.manifest import read_manifest, write_manifest
+from idc_ray.store.parts import commit_part, list_parts
+from idc_ray.store.quarantine import quarantine_image, quarantined_ids
 from idc_ray.store.records import records_from_table
+from idc_ray.store.run_record import begin_run, read_run
 from idc_ray.store.sealed import sealed
-from idc_ray.store.shards import shard_bytes
+from idc_ray.store.shards import read_shard, shard_bytes
 from idc_ray.store.verify import Report, verify, verify_output
 from tests.s3 import S3
 
@@ -98,7 +88,7 @@ def finished(store: StorageFolder, make: SimpleNamespace) -> StorageFolder:
 def in_memory(make: SimpleNamespace, finish: bool = True) -> tuple[StorageFolder, Any]:
     """An output whose changes are counted, and can be made to fail."""
     objects = make.ObjectStore()
-    store = resolve("bucket/out", PyFileSystem(objects))
+    store = StorageFolder(PyFileSystem(objects), "bucket/out", "mock://bucket/out")
     condense(store, make, finish=finish)
     return store, objects
 

@@ -10,8 +10,13 @@ from idc_ray.dataset import CondensedDataset
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.exporting import export_set
 from idc_ray.images import downscale, encode_png, image_id
-from idc_ray.store import ImageRecord, RunRecord, TileRow, begin_run, commit_part, compact, write_manifest
+from idc_ray.store.compaction import compact
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.manifest import write_manifest
+from idc_ray.store.parts import commit_part
+from idc_ray.store.records import ImageRecord
+from idc_ray.store.run_record import RunRecord, begin_run
+from idc_ray.store.schema import TileRow
 from idc_ray.training.pairs import NO_HR
 from idc_ray.training.sources import CondensedSource, RealSource, Source, held_out, open_source
 from tests.training.conftest import toy_config, toy_pairs

@@ -15,8 +15,9 @@ from idc_ray.cli import parse
 from idc_ray.config import CondenseConfig
 from idc_ray.images import decode_png, image_id
 from idc_ray.pipeline.condense import condense
-from idc_ray.store import read_manifest, read_shard
 from idc_ray.store.filesystem import resolve
+from idc_ray.store.manifest import read_manifest
+from idc_ray.store.shards import read_shard
 from idc_ray.tuning.prepare import Plan, prepare
 from idc_ray.tuning.report import settings_yaml
 from idc_ray.tuning.shared_inputs import SharedInputs, feature_key, share_inputs

@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from pyarrow import fs
 
 from idc_ray.errors import BadRequest
-from idc_ray.images.names import open_path, shown
 from idc_ray.objects import open_uri
 from idc_ray.redact import learn, redact, redact_quoted
 
-__all__ = ["StoragePath", "absolute", "holds", "joined", "locate", "read_bytes", "same_store"]
-
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _QUERY = re.compile(r"[A-Za-z_]+=[^/]*$")
-#: Most bytes of a file that is read whole; the largest networks for super-resolution in use have 2 GB.
-MAX_FILE_BYTES = 4 * 2**30
+_EXPECTED = "a local path, file:///absolute/path, s3://bucket/prefix or gs://bucket/prefix"
 _RECORDED = ("endpoint_override", "scheme")  # these say where the data is; anything else may be a secret
 
 
@@ -46,17 +42,24 @@ class StoragePath:
 def locate(text: str) -> StoragePath:
     """Where ``text`` points: a local path (``~`` allowed), ``file://``, ``s3://``, ``gs://``, or another of pyarrow's.
 
-    In a URI ``%20`` and the like are decoded; spaces, ``#``, ``[`` and ``?`` may also be written as they are.
+    In a URI ``%20`` and the like are decoded; spaces, ``#``, ``[`` and ``?`` may also be written as they are. Touches
+    nothing.
 
     Raises:
         BadRequest: empty, an unknown scheme, or the store cannot be opened.
     """
     if not text.strip():
-        raise BadRequest("the input is empty; give a folder, a glob, a list file, an image, a Parquet file or a URI")
-    if not _URI.match(text):
-        path = os.path.abspath(os.path.expanduser(text))
-        return StoragePath(fs.LocalFileSystem(), path, "file://" + quote(shown(path), safe="/*"))
-    return _locate_uri(text)
+        raise BadRequest(f"a path is an empty string; expected {_EXPECTED}")
+    if text.startswith("file://"):
+        host, _, path = text.removeprefix("file://").partition("/")
+        if host not in ("", "localhost"):
+            raise BadRequest(f"{redact(text)} has the host {host!r}; expected file:///absolute/path")
+        text = f"/{unquote(path)}"
+    if _URI.match(text):
+        return _locate_uri(text)
+    path = os.path.abspath(os.path.expanduser(text))  # absolute: workers run in other folders
+    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return StoragePath(fs.LocalFileSystem(), path, "file://" + quote(shown, safe="/*"))
 
 
 def absolute(text: str) -> str:
@@ -85,30 +88,6 @@ def holds(folder: StoragePath, other: StoragePath) -> bool:
     return f"{below}/".startswith(f"{above.rstrip('/')}/")
 
 
-def read_bytes(text: str, setting: str) -> bytes:
-    """The content of one file, such as a checkpoint, wherever it is.
-
-    Args:
-        text: as for :func:`locate`.
-        setting: the option that named it, for messages.
-
-    Raises:
-        BadRequest: it cannot be read, or is far larger than any checkpoint.
-    """
-    storage = locate(text)
-    try:
-        with open_path(storage.filesystem, storage.path) as file:
-            size = file.seek(0, 2)
-            if size > MAX_FILE_BYTES:
-                raise BadRequest(
-                    f"{storage.uri} has {size:,} bytes; expected at most {MAX_FILE_BYTES:,}: check {setting}"
-                )
-            file.seek(0)
-            return bytes(file.read())
-    except OSError as error:
-        raise BadRequest(f"the checkpoint {storage.uri} cannot be read ({error}); check {setting}") from None
-
-
 def _locate_uri(text: str) -> StoragePath:
     learn(text)
     scheme, rest = text.split("://", 1)
@@ -119,8 +98,9 @@ def _locate_uri(text: str) -> StoragePath:
             f"{scheme}://{host}{slash}{quote(path, safe='/%*')}" + (f"?{query}" if query else "")
         )
     except Exception as error:  # of a file system's library, such as httpx for hf://
-        message = f"cannot open {redact(text)}: {redact_quoted(str(error), text)}"
-        raise BadRequest(message) from None  # the cause's text has the credentials
+        reason = redact_quoted(str(error).partition("\n")[0], text)
+        # `from None`: the cause's text has the credentials
+        raise BadRequest(f"cannot open {redact(text)} ({reason}); expected {_EXPECTED}") from None
     inside = inside.rstrip("/") or "/"
     recorded = urlencode([(key, redact(value)) for key, value in parse_qsl(query) if key in _RECORDED])
     return StoragePath(

@@ -9,12 +9,15 @@ import pytest
 from PIL import Image
 
 from idc_ray.images import ImageListing, downscale, encode_png
-from idc_ray.pipeline import report
-from idc_ray.pipeline.gallery import GalleryEntry
+from idc_ray.pipeline import gallery
+from idc_ray.pipeline.gallery import GalleryEntry, draw_gallery
 from idc_ray.pipeline.job import Job
-from idc_ray.pipeline.report import draw_gallery, summarise
-from idc_ray.pipeline.summary import Summary
-from idc_ray.store import TileRow, check_shards, commit_part, compact, quarantine_image
+from idc_ray.pipeline.summary import Summary, duplicates, summarise
+from idc_ray.store.compaction import compact
+from idc_ray.store.index import check_shards
+from idc_ray.store.parts import commit_part
+from idc_ray.store.quarantine import quarantine_image
+from idc_ray.store.schema import TileRow
 from tests.pipeline.conftest import DIGEST, ids, picture, quarantine_entry, record, small_config
 
 A, B, C = ids("a", "b", "c")
@@ -56,7 +59,7 @@ def test_copies_of_an_image_are_reported(job: Job) -> None:
     (root / "b.png").write_bytes((root / "a.png").read_bytes())
     for name in "abc":
         commit(job, name)
-    assert report.duplicates(job.store) == [["a.png", "b.png"]]
+    assert duplicates(job.store) == [["a.png", "b.png"]]
     summary = Summary(0.5, 16**2, (1.0,))
     summarise(summary, job.store, DIGEST, done_before=0)
     assert "1 of the images are copies of others, whose tiles they repeat: a.png = b.png\n" in summary.format()
@@ -93,13 +96,13 @@ def test_a_summary_of_nothing_is_empty(job: Job) -> None:
 def entries(monkeypatch: pytest.MonkeyPatch) -> list[GalleryEntry]:
     """What the gallery is drawn of."""
     seen: list[GalleryEntry] = []
-    draw = report.gallery_png
+    draw = gallery.gallery_png
 
     def look(given: list[GalleryEntry]) -> Image.Image:
         seen.extend(given)
         return draw(given)
 
-    monkeypatch.setattr(report, "gallery_png", look)
+    monkeypatch.setattr(gallery, "gallery_png", look)
     return seen
 
 

@@ -8,7 +8,7 @@ import pytest
 from pyarrow import fs
 
 from idc_ray.errors import BadRequest
-from idc_ray.images.locate import locate
+from idc_ray.locate import locate
 
 
 @pytest.mark.parametrize("name", ["plain", "a b", "a#b", "a%20b", "ümläut", "what?", "x[1]", "-dash", "new\nline"])
