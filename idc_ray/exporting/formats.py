@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from idc_ray.config.export import Format
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.exporting.trainers import SETTINGS, dataset_card, trainer_settings
 from idc_ray.extras import require_extra
+from idc_ray.store.atomic import make_folder
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import is_image_id
 from idc_ray.store.manifest import Manifest, finished_run
@@ -121,7 +121,7 @@ def _write_lmdb(target: StorageFolder, run: RunRecord, table: pa.Table, _: str) 
 
     for name in run.stored:
         path = target.path(f"{_FOLDER[name]}.lmdb")
-        os.makedirs(path, exist_ok=True)
+        make_folder(path)
         with lmdb.open(path) as database:
             room = database.info()["map_size"] + 2 * table.nbytes + 2**20
             database.set_mapsize(room - room % 2**16)  # whole pages; the file grows with what is written only
@@ -129,6 +129,7 @@ def _write_lmdb(target: StorageFolder, run: RunRecord, table: pa.Table, _: str) 
                 with database.begin(write=True) as transaction:
                     for row, pngs in rows:
                         transaction.put(_name(row).encode(), pngs[name])
+        target.sync(f"{_FOLDER[name]}.lmdb")  # LMDB syncs its file, not the folder
     yield table.num_rows
 
 

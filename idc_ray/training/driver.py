@@ -94,7 +94,7 @@ def run_train(config: TrainConfig, show: Show = "log") -> TrainResult:
     config, storage = ready.config, ready.storage
     with locked_output(storage), contextlib.ExitStack() as stack:
         record = begin_training(storage, ready.record, config.overwrite)
-        state = read_state(storage)
+        state = read_state(storage, with_tensors=False)
         finished = state is not None and state.step >= config.iterations
         if state is not None and finished and record.tracked:
             return _result(storage, config.iterations, state)
@@ -107,7 +107,7 @@ def run_train(config: TrainConfig, show: Show = "log") -> TrainResult:
             if not finished:
                 curves = Curves(storage, fresh=state is None)
                 _run(_job(ready, record), worker, tracker, curves, show)
-            state = read_state(storage)
+            state = read_state(storage, with_tensors=False)
             assert state is not None
             with Heartbeat("logging the network to MLflow"):
                 _track_networks(tracker, storage)
@@ -161,7 +161,7 @@ def _prepare(config: TrainConfig) -> _Ready:
 
 def _estimate(ready: _Ready) -> str:
     continued = check_output(ready.storage, ready.record, ready.config.overwrite)
-    state = None if continued is None else read_state(ready.storage)
+    state = None if continued is None else read_state(ready.storage, with_tensors=False)
     with Heartbeat("reading a few images and timing a few steps"):
         return estimate(ready.config, ready.sources, 0 if state is None else state.step)
 

@@ -190,7 +190,7 @@ class Fit:
 
     def _explain(self, error: NonFiniteLoss) -> IdcError:
         names = ", ".join(self.feed.names(error.step))
-        saved = read_state(self.storage)
+        saved = read_state(self.storage, with_tensors=False)
         kept = f"{self.storage.shown(LAST)} is from step {saved.step}" if saved else "No checkpoint was written"
         return IdcError(
             f"{error}; its batch came from {names}. {kept}. Check these images, or lower "

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import ModelSpec, checkpoint_bytes, read_metadata
+from idc_ray.models.checkpoint import MAX_PARSED_BYTES
 from idc_ray.nested import differences
 from idc_ray.redact import redact_all
 from idc_ray.store.filesystem import StorageFolder
@@ -87,8 +88,8 @@ class SavedState:
         return safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(notes)})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> SavedState:
-        """The inverse of :meth:`to_bytes`.
+    def from_bytes(cls, data: bytes, with_tensors: bool = True) -> SavedState:
+        """The inverse of :meth:`to_bytes`; without tensors the file's header is enough.
 
         Raises:
             ValueError: the bytes are damaged.
@@ -97,7 +98,7 @@ class SavedState:
             notes = json.loads(read_metadata(data)[METADATA_KEY])
             if "judged_on" in notes:  # its former name
                 notes["validation_digest"] = notes.pop("judged_on")
-            return cls(tensors=safetensors.torch.load(data), **notes)
+            return cls(tensors=safetensors.torch.load(data) if with_tensors else {}, **notes)
         except (BadRequest, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise ValueError(str(error)) from error
 
@@ -137,7 +138,7 @@ def check_output(storage: StorageFolder, record: TrainRecord, overwrite: bool) -
     requested = replace(record, config=redact_all(record.config))
     if not found.family or found.family != record.family:
         raise BadRequest(f"{storage.uri} contains another training; {_difference(found, requested)}{FRESH}")
-    state = read_state(storage)
+    state = read_state(storage, with_tensors=False)
     if state is not None and state.step > record.config["iterations"]:
         raise BadRequest(
             f"iterations is {record.config['iterations']}, but the training in {storage.uri} has done {state.step} "
@@ -161,19 +162,32 @@ def update_record(storage: StorageFolder, **changes: Any) -> TrainRecord:
     return record
 
 
-def read_state(storage: StorageFolder) -> SavedState | None:
+def read_state(storage: StorageFolder, with_tensors: bool = True) -> SavedState | None:
     """The last saved state; None if there is none.
+
+    Args:
+        storage: the output.
+        with_tensors: False: the tensors, most of the file, are not read.
 
     Raises:
         IdcError: it is damaged.
     """
-    data = storage.read(STATE)
+    data = storage.read(STATE) if with_tensors else _header(storage)
     if data is None:
         return None
     try:
-        return SavedState.from_bytes(data)
+        return SavedState.from_bytes(data, with_tensors)
     except ValueError as error:
         raise IdcError(f"{storage.shown(STATE)} cannot be read ({error}); {FRESH}") from error
+
+
+def _header(storage: StorageFolder) -> bytes | None:
+    try:
+        with storage.open(STATE) as file:
+            length = bytes(file.read(8))
+            return length + bytes(file.read(min(int.from_bytes(length, "little"), MAX_PARSED_BYTES)))
+    except FileNotFoundError:
+        return None
 
 
 def write_state(storage: StorageFolder, state: SavedState) -> None:

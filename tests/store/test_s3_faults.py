@@ -10,7 +10,7 @@ from idc_ray.objects import StoreUnavailable
 from idc_ray.store.filesystem import resolve
 from idc_ray.store.manifest import read_manifest
 from idc_ray.store.verify import verify
-from idc_ray.training.fit import fit
+from idc_ray.training.fit import Fit
 from idc_ray.training.pairs import PairTable, Patches
 from idc_ray.training.sources import open_source
 from tests.s3 import S3, Request
@@ -29,9 +29,9 @@ def commands(s3: S3, name: str) -> None:
     assert verify(run, repair=True, deep=True).sound
     assert export_set(resolve(run), resolve(pairs), "webdataset") == 3
     config = toy_config(iterations=4, checkpoint_every=2)
-    table = PairTable.build(list(open_source(run, 2, 10**6).pairs(lambda _: True)), 2)
+    table = PairTable.build(list(open_source(config, run).pairs(lambda _: True)), 2)
     feed = Patches(table, config.patch_size, config.batch_size, config.seed)
-    fit(config, feed, [], resolve(student), report=lambda _: None, notes={})
+    Fit(config, feed, [], resolve(student), report=lambda _: None, notes={}).run()
 
 
 def restore(s3: S3, run: str) -> None:

@@ -25,13 +25,14 @@ RECORD = TrainRecord({"seed": 0, "optimizer": {"learning_rate": 0.1}}, "a" * 16,
 
 def test_a_saved_state_is_read_back(tmp_path: Path) -> None:
     storage = resolve(str(tmp_path))
-    assert read_state(storage) is None
+    assert read_state(storage) is None and read_state(storage, with_tensors=False) is None
     tensors = {"model.a": torch.randn(3, 2).T, "adam.step.a": torch.tensor(7.0), "count": torch.tensor(3)}
     write_state(storage, SavedState(7, tensors, 33.25, 5, validation_digest="ab", finished=True))
     found = read_state(storage)
     assert found is not None
     assert (found.step, found.best_psnr, found.best_step, found.finished) == (7, 33.25, 5, True)
     assert all(torch.equal(found.tensors[name], value) for name, value in tensors.items())
+    assert read_state(storage, with_tensors=False) == replace(found, tensors={})
 
 
 def test_a_state_of_an_earlier_version_is_read() -> None:
