@@ -9,7 +9,8 @@ test.
   share of the GPU's rate for large bfloat16 matrix products;
 - the same with online labels;
 - tiles/s and megapixels/s of the teachers as labelers;
-- images/s of condensing 2-megapixel photographs at x2 and x4, with the stages' shares.
+- images/s of condensing 2-megapixel photographs at x2 and x4, with the stages' shares, and how often the host waits for
+  the GPU for one of them; without a GPU on a simulated one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -28,9 +30,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import machine, mosaic, parser, write_result
+from benchmarks.simulated_gpu import SIMULATED, simulated_gpu
+from idc_ray.condensation.condenser import Condenser
 from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.tasks import ImageTask
 from idc_ray.condensation.teacher_features import upscale_tiles
@@ -56,6 +61,9 @@ BATCH, PATCH = 16, 48
 
 #: HR size of a photograph of 2.7 megapixels, as in DIV2K; multiples of the mosaic's cells.
 PHOTOGRAPH = (1280, 2048)
+
+#: Images of one call of the condenser.
+TOGETHER = 8
 
 #: Execution of each student, and how many of it at a time; the most important first.
 PLAN = {
@@ -236,28 +244,74 @@ def label_row(
     return {"what": f"labels of {network.name}, {dtype or 'float32'}, {shape}", "rate": rate, "unit": "LR megapixels/s"}
 
 
-def condense_row(bench: Bench, source: Path | None, scale: int) -> Row:
-    """Images/s of the condense job's condenser, one image per call, and each stage's share of the time."""
-    height, width = (256, 256) if bench.small else PHOTOGRAPH
-    hr = mosaic(source, height, width)
+def condenser_of(bench: Bench, scale: int) -> Condenser:
+    """The condense job's condenser on the GPU; without one, on a simulated one."""
     config = load(CondenseConfig, None, {"scale": scale})
-    device = set_up_torch(config.actors, has_gpu=bench.device.type == "cuda")
-    condenser = load_condenser(config, bundled_teacher_bytes(scale), device)
-    lr = downscale(hr, scale)
-    condenser.condense([ImageTask("warm up", lr)])
-    bench.sync()
-    begin, count, stages = time.perf_counter(), 0, dict[str, float]()
-    while count < 1 or (time.perf_counter() - begin < bench.seconds and not bench.small):
-        result = condenser.condense([ImageTask(f"image {count}", lr)])[0]
+    gpu = bench.device.type == "cuda"
+    device = set_up_torch(config.actors, has_gpu=gpu)
+    return load_condenser(config, bundled_teacher_bytes(scale), device if gpu else SIMULATED)
+
+
+def photograph(bench: Bench, source: Path | None, scale: int) -> NDArray[np.uint8]:
+    """An LR image."""
+    height, width = (256, 256) if bench.small else PHOTOGRAPH
+    return downscale(mosaic(source, height, width), scale)
+
+
+def condense(condenser: Condenser, lr: NDArray[np.uint8], count: int) -> dict[str, float]:
+    """Seconds of each stage for ``count`` images in one call."""
+    stages = dict[str, float]()
+    for result in condenser.condense([ImageTask(f"image {index}", lr) for index in range(count)]):
         if isinstance(result, Exception):
             raise result
         for stage, seconds in result.seconds.items():
             stages[stage] = stages.get(stage, 0.0) + seconds
-        count += 1
-    bench.sync()
-    rate = count / (time.perf_counter() - begin)
+    return stages
+
+
+def condense_row(bench: Bench, source: Path | None, scale: int) -> Row:
+    """Images/s of the condense job's condenser, ``TOGETHER`` images per call, and each stage's share of their time.
+
+    On a GPU images overlap, so a stage's time includes waiting for others.
+    """
+    lr, count, stages = photograph(bench, source, scale), 0, dict[str, float]()
+    with simulated_gpu() if bench.device.type == "cpu" else nullcontext():
+        condenser = condenser_of(bench, scale)
+        condense(condenser, lr, 1)
+        bench.sync()
+        begin = time.perf_counter()
+        while count < 1 or (time.perf_counter() - begin < bench.seconds and not bench.small):
+            together = 1 if bench.small else TOGETHER
+            for stage, seconds in condense(condenser, lr, together).items():
+                stages[stage] = stages.get(stage, 0.0) + seconds
+            count += together
+        bench.sync()
+        rate = count / (time.perf_counter() - begin)
     shares = {stage: round(seconds / sum(stages.values()), 3) for stage, seconds in stages.items()}
-    return {"what": f"condensing {width} x {height} at x{scale}", "rate": rate, "unit": "images/s", "stages": shares}
+    what = f"condensing {lr.shape[1] * scale} x {lr.shape[0] * scale} at x{scale}"
+    return {"what": what, "rate": rate, "unit": "images/s", "stages": shares}
+
+
+def waits_row(bench: Bench, source: Path | None, scale: int) -> Row:
+    """How often the host waits for the GPU in condensing an image, by torch's debug mode or on a simulated GPU."""
+    lr, what = photograph(bench, source, scale), f"waits of the host for one image at x{scale}"
+    if bench.device.type == "cpu":
+        with simulated_gpu() as counts:
+            condenser = condenser_of(bench, scale)
+            condense(condenser, lr, 1)
+            counts.reset()
+            condense(condenser, lr, 1)
+        return {"what": what, "rate": counts.waits.total(), "unit": "", "launches": counts.launches}
+    condenser = condenser_of(bench, scale)
+    condense(condenser, lr, 1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            condense(condenser, lr, 1)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return {"what": what, "rate": sum("synchroniz" in str(each.message) for each in caught), "unit": ""}
 
 
 def measurements(bench: Bench, source: Path | None, teacher: Path | None) -> Iterator[Callable[[], Row]]:
@@ -277,6 +331,7 @@ def measurements(bench: Bench, source: Path | None, teacher: Path | None) -> Ite
             yield partial(student_row, bench, "edsr_baseline", "graph", count, labeler=labeler)
     for scale in (2, 4):
         yield partial(condense_row, bench, source, scale)
+        yield partial(waits_row, bench, source, scale)
     yield partial(student_row, bench, "edsr_baseline", "graph", 4, 4)
     tiles, image = (4 if bench.small else 64, 3, PATCH, PATCH), (1, 3, *((64, 64) if bench.small else (640, 1024)))
     for labeler in labelers:

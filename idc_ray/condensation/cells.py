@@ -11,6 +11,7 @@ from torch import Tensor
 from idc_ray.condensation.crops import Crops
 from idc_ray.condensation.difficulty import TileWeights, Weighting
 from idc_ray.condensation.teacher_features import FeatureReader
+from idc_ray.condensation.transfer import to_device
 from idc_ray.condensation.windows import candidate_positions, window_means
 
 __all__ = ["NOWHERE", "CellGrid", "Cells", "cell_side", "cell_windows", "mosaic", "tile_offsets"]
@@ -52,29 +53,37 @@ def _edges(tile: int, count: int) -> list[int]:
     return [index * tile // count for index in range(count + 1)]
 
 
-def mosaic(tile: Tensor, lr: Tensor, positions: Tensor, blend: int) -> Tensor:
-    """A tile with some of its cells replaced by crops of an image.
+def mosaic(tiles: Tensor, lr: Tensor, positions: Tensor, blend: int) -> Tensor:
+    """Tiles with some of their cells replaced by crops of an image.
 
     Neighbouring cells are blended, as each continues beyond its border in the image: an edge between them would be
     sharper than any in an LR image, and students would learn what a strong teacher makes of it (docs/results.md).
+    Beyond the image's border its outermost pixels are repeated.
 
     Args:
-        tile: uint8 (3, p, p).
+        tiles: uint8 (..., 3, p, p).
         lr: uint8 (3, H, W).
-        positions: (cells^2, 2) top and left of each cell's crop, row by row; ``NOWHERE``: the cell stays.
+        positions: (..., cells^2, 2) top and left of each cell's crop, row by row; ``NOWHERE``: the cell stays.
         blend: LR pixels from one cell's own to its neighbour's own, half of them in each; 0: they meet in an edge.
 
     Returns:
-        uint8 (3, p, p), a new tensor.
+        uint8 (..., 3, p, p), a new tensor.
     """
-    count, size = round(len(positions) ** 0.5), tile.shape[-1]
-    edges, shares = _edges(size, count), _shares(size, count, blend).to(lr.device)
-    total = torch.zeros(tile.shape, dtype=torch.int64, device=lr.device)
-    for index, (top, left) in enumerate(positions.tolist()):
-        row, column = divmod(index, count)
-        pixels = tile if top == NOWHERE else _window(lr, (top - edges[row], left - edges[column]), size)
-        total += shares[row, :, None] * shares[column] * pixels
+    count, size = round(positions.shape[-2] ** 0.5), tiles.shape[-1]
+    edges, shares = _edges(size, count), _shares(size, count, blend)
     whole = int(shares[:, 0].sum()) ** 2
+    shares = to_device(shares, lr.device)
+    within = torch.arange(size, device=lr.device)
+    total = torch.zeros(tiles.shape, dtype=torch.int64, device=lr.device)
+    for index, corners in enumerate(positions.unbind(-2)):
+        row, column = divmod(index, count)
+        rows, columns = (
+            (within + (corners[..., dim, None] - edges[cell])).clamp(0, lr.shape[1 + dim] - 1)
+            for dim, cell in enumerate((row, column))
+        )
+        crops = lr[:, rows[..., :, None], columns[..., None, :]].movedim(0, -3)
+        stays = corners[..., 0, None, None, None] == NOWHERE
+        total += shares[row, :, None] * shares[column] * torch.where(stays, tiles, crops)
     return ((total + whole // 2) // whole).to(torch.uint8)  # whole numbers: the same bytes on every device
 
 
@@ -87,15 +96,6 @@ def _shares(size: int, count: int, blend: int) -> Tensor:
     begun = [torch.full((size,), whole)]  # how much is this cell's, or one's after it
     begun += [(2 * (pixels - edge) + 1 + blend).clamp(0, whole) for edge in _edges(size, count)[1:-1]]
     return torch.stack(begun) - torch.stack([*begun[1:], torch.zeros(size, dtype=torch.int64)])
-
-
-def _window(image: Tensor, corner: tuple[int, int], size: int) -> Tensor:
-    """(3, size, size) of an image at (top, left); beyond its border the outermost pixels are repeated."""
-    rows, columns = (
-        (torch.arange(size, device=image.device) + first).clamp(0, length - 1)
-        for first, length in zip(corner, image.shape[1:], strict=True)
-    )
-    return image[:, rows[:, None], columns]
 
 
 def cell_windows(offsets: Tensor, side: int, reader: FeatureReader) -> Tensor:
@@ -118,8 +118,8 @@ class CellGrid:
     """Cells of an image, each a part of one of its crops, whose features it has.
 
     Attributes:
-        positions: int64 (n, w, 2), top and left in the image of w cells in each of n crops.
-        chosen: bool (n, w), which of them are looked at: each place once.
+        positions: int64 (n, w, 2), top and left in the image of w cells in each of n crops; on the CPU.
+        chosen: bool (n, w), which of them are looked at: each place once; on the CPU.
         windows: float32 (w, P), see :func:`cell_windows`.
         weights: float32 (n, P), what the crops' local features weigh as positions of tiles.
     """
@@ -156,9 +156,9 @@ class CellGrid:
             first = first[weights.argsort(descending=True, stable=True)[:most].numpy()]
         chosen = torch.zeros(len(places), dtype=torch.bool)
         chosen[first] = True
-        windows = cell_windows(offsets, side, reader).to(device)
-        weights = weighting.of_tiles(tile_weights)(crops.at_local_features(hardness)).flatten(1).to(device)
-        return cls(positions, chosen.view(positions.shape[:2]), windows, weights)
+        windows = cell_windows(offsets, side, reader)
+        weights = weighting.of_tiles(tile_weights)(crops.at_local_features(hardness)).flatten(1)
+        return cls(positions, chosen.view(positions.shape[:2]), to_device(windows, device), to_device(weights, device))
 
     def columns(self, weights: Tensor) -> Tensor:
         """Weights (b, w, P) of the local features in each cell, from those of crops (b, P)."""
@@ -166,5 +166,9 @@ class CellGrid:
 
     def cells(self, crops: slice, products: Tensor, columns: Tensor) -> Cells:
         """The chosen cells of some crops, from their Fourier sums (b, w, m, 2) and :meth:`columns`."""
-        chosen = self.chosen[crops]
-        return Cells(self.positions[crops][chosen], products[chosen], columns.sum(2)[chosen])
+        places, device = self.chosen[crops].flatten().nonzero().squeeze(1), products.device
+        positions, index = self.positions[crops].flatten(0, 1)[places], to_device(places, device)
+        feature_sums, weight_sums = (
+            values.flatten(0, 1).index_select(0, index) for values in (products, columns.sum(2))
+        )
+        return Cells(to_device(positions, device), feature_sums, weight_sums)

@@ -5,8 +5,11 @@ Knows nothing of Ray, files or stores; a notebook can use it as it is.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import ParamSpec, TypeVar
 
@@ -36,8 +39,8 @@ from idc_ray.condensation.teacher_features import (
     Labeler,
     Teacher,
     check_finite,
-    upscale_tiles,
 )
+from idc_ray.condensation.transfer import to_device, to_host
 from idc_ray.condensation.windows import cut
 from idc_ray.config import CondenseConfig
 from idc_ray.images.tiles import grid_count
@@ -50,8 +53,11 @@ R = TypeVar("R")
 #: Tiles that an image's difficulty is measured on.
 SURVEY_CROPS = 64
 
-#: Tiles of one network call by default: GPUs need many to be busy, caches of CPUs hold few.
-DEFAULT_BATCH_SIZE = {"cpu": 4, "cuda": 32}
+#: Tiles of one network call by default: caches of CPUs hold few, GPUs need many to be busy.
+CPU_BATCH_SIZE, GPU_BATCH_SIZE = 4, 32
+
+#: Images that a GPU computes at once: while the host chooses the start and the groups of one, it computes others.
+IMAGES_IN_FLIGHT = 4
 
 
 @dataclass
@@ -106,7 +112,9 @@ class Condenser:
         # ncfd is the paper's comparison without locality: one feature a tile, all of them alike.
         kind, kernel_size = (GlobalFeatureReader, 1) if config.method == "ncfd" else (FeatureReader, rlff.kernel_size)
         self.gamma = 0.0 if config.method == "ncfd" else config.loss.gamma
-        self.reader = kind(teacher, config.tile_size, rlff.padding, kernel_size, dtype)
+        on_cpu = device.type == "cpu"
+        lock: AbstractContextManager[object] = nullcontext() if on_cpu else threading.Lock()
+        self.reader = kind(teacher, config.tile_size, rlff.padding, kernel_size, dtype, lock)
         bank = draw_bank(
             config.seed,
             teacher.channels,
@@ -118,10 +126,11 @@ class Condenser:
         ).to(device)
         # The other sets are for steps on pixels; measuring an image in all of them takes most of its time.
         self.bank = bank if config.pixel_steps else replace(bank, directions=bank.directions[:1])
-        size = config.teacher_batch_size or DEFAULT_BATCH_SIZE[device.type]
-        # A CPU gains little from fuller calls, and loses as much by padding them.
-        shared = device.type != "cpu" and calls_are_independent(self.reader, self.bank, size)
+        size = config.teacher_batch_size or (CPU_BATCH_SIZE if on_cpu else GPU_BATCH_SIZE)
+        # Images whose pixels are learned are computed together, others in threads; fuller calls help CPUs little.
+        shared = not on_cpu and config.pixel_steps > 0 and calls_are_independent(self.reader, self.bank, size)
         self.batches = FixedBatches(size, shared)
+        self.threads = None if config.pixel_steps else _threads(device)
         self.matcher = TileMatcher(self.reader, self.bank, config.loss, config.optimizer, self.batches)
 
     def difficulty(self, lr: NDArray[np.uint8]) -> float:
@@ -161,6 +170,13 @@ class Condenser:
         if open_budget and not (self.mean_difficulty and self.mean_difficulty > 0):
             raise ValueError(f"allocation is difficulty; mean_difficulty is {self.mean_difficulty}, expected above 0")
         self.matcher.kept_calls = 0 if frugal else KEPT_CALLS
+        if self.threads is None:
+            return self._condense(images)
+        running = [self.threads.submit(self._condense, [image]) for image in images]
+        wait(running)  # also of those behind one that fails: they use the memory
+        return [result for each in running for result in each.result()]
+
+    def _condense(self, images: Sequence[ImageTask]) -> list[Condensed | Exception]:
         chosen: list[_Chosen | Exception] = []
         problems: dict[int, MatchingProblem] = {}
         for index, image in enumerate(images):
@@ -193,7 +209,7 @@ class Condenser:
             task = SelectionTask(lr, hr, (self.config.seed, image.image_id))
             corners = select(self.config.method, task, self.reader, self.batches, count)
             return _Chosen(*starts.crop_start(lr, torch.tensor(corners), size)), None
-        hardness = self._hardness(lr, difficulties)
+        hardness = self._hardness(image.lr, difficulties)
         loss = self.config.loss
         weighting = crops.weighting(hardness, self.gamma, loss.weight_floor, loss.clip_percentile)
         grid = self._grid(crops, hardness, weighting, count) if self.config.exchanges else None
@@ -225,12 +241,12 @@ class Condenser:
         check_finite(difficulties)
         return difficulties
 
-    def _hardness(self, lr: Tensor, difficulties: Tensor | None) -> Tensor:
-        """What places of an image weigh by, (H, W) on the CPU; zeros if all weigh the same."""
+    def _hardness(self, lr: NDArray[np.uint8], difficulties: Tensor | None) -> Tensor:
+        """What places of an image (H, W, 3) weigh by, (H, W) on the CPU; zeros if all weigh the same."""
         if not self._weighs:
-            return torch.zeros(lr.shape[1:])
+            return torch.zeros(lr.shape[:2])
         maps = None if difficulties is None else difficulties[None]
-        return hardness_map(self.config.loss.hardness, maps, lr[None].cpu().float() / 255)[0]
+        return hardness_map(self.config.loss.hardness, maps, _planes(lr)[None].float() / 255)[0]
 
     def _budget(self, image: ImageTask, difficulties: Tensor | None) -> int:
         (height, width), size = image.lr.shape[:2], self.config.tile_size
@@ -274,7 +290,7 @@ class Condenser:
         """Everything about the initial tiles that their features are needed for."""
         bank, cells, size = self.bank, self.config.exchange.cells, self.config.tile_size
         offsets = tile_offsets(size, cells) if self.config.exchanges else torch.empty(0, 2, dtype=torch.int64)
-        windows = cell_windows(offsets, cell_side(size, cells), self.reader).to(self.device)
+        windows = to_device(cell_windows(offsets, cell_side(size, cells), self.reader), self.device)
         products, held_out, sums = [], [], []
         for call in self.batches.slices([len(part.tiles)]):
             unit = self.batches.pad(part.tiles[call]).float() / 255
@@ -289,7 +305,8 @@ class Condenser:
         feature_sums, weight_sums = torch.cat(products), torch.cat(sums)
         nowhere = torch.full_like(offsets, NOWHERE)
         places = [nowhere if corner is None else offsets + torch.tensor(corner) for corner in part.corners]
-        of_cells = Cells(torch.cat(places), feature_sums[:, 1:].flatten(0, 1), weight_sums[:, 1:].flatten())
+        positions = to_device(torch.cat(places), self.device)
+        of_cells = Cells(positions, feature_sums[:, 1:].flatten(0, 1), weight_sums[:, 1:].flatten())
         return _MeasuredTiles(feature_sums[:, 0], weight_sums[:, 0], torch.cat(held_out), of_cells)
 
     def _group_centres(self, image: ImageTask, real: RealImage, start: _MeasuredTiles) -> tuple[Tensor, Tensor, Tensor]:
@@ -298,8 +315,8 @@ class Condenser:
         if self.config.init == "noise":  # noise is like no crop; centres come from the crops themselves
             random = generator(self.config.seed, image.image_id, "groups")
             return points, real.weight_sums, spread_centres(points, real.weight_sums, len(start.weight_sums), random)
-        centres = start.feature_sums.flatten(1) / start.weight_sums[:, None]
-        return points, real.weight_sums, centres.double().cpu()
+        (centres,) = to_host(start.feature_sums.flatten(1) / start.weight_sums[:, None])
+        return points, real.weight_sums, centres
 
     def _exchange(
         self, part: _Chosen, lr: Tensor, offered: Cells, begin: Cells, targets: RealTargets
@@ -308,8 +325,7 @@ class Condenser:
         settings, goals = self.config.exchange, targets.at(0, self.config.rlff.num_frequencies)
         side = cell_side(self.config.tile_size, settings.cells)
         cells = exchange(offered, begin, side, *goals, self.config.loss, settings.sweeps)
-        tiles = [mosaic(tile, lr, places, settings.blend) for tile, places in zip(part.tiles, cells, strict=True)]
-        return cells, torch.stack(tiles)
+        return cells, mosaic(part.tiles, lr, cells, settings.blend)
 
     def _match(self, chosen: list[_Chosen | Exception], problems: dict[int, MatchingProblem]) -> None:
         if not problems:
@@ -328,14 +344,15 @@ class Condenser:
         begin, match = time.perf_counter(), part.match
         if match:
             check_finite(torch.tensor(match.start.total))  # of noise; crops are as finite as the image was
-        hr_tiles = None
         if self.config.real_hr:
-            hr_tiles = self._real_labels(image, part)
-        elif self.config.store.tiles != "lr":
-            hr_tiles = self._teacher_labels(part.tiles)
+            lr_tiles, hr_tiles = *to_host(part.tiles), self._real_labels(image, part)
+        elif self.config.store.tiles == "lr":
+            lr_tiles, hr_tiles = *to_host(part.tiles), None
+        else:
+            lr_tiles, hr_tiles = self._with_teacher_labels(part.tiles)
         return Condensed(
-            lr_tiles=part.tiles.permute(0, 2, 3, 1).cpu().numpy(),
-            hr_tiles=hr_tiles,
+            lr_tiles=_pixels(lr_tiles),
+            hr_tiles=None if hr_tiles is None else _pixels(hr_tiles),
             corners=part.corners,
             candidates=grid_count(image.lr.shape[0], image.lr.shape[1], self.config.tile_size),
             loss_start=match.start.total if match else None,
@@ -347,36 +364,61 @@ class Condenser:
         )
 
     @torch.no_grad()
-    def _teacher_labels(self, tiles: Tensor) -> NDArray[np.uint8]:
-        """The teacher's HR for 8-bit tiles (n, 3, p, p), 8 bits, by one rule for every method."""
-        scale, size = self.config.scale, self.config.tile_size
-        if len(tiles) == 0:
-            return np.empty((0, scale * size, scale * size, 3), np.uint8)
-        return self.batches.run(self._label_tiles, tiles).permute(0, 2, 3, 1).cpu().numpy()
+    def _with_teacher_labels(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+        """The 8-bit tiles (n, 3, p, p), and the teacher's 8-bit HR for them, by one rule for all methods; on the CPU.
 
-    def _label_tiles(self, tiles: Tensor) -> Tensor:
-        labels = upscale_tiles(self.labeler, tiles.float() / 255, self.reader.autocast)
-        check_finite(labels)
-        return labels.mul_(255).round_().to(torch.uint8)
+        Raises:
+            ValueError: the teacher's output is not finite.
+        """
+        size = self.config.scale * self.config.tile_size
+        labels, totals = [tiles.new_empty(0, 3, size, size)], [torch.zeros((), device=tiles.device)]
+        for call in self.batches.slices([len(tiles)]):
+            unit = self.batches.pad(tiles[call]).float() / 255
+            upscaled = self.reader.upscale(unit, self.labeler)[: call.stop - call.start]
+            totals.append(upscaled.sum())
+            labels.append(upscaled.mul_(255).round_().to(torch.uint8))
+        tiles, joined, sums = to_host(tiles, torch.cat(labels), torch.stack(totals))
+        check_finite(sums)
+        return tiles, joined
 
-    def _real_labels(self, image: ImageTask, part: _Chosen) -> NDArray[np.uint8]:
+    def _real_labels(self, image: ImageTask, part: _Chosen) -> Tensor:
         """HR crops where the tiles were cut, or their mosaics, blended over ``scale`` times as many pixels."""
         scale, size = self.config.scale, self.config.scale * self.config.tile_size
         if image.hr is None:
             raise ValueError("HR tiles are real, but the task has no HR image")
-        hr = torch.tensor(image.hr).permute(2, 0, 1)
+        hr = _planes(image.hr)
         places = torch.tensor([corner for corner in part.corners if corner is not None]).view(-1, 2)
         tiles = cut(hr, scale * places, size)
         if part.cells is not None and not (part.match and part.match.kept_start):
-            blend, cells = scale * self.config.exchange.blend, part.cells.cpu()
-            cells = torch.where(cells == NOWHERE, NOWHERE, scale * cells)
-            mosaics = [mosaic(tile, hr, each, blend) for tile, each in zip(tiles, cells, strict=True)]
-            tiles = torch.stack(mosaics) if mosaics else tiles
-        return tiles.permute(0, 2, 3, 1).contiguous().numpy()
+            blend, (cells,) = scale * self.config.exchange.blend, to_host(part.cells)
+            tiles = mosaic(tiles, hr, torch.where(cells == NOWHERE, NOWHERE, scale * cells), blend)
+        return tiles
 
     def _tensor(self, image: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) to (3, H, W) on the device."""
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(self.device)
+        return to_device(_planes(image), self.device)
+
+
+def _threads(device: torch.device) -> ThreadPoolExecutor | None:
+    """Threads for images, each with a stream of a GPU of its own; None on a CPU, whose cores one image keeps busy."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)  # the networks are there before other streams read them
+    return ThreadPoolExecutor(
+        IMAGES_IN_FLIGHT,
+        "condense",
+        lambda: torch.cuda.set_stream(torch.cuda.Stream(device)),
+    )
+
+
+def _planes(image: NDArray[np.uint8]) -> Tensor:
+    """(H, W, 3) to (3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _pixels(tiles: Tensor) -> NDArray[np.uint8]:
+    """(n, 3, h, w) to (n, h, w, 3)."""
+    return tiles.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _or_its_error(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | Exception:

@@ -9,6 +9,7 @@ from idc_ray.condensation.difficulty import Weighting
 from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.tasks import TeacherCache
 from idc_ray.condensation.teacher_features import FeatureReader
+from idc_ray.condensation.transfer import to_device, to_host
 from idc_ray.condensation.windows import candidate_positions, cut
 
 __all__ = ["Crops", "difficulty_map"]
@@ -51,6 +52,7 @@ class Crops:
         self.positions = candidate_positions(lr.shape[1], lr.shape[2], reader.tile, reader.tile)
         self.coverage = _crop_coverage(self.positions, reader)
         self.calls = list(batches.slices([len(self.positions)]))
+        self._seen = to_device(self.coverage.unsqueeze(1), lr.device)
         self._kept: dict[int, Tensor] = {}
         self._moments: dict[int, Tensor] = {}
         self._room = KEPT_BYTES
@@ -60,12 +62,14 @@ class Crops:
         """Difficulty of every pixel of the image, float32 (H, W) on the CPU: of the last crop that holds the pixel."""
         if self.cache:
             return torch.tensor(self.cache.difficulties)
-        size, out = self.reader.tile, torch.empty(self.lr.shape[1:])
+        size, out, found = self.reader.tile, torch.empty(self.lr.shape[1:]), []
         for call in self.calls:
             maps, values = self.reader.features_and_difficulty(self._tiles(call))
             self._keep(call, maps)
-            for (top, left), crop in zip(self.positions[call].tolist(), values.cpu(), strict=False):
-                out[top : top + size, left : left + size] = crop
+            found.append(values[: call.stop - call.start])
+        (crops,) = to_host(torch.cat(found))
+        for (top, left), crop in zip(self.positions.tolist(), crops, strict=True):
+            out[top : top + size, left : left + size] = crop
         return out
 
     @torch.no_grad()
@@ -75,7 +79,7 @@ class Crops:
             return self._kept[call.start]
         if self.cache and self.cache.features:
             known = self.cache.features[call.start // self.batches.size]
-            return self._keep(call, torch.tensor(known, device=self.lr.device))
+            return self._keep(call, to_device(torch.tensor(known), self.lr.device))
         return self._keep(call, self.reader.features(self._tiles(call)))
 
     @torch.no_grad()
@@ -88,8 +92,8 @@ class Crops:
         count = float(self.coverage.sum())
         mean = total / count
         std = (squares / count - mean.square()).clamp_min(0).sqrt()
-        floor = max(RELATIVE_FLOOR * float(std.max()), ABSOLUTE_FLOOR)
-        return mean.float(), std.clamp_min(floor).float()
+        floor = (RELATIVE_FLOOR * std.max()).clamp_min(ABSOLUTE_FLOOR)
+        return mean.float(), std.maximum(floor).float()
 
     def at_local_features(self, image: Tensor) -> Tensor:
         """Values (n, positions, positions) of an image (H, W) at the centres of the crops' local features."""
@@ -105,8 +109,7 @@ class Crops:
     def _keep(self, call: slice, maps: Tensor) -> Tensor:
         maps = maps.clone()  # a view would keep the reflected border alive with it
         if call.start not in self._moments:
-            centres = self.reader.centres(maps[: call.stop - call.start]).double()
-            seen = self.coverage[call].unsqueeze(1).to(maps.device)
+            centres, seen = self.reader.centres(maps[: call.stop - call.start]).double(), self._seen[call]
             self._moments[call.start] = torch.stack([(centres**power * seen).sum((0, 2, 3)) for power in (1, 2)])
         if maps.nbytes <= self._room:
             self._room -= maps.nbytes

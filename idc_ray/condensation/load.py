@@ -58,5 +58,7 @@ def load_networks(config: CondenseConfig, data: bytes, device: torch.device) -> 
 
 def _prepare(network: Upscaler, config: CondenseConfig) -> None:
     network.check_tile(config.tile_size)
-    if network.device.type == "cpu":  # where convolutions are faster in this layout
+    if (
+        network.device.type == "cpu" or config.actors.dtype == "bfloat16"
+    ):  # where convolutions are faster in this layout
         network.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -18,6 +18,7 @@ from idc_ray.condensation.rlff import FrequencyBank, fourier_sums
 from idc_ray.condensation.targets import RealTargets, standardise
 from idc_ray.condensation.teacher_features import FeatureReader
 from idc_ray.condensation.tile_adam import TileAdam
+from idc_ray.condensation.transfer import to_host
 from idc_ray.config import Loss, Optimizer
 
 __all__ = ["HeldOutLoss", "Matched", "MatchingProblem", "TileMatcher"]
@@ -37,7 +38,7 @@ class MatchingProblem:
     weighting: Weighting
     targets: RealTargets
     exchanged: Tensor | None = None  # likewise, after the exchange of cells; None: there was none
-    start_loss: HeldOutLoss | None = None  # of the start, if it is known
+    start_loss: Tensor | None = None  # of the start, if it is known, see TileMatcher.held_out_loss
 
     @property
     def begin(self) -> Tensor:
@@ -51,6 +52,12 @@ class HeldOutLoss:
 
     total: float
     per_bandwidth: list[float]
+
+    @classmethod
+    def read(cls, losses: Sequence[Tensor]) -> list[HeldOutLoss]:
+        """Several of :meth:`TileMatcher.held_out_loss`; the host waits once for all of them."""
+        (values,) = to_host(torch.stack(list(losses)))
+        return [cls(total, per_bandwidth) for total, *per_bandwidth in values.tolist()]
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,8 @@ class TileMatcher:
             tiles = self._optimise(problems, iterations)
         changed = iterations or any(problem.exchanged is not None for problem in problems)
         after = self._held_out(problems, tiles) if changed else before
-        return [_better(*ends) for ends in zip(starts, tiles, before, after, strict=True)]
+        losses = HeldOutLoss.read([*before, *after])
+        return [_better(*ends) for ends in zip(starts, tiles, losses[: len(tiles)], losses[len(tiles) :], strict=True)]
 
     def _optimise(self, problems: Sequence[MatchingProblem], iterations: int) -> list[Tensor]:
         # One tensor an image: where an image's values lie in memory does not depend on its neighbours.
@@ -149,13 +157,19 @@ class TileMatcher:
         group = discrepancy_per_frequency(by_tile, groups, kind, alpha, beta).mean(0)
         return self.loss.instance * instance + self.loss.group * group
 
-    def held_out_loss(self, feature_sums: Tensor, weight_sums: Tensor, targets: RealTargets) -> HeldOutLoss:
-        """Loss of tiles by their Fourier sums (n, h, 2) on the held-out frequencies and sums of weights (n,)."""
+    def held_out_loss(self, feature_sums: Tensor, weight_sums: Tensor, targets: RealTargets) -> Tensor:
+        """Loss (1 + b,) of tiles, in total and at each of the b bandwidths, see :meth:`HeldOutLoss.read`.
+
+        Args:
+            feature_sums: (n, h, 2), the tiles' Fourier sums on the held-out frequencies.
+            weight_sums: (n,), sums of the weights.
+            targets: of the image.
+        """
         loss = self._loss(feature_sums, weight_sums, targets, None)
-        return HeldOutLoss(float(loss.mean()), self.bank.per_bandwidth(loss).tolist())
+        return torch.cat([loss.mean(0, keepdim=True), self.bank.per_bandwidth(loss)])
 
     @torch.no_grad()
-    def _held_out(self, problems: Sequence[MatchingProblem], tiles: Sequence[Tensor]) -> list[HeldOutLoss]:
+    def _held_out(self, problems: Sequence[MatchingProblem], tiles: Sequence[Tensor]) -> list[Tensor]:
         pixels = [image.float() / 255 for image in tiles]
         weights = self._weights(problems, pixels)
         sums = self._sums(problems, pixels, weights, None)
@@ -203,9 +217,8 @@ class TileMatcher:
         directions = bank.held_out if index is None else bank.directions[index]
         counts = [len(image) for image in pixels]
         joined, joined_weights = torch.cat(list(pixels)), torch.cat(list(weights))
-        repeats = torch.tensor(counts, device=joined.device)
-        mean = torch.stack([problem.mean for problem in problems]).repeat_interleave(repeats, 0)
-        std = torch.stack([problem.std for problem in problems]).repeat_interleave(repeats, 0)
+        mean = torch.cat([problem.mean.expand(count, -1) for problem, count in zip(problems, counts, strict=True)])
+        std = torch.cat([problem.std.expand(count, -1) for problem, count in zip(problems, counts, strict=True)])
 
         def call(part: slice) -> Tensor:
             tiles, weight, centre = (self.batches.pad(t[part]) for t in (joined, joined_weights, mean))

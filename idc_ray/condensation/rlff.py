@@ -143,8 +143,8 @@ class _FourierSums(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         kernels, weights, *kept = ctx.saved_tensors
         size, out = len(kept[0]), []
-        scales = weights.new_tensor(ctx.scales).view(-1, 1, 1, 1)
-        of_sums = grads[0].unflatten(1, (len(scales), -1)).unsqueeze(2) * scales  # (B, b, 1, d, 2)
+        by_scale = grads[0].unsqueeze(1).chunk(len(ctx.scales), 2)
+        of_sums = torch.stack([g * scale for g, scale in zip(by_scale, ctx.scales, strict=True)], 1)  # (B, b, 1, d, 2)
         for maps, g, weight in zip(kept, of_sums.split(size), weights.split(size), strict=True):
             of_phases = (g[..., 1] * maps[:, 0]).addcmul_(g[..., 0], maps[:, 1], value=-1)
             of_projections = of_phases.sum(1).mul_(weight.flatten(1).unsqueeze(2)).transpose(1, 2)

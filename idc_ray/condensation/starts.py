@@ -9,6 +9,7 @@ from idc_ray.condensation.cells import cell_side, mosaic
 from idc_ray.condensation.groups import balanced_groups, spread_centres
 from idc_ray.condensation.seeding import generator
 from idc_ray.condensation.targets import RealImage
+from idc_ray.condensation.transfer import to_device
 from idc_ray.condensation.windows import candidate_positions, choose, cut, window_means
 
 __all__ = ["Start", "crop_start", "hardest_windows", "medoid_start", "noise_start", "packed_start"]
@@ -39,8 +40,8 @@ def crop_start(lr: Tensor, positions: Tensor, size: int) -> Start:
 def packed_start(lr: Tensor, hardness: Tensor, size: int, count: int, blend: int) -> Start:
     """Each tile is a :func:`mosaic` of four smaller hard crops; the hardest are dealt out evenly."""
     cells = hardest_windows(hardness, cell_side(size, 2), 4 * count)
-    blank = lr.new_zeros(3, size, size)
-    return torch.stack([mosaic(blank, lr, cells[tile::count], blend) for tile in range(count)]), [None] * count
+    dealt = to_device(cells.view(4, count, 2).transpose(0, 1), lr.device)
+    return mosaic(lr.new_zeros(count, 3, size, size), lr, dealt, blend), [None] * count
 
 
 def noise_start(lr: Tensor, size: int, count: int, random: torch.Generator) -> Start:

@@ -17,6 +17,7 @@ from idc_ray.condensation.cells import CellGrid, Cells
 from idc_ray.condensation.crops import Crops
 from idc_ray.condensation.difficulty import Weighting
 from idc_ray.condensation.rlff import FrequencyBank, fourier_products, fourier_sums
+from idc_ray.condensation.transfer import to_device, to_host
 
 __all__ = ["RealImage", "RealTargets", "measure_image", "standardise"]
 
@@ -54,16 +55,22 @@ class RealImage:
         Args:
             shares: (n, g) weight of each crop in each group, as :func:`balanced_groups` gives it.
         """
-        fraction = (shares / self.weight_sums.unsqueeze(1).clamp_min(1e-300)).to(self.feature_sums.device)
-        flat = self.feature_sums.flatten(1).double()
-        groups = (fraction.T @ flat) / shares.sum(0).unsqueeze(1).to(flat.device)
+        device, flat = self.feature_sums.device, self.feature_sums.flatten(1).double()
+        fraction = to_device(shares / self.weight_sums.unsqueeze(1).clamp_min(1e-300), device)
+        groups = (fraction.T @ flat) / to_device(shares.sum(0).unsqueeze(1), device)
         image = flat.sum(0) / float(self.weight_sums.sum())
         return RealTargets(*(t.float().unflatten(-1, (-1, 2)) for t in (image, groups)), sets=self.sets)  # type: ignore[misc]
 
     def embeddings(self, frequencies: int) -> Tensor:
-        """(n, 2 m) characteristic functions of the crops on the first set, on the CPU: what groups are made of."""
-        weight = self.weight_sums.unsqueeze(1).clamp_min(1e-12)
-        return self.feature_sums[:, :frequencies].cpu().double().flatten(1) / weight
+        """(n, 2 m) characteristic functions of the crops on the first set, on the CPU: what groups are made of.
+
+        Raises:
+            ValueError: the teacher's features are not finite.
+        """
+        (sums,) = to_host(self.feature_sums[:, :frequencies])
+        if not bool(sums.isfinite().all()):
+            raise ValueError("the teacher's features of this image are not finite; check the teacher, or use float32")
+        return sums.double().flatten(1) / self.weight_sums.unsqueeze(1).clamp_min(1e-12)
 
 
 @dataclass(frozen=True)
@@ -92,17 +99,14 @@ def measure_image(
         hardness: (H, W), what places weigh by (any finite values if gamma is 0).
         weighting: from :meth:`Crops.weighting`.
         grid: the cells to measure as well; None: none.
-
-    Raises:
-        ValueError: the teacher's features are not finite.
     """
-    device = crops.lr.device
     weights = (weighting(crops.at_local_features(hardness)) * crops.coverage).flatten(1)
+    on_device = to_device(weights, crops.lr.device)
     mean, std = crops.statistics()
     sums, cells = [], []
     for call in crops.calls:
         features = standardise(crops.features(call), mean, std)
-        chosen = crops.batches.pad(weights[call]).to(device)
+        chosen = crops.batches.pad(on_device[call])
         columns = chosen.unsqueeze(1)
         if grid:
             columns = torch.cat([columns, grid.columns(crops.batches.pad(grid.weights[call]))], 1)
@@ -114,8 +118,6 @@ def measure_image(
         sums.append(torch.cat([products[:, 0], *by_set, held_out], dim=1)[:count])
         if grid:
             cells.append(grid.cells(call, products[:count, 1:], columns[:count, 1:]))
-    joined = torch.cat(sums)
-    if not bool(joined.isfinite().all()):
-        raise ValueError("the teacher's features of this image are not finite; check the teacher, or use float32")
-    real = RealImage(mean, std, weighting, crops.positions, weights.double().sum(1), joined, len(bank.directions))
+    mass = weights.double().sum(1)
+    real = RealImage(mean, std, weighting, crops.positions, mass, torch.cat(sums), len(bank.directions))
     return real, Cells.join(cells) if cells else None

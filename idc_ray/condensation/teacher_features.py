@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -61,6 +61,7 @@ class FeatureReader:
         padding: LR pixels of reflection at each border, less than p.
         kernel: side k of the local features.
         autocast: dtype of autocast for the teacher; None: no autocast.
+        lock: held while the teacher is called, where several threads use it: networks may keep state during a call.
     """
 
     teacher: Teacher
@@ -68,6 +69,7 @@ class FeatureReader:
     padding: int
     kernel: int
     autocast: torch.dtype | None = None
+    lock: contextlib.AbstractContextManager[object] = field(default_factory=contextlib.nullcontext, compare=False)
 
     @property
     def positions(self) -> int:
@@ -76,14 +78,14 @@ class FeatureReader:
 
     def features(self, tiles: Tensor) -> Tensor:
         """(B, 3, p, p) in [0, 1] to float32 (B, c, p, p); differentiable."""
-        with _precision(self.autocast, tiles.device):
+        with self.lock, _precision(self.autocast, tiles.device):
             return self._inside(self.teacher.features(_reflect(tiles, self.padding))).float()
 
     @torch.no_grad()
     def features_and_difficulty(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
         """:meth:`features` and the difficulty (B, p, p) of every pixel, of the same reflected tiles in one pass."""
         reflected = _reflect(tiles, self.padding)
-        with _precision(self.autocast, tiles.device):
+        with self.lock, _precision(self.autocast, tiles.device):
             maps, upscaled = self.teacher.features_and_upscale(reflected)
         values = difficulty(reflected, upscaled.float().clamp(0, 1), self.teacher.scale)
         return self._inside(maps).float(), self._inside(values)
@@ -93,9 +95,10 @@ class FeatureReader:
         end = maps.shape[-1] - self.padding
         return maps[..., self.padding : end, self.padding : end]
 
-    def upscale(self, tiles: Tensor) -> Tensor:
-        """The teacher's output by :func:`upscale_tiles`."""
-        return upscale_tiles(self.teacher, tiles, self.autocast)
+    def upscale(self, tiles: Tensor, network: Labeler | None = None) -> Tensor:
+        """Output of the teacher, or of another network, by :func:`upscale_tiles`."""
+        with self.lock:
+            return upscale_tiles(network or self.teacher, tiles, self.autocast)
 
     def centres(self, maps: Tensor) -> Tensor:
         """A map over whole tiles (..., p, p) at the centres of the local features, (..., positions, positions)."""

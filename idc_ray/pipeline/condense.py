@@ -68,6 +68,9 @@ METRIC_SECONDS = 2.0
 #: Images in one call of a worker where ``actors.images_per_step`` is not set.
 IMAGES_PER_STEP = {"CPUs": 4, "GPUs": 16}
 
+#: Pixels in one call of a GPU: several photographs, as it computes some while the host prepares others.
+GPU_PIXELS = 50_000_000
+
 
 @dataclass
 class _Launch:
@@ -278,7 +281,8 @@ def _batches(config: CondenseConfig, images: pa.Table) -> Batches:
     pool = plan_pool(config.actors, ray.cluster_resources(), images.num_rows)
     most = config.actors.images_per_step
     if most is None:
-        return plan_batches(images, IMAGES_PER_STEP[pool.device], pool.max_size)
+        pixels = GPU_PIXELS if pool.device == "GPUs" else None
+        return plan_batches(images, IMAGES_PER_STEP[pool.device], pool.max_size, pixels)
     return plan_batches(images, most, pool.max_size, math.inf)
 
 

@@ -13,6 +13,7 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,6 +42,9 @@ from idc_ray.store.run_record import RunRecord, read_run
 from idc_ray.store.schema import TileRow
 
 log = logging.getLogger(__name__)
+
+#: Images of a batch that are committed together while a GPU condenses the next; on CPUs those of a batch are.
+COMMITTED_TOGETHER = 8
 
 Row = dict[str, Any]
 
@@ -134,6 +138,7 @@ class CondenseWorker(_Worker):
     def __init__(self, job: Job, teacher: ray.ObjectRef[bytes], isolated: bool) -> None:
         super().__init__(job, teacher)
         self.isolated = isolated
+        self.together = None if self.device.type == "cpu" else COMMITTED_TOGETHER
         self.kind = device_kind(self.device)
         self.ledger = Ledger(job.store, job.launch, node_id(), node_lives)
         self.metrics = WorkerMetrics(job.digest, self.device)
@@ -166,21 +171,30 @@ class CondenseWorker(_Worker):
             else:
                 ready.append(row)
         isolated = self.isolated or death is not None
-        for group in [[row] for row in ready] if isolated else [ready]:
-            if group:
-                statuses += self._run(group, isolated)
-        return statuses
+        size = 1 if isolated else self.together or len(ready)
+        running: list[Future[list[Row]]] = []
+        with ThreadPoolExecutor(1, "commit") as commits:
+            for begin in range(0, len(ready), size or 1):
+                running += self._run(ready[begin : begin + size], isolated, commits)
+        return statuses + [status for commit in running for status in commit.result()]
 
-    def _run(self, rows: list[Row], isolated: bool) -> list[Row]:
-        """Condense and commit ``rows`` together; what fails together is tried again one by one."""
+    def _run(self, rows: list[Row], isolated: bool, commits: ThreadPoolExecutor) -> list[Future[list[Row]]]:
+        """Condense ``rows`` together; what fails together is tried again one by one.
+
+        Returns:
+            Their commits, in order. A GPU goes on meanwhile, except with images that are tried alone.
+        """
         if isolated:
             self.ledger.record([row["image_id"] for row in rows], True, rows[0]["source"])
         tasks = [self._task(row) for row in rows]
-        statuses: list[Row] = []
-        for results in condense_each(self.condenser, tasks):  # committed before the next is tried alone
-            begin = len(statuses)
-            statuses += self._finish(rows[begin : begin + len(results)], results)
-        return statuses
+        running: list[Future[list[Row]]] = []
+        begin = 0
+        for results in condense_each(self.condenser, tasks):
+            running.append(commits.submit(self._finish, rows[begin : begin + len(results)], results))
+            begin += len(results)
+            if self.together is None or isolated or len(results) < len(rows):
+                running[-1].result()
+        return running
 
     def _task(self, row: Row) -> ImageTask:
         tiles = self.job.tiles_of(row["image_id"], row["height"], row["width"])

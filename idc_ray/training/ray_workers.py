@@ -22,7 +22,7 @@ from idc_ray.pipeline.waiting import log_until_first
 from idc_ray.training.fit import Event, World
 from idc_ray.training.worker import TrainJob, gave_up, train_worker
 
-__all__ = ["local_queue", "ray_events"]
+__all__ = ["ray_events"]
 
 #: Time for workers to end by themselves after an error of one.
 LEAVE_SECONDS = 20.0
@@ -37,7 +37,9 @@ def ray_events(job: TrainJob) -> Iterator[Event | None]:
     Raises:
         IdcError: an error that a retry would not fix, or workers died too often.
     """
-    queue = local_queue()
+    # On this machine, so that the loss of another node does not end the training.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     trainer = _trainer(job, queue)
     outcome: list[BaseException | None] = []
 
@@ -62,12 +64,6 @@ def ray_events(job: TrainJob) -> Iterator[Event | None]:
         queue.shutdown(force=True)
     if outcome[0] is not None:
         raise gave_up(job, f"{_first_line(outcome[0])}; see the logs in Ray's session folder") from outcome[0]
-
-
-def local_queue() -> Queue:
-    """A queue on this machine, so that the loss of another node does not end the job."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
 def _events(queue: Queue, ended: Callable[[], bool]) -> Iterator[Event | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import random
 import time
@@ -26,8 +25,6 @@ from idc_ray.tuning.settings import Settings
 from idc_ray.tuning.space import Draw, label
 
 __all__ = ["JOURNAL", "STATUSES", "SweepStudy", "knee", "open_sweep", "ranked", "read_study", "started"]
-
-log = logging.getLogger(__name__)
 
 JOURNAL, NAME = "study.log", "sweep"
 
@@ -84,6 +81,7 @@ class SweepStudy:
         study: the Optuna study.
         total: number of trials that the limit and the space allow.
         ended: called with each ended trial, after it is stored.
+        error: exception raised here or in ``ended``, which Ray Tune would replace.
     """
 
     def __init__(self, storage: StorageFolder, content: bytes, settings: Settings) -> None:
@@ -99,9 +97,14 @@ class SweepStudy:
             self.study.set_metric_names([*settings.config.objectives])
             self.study.sampler = _sampler(settings.config, len(self.study.get_trials(deepcopy=False)))
         self.ended: Callable[[FrozenTrial], None] = lambda trial: None
+        self.error: Exception | None = None
         self._known: set[str] = set()
         self._running: dict[int, optuna.Trial] = {}
         self._begin = time.monotonic() - self.study.user_attrs.get("seconds", 0.0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Empty state: Ray Tune pickles its arguments for snapshots, which are not used."""
+        return {}
 
     @property
     def seconds(self) -> float:
@@ -110,10 +113,14 @@ class SweepStudy:
 
     def save(self, ended: FrozenTrial | None = None) -> None:
         """Write the journal, then call ``ended`` with the ended trial."""
-        self.study.set_user_attr("seconds", round(self.seconds, 1))
-        self._journal.save()
-        if ended is not None:
-            self.ended(ended)
+        try:
+            self.study.set_user_attr("seconds", round(self.seconds, 1))
+            self._journal.save()
+            if ended is not None:
+                self.ended(ended)
+        except Exception as error:
+            self.error = error
+            raise
 
     def queue(self, *, retry_failed: bool) -> None:
         """Queue interrupted trials, failed ones if they are retried, and the first trials of a search."""
@@ -165,9 +172,7 @@ class SweepStudy:
         Returns:
             Whether the trial ends here: finished, failed, or stopped early.
         """
-        trial, objectives = self._running.get(number), self._settings.config.objectives
-        if trial is None:  # it was stopped before it had sent this
-            return False
+        trial, objectives = self._running[number], self._settings.config.objectives
         if result["failed"]:
             return self._end(trial, TrialState.FAIL, reason=result["failed"])
         for name in REPORTED:
@@ -181,18 +186,17 @@ class SweepStudy:
                 return self._end(trial, TrialState.PRUNED)
         return False
 
-    def lost(self, number: int, reason: str) -> bool:
-        """Count a lost process of a trial, unless the trial has ended; returns whether it is to be restarted."""
+    def lost(self, number: int, reason: str, *, for_good: bool) -> None:
+        """Count a lost process of a trial, which is then restarted or fails."""
         trial = self._running.get(number)
-        if trial is None:
-            return False
+        if trial is None:  # it had ended
+            return
         deaths = trial.user_attrs.get("deaths", 0) + 1
         trial.set_user_attr("deaths", deaths)
-        if deaths >= self._settings.config.attempts:
-            return not self._end(trial, TrialState.FAIL, reason=f"its process died {deaths} times: {reason}")
-        log.warning("trial %d lost its process (%s); starting it again", number, reason)
-        self.save()
-        return True
+        if for_good:
+            self._end(trial, TrialState.FAIL, reason=f"its process died {deaths} times: {reason}")
+        else:
+            self.save()
 
     def _end(self, trial: optuna.Trial, state: TrialState, values: list[float] | None = None, reason: str = "") -> bool:
         trial.set_user_attr("reason", reason)

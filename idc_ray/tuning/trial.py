@@ -7,10 +7,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import ray
 import torch
+from ray import tune as ray_tune
 
 from idc_ray.comparison.tasks import guarded
 from idc_ray.condensation.budget import budgets_of, mean_difficulty
@@ -32,7 +34,7 @@ from idc_ray.training.pairs import NO_HR, Pair
 from idc_ray.tuning.shared_inputs import SharedInputs
 from idc_ray.tuning.space import Draw
 
-__all__ = ["SeedOutcome", "TrialReport", "run_trial"]
+__all__ = ["SeedOutcome", "TrialReport", "run_trial", "trainable"]
 
 
 @dataclass(frozen=True)
@@ -86,16 +88,21 @@ class TrialReport:
 
 
 def run_trial(draw: Draw, inputs: SharedInputs, report: Callable[[TrialReport], None]) -> None:
-    """Run a trial; a failure is reported.
+    """Run a trial. Failures are reported, so that Ray Tune does not retry them.
 
     Args:
         draw: point of the space.
         inputs: shared inputs.
-        report: called with each report.
+        report: called with each report; it ends the trial by raising ``SystemExit``.
     """
     status, value = guarded(lambda: _run_seeds(draw, inputs, report))
     if status == "failed":
         report(TrialReport(failed=value))
+
+
+def trainable(config: dict[str, Any], inputs: SharedInputs) -> None:
+    """The function that Ray Tune runs; its process is reused by later trials."""
+    run_trial(config["draw"], inputs, lambda report: ray_tune.report(asdict(report)))
 
 
 def _run_seeds(draw: Draw, inputs: SharedInputs, report: Callable[[TrialReport], None]) -> None:

@@ -1,20 +1,22 @@
-"""The tune job: Optuna chooses, records and stops trials, Ray runs them."""
+"""The tune job: Optuna chooses and records trials, Ray Tune runs them."""
 
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import time
 
 import ray
 from optuna.trial import FrozenTrial, TrialState
+from ray import tune as ray_tune
 
 from idc_ray.config.base import result_digest
 from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import IdcError
 from idc_ray.family import RunFamily, Status
 from idc_ray.lifecycle import fail_run_on_error, locked_output, ray_cluster
-from idc_ray.pipeline.cluster import join_for, plan_pool
+from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.progress import Heartbeat
 from idc_ray.pipeline.waiting import warn_if_no_room
 from idc_ray.report import Options, write_own_report
@@ -24,9 +26,10 @@ from idc_ray.tracking import Tracker, tracking_uri
 from idc_ray.tuning.dry_run import estimate
 from idc_ray.tuning.prepare import Plan, prepare
 from idc_ray.tuning.report import FILES, importance_file, report_files, to_text
-from idc_ray.tuning.run_trials import run_trials
-from idc_ray.tuning.shared_inputs import share_inputs
+from idc_ray.tuning.search import Deaths, Search
+from idc_ray.tuning.shared_inputs import SharedInputs, share_inputs
 from idc_ray.tuning.study import STATUSES, SweepStudy, open_sweep, ranked, started
+from idc_ray.tuning.trial import trainable
 from idc_ray.units import duration
 
 __all__ = ["prepared", "run_tune", "tune"]
@@ -39,6 +42,18 @@ RUN_STATUSES: dict[TrialState, Status] = {
     TrialState.PRUNED: "KILLED",
     TrialState.FAIL: "FAILED",
 }
+
+#: Without Tune's own records, messages and signal handler. Workers keep their folder.
+ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+#: Names of resources, tasks' to Tune's.
+RESOURCES = {"num_cpus": "cpu", "num_gpus": "gpu"}
 
 
 def tune(config: TuneConfig) -> int:
@@ -142,21 +157,43 @@ class _Run:
             with Heartbeat("computing features and difficulties for all trials"):
                 inputs = share_inputs(self.plan, pool.options)
             self.begin_trials = time.monotonic()
-            end = self.begin_trials + self.seconds_left
+            self._tune(inputs, pool, trials_left, may_grow=pool.may_grow and not started_here)
 
-            def slots() -> int:
-                """As many as fit, and on a cluster that may grow one that waits for it to grow."""
-                if started_here or not pool.may_grow:
-                    return pool.max_size
-                # On what the first trials ran: costs on GPUs that join a sweep on CPUs are others.
-                actors = self.config.actors.model_copy(update={"gpus": pool.options.get("num_gpus", 0.0)})
-                return plan_pool(actors, ray.cluster_resources(), trials_left).max_size + 1
-
+    def _tune(self, inputs: SharedInputs, pool: PoolPlan, trials_left: int, *, may_grow: bool) -> None:
+        config, study = self.config, self.study
+        trial = ray_tune.with_resources(
+            ray_tune.with_parameters(trainable, inputs=inputs),
+            {RESOURCES[name]: amount for name, amount in pool.options.items()},
+        )
+        with tempfile.TemporaryDirectory(prefix="idc_tune_") as scratch:
+            tuner = ray_tune.Tuner(
+                trial,
+                tune_config=ray_tune.TuneConfig(
+                    search_alg=Search(study),
+                    num_samples=trials_left,
+                    # None: as many as the cluster has room for at any time, and one that waits for it to grow.
+                    max_concurrent_trials=None if may_grow else pool.max_size,
+                    time_budget_s=None if config.hours is None else max(1.0, self.seconds_left),
+                    reuse_actors=True,  # a new process imports torch first
+                ),
+                run_config=ray_tune.RunConfig(
+                    name="sweep",
+                    storage_path=scratch,  # Tune's own files are of this run alone
+                    stop=lambda trial_id, result: study.report(result["config"]["number"], result),
+                    failure_config=ray_tune.FailureConfig(max_failures=config.attempts - 1),
+                    callbacks=[Deaths(study)],
+                    verbose=0,
+                ),
+            )
             try:
                 with Heartbeat(self._progress):
-                    run_trials(self.study, trials_left, inputs, pool.options, slots, end)
+                    tuner.fit()
+            except Exception:
+                if study.error is not None:
+                    raise study.error from None
+                raise
             finally:
-                self.study.save()
+                study.save()
 
     def _report(self) -> None:
         with Heartbeat("writing the report"):
@@ -221,3 +258,11 @@ def _line(trial: FrozenTrial) -> str:
         return f"trial {trial.number} failed: {values['reason']}"
     where = f" stopped at step {values['step']}" if status == "stopped" else ""
     return f"trial {trial.number}{where}: {values['psnr']:.3f} dB"
+
+
+def _quiet_libraries() -> None:
+    """Turn off messages of Tune and Optuna; some of them only through the environment."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for logger in ("ray.tune", "optuna"):
+        logging.getLogger(logger).setLevel(logging.ERROR)  # Tune warns of half a second for MLflow

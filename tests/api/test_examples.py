@@ -48,7 +48,8 @@ def examples(value: Any) -> list[doctest.DocTest]:
 def folder(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the examples find: two photographs, a set condensed from them, a benchmark set, and a space to search."""
     import mlflow  # noqa: F401  what imports do to a process is not a call's
-    import ray.train  # noqa: F401
+    import ray.train
+    import ray.tune  # noqa: F401
 
     root = tmp_path_factory.mktemp("examples")
     (root / "photos").mkdir()

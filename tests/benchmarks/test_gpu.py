@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,10 @@ def test_without_a_gpu_every_part_starts(
     measured = " ".join(row["what"] for row in rows)
     for part in ("edsr_baseline x2", "swinir_light", "mambairv2_light", "edsr_baseline x4", "online", "at x2", "at x4"):
         assert part in measured
+    assert [row["rate"] for row in rows if row["what"].startswith("waits")] == [5, 5]
+
+
+def test_no_ray_is_needed() -> None:
+    """The machine with a GPU may have none."""
+    code = "import benchmarks.gpu, sys; sys.exit('ray' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)

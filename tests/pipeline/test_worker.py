@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -268,6 +269,61 @@ def test_images_that_are_condensed_together_are_one_part(job: Job, rows: dict[st
     for name in list_parts(job.store, DIGEST):
         job.store.delete(name)
     send(worker_with(job, answer)[0], rows[A], rows[B], rows[C])
+    assert seen == [0, 0, 1, 2]
+
+
+def test_a_gpu_condenses_the_next_images_while_the_last_ones_are_committed(
+    job: Job, rows: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a GPU that waits for the store, and a status that comes before its commit."""
+    second_begun, commit = threading.Event(), module.commit_images
+
+    def commit_late(*arguments: Any) -> None:
+        assert second_begun.wait(10)
+        commit(*arguments)
+
+    def answer(tasks: Sequence[ImageTask], frugal: bool) -> list[Result]:
+        if tasks[0].image_id != A:
+            assert not list_parts(job.store, DIGEST)
+            second_begun.set()
+        return [two_tiles(task) for task in tasks]
+
+    monkeypatch.setattr(module, "commit_images", commit_late)
+    worker, fake = worker_with(job, answer)
+    worker.together = 1
+    assert outcomes(send(worker, rows[A], rows[B])) == {A: "done", B: "done"}
+    assert fake.calls == [([A], False), ([B], False)] and fake.stated == [([A, B], False)] * 2
+    assert len(list_parts(job.store, DIGEST)) == 2
+
+
+def test_images_are_done_only_if_their_own_commit_succeeded(
+    job: Job, rows: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(module, "commit_images", fail)
+    worker, _ = worker_with(job)
+    worker.together = 1
+    (status,) = send(worker, rows[A], rows[B])
+    assert "disk full" in json.dumps(status)
+    assert not list_parts(job.store, DIGEST)
+
+
+def test_where_a_gpu_has_company_that_fails_each_image_is_committed_before_the_next_is_tried(
+    job: Job, rows: dict[str, Any]
+) -> None:
+    seen: list[int] = []
+
+    def answer(tasks: Sequence[ImageTask], frugal: bool) -> list[Result]:
+        seen.append(len(list_parts(job.store, DIGEST)))
+        if len(tasks) > 1:
+            raise RuntimeError("odd")
+        return [two_tiles(tasks[0])]
+
+    worker, _ = worker_with(job, answer)
+    worker.together = 3
+    send(worker, rows[A], rows[B], rows[C])
     assert seen == [0, 0, 1, 2]
 
 

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from typing import Any
 
-import ray
-from ray.util.queue import Queue
-
-from idc_ray.tuning import run_trials
+from idc_ray.tuning import trial
 from idc_ray.tuning.shared_inputs import SharedInputs
-from idc_ray.tuning.space import Draw
 
-ordinary: Callable[..., None] = run_trials._trial._function
+ordinary = trial.trainable
 
 
-@ray.remote(max_retries=0, max_calls=0)
-def deadly(number: int, draw: Draw, inputs: SharedInputs, reports: Queue) -> None:
+def trainable(config: dict[str, Any], inputs: SharedInputs) -> None:
     """A trial like any other, but for one start its process is killed, as running out of memory does."""
-    if draw["init"] == "random":
+    if config["draw"]["init"] == "random":
         os.kill(os.getpid(), signal.SIGKILL)
-    ordinary(number, draw, inputs, reports)
+    ordinary(config, inputs)

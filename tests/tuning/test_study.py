@@ -1,8 +1,9 @@
-"""The study as trials use it: suggestions, reports, ends, and all of it again from its journal; no trial is run."""
+"""The study as Ray Tune uses it: suggestions, reports, ends, and all of it again from its journal; no trial is run."""
 
 from __future__ import annotations
 
 import contextlib
+import pickle
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from optuna.trial import TrialState
 
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.store.filesystem import StorageFolder, resolve
+from idc_ray.tuning.search import Deaths, Search
 from idc_ray.tuning.settings import Settings
 from idc_ray.tuning.study import JOURNAL, Journal, SweepStudy, knee, open_sweep, ranked, read_study, started
 from idc_ray.tuning.trial import SeedOutcome, TrialReport
@@ -218,20 +220,44 @@ def test_the_defaults_are_tried_first_and_once(search: str, storage: StorageFold
 
 def test_a_lost_process_is_counted_and_at_last_named(storage: StorageFolder, write_space: WriteSpace) -> None:
     """Catches a trial that takes its process with it, again and again, for no reason that one can read."""
-    study = opened(storage, settings_of(write_space(), attempts=2))
+    study = opened(storage, settings_of(write_space()))
     number, _ = suggested(study)
     study.report(number, report(29.0, step=2, finished=False))
-    assert study.lost(number, "The worker died")
+    study.lost(number, "The actor died", for_good=False)
     assert states(storage) == [TrialState.RUNNING]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Optuna warns of steps that are reported twice
         study.report(number, report(29.0, step=2, finished=False))
-    assert not study.lost(number, "The worker died")
+    study.lost(number, "The actor died", for_good=True)
     (trial,) = started(read_study(storage))
     assert trial.state == TrialState.FAIL and trial.user_attrs["deaths"] == 2
-    assert trial.user_attrs["reason"] == "its process died 2 times: The worker died"
-    assert not study.lost(number, "again") and not study.report(number, report(30.0))  # both may arrive late
+    assert trial.user_attrs["reason"] == "its process died 2 times: The actor died"
+    study.lost(number, "again", for_good=True)  # Tune reports the end of a process that was stopped, too
     assert states(storage) == [TrialState.FAIL]
+
+
+def test_an_error_of_the_disk_is_kept_for_the_driver(
+    storage: StorageFolder, write_space: WriteSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a full disk that ends as a page of Tune's."""
+    study = opened(storage, settings_of(write_space()))
+    number, _ = suggested(study)
+
+    def full(self: StorageFolder, name: str, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(StorageFolder, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        study.report(number, report(30.0))
+    assert isinstance(study.error, OSError)
+
+
+def test_tune_may_pickle_what_it_is_given(storage: StorageFolder, write_space: WriteSpace) -> None:
+    """Catches a sweep that does not start because a connection to MLflow cannot be pickled."""
+    study = opened(storage, settings_of(write_space()))
+    connection = (number for number in range(3))
+    study.ended = lambda trial: next(connection)  # type: ignore[assignment]
+    assert pickle.dumps((Search(study), Deaths(study)))
 
 
 def test_several_objectives(storage: StorageFolder, write_space: WriteSpace) -> None:

@@ -101,11 +101,24 @@ def test_a_student_can_be_labelled_in_every_step(inputs: SharedInputs) -> None:
 
 
 def test_a_failure_is_reported_and_not_raised(inputs: SharedInputs) -> None:
-    """Catches a trial that is tried again and again, and one whose reason is not recorded."""
+    """Catches a trial that Tune tries again and again, and one whose reason is not recorded."""
     (report,) = reports_of(DRAW | {"loss.gamma": 1e6}, inputs)
     assert "the images gave no tiles, and 3 of them failed" in report.failed and not report.finished
     (report,) = reports_of(DRAW | {"rlff.feature_layer": "body.99"}, inputs)
     assert "the network has no layer 'body.99'" in report.failed
+
+
+def test_a_stopped_trial_stops(inputs: SharedInputs) -> None:
+    """Catches a trial that takes its own end for an error."""
+    reports: list[TrialReport] = []
+
+    def stop(report: TrialReport) -> None:
+        reports.append(report)
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        run_trial(DRAW, inputs, stop)
+    assert len(reports) == 1 and not reports[0].failed
 
 
 def test_each_set_of_features_is_computed_once(

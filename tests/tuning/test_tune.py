@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from idc_ray.errors import BadRequest, IdcError, Interrupted, Locked
 from idc_ray.store.filesystem import resolve
 from idc_ray.store.lock import lock
-from idc_ray.tuning import run_trials
+from idc_ray.tuning import tune as module
 from idc_ray.tuning.study import JOURNAL, STATUSES, SweepStudy, read_study, started
 from idc_ray.tuning.tune import tune
 from tests.e2e.conftest import end, wait_for
@@ -101,13 +101,14 @@ def _check_mlflow(output: Path, numbers: set[int]) -> None:
 def test_a_trial_that_is_killed_is_tried_again_and_then_left(
     ray_cluster: Any, images: Path, tmp_path: Path, write_space: WriteSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a trial that restarts indefinitely, and one that ends the sweep; and an interrupt that is lost."""
+    """Catches a trial that restarts indefinitely, and one that ends the sweep; and an interrupt that Tune keeps
+    to itself."""
     output = tmp_path / "out"
     space = write_space({"init": ["random", "hardest", "medoid"]})
     config = tune_config(
         space, input=str(images), output=str(output), search="grid", attempts=2, objectives=["psnr", "ratio", "cost"]
     )
-    monkeypatch.setattr(run_trials, "_trial", deadly.deadly)
+    monkeypatch.setattr(module, "trainable", deadly.trainable)
     save = SweepStudy.save
 
     def interrupted(self: SweepStudy, ended: FrozenTrial | None = None) -> None:
