@@ -32,7 +32,7 @@ from idc_ray.images import decode_rgb, downscale, encode_png, image_id
 from idc_ray.models import bundled_teacher_bytes
 
 LABELS = ("real", "clean_teacher")
-SETS = ("degraded", "clean", "random", "whole", "degraded_equal", "clean_equal")
+SETS = ("degraded", "random", "degraded_equal", "whole", "clean_equal", "clean")
 ARMS = (*((each, "real") for each in SETS), ("degraded", "clean_teacher"))
 HELD_OUT_SEED, HELD_OUT_SIDE = 1000, 320
 

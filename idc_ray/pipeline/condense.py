@@ -178,6 +178,12 @@ def _prepare(config: CondenseConfig, photographs: str | None = None) -> tuple[Jo
             config.iterations,
             config.matching,
         )
+    if config.degradation != "bicubic" and config.synthesizes_tiles and config.loss.gamma:
+        log.warning(
+            "with degraded LR images, tiles of large gradients (loss.gamma %g) made worse students than random crops; "
+            "consider --loss.gamma 0 --init random (docs/degradation.md)",
+            config.loss.gamma,
+        )
     job = new_job(config, resolve(config.output), listing, teacher, new_launch())
     with one_thread():
         feature_network, labeler = load_networks(config, teacher, torch.device("cpu"))

@@ -126,3 +126,17 @@ def test_unused_steps_are_reported(
     small = {"input": str(tmp_path / "in"), "tile_size": 16, "rlff.num_frequencies": 32, "rlff.num_held_out": 32}
     assert condense(load_config(None, small | {"dry_run": True} | settings)) == 0
     assert ("--iterations 7 has no effect" in caplog.text) == told
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({}, False), ({"degradation": "classic"}, True), ({"degradation": "classic", "loss.gamma": 0}, False)],
+)
+def test_weights_that_suit_bicubic_only_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, settings: dict[str, object], told: bool
+) -> None:
+    """Catches a user of a degradation whose students are worse than those of random crops without a word."""
+    write_pictures(tmp_path / "in")
+    small = {"input": str(tmp_path / "in"), "tile_size": 16, "rlff.num_frequencies": 32, "rlff.num_held_out": 32}
+    assert condense(load_config(None, small | {"dry_run": True} | settings)) == 0
+    assert ("worse students than random crops" in caplog.text) == told
