@@ -2,7 +2,7 @@
 
 One image (a 2K mosaic), the same teacher, loss, steps, frequencies per step and threads, in one process. idc_ray is
 timed for the whole run with defaults: difficulty, targets, start, all steps, labels. All literal steps cost the same,
-so a few are measured, interleaved with those of idc_ray, and multiplied. The literal set-up, which computes the real
+so a few are measured, half before and half after idc_ray, and multiplied. The literal set-up, which computes the real
 image's features once, is measured with idc_ray's code and added. Labels and weight refreshes are left out for the
 literal implementations.
 """
@@ -118,23 +118,19 @@ def _literal_image(teacher: Teacher, config: CondenseConfig, task: ImageTask) ->
 
 
 def measure(teacher: Teacher, config: CondenseConfig, task: ImageTask, literal_steps: int) -> dict[str, object]:
-    """Time a whole run of idc_ray, interleaved with steps of the literal implementations."""
+    """Time a whole run of idc_ray, between two halves of the steps of the literal implementations."""
     literals = Literals(teacher, config, task)
     condenser = Condenser(teacher, config, torch.device("cpu"))
-    idc, away = Clock(), Clock()
-    turns = {round((turn + 1) * config.iterations / literal_steps) for turn in range(literal_steps)}
-
-    def on_step(step: int) -> None:
-        if step in turns:
-            with away.running():
-                literals.advance()
-
+    idc = Clock()
+    for _ in range(literal_steps // 2):
+        literals.advance()
     with idc.running():
-        result = condenser.condense([task], on_step)[0]
+        result = condenser.condense([task])[0]
+    for _ in range(literal_steps - literal_steps // 2):
+        literals.advance()
     if not isinstance(result, Condensed):
         raise result
     assert result.loss_start is not None and result.loss_end is not None
-    idc.wall, idc.cpu = idc.wall - away.wall, idc.cpu - away.cpu
     figures: dict[str, object] = {
         "ratio": config.ratio,
         "tiles": len(result.lr_tiles),
