@@ -41,8 +41,6 @@ from idc_ray.store.manifest import read_manifest
 from idc_ray.tracking import tracking_uri
 from idc_ray.units import duration
 
-__all__ = ["compare", "result_of", "run_compare"]
-
 log = logging.getLogger(__name__)
 
 

@@ -33,8 +33,6 @@ from idc_ray.store.manifest import index_table, read_manifest, write_manifest
 from idc_ray.store.quarantine import quarantined_ids
 from idc_ray.store.run_record import begin_run, read_run
 
-__all__ = ["SetFacts", "condense_set", "label_whole", "measure_images", "set_facts", "whole_facts"]
-
 #: How long to wait for a task of a killed launch, or one whose process died, to let go of the set: in an object store
 #: its lease has to expire.
 LOCK_SECONDS = LEASE_S + 30.0

@@ -45,8 +45,6 @@ from idc_ray.condensation.windows import cut
 from idc_ray.config import CondenseConfig
 from idc_ray.images.tiles import grid_count
 
-__all__ = ["SURVEY_CROPS", "Condenser"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -10,8 +10,6 @@ import torch
 from idc_ray.condensation.memory import is_out_of_memory
 from idc_ray.condensation.tasks import Condensed, ImageTask
 
-__all__ = ["condense_each"]
-
 
 class _Condenses(Protocol):
     def condense(self, images: Sequence[ImageTask], *, frugal: bool = ...) -> list[Condensed | Exception]: ...

@@ -24,10 +24,6 @@ from pydantic import (
 from idc_ray.config.base import Section
 from idc_ray.regular import open_regular
 
-__all__ = [
-    "NOTHING_LOST", "PRESETS", "Blur", "Degradation", "Jpeg", "Noise", "Resize", "Shuffle", "Step", "Webp",
-]  # fmt: skip
-
 PRESETS = Path(__file__).parents[1] / "degradation" / "presets"
 
 NOTHING_LOST = (

@@ -25,24 +25,6 @@ from idc_ray.images.read import decode_rgb, header_size
 from idc_ray.regular import open_regular
 from idc_ray.store.filesystem import StorageFolder
 
-__all__ = [
-    "BenchmarkImage",
-    "BenchmarkSet",
-    "Scores",
-    "SetScores",
-    "check_size",
-    "evaluate",
-    "find_all_sets",
-    "find_sets",
-    "format_table",
-    "holds_sets",
-    "mean_scores",
-    "paired_folders",
-    "score_image",
-    "write_csv",
-    "write_metrics",
-]
-
 log = logging.getLogger(__name__)
 
 #: Most pixels of one benchmark image; the largest sets in use have 12 million.

@@ -24,8 +24,6 @@ from idc_ray.store.schema import TileRow, rows_from_table
 from idc_ray.store.shards import read_shard
 from idc_ray.store.threads import ordered_map
 
-__all__ = ["META", "describe_export", "export_set"]
-
 META = "meta_info.txt"
 _ORIGIN = "exported_from.json"
 _CARD = "README.md"

@@ -31,8 +31,6 @@ from idc_ray.models.teacher import Teacher
 from idc_ray.models.upscaler import Upscaler
 from idc_ray.regular import open_regular
 
-__all__ = ["bundled_teacher_bytes", "load_teacher", "load_upscaler", "teacher_sha256"]
-
 BUNDLED_SCALES = (2, 4)
 
 

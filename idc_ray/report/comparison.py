@@ -19,8 +19,6 @@ from idc_ray.store.manifest import index_table
 from idc_ray.store.run_record import read_run
 from idc_ray.units import duration, size
 
-__all__ = ["CROPS", "RESULTS", "arm_labels", "comparison_section", "difference_text", "fixed", "spread_text"]
-
 RESULTS, CROPS, CONFIG = "results.json", "crops.json", "config.yaml"
 FIX = "the compare command that made it writes it again"
 

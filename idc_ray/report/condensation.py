@@ -23,8 +23,6 @@ from idc_ray.store.status import Status, read_status
 from idc_ray.store.threads import ordered_map
 from idc_ray.units import duration, size
 
-__all__ = ["condensation_section"]
-
 log = logging.getLogger(__name__)
 
 #: Largest share of a file that the numbers of all images may take; with more images, those of a sample are kept.

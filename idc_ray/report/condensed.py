@@ -42,8 +42,6 @@ from idc_ray.store.parts import list_parts, part_records, read_part
 from idc_ray.store.run_record import RunRecord
 from idc_ray.store.schema import ROW_SCHEMA, check_types
 
-__all__ = ["Sources", "picture_of", "read_records", "read_tiles", "tile_rows"]
-
 log = logging.getLogger(__name__)
 
 #: Of more parts, images that are not in a shard yet, the numbers are not read.

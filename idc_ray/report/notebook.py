@@ -20,8 +20,6 @@ from idc_ray.units import duration, size
 if TYPE_CHECKING:
     from idc_ray.results import CompareResult, CondenseResult, EvaluateResult, TrainResult, TuneResult
 
-__all__ = ["compare_html", "condense_html", "evaluate_html", "train_html", "tune_html"]
-
 #: Images and trials that are shown, and tiles of each image.
 IMAGES, TRIALS, TILES = 4, 10, 2
 

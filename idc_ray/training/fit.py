@@ -27,8 +27,6 @@ from idc_ray.training.pairs import Feed, Pair
 from idc_ray.training.state import BEST, LAST, SavedState, read_state, write_checkpoint, write_state
 from idc_ray.training.validation import Validator
 
-__all__ = ["Event", "Fit", "World", "new_model", "start_sha256", "student_spec", "with_absolute_start"]
-
 #: Least seconds between two reports of progress.
 REPORT_SECONDS = 2.0
 

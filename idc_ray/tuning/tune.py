@@ -32,8 +32,6 @@ from idc_ray.tuning.study import STATUSES, SweepStudy, open_sweep, ranked, start
 from idc_ray.tuning.trial import trainable
 from idc_ray.units import duration
 
-__all__ = ["prepared", "run_tune", "tune"]
-
 log = logging.getLogger(__name__)
 
 #: Status of the MLflow run of an ended trial.
