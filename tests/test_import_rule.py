@@ -23,7 +23,7 @@ ALLOWED = {
         "idc_ray.errors",
         "idc_ray.locate",
         "idc_ray.redact",
-        "idc_ray.regular",
+        "idc_ray.regular_files",
         "idc_ray.images",
     },
     "degradation": {
@@ -42,7 +42,7 @@ ALLOWED = {
         "spandrel",
         "torchvision",
         "idc_ray.errors",
-        "idc_ray.regular",
+        "idc_ray.regular_files",
         "idc_ray.models",
     },
     "condensation": {
@@ -82,9 +82,9 @@ ALLOWED = {
         "idc_ray.errors",
         "idc_ray.locate",
         "idc_ray.nested",
-        "idc_ray.objects",
+        "idc_ray.object_stores",
         "idc_ray.redact",
-        "idc_ray.regular",
+        "idc_ray.regular_files",
         "idc_ray.store",
     },
 }
@@ -94,7 +94,7 @@ PURE_FILES = [
     "errors.py",
     "nested.py",
     "locate.py",
-    "objects.py",
+    "object_stores.py",
     "redact.py",
     "regular.py",
     "cli.py",

@@ -16,7 +16,7 @@ from idc_ray.condensation.budget import mean_difficulty
 from idc_ray.condensation.load import load_condenser
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import load_upscaler
-from idc_ray.pipeline.compactor import compact_rest
+from idc_ray.pipeline.compact_tasks import compact_rest
 from idc_ray.pipeline.condense import IMAGES_PER_STEP
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.inputs import PNG_BYTES_PER_PIXEL

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from idc_ray.condensation.memory import is_out_of_memory
+from idc_ray.condensation.out_of_memory import is_out_of_memory
 from idc_ray.condensation.tasks import Condensed, ImageTask
 
 

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from idc_ray.config.base import Section
-from idc_ray.regular import open_regular
+from idc_ray.regular_files import open_regular
 
 PRESETS = Path(__file__).parents[1] / "degradation" / "presets"
 

@@ -22,7 +22,7 @@ from idc_ray.evaluation.metrics import WINDOW, border, mean_psnr, psnr, ssim_y
 from idc_ray.images.find import IMAGE_ENDINGS
 from idc_ray.images.manifest import image_id
 from idc_ray.images.read import decode_rgb, header_size
-from idc_ray.regular import open_regular
+from idc_ray.regular_files import open_regular
 from idc_ray.store.filesystem import StorageFolder
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from idc_ray.config.export import Format
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.exporting.trainers import SETTINGS, dataset_card, trainer_settings
+from idc_ray.exporting.descriptions import SETTINGS, dataset_card, trainer_settings
 from idc_ray.extras import require_extra
 from idc_ray.store.atomic import make_folder
 from idc_ray.store.filesystem import StorageFolder

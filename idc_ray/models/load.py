@@ -29,7 +29,7 @@ from idc_ray.models.public_mambairv2 import is_mambairv2, mambairv2_spec
 from idc_ray.models.spandrel_import import import_spandrel
 from idc_ray.models.teacher import Teacher
 from idc_ray.models.upscaler import Upscaler
-from idc_ray.regular import open_regular
+from idc_ray.regular_files import open_regular
 
 BUNDLED_SCALES = (2, 4)
 

@@ -10,8 +10,8 @@ import yaml
 
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.redact import printable
-from idc_ray.report.condensed import read_tiles, tile_rows
 from idc_ray.report.pictures import data_uri
+from idc_ray.report.read_condensed import read_tiles, tile_rows
 from idc_ray.report.section import Card, Chart, Section, rounded
 from idc_ray.report.state import job_state
 from idc_ray.store.filesystem import StorageFolder

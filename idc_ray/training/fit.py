@@ -19,7 +19,7 @@ from idc_ray.locate import absolute
 from idc_ray.models import EDSR, ModelSpec, Upscaler, load_checkpoint, model_spec
 from idc_ray.models.interpolation_start import interpolation_start
 from idc_ray.store.filesystem import StorageFolder
-from idc_ray.submitted import NAMES
+from idc_ray.submit_paths import NAMES
 from idc_ray.training.augment import AugmentedFeed
 from idc_ray.training.loop import NonFiniteLoss, Progress, Trainer
 from idc_ray.training.low_precision import choose_precision

@@ -30,7 +30,7 @@ from idc_ray.images import (
 from idc_ray.images import upscale as bicubic
 from idc_ray.locate import locate
 from idc_ray.redact import printable
-from idc_ray.report.cells import boxes_of_tile
+from idc_ray.report.locate_tiles import boxes_of_tile
 from idc_ray.report.pictures import data_uri, psnr, webp
 from idc_ray.report.section import rounded
 from idc_ray.status_text import STAGES
