@@ -96,7 +96,7 @@ PURE_FILES = [
     "locate.py",
     "object_stores.py",
     "redact.py",
-    "regular.py",
+    "regular_files.py",
     "cli.py",
     "commands",
     "extras.py",
