@@ -84,7 +84,7 @@ def find(folder: Path, name: str) -> Any:
 
 def plan(folder: Path, name: str, listing: Any) -> Any:
     """The driver's work between listing and the first image."""
-    from idc_ray.pipeline.compactor import Compactor
+    from idc_ray.pipeline.compact_tasks import Compactor
     from idc_ray.pipeline.plan import plan_work
 
     store = resolve(str(folder / "out"))
@@ -188,7 +188,7 @@ def stage_follow(folder: Path, images: str) -> dict[str, float]:
     from idc_ray.pipeline import condense, stream
     from idc_ray.pipeline.batches import plan_batches
     from idc_ray.pipeline.cluster import PoolPlan, data_settings, join
-    from idc_ray.pipeline.compactor import Compactor
+    from idc_ray.pipeline.compact_tasks import Compactor
     from idc_ray.pipeline.progress import Progress
     from idc_ray.pipeline.start import new_job
     from idc_ray.pipeline.summary import Summary

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from idc_ray.api.networks import load_model, upscale
     from idc_ray.dataset import CondensedDataset
     from idc_ray.models import Upscaler, create_model, list_models
-    from idc_ray.online import OnlineLabels
+    from idc_ray.online_labels import OnlineLabels
     from idc_ray.results import (
         CompareResult,
         CondenseResult,
@@ -72,7 +72,7 @@ _NAMES = {
     ),
     "idc_ray.dataset": ("CondensedDataset",),
     "idc_ray.models": ("Upscaler", "create_model", "list_models"),
-    "idc_ray.online": ("OnlineLabels",),
+    "idc_ray.online_labels": ("OnlineLabels",),
     "idc_ray.store.status": ("Status",),
 }  # fmt: skip
 _MODULES = ("data", "errors")

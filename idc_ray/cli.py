@@ -22,7 +22,7 @@ from idc_ray.errors import BadRequest, IdcError, Interrupted
 from idc_ray.help_text import base_type, default_text, kinds_of, metavar, short_help
 from idc_ray.interrupt import end_process, interruptible
 from idc_ray.redact import printable, redact_within
-from idc_ray.submitted import is_submitted, refuse_relative_paths
+from idc_ray.submit_paths import is_submitted, refuse_relative_paths
 
 Model = TypeVar("Model", bound=Section)
 

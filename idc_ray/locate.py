@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 from pyarrow import fs
 
 from idc_ray.errors import BadRequest
-from idc_ray.objects import open_uri
+from idc_ray.object_stores import open_uri
 from idc_ray.redact import learn, redact, redact_quoted
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

@@ -14,7 +14,7 @@ from idc_ray import redact as module
 from idc_ray.cli import run_job, start_logging
 from idc_ray.errors import BadRequest, IdcError, RejectedImage
 from idc_ray.locate import locate
-from idc_ray.objects import StoreUnavailable
+from idc_ray.object_stores import StoreUnavailable
 from idc_ray.redact import learn, printable, redact, redact_all, redact_within
 from idc_ray.store.filesystem import json_bytes, resolve
 from idc_ray.store.quarantine import QuarantineEntry, quarantine_image

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from idc_ray.config import load
 from idc_ray.config.loading import flatten
 from idc_ray.errors import BadRequest
-from idc_ray.submitted import refuse_relative_paths
+from idc_ray.submit_paths import refuse_relative_paths
 
 Model = TypeVar("Model", bound=BaseModel)
 

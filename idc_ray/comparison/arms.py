@@ -25,8 +25,6 @@ from idc_ray.models import teacher_sha256
 from idc_ray.models.registry import nearest
 from idc_ray.training.fit import new_model, start_sha256, with_absolute_start
 
-__all__ = ["TRAIN_SETS", "WHOLE", "Arm", "Data", "expand", "input_digest", "reference_of", "student_config"]
-
 WHOLE = "whole"
 
 #: Settings of the condense and training jobs that the comparison sets itself.

@@ -27,8 +27,8 @@ from idc_ray.config import METHOD_VERSION, CondenseConfig, MethodConfig
 from idc_ray.config.base import result_digest, result_settings
 from idc_ray.config.compare import CompareConfig
 from idc_ray.errors import IdcError
-from idc_ray.family import RunFamily
 from idc_ray.lifecycle import fail_run_on_error, locked_output, print_plan, ray_cluster
+from idc_ray.mlflow_runs import RunFamily
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.progress import Heartbeat
@@ -40,8 +40,6 @@ from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.manifest import read_manifest
 from idc_ray.tracking import tracking_uri
 from idc_ray.units import duration
-
-__all__ = ["compare", "result_of", "run_compare"]
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,6 @@ from idc_ray.report.pictures import data_uri, webp
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.training.state import LAST
 
-__all__ = ["find_crops"]
-
 log = logging.getLogger(__name__)
 
 #: Maximum number of students, of searched images, and of crops.

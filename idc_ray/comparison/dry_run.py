@@ -20,8 +20,6 @@ from idc_ray.store.filesystem import resolve
 from idc_ray.training.dry_run import seconds_per_step
 from idc_ray.units import duration
 
-__all__ = ["estimate"]
-
 
 def estimate(plan: Plan) -> str:
     """Arms, trainings, sets, and hours left, as text.

@@ -17,8 +17,6 @@ from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ENDS_THE_JOB, READ_SCHEMA, pixels, read_image
 from idc_ray.training.pairs import Pair
 
-__all__ = ["BLOCK_IMAGES", "Block", "manifest_blocks", "read_block", "relabelled", "whole_pairs"]
-
 #: Images of one block.
 BLOCK_IMAGES = 16
 

@@ -23,8 +23,6 @@ from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.start import new_job, new_launch
 from idc_ray.store.filesystem import resolve
 
-__all__ = ["Plan", "prepare"]
-
 
 @dataclass(frozen=True)
 class Plan:

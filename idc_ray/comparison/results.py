@@ -9,8 +9,6 @@ from idc_ray.errors import IdcError
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.tracking import Tracker
 
-__all__ = ["Failure", "Result", "Results", "log_result"]
-
 RESULTS, FAILURES = "results", "failures"
 FIX = "delete that file to score the arm again"
 

@@ -10,8 +10,6 @@ import ray
 
 from idc_ray.interrupt import check_interrupted
 
-__all__ = ["Unit", "run_units"]
-
 #: Seconds to wait for a running task before signals are checked.
 POLL_SECONDS = 1.0
 

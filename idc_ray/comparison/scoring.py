@@ -21,8 +21,6 @@ from idc_ray.evaluation.benchmarks import BenchmarkSet, find_all_sets, mean_scor
 from idc_ray.training.pairs import Pair
 from idc_ray.training.validation import validation_pairs
 
-__all__ = ["VALIDATION", "Scoring", "find_scoring"]
-
 VALIDATION = "validation"
 
 #: Seed of the degradation, another one than of the input.

@@ -16,7 +16,7 @@ from idc_ray.condensation.budget import mean_difficulty
 from idc_ray.condensation.load import load_condenser
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.models import load_upscaler
-from idc_ray.pipeline.compactor import compact_rest
+from idc_ray.pipeline.compact_tasks import compact_rest
 from idc_ray.pipeline.condense import IMAGES_PER_STEP
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.inputs import PNG_BYTES_PER_PIXEL
@@ -32,8 +32,6 @@ from idc_ray.store.lock import lock
 from idc_ray.store.manifest import index_table, read_manifest, write_manifest
 from idc_ray.store.quarantine import quarantined_ids
 from idc_ray.store.run_record import begin_run, read_run
-
-__all__ = ["SetFacts", "condense_set", "label_whole", "measure_images", "set_facts", "whole_facts"]
 
 #: How long to wait for a task of a killed launch, or one whose process died, to let go of the set: in an object store
 #: its lease has to expire.

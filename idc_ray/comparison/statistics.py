@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-__all__ = ["CONFIDENCE", "NUMBERS", "Score", "summarise"]
-
 CONFIDENCE = 0.95
 
 NUMBERS = ("mean", "deviation", "difference", "difference_low", "difference_high")

@@ -23,8 +23,6 @@ from idc_ray.training.fit import Event, Fit, World
 from idc_ray.training.pairs import Pair
 from idc_ray.training.state import BEST, LAST, STATE
 
-__all__ = ["run_student", "score_anchors"]
-
 #: Record of a finished training. Its state, the largest file, is then deleted.
 DONE = "done.json"
 FIX = "delete its folder to start the training again"

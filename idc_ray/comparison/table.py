@@ -16,10 +16,6 @@ from idc_ray.report.comparison import arm_labels, difference_text, fixed, spread
 from idc_ray.training.dry_run import count_weights
 from idc_ray.units import duration, size
 
-__all__ = [
-    "ArmSummary", "ComparisonTable", "make_table", "summarise_arms", "table_files", "to_csv", "to_json", "to_markdown",
-]  # fmt: skip
-
 METRICS = ("psnr", "ssim")
 
 

@@ -14,8 +14,6 @@ from idc_ray.comparison.schedule import Outcome
 from idc_ray.errors import IdcError
 from idc_ray.pipeline.job import Job
 
-__all__ = ["Blocks", "guarded", "read", "run", "run_with_object", "task_device"]
-
 log = logging.getLogger(__name__)
 
 #: Restarts of a task whose process died; it continues from its last saved state.

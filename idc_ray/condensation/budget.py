@@ -14,16 +14,6 @@ from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest
 from idc_ray.images.tiles import grid_count
 
-__all__ = [
-    "SURVEY_IMAGES",
-    "Surveyed",
-    "allot",
-    "budgets_of",
-    "expected_tiles",
-    "mean_difficulty",
-    "tile_budget",
-]
-
 #: Images whose budgets are fixed together before the first one is condensed. Of more, a sample of this size gives the
 #: mean difficulty, to about 0.7 %, and tiles are rounded image by image.
 SURVEY_IMAGES = 10_000

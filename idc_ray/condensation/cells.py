@@ -14,8 +14,6 @@ from idc_ray.condensation.teacher_features import FeatureReader
 from idc_ray.condensation.transfer import to_device
 from idc_ray.condensation.windows import candidate_positions, window_means
 
-__all__ = ["NOWHERE", "CellGrid", "Cells", "cell_side", "cell_windows", "mosaic", "tile_offsets"]
-
 #: Maximum number of searched cells of an image, in total and per cell of its tiles; those of the largest weight.
 MOST_CELLS, MOST_PER_CELL = 8192, 16
 

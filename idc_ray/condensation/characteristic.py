@@ -10,8 +10,6 @@ from typing import Literal
 
 from torch import Tensor
 
-__all__ = ["EPSILON", "Discrepancy", "discrepancy", "discrepancy_per_frequency"]
-
 Discrepancy = Literal["squared", "amplitude_phase"]
 
 #: Added inside every root: the gradient of a root at 0 is infinite, and flat images do get there.

@@ -27,7 +27,7 @@ from idc_ray.condensation.exchange import exchange
 from idc_ray.condensation.fixed_batches import FixedBatches
 from idc_ray.condensation.groups import balanced_groups, spread_centres
 from idc_ray.condensation.matching import KEPT_CALLS, Matched, MatchingProblem, TileMatcher, calls_are_independent
-from idc_ray.condensation.memory import is_out_of_memory
+from idc_ray.condensation.out_of_memory import is_out_of_memory
 from idc_ray.condensation.rlff import draw_bank, fourier_products, fourier_sums
 from idc_ray.condensation.seeding import generator
 from idc_ray.condensation.selection import SelectionTask, select
@@ -44,8 +44,6 @@ from idc_ray.condensation.transfer import to_device, to_host
 from idc_ray.condensation.windows import cut
 from idc_ray.config import CondenseConfig
 from idc_ray.images.tiles import grid_count
-
-__all__ = ["SURVEY_CROPS", "Condenser"]
 
 P = ParamSpec("P")
 R = TypeVar("R")

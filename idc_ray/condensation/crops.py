@@ -12,8 +12,6 @@ from idc_ray.condensation.teacher_features import FeatureReader
 from idc_ray.condensation.transfer import to_device, to_host
 from idc_ray.condensation.windows import candidate_positions, cut
 
-__all__ = ["Crops", "difficulty_map"]
-
 #: Least standard deviation of a channel, relative to the largest of the image and absolute: flat channels stay finite.
 RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-3, 1e-5
 

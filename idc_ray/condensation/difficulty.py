@@ -11,8 +11,6 @@ from torch import Tensor
 
 from idc_ray.images.resize import taps
 
-__all__ = ["Hardness", "TileWeights", "Weighting", "bicubic_upscale", "difficulty", "gradient", "hardness_map"]
-
 Hardness = Literal["difficulty", "gradient", "both"]
 TileWeights = Literal["uniform", "difficulty"]
 

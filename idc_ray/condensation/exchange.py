@@ -20,8 +20,6 @@ from idc_ray.condensation.cells import NOWHERE, Cells
 from idc_ray.condensation.characteristic import discrepancy
 from idc_ray.config import Loss
 
-__all__ = ["exchange"]
-
 #: Maximum size in bytes of the stored products of cells; further products are computed again.
 KEPT_PRODUCTS = 256 * 2**20
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["balanced_groups", "spread_centres"]
-
 
 def spread_centres(points: Tensor, weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """k-means++ centres (Arthur and Vassilvitskii 2007): (count, d) rows of ``points`` (n, d), drawn by weight."""

@@ -9,8 +9,6 @@ from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest
 from idc_ray.models import Teacher, Upscaler, bundled_teacher_bytes, load_teacher, load_upscaler
 
-__all__ = ["load_condenser", "load_networks"]
-
 
 def load_condenser(
     config: CondenseConfig, data: bytes, device: torch.device, mean_difficulty: float | None = None

@@ -21,8 +21,6 @@ from idc_ray.condensation.tile_adam import TileAdam
 from idc_ray.condensation.transfer import to_host
 from idc_ray.config import Loss, Optimizer
 
-__all__ = ["HeldOutLoss", "Matched", "MatchingProblem", "TileMatcher"]
-
 #: Teacher calls whose activations are kept for the backward pass. Images are optimised together as long as
 #: their calls are no more; of an image with more calls, those above are recomputed in the backward pass.
 KEPT_CALLS = 8

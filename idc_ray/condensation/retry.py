@@ -7,10 +7,8 @@ from typing import Protocol
 
 import torch
 
-from idc_ray.condensation.memory import is_out_of_memory
+from idc_ray.condensation.out_of_memory import is_out_of_memory
 from idc_ray.condensation.tasks import Condensed, ImageTask
-
-__all__ = ["condense_each"]
 
 
 class _Condenses(Protocol):

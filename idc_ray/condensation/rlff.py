@@ -22,8 +22,6 @@ from torch import Tensor
 
 from idc_ray.condensation.seeding import generator
 
-__all__ = ["FrequencyBank", "draw_bank", "fourier_products", "fourier_sums"]
-
 
 @dataclass(frozen=True)
 class FrequencyBank:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["generator", "integer", "uniform"]
-
 
 def integer(*key: object) -> int:
     """A number in [0, 2^63) that is a pure function of ``key``."""

@@ -22,8 +22,6 @@ from idc_ray.condensation.seeding import generator
 from idc_ray.condensation.teacher_features import FeatureReader, check_finite
 from idc_ray.condensation.windows import candidate_positions, choose, cut, window_means
 
-__all__ = ["SELECTORS", "SelectionTask", "select"]
-
 #: Share of the candidates with the largest loss that ``loss`` drops: the teacher fails there on noise and moire.
 DROPPED_HARDEST = 0.05
 

@@ -12,8 +12,6 @@ from idc_ray.condensation.targets import RealImage
 from idc_ray.condensation.transfer import to_device
 from idc_ray.condensation.windows import candidate_positions, choose, cut, window_means
 
-__all__ = ["Start", "crop_start", "hardest_windows", "medoid_start", "noise_start", "packed_start"]
-
 Start = tuple[Tensor, list[tuple[int, int] | None]]
 """uint8 tiles (n, 3, p, p) and where each was cut from: (top, left) in LR pixels, None if from no one place."""
 

@@ -19,8 +19,6 @@ from idc_ray.condensation.difficulty import Weighting
 from idc_ray.condensation.rlff import FrequencyBank, fourier_products, fourier_sums
 from idc_ray.condensation.transfer import to_device, to_host
 
-__all__ = ["RealImage", "RealTargets", "measure_image", "standardise"]
-
 
 def standardise(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Features (B, c, h, w) with the real image's statistics, (c,) or one row for each tile (B, c)."""

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from idc_ray.config import CondenseConfig
 from idc_ray.images import encode_png
 
-__all__ = ["NEEDS_HR", "Condensed", "ImageTask", "TeacherCache", "needs_hr", "stored_tiles"]
-
 #: Rules that compare with the real HR image, whatever labels the run stores.
 NEEDS_HR = frozenset({"psnr_bicubic", "loss"})
 

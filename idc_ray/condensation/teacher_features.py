@@ -11,8 +11,6 @@ from torch import Tensor
 
 from idc_ray.condensation.difficulty import difficulty
 
-__all__ = ["FeatureReader", "GlobalFeatureReader", "Labeler", "Teacher", "check_finite", "upscale_tiles"]
-
 
 class Labeler(Protocol):
     """What condensation needs of a network that only gives labels; :class:`idc_ray.models.Upscaler` has it."""

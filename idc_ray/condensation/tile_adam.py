@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["TileAdam"]
-
 #: Keeps a tile without gradient where it is.
 EPSILON = 1e-12
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["to_device", "to_host"]
-
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
     """A copy on a device, for which the host does not wait: a GPU reads it from pinned memory, in its turn."""

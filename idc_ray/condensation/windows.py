@@ -10,8 +10,6 @@ from torch import Tensor
 
 from idc_ray.images.tiles import crop_starts
 
-__all__ = ["candidate_positions", "choose", "cut", "window_means"]
-
 
 def candidate_positions(height: int, width: int, size: int, stride: int) -> Tensor:
     """(n, 2) integer (top, left) of all windows, row by row; the last ones are flush with the border."""

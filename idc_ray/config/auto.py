@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["best_method"]
-
 #: Largest ratio, method, and where the measurement is recorded. Between measured ratios, the geometric mean divides.
 _BEST: tuple[tuple[float, str, str], ...] = (
     (0.045, "idc", "best of twelve methods at 0.02 for a small student: docs/results.md, small student"),

@@ -14,11 +14,6 @@ from pydantic.fields import FieldInfo
 
 from idc_ray.redact import redact_all
 
-__all__ = [
-    "OneOrSeveral", "PathField", "Section", "Setting", "path_settings", "result_digest", "result_settings",
-    "settings_of",
-]  # fmt: skip
-
 PATH_FIELD = "path"
 _T = TypeVar("_T")
 

@@ -10,8 +10,6 @@ from idc_ray.config.base import OneOrSeveral, PathField, Section
 from idc_ray.config.condense import Actors, Count, Mlflow, Text
 from idc_ray.config.degradation import Degradation
 
-__all__ = ["CompareConfig", "Grid"]
-
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Labels = Literal["teacher", "real", "online"]

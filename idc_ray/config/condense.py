@@ -16,25 +16,6 @@ from idc_ray.config.base import PathField, Section, result_digest, result_settin
 from idc_ray.config.degradation import NOTHING_LOST, Degradation
 from idc_ray.config.synonyms import RENAMED
 
-__all__ = [
-    "BUNDLED_SCALES",
-    "JOB_SETTINGS",
-    "METHOD_VERSION",
-    "Actors",
-    "CondenseConfig",
-    "Exchange",
-    "Files",
-    "Loss",
-    "MethodConfig",
-    "Mlflow",
-    "Numerics",
-    "Optimizer",
-    "Rlff",
-    "Source",
-    "Store",
-    "StoredTiles",
-]
-
 #: Part of the digest. Raise it when a change of code makes other bytes out of the same settings.
 METHOD_VERSION = 7
 

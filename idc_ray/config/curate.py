@@ -10,8 +10,6 @@ from idc_ray.config.base import Section, result_digest, result_settings
 from idc_ray.config.condense import Mlflow, Text
 from idc_ray.config.images import COMMON, ImageJobConfig, ImageMethod
 
-__all__ = ["CurateConfig", "Filters"]
-
 Limit = Annotated[float, Field(ge=0)] | None
 
 

@@ -22,11 +22,7 @@ from pydantic import (
 )
 
 from idc_ray.config.base import Section
-from idc_ray.regular import open_regular
-
-__all__ = [
-    "NOTHING_LOST", "PRESETS", "Blur", "Degradation", "Jpeg", "Noise", "Resize", "Shuffle", "Step", "Webp",
-]  # fmt: skip
+from idc_ray.regular_files import open_regular
 
 PRESETS = Path(__file__).parents[1] / "degradation" / "presets"
 

@@ -11,8 +11,6 @@ from idc_ray.config.condense import Mlflow, Text
 from idc_ray.config.degradation import NOTHING_LOST, Degradation
 from idc_ray.config.images import COMMON, ImageJobConfig, ImageMethod
 
-__all__ = ["DegradeConfig"]
-
 
 class DegradeMlflow(Mlflow):
     """MLflow tracking; off by default."""

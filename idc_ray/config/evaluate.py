@@ -10,8 +10,6 @@ from idc_ray.config.base import OneOrSeveral, PathField, Section
 from idc_ray.config.condense import Mlflow, Text
 from idc_ray.config.degradation import Degradation
 
-__all__ = ["EvaluateConfig"]
-
 
 class EvaluateMlflow(Mlflow):
     """MLflow tracking; off by default."""

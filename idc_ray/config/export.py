@@ -7,8 +7,6 @@ from typing import ClassVar, Literal
 from idc_ray.config.base import PathField, Section
 from idc_ray.config.condense import Text
 
-__all__ = ["ExportConfig", "Format"]
-
 Format = Literal["folders", "lmdb", "webdataset", "datasets"]
 
 

@@ -7,8 +7,6 @@ from typing import Literal
 from idc_ray.config.base import PathField, Section
 from idc_ray.config.condense import Count, Mlflow, Text
 
-__all__ = ["COMMON", "ImageFiles", "ImageJobConfig", "ImageMethod"]
-
 #: The same for ``common``.
 COMMON = {
     "ray_address": "Ray cluster to join; none: RAY_ADDRESS, else a local one",

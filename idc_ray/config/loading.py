@@ -18,8 +18,6 @@ from idc_ray.config.synonyms import current_name, synonym
 from idc_ray.errors import BadRequest
 from idc_ray.redact import redact, redact_within
 
-__all__ = ["flatten", "flatten_changes", "load", "load_config", "read_yaml", "unknown_setting"]
-
 Model = TypeVar("Model", bound=BaseModel)
 
 

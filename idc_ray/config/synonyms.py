@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
-__all__ = ["RENAMED", "SYNONYMS", "current_name", "synonym"]
-
 log = logging.getLogger(__name__)
 
 #: Former names of settings and what they are called now; accepted with a warning until the next minor version.

@@ -10,18 +10,6 @@ from idc_ray.config.base import OneOrSeveral, PathField, Section, result_digest,
 from idc_ray.config.condense import Count, Decay, Mlflow, NotNegative, Positive, Text
 from idc_ray.config.degradation import Degradation
 
-__all__ = [
-    "TRAIN_JOB_SETTINGS",
-    "TRAIN_VERSION",
-    "Augment",
-    "Schedule",
-    "TrainConfig",
-    "TrainMethod",
-    "TrainOptimizer",
-    "Validation",
-    "Workers",
-]
-
 #: Part of the digest. Raise it when a change of code makes other weights out of the same settings.
 #: 2: ``precision: auto`` is bfloat16 on CPUs that multiply it fast.
 TRAIN_VERSION = 2

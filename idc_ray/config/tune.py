@@ -9,8 +9,6 @@ from pydantic import Field, model_validator
 from idc_ray.config.base import OneOrSeveral, PathField, Section
 from idc_ray.config.condense import Actors, Count, Mlflow, Numerics, Positive, Text
 
-__all__ = ["SweepConfig", "TuneConfig"]
-
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Objective = Literal["psnr", "ratio", "cost"]
 Changes = dict[Text, Any]

@@ -9,8 +9,6 @@ from pydantic import Field
 from idc_ray.config.base import PathField, Section
 from idc_ray.config.condense import Count, Text
 
-__all__ = ["UpscaleConfig"]
-
 
 class UpscaleConfig(Section):
     """Settings of ``idc-ray upscale``."""

@@ -33,8 +33,6 @@ from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.threads import ordered_map
 from idc_ray.units import duration, estimate_text, size
 
-__all__ = ["curate", "run_curate"]
-
 log = logging.getLogger(__name__)
 
 #: Folders of the output: kept tiles, verdicts by image, hashes by image, pictures of what was dropped.

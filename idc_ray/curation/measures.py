@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-__all__ = ["KEPT", "MEASURES", "judge"]
-
 Luma = NDArray[np.float64]
 Image = NDArray[np.uint8]
 

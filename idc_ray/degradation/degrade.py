@@ -28,8 +28,6 @@ from idc_ray.degradation.kernels import ROWS, blur, blur_kernel
 from idc_ray.errors import BadRequest
 from idc_ray.images.resize import downscale, resample
 
-__all__ = ["BICUBIC", "Degrade", "Drawn", "apply", "draw", "reading"]
-
 Drawn = dict[str, Any]
 """A step with all its parameters, in JSON types."""
 

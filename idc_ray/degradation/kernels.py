@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["blur", "blur_kernel"]
-
 #: Kernels are rounded to multiples of 1 / WHOLE. Sums are then whole numbers, which no order of addition changes.
 WHOLE = 2**20
 

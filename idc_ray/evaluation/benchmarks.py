@@ -22,26 +22,8 @@ from idc_ray.evaluation.metrics import WINDOW, border, mean_psnr, psnr, ssim_y
 from idc_ray.images.find import IMAGE_ENDINGS
 from idc_ray.images.manifest import image_id
 from idc_ray.images.read import decode_rgb, header_size
-from idc_ray.regular import open_regular
+from idc_ray.regular_files import open_regular
 from idc_ray.store.filesystem import StorageFolder
-
-__all__ = [
-    "BenchmarkImage",
-    "BenchmarkSet",
-    "Scores",
-    "SetScores",
-    "check_size",
-    "evaluate",
-    "find_all_sets",
-    "find_sets",
-    "format_table",
-    "holds_sets",
-    "mean_scores",
-    "paired_folders",
-    "score_image",
-    "write_csv",
-    "write_metrics",
-]
 
 log = logging.getLogger(__name__)
 

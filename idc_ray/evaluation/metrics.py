@@ -13,8 +13,6 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["border", "mean_psnr", "psnr", "psnr_y", "rgb_to_y", "ssim_y"]
-
 RANGE = 255.0
 SIGMA = 1.5
 WINDOW = 11

@@ -19,8 +19,6 @@ from idc_ray.locate import locate
 from idc_ray.models import bundled_teacher_bytes, load_upscaler, teacher_sha256
 from idc_ray.pipeline.device import find_device
 
-__all__ = ["Network", "cost_per_pixel", "open_network", "read_checkpoint"]
-
 #: Default scale of ``bundled`` and ``bicubic``.
 DEFAULT_SCALE = 2
 

@@ -28,8 +28,6 @@ from idc_ray.pipeline.progress import Heartbeat, mark_shown
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.units import duration, estimate_text, size
 
-__all__ = ["evaluate_command", "run_evaluation"]
-
 log = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8]

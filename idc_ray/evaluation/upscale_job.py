@@ -28,8 +28,6 @@ from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.threads import ordered_map
 from idc_ray.units import duration, estimate_text, size
 
-__all__ = ["output_names", "run_upscale"]
-
 log = logging.getLogger(__name__)
 
 #: File in the output that records the network and settings of the results.

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from idc_ray.images.tiles import crop_starts
 
-__all__ = ["FloatUpscale", "OnTile", "image_upscale", "rounded", "self_ensemble", "tiled"]
-
 Image = NDArray[np.uint8]
 FloatUpscale = Callable[[Image], NDArray[np.float32]]
 """uint8 (h, w, 3) to float32 (scale h, scale w, 3) in [0, 255], not rounded."""

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from idc_ray.config.export import Format
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.exporting.trainers import SETTINGS, dataset_card, trainer_settings
+from idc_ray.exporting.descriptions import SETTINGS, dataset_card, trainer_settings
 from idc_ray.extras import require_extra
 from idc_ray.store.atomic import make_folder
 from idc_ray.store.filesystem import StorageFolder
@@ -23,8 +23,6 @@ from idc_ray.store.run_record import RunRecord
 from idc_ray.store.schema import TileRow, rows_from_table
 from idc_ray.store.shards import read_shard
 from idc_ray.store.threads import ordered_map
-
-__all__ = ["META", "describe_export", "export_set"]
 
 META = "meta_info.txt"
 _ORIGIN = "exported_from.json"

@@ -20,7 +20,7 @@ from idc_ray.images.names import open_path
 from idc_ray.images.parquet import read_row
 from idc_ray.images.read import Decoded, decode_image, header_size
 from idc_ray.images.resize import downscale
-from idc_ray.regular import NotRegularFile
+from idc_ray.regular_files import NotRegularFile
 
 _HEADER_BYTES = 2**16
 _RETRY_AFTER_S = (0.5, 1.0, 2.0)  # one try and three more

@@ -17,7 +17,7 @@ from pyarrow import fs
 
 from idc_ray.errors import BadRequest
 from idc_ray.locate import locate
-from idc_ray.regular import open_regular
+from idc_ray.regular_files import open_regular
 
 #: Most bytes of a file that is read whole; the largest networks for super-resolution in use have 2 GB.
 MAX_FILE_BYTES = 4 * 2**30

@@ -22,8 +22,6 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from idc_ray.errors import BadRequest
 from idc_ray.models.registry import ModelSpec
 
-__all__ = ["Checkpoint", "checkpoint_bytes", "is_safetensors", "load_checkpoint", "read_metadata"]
-
 METADATA_KEY = "idc_ray"
 FORMAT_VERSION = 1
 #: safetensors' limit on its JSON header. The first 8 bytes of torch zip files and pickles read as far larger lengths.

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from idc_ray.models.registry import ModelSpec, register_architecture, register_model
 
-__all__ = ["EDSR"]
-
 #: Mean RGB of DIV2K in [0, 1], which published EDSR weights subtract.
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 

@@ -14,8 +14,6 @@ from torch.overrides import TorchFunctionMode
 from idc_ray.errors import BadRequest
 from idc_ray.models.registry import nearest
 
-__all__ = ["resolve_feature_layer"]
-
 #: Usual names of the convolution that ends the trunk.
 KNOWN_LAYERS = (
     "conv_after_body",  # EDSR, SwinIR, Swin2SR, HAT, DAT, RGT, ATD, DRCT, GRL, CRAFT

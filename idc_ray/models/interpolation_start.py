@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from idc_ray.models.edsr import EDSR, ResidualBlock
 
-__all__ = ["interpolation_start"]
-
 COLOURS = 3
 
 

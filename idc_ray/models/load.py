@@ -29,9 +29,7 @@ from idc_ray.models.public_mambairv2 import is_mambairv2, mambairv2_spec
 from idc_ray.models.spandrel_import import import_spandrel
 from idc_ray.models.teacher import Teacher
 from idc_ray.models.upscaler import Upscaler
-from idc_ray.regular import open_regular
-
-__all__ = ["bundled_teacher_bytes", "load_teacher", "load_upscaler", "teacher_sha256"]
+from idc_ray.regular_files import open_regular
 
 BUNDLED_SCALES = (2, 4)
 

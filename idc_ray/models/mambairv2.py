@@ -19,8 +19,6 @@ from idc_ray.models.selective_scan import selective_scan
 from idc_ray.models.window_attention import Windows, attend, relative_position_index
 from idc_ray.models.windowed import ResidualBlock, WindowedNetwork, convolve, initialise
 
-__all__ = ["MambaIRv2"]
-
 
 class Attention(nn.Module):
     """Multi-head attention in windows and the output projection; queries, keys and values are the input."""

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Permutation", "reorder"]
-
 
 class Permutation(NamedTuple):
     """A permutation of L positions, either one for a whole batch (L,) or one for each of its sequences (B, L)."""

@@ -16,8 +16,6 @@ from idc_ray.errors import BadRequest
 from idc_ray.models.edsr import DIV2K_MEAN
 from idc_ray.models.registry import ModelSpec
 
-__all__ = ["edsr_weights", "is_edsr"]
-
 #: Largest pixel value in the published networks.
 RANGE = 255.0
 

@@ -10,8 +10,6 @@ from torch import Tensor
 from idc_ray.errors import BadRequest
 from idc_ray.models.registry import ModelSpec
 
-__all__ = ["is_mambairv2", "mambairv2_spec"]
-
 FIRST = "layers.0.residual_group.layers.0."
 WINDOW_INDEX, STATES = "relative_position_index_SA", FIRST + "assm.selectiveScan.A_logs"
 

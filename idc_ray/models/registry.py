@@ -17,16 +17,6 @@ from torch import nn
 
 from idc_ray.errors import BadRequest
 
-__all__ = [
-    "ModelSpec",
-    "create_model",
-    "list_models",
-    "model_spec",
-    "nearest",
-    "register_architecture",
-    "register_model",
-]
-
 Argument = int | float | str | bool
 Network = TypeVar("Network", bound=type[nn.Module])
 SpecMaker = Callable[[int], "ModelSpec"]

@@ -25,8 +25,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-__all__ = ["selective_scan"]
-
 #: Positions scanned at a time, which bounds the states in memory. The last bits of scans longer than this depend on it.
 SEGMENT = 4096
 

@@ -12,8 +12,6 @@ import torch
 
 from idc_ray.errors import BadRequest
 
-__all__ = ["import_spandrel"]
-
 _LOCK = threading.Lock()
 _MISSING = "operator torchvision::"
 _SCHEMAS = (

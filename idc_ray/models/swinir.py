@@ -15,8 +15,6 @@ from idc_ray.models.registry import ModelSpec, register_architecture, register_m
 from idc_ray.models.window_attention import Windows, attend, relative_position_index, shift_mask
 from idc_ray.models.windowed import ResidualBlock, WindowedNetwork, initialise
 
-__all__ = ["SwinIR"]
-
 
 class Attention(nn.Module):
     """Multi-head attention in windows, with a learned bias for each relative position."""

@@ -12,8 +12,6 @@ from idc_ray.errors import BadRequest
 from idc_ray.models.feature_layer import resolve_feature_layer
 from idc_ray.models.upscaler import Upscaler
 
-__all__ = ["Teacher"]
-
 
 class _FeaturesReady(Exception):
     """Ends the network's forward pass once the features are computed; not an error."""

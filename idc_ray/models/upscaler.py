@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from idc_ray.errors import BadRequest
 
-__all__ = ["Upscaler", "reflect_pad"]
-
 
 class Upscaler:
     """A network in evaluation mode with frozen parameters. Gradients still flow to its input.

@@ -17,8 +17,6 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from idc_ray.models.permutation import Permutation
 
-__all__ = ["Windows", "attend", "position_biases", "relative_position_index", "shift_mask", "windows_of"]
-
 #: Added to the scores of pairs of positions that are masked; the value of the published networks.
 MASKED = -100.0
 

@@ -11,8 +11,6 @@ from idc_ray.models.edsr import DIV2K_MEAN
 from idc_ray.models.upscaler import reflect_pad
 from idc_ray.models.window_attention import Windows, position_biases, windows_of
 
-__all__ = ["ResidualBlock", "WindowedNetwork", "convolve", "initialise"]
-
 
 class PatchEmbed(nn.Module):
     """Layer normalisation only, as a patch is one pixel. A separate module for its name in checkpoints."""

@@ -24,10 +24,10 @@ from idc_ray.images import ImageListing
 from idc_ray.interrupt import at_forced_end, check_interrupted
 from idc_ray.lifecycle import fail_run_on_error, locked_output, print_plan, ray_cluster
 from idc_ray.pipeline import dry_run
-from idc_ray.pipeline.attempts import workers_at_work
 from idc_ray.pipeline.batches import Batches, plan_batches, single_images
 from idc_ray.pipeline.cluster import PoolPlan, data_settings, join_for, plan_pool
-from idc_ray.pipeline.compactor import Compactor, compact_rest
+from idc_ray.pipeline.compact_tasks import Compactor, compact_rest
+from idc_ray.pipeline.crashes import workers_at_work
 from idc_ray.pipeline.device import one_thread
 from idc_ray.pipeline.gallery import GALLERY, draw_gallery
 from idc_ray.pipeline.inputs import (

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from idc_ray.config import CondenseConfig
 from idc_ray.errors import BadRequest
 from idc_ray.images import ImageListing
-from idc_ray.pipeline.attempts import suspects_of_earlier_launches
+from idc_ray.pipeline.crashes import suspects_of_earlier_launches
 from idc_ray.pipeline.inputs import changed_sources
 from idc_ray.store.compaction import compact
 from idc_ray.store.done import DoneImages, find_done

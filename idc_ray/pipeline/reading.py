@@ -19,7 +19,7 @@ from idc_ray.condensation.tasks import needs_hr
 from idc_ray.degradation import Degrade, reading
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import ImageRef, load_instance
-from idc_ray.pipeline.attempts import READING, Death, Ledger
+from idc_ray.pipeline.crashes import READING, Death, Ledger
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.outage import outage
 

@@ -22,12 +22,12 @@ import ray
 import torch
 
 from idc_ray.condensation.load import load_condenser
-from idc_ray.condensation.memory import is_out_of_memory
+from idc_ray.condensation.out_of_memory import is_out_of_memory
 from idc_ray.condensation.retry import condense_each
 from idc_ray.condensation.tasks import Condensed, ImageTask, stored_tiles
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.pipeline.attempts import Ledger
 from idc_ray.pipeline.cluster import node_id, node_lives
+from idc_ray.pipeline.crashes import Ledger
 from idc_ray.pipeline.device import device_kind, device_works, set_up_torch
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.metrics import WorkerMetrics

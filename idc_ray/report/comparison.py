@@ -10,16 +10,14 @@ import yaml
 
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.redact import printable
-from idc_ray.report.condensed import read_tiles, tile_rows
 from idc_ray.report.pictures import data_uri
+from idc_ray.report.read_condensed import read_tiles, tile_rows
 from idc_ray.report.section import Card, Chart, Section, rounded
 from idc_ray.report.state import job_state
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.manifest import index_table
 from idc_ray.store.run_record import read_run
 from idc_ray.units import duration, size
-
-__all__ = ["CROPS", "RESULTS", "arm_labels", "comparison_section", "difference_text", "fixed", "spread_text"]
 
 RESULTS, CROPS, CONFIG = "results.json", "crops.json", "config.yaml"
 FIX = "the compare command that made it writes it again"

@@ -12,7 +12,7 @@ from typing import Any
 
 from idc_ray.images import ImageListing
 from idc_ray.redact import printable
-from idc_ray.report.condensed import Sources, picture_of, read_records, read_tiles
+from idc_ray.report.read_condensed import Sources, picture_of, read_records, read_tiles
 from idc_ray.report.sample import sample_images
 from idc_ray.report.section import Card, Chart, Options, Section, rounded
 from idc_ray.report.state import is_own
@@ -22,8 +22,6 @@ from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.status import Status, read_status
 from idc_ray.store.threads import ordered_map
 from idc_ray.units import duration, size
-
-__all__ = ["condensation_section"]
 
 log = logging.getLogger(__name__)
 

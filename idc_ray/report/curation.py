@@ -12,8 +12,6 @@ from idc_ray.report.section import Card, Chart, Section
 from idc_ray.report.state import job_state
 from idc_ray.store.filesystem import StorageFolder
 
-__all__ = ["COPIES", "RECORD", "curation_section"]
-
 RECORD = "curation.json"
 FIX = "name the --output of a curation"
 

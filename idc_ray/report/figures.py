@@ -10,8 +10,6 @@ from idc_ray.extras import require_extra
 from idc_ray.report.page import CHARTS_NEED
 from idc_ray.report.section import Chart, Section, chart_spec
 
-__all__ = ["draw_figures"]
-
 #: Width of a figure, pixels of an SVG.
 WIDTH = 480
 

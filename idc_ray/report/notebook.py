@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from idc_ray.errors import IdcError
 from idc_ray.redact import printable
-from idc_ray.report.condensed import read_tiles, tile_rows
 from idc_ray.report.page import template
 from idc_ray.report.pictures import data_uri
+from idc_ray.report.read_condensed import read_tiles, tile_rows
 from idc_ray.store.filesystem import resolve
 from idc_ray.store.manifest import index_table
 from idc_ray.store.run_record import read_run
@@ -19,8 +19,6 @@ from idc_ray.units import duration, size
 
 if TYPE_CHECKING:
     from idc_ray.results import CompareResult, CondenseResult, EvaluateResult, TrainResult, TuneResult
-
-__all__ = ["compare_html", "condense_html", "evaluate_html", "train_html", "tune_html"]
 
 #: Images and trials that are shown, and tiles of each image.
 IMAGES, TRIALS, TILES = 4, 10, 2

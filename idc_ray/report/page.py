@@ -21,8 +21,6 @@ from idc_ray.extras import require_extra
 from idc_ray.report.section import Section, chart_spec
 from idc_ray.store.filesystem import StorageFolder, resolve
 
-__all__ = ["CHARTS_NEED", "chart_library", "render_page", "template"]
-
 #: Module of the extra ``report``: it carries Vega, Vega-Lite and vega-embed as one script.
 CHARTS_NEED = ("vl_convert",)
 

@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["data_uri", "psnr", "webp"]
-
 _KINDS = {b"\x89PNG": "png", b"RIFF": "webp"}
 
 

@@ -7,8 +7,6 @@ from fnmatch import fnmatchcase
 from itertools import chain, zip_longest
 from typing import Any
 
-__all__ = ["sample_images"]
-
 
 def sample_images(records: Sequence[dict[str, Any]], count: int, include: Sequence[str] = ()) -> dict[str, str]:
     """Choose images with tiles: a third with the largest loss, a third with the smallest gain, the rest evenly spaced.

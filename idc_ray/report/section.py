@@ -18,8 +18,6 @@ from idc_ray.redact import printable
 from idc_ray.report.settings import Changed, changed_settings, command_line
 from idc_ray.status_text import STATES
 
-__all__ = ["Card", "Chart", "Options", "Section", "chart_spec", "rounded"]
-
 Kind = Literal["condensation", "training", "comparison", "sweep", "curation"]
 
 #: Command and settings of the job that makes an output of a kind.

@@ -13,8 +13,6 @@ import yaml
 
 from idc_ray.config.base import Section, Setting, settings_of
 
-__all__ = ["Changed", "changed_settings", "command_line"]
-
 
 @dataclass(frozen=True)
 class Changed:

@@ -7,8 +7,6 @@ from typing import Literal
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.holder import Holder, holder_text, read_holder
 
-__all__ = ["State", "is_own", "job_state"]
-
 State = Literal["finished", "running", "stopped", "unknown"]
 
 

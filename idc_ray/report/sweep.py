@@ -20,8 +20,6 @@ from idc_ray.report.state import job_state
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.units import duration
 
-__all__ = ["IMPORTANCE", "SWEEP", "sweep_section"]
-
 SWEEP, TRIALS, BEST, CONFIG, IMPORTANCE = (
     "study.log", "trials.parquet", "best.yaml", "config.yaml", "importance.json",
 )  # fmt: skip

@@ -8,8 +8,6 @@ from itertools import pairwise
 from idc_ray.errors import IdcError
 from idc_ray.store.filesystem import StorageFolder
 
-__all__ = ["TIMELINE", "Launch", "read_timeline"]
-
 TIMELINE = "timeline.json"
 
 #: Points of a curve of throughput: each is a mean over one such part of the launch.

@@ -10,8 +10,6 @@ from idc_ray.report.section import Card, Chart, Section, rounded
 from idc_ray.report.state import job_state
 from idc_ray.store.filesystem import StorageFolder
 
-__all__ = ["CURVES", "RECORD", "sample_name", "training_section"]
-
 RECORD, CURVES = "train.json", "curves.json"
 FIX = "name the --output of a training"
 

@@ -23,8 +23,6 @@ from idc_ray.report.training import RECORD, training_section
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.layout import RUN
 
-__all__ = ["REPORT", "make_report", "write_own_report", "write_report"]
-
 log = logging.getLogger(__name__)
 
 #: Name of the report that jobs write into their output.

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from idc_ray.errors import IdcError
-from idc_ray.objects import StoreUnavailable
+from idc_ray.object_stores import StoreUnavailable
 from idc_ray.store import owned
 from idc_ray.store.damage import Fault
 from idc_ray.store.filesystem import StorageFolder

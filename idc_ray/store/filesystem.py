@@ -18,9 +18,9 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSy
 
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.locate import locate
-from idc_ray.objects import StoreUnavailable, explain, waits
+from idc_ray.object_stores import StoreUnavailable, explain, waits
 from idc_ray.redact import is_hidden, redact, redact_within
-from idc_ray.regular import NotRegularFile, check_regular
+from idc_ray.regular_files import NotRegularFile, check_regular
 from idc_ray.store import atomic
 
 _UNUSUAL = re.compile(r"[^\x20-\x7e\n]")

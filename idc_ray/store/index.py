@@ -21,7 +21,7 @@ from idc_ray.store.records import INDEX_SCHEMA, ImageRecord, table_from_records
 from idc_ray.store.schema import check_types
 from idc_ray.store.shards import Fingerprint, fingerprint_of, sha256_of_file
 from idc_ray.store.threads import ordered_map
-from idc_ray.store.typed import from_json
+from idc_ray.store.typed_json import from_json
 
 _SHARD = b"idc_ray.shard"
 _YOUNGER = ("color_profile", "degradation")  # columns that indexes of version 0.1 lack

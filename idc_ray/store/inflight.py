@@ -6,11 +6,11 @@ import logging
 from dataclasses import asdict, dataclass, replace
 
 from idc_ray.errors import IdcError
-from idc_ray.objects import StoreUnavailable
+from idc_ray.object_stores import StoreUnavailable
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import INFLIGHT, inflight_name
 from idc_ray.store.threads import ordered_map
-from idc_ray.store.typed import read_record
+from idc_ray.store.typed_json import read_record
 
 _logger = logging.getLogger(__name__)
 

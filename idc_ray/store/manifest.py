@@ -20,7 +20,7 @@ from idc_ray.store.run_record import FORMAT_VERSION, RunRecord, read_run
 from idc_ray.store.sealed import sealed, unsealed
 from idc_ray.store.shards import Fingerprint
 from idc_ray.store.threads import ordered_map
-from idc_ray.store.typed import from_json
+from idc_ray.store.typed_json import from_json
 
 _FIX = (
     "check the rest of the output with idc-ray verify, then delete that file and run the same command again, which "

@@ -10,7 +10,7 @@ from idc_ray.store import attempts
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import QUARANTINE, check_name, is_image_id, quarantine_name
 from idc_ray.store.threads import ordered_map
-from idc_ray.store.typed import read_record
+from idc_ray.store.typed_json import read_record
 
 _FIX = "delete that file to retry the image"
 

@@ -12,7 +12,7 @@ from idc_ray.store import owned
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.store.layout import FIX_DAMAGE, RUN, check_name, check_shard_count
 from idc_ray.store.sealed import sealed, unsealed
-from idc_ray.store.typed import from_json
+from idc_ray.store.typed_json import from_json
 
 FORMAT_VERSION = 2  # of what is written; 1 had a part for each image
 READABLE_VERSIONS = (1, 2)

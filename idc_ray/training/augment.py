@@ -12,8 +12,6 @@ from idc_ray.condensation.teacher_features import Labeler, upscale_tiles
 from idc_ray.config.train import Augment
 from idc_ray.training.pairs import Feed, StepRows
 
-__all__ = ["AugmentedFeed", "augment", "draw_augmentation"]
-
 #: Range of the sides of CutMix's rectangle as a fraction of the patch's side: its area is 1/16 to 9/16 of the patch.
 CUTMIX_SIDES = (0.25, 0.75)
 

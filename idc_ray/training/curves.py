@@ -16,8 +16,6 @@ from idc_ray.report.training import CURVES, sample_name
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.training.fit import Event
 
-__all__ = ["Curves"]
-
 #: Most points of a curve, and most validations with pictures; with more, every second one is dropped.
 POINTS, SAMPLES = 1000, 12
 

@@ -16,17 +16,6 @@ from idc_ray.models import load_upscaler, model_spec
 from idc_ray.training.pairs import NO_HR, Pair, PairTable, Patches
 from idc_ray.training.sources import CondensedSource, Source, held_out, open_source
 
-__all__ = [
-    "available_memory",
-    "fits_in_memory",
-    "labelled",
-    "open_sources",
-    "pair_table",
-    "random_patches",
-    "resident_patches",
-    "training_pairs",
-]
-
 #: Share of the free memory that data may take if ``resident_bytes`` is not set.
 SHARE = 0.5
 

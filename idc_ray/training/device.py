@@ -8,8 +8,6 @@ import torch
 
 from idc_ray.pipeline.device import use_deterministic_algorithms
 
-__all__ = ["set_up_training"]
-
 
 def set_up_training(threads: int) -> None:
     """Set torch's global flags for a training process.

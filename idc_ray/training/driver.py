@@ -44,8 +44,6 @@ from idc_ray.training.state import (
 from idc_ray.training.validation import validation_pairs
 from idc_ray.training.worker import TrainJob
 
-__all__ = ["run_train", "train"]
-
 log = logging.getLogger(__name__)
 
 

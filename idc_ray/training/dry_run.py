@@ -16,8 +16,6 @@ from idc_ray.training.loop import Trainer
 from idc_ray.training.sources import Source
 from idc_ray.units import duration, estimate_text, size
 
-__all__ = ["count_weights", "estimate", "seconds_per_step"]
-
 log = logging.getLogger(__name__)
 
 #: Steps that are timed, after a slower first one.

@@ -19,15 +19,13 @@ from idc_ray.locate import absolute
 from idc_ray.models import EDSR, ModelSpec, Upscaler, load_checkpoint, model_spec
 from idc_ray.models.interpolation_start import interpolation_start
 from idc_ray.store.filesystem import StorageFolder
-from idc_ray.submitted import NAMES
+from idc_ray.submit_paths import NAMES
 from idc_ray.training.augment import AugmentedFeed
 from idc_ray.training.loop import NonFiniteLoss, Progress, Trainer
 from idc_ray.training.low_precision import choose_precision
 from idc_ray.training.pairs import Feed, Pair
 from idc_ray.training.state import BEST, LAST, SavedState, read_state, write_checkpoint, write_state
 from idc_ray.training.validation import Validator
-
-__all__ = ["Event", "Fit", "World", "new_model", "start_sha256", "student_spec", "with_absolute_start"]
 
 #: Least seconds between two reports of progress.
 REPORT_SECONDS = 2.0

@@ -28,8 +28,6 @@ from idc_ray.pipeline.progress import Heartbeat
 from idc_ray.training.fit import Event, World
 from idc_ray.training.worker import TrainJob, gave_up, train_worker
 
-__all__ = ["LocalWorker", "check_machine", "main"]
-
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,8 +16,6 @@ from idc_ray.errors import IdcError
 from idc_ray.training.low_precision import LowPrecisionCopy, Precision, choose_precision
 from idc_ray.training.pairs import StepRows
 
-__all__ = ["NonFiniteLoss", "Trainer", "learning_rate", "pixel_loss"]
-
 log = logging.getLogger(__name__)
 
 #: Charbonnier's epsilon squared, as in LapSRN.

@@ -8,8 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LowPrecisionCopy", "Precision", "choose_precision"]
-
 Precision = Literal["float32", "bfloat16"]
 
 #: Modules with bfloat16 weights in the copy: those that autocast would cast at every call.

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import idc_ray
 
-__all__ = ["save_mlflow_model"]
-
 
 def save_mlflow_model(checkpoint: bytes, folder: Path) -> None:
     """Write the network of an idc_ray checkpoint to ``folder / "model"``; see :mod:`idc_ray.training.mlflow_pyfunc`.

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from idc_ray.condensation.seeding import generator
 
-__all__ = ["NO_HR", "Feed", "Pair", "PairTable", "Patches", "StepRows"]
-
 #: HR of a pair that is trained on with online labels.
 NO_HR = np.empty((0, 0, 3), np.uint8)
 

@@ -14,8 +14,6 @@ from tqdm import tqdm
 from idc_ray.pipeline.progress import LOG_SECONDS, Show, mark_shown
 from idc_ray.units import duration
 
-__all__ = ["TrainProgress"]
-
 log = logging.getLogger(__name__)
 
 

@@ -22,8 +22,6 @@ from idc_ray.pipeline.waiting import log_until_first
 from idc_ray.training.fit import Event, World
 from idc_ray.training.worker import TrainJob, gave_up, train_worker
 
-__all__ = ["ray_events"]
-
 #: Time for workers to end by themselves after an error of one.
 LEAVE_SECONDS = 20.0
 

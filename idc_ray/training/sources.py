@@ -31,8 +31,6 @@ from idc_ray.store.run_record import read_run
 from idc_ray.store.shards import Fingerprint, read_shard
 from idc_ray.training.pairs import NO_HR, Pair
 
-__all__ = ["CondensedSource", "RealSource", "Relabel", "Source", "held_out", "open_source"]
-
 #: Number of decoding threads; Pillow and pyarrow release the GIL.
 THREADS = 4
 

@@ -24,11 +24,6 @@ from idc_ray.redact import redact_all
 from idc_ray.store.filesystem import StorageFolder
 from idc_ray.training.low_precision import Precision
 
-__all__ = [
-    "BEST", "LAST", "STATE", "SavedState", "TrainRecord", "begin_training", "check_output", "read_state",
-    "write_checkpoint",
-]  # fmt: skip
-
 BEST, LAST, STATE, RECORD = "best.safetensors", "last.safetensors", "state.safetensors", "train.json"
 METADATA_KEY = "idc_ray_training"
 FRESH = "give --overwrite to start over, or another --output"

@@ -17,8 +17,6 @@ from idc_ray.training.data import pair_table, random_patches, training_pairs
 from idc_ray.training.pairs import PairTable, Patches
 from idc_ray.training.sources import Source
 
-__all__ = ["StreamFeed"]
-
 #: Expected bytes of a window's pixels. A worker holds the current one and the next.
 WINDOW_BYTES = 256 * 2**20
 

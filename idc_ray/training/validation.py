@@ -20,8 +20,6 @@ from idc_ray.models import Upscaler
 from idc_ray.training.pairs import Pair
 from idc_ray.training.sources import RealSource, Source, held_out, open_source
 
-__all__ = ["Validator", "validation_pairs"]
-
 #: Number of output images that are kept.
 SHOWN = 4
 

@@ -25,8 +25,6 @@ from idc_ray.training.state import TrainRecord, read_record, update_record
 from idc_ray.training.stream import StreamFeed
 from idc_ray.training.validation import validation_pairs
 
-__all__ = ["TrainJob", "gave_up", "train_worker"]
-
 
 @dataclass(frozen=True)
 class TrainJob:

@@ -16,8 +16,6 @@ from idc_ray.tuning.prepare import Plan
 from idc_ray.tuning.space import Parameter
 from idc_ray.units import duration
 
-__all__ = ["estimate"]
-
 
 def estimate(plan: Plan) -> str:
     """Parameters, trials and hours, as text."""

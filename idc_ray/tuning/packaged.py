@@ -8,8 +8,6 @@ from pathlib import Path
 import idc_ray
 from idc_ray.errors import BadRequest
 
-__all__ = ["packaged_spaces", "space_file"]
-
 
 def space_file(text: str) -> Path:
     """Path of a search space: ``space`` itself, or that of a packaged space, such as ``smoke``.

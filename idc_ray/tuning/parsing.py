@@ -15,8 +15,6 @@ from idc_ray.errors import BadRequest
 from idc_ray.models.registry import nearest
 from idc_ray.tuning.space import KINDS, Parameter, Space, label
 
-__all__ = ["parse_parameters"]
-
 
 def parse_parameters(values: Mapping[str, Any], where: str) -> Space:
     """Parse a space; names of settings are not checked here.

@@ -32,8 +32,6 @@ from idc_ray.training.validation import validation_pairs
 from idc_ray.tuning.settings import Settings, check_space, make_settings, read_space
 from idc_ray.tuning.space import Space
 
-__all__ = ["Plan", "prepare"]
-
 log = logging.getLogger(__name__)
 
 #: Folder names of common benchmarks, which must not be used for tuning.

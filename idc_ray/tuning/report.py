@@ -22,8 +22,6 @@ from idc_ray.tuning.prepare import Plan
 from idc_ray.tuning.space import label
 from idc_ray.tuning.study import STATUSES, knee, ranked, started
 
-__all__ = ["FILES", "importance_file", "importances", "report_files", "settings_yaml", "to_text"]
-
 #: Files that a sweep leaves in its output, besides its journal.
 FILES = (
     "best.yaml", "pareto.yaml", "train.yaml", "trials.parquet", "results.md", "images.txt", "validation.txt",

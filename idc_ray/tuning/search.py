@@ -11,8 +11,6 @@ from ray.tune.search import Searcher
 
 from idc_ray.tuning.study import SweepStudy
 
-__all__ = ["Deaths", "Search"]
-
 log = logging.getLogger(__name__)
 
 

@@ -23,8 +23,6 @@ from idc_ray.tuning.packaged import space_file
 from idc_ray.tuning.parsing import parse_parameters
 from idc_ray.tuning.space import Draw, Space
 
-__all__ = ["Settings", "check_space", "make_settings", "read_space"]
-
 #: Settings of the condense job that are the sweep's own, or that change no tile.
 CONDENSE_SETS = JOB_SETTINGS | {"scale", "seed", "actors", "store", "degradation"}
 

@@ -20,8 +20,6 @@ from idc_ray.tuning.prepare import Plan
 from idc_ray.tuning.settings import Settings
 from idc_ray.tuning.space import Space
 
-__all__ = ["SharedInputs", "feature_key", "share_inputs"]
-
 log = logging.getLogger(__name__)
 
 #: Bytes of teacher features that are kept over all keys; the rest is computed in each trial.

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["KINDS", "Parameter", "Space", "label"]
-
 KINDS = ("choice", "uniform", "log_uniform", "integers", "log_integers")
 
 Draw = dict[str, Any]

@@ -24,8 +24,6 @@ from idc_ray.store.filesystem import StorageFolder
 from idc_ray.tuning.settings import Settings
 from idc_ray.tuning.space import Draw, label
 
-__all__ = ["JOURNAL", "STATUSES", "SweepStudy", "knee", "open_sweep", "ranked", "read_study", "started"]
-
 JOURNAL, NAME = "study.log", "sweep"
 
 FRESH = "give --overwrite to start over, or another --output"

@@ -34,8 +34,6 @@ from idc_ray.training.pairs import NO_HR, Pair
 from idc_ray.tuning.shared_inputs import SharedInputs
 from idc_ray.tuning.space import Draw
 
-__all__ = ["SeedOutcome", "TrialReport", "run_trial", "trainable"]
-
 
 @dataclass(frozen=True)
 class SeedOutcome:

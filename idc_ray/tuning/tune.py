@@ -14,8 +14,8 @@ from ray import tune as ray_tune
 from idc_ray.config.base import result_digest
 from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import IdcError
-from idc_ray.family import RunFamily, Status
 from idc_ray.lifecycle import fail_run_on_error, locked_output, ray_cluster
+from idc_ray.mlflow_runs import RunFamily, Status
 from idc_ray.pipeline.cluster import PoolPlan, join_for, plan_pool
 from idc_ray.pipeline.progress import Heartbeat
 from idc_ray.pipeline.waiting import warn_if_no_room
@@ -31,8 +31,6 @@ from idc_ray.tuning.shared_inputs import SharedInputs, share_inputs
 from idc_ray.tuning.study import STATUSES, SweepStudy, open_sweep, ranked, started
 from idc_ray.tuning.trial import trainable
 from idc_ray.units import duration
-
-__all__ = ["prepared", "run_tune", "tune"]
 
 log = logging.getLogger(__name__)
 

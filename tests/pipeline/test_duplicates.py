@@ -14,7 +14,7 @@ from idc_ray.images import encode_png, find_images
 from idc_ray.pipeline import duplicates
 from idc_ray.pipeline.duplicates import without_copies
 from idc_ray.pipeline.inputs import find_input
-from idc_ray.regular import open_regular
+from idc_ray.regular_files import open_regular
 from tests.pipeline.conftest import small_config
 
 LIMIT = 1_000_000

@@ -11,11 +11,11 @@ import pytest
 
 from idc_ray.errors import IdcError, RejectedImage
 from idc_ray.images import MANIFEST_SCHEMA, ImageListing, downscale
-from idc_ray.objects import open_uri
+from idc_ray.object_stores import open_uri
 from idc_ray.pipeline import reading
 from idc_ray.pipeline.job import Job
 from idc_ray.pipeline.reading import ENDS_THE_JOB, ReadImages, pixels, read_image
-from idc_ray.regular import open_regular
+from idc_ray.regular_files import open_regular
 from idc_ray.store.inflight import Inflight, read_inflight, write_inflight
 from tests.pipeline.conftest import LAUNCH, ids, picture, small_config
 
@@ -186,7 +186,7 @@ def test_an_image_that_killed_its_readers_is_not_read_again(
         raise Killed
 
     monkeypatch.setattr(reading, "load_instance", die)
-    monkeypatch.setattr("idc_ray.pipeline.attempts.clear_inflight", lambda *args: None)  # a dead process ends nothing
+    monkeypatch.setattr("idc_ray.pipeline.crashes.clear_inflight", lambda *args: None)  # a dead process ends nothing
     read = ReadImages(job, node=lambda: "here")
     for _ in range(allowed + 1):  # once in company
         with pytest.raises(Killed):
@@ -207,8 +207,8 @@ def test_an_output_that_cannot_be_written_is_left_to_the_worker_to_tell(
     def fail(*args: Any) -> None:
         raise error
 
-    monkeypatch.setattr("idc_ray.pipeline.attempts.write_inflight", fail)
-    monkeypatch.setattr("idc_ray.pipeline.attempts.clear_inflight", fail)
+    monkeypatch.setattr("idc_ray.pipeline.crashes.write_inflight", fail)
+    monkeypatch.setattr("idc_ray.pipeline.crashes.clear_inflight", fail)
     assert [row["code"] for row in send(ReadImages(job), rows)] == ["", "", ""]
 
 

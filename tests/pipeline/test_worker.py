@@ -390,8 +390,8 @@ def test_an_output_on_which_nothing_at_all_can_be_written_ends_the_job_too(
         raise OSError(30, "read-only")
 
     worker, _ = worker_with(job)
-    monkeypatch.setattr("idc_ray.pipeline.attempts.write_inflight", fail)
-    monkeypatch.setattr("idc_ray.pipeline.attempts.clear_inflight", fail)
+    monkeypatch.setattr("idc_ray.pipeline.crashes.write_inflight", fail)
+    monkeypatch.setattr("idc_ray.pipeline.crashes.clear_inflight", fail)
     (status,) = send(worker, rows[A])
     assert status["outcome"] == "stopped" and "read-only" in status["reason"]
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from idc_ray.errors import Locked
-from idc_ray.objects import StoreUnavailable
+from idc_ray.object_stores import StoreUnavailable
 from idc_ray.store import lease
 from idc_ray.store.compaction import compact
 from idc_ray.store.filesystem import StorageFolder, resolve

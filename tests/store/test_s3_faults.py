@@ -6,7 +6,7 @@ import pytest
 
 from idc_ray.errors import IdcError
 from idc_ray.exporting import export_set
-from idc_ray.objects import StoreUnavailable
+from idc_ray.object_stores import StoreUnavailable
 from idc_ray.store.filesystem import resolve
 from idc_ray.store.manifest import read_manifest
 from idc_ray.store.verify import verify

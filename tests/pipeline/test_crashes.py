@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from idc_ray.pipeline import attempts as module
-from idc_ray.pipeline.attempts import READING, Death, Ledger, suspects_of_earlier_launches
+from idc_ray.pipeline import crashes as module
+from idc_ray.pipeline.crashes import READING, Death, Ledger, suspects_of_earlier_launches
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.inflight import Inflight, write_inflight
 from tests.crashes import list_attempts

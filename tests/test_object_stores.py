@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from idc_ray import objects
+from idc_ray import object_stores
 from idc_ray.errors import BadRequest, IdcError
-from idc_ray.objects import StoreUnavailable, open_uri
+from idc_ray.object_stores import StoreUnavailable, open_uri
 from idc_ray.store.filesystem import resolve
 from tests.s3 import S3, fails_first
 
@@ -44,7 +44,7 @@ def test_failing_requests_are_tried_again_also_by_workers(s3: S3, error: str) ->
     """Catches pyarrow's file systems, which lose the retry strategy in a pickle: its default gives up after three."""
     storage = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(resolve(s3.uri("bucket/again"))))))
     strategy = storage.fs.__reduce__()[0]
-    assert strategy is objects._open_s3  # each opening says the number of attempts anew
+    assert strategy is object_stores._open_s3  # each opening says the number of attempts anew
     s3.fault = fails_first(2, error)
     storage.write(f"{error}.json", b"{}")
     assert storage.read(f"{error}.json") == b"{}"
@@ -72,7 +72,7 @@ def test_refused_credentials_are_reported_at_once(s3: S3) -> None:
 
 
 def test_a_request_that_hangs_is_given_up_and_made_again(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "REQUEST_S", 1.0)
+    monkeypatch.setattr(object_stores, "REQUEST_S", 1.0)
     storage = resolve(s3.uri("bucket/slow"))
     hung: list[str] = []
 

@@ -8,7 +8,7 @@ import pytest
 
 from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import BadRequest
-from idc_ray.family import RunFamily
+from idc_ray.mlflow_runs import RunFamily
 from idc_ray.store.filesystem import resolve
 from idc_ray.tracking import Tracker
 

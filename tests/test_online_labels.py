@@ -5,7 +5,7 @@ import torch
 
 from idc_ray.errors import BadRequest
 from idc_ray.models import bundled_teacher_bytes, load_upscaler
-from idc_ray.online import OnlineLabels
+from idc_ray.online_labels import OnlineLabels
 
 
 def batch() -> torch.Tensor:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from idc_ray.condensation.cells import mosaic
-from idc_ray.report.cells import Box, boxes_of_tile, find_patch
+from idc_ray.report.locate_tiles import Box, boxes_of_tile, find_patch
 from tests.report.conftest import picture
 
 

@@ -9,8 +9,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Box", "boxes_of_tile", "find_patch"]
-
 #: Pixels compared over the whole image; only positions where these agree are compared in full.
 PROBES = 6
 

@@ -30,7 +30,7 @@ from idc_ray.images import (
 from idc_ray.images import upscale as bicubic
 from idc_ray.locate import locate
 from idc_ray.redact import printable
-from idc_ray.report.cells import boxes_of_tile
+from idc_ray.report.locate_tiles import boxes_of_tile
 from idc_ray.report.pictures import data_uri, psnr, webp
 from idc_ray.report.section import rounded
 from idc_ray.status_text import STAGES
@@ -41,8 +41,6 @@ from idc_ray.store.manifest import index_table
 from idc_ray.store.parts import list_parts, part_records, read_part
 from idc_ray.store.run_record import RunRecord
 from idc_ray.store.schema import ROW_SCHEMA, check_types
-
-__all__ = ["Sources", "picture_of", "read_records", "read_tiles", "tile_rows"]
 
 log = logging.getLogger(__name__)
 

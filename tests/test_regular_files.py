@@ -16,7 +16,7 @@ from idc_ray.errors import BadRequest, IdcError, RejectedImage
 from idc_ray.images import ImageRef, find_images, load_instance, read_encoded
 from idc_ray.images.names import read_bytes
 from idc_ray.models import load_teacher
-from idc_ray.regular import NotRegularFile, open_regular
+from idc_ray.regular_files import NotRegularFile, open_regular
 from idc_ray.store.filesystem import resolve
 
 pytestmark = pytest.mark.timeout(60)

@@ -8,8 +8,6 @@ import yaml
 
 from idc_ray.store.run_record import RunRecord
 
-__all__ = ["SETTINGS", "dataset_card", "trainer_settings"]
-
 #: Files of :func:`trainer_settings`.
 SETTINGS = ("basicsr.yml", "trainner-redux.yml", "neosr.toml")
 

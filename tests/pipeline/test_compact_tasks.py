@@ -8,8 +8,8 @@ from ray.exceptions import WorkerCrashedError
 
 from idc_ray.errors import IdcError
 from idc_ray.images import image_id
-from idc_ray.pipeline import compactor as module
-from idc_ray.pipeline.compactor import Compactor, compact_rest
+from idc_ray.pipeline import compact_tasks as module
+from idc_ray.pipeline.compact_tasks import Compactor, compact_rest
 from idc_ray.store.done import find_done
 from idc_ray.store.filesystem import StorageFolder, resolve
 from idc_ray.store.index import check_shards

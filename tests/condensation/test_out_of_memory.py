@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from idc_ray.condensation.memory import is_out_of_memory
+from idc_ray.condensation.out_of_memory import is_out_of_memory
 
 
 def test_the_failure_of_a_real_allocation_is_recognised() -> None:

@@ -19,7 +19,7 @@ from idc_ray.config.export import ExportConfig
 from idc_ray.config.train import TrainConfig
 from idc_ray.config.tune import TuneConfig
 from idc_ray.errors import BadRequest
-from idc_ray.submitted import JOB_CONFIG, is_submitted
+from idc_ray.submit_paths import JOB_CONFIG, is_submitted
 
 RAYS_WORDS = json.dumps({"runtime_env": {}, "metadata": {"job_submission_id": "raysubmit_1", "job_name": "x"}})
 
