@@ -24,6 +24,7 @@ from idc_ray.condensation.condenser import Condenser
 from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.tasks import Condensed, ImageTask, TeacherCache, needs_hr
 from idc_ray.config import CondenseConfig
+from idc_ray.cpus import usable_cpus
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import decode_png, encode_png
 from idc_ray.models import bundled_teacher_bytes, teacher_sha256
@@ -71,7 +72,7 @@ class SetMaker:
         self._work: dict[str, list[Future[Condensed | str]]] = {}
         wanted = {self.key(arm): arm.condense for arm in arms if arm.condense is not None}
         self._missing = {key: config for key, config in wanted.items() if self._read_facts(key) is None}
-        count = max(1, (os.cpu_count() or 2) - 1) if processes is None else processes
+        count = max(1, usable_cpus() - 1) if processes is None else processes
         self._pool = (
             ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _set_up) if self._missing else None
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from idc_ray.comparison.arms import Arm
 from idc_ray.comparison.prepare import Plan
 from idc_ray.comparison.results import Results
+from idc_ray.cpus import usable_cpus
 from idc_ray.errors import BadRequest
 from idc_ray.images import Instance
 from idc_ray.models import load_upscaler
@@ -48,7 +48,7 @@ def estimate(plan: Plan) -> str:
         known = len(seeds) - len(left)
         before = f", {known} of {len(seeds)} seeds done" if known else ""
         lines.append(f"{arm.name}: condense {duration(making)}, train {duration(training)}{before}")
-    workers = plan.actors.max_size or (torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1)
+    workers = plan.actors.max_size or (torch.cuda.device_count() if device.type == "cuda" else usable_cpus())
     lines += [*plan.left_out, ""]
     lines.append(f"{len(plan.arms)} arms, {len(seeds)} seeds: {len(plan.trainings)} trainings on {len(sets)} sets")
     lines.append(f"about {duration(total / workers)} with {workers} tasks at a time on {device.type}, without scoring")

@@ -23,6 +23,7 @@ from ray._private.node import Node
 from ray.data import DataContext
 
 from idc_ray.config import Actors
+from idc_ray.cpus import usable_cpus
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.interrupt import keeping_handlers
 from idc_ray.units import size
@@ -86,7 +87,7 @@ def join(
         _lend_package()
         _have_token()
         # local: a cluster that someone else runs on this machine is joined by its address only
-        own = {"address": "local", "num_cpus": os.cpu_count() or 1, "include_dashboard": False}
+        own = {"address": "local", "num_cpus": usable_cpus(), "include_dashboard": False}
         with _loopback(), _without_unused():
             _start_ray(own | short_temp_dir() | common)
     _check_machine(needs or {}, fix)

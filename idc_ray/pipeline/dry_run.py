@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import torch
@@ -11,6 +10,7 @@ from idc_ray.condensation.condenser import Condenser
 from idc_ray.condensation.load import load_condenser
 from idc_ray.condensation.tasks import Condensed, ImageTask, needs_hr
 from idc_ray.config import CondenseConfig
+from idc_ray.cpus import usable_cpus
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import ImageListing, Instance
 from idc_ray.pipeline.device import set_up_torch
@@ -41,7 +41,7 @@ def estimate(job: Job, listing: ImageListing, teacher: bytes) -> str:
     share = sizes.tiles * config.tile_size**2 / sizes.pixels
     device = set_up_torch(config.actors, has_gpu=torch.cuda.is_available())
     per_image = seconds_per_image(config, samples[:TIMED_IMAGES], teacher, device)
-    workers = config.actors.max_size or (torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1)
+    workers = config.actors.max_size or (torch.cuda.device_count() if device.type == "cuda" else usable_cpus())
     lines = {
         "images": f"{images} in {listing.uri}",
         "tiles": f"about {sizes.candidates:.0f} of {config.tile_size} x {config.tile_size} LR pixels",

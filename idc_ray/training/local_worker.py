@@ -22,6 +22,7 @@ from typing import Self
 import torch
 
 from idc_ray.config.train import Workers
+from idc_ray.cpus import usable_cpus
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.interrupt import check_interrupted
 from idc_ray.pipeline.progress import Heartbeat
@@ -48,7 +49,7 @@ def check_machine(workers: Workers) -> None:
     Raises:
         BadRequest: it has not.
     """
-    have = {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
+    have = {"CPU": usable_cpus(), "GPU": torch.cuda.device_count()}
     for name, amount in (("CPU", workers.cpus), ("GPU", workers.gpus or 0.0)):
         if amount > have[name]:
             raise BadRequest(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 import torch.distributed
 
 from idc_ray.config.train import TrainConfig
+from idc_ray.cpus import usable_cpus
 from idc_ray.errors import BadRequest, IdcError
 from idc_ray.images import encode_png
 from idc_ray.models import Upscaler, load_upscaler
@@ -55,7 +55,7 @@ def train_worker(job: TrainJob, world: World, report: Callable[[Event], None], l
     Raises:
         IdcError: an error that a retry would not fix.
     """
-    set_up_training(job.config.workers.threads or max(1, (os.cpu_count() or 1) // local_workers))
+    set_up_training(job.config.workers.threads or max(1, usable_cpus() // local_workers))
     record = _record(job)
 
     def reporting(event: Event) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 
 import torch
 
+from idc_ray.cpus import usable_cpus
 from idc_ray.images import Instance
 from idc_ray.pipeline.device import set_up_torch
 from idc_ray.pipeline.dry_run import TIMED_IMAGES, seconds_per_image
@@ -31,7 +31,7 @@ def estimate(plan: Plan) -> str:
         points = len(plan.space.grid(config.grid_points))
         lines.append(f"a grid of {points} points" + (f", of which {trials} are done" if trials < points else ""))
         trials = min(trials, points)
-    workers = config.actors.max_size or (torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1)
+    workers = config.actors.max_size or (torch.cuda.device_count() if device.type == "cuda" else usable_cpus())
     seeds = len(config.seeds)
     hours = math.inf if config.hours is None else 3600 * config.hours
     total = min(hours, trials * seeds * (making + training) / workers)

@@ -91,7 +91,7 @@ def run_tune(plan: Plan, say: bool = False) -> TuneResult:
     if config.mlflow.enabled:
         tracking_uri(config.mlflow, config.output)
     storage = resolve(config.output)
-    logging.getLogger("optuna").setLevel(logging.ERROR)
+    _quiet_libraries()
     with locked_output(storage):
         study = open_sweep(storage, plan.settings, plan.identity, overwrite=config.overwrite, files=FILES)
         storage.write("config.yaml", config.to_yaml().encode())

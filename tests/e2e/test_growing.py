@@ -69,8 +69,8 @@ def growing_cluster() -> Iterator[str]:
     log = folder / "head.log"
     process = subprocess.Popen(
         command,
-        # Images that take a second: one worker must not be done before the other is there.
-        env=environment("slow:1") | {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"},
+        # Images that take two seconds: one worker must not be done before the other is there.
+        env=environment("slow:2") | {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"},
         stdout=log.open("w"),
         stderr=subprocess.STDOUT,
         start_new_session=True,

@@ -262,7 +262,7 @@ def test_ray_that_did_not_start_is_started_again(calls: list[dict[str, Any]], bu
 
 def test_a_local_cluster_is_not_started_twice(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a job that ends up in a cluster which somebody else runs on this machine, or fails there."""
-    monkeypatch.setattr(cluster.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(cluster, "usable_cpus", lambda: 8)
     cluster.join(None)
     cluster.join(None)
     (call,) = calls

@@ -133,7 +133,7 @@ def wait_until(condition: Any, seconds: float = 120) -> None:
 
 
 def test_a_machine_too_small_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(local_worker, "usable_cpus", lambda: 2)
     monkeypatch.setattr(local_worker.torch.cuda, "device_count", lambda: 0)
     check_machine(Workers(cpus=2))
     with pytest.raises(BadRequest, match="needs 3 CPU, but this machine has 2"):
