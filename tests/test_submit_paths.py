@@ -93,7 +93,17 @@ def test_elsewhere_relative_places_are_fine() -> None:
 #: Settings that are texts and no paths. The space of a sweep is a file that is read at once, as --config is: it may
 #: come along with the code.
 WORDS = {"device", "image_column", "feature_layer", "ray_address", "experiment", "run_name", "reference", "methods"}
-WORDS |= {"students", "tracking_uri", "variants", "networks", "condense", "train", "model_arguments", "method_reason", "clips"}
+WORDS |= {
+    "students",
+    "tracking_uri",
+    "variants",
+    "networks",
+    "condense",
+    "train",
+    "model_arguments",
+    "method_reason",
+    "clips",
+}
 
 
 @pytest.mark.parametrize(
