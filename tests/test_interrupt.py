@@ -218,7 +218,7 @@ def test_what_must_be_done_before_a_forced_end_is_done_and_may_hang_itself() -> 
         "        deaf()\n"
         "run_job(main, [], own_process=True)"
     )
-    for _ in range(3):  # on a busy machine a thread may not run at all in the 0.3 s that it is given
+    for _ in range(8):  # on a busy machine a thread may not run at all in the 0.3 s that it is given
         code, told, seconds = stuck(program, signal.SIGTERM)
         if "done " in told:
             break

@@ -40,7 +40,7 @@ def nodes() -> Iterator[Nodes]:
     An image takes a second, so that there is work left when a machine joins.
     """
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment("slow:1").items():  # of the machines: workers inherit theirs, not the driver's
+        for name, value in environment("slow:2").items():  # of the machines: workers inherit theirs, not the driver's
             patch.setenv(name, value)
         with several_nodes(2, num_cpus=1, num_gpus=1) as nodes:
             yield nodes
