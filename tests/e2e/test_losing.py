@@ -37,7 +37,7 @@ sys.stdin.read()
 def nodes() -> Iterator[Nodes]:
     """Two machines with a GPU each, as far as Ray knows: so images are read by processes of their own.
 
-    An image takes a second, so that there is work left when a machine joins.
+    An image takes two seconds, so that there is work left when a machine joins.
     """
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment("slow:2").items():  # of the machines: workers inherit theirs, not the driver's
