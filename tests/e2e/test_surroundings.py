@@ -12,21 +12,27 @@ import pytest
 pytestmark = [pytest.mark.timeout(600), pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads /proc")]
 
 PROGRAM = """
-import os
+import contextlib, os
 from pathlib import Path
 import ray
 from idc_ray.pipeline import cluster
 
 def below(pid):
     found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += below(int(child))
+    with contextlib.suppress(OSError):  # a process or thread that has ended meanwhile
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += below(int(child))
     return found
 
 def sockets(pid):
-    links = (os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink())
-    return {link[8:-1] for link in links if link.startswith("socket:[")}
+    found = set()
+    with contextlib.suppress(OSError):
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                link = os.readlink(each)
+                found |= {link[8:-1]} if link.startswith("socket:[") else set()
+    return found
 
 cluster.join(None)
 ours = set().union(*map(sockets, below(os.getpid())))
@@ -36,7 +42,8 @@ for name in ("tcp", "tcp6"):
         if fields[3] == "0A" and fields[9] in ours:
             print("listens", fields[1])
 for pid in below(os.getpid()):
-    print("runs", Path(f"/proc/{pid}/cmdline").read_bytes().replace(bytes(1), b" ").decode())
+    with contextlib.suppress(OSError):
+        print("runs", Path(f"/proc/{pid}/cmdline").read_bytes().replace(bytes(1), b" ").decode())
 print("answers", ray.get(ray.remote(lambda: 42).remote()))
 print("temp", ray._private.worker._global_node.get_temp_dir_path())
 """
