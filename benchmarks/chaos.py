@@ -57,9 +57,8 @@ SETTINGS = {
 WORKERS = 2
 #: Seconds that a worker is paused, and that the disk or the object store has a fault.
 SOME_SECONDS = 5.0
-#: Exit codes after which the command is run again: killed (by SIGTERM too, while Ray is being shut down, which resets
-#: its handler), stopped, and refused or failed while the store was gone.
-KILLED, STOPPED, FAILED = (-signal.SIGKILL, -signal.SIGTERM), 130, (1, 2)
+#: Exit codes after which the command is run again: killed, stopped, and refused or failed while the store was gone.
+KILLED, STOPPED, FAILED = -signal.SIGKILL, 130, (1, 2)
 
 #: Prefix of temporary files, which a killed writer may leave until the next attempt.
 SILENT = ".tmp-"
@@ -244,7 +243,7 @@ class Chaos:
 
     def _wrong_end(self, code: int, name: str) -> str | None:
         """What is wrong with a command that ended before its output was finished."""
-        if code in (*KILLED, STOPPED):
+        if code in (KILLED, STOPPED):
             return None
         last = (self.scratch / f"{name}.log").read_text(errors="replace").splitlines()[-1:]
         if code in FAILED and self.store_was_gone and last and last[0].startswith("error: "):

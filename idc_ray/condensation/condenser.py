@@ -398,7 +398,7 @@ class Condenser:
 
 
 def _threads(device: torch.device) -> ThreadPoolExecutor | None:
-    """Threads for images, each with a stream of a GPU of its own; None on a CPU, whose cores one image keeps busy."""
+    """Threads for images, each with a separate CUDA stream; None on a CPU, whose cores one image keeps busy."""
     if device.type != "cuda":
         return None
     torch.cuda.synchronize(device)  # the networks are there before other streams read them

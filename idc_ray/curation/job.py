@@ -265,7 +265,7 @@ def _picture(config: CurateConfig, job: ImageJob, example: _Example) -> dict[str
 
 
 def _beside(*images: Pixels) -> Pixels:
-    """Images beside each other, each reduced to ``SIDE`` x ``SIDE`` with a grey border."""
+    """Images side by side, each reduced to ``SIDE`` x ``SIDE`` with a grey border."""
     page = Image.new("RGB", (len(images) * SIDE, SIDE), "grey")
     for index, pixels in enumerate(images):
         image = Image.fromarray(pixels)

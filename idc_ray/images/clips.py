@@ -6,7 +6,7 @@ import re
 
 
 def clip_of(source: str, clips: str) -> str:
-    """Name of the clip that an image belongs to; an image that is no frame is a clip of its own.
+    """Name of the clip that an image belongs to; an image that is no frame is a separate clip.
 
     Args:
         source: the image's relative path, ``ARCHIVE#MEMBER`` in archives.

@@ -217,11 +217,11 @@ class StorageFolder:
 class _Reads:
     """A file whose failing reads are a `StoreUnavailable`, which readers of Parquet would take for damage."""
 
-    def __init__(self, file: pa.NativeFile, told: Callable[[], AbstractContextManager[None]]) -> None:
-        self.file, self.told = file, told
+    def __init__(self, file: pa.NativeFile, naming: Callable[[], AbstractContextManager[None]]) -> None:
+        self.file, self.naming = file, naming
 
     def read(self, size: int) -> bytes:
-        with self.told():
+        with self.naming():
             return bytes(self.file.read(size))
 
     def __getattr__(self, name: str) -> Any:
